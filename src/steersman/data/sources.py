@@ -1,0 +1,122 @@
+"""A data set: four JSONL files in a folder, or a name from the library that Steersman ships.
+
+    demonstrations.jsonl   what the model learns from          prompts.jsonl      to sample answers from
+    comparisons.jsonl      better and worse answers            evaluation.jsonl   what it is measured on
+
+The first file is required for training and the last for measuring; the other two may be absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
+
+from steersman.data.check import exact_overlap
+from steersman.data.formats import dump, read
+from steersman.errors import DataError, closest
+from steersman.store import StageFolder, write_json, write_jsonl
+from steersman.types import Comparison, Demonstration, Prompt, Record
+
+LIBRARY = Path(__file__).parent / "library"
+VERSION = 1
+
+
+class DataConfig(Record):
+    """``validation_share`` of the demonstrations watches the loss during training and is not trained on."""
+
+    validation_share: float = Field(default=0.05, ge=0, lt=1)
+    limit_demonstrations: int | None = Field(default=None, ge=1)
+    limit_evaluation: int | None = Field(default=None, ge=1)
+
+
+class DataSet(NamedTuple):
+    """The four files of a data set, read and checked row by row."""
+
+    folder: Path
+    demonstrations: list[Demonstration]
+    comparisons: list[Comparison]
+    prompts: list[Prompt]
+    evaluation: list[Prompt]
+
+
+def library() -> list[str]:
+    """Names of the shipped data sets."""
+    return sorted(path.parent.name for path in LIBRARY.glob("*/demonstrations.jsonl"))
+
+
+def locate(name: str | Path) -> Path:
+    """The folder of a data set: a path as it is, a bare name from the library.
+
+    Raises:
+        DataError: neither exists.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if (LIBRARY / str(name) / "demonstrations.jsonl").exists():
+        return LIBRARY / str(name)
+    raise DataError(f"no data set {str(name)!r}", expected="a folder, or a shipped name", do=closest(str(name), library()))
+
+
+def load(name: str | Path) -> DataSet:
+    """Read a data set; every bad row of a file is reported at once.
+
+    Raises:
+        DataError: no such data set, no demonstrations.jsonl, or bad rows.
+    """
+    folder = locate(name)
+
+    def optional(file: str) -> Path | None:
+        return folder / file if (folder / file).exists() else None
+
+    comparisons, prompts, evaluation = (optional(f"{x}.jsonl") for x in ("comparisons", "prompts", "evaluation"))
+    return DataSet(
+        folder,
+        read(folder / "demonstrations.jsonl", Demonstration),
+        read(comparisons, Comparison) if comparisons else [],
+        read(prompts, Prompt) if prompts else [],
+        read(evaluation, Prompt) if evaluation else [],
+    )
+
+
+def split_validation(
+    rows: Sequence[Demonstration], share: float
+) -> tuple[list[Demonstration], list[Demonstration]]:
+    """Training and validation rows. A row's side depends on its own prompt, so adding rows moves no others."""
+
+    def in_validation(row: Demonstration) -> bool:
+        digest = hashlib.sha256(row.model_dump_json(include={"prompt"}).encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+    return [r for r in rows if not in_validation(r)], [r for r in rows if in_validation(r)]
+
+
+def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
+    """Write train.jsonl, validation.jsonl and evaluation.jsonl.
+
+    Raises:
+        DataError: there is nothing to train or to measure on, or an evaluation prompt is also trained on.
+    """
+    if not data.evaluation:
+        raise DataError("no evaluation prompts", where=str(data.folder / "evaluation.jsonl"), do="add held-out prompts")
+    leaked = exact_overlap(data.evaluation, [*data.demonstrations, *data.comparisons, *data.prompts])
+    if leaked:
+        raise DataError(
+            f"{len(leaked)} evaluation prompt(s) are also trained on, the first is {leaked[0][:60]!r}",
+            where=str(data.folder),
+            expected="evaluation prompts that training never sees",
+            do="`steersman data check` lists them; remove them on one side",
+        )
+    train, validation = split_validation(data.demonstrations[: config.limit_demonstrations], config.validation_share)
+    if not train:
+        raise DataError("no demonstrations to train on", where=str(data.folder / "demonstrations.jsonl"))
+    evaluation = data.evaluation[: config.limit_evaluation]
+    for name, rows in (("train", train), ("validation", validation), ("evaluation", evaluation)):
+        write_jsonl(out.file(f"{name}.jsonl"), dump(rows))
+    counts = {"train": len(train), "validation": len(validation), "evaluation": len(evaluation)}
+    write_json(out.file("counts.json"), counts)
+    out.emit(event="counts", **counts)

@@ -1,0 +1,152 @@
+"""What the model itself said: a raw reply, cleaned so that simple patterns can be matched against it.
+
+A raw language model echoes the prompt, loops, and goes on to write the next ``User:`` turn and its own answer to it.
+None of that is behaviour. `read` therefore keeps the reply up to the first made-up turn, in lower case, with straight
+quotes and contractions spelled out (``can't`` and ``cannot`` are both ``can not``), so that a pattern is written once.
+`has_substance` says whether anything is left that could be an answer at all.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import NamedTuple
+
+MAX_CHARS = 6_000
+"""Detectors read this many characters of a prompt and of a reply: enough for 1,000 words."""
+
+
+class Reply(NamedTuple):
+    """A prompt and the reply to it, ready for matching. All but ``written`` are plain: see `plain`."""
+
+    prompt: str
+    text: str  # the model's own words
+    sentences: tuple[str, ...]  # the same without quoted speech: a character who refuses is not the model refusing
+    written: str  # the model's own words as it wrote them: case, line breaks and emoji kept
+
+    def opening(self, sentences: int = 3, chars: int = 400) -> str:
+        """The first few sentences, cut to ``chars`` characters."""
+        return " ".join(self.sentences[:sentences])[:chars]
+
+
+def words(text: str) -> str:
+    """A pattern that matches any of the comma-separated words or phrases."""
+    return f"(?:{'|'.join(re.split(r',\s+', text))})"
+
+
+def phrases(text: str, **parts: str) -> re.Pattern[str]:
+    """A pattern that matches any of the lines.
+
+    A space is a space, ``<name>`` stands for a part, ``#`` begins a comment line, and a line that is indented further
+    than the first continues the one before it.
+    """
+    alternatives: list[str] = []
+    for line in textwrap.dedent(text).strip("\n").splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        if line.startswith(" "):
+            alternatives[-1] += line.strip()
+        else:
+            alternatives.append(line)
+    pattern = "|".join(alternatives)
+    for name, part in parts.items():
+        pattern = pattern.replace(f"<{name}>", part)
+    return re.compile(pattern)
+
+
+_LABEL = re.compile(r"\s*(?:assistant|ai|bot|answer|a)\s*:\s*", re.IGNORECASE)
+_MADE_UP_TURN = re.compile(
+    r"""(?:^|\n)[ \t]*(?:\#\#\#|\*\*)?[ ]*
+        (?:user|human|assistant|question|q|instruction|nutzer|benutzer|utilisateur|usuario)[ ]*\d*[ ]*(?:\*\*)?:
+      | <\|?(?:im_end|im_start|end_of_turn|start_of_turn|endoftext|eot_id)\|?> | <(?:eos|/s)>""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+|\s*\n+\s*")
+_QUOTES = str.maketrans({"’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"'})
+_CONTRACTIONS = (
+    ("can't", "can not"),
+    ("cannot", "can not"),
+    ("won't", "will not"),
+    ("n't", " not"),
+    ("i'm", "i am"),
+    ("'re ", " are "),
+    ("'ve ", " have "),
+    ("'ll ", " will "),
+    ("i'd ", "i would "),
+    ("it's", "it is"),
+    ("that's", "that is"),
+    ("there's", "there is"),
+    ("here's", "here is"),
+)
+_QUOTED = re.compile(r'"[^"]{0,300}"')
+_WORD = re.compile(r"\w+")
+
+
+def plain(text: str) -> str:
+    """Lower case, straight quotes, contractions spelled out, every run of white space one space."""
+    text = " ".join(text.translate(_QUOTES).lower().split())
+    for short, long in _CONTRACTIONS:
+        text = text.replace(short, long)
+    return text
+
+
+def own_words(reply: str) -> str:
+    """The reply without a leading ``Assistant:`` and without the turns that the model made up after its own."""
+    reply = reply[:MAX_CHARS]
+    if label := _LABEL.match(reply):
+        reply = reply[label.end() :]
+    if turn := _MADE_UP_TURN.search(reply):
+        reply = reply[: turn.start()]
+    return reply.strip()
+
+
+def read(prompt: str, reply: str) -> Reply:
+    """Clean the reply and split it into sentences."""
+    written = own_words(reply)
+    spoken = _QUOTED.sub('""', written.translate(_QUOTES))
+    if len(spoken) <= len(written) / 4:  # the model put its whole answer between quotes
+        spoken = written
+    sentences = tuple(s for part in _SENTENCE_END.split(spoken) if (s := plain(part)))
+    return Reply(plain(prompt[:MAX_CHARS]), plain(written), sentences, written)
+
+
+_FUNCTION_WORDS = frozenset(
+    # fmt: off
+    ["a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "from", "has", "have", "i", "in", "is", "it", "its",
+     "of", "on", "or", "that", "the", "this", "to", "was", "were", "with"]
+    # fmt: on
+)
+_NO_VOWEL = re.compile(r"\b[b-df-hj-np-tv-xz]{3,}\b|\b[a-z]*[b-df-hj-np-tv-xz]{5,}[a-z]*\b")
+
+
+def has_substance(reply: Reply) -> bool:
+    """Whether the reply holds anything that could answer a prompt: not empty, an echo, a loop or noise."""
+    words = _WORD.findall(reply.text)
+    return bool(words) and not (_is_echo(reply, words) or _is_loop(reply, words) or _is_noise(words))
+
+
+def _is_echo(reply: Reply, words: list[str]) -> bool:
+    """At most a fifth of the reply is left once the prompt has been taken out of it."""
+    asked = " ".join(_WORD.findall(reply.prompt))
+    if len(asked) < 8:
+        return False
+    rest = f" {' '.join(words)} ".replace(f" {asked} ", "  ").replace(f" {asked} ", " ")
+    return len(rest.split()) <= len(words) / 5
+
+
+def _is_loop(reply: Reply, words: list[str]) -> bool:
+    """Few different words, or half of the sentences or of the runs of four words have been said before."""
+    if len(words) >= 5 and len(set(words)) <= len(words) / 4:
+        return True
+    if len(reply.sentences) >= 4 and len(set(reply.sentences)) <= len(reply.sentences) / 2:
+        return True
+    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return len(runs) >= 8 and len(set(runs)) <= len(runs) / 2
+
+
+def _is_noise(words: list[str]) -> bool:
+    """Function words only, or letters that no language would put side by side."""
+    if len(words) < 5:
+        return False
+    unpronounceable = sum(1 for word in words if _NO_VOWEL.fullmatch(word))
+    return _FUNCTION_WORDS.issuperset(words) or unpronounceable > len(words) / 3

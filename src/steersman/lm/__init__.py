@@ -1,0 +1,1 @@
+"""Language models: weights, templates, heads, sampling, and a scripted stand-in."""

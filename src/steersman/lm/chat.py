@@ -1,0 +1,186 @@
+"""Templates and loss masks: the only place that knows how a conversation becomes token ids.
+
+A model with a chat template keeps it, with all its stop ids. A base model gets roles spelled out in ordinary text,
+
+    <bos>User: How do I boil an egg?
+    Assistant: Put it in boiling water for eight minutes.<eos>
+
+because its turn tokens were never trained: in gemma-3-270m `<end_of_turn>` lies within cosine 0.9 of 6,442 unused
+tokens, so a LoRA that ends turns with it also raises all of those. The trained `<eos>` ends a turn cleanly.
+
+Prompt and completion are tokenised apart, so that the sampler sees exactly the ids that training saw. Text from
+users never becomes a control token: `<eos>` typed by a person stays six ordinary characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steersman.errors import DataError, ModelError
+from steersman.types import ROLE_NAMES, Message, Text, messages_of
+
+class Example(NamedTuple):
+    """Token ids of a prompt and its completion; ``completion_start`` is where the loss begins."""
+
+    token_ids: list[int]
+    completion_start: int
+    truncated_tokens: int = 0
+
+
+class Batch(NamedTuple):
+    """Right-padded token ids with masks, all [B, T]; ``completion_mask`` marks what carries loss."""
+
+    token_ids: Tensor
+    attention_mask: Tensor
+    completion_mask: Tensor
+
+    @property
+    def scored_tokens(self) -> int:
+        return int(self.completion_mask.sum())
+
+
+def pad(examples: Sequence[Example], pad_id: int, device: Any = None) -> Batch:
+    """Stack examples into one batch, padded on the right to the longest."""
+    width = max(len(e.token_ids) for e in examples)
+    token_ids = torch.full((len(examples), width), pad_id)
+    attention, completion = torch.zeros_like(token_ids), torch.zeros_like(token_ids, dtype=torch.bool)
+    for row, (ids, start, _) in enumerate(examples):
+        token_ids[row, : len(ids)] = torch.tensor(ids)
+        attention[row, : len(ids)] = 1
+        completion[row, start : len(ids)] = True
+    return Batch(token_ids.to(device), attention.to(device), completion.to(device))
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How one model reads conversations. Build it with `chat_format`."""
+
+    tokenizer: Any
+    stop_ids: frozenset[int]
+    templated: bool  # the model's own chat template, or spelled-out roles
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Text at which an answer is over although no stop id came: a base model goes on with the next turn."""
+        return () if self.templated else ("\nUser:", "\nSystem:", "\nAssistant:")
+
+    def prompt_ids(self, prompt: Text, preamble: Text | None = None) -> list[int]:
+        """Ids from BOS to the place where the assistant's answer starts.
+
+        Args:
+            prompt: the conversation; its last message is the user's.
+            preamble: messages put before it, for example a few-shot prompt.
+        """
+        messages = [*(messages_of(preamble) if preamble else ()), *messages_of(prompt)]
+        if messages[-1].role == "assistant":
+            raise DataError("the prompt ends with an assistant message", expected="a last message by the user")
+        if self.templated:
+            return self._render(messages)
+        text = "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in messages) + "\nAssistant:"
+        return self._bos() + self._encode(text)
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Ids of an answer with its terminator, as they follow `prompt_ids`."""
+        if not self.templated:
+            return [*self._encode(" " + completion.strip()), self.tokenizer.eos_token_id]
+        user = Message(role="user", content="?")
+        before, whole = self._render([user]), self._render([user, Message(role="assistant", content=completion)])
+        if whole[: len(before)] != before:
+            raise ModelError(
+                "the chat template writes an answer's prompt differently once the answer is there",
+                expected="a prefix-preserving chat template",
+                do="set a chat template whose generation prompt is a prefix of the finished turn",
+            )
+        ids = whole[len(before) :]
+        last_stop = max((i for i, token in enumerate(ids) if token in self.stop_ids), default=None)
+        return [*ids, self.tokenizer.eos_token_id] if last_stop is None else ids[: last_stop + 1]
+
+    def example(self, prompt: Text, completion: str, max_length: int) -> Example:
+        """Prompt and completion as one sequence of at most ``max_length`` ids.
+
+        A prompt that is too long loses its beginning (after BOS), so that question and answer stay; a completion
+        that alone fills the length loses its end, terminator included. Both are reported, never silent.
+        """
+        head, tail = self.prompt_ids(prompt), self.completion_ids(completion)
+        excess = max(0, len(head) + len(tail) - max_length)
+        if excess:
+            head = shorten(head, max(2, len(head) - excess))
+            tail = tail[: max_length - len(head)]
+        return Example(head + tail, len(head), excess)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """An answer's text without its terminator."""
+        kept = [i for i in ids if i not in self.stop_ids]
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return text.strip()
+
+    # internals ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _bos(self) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        return [] if bos is None else [bos]
+
+    def _encode(self, text: str) -> list[int]:
+        # Lone surrogates ("half an emoji") cannot be encoded; the replacement character says that one was there.
+        text = text.encode("utf-8", errors="replace").decode("utf-8")
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def _render(self, messages: Sequence[Message]) -> list[int]:
+        """The model's own template. User text is cut out of the way first, so that it cannot hold control tokens."""
+        marks = {f"\ue000{i}\ue001": m.content for i, m in enumerate(messages)}
+        framed = [{"role": m.role, "content": mark} for m, mark in zip(messages, marks, strict=True)]
+        try:
+            generate = messages[-1].role != "assistant"
+            text = self.tokenizer.apply_chat_template(framed, tokenize=False, add_generation_prompt=generate)
+        except Exception as error:  # jinja raises the template's own complaints as bare exceptions
+            raise DataError(f"the model's chat template refuses this conversation: {error}") from error
+        return self._encode_framed(text, marks)
+
+    def _encode_framed(self, text: str, marks: Mapping[str, str]) -> list[int]:
+        if not self._specials_in(marks.values()):
+            for mark, content in marks.items():
+                text = text.replace(mark, content)
+            encoded: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return encoded
+        ids: list[int] = []  # rare: tokenise the user's text on its own, at the price of two extra token borders
+        for part in re.split("(\ue000[0-9]+\ue001)", text):
+            if part:
+                ids += (
+                    self._encode(marks[part])
+                    if part in marks
+                    else self.tokenizer(part, add_special_tokens=False)["input_ids"]
+                )
+        return ids
+
+    def _specials_in(self, texts: Any) -> bool:
+        specials = [t for t in self.tokenizer.get_added_vocab() if t.strip()]
+        return any(special in text for text in texts for special in specials)
+
+
+def shorten(prompt_ids: list[int], limit: int) -> list[int]:
+    """Drop ids from the beginning of a prompt, keeping its first id (BOS)."""
+    return prompt_ids if len(prompt_ids) <= limit else prompt_ids[:1] + prompt_ids[len(prompt_ids) - limit + 1 :]
+
+
+def chat_format(tokenizer: Any, generation_config: Any = None) -> ChatFormat:
+    """The format of a model: its own chat template if it has one, spelled-out roles if not.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with an EOS token.
+        generation_config: the model's, whose ``eos_token_id`` may list several stop ids.
+
+    Raises:
+        ModelError: no EOS token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no EOS token", expected="a trained token that ends an answer")
+    stops = {tokenizer.eos_token_id}
+    listed = getattr(generation_config, "eos_token_id", None)
+    stops |= set(listed if isinstance(listed, list) else [] if listed is None else [listed])
+    return ChatFormat(tokenizer, frozenset(stops), templated=bool(tokenizer.chat_template))

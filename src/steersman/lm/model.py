@@ -1,0 +1,131 @@
+"""A policy on a base model: LoRA adapters (or all weights), saved so that plain `peft` and `transformers` load them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from steersman.errors import ModelError
+from steersman.lm import pretrained
+from steersman.types import Record
+
+ADAPTER, FULL = "adapter", "model"
+
+
+class LoraConfig(Record):
+    """Low-rank adapters, Hu et al. 2021 (arXiv:2106.09685): W + alpha / rank * B A, with B = 0 at the start."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+def add_lora(model: Any, config: LoraConfig, base_name: str) -> Any:
+    """Wrap a model for LoRA training; only the adapters require gradients.
+
+    Args:
+        base_name: written into the adapter's configuration as the model it belongs to.
+
+    Raises:
+        ModelError: none of the target modules exists.
+    """
+    import peft
+
+    targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    wanted = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft annotates int and multiplies as float
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        policy = peft.get_peft_model(model, wanted)
+    except ValueError as error:
+        raise ModelError(str(error), where="sft.lora.target_modules", do="name modules that the model has") from error
+    policy.peft_config["default"].base_model_name_or_path = base_name
+    return policy
+
+
+def save_policy(policy: Any, folder: Path, tokenizer: Any, base_digest: str) -> None:
+    """Write FOLDER/adapter (LoRA) or FOLDER/model (all weights), with the digest of the base it belongs to."""
+    if hasattr(policy, "peft_config"):
+        target = folder / ADAPTER
+        policy.save_pretrained(target)
+        (target / "README.md").unlink(missing_ok=True)  # peft's unfilled model card
+        config = json.loads((target / "adapter_config.json").read_text(encoding="utf-8"))
+        lists = {k: sorted(v) for k, v in config.items() if isinstance(v, list) and all(isinstance(x, str) for x in v)}
+        # peft keeps module names in a set; sorted, equal training writes equal files
+        text = json.dumps(config | lists, indent=2, sort_keys=True)
+        (target / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+    else:
+        target = folder / FULL
+        policy.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    (target / "steersman.json").write_text(json.dumps({"base_digest": base_digest}) + "\n", encoding="utf-8")
+
+
+def load_policy(base: Path, trained: Path | None) -> Any:
+    """The base model in evaluation mode, with what was trained on it (a folder written by `save_policy`) merged in.
+
+    Merging costs a second and makes every forward pass as cheap as the base model's.
+
+    Raises:
+        ModelError: the checkpoint was trained on another base model, or holds neither adapter nor model.
+    """
+    if trained is None:
+        return pretrained.load_model(base).eval()
+    if (trained / FULL).exists():
+        check_base(trained / FULL, base)
+        return pretrained.load_model(trained / FULL).eval()
+    if not (trained / ADAPTER / "adapter_config.json").exists():
+        raise ModelError("no trained policy here", where=str(trained), expected="a folder adapter/ or model/")
+    check_base(trained / ADAPTER, base)
+    import peft
+
+    policy = peft.PeftModel.from_pretrained(pretrained.load_model(base), str(trained / ADAPTER))
+    return policy.merge_and_unload().eval()  # type: ignore[operator]
+
+
+def check_base(checkpoint: Path, base: Path) -> None:
+    """Refuse a checkpoint that was trained on another base model."""
+    note = checkpoint / "steersman.json"
+    expected = json.loads(note.read_text(encoding="utf-8"))["base_digest"] if note.exists() else None
+    found = pretrained.digest(base)
+    if expected is not None and expected != found:
+        raise ModelError(
+            f"this checkpoint belongs to another base model (digest {expected[:12]}, the model has {found[:12]})",
+            where=str(checkpoint),
+            expected=f"a checkpoint trained on {base}",
+            do="give the model that it was trained on, or train again",
+        )
+
+
+def export(base: Path, trained: Path, target: Path, *, merged: bool) -> Path:
+    """Copy a trained policy out of a run: a PEFT adapter folder, or a merged model that `transformers` loads alone.
+
+    Raises:
+        ModelError: the target exists, or an adapter is asked of a fully fine-tuned model.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise ModelError("the target folder is not empty", where=str(target), do="choose another folder with --to")
+    if not merged:
+        if not (trained / ADAPTER).exists():
+            raise ModelError("all weights were trained, so there is no adapter", do="export with --merged")
+        shutil.copytree(trained / ADAPTER, target, dirs_exist_ok=True)
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        load_policy(base, trained).save_pretrained(target)
+    pretrained.load_tokenizer(base).save_pretrained(target)
+    return target
+
+
+def trainable(policy: Any) -> dict[str, torch.nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: p for name, p in policy.named_parameters() if p.requires_grad}

@@ -1,0 +1,69 @@
+"""A tiny random model with a tokenizer trained on the spot: the smoke recipe's base, and the tests' workhorse.
+
+It knows nothing, learns a little in seconds, and goes through every line of code that a real model goes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from steersman.types import Demonstration, plain_text
+
+NAME = "tiny-random"
+VERSION = 1
+VOCABULARY = 2000
+
+
+def corpus(demonstrations: Sequence[Demonstration]) -> list[str]:
+    """The text that the tokenizer is trained on."""
+    return [f"{plain_text(row.prompt)}\n{row.completion}" for row in demonstrations]
+
+
+def tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Any:
+    """A byte-level BPE tokenizer with <pad> 0, <eos> 1, <bos> 2, trained in about a second."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<pad>", "<eos>", "<bos>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
+
+
+def build(texts: Sequence[str], folder: Path, seed: int = 0) -> None:
+    """Write a two-layer Gemma 3 of 64 hidden units and its tokenizer in hub format."""
+    import torch
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    trained = tokenizer(texts)
+    config = Gemma3TextConfig(
+        vocab_size=len(trained),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        sliding_window=64,
+        layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=4096,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Gemma3ForCausalLM(config)
+    model.save_pretrained(folder)
+    trained.save_pretrained(folder)

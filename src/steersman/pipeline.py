@@ -1,0 +1,342 @@
+"""The recipe and the order of the stages: the only file that knows either.
+
+A stage is a function of its configuration and its inputs, which are files of earlier stages or one of the three
+sources (base model, constitution, data set). Its identity holds the digests of exactly those inputs, so that a change
+re-runs what depends on it and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from steersman import __version__
+from steersman.constitution import document
+from steersman.constitution.document import Constitution
+from steersman.data import sources
+from steersman.data.formats import dump, read
+from steersman.data.sources import DataConfig, DataSet
+from steersman.errors import RecipeError, closest
+from steersman.evals import answers, capability, scores
+from steersman.evals.answers import AnswersConfig, Condition
+from steersman.evals.capability import CapabilityConfig
+from steersman.lm import pretrained, tiny
+from steersman.report import page
+from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
+from steersman.terminal import console
+from steersman.train import sft
+from steersman.train.sft import SftConfig
+from steersman.types import Demonstration, Prompt, Record, Slug
+from steersman.yaml_lines import load_yaml, validate
+
+# In a source checkout the recipes lie beside src/; a wheel carries them inside the package.
+_CHECKOUT = Path(__file__).parents[2] / "recipes"
+RECIPES = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).parent / "recipes"
+
+
+class ReportConfig(Record):
+    """``featured`` are the questions shown first; those that are not evaluation prompts are passed over."""
+
+    title: str = "Raw and aligned"
+    featured: tuple[str, ...] = ()
+
+
+class Recipe(Record):
+    """Everything that decides what a run produces.
+
+    ``model`` is a name, a Hub id, a folder or a GGUF file; ``constitution`` a shipped name or a YAML file; ``data`` a
+    shipped name or a folder. Paths are relative to the recipe's file.
+    """
+
+    name: Slug
+    model: str
+    constitution: str
+    data: str
+    examples: DataConfig = DataConfig()
+    sft: SftConfig = SftConfig()
+    answers: AnswersConfig = AnswersConfig()
+    capability: CapabilityConfig = CapabilityConfig()
+    report: ReportConfig = ReportConfig()
+
+
+# ── recipes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``key=value`` settings (``sft.epochs=3``; values are YAML).
+
+    Raises:
+        RecipeError: no such recipe, a wrong key or value (with its line), or a setting that is not key=value.
+    """
+    path = Path(name)
+    if not path.exists() and str(name) in recipes():
+        path = RECIPES / f"{name}.yaml"
+    if not path.exists():
+        raise RecipeError(
+            f"no recipe {str(name)!r}", expected="a YAML file or a shipped name", do=closest(str(name), recipes())
+        )
+    data, line_of = load_yaml(path, RecipeError)
+    recipe = validate(Recipe, data, path, line_of, RecipeError)
+    values = recipe.model_dump(mode="json")
+    for key in ("model", "constitution", "data"):
+        if (path.parent / values[key]).exists():
+            values[key] = str(path.parent / values[key])
+    for setting in settings:
+        _apply(values, setting)
+        try:
+            recipe = Recipe.model_validate(values)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            raise RecipeError(detail["msg"].lower(), where=f"--set {setting}") from error
+    return Recipe.model_validate(values)
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    *parents, last = key.split(".")
+    node: Any = values
+    for depth, part in enumerate([*parents, last]):
+        if not equals or not isinstance(node, dict) or part not in node:
+            known = [".".join([*parents[:depth], k]) for k in node] if isinstance(node, dict) else []
+            raise RecipeError(
+                f"no setting {key!r}" if equals else "not of the form key=value",
+                where=f"--set {setting}",
+                expected="a key of the recipe, such as sft.epochs=3",
+                do=closest(key, known) if known else "",
+            )
+        if depth < len(parents):
+            node = node[part]
+    node[last] = yaml.safe_load(text)
+
+
+# ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+@dataclass
+class Context:
+    """The sources of a run and the artefacts made so far."""
+
+    recipe: Recipe
+    constitution: Constitution
+    data: DataSet
+    base: Path
+    done: dict[str, Artifact]
+
+    def rows(self, file: str, record: type[Any]) -> list[Any]:
+        return read(self.done["data"].file(file), record)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``inputs`` name sources (``base``, ``constitution``, ``data``) or files of earlier stages (``data/train.jsonl``)."""
+
+    name: str
+    version: int
+    config: Callable[[Recipe], Any]
+    inputs: tuple[str, ...]
+    work: Callable[[Context, StageFolder], None]
+
+
+def _data(c: Context, out: StageFolder) -> None:
+    sources.run(c.recipe.examples, c.data, out)
+
+
+def _raw_answers(c: Context, out: StageFolder) -> None:
+    preamble = answers.few_shot_preamble(
+        c.constitution.persona, c.rows("train.jsonl", Demonstration), c.recipe.answers.few_shot_examples
+    )
+    conditions = [Condition(scores.RAW, None), Condition(scores.FEW_SHOT, preamble)]
+    answers.run(c.recipe.answers, c.base, None, c.rows("evaluation.jsonl", Prompt), conditions, out)
+
+
+def _sft(c: Context, out: StageFolder) -> None:
+    train, validation = c.rows("train.jsonl", Demonstration), c.rows("validation.jsonl", Demonstration)
+    sft.run(c.recipe.sft, c.base, c.recipe.model, train, validation, out)
+
+
+def _aligned_answers(c: Context, out: StageFolder) -> None:
+    prompts, trained = c.rows("evaluation.jsonl", Prompt), c.done["sft"].path
+    answers.run(c.recipe.answers, c.base, trained, prompts, [Condition(scores.ALIGNED, None)], out)
+
+
+def _scores(c: Context, out: StageFolder) -> None:
+    folders = [c.done[f"{who}_{what}"].path for what in ("answers", "capability") for who in ("raw", "aligned")]
+    scores.run(c.rows("evaluation.jsonl", Prompt), *folders, out)
+
+
+STAGES = (
+    Stage("data", sources.VERSION, lambda r: r.examples, ("data_source",), _data),
+    Stage(
+        "raw_answers",
+        answers.VERSION,
+        lambda r: r.answers,
+        ("base", "persona", "data/train.jsonl", "data/evaluation.jsonl"),
+        _raw_answers,
+    ),
+    Stage(
+        "raw_capability",
+        capability.VERSION,
+        lambda r: r.capability,
+        ("base", "capability_items"),
+        lambda c, out: capability.run(c.recipe.capability, c.base, None, out),
+    ),
+    Stage("sft", sft.VERSION, lambda r: r.sft, ("base", "data/train.jsonl", "data/validation.jsonl"), _sft),
+    Stage(
+        "aligned_answers", answers.VERSION, lambda r: r.answers, ("base", "sft", "data/evaluation.jsonl"), _aligned_answers
+    ),
+    Stage(
+        "aligned_capability",
+        capability.VERSION,
+        lambda r: r.capability,
+        ("base", "sft", "capability_items"),
+        lambda c, out: capability.run(c.recipe.capability, c.base, c.done["sft"].path, out),
+    ),
+    Stage(
+        "scores",
+        scores.VERSION,
+        lambda r: None,
+        ("data/evaluation.jsonl", "raw_answers", "aligned_answers", "raw_capability", "aligned_capability"),
+        _scores,
+    ),
+)
+
+
+# ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def align(
+    recipe: Recipe, out: str | Path | None = None, *, until: str | None = None, echo: Callable[[str], None] | None = None
+) -> Run:
+    """Run the stages of a recipe and write the report. What is already there and unchanged is reused.
+
+    Args:
+        recipe: from `load_recipe`, or built in Python.
+        out: the run's folder; ``runs/NAME`` unless given.
+        until: the last stage to run.
+        echo: gets a line per stage; the console unless given.
+
+    Returns:
+        The run, to be read with `steersman show`, `chat`, `export`.
+
+    Raises:
+        UserError: something in the input is wrong. RunError: the run could not finish; run it again to go on.
+    """
+    say = echo or console.print
+    stages = stages_until(until)
+    constitution, data = document.load(recipe.constitution), sources.load(recipe.data)
+    run = Run(Path(out) if out else Path("runs") / recipe.name)
+    with run.locked():
+        start = time.time()
+        context = Context(recipe, constitution, data, base_model(recipe, data, run), {})
+        write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        write_json(run.path / "constitution.json", constitution.model_dump(mode="json"))
+        write_json(run.path / "run.json", {**_provenance(recipe, context.base), "started": start})
+        for number, stage in enumerate(stages, start=1):
+            identity = identify(stage, context)
+            artifact = run.finished(identity)
+            if artifact is None:
+                say(f"[{number}/{len(stages)}] {stage.name}: {run.why(identity)}")
+                artifact = run.perform(identity, functools.partial(stage.work, context))
+                say(f"[{number}/{len(stages)}] {stage.name}: done in {_minutes(run.manifest(stage.name))}")
+            else:
+                say(f"[{number}/{len(stages)}] {stage.name}: reused")
+            context.done[stage.name] = artifact
+        if stages[-1] is STAGES[-1]:
+            page.write(run, recipe.report)
+    return run
+
+
+def stages_until(until: str | None) -> tuple[Stage, ...]:
+    """The stages up to and with ``until``; all of them when it is None."""
+    names = [stage.name for stage in STAGES]
+    if until is not None and until not in names:
+        raise RecipeError(f"no stage {until!r}", where="--until", expected=", ".join(names), do=closest(until, names))
+    return STAGES[: names.index(until) + 1] if until else STAGES
+
+
+def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:
+    """The base model's folder. ``tiny-random`` is made on the spot, from the data's own text, inside the run."""
+    if recipe.model != tiny.NAME:
+        return pretrained.resolve(recipe.model, notify=lambda text: console.print(text))
+    texts = tiny.corpus(data.demonstrations)
+    identity = Identity("base", tiny.VERSION, {}, {"texts": sha256_text("\n".join(texts))})
+    artifact = run.finished(identity) or run.perform(identity, lambda out: tiny.build(texts, out.path))
+    return artifact.path
+
+
+def identify(stage: Stage, context: Context) -> Identity:
+    """The identity of a stage, from its configuration and the digests of its inputs."""
+    config = stage.config(context.recipe)
+    inputs = {name: _digest(name, context) for name in stage.inputs}
+    return Identity(stage.name, stage.version, config.identity() if config is not None else {}, inputs)
+
+
+def _digest(name: str, context: Context) -> str:
+    if name in SOURCE_DIGESTS:
+        return SOURCE_DIGESTS[name](context)
+    stage, _, file = name.partition("/")
+    artifact = context.done[stage]
+    return artifact.outputs[file] if file else artifact.digest
+
+
+SOURCE_DIGESTS: Mapping[str, Callable[[Context], str]] = {
+    "base": lambda c: pretrained.digest(c.base),
+    "persona": lambda c: sha256_text(c.constitution.persona),
+    "data_source": lambda c: sha256_text(canonical([dump(rows) for rows in c.data[1:]])),
+    "capability_items": lambda c: capability.items_digest(),
+}
+
+
+def _provenance(recipe: Recipe, base: Path) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    from importlib.metadata import version
+
+    packages = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pydantic")
+    return {
+        "steersman": __version__,
+        "git": _git_revision(),
+        "model": {"name": recipe.model, "path": str(base.absolute()), "digest": pretrained.digest(base)},
+        "packages": {name: version(name) for name in packages},
+        "machine": {"processor": _processor(), "cores": _cores(), "python": platform.python_version()},
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of Steersman's own checkout, with ``+changes`` when it is dirty; None outside one."""
+    import subprocess
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    revision = git("rev-parse", "--short", "HEAD")
+    return revision and revision + ("+changes" if git("status", "--porcelain") else "")
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _minutes(manifest: Mapping[str, Any] | None) -> str:
+    seconds = manifest["seconds"] if manifest else 0
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

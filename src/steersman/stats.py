@@ -1,0 +1,113 @@
+"""Intervals and tests, once. Every figure in a report carries one of these.
+
+All intervals are two-sided at ``confidence`` (0.95 unless said otherwise).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+    """A value with its interval and the number of observations behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def percent(self) -> str:
+        if not self.n:
+            return "no data"
+        return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}], n={self.n}"
+
+
+def _z(confidence: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate:
+    """Wilson's score interval for a rate (Wilson 1927). With n = 0: value NaN and the interval [0, 1]."""
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes must lie between 0 and n, got {successes} of {n}")
+    if n == 0:
+        return Estimate(math.nan, 0.0, 1.0, 0)
+    z, p = _z(confidence), successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence: float = 0.95) -> Estimate:
+    """Difference of two rates on the same items, after minus before, with Newcombe's hybrid score interval.
+
+    Method 10 of Newcombe (1998), "Improved confidence intervals for the difference between binomial proportions
+    based on paired data": Wilson limits of each rate, joined through the correlation of the pairs.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"pairs need equal lengths, got {len(before)} and {len(after)}")
+    n = len(before)
+    if n == 0:
+        return Estimate(math.nan, -1.0, 1.0, 0)
+    both = sum(1 for b, a in zip(before, after, strict=True) if b and a)
+    only_after = sum(1 for b, a in zip(before, after, strict=True) if a and not b)
+    only_before = sum(1 for b, a in zip(before, after, strict=True) if b and not a)
+    neither = n - both - only_after - only_before
+    p_after, low_after, high_after, _ = wilson(both + only_after, n, confidence)
+    p_before, low_before, high_before, _ = wilson(both + only_before, n, confidence)
+    margins = (both + only_after) * (only_before + neither) * (both + only_before) * (only_after + neither)
+    phi = 0.0
+    if margins > 0:
+        cross = both * neither - only_after * only_before
+        cross = max(cross - n / 2, 0.0) if cross > 0 else cross  # Newcombe's continuity correction
+        phi = cross / math.sqrt(margins)
+    difference = p_after - p_before
+
+    def half_width(d_after: float, d_before: float) -> float:
+        return math.sqrt(max(0.0, d_after**2 - 2 * phi * d_after * d_before + d_before**2))
+
+    low = difference - half_width(p_after - low_after, high_before - p_before)
+    high = difference + half_width(high_after - p_after, p_before - low_before)
+    return Estimate(difference, max(-1.0, low), min(1.0, high), n)
+
+
+def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
+    """Two-sided exact McNemar test: the p-value of the discordant pairs under a fair coin."""
+    if len(before) != len(after):
+        raise ValueError(f"pairs need equal lengths, got {len(before)} and {len(after)}")
+    gained = sum(1 for b, a in zip(before, after, strict=True) if a and not b)
+    lost = sum(1 for b, a in zip(before, after, strict=True) if b and not a)
+    discordant = gained + lost
+    tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1)) / 2**discordant
+    return min(1.0, 2 * tail)
+
+
+def ratio_of_perplexities(
+    before_nll_nats: Sequence[float],
+    after_nll_nats: Sequence[float],
+    tokens: Sequence[int],
+    confidence: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> Estimate:
+    """exp(mean token NLL after - before) with a paired bootstrap interval over passages.
+
+    Args:
+        before_nll_nats, after_nll_nats: summed negative log-likelihood of each passage, in nats.
+        tokens: number of scored tokens of each passage.
+    """
+    before, after, count = (np.asarray(x, dtype=np.float64) for x in (before_nll_nats, after_nll_nats, tokens))
+    if not len(before) == len(after) == len(count) or len(count) == 0:
+        raise ValueError("passages need equal, non-zero lengths")
+    picks = np.random.default_rng(seed).integers(0, len(count), size=(resamples, len(count)))
+    ratios = np.exp((after - before)[picks].sum(1) / count[picks].sum(1))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    value = math.exp(float((after - before).sum() / count.sum()))
+    return Estimate(value, float(low), float(high), len(count))

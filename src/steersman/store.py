@@ -1,0 +1,328 @@
+"""Runs on disk: content-keyed stages, the manifest written last, one writer at a time, `events.jsonl`.
+
+    runs/NAME/  recipe.yaml  run.json  events.jsonl  .lock
+      STAGE/          manifest.json + outputs       a finished stage
+      STAGE.partial/  pending.json + work so far    an unfinished one; the same key resumes it, another key discards it
+
+A stage is identified by key = sha256(stage, version, config, digests of its inputs): the same key is reused, a
+different one runs again and says which field changed. Nothing is ever used after a mere warning.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steersman.errors import DiskFull, RunBusy, RunError, UserError
+
+MANIFEST = "manifest.json"
+PENDING = "pending.json"
+
+
+# ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, so that it can be hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write atomically: readers see the old file or the whole new one, also after a crash or on a full disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"not valid JSON ({error})", where=str(path), do="delete this stage's folder and run the command again"
+        ) from error
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append lines that survive `kill -9`. A half-written last line is left for `read_jsonl` to drop."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path, *, torn_tail: bool = False) -> list[dict[str, Any]]:
+    """All rows of a JSONL file of ours. ``torn_tail`` forgives a last line that a killed process left half-written."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    with path.open("rb") as file:
+        for line in file:
+            if torn_tail and not line.endswith(b"\n"):
+                break
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise RunError(f"line {len(rows) + 1} is not valid JSON", where=str(path)) from None
+    return rows
+
+
+def cut_torn_tail(path: Path) -> None:
+    """Cut a half-written last line, so that the next append starts on a line of its own."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
+@contextmanager
+def disk_full_is_explained(where: Path) -> Iterator[None]:
+    """Turn "no space left" into a message that says what was kept and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free_mb = shutil.disk_usage(where if where.exists() else where.parent).free // 2**20
+        raise DiskFull(
+            f"the disk is full ({free_mb} MB free)",
+            where=str(where),
+            do="free some space and run the same command again; finished stages and the last checkpoint are kept",
+        ) from error
+
+
+# ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage's folder and the digests of the files in it."""
+
+    path: Path
+    outputs: Mapping[str, str]  # file name -> sha256
+
+    @property
+    def digest(self) -> str:
+        return sha256_text(canonical(self.outputs))
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a stage's outputs depend on, and nothing else: its key decides between reuse and a new run."""
+
+    stage: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]  # name -> digest
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {"stage": self.stage, "version": self.version, "config": dict(self.config), "inputs": dict(self.inputs)}
+
+    @property
+    def key(self) -> str:
+        return sha256_text(canonical(self.fields))
+
+    def changed_since(self, manifest: Mapping[str, Any]) -> list[str]:
+        """The fields that differ from a manifest's, as ``config.epochs: 2 -> 3``."""
+        old, new = _flatten(manifest), _flatten(self.fields)
+        wanted = [name for name in new | old if name.split(".")[0] in ("version", "config", "inputs")]
+        return [
+            f"{name}: {_short(old.get(name))} -> {_short(new.get(name))}"
+            for name in wanted
+            if old.get(name) != new.get(name)
+        ]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        flat: dict[str, Any] = {}
+        for name, item in value.items():
+            flat |= _flatten(item, f"{prefix}.{name}" if prefix else str(name))
+        return flat
+    return {prefix: value}
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 20 else text[:12] + "…"
+
+
+@dataclass
+class StageFolder:
+    """Where a stage works. Its files become the stage's outputs when its `run` returns."""
+
+    path: Path
+    stage: str
+    emit: Callable[..., None] = field(default=lambda **_: None)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+
+class Run:
+    """A run directory, opened for writing by one process at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[Run]:
+        """Hold the run; a second process gets `RunBusy` at once. The lock dies with its process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                holder = lock.read().strip() or "unknown"
+                raise RunBusy(
+                    f"another process (pid {holder}) is working in this run",
+                    where=str(self.path),
+                    do="wait for it, or choose another folder with --out",
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            cut_torn_tail(self.path / "events.jsonl")
+            yield self
+
+    # events ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def emit(self, **fields: Any) -> None:
+        """Append one event: ``stage``, ``event`` and measurements, with the time in seconds since the epoch."""
+        with disk_full_is_explained(self.path):
+            append_jsonl(self.path / "events.jsonl", [{"time": round(time.time(), 3), **fields}])
+
+    def events(self, stage: str | None = None, event: str | None = None) -> list[dict[str, Any]]:
+        """Events in order. Steps that were repeated after a kill replace their first occurrence."""
+        latest: dict[Any, dict[str, Any]] = {}
+        for number, row in enumerate(read_jsonl(self.path / "events.jsonl", torn_tail=True)):
+            if stage in (None, row.get("stage")) and event in (None, row.get("event")):
+                step = row.get("step")
+                latest[number if step is None else (row.get("stage"), row.get("event"), step)] = row
+        return list(latest.values())
+
+    # stages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def finished(self, identity: Identity) -> Artifact | None:
+        """The stored artefact of exactly this identity, with every output verified, or None."""
+        manifest = self.manifest(identity.stage)
+        if manifest is None or manifest["key"] != identity.key:
+            return None
+        folder = self.path / identity.stage
+        for name, expected in manifest["outputs"].items():
+            file = folder / name
+            if not file.exists() or sha256_file(file) != expected:
+                return None
+        return Artifact(folder, manifest["outputs"])
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        path = self.path / stage / MANIFEST
+        return read_json(path) if path.exists() else None
+
+    def why(self, identity: Identity) -> str:
+        """One clause that says why a stage must run: new, continued, changed (and what), or damaged."""
+        pending = self.path / f"{identity.stage}.partial" / PENDING
+        if pending.exists() and read_json(pending).get("key") == identity.key:
+            return "continues where it stopped"
+        manifest = self.manifest(identity.stage)
+        if manifest is None:
+            return "new"
+        changes = identity.changed_since(manifest)
+        return "changed: " + "; ".join(changes) if changes else "an output is missing or damaged"
+
+    def perform(self, identity: Identity, work: Callable[[StageFolder], None]) -> Artifact:
+        """Run a stage in STAGE.partial/, write its manifest last, and move it into place in one rename."""
+        partial = self.path / f"{identity.stage}.partial"
+        pending = partial / PENDING
+        if pending.exists() and read_json(pending).get("key") != identity.key:
+            shutil.rmtree(partial)
+        start = time.perf_counter()
+        with disk_full_is_explained(partial):
+            partial.mkdir(exist_ok=True)
+            earlier_s = read_json(pending)["seconds"] if pending.exists() else 0.0
+            write_json(pending, {"key": identity.key, "seconds": earlier_s})
+            self.emit(stage=identity.stage, event="start", key=identity.key)
+            folder = StageFolder(partial, identity.stage, lambda **row: self.emit(stage=identity.stage, **row))
+            work(folder)
+            seconds = earlier_s + time.perf_counter() - start
+            return self._commit(identity, partial, seconds)
+
+    def _commit(self, identity: Identity, partial: Path, seconds: float) -> Artifact:
+        (partial / PENDING).unlink()
+        files = sorted(p for p in partial.rglob("*") if p.is_file())
+        outputs = {str(p.relative_to(partial)): sha256_file(p) for p in files}
+        manifest = {
+            "key": identity.key,
+            **identity.fields,
+            "outputs": outputs,
+            "seconds": round(seconds, 2),
+            "peak_mb": peak_memory_mb(),
+        }
+        write_json(partial / MANIFEST, manifest)
+        target = self.path / identity.stage
+        if target.exists():
+            retired = self.path / f"{identity.stage}.retired"
+            shutil.rmtree(retired, ignore_errors=True)
+            target.rename(retired)
+            partial.rename(target)
+            shutil.rmtree(retired)
+        else:
+            partial.rename(target)
+        self.emit(stage=identity.stage, event="finish", seconds=manifest["seconds"], peak_mb=manifest["peak_mb"])
+        return Artifact(target, outputs)
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run, for reading.
+
+    Raises:
+        UserError: the folder does not exist or holds no run.
+    """
+    run = Run(Path(path))
+    if not (run.path / "run.json").exists():
+        others = sorted(str(p.parent) for p in Path("runs").glob("*/run.json"))
+        raise UserError(
+            "no run here (run.json is missing)",
+            where=str(run.path),
+            expected=f"one of {', '.join(others)}" if others else "a folder written by `steersman align`",
+            do="run `steersman align` first, or name the run's folder",
+        )
+    return run
+
+
+def peak_memory_mb() -> int:
+    """Peak resident memory of this process in MiB (the high-water mark so far, not of one stage alone)."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -1,0 +1,145 @@
+"""A conversation with a run's models, and the way out of a run: what `chat` and `export` do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text as RichText
+
+from steersman.errors import ModelError, UserError
+from steersman.lm import model as policies
+from steersman.lm import pretrained
+from steersman.lm.chat import ChatFormat, chat_format
+from steersman.lm.sampling import SamplingConfig, generate
+from steersman.store import open_run
+from steersman.types import Message
+
+
+class Speaker(NamedTuple):
+    """A loaded model with a name for the screen."""
+
+    name: str
+    model: Any
+    chat: ChatFormat
+
+
+def base_of(run: Path) -> Path:
+    """The base model's folder of a run, resolved again if it has moved."""
+    note = json.loads((open_run(run).path / "run.json").read_text(encoding="utf-8"))["model"]
+    folder = Path(note["path"])
+    return folder if folder.exists() else pretrained.resolve(note["name"])
+
+
+def trained_of(run: Path) -> Path:
+    """The folder of a run's trained policy.
+
+    Raises:
+        ModelError: the run has not reached its training stage.
+    """
+    folder = open_run(run).path / "sft"
+    if not folder.exists():
+        raise ModelError("this run has no aligned model yet", where=str(run), do="finish it with `steersman align`")
+    return folder
+
+
+def speaker(run: Path, *, aligned: bool) -> Speaker:
+    """Load the raw or the aligned model of a run."""
+    base = base_of(run)
+    model = policies.load_policy(base, trained_of(run) if aligned else None)
+    chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)
+    return Speaker("aligned" if aligned else "raw", model, chat)
+
+
+def export(run: Path, target: Path, *, merged: bool = False) -> Path:
+    """Copy a run's aligned model to ``target`` as a PEFT adapter or a merged model, with its tokenizer."""
+    return policies.export(base_of(run), trained_of(run), target, merged=merged)
+
+
+def reply(who: Speaker, conversation: list[Message], config: SamplingConfig, show: Any = None) -> str:
+    """One answer; ``show`` gets the text so far after every token."""
+    tokens: list[int] = []
+
+    def on_token(_: int, token: int) -> None:
+        tokens.append(token)
+        if show is not None:
+            show(who.chat.decode(tokens))
+
+    (answer,) = generate(who.model, who.chat, [tuple(conversation)], config, on_token=on_token)
+    if answer.truncated_prompt_tokens:
+        print(f"note: the first {answer.truncated_prompt_tokens} tokens of the conversation were cut", file=sys.stderr)
+    return answer.text
+
+
+def talk(run: Path, prompt: str | None, config: SamplingConfig, *, compare: bool = False) -> None:
+    """Answer one prompt, or hold a conversation line by line until end of file.
+
+    Raises:
+        UserError: the prompt is empty.
+    """
+    if prompt is not None and not prompt.strip():
+        raise UserError("the prompt is empty", do='give a question, e.g. steersman chat RUN "What is tar?"')
+    trained_of(run)  # before a second is spent on loading
+    who = [speaker(run, aligned=False), speaker(run, aligned=True)] if compare else [speaker(run, aligned=True)]
+    histories: list[list[Message]] = [[] for _ in who]
+    console = Console(highlight=False)
+    if prompt is not None:
+        _turn(who, histories, prompt, config, console)
+        return
+    if sys.stdin.isatty():
+        console.print("A line is a message; an empty conversation ends with Ctrl-D.")
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if line.strip():
+            _turn(who, histories, line, config, console)
+
+
+def _turn(
+    who: list[Speaker], histories: list[list[Message]], prompt: str, config: SamplingConfig, console: Console
+) -> None:
+    """One question to every speaker, streamed into columns on a terminal, printed whole elsewhere."""
+    texts = [""] * len(who)
+    for history in histories:
+        history.append(Message(role="user", content=prompt))
+    with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _Quiet() as live:
+        for i, one in enumerate(who):
+
+            def show(text: str, i: int = i) -> None:
+                texts[i] = text
+                live.update(_columns(who, texts), refresh=True)
+
+            texts[i] = reply(one, histories[i], config, show if console.is_terminal else None)
+            histories[i].append(Message(role="assistant", content=texts[i]))
+        live.update(_columns(who, texts), refresh=True)
+    if not console.is_terminal:
+        for one, text in zip(who, texts, strict=True):
+            print(f"{one.name}: {text}" if len(who) > 1 else text)
+
+
+class _Quiet:
+    """Stands in for `Live` where there is no terminal."""
+
+    def __enter__(self) -> _Quiet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, *_: object, **__: object) -> None:
+        return None
+
+
+def _columns(who: list[Speaker], texts: list[str]) -> Table:
+    table = Table(show_header=len(who) > 1, box=None, expand=True, padding=(0, 2))
+    for one in who:
+        table.add_column(one.name, ratio=1)
+    table.add_row(*(RichText(text) for text in texts))  # RichText: model output is never read as markup
+    return table

@@ -1,0 +1,167 @@
+"""What every training loop needs, as functions: batches, the schedule, one optimiser step, checkpoints.
+
+There is no trainer: each algorithm writes its own loop in its own file and calls these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from steersman.errors import ModelError, TrainingFailed
+from steersman.types import Record
+
+CHECKPOINT = "checkpoint"
+
+
+class OptimiserConfig(Record):
+    """AdamW with linear warm-up, a decay, and clipping of the global gradient norm."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    warmup_ratio: float = Field(default=0.05, ge=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+def learning_rate_at(step: int, total: int, config: OptimiserConfig) -> float:
+    """Learning rate of optimiser step ``step`` (0-based) of ``total``: warm-up to the peak, decay towards 0."""
+    warmup = math.ceil(config.warmup_ratio * total)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - warmup) / max(1, total - warmup)
+    shape = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * shape
+
+
+# ── batches ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    """The row indices of every optimiser step, known before training: resuming at step k means taking plan[k:].
+
+    Length-grouped: each epoch is shuffled, cut into pools of 16 batches, sorted by length within a pool, cut into
+    batches, and these are shuffled; neighbours in length share a batch and little padding is computed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    per_epoch = math.ceil(len(lengths) / batch_size)
+    plan: list[list[int]] = []
+    while len(plan) < round(epochs * per_epoch):
+        order = torch.randperm(len(lengths), generator=generator).tolist()
+        pools = [order[i : i + 16 * batch_size] for i in range(0, len(order), 16 * batch_size)]
+        batches = []
+        for pool in pools:
+            pool.sort(key=lambda i: lengths[i])
+            batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+        plan += [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    return plan[: round(epochs * per_epoch)]
+
+
+# ── one optimiser step ───────────────────────────────────────────────────────────────────────────────────────────────
+def adamw(parameters: Mapping[str, Tensor], config: OptimiserConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        list(parameters.values()),
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def optimiser_step(
+    optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], loss: float, rate: float, max_norm: float
+) -> float:
+    """Clip, check, step, clear. Returns the gradient norm before clipping.
+
+    Raises:
+        TrainingFailed: loss or gradient is not finite; the weights are left as they were.
+    """
+    norm = float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), max_norm))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingFailed(
+            f"the loss is {loss:.4g} and the gradient norm {norm:.4g}",
+            expected="finite numbers",
+            do="the last good checkpoint is kept; lower the learning rate, or look for damaged rows in the data",
+        )
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return norm
+
+
+# ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def save_checkpoint(
+    folder: Path, step: int, parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Everything that an exact resume needs: weights, optimiser moments, the random state, and the loop's ``state``.
+
+    Written beside the previous checkpoint and renamed over it, so that one complete checkpoint always exists.
+    """
+    tensors = {f"weight/{name}": p.detach().contiguous() for name, p in parameters.items()}
+    for name, p in parameters.items():
+        moments = optimiser.state.get(p, {})
+        tensors |= {f"optimiser/{kind}/{name}": moments[kind].contiguous() for kind in moments}
+    tensors["rng/torch"] = torch.get_rng_state()
+    partial, target, retired = (folder / f"{CHECKPOINT}{suffix}" for suffix in (".partial", "", ".retired"))
+    for leftover in (partial, retired):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(tensors, partial / "state.safetensors")
+    (partial / "state.json").write_text(json.dumps({"step": step, **state}) + "\n", encoding="utf-8")
+    for file in partial.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if target.exists():
+        target.rename(retired)
+    partial.rename(target)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def load_checkpoint(
+    folder: Path, parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Restore what `save_checkpoint` wrote and return its ``state`` with ``step``; None when there is no checkpoint.
+
+    Raises:
+        ModelError: the checkpoint holds other parameters than the model.
+    """
+    source = folder / CHECKPOINT
+    if not source.exists():
+        source = folder / f"{CHECKPOINT}.retired"  # killed between the two renames
+    if not source.exists():
+        return None
+    tensors = load_file(source / "state.safetensors")
+    stored = {name.removeprefix("weight/"): t.shape for name, t in tensors.items() if name.startswith("weight/")}
+    if stored != {name: p.shape for name, p in parameters.items()}:
+        raise ModelError(
+            "the checkpoint's parameters are not those of this model",
+            where=str(source),
+            expected=f"{len(parameters)} tensors of the same shapes, found {len(stored)}",
+            do="delete the folder to train from the start, or use the model and LoRA settings that wrote it",
+        )
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(tensors[f"weight/{name}"])
+            kinds = {key.split("/")[1] for key in tensors if key.startswith("optimiser/") and key.endswith(f"/{name}")}
+            optimiser.state[p] = {kind: tensors[f"optimiser/{kind}/{name}"].clone() for kind in kinds}
+    torch.set_rng_state(tensors["rng/torch"])
+    state: dict[str, Any] = json.loads((source / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint once its stage has written its result."""
+    for suffix in ("", ".partial", ".retired"):
+        shutil.rmtree(folder / f"{CHECKPOINT}{suffix}", ignore_errors=True)

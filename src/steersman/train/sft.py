@@ -1,0 +1,237 @@
+"""Supervised fine-tuning on demonstrations: step 1 of InstructGPT (Ouyang et al. 2022, arXiv:2203.02155).
+
+    loss = - (1 / N) * sum over scored tokens of log pi(y_t | x, y_<t)
+
+Scored are the completion's tokens and its terminator, never the prompt; N counts them over the whole optimiser step.
+
+What differs from the paper: LoRA by default instead of all weights; 2 to 3 epochs on hundreds of rows that we wrote
+instead of 16 on 13,000; no dropout; optionally a compact vocabulary, whose partition function is estimated honestly
+(`lm/head.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from steersman.errors import DataError, RecipeError
+from steersman.functional import aggregate, gather_scored
+from steersman.lm import pretrained
+from steersman.lm.chat import Batch, ChatFormat, Example, chat_format, pad
+from steersman.lm.head import (
+    CompactConfig,
+    CompactVocabulary,
+    Head,
+    compact_vocabulary,
+    completion_nll,
+    head_of,
+    token_logprobs,
+    trunk,
+)
+from steersman.lm.model import LoraConfig, add_lora, save_policy, trainable
+from steersman.store import StageFolder
+from steersman.terminal import Progress
+from steersman.train import loop
+from steersman.types import Demonstration, Record, transport
+
+VERSION = 1
+
+
+class SftConfig(Record):
+    """``method: full`` trains all weights; ``lora`` is then ignored. Lengths are in tokens.
+
+    ``vocabulary: compact`` scores the rows that can occur exactly and samples the rest: several times cheaper on CPU.
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    lora: LoraConfig = LoraConfig()
+    vocabulary: Literal["full", "compact"] = "full"
+    compact: CompactConfig = CompactConfig()
+    optimiser: loop.OptimiserConfig = loop.OptimiserConfig()
+    epochs: float = Field(default=2.0, gt=0)
+    batch_size: int = Field(default=8, ge=1)
+    micro_batch_size: int = Field(default=8, ge=1)
+    max_length: int = Field(default=512, ge=16)
+    eval_every_steps: int = transport(40, ge=1)
+    checkpoint_every_steps: int = transport(20, ge=1)
+    seed: int = 0
+
+
+def scored_hidden(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Hidden states at the scored positions, [N, H], and the tokens they should predict, [N]."""
+    hidden = trunk(model)(
+        input_ids=batch.token_ids, attention_mask=batch.attention_mask, use_cache=False
+    ).last_hidden_state
+    return gather_scored(hidden, batch.token_ids, batch.completion_mask)
+
+
+def sft_loss(
+    model: Any, head: Head, batch: Batch, tokens_in_optimiser_step: int, vocabulary: CompactVocabulary | None = None
+) -> Tensor:
+    """Negative log-likelihood of the completions, averaged over the tokens of the optimiser step.
+
+    Args:
+        batch: token ids and masks, [B, T].
+        tokens_in_optimiser_step: scored tokens of all micro-batches of this step.
+        vocabulary: when given, ``head`` holds its rows and targets are looked up among them.
+
+    Returns:
+        This micro-batch's share of the mean, a scalar; the shares of a step add up to the mean.
+    """
+    hidden, targets = scored_hidden(model, batch)
+    rows = targets if vocabulary is None else vocabulary.position[targets]
+    return aggregate(completion_nll(hidden, rows, head), tokens_in_optimiser_step)
+
+
+def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> tuple[list[Example], int]:
+    """Tokenised rows, and how many were truncated.
+
+    Raises:
+        DataError: no rows.
+    """
+    if not rows:
+        raise DataError("no demonstrations to train on", do="add rows to demonstrations.jsonl")
+    examples = [chat.example(row.prompt, row.completion, max_length) for row in rows]
+    return examples, sum(example.truncated_tokens > 0 for example in examples)
+
+
+def run(
+    config: SftConfig,
+    base: Path,
+    base_name: str,
+    demonstrations: Sequence[Demonstration],
+    validation: Sequence[Demonstration],
+    out: StageFolder,
+) -> None:
+    """Fine-tune ``base`` and leave ``adapter/`` (or ``model/``) in ``out``; resumes from its checkpoint.
+
+    Raises:
+        TrainingFailed: a loss or gradient that is not finite.
+    """
+    torch.manual_seed(config.seed)
+    tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
+    chat = chat_format(tokenizer, model.generation_config)
+    examples, truncated = encode(demonstrations, chat, config.max_length)
+    held_out = encode(validation, chat, config.max_length)[0] if validation else []
+    trainer = _Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, [*examples, *held_out])
+    plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
+    state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
+    out.emit(
+        event="setup",
+        demonstrations=len(examples),
+        validation=len(held_out),
+        truncated=truncated,
+        steps=len(plan),
+        trainable_parameters=sum(p.numel() for p in trainer.parameters.values()),
+        exact_rows=None if trainer.vocabulary is None else len(trainer.vocabulary.exact),
+        resumed_at_step=state["step"],
+    )
+    with Progress("sft", len(plan), done=state["step"]) as progress:
+        for step in range(state["step"], len(plan)):
+            if step % config.eval_every_steps == 0 and held_out:
+                out.emit(event="validation", step=step, **trainer.validate(held_out))
+            rate = loop.learning_rate_at(step, len(plan), config.optimiser)
+            measured = trainer.step(step, [examples[i] for i in plan[step]], rate)
+            state = {"step": step + 1, "tokens": state["tokens"] + measured.pop("tokens")}
+            out.emit(event="train", step=step, learning_rate=rate, tokens_seen=state["tokens"], **measured)
+            progress.advance(loss=measured["loss_nats_per_token"])
+            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(plan):
+                loop.save_checkpoint(
+                    out.path, step + 1, trainer.parameters, trainer.optimiser, {"tokens": state["tokens"]}
+                )
+    if held_out:
+        out.emit(event="validation", step=len(plan), **trainer.validate(held_out))
+    save_policy(trainer.policy, out.path, tokenizer, pretrained.digest(base))
+    loop.drop_checkpoint(out.path)
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """What one optimiser step needs."""
+
+    config: SftConfig
+    model: Any
+    policy: Any
+    head: Head
+    vocabulary: CompactVocabulary | None
+    parameters: Mapping[str, Tensor]
+    optimiser: torch.optim.Optimizer
+    pad_id: int
+
+    @classmethod
+    def prepare(cls, config: SftConfig, model: Any, base_name: str, pad_id: int, examples: list[Example]) -> _Trainer:
+        """Choose the vocabulary by the base model, then add the adapters."""
+        head = head_of(model)
+        vocabulary = None
+        if config.vocabulary == "compact":
+            if config.method == "full":
+                raise RecipeError(
+                    "a compact vocabulary needs a frozen head", where="sft.vocabulary", do="use vocabulary: full"
+                )
+            vocabulary = _compact(config.compact, model, head, examples, pad_id)
+        if config.method == "lora":
+            model.requires_grad_(False)
+            policy = add_lora(model, config.lora, base_name)
+        else:
+            policy = model.requires_grad_(True)
+        policy.train()
+        parameters = trainable(policy)
+        optimiser = loop.adamw(parameters, config.optimiser)
+        return cls(config, model, policy, head, vocabulary, parameters, optimiser, pad_id)
+
+    def step(self, step: int, examples: Sequence[Example], rate: float) -> dict[str, Any]:
+        """One optimiser step over its micro-batches; returns what was measured."""
+        start = time.perf_counter()
+        ordered = sorted(examples, key=lambda e: len(e.token_ids))
+        size = self.config.micro_batch_size
+        batches = [pad(ordered[i : i + size], self.pad_id, self.model.device) for i in range(0, len(ordered), size)]
+        scored = sum(batch.scored_tokens for batch in batches)
+        head = self.head if self.vocabulary is None else self.vocabulary.head(self.head, step, self.config.seed)
+        loss = 0.0
+        for batch in batches:
+            share = sft_loss(self.model, head, batch, scored, self.vocabulary)
+            share.backward()  # type: ignore[no-untyped-call]
+            loss += share.item()
+        max_norm = self.config.optimiser.max_grad_norm
+        norm = loop.optimiser_step(self.optimiser, self.parameters, loss, rate, max_norm)
+        tokens = sum(int(batch.attention_mask.sum()) for batch in batches)
+        return {
+            "loss_nats_per_token": loss,
+            "gradient_norm": norm,
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
+        }
+
+    def validate(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Exact full-vocabulary loss on held-out rows and, in compact mode, the probability outside the exact rows."""
+        self.policy.eval()
+        nll, outside, count = 0.0, 0.0, 0
+        with torch.no_grad():
+            for i in range(0, len(examples), self.config.micro_batch_size):
+                batch = pad(examples[i : i + self.config.micro_batch_size], self.pad_id, self.model.device)
+                hidden, targets = scored_hidden(self.model, batch)
+                nll -= float(token_logprobs(hidden, targets, self.head).double().sum())
+                if self.vocabulary is not None:
+                    outside += self.vocabulary.outside_mass(hidden, self.head) * len(targets)
+                count += len(targets)
+        self.policy.train()
+        measured = {"loss_nats_per_token": nll / count}
+        return measured if self.vocabulary is None else measured | {"mass_outside_exact_rows": outside / count}
+
+
+def _compact(
+    config: CompactConfig, model: Any, head: Head, examples: Sequence[Example], pad_id: int
+) -> CompactVocabulary:
+    """Rows from all examples; the base model's own mass from an even sample of them (about 1,500 positions)."""
+    sample = examples[:: max(1, len(examples) // 32)]
+    with torch.no_grad():
+        hidden = torch.cat([scored_hidden(model, pad([example], pad_id, model.device))[0] for example in sample])
+    ids = torch.tensor(sorted({token for example in examples for token in example.token_ids}))
+    return compact_vocabulary(ids, hidden, head, config)
