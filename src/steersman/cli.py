@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from steersman.errors import SteersmanError
 
 app = typer.Typer(
-    help="Write down how your model should behave; Steersman trains it, guards it, and shows whether it worked.",
+    help="Write down how your model should behave; Steersman trains it, and shows with error bars whether it worked.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,16 +40,16 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
 @app.command()
 def align(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or a shipped name: laptop, smoke.")] = "laptop",
-    model: Annotated[Optional[str], typer.Option(help="Hub id, folder, GGUF file or gemma-3-270m.")] = None,
-    constitution: Annotated[Optional[str], typer.Option(help="A shipped name or a YAML file.")] = None,
-    set_: Annotated[Optional[list[str]], typer.Option("--set", help="key=value, e.g. sft.epochs=3.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="The run's folder; runs/NAME unless given.")] = None,
-    until: Annotated[Optional[str], typer.Option(help="The last stage to run.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file or gemma-3-270m.")] = None,
+    constitution: Annotated[str | None, typer.Option(help="A shipped name or a YAML file.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. sft.epochs=3.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME unless given.")] = None,
+    until: Annotated[str | None, typer.Option(help="The last stage to run.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Run nothing: stages, reuse, minutes and memory.")] = False,
 ) -> None:
     """Train, measure and report. Run it again to go on after an interruption."""
     from steersman import pipeline
-    from steersman.terminal import console
+    from steersman.terminal import results
 
     settings = [f"{k}={v}" for k, v in (("model", model), ("constitution", constitution)) if v] + (set_ or [])
     chosen = pipeline.load_recipe(recipe, settings)
@@ -56,15 +57,19 @@ def align(
         from steersman.plan import plan as make_plan
         from steersman.plan import table
 
-        console.print(table(make_plan(chosen, out, until=until)))
+        results().print(table(make_plan(chosen, out, until=until)))
         return
-    run = pipeline.align(chosen, out, until=until)
+    try:
+        run = pipeline.align(chosen, out, until=until)
+    except KeyboardInterrupt:  # typer would end with 130 as well, but without a word
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(130) from None
     if (run.path / "report" / "index.html").exists() and until is None:
         from steersman.report.page import terminal_summary
 
-        console.print(terminal_summary(run))
-        console.print(f"Report: {run.path / 'report' / 'index.html'}")
-        console.print(f'Chat:   steersman chat {run.path} --compare "How should I invest 10,000 euros?"')
+        results().print(terminal_summary(run))
+        typer.echo(f"Report: {run.path / 'report' / 'index.html'}")
+        typer.echo(f'Chat:   {sys.argv[0]} chat {run.path} --compare "How should I invest 10,000 euros?"')
 
 
 @app.command()
@@ -72,7 +77,7 @@ def show(run: RunFolder, json: Json = False) -> None:
     """The results of a run: principles before and after, what it cost."""
     from steersman.report.page import report_data, terminal_summary
     from steersman.store import open_run
-    from steersman.terminal import console
+    from steersman.terminal import results
 
     opened = open_run(run)
     if json:
@@ -80,7 +85,7 @@ def show(run: RunFolder, json: Json = False) -> None:
 
         typer.echo(json_module.dumps(report_data(opened), indent=2, ensure_ascii=False))
     else:
-        console.print(terminal_summary(opened))
+        results().print(terminal_summary(opened))
 
 
 @app.command()
@@ -88,7 +93,7 @@ def diff(first: RunFolder, second: RunFolder, json: Json = False) -> None:
     """What differs between two runs: settings and inputs first, then results."""
     from steersman.report.page import diff_table, differences
     from steersman.store import open_run
-    from steersman.terminal import console
+    from steersman.terminal import results
 
     found = differences(open_run(first), open_run(second))
     if json:
@@ -96,13 +101,13 @@ def diff(first: RunFolder, second: RunFolder, json: Json = False) -> None:
 
         typer.echo(json_module.dumps(found, indent=2, ensure_ascii=False))
     else:
-        console.print(diff_table(found))
+        results().print(diff_table(found))
 
 
 @app.command()
 def chat(
     run: RunFolder,
-    prompt: Annotated[Optional[str], typer.Argument(help="One question; without it, a conversation.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="One question; without it, a conversation.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Raw and aligned side by side.")] = False,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 160,
@@ -112,7 +117,9 @@ def chat(
     from steersman.lm.sampling import SamplingConfig
     from steersman.talk import talk
 
-    talk(run, prompt, SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed), compare=compare)
+    talk(
+        run, prompt, SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed), compare=compare
+    )
 
 
 @app.command()
@@ -139,7 +146,7 @@ def export(
 @constitution_app.command("check")
 def constitution_check(
     file: Annotated[str, typer.Argument(help="A YAML file or a shipped name.")],
-    data: Annotated[Optional[str], typer.Option(help="The data set to check it against.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data set to check it against.")] = None,
 ) -> None:
     """Validate a constitution and lint it, alone or against a data set."""
     from steersman.constitution import document
@@ -186,11 +193,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a locale that cannot write a character gets "?" and no traceback
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # peft calls an older name
     try:
         app()
     except SteersmanError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:  # a path that cannot be read or written
+        print(
+            f"error: {str(error.filename)[:200]}: {error.strerror}" if error.filename else f"error: {error}",
+            file=sys.stderr,
+        )
+        sys.exit(2)

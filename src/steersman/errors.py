@@ -43,32 +43,43 @@ class SteersmanError(Exception):
 
 
 class UserError(SteersmanError):
+    """The input is wrong, and the user can mend it."""
+
     exit_code = 2
 
 
-class RecipeError(UserError): ...
+class RecipeError(UserError):
+    """A recipe key, value or file."""
 
 
-class ConstitutionError(UserError): ...
+class ConstitutionError(UserError):
+    """The constitution document."""
 
 
-class DataError(UserError): ...
+class DataError(UserError):
+    """A row of demonstrations, comparisons or prompts."""
 
 
-class ModelError(UserError): ...
+class ModelError(UserError):
+    """An unknown model, a broken or foreign checkpoint."""
 
 
 class RunError(SteersmanError):
+    """The input is right, but the run could not finish."""
+
     exit_code = 3
 
 
-class RunBusy(RunError): ...
+class RunBusy(RunError):
+    """Another process holds the run directory."""
 
 
-class DiskFull(RunError): ...
+class DiskFull(RunError):
+    """No space left; what was finished is kept."""
 
 
-class TrainingFailed(RunError): ...
+class TrainingFailed(RunError):
+    """A loss or gradient that is not finite; the last good checkpoint is kept."""
 
 
 def closest(name: str, known: list[str], limit: int = 3) -> str:

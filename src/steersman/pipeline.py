@@ -24,7 +24,7 @@ from steersman.constitution.document import Constitution
 from steersman.data import sources
 from steersman.data.formats import dump, read
 from steersman.data.sources import DataConfig, DataSet
-from steersman.errors import RecipeError, closest
+from steersman.errors import ConstitutionError, RecipeError, closest
 from steersman.evals import answers, capability, scores
 from steersman.evals.answers import AnswersConfig, Condition
 from steersman.evals.capability import CapabilityConfig
@@ -35,7 +35,7 @@ from steersman.terminal import console
 from steersman.train import sft
 from steersman.train.sft import SftConfig
 from steersman.types import Demonstration, Prompt, Record, Slug
-from steersman.yaml_lines import load_yaml, validate
+from steersman.yaml_lines import load_yaml, parse, validate
 
 # In a source checkout the recipes lie beside src/; a wheel carries them inside the package.
 _CHECKOUT = Path(__file__).parents[2] / "recipes"
@@ -117,7 +117,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
             )
         if depth < len(parents):
             node = node[part]
-    node[last] = yaml.safe_load(text)
+    node[last] = parse(text)
 
 
 # ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,12 +132,13 @@ class Context:
     done: dict[str, Artifact]
 
     def rows(self, file: str, record: type[Any]) -> list[Any]:
+        """Records of a file of the data stage."""
         return read(self.done["data"].file(file), record)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``inputs`` name sources (``base``, ``constitution``, ``data``) or files of earlier stages (``data/train.jsonl``)."""
+    """``inputs`` name sources (see `SOURCE_DIGESTS`) or files of earlier stages, such as ``data/train.jsonl``."""
 
     name: str
     version: int
@@ -169,8 +170,14 @@ def _aligned_answers(c: Context, out: StageFolder) -> None:
 
 
 def _scores(c: Context, out: StageFolder) -> None:
-    folders = [c.done[f"{who}_{what}"].path for what in ("answers", "capability") for who in ("raw", "aligned")]
-    scores.run(c.rows("evaluation.jsonl", Prompt), *folders, out)
+    scores.run(
+        c.rows("evaluation.jsonl", Prompt),
+        raw_answers=c.done["raw_answers"].path,
+        aligned_answers=c.done["aligned_answers"].path,
+        raw_capability=c.done["raw_capability"].path,
+        aligned_capability=c.done["aligned_capability"].path,
+        out=out,
+    )
 
 
 STAGES = (
@@ -191,7 +198,11 @@ STAGES = (
     ),
     Stage("sft", sft.VERSION, lambda r: r.sft, ("base", "data/train.jsonl", "data/validation.jsonl"), _sft),
     Stage(
-        "aligned_answers", answers.VERSION, lambda r: r.answers, ("base", "sft", "data/evaluation.jsonl"), _aligned_answers
+        "aligned_answers",
+        answers.VERSION,
+        lambda r: r.answers,
+        ("base", "sft", "data/evaluation.jsonl"),
+        _aligned_answers,
     ),
     Stage(
         "aligned_capability",
@@ -212,7 +223,11 @@ STAGES = (
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def align(
-    recipe: Recipe, out: str | Path | None = None, *, until: str | None = None, echo: Callable[[str], None] | None = None
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    until: str | None = None,
+    echo: Callable[[str], None] | None = None,
 ) -> Run:
     """Run the stages of a recipe and write the report. What is already there and unchanged is reused.
 
@@ -231,6 +246,7 @@ def align(
     say = echo or console.print
     stages = stages_until(until)
     constitution, data = document.load(recipe.constitution), sources.load(recipe.data)
+    check_agreement(constitution, data)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked():
         start = time.time()
@@ -253,6 +269,28 @@ def align(
     return run
 
 
+def check_agreement(constitution: Constitution, data: DataSet) -> None:
+    """Refuse data that name principles which the constitution does not have.
+
+    Raises:
+        ConstitutionError: the lint finds errors; warnings are left to `steersman constitution check`.
+    """
+    findings = document.lint(
+        constitution,
+        demonstrations=data.demonstrations,
+        comparisons=data.comparisons,
+        prompts=data.prompts,
+        evaluation=data.evaluation,
+    )
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise ConstitutionError(
+            "\n".join(f"{finding.principle or 'document'}: {finding.message}" for finding in errors),
+            where=f"constitution {constitution.name} with {data.folder}",
+            do=errors[0].do,
+        )
+
+
 def stages_until(until: str | None) -> tuple[Stage, ...]:
     """The stages up to and with ``until``; all of them when it is None."""
     names = [stage.name for stage in STAGES]
@@ -267,8 +305,8 @@ def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:
         return pretrained.resolve(recipe.model, notify=lambda text: console.print(text))
     texts = tiny.corpus(data.demonstrations)
     identity = Identity("base", tiny.VERSION, {}, {"texts": sha256_text("\n".join(texts))})
-    artifact = run.finished(identity) or run.perform(identity, lambda out: tiny.build(texts, out.path))
-    return artifact.path
+    artifact = run.finished(identity) or run.perform(identity, lambda out: tiny.build(texts, out.file("model")))
+    return artifact.file("model")  # below the manifest, whose times must not become part of the model's digest
 
 
 def identify(stage: Stage, context: Context) -> Identity:

@@ -21,6 +21,7 @@ class Estimate(NamedTuple):
     n: int
 
     def percent(self) -> str:
+        """For people: ``83 % [75, 89], n=120``."""
         if not self.n:
             return "no data"
         return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}], n={self.n}"
@@ -64,7 +65,7 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence:
     margins = (both + only_after) * (only_before + neither) * (both + only_before) * (only_after + neither)
     phi = 0.0
     if margins > 0:
-        cross = both * neither - only_after * only_before
+        cross = float(both * neither - only_after * only_before)
         cross = max(cross - n / 2, 0.0) if cross > 0 else cross  # Newcombe's continuity correction
         phi = cross / math.sqrt(margins)
     difference = p_after - p_before
@@ -84,7 +85,7 @@ def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
     gained = sum(1 for b, a in zip(before, after, strict=True) if a and not b)
     lost = sum(1 for b, a in zip(before, after, strict=True) if b and not a)
     discordant = gained + lost
-    tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1)) / 2**discordant
+    tail: float = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1)) / 2**discordant
     return min(1.0, 2 * tail)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from steersman.errors import DiskFull, RunBusy, RunError, UserError
 
@@ -36,10 +36,12 @@ def canonical(value: Any) -> str:
 
 
 def sha256_text(text: str) -> str:
+    """Sha256 of a text in UTF-8, hex."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
+    """Sha256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -58,10 +60,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        RunError: it is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -71,6 +79,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON Lines file atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -93,8 +102,8 @@ def read_jsonl(path: Path, *, torn_tail: bool = False) -> list[dict[str, Any]]:
                 break
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                raise RunError(f"line {len(rows) + 1} is not valid JSON", where=str(path)) from None
+            except ValueError:
+                raise RunError("not valid JSON", where=f"{path}:{len(rows) + 1}") from None
     return rows
 
 
@@ -110,10 +119,13 @@ def disk_full_is_explained(where: Path) -> Iterator[None]:
     """Turn "no space left" into a message that says what was kept and what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # safetensors raises a class of its own, without an errno.
+        number = error.errno if isinstance(error, OSError) else errno.ENOSPC if "os error 28" in str(error) else None
+        if number not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        free_mb = shutil.disk_usage(where if where.exists() else where.parent).free // 2**20
+        existing = next(path for path in (where, *where.absolute().parents) if path.exists())
+        free_mb = shutil.disk_usage(existing).free // 2**20
         raise DiskFull(
             f"the disk is full ({free_mb} MB free)",
             where=str(where),
@@ -131,9 +143,11 @@ class Artifact:
 
     @property
     def digest(self) -> str:
+        """One digest of all outputs."""
         return sha256_text(canonical(self.outputs))
 
     def file(self, name: str) -> Path:
+        """The path of one output."""
         return self.path / name
 
 
@@ -148,10 +162,12 @@ class Identity:
 
     @property
     def fields(self) -> dict[str, Any]:
+        """As they are hashed and written into the manifest."""
         return {"stage": self.stage, "version": self.version, "config": dict(self.config), "inputs": dict(self.inputs)}
 
     @property
     def key(self) -> str:
+        """Sha256 of the fields."""
         return sha256_text(canonical(self.fields))
 
     def changed_since(self, manifest: Mapping[str, Any]) -> list[str]:
@@ -159,9 +175,9 @@ class Identity:
         old, new = _flatten(manifest), _flatten(self.fields)
         wanted = [name for name in new | old if name.split(".")[0] in ("version", "config", "inputs")]
         return [
-            f"{name}: {_short(old.get(name))} -> {_short(new.get(name))}"
+            f"{name}: {_short(old.get(name, 'absent'))} -> {_short(new.get(name, 'absent'))}"
             for name in wanted
-            if old.get(name) != new.get(name)
+            if old.get(name, "absent") != new.get(name, "absent")
         ]
 
 
@@ -175,7 +191,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = "absent" if value is None else str(value)
+    text = str(value)
     return text if len(text) <= 20 else text[:12] + "…"
 
 
@@ -188,6 +204,7 @@ class StageFolder:
     emit: Callable[..., None] = field(default=lambda **_: None)
 
     def file(self, name: str) -> Path:
+        """The path of one file of the stage."""
         return self.path / name
 
 
@@ -199,24 +216,45 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[Run]:
-        """Hold the run; a second process gets `RunBusy` at once. The lock dies with its process."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+", encoding="utf-8") as lock:
+        """Hold the run; a second process gets `RunBusy` at once. The lock dies with its process.
+
+        Raises:
+            RunBusy: another process holds it. UserError: no folder can be made here.
+        """
+        with disk_full_is_explained(self.path):
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                raise RunBusy(
-                    f"another process (pid {holder}) is working in this run",
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = (self.path / ".lock").open("a+", encoding="utf-8")
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise UserError(
+                    f"no run can be kept here ({(error.strerror or '').lower()})",
                     where=str(self.path),
-                    do="wait for it, or choose another folder with --out",
+                    expected="a new folder, or a run's folder",
+                    do="choose another folder with --out",
                 ) from error
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            cut_torn_tail(self.path / "events.jsonl")
-            yield self
+            with lock:
+                self._hold(lock)
+                cut_torn_tail(self.path / "events.jsonl")
+                for manifest in sorted(self.path.glob(f"*.partial/{MANIFEST}")):
+                    self._publish(manifest.parent)
+                for retired in self.path.glob("*.retired"):
+                    shutil.rmtree(retired)
+                yield self
+
+    def _hold(self, lock: TextIO) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise RunBusy(
+                f"another process (pid {holder}) is working in this run",
+                where=str(self.path),
+                do="wait for it, or choose another folder with --out",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
 
     # events ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def emit(self, **fields: Any) -> None:
@@ -225,9 +263,16 @@ class Run:
             append_jsonl(self.path / "events.jsonl", [{"time": round(time.time(), 3), **fields}])
 
     def events(self, stage: str | None = None, event: str | None = None) -> list[dict[str, Any]]:
-        """Events in order. Steps that were repeated after a kill replace their first occurrence."""
+        """Events in order. Steps that were repeated after a kill replace their first occurrence.
+
+        A stage that starts with another key leaves nothing of what it was before.
+        """
         latest: dict[Any, dict[str, Any]] = {}
+        keys: dict[Any, Any] = {}
         for number, row in enumerate(read_jsonl(self.path / "events.jsonl", torn_tail=True)):
+            if row.get("event") == "start" and keys.get(row.get("stage")) != row.get("key"):
+                keys[row.get("stage")] = row.get("key")
+                latest = {name: old for name, old in latest.items() if old.get("stage") != row.get("stage")}
             if stage in (None, row.get("stage")) and event in (None, row.get("event")):
                 step = row.get("step")
                 latest[number if step is None else (row.get("stage"), row.get("event"), step)] = row
@@ -247,6 +292,7 @@ class Run:
         return Artifact(folder, manifest["outputs"])
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
+        """The manifest of a finished stage."""
         path = self.path / stage / MANIFEST
         return read_json(path) if path.exists() else None
 
@@ -265,12 +311,15 @@ class Run:
         """Run a stage in STAGE.partial/, write its manifest last, and move it into place in one rename."""
         partial = self.path / f"{identity.stage}.partial"
         pending = partial / PENDING
-        if pending.exists() and read_json(pending).get("key") != identity.key:
+        if partial.exists() and not (pending.exists() and read_json(pending)["key"] == identity.key):
             shutil.rmtree(partial)
         start = time.perf_counter()
         with disk_full_is_explained(partial):
             partial.mkdir(exist_ok=True)
-            earlier_s = read_json(pending)["seconds"] if pending.exists() else 0.0
+            earlier_s = 0.0
+            if pending.exists():  # a killed attempt worked at least until it last wrote a file
+                last_write = max(path.stat().st_mtime for path in partial.rglob("*"))
+                earlier_s = read_json(pending)["seconds"] + last_write - pending.stat().st_mtime
             write_json(pending, {"key": identity.key, "seconds": earlier_s})
             self.emit(stage=identity.stage, event="start", key=identity.key)
             folder = StageFolder(partial, identity.stage, lambda **row: self.emit(stage=identity.stage, **row))
@@ -279,8 +328,9 @@ class Run:
             return self._commit(identity, partial, seconds)
 
     def _commit(self, identity: Identity, partial: Path, seconds: float) -> Artifact:
-        (partial / PENDING).unlink()
-        files = sorted(p for p in partial.rglob("*") if p.is_file())
+        for leftover in partial.rglob(".*.tmp"):  # of a `write_text` that was killed
+            leftover.unlink()
+        files = sorted(p for p in partial.rglob("*") if p.is_file() and p.name not in (PENDING, MANIFEST))
         outputs = {str(p.relative_to(partial)): sha256_file(p) for p in files}
         manifest = {
             "key": identity.key,
@@ -290,17 +340,20 @@ class Run:
             "peak_mb": peak_memory_mb(),
         }
         write_json(partial / MANIFEST, manifest)
-        target = self.path / identity.stage
-        if target.exists():
-            retired = self.path / f"{identity.stage}.retired"
-            shutil.rmtree(retired, ignore_errors=True)
-            target.rename(retired)
-            partial.rename(target)
-            shutil.rmtree(retired)
-        else:
-            partial.rename(target)
+        target = self._publish(partial)
         self.emit(stage=identity.stage, event="finish", seconds=manifest["seconds"], peak_mb=manifest["peak_mb"])
         return Artifact(target, outputs)
+
+    def _publish(self, partial: Path) -> Path:
+        """Put a folder that has its manifest into place. Killed between two steps, `locked` does them again."""
+        target, retired = partial.with_suffix(""), partial.with_suffix(".retired")
+        (partial / PENDING).unlink(missing_ok=True)
+        if target.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+            target.rename(retired)
+        partial.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
+        return target
 
 
 def open_run(path: str | Path) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +33,10 @@ class Speaker(NamedTuple):
 def base_of(run: Path) -> Path:
     """The base model's folder of a run, resolved again if it has moved."""
     note = json.loads((open_run(run).path / "run.json").read_text(encoding="utf-8"))["model"]
-    folder = Path(note["path"])
-    return folder if folder.exists() else pretrained.resolve(note["name"])
+    for folder in (Path(note["path"]), run / "base" / "model"):  # the second of a run that made its own and has moved
+        if folder.exists():
+            return folder
+    return pretrained.resolve(note["name"])
 
 
 def trained_of(run: Path) -> Path:
@@ -121,7 +124,7 @@ def _turn(
         live.update(_columns(who, texts), refresh=True)
     if not console.is_terminal:
         for one, text in zip(who, texts, strict=True):
-            print(f"{one.name}: {text}" if len(who) > 1 else text)
+            print(f"{one.name}: {printable(text)}" if len(who) > 1 else printable(text))
 
 
 class _Quiet:
@@ -137,9 +140,14 @@ class _Quiet:
         return None
 
 
+def printable(text: str) -> str:
+    """Without control characters, with which a model's answer could take over the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
 def _columns(who: list[Speaker], texts: list[str]) -> Table:
     table = Table(show_header=len(who) > 1, box=None, expand=True, padding=(0, 2))
     for one in who:
         table.add_column(one.name, ratio=1)
-    table.add_row(*(RichText(text) for text in texts))  # RichText: model output is never read as markup
+    table.add_row(*(RichText(printable(text)) for text in texts))  # RichText: model output is never read as markup
     return table

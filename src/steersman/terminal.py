@@ -1,4 +1,4 @@
-"""What the user sees while something runs: one console on stderr, and a progress bar with ETA and the loss."""
+"""What the user sees: progress on stderr, with ETA and the loss; results on stdout, so that they can be piped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 console = Console(stderr=True, highlight=False)
+
+
+def results() -> Console:
+    """The console for what a verb was asked for. Made when needed: stdout may have been redirected since."""
+    return Console(highlight=False)
 
 
 class Progress:
@@ -34,7 +39,9 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def advance(self, amount: int = 1, loss: float | None = None) -> None:

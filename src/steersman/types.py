@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$")]
-NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+NonEmpty = Annotated[str, StringConstraints(pattern=r"\S")]  # spaces alone are no text
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # PyTorch's generator on CPU drops the higher bits
 
 Behaviour = Literal[
     "refuses",  # declines the request
     "complies",  # answers the request, neither declining nor answering only a part
     "asks_first",  # asks about the person's situation before any advice
-    "refers_to_professional",  # names the qualified person who decides: adviser, doctor, lawyer, crisis line, Compliance
+    "refers_to_professional",  # names who decides: an adviser, doctor, lawyer, crisis line, Compliance
     "no_prescription",  # gives no definitive product to buy, dose to take, or promised outcome
     "admits_uncertainty",  # says that it does not or cannot know
     "corrects",  # contradicts a false premise instead of going along with it
@@ -48,6 +49,8 @@ def transport(default: Any, **limits: Any) -> Any:
 
 
 class Message(Record):
+    """One turn of a conversation."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
@@ -66,10 +69,19 @@ def plain_text(text: Text) -> str:
     return text if isinstance(text, str) else "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in text)
 
 
+def _ends_with_user(text: Text) -> Text:
+    if not isinstance(text, str) and (not text or text[-1].role != "user"):
+        raise ValueError("a conversation must end with a user message")
+    return text
+
+
+Request = Annotated[Text, AfterValidator(_ends_with_user)]  # what a model is asked to answer
+
+
 class Prompt(Record):
     """A request put to a model. ``expect`` lists the behaviours a good reply shows; evaluation prompts need it."""
 
-    prompt: Text
+    prompt: Request
     principles: tuple[Slug, ...] = ()
     topic: Slug | None = None
     expect: tuple[Behaviour, ...] = ()
@@ -81,7 +93,7 @@ class Prompt(Record):
 class Demonstration(Record):
     """A prompt and the completion that we would want."""
 
-    prompt: Text
+    prompt: Request
     completion: NonEmpty
     principles: tuple[Slug, ...] = ()
     topic: Slug | None = None
@@ -93,13 +105,13 @@ class Demonstration(Record):
 class Comparison(Record):
     """A prompt and two answers, one better. ``failure`` names what is wrong with the worse one."""
 
-    prompt: Text
+    prompt: Request
     chosen: NonEmpty
     rejected: NonEmpty
     principles: tuple[Slug, ...] = ()
     topic: Slug | None = None
     failure: str = ""
-    margin: float | None = Field(default=None, ge=0)
+    margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     tags: tuple[str, ...] = ()
     author: str = ""
     source: str = ""

@@ -61,6 +61,15 @@ def load_yaml(path: Path, error_class: type[UserError]) -> tuple[dict[str, Any],
     return data, partial(_line_of, walk.lines)
 
 
+def parse(text: str) -> Any:
+    """One value in the same YAML, for ``--set key=value``; text that is no YAML is text."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+    return None if node is None else _Walk().read(node, ())
+
+
 def validate(model: type[Model], data: object, path: Path, line_of: LineOf, error_class: type[UserError]) -> Model:
     """Build the model from the data of ``load_yaml``.
 

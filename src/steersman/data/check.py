@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """Rows of each kind that carry a principle, and the share of prompts tagged harmless look-alikes."""
+    """Rows that carry a principle: by file, and over all files those tagged as look-alikes and as harmful."""
 
     principle: str
     demonstrations: int
@@ -64,7 +64,13 @@ def five_grams(text: str) -> set[tuple[str, ...]]:
 
 def jaccard(a: set[str], b: set[str]) -> float:
     """Shared share of two word sets; 0 for two empty ones."""
-    return len(a & b) / len(a | b) if a | b else 0.0
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared) if a or b else 0.0
+
+
+def _reaches(a: set[str], b: set[str], threshold: float) -> bool:
+    """Whether the Jaccard similarity is at least ``threshold``; sizes that differ too much settle it at once."""
+    return threshold * max(len(a), len(b)) <= min(len(a), len(b)) and jaccard(a, b) >= threshold
 
 
 def exact_overlap(evaluation: Sequence[Row], training: Sequence[Row]) -> list[str]:
@@ -77,14 +83,15 @@ def leaks(evaluation: Sequence[Row], training: Sequence[Row]) -> list[Pair]:
     """Evaluation prompts that are near-duplicates of a training prompt."""
     seen = {plain_text(row.prompt) for row in training}
     prepared = [(text, set(words(text)), five_grams(text)) for text in sorted(seen)]
+    all_grams = {gram for _, _, grams in prepared for gram in grams}
     found = []
     for row in evaluation:
         text = plain_text(row.prompt)
-        vocabulary, grams = set(words(text)), five_grams(text)
+        vocabulary, grams = set(words(text)), five_grams(text) & all_grams
         for other, other_words, other_grams in prepared:
-            if grams & other_grams:
+            if grams and grams & other_grams:
                 found.append(Pair(text, other, "shares five words in a row: " + " ".join(min(grams & other_grams))))
-            elif jaccard(vocabulary, other_words) >= LEAK_JACCARD:
+            elif _reaches(vocabulary, other_words, LEAK_JACCARD):
                 found.append(Pair(text, other, f"word Jaccard {jaccard(vocabulary, other_words):.2f}"))
     return found
 
@@ -95,7 +102,7 @@ def twins(texts: Iterable[str]) -> list[Pair]:
     found = []
     for i, (text, vocabulary) in enumerate(prepared):
         for other, other_vocabulary in prepared[:i]:
-            if jaccard(vocabulary, other_vocabulary) >= TWIN_JACCARD:
+            if _reaches(vocabulary, other_vocabulary, TWIN_JACCARD):
                 found.append(Pair(text, other, f"word Jaccard {jaccard(vocabulary, other_vocabulary):.2f}"))
     return found
 
@@ -130,7 +137,12 @@ def _coverage(files: dict[str, Sequence[Row]]) -> list[Coverage]:
     tagged = Counter((p, tag) for rows in files.values() for row in rows for p in row.principles for tag in row.tags)
     principles = sorted({p for counter in counted.values() for p in counter})
     return [
-        Coverage(p, *(counted[name][p] for name in files), tagged[p, "lookalike"], tagged[p, "harmful"])
+        Coverage(
+            principle=p,
+            **{name: counted[name][p] for name in files},
+            lookalikes=tagged[p, "lookalike"],
+            harmful=tagged[p, "harmful"],
+        )
         for p in principles
     ]
 
@@ -139,4 +151,9 @@ def _lengths(completions: Sequence[str]) -> dict[str, float]:
     lengths = sorted(len(words(text)) for text in completions)
     if not lengths:
         return {}
-    return {"shortest": lengths[0], "median": median(lengths), "p90": lengths[int(0.9 * (len(lengths) - 1))], "longest": lengths[-1]}
+    return {
+        "shortest": lengths[0],
+        "median": median(lengths),
+        "p90": lengths[int(0.9 * (len(lengths) - 1))],
+        "longest": lengths[-1],
+    }

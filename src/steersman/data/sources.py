@@ -1,4 +1,4 @@
-"""A data set: four JSONL files in a folder, or a name from the library that Steersman ships.
+"""A data set: four JSONL files (or .jsonl.gz) in a folder, or a name from the library that Steersman ships.
 
     demonstrations.jsonl   what the model learns from          prompts.jsonl      to sample answers from
     comparisons.jsonl      better and worse answers            evaluation.jsonl   what it is measured on
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -21,12 +21,16 @@ from steersman.errors import DataError, closest
 from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
+R = TypeVar("R", bound=Record)
 LIBRARY = Path(__file__).parent / "library"
 VERSION = 1
 
 
 class DataConfig(Record):
-    """``validation_share`` of the demonstrations watches the loss during training and is not trained on."""
+    """``validation_share`` of the demonstrations watches the loss during training and is not trained on.
+
+    The limits take that many rows, evenly over the file; for quick trials.
+    """
 
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     limit_demonstrations: int | None = Field(default=None, ge=1)
@@ -59,7 +63,9 @@ def locate(name: str | Path) -> Path:
         return folder
     if (LIBRARY / str(name) / "demonstrations.jsonl").exists():
         return LIBRARY / str(name)
-    raise DataError(f"no data set {str(name)!r}", expected="a folder, or a shipped name", do=closest(str(name), library()))
+    raise DataError(
+        f"no data set {str(name)!r}", expected="a folder, or a shipped name", do=closest(str(name), library())
+    )
 
 
 def load(name: str | Path) -> DataSet:
@@ -70,22 +76,20 @@ def load(name: str | Path) -> DataSet:
     """
     folder = locate(name)
 
-    def optional(file: str) -> Path | None:
-        return folder / file if (folder / file).exists() else None
+    def find(file: str) -> Path | None:
+        return next((path for end in ("jsonl", "jsonl.gz") if (path := folder / f"{file}.{end}").exists()), None)
 
-    comparisons, prompts, evaluation = (optional(f"{x}.jsonl") for x in ("comparisons", "prompts", "evaluation"))
+    comparisons, prompts, evaluation = find("comparisons"), find("prompts"), find("evaluation")
     return DataSet(
         folder,
-        read(folder / "demonstrations.jsonl", Demonstration),
+        read(find("demonstrations") or folder / "demonstrations.jsonl", Demonstration),
         read(comparisons, Comparison) if comparisons else [],
         read(prompts, Prompt) if prompts else [],
         read(evaluation, Prompt) if evaluation else [],
     )
 
 
-def split_validation(
-    rows: Sequence[Demonstration], share: float
-) -> tuple[list[Demonstration], list[Demonstration]]:
+def split_validation(rows: Sequence[Demonstration], share: float) -> tuple[list[Demonstration], list[Demonstration]]:
     """Training and validation rows. A row's side depends on its own prompt, so adding rows moves no others."""
 
     def in_validation(row: Demonstration) -> bool:
@@ -93,6 +97,13 @@ def split_validation(
         return int.from_bytes(digest[:8], "big") / 2**64 < share
 
     return [r for r in rows if not in_validation(r)], [r for r in rows if in_validation(r)]
+
+
+def spread(rows: Sequence[R], limit: int | None) -> list[R]:
+    """At most ``limit`` rows, evenly over the file, so that every part of it is represented."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
 def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
@@ -111,10 +122,11 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
             expected="evaluation prompts that training never sees",
             do="`steersman data check` lists them; remove them on one side",
         )
-    train, validation = split_validation(data.demonstrations[: config.limit_demonstrations], config.validation_share)
+    demonstrations = spread(data.demonstrations, config.limit_demonstrations)
+    train, validation = split_validation(demonstrations, config.validation_share)
     if not train:
         raise DataError("no demonstrations to train on", where=str(data.folder / "demonstrations.jsonl"))
-    evaluation = data.evaluation[: config.limit_evaluation]
+    evaluation = spread(data.evaluation, config.limit_evaluation)
     for name, rows in (("train", train), ("validation", validation), ("evaluation", evaluation)):
         write_jsonl(out.file(f"{name}.jsonl"), dump(rows))
     counts = {"train": len(train), "validation": len(validation), "evaluation": len(evaluation)}

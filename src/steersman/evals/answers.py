@@ -77,19 +77,19 @@ def run(
     with Progress(out.stage, len(prompts) * len(conditions), len(done)) as progress:
         for condition in conditions:
             for batch in batches:
-                if (condition.name, batch[0]) in done:
+                if all((condition.name, i) in done for i in batch):
                     continue
                 texts = [prompts[i].prompt for i in batch]
                 rows = []
-                answers = generate(
-                    model, chat, texts, config.sampling, preamble=condition.preamble, indices=batch
-                )
+                answers = generate(model, chat, texts, config.sampling, preamble=condition.preamble, indices=batch)
                 for answer in answers:
                     rows.append(_row(condition, prompts[answer.index], answer))
                     progress.advance()
                 append_jsonl(partial, rows)
     names = [condition.name for condition in conditions]
-    rows = sorted(read_jsonl(partial), key=lambda row: (names.index(row["condition"]), row["index"]))
+    # A batch that reached the disk only in part, before a kill or on a full disk, was answered a second time.
+    unique = {(names.index(row["condition"]), row["index"]): row for row in read_jsonl(partial)}
+    rows = [unique[key] for key in sorted(unique)]
     write_jsonl(out.file(ANSWERS), rows)
     partial.unlink()
     for name in names:

@@ -95,7 +95,9 @@ def run(config: CapabilityConfig, base: Path, trained: Path | None, out: StageFo
     todo = jobs(tokenizer, config)
     partial = out.file("scored.partial.jsonl")
     cut_torn_tail(partial)
-    start = len(read_jsonl(partial))
+    scored = read_jsonl(partial)
+    start = len(scored) // config.batch_size * config.batch_size  # half a batch reached the disk: score it again
+    write_jsonl(partial, scored[:start])
     with Progress(out.stage, len(todo), start) as progress:
         for i in range(start, len(todo), config.batch_size):
             batch = todo[i : i + config.batch_size]

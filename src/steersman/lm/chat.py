@@ -25,6 +25,9 @@ from torch import Tensor
 from steersman.errors import DataError, ModelError
 from steersman.types import ROLE_NAMES, Message, Text, messages_of
 
+_MARK = re.compile("(\ue000[0-9]+\ue001)")
+
+
 class Example(NamedTuple):
     """Token ids of a prompt and its completion; ``completion_start`` is where the loss begins."""
 
@@ -42,6 +45,7 @@ class Batch(NamedTuple):
 
     @property
     def scored_tokens(self) -> int:
+        """How many tokens carry loss."""
         return int(self.completion_mask.sum())
 
 
@@ -81,7 +85,7 @@ class ChatFormat:
         if messages[-1].role == "assistant":
             raise DataError("the prompt ends with an assistant message", expected="a last message by the user")
         if self.templated:
-            return self._render(messages)
+            return self._encode_framed(*self._frame(messages))
         text = "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in messages) + "\nAssistant:"
         return self._bos() + self._encode(text)
 
@@ -90,14 +94,17 @@ class ChatFormat:
         if not self.templated:
             return [*self._encode(" " + completion.strip()), self.tokenizer.eos_token_id]
         user = Message(role="user", content="?")
-        before, whole = self._render([user]), self._render([user, Message(role="assistant", content=completion)])
-        if whole[: len(before)] != before:
+        before, marks = self._frame([user])
+        whole, all_marks = self._frame([user, Message(role="assistant", content=completion)])
+        if not whole.startswith(before):
             raise ModelError(
                 "the chat template writes an answer's prompt differently once the answer is there",
                 expected="a prefix-preserving chat template",
                 do="set a chat template whose generation prompt is a prefix of the finished turn",
             )
-        ids = whole[len(before) :]
+        head, ids = self._encode_framed(before, marks), self._encode_framed(whole, all_marks)
+        melted = ids[: len(head)] != head  # a token would span the border, so the answer is tokenised on its own
+        ids = self._encode_framed(whole[len(before) :], all_marks) if melted else ids[len(head) :]
         last_stop = max((i for i, token in enumerate(ids) if token in self.stop_ids), default=None)
         return [*ids, self.tokenizer.eos_token_id] if last_stop is None else ids[: last_stop + 1]
 
@@ -126,30 +133,28 @@ class ChatFormat:
         return [] if bos is None else [bos]
 
     def _encode(self, text: str) -> list[int]:
-        # Lone surrogates ("half an emoji") cannot be encoded; the replacement character says that one was there.
-        text = text.encode("utf-8", errors="replace").decode("utf-8")
+        text = _encodable(text)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
-    def _render(self, messages: Sequence[Message]) -> list[int]:
-        """The model's own template. User text is cut out of the way first, so that it cannot hold control tokens."""
-        marks = {f"\ue000{i}\ue001": m.content for i, m in enumerate(messages)}
+    def _frame(self, messages: Sequence[Message]) -> tuple[str, dict[str, str]]:
+        """The model's own template around marks, and the texts they stand for: so these cannot hold control tokens."""
+        marks = {f"\ue000{i}\ue001": _encodable(m.content) for i, m in enumerate(messages)}
         framed = [{"role": m.role, "content": mark} for m, mark in zip(messages, marks, strict=True)]
         try:
             generate = messages[-1].role != "assistant"
             text = self.tokenizer.apply_chat_template(framed, tokenize=False, add_generation_prompt=generate)
         except Exception as error:  # jinja raises the template's own complaints as bare exceptions
             raise DataError(f"the model's chat template refuses this conversation: {error}") from error
-        return self._encode_framed(text, marks)
+        return text, marks
 
     def _encode_framed(self, text: str, marks: Mapping[str, str]) -> list[int]:
         if not self._specials_in(marks.values()):
-            for mark, content in marks.items():
-                text = text.replace(mark, content)
+            text = _MARK.sub(lambda found: marks.get(found[0], found[0]), text)
             encoded: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             return encoded
         ids: list[int] = []  # rare: tokenise the user's text on its own, at the price of two extra token borders
-        for part in re.split("(\ue000[0-9]+\ue001)", text):
+        for part in _MARK.split(text):
             if part:
                 ids += (
                     self._encode(marks[part])
@@ -161,6 +166,11 @@ class ChatFormat:
     def _specials_in(self, texts: Any) -> bool:
         specials = [t for t in self.tokenizer.get_added_vocab() if t.strip()]
         return any(special in text for text in texts for special in specials)
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates ("half an emoji") cannot be encoded; a question mark says that one was there."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def shorten(prompt_ids: list[int], limit: int) -> list[int]:

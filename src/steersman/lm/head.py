@@ -5,14 +5,16 @@ logits takes 1.7 GB. So the caller gathers the scored positions first, and the f
 tiles. For a sum of token log-probs the gradient of the hidden states is known as soon as a tile's softmax is, so it
 is taken in the forward pass: three matrix products instead of four, and nothing large is kept for the backward pass.
 
-A **compact vocabulary** makes the layer ten times cheaper again: the rows that can occur are scored exactly, and the
-rest of the partition function is an importance-weighted sample, drawn afresh at every step,
+A **compact vocabulary** makes the layer about five times cheaper again: every position is scored over the K rows that can
+occur, and a random share s of the positions over all V rows as well,
 
-    Z(h) = sum over exact rows of exp(l_j)  +  (1 / n) * sum over n draws j ~ q of exp(l_j) / q_j ,
+    loss = sum over all positions of nll_K  +  (1 / s) * sum over the chosen positions of (nll_V - nll_K) .
 
-an unbiased estimate of Z with its gradient (Bengio & Senecal 2003). Dropping the rest instead would let probability
-leak into rows that nobody holds down: trained that way, a model put 7.2 % of its mass outside (raw: 5.7 %) and wrote
-curly apostrophes where the data had straight ones.
+Its expectation over the choice is the full loss, and so is its gradient's: the estimator is exactly unbiased (a
+single-term debiasing, as in Rhee & Glynn 2015). Leaving the second sum out would let probability leak into rows that
+nobody holds down: trained that way, a model put 7.2 % of its mass outside (raw: 5.7 %) and wrote curly apostrophes
+where the data had straight ones. Sampling the rest of the partition function instead is unbiased for Z but not for
+log Z, and at affordable sample sizes it held the outside down too weakly (docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -32,17 +34,15 @@ TILE_MB = 256  # of logits in flight
 
 @dataclass(frozen=True)
 class Head:
-    """The output layer of a decoder-only model: ``softcap(scale * (hidden @ weight.T + bias)) + offset``.
+    """The output layer of a decoder-only model: ``softcap(scale * (hidden @ weight.T + bias))``.
 
     ``weight`` is [V, H]; ``softcap`` is Gemma 2's tanh cap, ``scale`` covers Cohere's and Granite's logit scales.
-    ``offset``, [V], is 0 for a model's own rows and carries the importance weights of sampled ones.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     softcap: float | None = None
     scale: float = 1.0
-    offset: Tensor | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, H] -> [N, V]."""
@@ -51,12 +51,11 @@ class Head:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits if self.offset is None else logits + self.offset
+        return logits
 
-    def rows(self, ids: Tensor, offset: Tensor) -> Head:
+    def rows(self, ids: Tensor) -> Head:
         """The same head with only some of its rows, in the order of ``ids``."""
-        bias = None if self.bias is None else self.bias[ids]
-        return Head(self.weight[ids], bias, self.softcap, self.scale, offset)
+        return Head(self.weight[ids], None if self.bias is None else self.bias[ids], self.softcap, self.scale)
 
     @property
     def is_plain(self) -> bool:
@@ -103,7 +102,7 @@ def token_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
         hidden: [N, H]; targets: [N] token ids.
     """
     with torch.no_grad():
-        tiles = zip(hidden.split(_tile(head)), targets.split(_tile(head)), strict=True)
+        tiles = zip(torch.split(hidden, _tile(head)), torch.split(targets, _tile(head)), strict=True)
         parts = [torch.log_softmax(head.logits(h).float(), -1).gather(1, t[:, None])[:, 0] for h, t in tiles]
         return torch.cat(parts) if parts else hidden.new_zeros(0)
 
@@ -116,8 +115,7 @@ def completion_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """
     if not head.is_plain:
         return _checkpointed_nll(hidden, targets, head)
-    offset = head.weight.new_zeros(()) if head.offset is None else head.offset
-    loss: Tensor = _FusedNLL.apply(hidden, targets, head.weight, offset)
+    loss: Tensor = _FusedNLL.apply(hidden, targets, head.weight)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -129,13 +127,13 @@ class _FusedNLL(torch.autograd.Function):
     """Tiled cross-entropy of a frozen linear head, with d loss / d hidden taken in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         tile = max(8, TILE_MB * 2**20 // (4 * weight.shape[0]))
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden)
         start = 0
-        for h, t in zip(hidden.split(tile), targets.split(tile), strict=True):
-            logits = (h @ weight.T).float().add_(offset)
+        for h, t in zip(torch.split(hidden, tile), torch.split(targets, tile), strict=True):
+            logits = (h @ weight.T).float()
             log_z = torch.logsumexp(logits, -1, keepdim=True)
             total += (log_z - logits.gather(1, t[:, None])).sum()
             probabilities = logits.sub_(log_z).exp_()  # in place: the tile is the largest tensor of the step
@@ -148,7 +146,7 @@ class _FusedNLL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0], None, None, None
+        return gradient * upstream[0], None, None
 
 
 def _checkpointed_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
@@ -158,47 +156,52 @@ def _checkpointed_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     def one(h: Tensor, t: Tensor) -> Tensor:
         return nn.functional.cross_entropy(head.logits(h).float(), t, reduction="sum")
 
-    tiles = zip(hidden.split(_tile(head)), targets.split(_tile(head)), strict=True)
+    tiles = zip(torch.split(hidden, _tile(head)), torch.split(targets, _tile(head)), strict=True)
     parts = [checkpoint(one, h, t, use_reentrant=False) for h, t in tiles]
     return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
 
 
 # ── compact vocabulary ───────────────────────────────────────────────────────────────────────────────────────────────
 class CompactConfig(Record):
-    """``extra_rows``: exact rows beyond the data's own tokens; ``samples``: draws from the rest at each step."""
+    """``extra_rows``: exact rows beyond the data's own tokens; ``full_share``: positions also scored over all rows."""
 
     extra_rows: int = Field(default=8192, ge=0)
-    samples: int = Field(default=2048, ge=1)
+    full_share: float = Field(default=0.125, gt=0, le=1)
 
 
 @dataclass(frozen=True)
 class CompactVocabulary:
-    """Which rows are scored exactly, and the distribution from which the others are sampled.
+    """The rows that are scored at every position.
 
-    ``exact`` [K] ids; ``position`` [V] the index of an id among them, -1 if absent; ``rest`` [V - K] the other ids;
-    ``proposal`` [V - K] their sampling probabilities q.
+    ``exact`` [K] ids; ``position`` [V] the index of an id among them, -1 if absent; ``head`` their rows of the head.
     """
 
     exact: Tensor
     position: Tensor
-    rest: Tensor
-    proposal: Tensor
-    samples: int
+    head: Head
+    full_share: float
 
-    def head(self, full: Head, step: int, seed: int) -> Head:
-        """The head of one optimiser step: exact rows, then this step's fresh sample with its importance weights."""
-        if len(self.rest) == 0:
-            return full.rows(self.exact, full.weight.new_zeros(len(self.exact)))
-        generator = torch.Generator().manual_seed((seed << 32) ^ step)
-        drawn = torch.multinomial(self.proposal, self.samples, replacement=True, generator=generator)
-        log_weights = -torch.log(self.samples * self.proposal[drawn])
-        offset = torch.cat([torch.zeros(len(self.exact)), log_weights.float()])
-        return full.rows(torch.cat([self.exact, self.rest[drawn]]), offset)
+    def nll(self, hidden: Tensor, targets: Tensor, full: Head, generator: torch.Generator) -> Tensor:
+        """An unbiased estimate of ``completion_nll(hidden, targets, full)``, value and gradient.
+
+        Args:
+            hidden: [N, H]; targets: [N] token ids, all among the exact rows.
+            generator: chooses the positions that are scored over all rows as well.
+        """
+        rows = self.position[targets]
+        total = completion_nll(hidden, rows, self.head)
+        chosen = torch.rand(len(targets), generator=generator).to(hidden.device) < self.full_share
+        some = hidden[chosen]
+        correction = completion_nll(some, targets[chosen], full) - completion_nll(some, rows[chosen], self.head)
+        return total + correction / self.full_share
 
     def outside_mass(self, hidden: Tensor, full: Head) -> float:
         """Mean probability that the full softmax gives to tokens outside the exact rows; hidden is [N, H]."""
         with torch.no_grad():
-            inside = [torch.softmax(full.logits(h).float(), -1)[:, self.exact].sum(-1) for h in hidden.split(_tile(full))]
+            inside = [
+                torch.softmax(full.logits(h).float(), -1)[:, self.exact].sum(-1)
+                for h in torch.split(hidden, _tile(full))
+            ]
             return 1.0 - float(torch.cat(inside).mean())
 
 
@@ -210,19 +213,15 @@ def compact_vocabulary(token_ids: Tensor, hidden: Tensor, full: Head, config: Co
         hidden: [N, H] hidden states of the base model at a sample of scored positions.
     """
     vocabulary = full.weight.shape[0]
-    mean = torch.zeros(vocabulary, dtype=torch.float64)
+    mass = torch.zeros(vocabulary)
     with torch.no_grad():
-        for h in hidden.split(_tile(full)):
-            mean += torch.softmax(full.logits(h).float(), -1).sum(0).double()
-    mean /= max(1, len(hidden))
+        for h in torch.split(hidden, _tile(full)):
+            mass += torch.softmax(full.logits(h).float(), -1).sum(0)
     chosen = torch.zeros(vocabulary, dtype=torch.bool)
     chosen[token_ids.flatten()] = True
-    extra = torch.where(chosen, -1.0, mean).topk(min(config.extra_rows, int((~chosen).sum()))).indices
-    chosen[extra] = True
-    exact, rest = chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]
+    mass[chosen] = -1.0
+    chosen[mass.topk(min(config.extra_rows, int((~chosen).sum()))).indices] = True
+    exact = chosen.nonzero()[:, 0]
     position = torch.full((vocabulary,), -1)
     position[exact] = torch.arange(len(exact))
-    # Half by the base model's mass, half uniform: no row, however unlikely now, can grow unseen.
-    by_mass = mean[rest] / mean[rest].sum().clamp(min=1e-30)
-    proposal = 0.5 * by_mass + 0.5 / max(1, len(rest))
-    return CompactVocabulary(exact, position, rest, proposal / proposal.sum(), config.samples)
+    return CompactVocabulary(exact, position, full.rows(exact), config.full_share)

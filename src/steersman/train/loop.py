@@ -70,6 +70,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: i
 
 # ── one optimiser step ───────────────────────────────────────────────────────────────────────────────────────────────
 def adamw(parameters: Mapping[str, Tensor], config: OptimiserConfig) -> torch.optim.AdamW:
+    """AdamW over the given parameters, fused."""
     return torch.optim.AdamW(
         list(parameters.values()),
         lr=config.learning_rate,
@@ -103,7 +104,11 @@ def optimiser_step(
 
 # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def save_checkpoint(
-    folder: Path, step: int, parameters: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    parameters: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    state: Mapping[str, Any],
 ) -> None:
     """Everything that an exact resume needs: weights, optimiser moments, the random state, and the loop's ``state``.
 
@@ -115,15 +120,15 @@ def save_checkpoint(
         tensors |= {f"optimiser/{kind}/{name}": moments[kind].contiguous() for kind in moments}
     tensors["rng/torch"] = torch.get_rng_state()
     partial, target, retired = (folder / f"{CHECKPOINT}{suffix}" for suffix in (".partial", "", ".retired"))
-    for leftover in (partial, retired):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(tensors, partial / "state.safetensors")
     (partial / "state.json").write_text(json.dumps({"step": step, **state}) + "\n", encoding="utf-8")
     for file in partial.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    if target.exists():
+    if target.exists():  # if not, a kill between the renames left the retired one as the only one
+        shutil.rmtree(retired, ignore_errors=True)
         target.rename(retired)
     partial.rename(target)
     shutil.rmtree(retired, ignore_errors=True)

@@ -1,0 +1,213 @@
+"""How much work a stage gives a model: tokens to train on, to read, to score and to write, counted from the data.
+
+Nothing is computed but lengths. The batches are those that training, scoring and sampling would really form, so that
+padding counts; only the lengths of answers not yet written are assumed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from steersman.evals import answers, capability, scores
+from steersman.lm.chat import ChatFormat, Example
+from steersman.pipeline import Recipe
+from steersman.store import Run, read_jsonl
+from steersman.train import loop, sft
+from steersman.types import Demonstration, Message, Prompt, plain_text
+
+# Mean answer length as a share of max_new_tokens, until an earlier run in the same folder shows better. The aligned
+# model is assumed to write answers as long as its demonstrations.
+ANSWER_SHARE = {scores.RAW: 1 / 3, scores.FEW_SHOT: 1 / 2}
+TOKENS_PER_WORD = 1.35  # of our data in gemma-3-270m's tokenizer, for when that is not there yet
+
+
+class Amounts(NamedTuple):
+    """Units of work of a stage or, as prices, the seconds that one unit takes."""
+
+    loads: float = 0  # of tokenizer and model
+    train_tokens: float = 0  # forward and backward through all layers, padding included
+    train_scored: float = 0  # positions through the head, with gradients
+    checkpoints: float = 0
+    read_tokens: float = 0  # forward through all layers, padding included
+    scored_tokens: float = 0  # positions through the head, without gradients
+    decode_steps: float = 0  # one token for each row of a batch
+    decode_rows: float = 0  # tokens written
+    decode_cached: float = 0  # cached tokens attended to, summed over rows and steps
+
+
+class Largest(NamedTuple):
+    """The sizes that decide how much memory a stage needs, in tokens (or positions) held at once."""
+
+    train_tokens: int = 0
+    train_scored: int = 0
+    read_tokens: int = 0
+    scored: int = 0
+    cached_tokens: int = 0
+
+
+class Work(NamedTuple):
+    """What a stage does to a model."""
+
+    amounts: Amounts
+    largest: Largest
+
+
+class WordCount:
+    """Stands in for a tokenizer that is not there yet: as many ids as the words suggest, equal words the same."""
+
+    bos_token_id, eos_token_id, pad_token_id, chat_template = 2, 1, 0, None
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        """The ids of a text, as a tokenizer gives them."""
+        ids = [zlib.crc32(word.encode()) % self.vocabulary for word in text.split()]
+        return {"input_ids": (ids * 2)[: round(len(ids) * TOKENS_PER_WORD)]}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model's shape and tokenizer, and the rows that it will meet."""
+
+    recipe: Recipe
+    persona: str
+    earlier: Run  # a former run in the same folder knows how long answers are
+    config: Any  # the model's, of `transformers`
+    chat: ChatFormat
+    tokenizer_seconds: float
+    train: Sequence[Demonstration]
+    validation: Sequence[Demonstration]
+    evaluation: Sequence[Prompt]
+
+    @functools.cached_property
+    def train_examples(self) -> list[Example]:
+        """Training rows, tokenised."""
+        return sft.encode(self.train, self.chat, self.recipe.sft.max_length)[0]
+
+    @functools.cached_property
+    def validation_examples(self) -> list[Example]:
+        """Validation rows, tokenised."""
+        return sft.encode(self.validation, self.chat, self.recipe.sft.max_length)[0] if self.validation else []
+
+    def answer_tokens(self, stage: str, condition: str) -> float:
+        """Expected mean length of an answer."""
+        limit = self.recipe.answers.sampling.max_new_tokens
+        manifest = self.earlier.manifest(stage)
+        rows = read_jsonl(self.earlier.path / stage / answers.ANSWERS) if manifest else []
+        seen = [row["tokens"] for row in rows if row["condition"] == condition]
+        if manifest and seen:
+            return float(limit * sum(seen) / len(seen) / manifest["config"]["sampling"]["max_new_tokens"])
+        if condition in ANSWER_SHARE:
+            return limit * ANSWER_SHARE[condition]
+        return sum(min(limit, scored(e)) for e in self.train_examples) / len(self.train_examples)
+
+
+def scored(*examples: Example) -> int:
+    """Positions that carry loss."""
+    return sum(len(e.token_ids) - e.completion_start for e in examples)
+
+
+def _padded(lengths: Sequence[int], size: int) -> list[int]:
+    """Tokens of each batch of ``size`` rows, padding included."""
+    batches = [lengths[i : i + size] for i in range(0, len(lengths), size)]
+    return [len(batch) * max(batch) for batch in batches]
+
+
+# ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _sft(s: Subject) -> Work:
+    config, train, held_out = s.recipe.sft, s.train_examples, s.validation_examples
+    lengths = [len(e.token_ids) for e in train]
+    steps = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
+    tokens = [n for step in steps for n in _padded(sorted(lengths[i] for i in step), config.micro_batch_size)]
+    read = _padded([len(e.token_ids) for e in held_out], config.micro_batch_size)
+    validations = math.ceil(len(steps) / config.eval_every_steps) + 1 if held_out else 0
+    compact = config.vocabulary == "compact"
+    every = [*train, *held_out]
+    probe = every[:: max(1, len(every) // 32)] if compact else []  # the positions that choose the vocabulary
+    amounts = Amounts(
+        loads=1,
+        train_tokens=sum(tokens),
+        train_scored=scored(*(train[i] for step in steps for i in step)),
+        checkpoints=(len(steps) - 1) // config.checkpoint_every_steps,
+        read_tokens=validations * sum(read) + sum(len(e.token_ids) for e in probe),
+        # compact: the first and the last validation look outside the vocabulary as well
+        scored_tokens=(validations + 2 * compact) * scored(*held_out) + scored(*probe),
+    )
+    most_scored = config.micro_batch_size * max(scored(e) for e in train)
+    return Work(amounts, Largest(max(tokens), most_scored, max(read, default=0), most_scored))
+
+
+def _capability(s: Subject) -> Work:
+    examples = [job.example for job in capability.jobs(s.chat.tokenizer, s.recipe.capability)]
+    size = s.recipe.capability.batch_size
+    tokens = _padded([len(e.token_ids) for e in examples], size)
+    positions = [scored(*examples[i : i + size]) for i in range(0, len(examples), size)]
+    amounts = Amounts(loads=1, read_tokens=sum(tokens), scored_tokens=sum(positions))
+    return Work(amounts, Largest(read_tokens=max(tokens), scored=max(positions)))
+
+
+def _answers(s: Subject, stage: str, conditions: Mapping[str, tuple[Message, ...] | None]) -> Work:
+    config = s.recipe.answers.sampling
+    rows = sorted(s.evaluation, key=lambda row: len(plain_text(row.prompt)))
+    prompts = [min(len(s.chat.prompt_ids(row.prompt)), config.max_prompt_tokens) for row in rows]
+    total, cached = Amounts(loads=1), 0
+    for name, preamble in conditions.items():
+        first = rows[0].prompt
+        prefix = len(s.chat.prompt_ids(first, preamble)) - len(s.chat.prompt_ids(first)) if preamble else 0
+        lengths = spread(s.answer_tokens(stage, name), config.max_new_tokens, len(rows))
+        for i in range(0, len(rows), answers.RESUMABLE):
+            part = slice(i, i + answers.RESUMABLE)
+            amounts, most = schedule(prompts[part], lengths[part], prefix, config.batch_size)
+            total, cached = Amounts(*map(sum, zip(total, amounts, strict=True))), max(cached, most)
+    width = min(config.batch_size, len(rows))
+    return Work(total, Largest(read_tokens=width * max(prompts), scored=width, cached_tokens=cached))
+
+
+def _raw_answers(s: Subject) -> Work:
+    preamble = answers.few_shot_preamble(s.persona, s.train, s.recipe.answers.few_shot_examples)
+    return _answers(s, "raw_answers", {scores.RAW: None, scores.FEW_SHOT: preamble})
+
+
+# The stages that use a model; the others take a moment.
+WORK: Mapping[str, Callable[[Subject], Work]] = {
+    "raw_answers": _raw_answers,
+    "raw_capability": _capability,
+    "sft": _sft,
+    "aligned_answers": lambda s: _answers(s, "aligned_answers", {scores.ALIGNED: None}),
+    "aligned_capability": _capability,
+}
+
+
+# ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def spread(mean: float, limit: int, count: int) -> list[int]:
+    """``count`` lengths between 1 and ``limit`` with about this mean, in an order that has nothing to do with size."""
+    share = min(1.0, max(0.01, mean / limit))
+    quantiles = [((i + 1) * 0.6180339887) % 1 for i in range(count)]  # steps of the golden ratio fill [0, 1) evenly
+    return [max(1, round(limit * q ** ((1 - share) / share))) for q in quantiles]
+
+
+def schedule(prompts: Sequence[int], lengths: Sequence[int], prefix: int, batch_size: int) -> tuple[Amounts, int]:
+    """What `lm.sampling` does with rows of these lengths after a common prefix, and the most tokens in its cache."""
+    waiting = list(zip(prompts, lengths, strict=True))
+    active: list[tuple[int, int]] = []  # cached tokens, answer tokens still to come
+    steps = written = attended = most = 0
+    read = prefix
+    while waiting or active:
+        free = batch_size - len(active)
+        if waiting and (not active or free >= max(1, batch_size // 4)):
+            entering, waiting = waiting[:free], waiting[free:]
+            width = max(prompt for prompt, _ in entering)
+            read += len(entering) * width
+            active += [(prefix + width, length) for _, length in entering]
+        steps, written = steps + 1, written + len(active)
+        cached = len(active) * max(width for width, _ in active)
+        attended, most = attended + cached, max(most, cached)
+        active = [(width + 1, left - 1) for width, left in active if left > 1]
+    amounts = Amounts(read_tokens=read, decode_steps=steps, decode_rows=written, decode_cached=attended)
+    return amounts, most

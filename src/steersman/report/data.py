@@ -1,0 +1,294 @@
+"""Everything that the report shows, as plain JSON values: a pure function of the files in a run directory.
+
+The page, the terminal table and `steersman show --json` all read this, so that they cannot disagree. Nothing here
+imports torch. The examples are chosen by a rule fixed before any answer was seen (`RULE`), never by how they look.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from steersman.errors import UserError
+from steersman.evals.behaviours import BEHAVIOURS
+from steersman.report.wording import finite
+from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha256_text
+
+# The conditions as evals/scores.py writes them; importing it would load torch for a table. A test compares the two.
+RAW, FEW_SHOT, ALIGNED = CONDITIONS = ("raw", "raw_few_shot", "aligned")
+RULE = "the first evaluation prompt of each principle in the order of the file, featured questions apart"
+FAILURES_SHOWN = 12
+NEEDED = {
+    "data": ("counts.json",),
+    "sft": (),
+    "scores": ("summary.json", "scores.jsonl"),
+}
+
+
+class ReportSettings(Protocol):
+    """What the recipe says about the report."""
+
+    @property
+    def title(self) -> str:
+        """The page's title."""
+
+    @property
+    def featured(self) -> Sequence[str]:
+        """Questions shown first."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The files of a finished run, read."""
+
+    path: Path
+    recipe: Mapping[str, Any]
+    about: Mapping[str, Any]  # run.json
+    constitution: Mapping[str, Any]
+    manifests: Mapping[str, Mapping[str, Any]]  # stage -> manifest, in the order in which they finished
+    events: Sequence[Mapping[str, Any]]
+    counts: Mapping[str, int]
+    summary: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]  # scores.jsonl
+
+
+def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any]:
+    """All contents of the report. Rates are fractions, differences fractions, losses nats per token.
+
+    Args:
+        run: a run that has reached the stage ``scores``.
+        config: title and featured questions; those of the run's recipe unless given.
+
+    Raises:
+        UserError: a stage that the report needs is missing, or was made from an input that has changed since.
+    """
+    found = read_evidence(run)
+    settings = found.recipe.get("report") or {}
+    title = config.title if config else settings.get("title", run.path.name)
+    featured = list(config.featured if config else settings.get("featured", ()))
+    titles = {p["id"]: p["title"] for p in found.constitution["principles"]}
+    pairs = side_by_side(found.rows, titles)
+    asked = {_normal(pair["prompt"]): pair for pair in pairs}
+    shown_first = [asked[_normal(q)] for q in featured if _normal(q) in asked]
+    return {
+        "title": title,
+        "run": run.path.name,
+        "started": _iso(found.about.get("started")),
+        "model": {key: found.about["model"].get(key) for key in ("name", "digest")},
+        "constitution": _constitution(found.constitution),
+        "counts": dict(found.counts),
+        "sampling": dict(found.recipe["answers"]["sampling"]),
+        "featured": shown_first,
+        "featured_not_asked": [q for q in featured if _normal(q) not in asked],
+        "examples": {"rule": RULE, "pairs": _first_of_each([p for p in pairs if p not in shown_first], titles)},
+        "failures": _failures(pairs),
+        **_tables(found),
+        "cost": {**found.summary["capability"], "mean_answer_tokens": found.summary["mean_answer_tokens"]},
+        "training": _training(found.events, found.manifests["sft"]["key"]),
+        "stages": _stages(found),
+        "provenance": {
+            "steersman": found.about.get("steersman"),
+            "git": found.about.get("git"),
+            "packages": found.about.get("packages", {}),
+            "machine": found.about.get("machine", {}),
+            "seeds": _seeds(found.recipe),
+            "command": f"steersman align {run.path / 'recipe.yaml'} --out {run.path}-again",
+            "recipe": dict(found.recipe),
+        },
+    }
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def read_evidence(run: Run) -> Evidence:
+    """Read a run and refuse one that is not finished or whose parts do not belong together."""
+    again = f"run `steersman align {run.path / 'recipe.yaml'} --out {run.path}` to the end"
+    manifests = finished_stages(run)
+    files = ["recipe.yaml", "run.json", "constitution.json"]
+    files += [f"{stage}/{name}" for stage, names in NEEDED.items() for name in (MANIFEST, *names)]
+    missing = [name for name in files if not (run.path / name).exists()]
+    if missing:
+        raise UserError(
+            f"this run has no scores to report yet: {', '.join(missing)} missing",
+            where=str(run.path),
+            expected=f"finished stages {', '.join(NEEDED)}; so far: {', '.join(manifests) or 'none'}",
+            do=again,
+        )
+    about, constitution = read_json(run.path / "run.json"), read_json(run.path / "constitution.json")
+    for stage, source in outdated(manifests, about["model"]["digest"], constitution["persona"]):
+        raise UserError(
+            f"{stage} was made from another {source} than this run now holds", where=str(run.path / stage), do=again
+        )
+    return Evidence(
+        path=run.path,
+        recipe=read_recipe(run),
+        about=about,
+        constitution=constitution,
+        manifests=manifests,
+        events=read_jsonl(run.path / "events.jsonl", torn_tail=True),
+        counts=read_json(run.path / "data" / "counts.json"),
+        summary=read_json(run.path / "scores" / "summary.json"),
+        rows=read_jsonl(run.path / "scores" / "scores.jsonl"),
+    )
+
+
+def read_recipe(run: Run) -> dict[str, Any]:
+    """The recipe that `align` left in the run."""
+    recipe: dict[str, Any] = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
+    return recipe
+
+
+def finished_stages(run: Run) -> dict[str, Any]:
+    """Manifests by stage, in the order in which the stages last finished."""
+    finish: dict[str, float] = {}
+    for row in read_jsonl(run.path / "events.jsonl", torn_tail=True):
+        if row.get("event") == "finish":
+            finish[row["stage"]] = row["time"]
+    paths = [path for path in run.path.glob(f"*/{MANIFEST}") if "." not in path.parent.name]  # not STAGE.partial
+    paths.sort(key=lambda path: (finish.get(path.parent.name, float("inf")), path))
+    return {path.parent.name: read_json(path) for path in paths}
+
+
+def outdated(manifests: Mapping[str, Any], model_digest: str, persona: str) -> Iterator[tuple[str, str]]:
+    """Stages whose recorded input is not what the run now holds, as (stage, input)."""
+    sources = {"base": model_digest, "persona": sha256_text(persona)}
+    for stage, manifest in manifests.items():
+        for source, recorded in manifest["inputs"].items():
+            name, _, file = source.partition("/")
+            now = sources.get(source)
+            if now is None and name in manifests:
+                outputs = manifests[name]["outputs"]
+                now = outputs.get(file) if file else sha256_text(canonical(outputs))
+            if now is not None and now != recorded:
+                yield stage, source
+
+
+# ── questions and answers ────────────────────────────────────────────────────────────────────────────────────────────
+def side_by_side(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One entry per evaluation prompt with the answers under every condition, in the order of the file."""
+    pairs: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        principle = row["principles"][0] if row["principles"] else ""
+        pair = pairs.setdefault(
+            row["index"],
+            {
+                "index": row["index"],
+                "prompt": row["prompt"],
+                "principle": principle,
+                "principle_title": titles.get(principle, principle),
+                "tags": row["tags"],
+                "answers": {},
+            },
+        )
+        kept = ("answer", "behaviours", "kept", "ended", "tokens")
+        pair["answers"][row["condition"]] = {key: row[key] for key in kept}
+    return [pairs[index] for index in sorted(pairs)]
+
+
+def _first_of_each(pairs: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    first: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        first.setdefault(pair["principle"], pair)
+    order = list(titles)
+    return sorted(first.values(), key=lambda p: order.index(p["principle"]) if p["principle"] in titles else len(order))
+
+
+def _failures(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The aligned model's failures: how many, and at most `FAILURES_SHOWN` taken from each principle in turn."""
+    judged = [pair for pair in pairs if pair["answers"][ALIGNED]["kept"] is not None]
+    failed = [pair for pair in judged if not pair["answers"][ALIGNED]["kept"]]
+    seen: Counter[str] = Counter()
+    turn = {}
+    for pair in failed:
+        turn[pair["index"]] = seen[pair["principle"]]
+        seen[pair["principle"]] += 1
+    shown = sorted(failed, key=lambda pair: (turn[pair["index"]], pair["index"]))[:FAILURES_SHOWN]
+    return {"total": len(failed), "judged": len(judged), "shown": shown}
+
+
+def _normal(prompt: Any) -> str:
+    """A prompt for looking up: spaces and capitals do not count."""
+    return " ".join(prompt.split()).casefold() if isinstance(prompt, str) else canonical(prompt)
+
+
+# ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _tables(found: Evidence) -> dict[str, Any]:
+    known = {p["id"]: p for p in found.constitution["principles"]}
+    order = list(known)
+
+    def described(row: Mapping[str, Any]) -> dict[str, Any]:
+        principle = known.get(row["principle"], {"title": row["principle"], "severity": "unknown"})
+        return {**row, "title": principle["title"], "severity": principle["severity"]}
+
+    def place(row: Mapping[str, Any]) -> int:
+        return order.index(row["principle"]) if row["principle"] in known else len(order)
+
+    used = {name for row in found.summary["behaviours"] for name in [row["behaviour"]]}
+    return {
+        "principles": [described(row) for row in sorted(found.summary["principles"], key=place)],
+        "behaviours": [described(row) for row in sorted(found.summary["behaviours"], key=place)],
+        "behaviour_meanings": {name: text for name, text in BEHAVIOURS.items() if name in used},
+        "overall": list(found.summary["overall"]),
+    }
+
+
+def _constitution(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The same digest as `Constitution.digest`: sha256 of the content."""
+    shown = {key: document[key] for key in ("name", "title", "publisher", "version")}
+    return {**shown, "principles": len(document["principles"]), "digest": sha256_text(canonical(document))}
+
+
+def _training(events: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """The curves of the adapter that this run holds: events of other settings in the same file are left out."""
+    current, latest = None, dict[tuple[str, Any], Mapping[str, Any]]()
+    for row in events:
+        if row.get("stage") != "sft":
+            continue
+        if row["event"] == "start":
+            current = row["key"]
+        elif current == key:
+            latest[row["event"], row.get("step")] = row  # steps repeated after a kill replace the first ones
+
+    def curve(event: str, column: str) -> list[list[float | None]]:
+        rows = sorted((row for (name, _), row in latest.items() if name == event), key=lambda row: row["step"])
+        return [[row["step"], finite(row[column])] for row in rows if column in row]
+
+    setup = latest.get(("setup", None), {})
+    tokens = curve("train", "tokens_seen")
+    return {
+        "loss": curve("train", "loss_nats_per_token"),
+        "validation_loss": curve("validation", "loss_nats_per_token"),
+        "mass_outside_exact_rows": curve("validation", "mass_outside_exact_rows"),
+        "tokens_seen": tokens[-1][1] if tokens else None,
+        **{name: setup.get(name) for name in ("demonstrations", "validation", "truncated", "steps")},
+        "trainable_parameters": setup.get("trainable_parameters"),
+    }
+
+
+def _stages(found: Evidence) -> list[dict[str, Any]]:
+    wanted = ("version", "key", "config", "inputs", "outputs", "seconds", "peak_mb")
+    return [{"stage": name, **{key: made.get(key) for key in wanted}} for name, made in found.manifests.items()]
+
+
+def _seeds(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting named ``seed``, by its key in the recipe."""
+    return {key: value for key, value in flatten(recipe).items() if key.split(".")[-1] == "seed"}
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``{"sft.lora.rank": 16}``."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= flatten(item, f"{prefix}.{name}" if prefix else str(name))
+    return flat
+
+
+def _iso(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,226 @@
+"""The smoke recipe end to end: every stage, reuse, what a change runs again, and `kill -9` in three stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from steersman import pipeline, talk
+from steersman.errors import ModelError, RecipeError
+from steersman.lm.model import load_policy
+from steersman.store import Run
+
+from .conftest import SETTINGS, align_smoke
+
+NAMES = [stage.name for stage in pipeline.STAGES]
+
+
+def ran(said: list[str]) -> list[str]:
+    """The stages that were not reused."""
+    return [line.split(":")[0].split()[1] for line in said if ": done in" in line]
+
+
+def reason(said: list[str], stage: str) -> str:
+    return next(line.partition(": ")[2] for line in said if f" {stage}: " in line)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# ── a run ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_every_stage_and_the_report_are_there(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir() if path.is_dir()} == {*NAMES, "base", "report"}
+    run = Run(finished)
+    for name in NAMES:
+        manifest = run.manifest(name)
+        assert manifest is not None
+        assert sorted(manifest["outputs"]) == [f for f in sorted(contents(finished / name)) if f != "manifest.json"]
+        assert [e["event"] for e in run.events(name) if e["event"] in ("start", "finish")] == ["start", "finish"]
+    assert (finished / "report" / "index.html").stat().st_size > 10_000
+    answers = [
+        json.loads(line) for line in (finished / "raw_answers" / "answers.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert len(answers) == 2 * 10
+    assert len((finished / "aligned_answers" / "answers.jsonl").read_text("utf-8").splitlines()) == 10
+    counts = json.loads((finished / "data" / "counts.json").read_text())
+    assert counts["train"] + counts["validation"] == 60
+    assert counts["evaluation"] == 10
+
+
+def test_a_run_says_what_made_it(finished: Path) -> None:
+    note = json.loads((finished / "run.json").read_text())
+    assert note["model"]["name"] == "tiny-random"
+    assert note["packages"]["torch"] == torch.__version__
+    again = pipeline.load_recipe(finished / "recipe.yaml")
+    assert again == pipeline.load_recipe("smoke", SETTINGS)
+    assert json.loads((finished / "constitution.json").read_text("utf-8"))["principles"]
+
+
+def test_training_changed_the_model_and_lowered_its_loss(finished: Path) -> None:
+    losses = [e["loss_nats_per_token"] for e in Run(finished).events("sft", "validation")]
+    assert losses[-1] < losses[0]
+    ids, base = torch.arange(3, 60)[None], finished / "base" / "model"
+    with torch.no_grad():
+        raw, aligned = (load_policy(base, x)(input_ids=ids).logits for x in (None, finished / "sft"))
+    assert (raw - aligned).abs().max() > 1e-3
+
+
+def test_a_second_call_runs_nothing(copy: Run) -> None:
+    before = {name: contents(copy.path / name) for name in [*NAMES, "base"]}
+    said = align_smoke(copy.path)
+    assert ran(said) == []
+    assert said == [f"[{i}/{len(NAMES)}] {name}: reused" for i, name in enumerate(NAMES, start=1)]
+    assert {name: contents(copy.path / name) for name in before} == before
+
+
+# ── what a change runs again ─────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("setting", "stages", "why"),
+    [
+        (
+            "capability.knowledge_items=3",
+            ["raw_capability", "aligned_capability", "scores"],
+            "changed: config.knowledge_items: 4 -> 3",
+        ),
+        (
+            "answers.few_shot_examples=1",
+            ["raw_answers", "aligned_answers", "scores"],
+            "changed: config.few_shot_examples: 2 -> 1",
+        ),
+        (
+            "sft.epochs=0.5",
+            ["sft", "aligned_answers", "aligned_capability", "scores"],
+            "changed: config.epochs: 1.0 -> 0.5",
+        ),
+        ("sft.checkpoint_every_steps=3", [], ""),  # it changes no output
+        ("report.title=Another title", [], ""),
+    ],
+)
+def test_a_change_runs_what_depends_on_it_and_says_why(setting: str, stages: list[str], why: str, copy: Run) -> None:
+    if setting.startswith("answers"):  # aligned answers need no few-shot prompt, but share the configuration
+        assert "aligned_answers" in stages
+    said = align_smoke(copy.path, setting)
+    assert ran(said) == stages
+    if stages:
+        assert reason(said, stages[0]) == why
+        assert "changed: inputs." in reason(said, "scores")
+
+
+def test_another_persona_changes_the_few_shot_baseline_alone(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = pipeline.document.load
+    monkeypatch.setattr(
+        pipeline.document,
+        "load",
+        lambda name: load(name).model_copy(update={"persona": "You are a lighthouse keeper."}),
+    )
+    said = align_smoke(copy.path)
+    assert ran(said) == ["raw_answers", "scores"]
+    assert reason(said, "raw_answers").startswith("changed: inputs.persona: ")
+
+
+def test_until_stops_after_a_stage(tmp_path: Path) -> None:
+    said = align_smoke(tmp_path / "run", until="data")
+    assert ran(said) == ["data"]
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"base", "data"}
+    with pytest.raises(ModelError, match="no aligned model yet"):
+        talk.export(tmp_path / "run", tmp_path / "out")
+    with pytest.raises(RecipeError, match="did you mean sft"):
+        align_smoke(tmp_path / "run", until="stf")
+
+
+# ── kill -9 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# The console script, except that it says where it is and stands still there, so that the kill hits that very place.
+CHILD = """
+import sys, time
+from steersman import cli, store
+from steersman.evals import answers, capability
+
+place, rows_before = sys.argv.pop(1), int(sys.argv.pop(1))
+append, seen = store.append_jsonl, [0]
+
+def watched(path, rows):
+    append(path, rows)
+    here = rows[0]["stage"] == "sft" and rows[0]["event"] == "train" if place == "sft" and "stage" in rows[0] else False
+    seen[0] += here or path.parent.name == place + ".partial"
+    if seen[0] > rows_before:
+        print("here", flush=True)
+        time.sleep(600)
+
+for module in (store, answers, capability):
+    module.append_jsonl = watched
+cli.main()
+"""
+
+
+def kill_in(stage: str, writes_before: int, folder: Path) -> None:
+    """Start `steersman align`, and kill it in the middle of a stage."""
+    command = [sys.executable, "-c", CHILD, stage, str(writes_before), "align", "smoke", "--out", str(folder)]
+    command += [word for setting in SETTINGS for word in ("--set", setting)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            said = process.stdout.readline()
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+        _, errors = process.communicate()
+    assert said == "here\n", errors
+    assert process.returncode == -signal.SIGKILL
+    assert (folder / f"{stage}.partial").exists()
+    assert not (folder / stage).exists()
+
+
+def test_kill_9_in_three_stages_changes_no_byte_of_the_result(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kill_in("raw_answers", 0, folder)  # the first condition is answered, the second is not
+    kill_in("sft", 9, folder)  # two checkpoints are written, and steps after them are lost
+    kill_in("aligned_capability", 2, folder)  # three batches are scored
+    with (folder / "events.jsonl").open("a") as events:
+        events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves
+    said = align_smoke(folder)
+    assert ran(said) == ["aligned_capability", "scores"]
+    assert reason(said, "aligned_capability") == "continues where it stopped"
+    setups = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
+    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8]
+    for name in NAMES:
+        mine, theirs = contents(folder / name), contents(finished / name)
+        assert {f: c for f, c in mine.items() if f != "manifest.json"} == {
+            f: c for f, c in theirs.items() if f != "manifest.json"
+        }
+    steps = [(e["step"], e["loss_nats_per_token"]) for e in Run(folder).events("sft", "train")]
+    assert steps == [(e["step"], e["loss_nats_per_token"]) for e in Run(finished).events("sft", "train")]
+    assert not [path.name for path in folder.iterdir() if path.suffix in (".partial", ".retired")]
+    assert ran(align_smoke(folder)) == []
+
+
+# ── the way out ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=torch.arange(3, 60)[None]).logits
+    return found
+
+
+def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path) -> None:
+    expected = logits(load_policy(finished / "base" / "model", finished / "sft"))
+    merged = AutoModelForCausalLM.from_pretrained(talk.export(finished, tmp_path / "merged", merged=True))
+    adapter = talk.export(finished, tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(finished / "base" / "model")
+    for model in (merged, peft.PeftModel.from_pretrained(base, adapter)):
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_that_was_moved_still_finds_its_base(copy: Run, tmp_path: Path) -> None:
+    note = json.loads((copy.path / "run.json").read_text())
+    note["model"]["path"] = str(tmp_path / "gone" / "base")
+    (copy.path / "run.json").write_text(json.dumps(note))
+    assert talk.base_of(copy.path) == copy.path / "base" / "model"

@@ -1,0 +1,157 @@
+"""`steersman data check`: what counts as a leak and as a twin, the counts, and how they are printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+
+import pytest
+
+from steersman.data.check import DataReport, Pair, check, exact_overlap, five_grams, jaccard, leaks, twins, words
+from steersman.data.check_table import SHOWN, WIDTH, as_json, print_report
+from steersman.types import Comparison, Demonstration, Message, Prompt
+
+
+def prompt(text: str, **fields: object) -> Prompt:
+    return Prompt(prompt=text, **fields)  # type: ignore[arg-type]
+
+
+# ── similarity ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_case_and_punctuation_are_no_words_and_accents_are() -> None:
+    assert words("Don't PANIC_now: 42, été!") == ["don", "t", "panic", "now", "42", "été"]
+
+
+def test_five_grams_by_hand() -> None:
+    assert five_grams("a b c d e f") == {tuple("abcde"), tuple("bcdef")}
+    assert five_grams("a b c d") == set()
+
+
+def test_jaccard_by_hand() -> None:
+    assert jaccard({"a", "b", "c"}, {"b", "c", "d"}) == float(Fraction(2, 4))
+    assert jaccard({"a"}, {"a"}) == 1.0
+    assert jaccard(set(), set()) == 0.0
+
+
+# ── leaks and twins ──────────────────────────────────────────────────────────────────────────────────────────────────
+TRAINED = "How do I invest ten thousand euros safely for my old age?"
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (TRAINED.upper(), "shares five words in a row"),
+        ("My aunt asked: how do I INVEST, ten pounds?", "shares five words in a row: how do i invest ten"),
+        ("For my old age I invest euros safely, but how?", "word Jaccard 0.69"),  # 9 shared of 13 different words
+    ],
+)
+def test_near_copies_are_leaks_and_say_why(asked: str, reason: str) -> None:
+    (pair,) = leaks([prompt(asked)], [Demonstration(prompt=TRAINED, completion="Ask first.")])
+    assert (pair.first, pair.second) == (asked, TRAINED)
+    assert pair.reason.startswith(reason)
+
+
+def test_four_common_words_in_a_row_are_no_leak() -> None:
+    assert leaks([prompt("How do I invest in a friendship that has gone cold?")], [prompt(TRAINED)]) == []
+
+
+def test_half_of_the_words_in_common_is_a_leak_and_less_is_not() -> None:
+    # Word sets {a b c d} and {a b c x y}: 3 of 6 shared; with z as well 3 of 7.
+    assert [p.reason for p in leaks([prompt("a b c d")], [prompt("x a b y c")])] == ["word Jaccard 0.50"]
+    assert leaks([prompt("a b c d")], [prompt("x a z b y c")]) == []
+
+
+def test_conversations_are_compared_too() -> None:
+    talk = (
+        Message(role="user", content="Hello"),
+        Message(role="assistant", content="Hi"),
+        Message(role="user", content=TRAINED),
+    )
+    assert len(leaks([prompt(TRAINED)], [Prompt(prompt=talk)])) == 1
+
+
+def test_exact_overlap_sees_through_case_and_punctuation_only() -> None:
+    asked = [prompt("Why, then?"), prompt("Why not then?")]
+    assert exact_overlap(asked, [Comparison(prompt="why THEN", chosen="x", rejected="y")]) == ["Why, then?"]
+
+
+def test_twins_within_a_file_are_found_once_each() -> None:
+    same = "one two three four five six seven eight nine"
+    assert twins([same, "something else", f"{same} ten", "a", "b"]) == [Pair(f"{same} ten", same, "word Jaccard 0.90")]
+    assert twins(["one two three four", "one two three five"]) == []  # 3 of 5
+
+
+# ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def report() -> DataReport:
+    demonstrations = [
+        Demonstration(prompt="Wie?", completion="So und so.", principles=("a",), topic="x.one", tags=("lang:de",)),
+        Demonstration(prompt="Steal it.", completion="No, I won't.", principles=("b", "a"), tags=("harmful",)),
+        Demonstration(prompt="Sew it.", completion="Take a needle and go on.", principles=("b",), tags=("lookalike",)),
+    ]
+    comparisons = [Comparison(prompt="Sew what?", chosen="This.", rejected="That.", principles=("a",))]
+    evaluation = [prompt("Elephants?", principles=("b",), topic="x.one", tags=("harmful",), expect=("refuses",))]
+    return check(demonstrations, comparisons, [prompt("Cut what?", principles=("c",))], evaluation)
+
+
+def test_everything_is_counted() -> None:
+    found = report()
+    assert found.counts == {"demonstrations": 3, "comparisons": 1, "prompts": 1, "evaluation": 1}
+    assert [tuple(row) for row in found.coverage] == [
+        ("a", 2, 1, 0, 0, 0, 1),
+        ("b", 2, 0, 0, 1, 1, 2),
+        ("c", 0, 0, 1, 0, 0, 0),
+    ]
+    assert found.shared_topics == ["x.one"]
+    assert found.leaks == []
+    # "No, I won't." are the words no, i, won, t.
+    assert found.completion_words == {"shortest": 3, "median": 4, "p90": 4, "longest": 6}
+    assert found.languages == {"lang:de": 1}
+
+
+def test_an_empty_data_set_can_be_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report("empty", check([], [], [], []))
+    assert (
+        capsys.readouterr()
+        .out.rstrip()
+        .endswith("empty: no rows, none of them for evaluation: nothing can be measured.")
+    )
+
+
+def test_the_json_holds_the_whole_report() -> None:
+    found = report()._replace(leaks=[Pair(f"é{i}", "b", "c") for i in range(SHOWN + 5)])
+    data = json.loads(as_json(found))
+    assert data["leaks"] == [{"first": f"é{i}", "second": "b", "reason": "c"} for i in range(SHOWN + 5)]
+    assert data["coverage"][1]["principle"] == "b"
+    assert data["coverage"][1]["harmful"] == 2
+    assert set(data) == set(DataReport._fields)
+    assert not math.isnan(data["completion_words"]["median"])
+
+
+def test_the_table_shows_coverage_and_fits_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    many = "x" * 400 + "\x1b[31m[bold]\n" + "y" * 400
+    found = report()._replace(
+        leaks=[Pair(many, f"training {i}", "close") for i in range(SHOWN + 2)],
+        twins={"demonstrations": [Pair("one", "two", "close")], "comparisons": [], "prompts": [], "evaluation": []},
+    )
+    print_report("mine", found)
+    out = capsys.readouterr().out
+    lines = out.rstrip().split("\n")
+    assert max(map(len, lines)) <= WIDTH
+    assert "\x1b" not in out
+    assert [line.split() for line in lines if line.startswith(" b ")] == [["b", "2", "-", "-", "1", "1", "2"]]
+    assert "Completions: 3 to 6 words, median 4, nine in ten at most 4." in lines
+    assert "Rows in other languages: de 1." in lines
+    assert "    training 9" in lines
+    assert "    training 10" not in lines
+    assert "  and 2 more; --json lists them all" in lines
+    assert "  - x.one" in lines
+    assert "Twins: two prompts of demonstrations that are almost the same (1)" in lines
+    assert lines[-1] == "mine: 12 leaks and 1 shared topic. Mend them: the evaluation would measure memory."
+
+
+def test_the_verdict_of_a_clean_set_and_of_one_with_twins(capsys: pytest.CaptureFixture[str]) -> None:
+    clean = report()._replace(shared_topics=[])
+    print_report("mine", clean)
+    assert capsys.readouterr().out.endswith("\nmine: 6 rows, no leaks, no shared topics, no twins.\n")
+    print_report("mine", clean._replace(twins={"prompts": [Pair("a", "b", "c")]}))
+    assert "mine: 6 rows, no leaks, but 1 pair of twins:" in capsys.readouterr().out

@@ -1,0 +1,163 @@
+"""The data that Steersman ships: enough of it, tagged, honestly split, and in one voice."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+
+import pytest
+
+from steersman.constitution import document
+from steersman.data import sources
+from steersman.data.check import DataReport, check, exact_overlap
+from steersman.data.sources import DataSet
+from steersman.types import Comparison, Demonstration, Prompt
+
+NAMES = ("assistant", "code-of-conduct")
+AT_LEAST = {
+    "assistant": {"demonstrations": 400, "comparisons": 400, "prompts": 600, "evaluation": 240},
+    "code-of-conduct": {"demonstrations": 120, "comparisons": 120, "prompts": 160, "evaluation": 60},
+}
+# Principles that are kept by refusing some requests and by not refusing others.
+REFUSAL = {
+    "assistant": {"refuse-harm", "no-needless-refusal", "privacy", "fairness", "disinformation"},
+    "code-of-conduct": {"confidentiality", "records", "no-help-to-bypass"},
+}
+LANGUAGES = {"lang:de", "lang:fr", "lang:es"}
+TOKENS_PER_WORD = 1.35
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+@functools.cache
+def shipped(name: str) -> DataSet:
+    return sources.load(name)
+
+
+@functools.cache
+def report(name: str) -> DataReport:
+    return check(*shipped(name)[1:])
+
+
+def rows(name: str) -> list[Demonstration | Comparison | Prompt]:
+    _, demonstrations, comparisons, prompts, evaluation = shipped(name)
+    return [*demonstrations, *comparisons, *prompts, *evaluation]
+
+
+def answers(name: str) -> list[str]:
+    data = shipped(name)
+    return [row.completion for row in data.demonstrations] + [row.chosen for row in data.comparisons]
+
+
+def test_there_are_enough_rows_of_each_kind(name: str) -> None:
+    assert {kind: n for kind, n in report(name).counts.items() if n < AT_LEAST[name][kind]} == {}
+
+
+def test_every_row_has_a_topic_and_principles_that_the_constitution_defines(name: str) -> None:
+    defined = {principle.id for principle in document.load(name).principles}
+    assert [row for row in rows(name) if not row.principles or not defined.issuperset(row.principles)] == []
+    assert [row for row in rows(name) if row.topic is None] == []
+
+
+def test_every_principle_is_taught_compared_prompted_and_measured(name: str) -> None:
+    covered = {row.principle for row in report(name).coverage if min(row[1:5]) >= 5}
+    assert covered == {principle.id for principle in document.load(name).principles}
+
+
+def test_the_lint_finds_nothing_to_remark_on(name: str) -> None:
+    _, demonstrations, comparisons, prompts, evaluation = shipped(name)
+    findings = document.lint(
+        document.load(name),
+        demonstrations=demonstrations,
+        comparisons=comparisons,
+        prompts=prompts,
+        evaluation=evaluation,
+    )
+    assert [finding for finding in findings if finding.severity != "note"] == []
+
+
+# ── training and evaluation ──────────────────────────────────────────────────────────────────────────────────────────
+def test_no_topic_is_trained_on_and_evaluated(name: str) -> None:
+    assert report(name).shared_topics == []
+
+
+def test_no_evaluation_prompt_is_a_near_duplicate_of_anything_trained_on(name: str) -> None:
+    _, demonstrations, comparisons, prompts, evaluation = shipped(name)
+    assert report(name).leaks == []
+    assert exact_overlap(evaluation, [*demonstrations, *comparisons, *prompts]) == []
+
+
+def test_no_file_holds_two_prompts_that_are_almost_the_same(name: str) -> None:
+    assert {file: pairs for file, pairs in report(name).twins.items() if pairs} == {}
+
+
+def test_evaluation_prompts_say_what_they_expect_and_the_others_are_for_training(name: str) -> None:
+    data = shipped(name)
+    assert [row for row in data.evaluation if not row.expect or row.split != "evaluation"] == []
+    assert [row for row in data.prompts if row.split != "train"] == []
+
+
+# ── harmful requests and their look-alikes ───────────────────────────────────────────────────────────────────────────
+def test_harmful_prompts_never_expect_compliance_nor_look_alikes_a_refusal(name: str) -> None:
+    harmful = [row for row in shipped(name).evaluation if "harmful" in row.tags]
+    lookalikes = [row for row in shipped(name).evaluation if "lookalike" in row.tags]
+    assert len(harmful) >= 8
+    assert len(lookalikes) >= 8
+    assert [row for row in harmful if "complies" in row.expect or "refuses" not in row.expect] == []
+    assert [row for row in lookalikes if "refuses" in row.expect] == []
+
+
+def test_only_refusal_principles_lead_harmful_rows_and_no_row_is_both(name: str) -> None:
+    leading = {row.principles[0] for row in rows(name) if "harmful" in row.tags}
+    assert leading == REFUSAL[name] - {"no-needless-refusal"}
+    assert [row for row in rows(name) if {"harmful", "lookalike"} <= set(row.tags)] == []
+
+
+def test_a_third_of_the_prompts_on_refusal_principles_are_look_alikes(name: str) -> None:
+    for prompts in (shipped(name).prompts, shipped(name).evaluation):
+        on_refusal = [row for row in prompts if row.principles[0] in REFUSAL[name]]
+        assert sum("lookalike" in row.tags for row in on_refusal) >= len(on_refusal) / 3
+
+
+# ── comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_at_most_half_of_the_comparisons_reuse_a_demonstration(name: str) -> None:
+    data = shipped(name)
+    prompts = {row.prompt for row in data.demonstrations}
+    completions = {row.completion for row in data.demonstrations}
+    reused = [row for row in data.comparisons if row.prompt in prompts or row.chosen in completions]
+    assert len(reused) <= len(data.comparisons) / 2
+
+
+def test_the_worse_answer_names_its_failure_and_length_does_not_give_it_away(name: str) -> None:
+    comparisons = shipped(name).comparisons
+    assert [row for row in comparisons if not row.failure or row.chosen == row.rejected] == []
+    assert len({row.failure for row in comparisons}) >= 8
+    longer = sum(len(row.rejected) > len(row.chosen) for row in comparisons)
+    assert 0.35 <= longer / len(comparisons) <= 0.65
+
+
+# ── voice ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_most_completions_are_under_90_tokens(name: str) -> None:
+    short = [text for text in answers(name) if len(text.split()) * TOKENS_PER_WORD < 90]
+    assert len(short) >= 0.95 * len(answers(name))
+
+
+def test_three_other_languages_are_present_and_a_small_share(name: str) -> None:
+    tagged = [tag for row in shipped(name).demonstrations for tag in row.tags if tag.startswith("lang:")]
+    assert set(tagged) == LANGUAGES
+    assert 0.02 <= len(tagged) / len(shipped(name).demonstrations) <= 0.1
+
+
+def test_punctuation_is_ascii(name: str) -> None:
+    def foreign(text: str) -> set[str]:
+        return {c for c in text if not (c.isascii() or c.isalpha() or c in "¿¡")}
+
+    assert [
+        (row, found) for row in rows(name) if (found := foreign("".join(map(str, row.model_dump().values()))))
+    ] == []
+
+
+def test_no_opening_of_three_words_dominates(name: str) -> None:
+    openings = Counter(" ".join(row.completion.lower().split()[:3]) for row in shipped(name).demonstrations)
+    opening, count = openings.most_common(1)[0]
+    assert count <= 0.06 * len(shipped(name).demonstrations), opening

@@ -1,0 +1,114 @@
+"""Data sets: where they lie, how they are split, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from steersman.data import sources
+from steersman.data.formats import read
+from steersman.data.sources import DataConfig, DataSet, load, locate, run, split_validation
+from steersman.errors import DataError
+from steersman.store import StageFolder, read_json, write_jsonl
+from steersman.types import Comparison, Demonstration, Prompt
+
+DEMONSTRATIONS = [Demonstration(prompt=f"Question {i}?", completion=f"Answer {i}.") for i in range(200)]
+EVALUATION = [Prompt(prompt=f"Held out {i}!", expect=("complies",), split="evaluation") for i in range(5)]
+
+
+def data_set(folder: Path, **changes: object) -> DataSet:
+    return DataSet(folder, DEMONSTRATIONS, [], [], EVALUATION)._replace(**changes)
+
+
+# ── finding and reading ──────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_shipped_name_and_a_folder_are_found(tmp_path: Path) -> None:
+    assert sources.library() == ["assistant", "code-of-conduct"]
+    assert locate("assistant") == sources.LIBRARY / "assistant"
+    assert locate(tmp_path) == tmp_path
+
+
+def test_an_unknown_name_is_answered_with_the_closest() -> None:
+    with pytest.raises(DataError, match="no data set 'asistant'") as error:
+        locate("asistant")
+    assert "did you mean assistant" in str(error.value)
+
+
+def test_only_demonstrations_are_required(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"demonstrations\.jsonl: the file does not exist"):
+        load(tmp_path)
+    write_jsonl(tmp_path / "demonstrations.jsonl", [{"prompt": "a", "completion": "b"}])
+    assert load(tmp_path) == DataSet(tmp_path, [Demonstration(prompt="a", completion="b")], [], [], [])
+
+
+def test_each_file_is_read_as_its_own_record_also_when_packed(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "demonstrations.jsonl", [{"prompt": "a", "completion": "b"}])
+    write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "c"}])
+    write_jsonl(tmp_path / "evaluation.jsonl", [{"prompt": "d", "expect": ["refuses"]}])
+    packed = gzip.compress(json.dumps({"prompt": "e", "chosen": "f", "rejected": "g"}).encode())
+    (tmp_path / "comparisons.jsonl.gz").write_bytes(packed)
+    data = load(tmp_path)
+    assert data.prompts == [Prompt(prompt="c")]
+    assert data.evaluation == [Prompt(prompt="d", expect=("refuses",))]
+    assert data.comparisons == [Comparison(prompt="e", chosen="f", rejected="g")]
+
+
+# ── splitting ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_split_is_a_partition_of_about_the_share() -> None:
+    train, validation = split_validation(DEMONSTRATIONS, 0.2)
+    assert sorted([*train, *validation], key=DEMONSTRATIONS.index) == DEMONSTRATIONS
+    assert 20 <= len(validation) <= 60  # mean 40, standard deviation 5.7
+    assert split_validation(DEMONSTRATIONS, 0)[1] == []
+
+
+def test_adding_rows_moves_no_row_to_the_other_side() -> None:
+    before, _ = split_validation(DEMONSTRATIONS[::2], 0.2)
+    after, _ = split_validation(DEMONSTRATIONS, 0.2)
+    assert before == [row for row in after if row in DEMONSTRATIONS[::2]]
+
+
+def test_two_answers_to_one_prompt_lie_on_the_same_side() -> None:
+    again = [row.model_copy(update={"completion": "Another."}) for row in DEMONSTRATIONS]
+    _, validation = split_validation([*DEMONSTRATIONS, *again], 0.2)
+    assert [row.prompt for row in validation[: len(validation) // 2]] == [
+        row.prompt for row in validation[len(validation) // 2 :]
+    ]
+
+
+# ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_stage_writes_three_files_and_their_counts(tmp_path: Path) -> None:
+    events: list[dict[str, object]] = []
+    config = DataConfig(validation_share=0.2, limit_demonstrations=50, limit_evaluation=3)
+    run(config, data_set(tmp_path), StageFolder(tmp_path, "data", lambda **row: events.append(row)))
+    train, validation = split_validation(DEMONSTRATIONS[:50], 0.2)
+    assert read(tmp_path / "train.jsonl", Demonstration) == train
+    assert read(tmp_path / "validation.jsonl", Demonstration) == validation
+    assert read(tmp_path / "evaluation.jsonl", Prompt) == EVALUATION[:3]
+    counts = {"train": len(train), "validation": len(validation), "evaluation": 3}
+    assert read_json(tmp_path / "counts.json") == counts
+    assert events == [{"event": "counts", **counts}]
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        {"demonstrations": [*DEMONSTRATIONS, Demonstration(prompt="held OUT 3", completion="x")]},
+        {"comparisons": [Comparison(prompt="Held out 3.", chosen="x", rejected="y")]},
+        {"prompts": [Prompt(prompt="Held out, 3")]},
+    ],
+)
+def test_a_prompt_on_both_sides_stops_the_run_whatever_its_case_and_punctuation(
+    tmp_path: Path, copy: dict[str, object]
+) -> None:
+    with pytest.raises(DataError, match="1 evaluation prompt.* also trained on, the first is 'Held out 3!'"):
+        run(DataConfig(), data_set(tmp_path, **copy), StageFolder(tmp_path, "data"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_measure_and_nothing_to_train_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no evaluation prompts"):
+        run(DataConfig(), data_set(tmp_path, evaluation=[]), StageFolder(tmp_path, "data"))
+    with pytest.raises(DataError, match="no demonstrations to train on"):
+        run(DataConfig(), data_set(tmp_path, demonstrations=[]), StageFolder(tmp_path, "data"))

@@ -1,0 +1,281 @@
+"""Batched sampling against `transformers.generate`, fresh forward passes, and the exact distributions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+
+from steersman.lm.chat import ChatFormat
+from steersman.lm.sampling import Completion, SamplingConfig, draw, generate
+from steersman.types import Message, Text
+
+Family = Callable[[str], Any]
+QUESTIONS = [
+    "Hi?",
+    "How do I cook an egg?",
+    "How do I repair a bicycle, and then write a letter about it to the people who sold me the bicycle?",
+    "rice?",
+    "How do I understand the tax form?",
+    "x" * 40,
+    "How do I buy bread, tea, rice and an egg? And how do I pay for the bread?",
+    "Why?",
+    "How do I pay for the roof?",
+]
+FEW_SHOT = (
+    Message(role="system", content="Answer plainly."),
+    Message(role="user", content="How do I cook rice?"),
+    Message(role="assistant", content="First ask what you need rice for."),
+)
+# Thirty ids of the tiny vocabulary end an answer, so that rows leave the batch at different times.
+STOPS = frozenset({1, *range(7, 300, 10)})
+
+
+@pytest.fixture(scope="module")
+def chat(tokenizer: Any) -> ChatFormat:
+    return ChatFormat(tokenizer, STOPS, templated=False)
+
+
+def answers(model: Any, chat: ChatFormat, prompts: Sequence[Text], **options: Any) -> list[Completion]:
+    extra = {name: options.pop(name) for name in ("preamble", "indices", "on_token") if name in options}
+    found = list(generate(model, chat, prompts, SamplingConfig(**{"max_new_tokens": 24, **options}), **extra))
+    return sorted(found, key=lambda answer: answer.index)
+
+
+def reference(model: Any, chat: ChatFormat, prompt: Text, preamble: Text | None = None) -> list[int]:
+    """Greedy ids by `transformers`, one prompt at a time."""
+    ids = torch.tensor([chat.prompt_ids(prompt, preamble)])
+    with torch.inference_mode():
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=24,
+            eos_token_id=sorted(chat.stop_ids),
+            pad_token_id=0,
+        )
+    found: list[int] = out[0, ids.shape[1] :].tolist()
+    return found
+
+
+# ── greedy ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("name", ["Gemma3", "Llama", "GPT2", "Qwen2", "GPTNeoX"])
+def test_greedy_is_that_of_transformers_for_every_batch_size(name: str, family: Family, chat: ChatFormat) -> None:
+    """More prompts than places, other lengths, prompts longer than Gemma's sliding window of 8."""
+    model = family(name)
+    expected = [reference(model, chat, question) for question in QUESTIONS]
+    assert len({len(ids) for ids in expected}) > 2, "the rows should end at different times"
+    for size in (1, 2, 3, 4, 64):
+        assert [answer.token_ids for answer in answers(model, chat, QUESTIONS, batch_size=size)] == expected
+
+
+@pytest.mark.parametrize("name", ["Gemma3", "Mistral", "Llama", "GPT2"])
+def test_a_shared_preamble_changes_nothing(name: str, family: Family, chat: ChatFormat) -> None:
+    model = family(name)
+    expected = [reference(model, chat, question, FEW_SHOT) for question in QUESTIONS]
+    for size in (1, 4, 64):
+        found = answers(model, chat, QUESTIONS, batch_size=size, preamble=FEW_SHOT)
+        assert [answer.token_ids for answer in found] == expected
+
+
+def test_one_prompt_behind_a_preamble(family: Family, chat: ChatFormat) -> None:
+    (found,) = answers(family("Gemma3"), chat, QUESTIONS[:1], preamble=FEW_SHOT)
+    assert found.token_ids == reference(family("Gemma3"), chat, QUESTIONS[0], FEW_SHOT)
+
+
+def test_equal_prompts_get_equal_greedy_answers(family: Family, chat: ChatFormat) -> None:
+    found = answers(family("Llama"), chat, ["How?"] * 5, batch_size=2, preamble=FEW_SHOT)
+    assert len({tuple(answer.token_ids) for answer in found}) == 1
+
+
+def test_no_prompts_give_no_answers(family: Family, chat: ChatFormat) -> None:
+    assert answers(family("Llama"), chat, []) == []
+
+
+# ── sampled ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.8}, {"top_k": 5}, {"top_k": 20, "top_p": 0.9}], ids=str)
+def test_a_rows_draws_do_not_depend_on_its_batch(options: dict[str, Any], family: Family, chat: ChatFormat) -> None:
+    model, sampled = family("Gemma3"), {"temperature": 1.5, "seed": 11, **options}
+    together = answers(model, chat, QUESTIONS, batch_size=4, **sampled)
+    for i, question in enumerate(QUESTIONS):
+        (alone,) = answers(model, chat, [question], indices=[i], **sampled)
+        assert (alone.index, alone.token_ids, alone.text) == (i, together[i].token_ids, together[i].text)
+
+
+def test_seed_and_index_choose_the_draws(family: Family, chat: ChatFormat) -> None:
+    def sampled(seed: int, indices: list[int]) -> list[list[int]]:
+        same = answers(
+            family("Llama"),
+            chat,
+            ["How?"] * len(indices),
+            indices=indices,
+            temperature=2.0,
+            seed=seed,
+            max_new_tokens=8,
+        )
+        return [answer.token_ids for answer in same]
+
+    first, second = sampled(0, [0, 1])
+    assert first != second
+    assert sampled(0, [1, 0]) == [first, second]
+    assert sampled(1, [0, 1]) not in ([first, second], [second, first])
+
+
+def test_logprobs_are_those_of_a_fresh_forward_pass(family: Family, chat: ChatFormat) -> None:
+    """Also after refilling, behind a preamble, past the sliding window; at temperature 1, whatever the draws used."""
+    model = family("Gemma3")
+    options: dict[str, Any] = {"temperature": 1.7, "top_k": 30, "batch_size": 3, "preamble": FEW_SHOT}
+    for answer in answers(model, chat, QUESTIONS, **options):
+        prompt = chat.prompt_ids(QUESTIONS[answer.index], FEW_SHOT)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + answer.token_ids])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0]
+        assert answer.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+# ── the draw itself ──────────────────────────────────────────────────────────────────────────────────────────────────
+LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, -2.0, 0.5, 1.2, -torch.inf, -0.5])
+DRAWS = 6000
+
+
+def drawn(logits: torch.Tensor, **options: Any) -> tuple[Counter[int], torch.Tensor]:
+    generator = torch.Generator().manual_seed(123)
+    tokens, logprobs = draw(logits.repeat(DRAWS, 1), SamplingConfig(**options), [generator] * DRAWS)
+    assert torch.allclose(logprobs, torch.log_softmax(logits, -1)[tokens], atol=1e-6)  # not those of the cut softmax
+    return Counter(tokens.tolist()), tokens
+
+
+def exact(temperature: float, kept: list[int]) -> dict[int, float]:
+    weights = {i: float((LOGITS[i] / temperature).exp()) for i in kept}
+    return {i: weight / sum(weights.values()) for i, weight in weights.items() if weight > 0}
+
+
+BEST = LOGITS.argsort(descending=True).tolist()  # probabilities at 1: .31 .19 .14 .11 .07 .04 ...
+
+
+@pytest.mark.parametrize(
+    ("options", "temperature", "kept"),
+    [
+        ({"temperature": 1.0}, 1.0, BEST),
+        ({"temperature": 0.5}, 0.5, BEST),
+        ({"temperature": 3.0}, 3.0, BEST),
+        ({"temperature": 1.0, "top_k": 3}, 1.0, BEST[:3]),
+        ({"temperature": 2.0, "top_k": 1000}, 2.0, BEST),
+        ({"temperature": 1.0, "top_p": 0.6}, 1.0, BEST[:3]),  # .31 + .19 < .6 <= .31 + .19 + .14
+        ({"temperature": 1.0, "top_p": 0.999999}, 1.0, BEST),
+        ({"temperature": 1.0, "top_p": 0.01}, 1.0, BEST[:1]),  # never empty
+        ({"temperature": 1.0, "top_k": 3, "top_p": 0.7}, 1.0, BEST[:2]),  # of three: .48 .29 .22
+    ],
+    ids=str,
+)
+def test_draws_follow_the_exact_distribution(options: dict[str, Any], temperature: float, kept: list[int]) -> None:
+    counts, _ = drawn(LOGITS, **options)
+    expected = exact(temperature, kept)
+    assert set(counts) <= set(expected), "a token outside the nucleus, or of probability zero"
+    if len(expected) > 1:
+        observed = [counts[i] for i in expected]
+        assert stats.chisquare(observed, [DRAWS * p for p in expected.values()]).pvalue > 1e-3
+
+
+def test_a_nucleus_wider_than_the_512_best_tokens_is_sorted_whole() -> None:
+    logits = torch.zeros(3000)
+    logits[::3] = -0.5  # 2,000 good tokens with 77 % of the mass
+    counts, _ = drawn(logits, temperature=1.0, top_p=0.7)
+    assert len(counts) > 1000
+    assert not any(token % 3 == 0 for token in counts)
+
+
+def test_greedy_takes_the_best_and_no_random_number() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    tokens, logprobs = draw(LOGITS[None], SamplingConfig(temperature=0), [generator])
+    assert tokens.tolist() == [0]
+    assert float(logprobs) == pytest.approx(float(torch.log_softmax(LOGITS, -1)[0]), abs=1e-6)
+    assert torch.equal(generator.get_state(), before)
+
+
+# ── how an answer ends ───────────────────────────────────────────────────────────────────────────────────────────────
+def script(model: Any, tokenizer: Any, text: str) -> Any:
+    """Make a model say a text, whatever it is asked: the logits of its n-th step are those of the n-th token."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    state = {"step": 0}
+    weight = model.get_output_embeddings().weight
+
+    def hook(_module: Any, _inputs: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        if kwargs.get("past_key_values") is None:
+            return output  # the probe of head_of
+        output.last_hidden_state = (
+            weight[ids[min(state["step"], len(ids) - 1)]].expand_as(output.last_hidden_state) * 50
+        )
+        state["step"] += 1
+        return output
+
+    return model.model.register_forward_hook(hook, with_kwargs=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "reason"),
+    [
+        ("Boil it.<eos>", "Boil it.", "stop"),
+        ("Boil it.\nUser: And then?", "Boil it.", "stop_string"),
+        ("Boil it.\nSystem: x", "Boil it.", "stop_string"),
+        ("Boil it.\n\nAssistant: Again", "Boil it.", "stop_string"),
+        ("Users boil it.\nUse water and wait and wait and wait", None, "length"),
+    ],
+)
+def test_how_an_answer_ends(said: str, text: str | None, reason: str, family: Family, tokenizer: Any) -> None:
+    model = family("Llama")
+    handle = script(model, tokenizer, said)
+    try:
+        (answer,) = answers(model, ChatFormat(tokenizer, frozenset({1}), templated=False), ["How?"], max_new_tokens=40)
+    finally:
+        handle.remove()
+    assert answer.finish_reason == reason
+    assert answer.text == (text if text is not None else tokenizer.decode(answer.token_ids).strip())
+    assert len(answer.token_ids) == len(answer.logprobs) <= 40
+    if reason == "stop":
+        assert answer.token_ids[-1] == 1
+    if reason == "stop_string":  # it stops there, and does not go on to the limit
+        assert tokenizer.decode(answer.token_ids).endswith((":", ": "))
+
+
+def test_any_of_several_stop_ids_ends_an_answer(family: Family, chat: ChatFormat) -> None:
+    found = answers(family("Llama"), chat, QUESTIONS)
+    ended = [answer for answer in found if answer.finish_reason == "stop"]
+    assert len({answer.token_ids[-1] for answer in ended}) > 1
+    for answer in found:
+        assert not STOPS & set(answer.token_ids[:-1])
+        assert (answer.finish_reason == "stop") == (answer.token_ids[-1] in STOPS)
+        assert answer.finish_reason == "stop" or len(answer.token_ids) == 24
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning_and_says_so(family: Family, chat: ChatFormat) -> None:
+    question = "How do I cook rice? " * 60 + "And an egg?"
+    full = chat.prompt_ids(question)
+    long, short = answers(family("Llama"), chat, [question, "Why?"], max_prompt_tokens=50)
+    assert long.truncated_prompt_tokens == len(full) - 50 > 0
+    assert (long.prompt_tokens, short.truncated_prompt_tokens) == (50, 0)
+    kept = torch.tensor([[full[0], *full[-49:]]])
+    with torch.inference_mode():
+        expected = family("Llama").generate(
+            kept, attention_mask=torch.ones_like(kept), do_sample=False, max_new_tokens=24, eos_token_id=sorted(STOPS)
+        )
+    assert long.token_ids == expected[0, 50:].tolist()
+
+
+def test_tokens_are_streamed_in_order(family: Family, chat: ChatFormat) -> None:
+    heard: dict[int, list[int]] = {}
+    found = answers(
+        family("Llama"),
+        chat,
+        QUESTIONS[:5],
+        batch_size=2,
+        indices=[9, 8, 7, 6, 5],
+        on_token=lambda index, token: heard.setdefault(index, []).append(token),
+    )
+    assert heard == {answer.index: answer.token_ids for answer in found}
+    assert sorted(heard) == [5, 6, 7, 8, 9]

@@ -1,0 +1,100 @@
+"""Tables for the terminal: within 80 columns, and paired only where the questions are the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console, RenderableType
+
+from steersman.errors import UserError
+from steersman.report.page import diff_table, differences, terminal_summary
+from steersman.stats import paired_difference
+from steersman.store import Run
+
+from .conftest import ANSWERS, DATA
+
+
+def printed(table: RenderableType, width: int = 80) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width, highlight=False).print(table)
+    return file.getvalue()
+
+
+def test_summary_fits_80_columns_and_has_the_numbers(run: Run) -> None:
+    lines = printed(terminal_summary(run)).splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.startswith("refuse-harm"))
+    assert row.split() == ["refuse-harm", "2", "0", "%", "0", "%", "100", "%", "[34,", "100]", "+100", "[7,", "100]"]
+    assert "refused (lower is better)" in " ".join(" ".join(lines).split())
+    assert any(line.startswith("perplexity") and "x 1.037 [1.020, 1.050]" in line for line in lines)
+
+
+def test_summary_says_no_data(make: Callable[..., Run]) -> None:
+    run = make(data=[("Say anything.", "open", (), ())], answers={name: ["Yes."] for name in ANSWERS})
+    lines = printed(terminal_summary(run)).splitlines()
+    assert "no data" in next(line for line in lines if line.startswith("harmful requests"))
+
+
+def test_long_names_and_markup_in_them_survive(make: Callable[..., Run]) -> None:
+    name = "a-principle-whose-name-goes-on-and-on-and-does-not-end"
+    data = [(q, name, e, t) for q, _, e, t in DATA]
+    text = printed(terminal_summary(make(data=data)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert name[:20] in text
+
+
+def test_differences_are_paired_by_prompt_in_any_order(make: Callable[..., Run]) -> None:
+    a = make("a")
+    order = [4, 2, 0, 1, 3, 5]
+    changed = {name: [said[i] for i in order] for name, said in ANSWERS.items()}
+    changed["aligned"][0] = "I cannot help with that."  # the look-alike, refused now
+    b = make("b", data=[DATA[i] for i in order], answers=changed, epochs=3, steps=15)
+    found = differences(a, b)
+    assert found["settings"] == [{"name": "sft.epochs", "a": 2, "b": 3}]
+    assert {change["name"] for change in found["inputs"]} >= {"data <- data_source", "aligned_answers <- sft"}
+    assert found["versions"] == []
+    overall, *rest = found["results"]
+    assert all(row["paired"] for row in found["results"])
+    expected = paired_difference([True, False, True, True, True], [True, False, True, True, False])
+    assert overall["difference"] == pytest.approx(
+        {"value": expected.value, "low": expected.low, "high": expected.high, "n": 5}
+    )
+    assert {row["label"]: row["difference"]["value"] for row in rest}["no-needless-refusal"] == -1.0
+    assert "sft.epochs" in printed(diff_table(found))
+    json.dumps(found, allow_nan=False)
+
+
+def test_other_prompts_are_compared_unpaired(make: Callable[..., Run]) -> None:
+    other = [("What about my pension?", *DATA[0][1:]), *DATA[1:]]
+    found = differences(make("a"), make("b", data=other))
+    rows = {row["label"]: row for row in found["results"]}
+    assert not rows["principle kept"]["paired"]
+    assert rows["principle kept"]["p_exact"] is None
+    assert not rows["personal-finance"]["paired"]
+    assert rows["refuse-harm"]["paired"]
+    # Two Wilson intervals of 1 of 2, [0.0945, 0.9055] each: 0 +- sqrt(2) * 0.4055.
+    interval = rows["personal-finance"]["difference"]
+    assert interval["value"] == 0
+    assert interval["high"] == pytest.approx(0.573420, abs=1e-6)
+    assert interval["low"] == -interval["high"]
+    text = printed(diff_table(found))
+    assert "unpaired" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_run_against_itself_differs_in_nothing(run: Run) -> None:
+    found = differences(run, run)
+    assert found["settings"] == found["inputs"] == found["versions"] == []
+    assert all(row["difference"]["value"] == 0 and row["p_exact"] == 1 for row in found["results"])
+    assert "settings: no difference" in printed(diff_table(found))
+
+
+def test_an_unfinished_run_cannot_be_compared(make: Callable[..., Run]) -> None:
+    a, b = make("a"), make("b")
+    shutil.rmtree(b.path / "scores")
+    with pytest.raises(UserError, match="scores/manifest"):
+        differences(a, b)

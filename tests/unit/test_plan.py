@@ -1,0 +1,410 @@
+"""The plan: what it decides, that it writes nothing, and that the work it counts is the work that is then done."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from steersman import pipeline
+from steersman.errors import ModelError, RecipeError
+from steersman.evals import capability
+from steersman.lm import head as head_module
+from steersman.lm import pretrained, sampling
+from steersman.lm.chat import chat_format
+from steersman.lm.sampling import SamplingConfig
+from steersman.pipeline import STAGES, Recipe, load_recipe
+from steersman.plan import Plan, plan, table
+from steersman.plan import calibration as calibration_module
+from steersman.plan import stages as stages_module
+from steersman.plan.calibration import Calibration, calibrate
+from steersman.plan.work import WORK, Amounts, Largest, Subject, schedule, spread
+from steersman.store import Run, StageFolder
+from steersman.train import sft
+from steersman.types import Demonstration, Prompt
+
+TINY = (
+    "examples.limit_demonstrations=24",
+    "examples.limit_evaluation=6",
+    "examples.validation_share=0.3",
+    "sft.epochs=1",
+    "sft.max_length=48",
+    "answers.sampling.max_new_tokens=3",
+    "answers.few_shot_examples=1",
+    "capability.knowledge_items=2",
+    "capability.neutral_passages=1",
+)
+NAMES = [stage.name for stage in STAGES]
+
+
+def tiny(*settings: str) -> Recipe:
+    return load_recipe("smoke", [*TINY, *settings])
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
+
+
+def states(planned: Plan) -> dict[str, str]:
+    return {stage.name: stage.state for stage in planned.stages}
+
+
+def reasons(planned: Plan) -> dict[str, str]:
+    return {stage.name: stage.why for stage in planned.stages}
+
+
+def shown(planned: Plan, width: int = 200) -> str:
+    written = io.StringIO()
+    Console(width=width, file=written).print(table(planned))
+    return written.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_module, "REPEAT_SECONDS", 0.0)
+    monkeypatch.setattr(calibration_module, "LONG_CONTEXT", 32)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny recipe, all stages done. Read only."""
+    folder = tmp_path_factory.mktemp("plan") / "run"
+    pipeline.align(tiny(), folder, echo=lambda _: None)
+    return folder
+
+
+@pytest.fixture
+def subject(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path) -> Subject:
+    from transformers import AutoConfig
+
+    return Subject(
+        recipe=tiny("sft.max_length=128"),
+        persona="You are plain.",
+        earlier=Run(tmp_path / "none"),
+        config=AutoConfig.from_pretrained(tiny_base, local_files_only=True),
+        chat=chat_format(pretrained.load_tokenizer(tiny_base)),
+        tokenizer_seconds=0.1,
+        train=demonstrations[:44],
+        validation=demonstrations[44:55],
+        evaluation=[Prompt(prompt=row.prompt) for row in demonstrations[55:]],
+    )
+
+
+def changed(subject: Subject, *settings: str) -> Subject:
+    """The subject under another recipe."""
+    fields = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
+    return Subject(**{**fields, "recipe": tiny("sft.max_length=128", *settings)})
+
+
+# ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_new_run_is_all_new_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEERSMAN_CACHE", str(tmp_path / "cache"))
+    planned = plan(tiny())
+    assert list(tmp_path.iterdir()) == []
+    assert set(states(planned).values()) == {"will run"}
+    assert reasons(planned)["data"] == reasons(planned)["sft"] == "new"
+    assert reasons(planned)["aligned_answers"] == "waits for sft"
+    assert planned.run == "runs/smoke"
+    assert planned.seconds is not None
+    assert planned.seconds > 0
+
+
+def test_finished_run_is_reused_without_calibration(finished: Path) -> None:
+    before = tree(finished)
+    planned = plan(tiny(), finished)
+    assert states(planned) == dict.fromkeys(NAMES, "reused")
+    assert planned.calibration is None
+    assert planned.seconds == 0
+    assert "Nothing to do" in shown(planned)
+    assert tree(finished) == before
+
+
+def test_changed_field_is_named_and_what_follows_waits(finished: Path) -> None:
+    before = tree(finished)
+    planned = plan(tiny("sft.epochs=3"), finished)
+    assert tree(finished) == before
+    assert states(planned) == {
+        **dict.fromkeys(("data", "raw_answers", "raw_capability"), "reused"),
+        **dict.fromkeys(("sft", "aligned_answers", "aligned_capability", "scores"), "will run"),
+    }
+    assert reasons(planned)["sft"] == "changed: config.epochs: 1.0 -> 3.0"
+    assert reasons(planned)["aligned_capability"] == "waits for sft"
+    assert "config.epochs: 1.0 -> 3.0" in shown(planned)
+    assert [stage.seconds for stage in planned.stages[:3]] == [0, 0, 0]
+
+
+def test_data_that_trains_alike_does_not_train_again(finished: Path) -> None:
+    """Only the evaluation prompts change: the data stage runs, and its files for training come out the same."""
+    planned = plan(tiny("examples.limit_evaluation=5"), finished)
+    assert reasons(planned)["data"] == "changed: config.limit_evaluation: 6 -> 5"
+    assert "inputs.data/evaluation.jsonl" in reasons(planned)["raw_answers"]
+    assert states(planned)["sft"] == "reused"
+
+
+def test_interrupted_stage_continues(finished: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    manifest = json.loads((folder / "sft" / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "sft").rename(folder / "sft.partial")
+    (folder / "sft.partial" / "pending.json").write_text(json.dumps({"key": manifest["key"]}), encoding="utf-8")
+    assert reasons(plan(tiny(), folder))["sft"] == "continues where it stopped"
+
+
+@pytest.mark.parametrize("until", ["data", "sft"])
+def test_until_limits_the_stages(finished: Path, until: str) -> None:
+    assert list(states(plan(tiny(), finished, until=until))) == NAMES[: NAMES.index(until) + 1]
+
+
+def test_unknown_names_are_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no stage 'train'"):
+        plan(tiny(), tmp_path / "run", until="train")
+    with pytest.raises(ModelError, match="no model is called 'gemma'"):
+        plan(tiny("model=gemma"), tmp_path / "run")
+    with pytest.raises(ModelError, match="no such GGUF file"):
+        plan(tiny("model=models/absent.gguf"), tmp_path / "run")
+
+
+# ── models that are not there yet ────────────────────────────────────────────────────────────────────────────────────
+def test_packaged_weights_that_are_not_prepared_stay_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Subject] = []
+
+    def calibrate_nothing(subject: Subject) -> Calibration:
+        seen.append(subject)
+        return prices(train_tokens=1.0)
+
+    monkeypatch.setitem(sys.modules, pretrained._PACKAGE, SimpleNamespace(EXPECTED_SHA256="0" * 64))
+    monkeypatch.setenv("STEERSMAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stages_module, "calibrate", calibrate_nothing)
+    planned = plan(tiny("model=gemma-3-270m"), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    assert seen[0].config.num_hidden_layers == 18
+    assert planned.prepare_seconds == 60
+    assert planned.seconds == pytest.approx(61 + sum(WORK["sft"](seen[0]).amounts[1:2]))
+    assert "converted once" in " ".join(shown(planned).split())
+
+
+def test_model_of_the_hub_that_is_not_downloaded_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    planned = plan(tiny("model=nobody/nothing"), tmp_path / "run")
+    assert planned.seconds is None
+    assert planned.peak_mb is None
+    assert "nobody/nothing is downloaded first" in shown(planned)
+    assert ": ?, ? of memory" in shown(planned)
+    assert not (tmp_path / "run").exists()
+
+
+# ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Counting:
+    """Counts the tokens that pass through the trunk and the positions that pass through the head."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+        self.tokens: Counter[str] = Counter()
+        trunk = head_module.trunk
+
+        def counted_trunk(model: Any) -> Callable[..., Any]:
+            def forward(**inputs: Any) -> Any:
+                kind = "train_tokens" if torch.is_grad_enabled() else "read_tokens"
+                self.tokens[kind] += inputs["input_ids"].numel()
+                return trunk(model)(**inputs)
+
+            return forward
+
+        monkeypatch.setattr(module, "trunk", counted_trunk)
+        self.count(monkeypatch, module, "token_logprobs", "scored_tokens")
+
+    def count(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, kind: str, argument: int = 0) -> None:
+        """Count the rows of an argument of a function."""
+        function = getattr(owner, name)
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.tokens[kind] += len(arguments[argument])
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, counted)
+
+
+@pytest.mark.parametrize("vocabulary", ["full", "compact"])
+@pytest.mark.parametrize("micro", [8, 3])
+def test_work_of_sft_is_what_sft_does(
+    subject: Subject, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vocabulary: str, micro: int
+) -> None:
+    settings = ("sft.epochs=1.5", "sft.eval_every_steps=3", "sft.compact.extra_rows=9")
+    s = changed(subject, *settings, f"sft.vocabulary={vocabulary}", f"sft.micro_batch_size={micro}")
+    counting = Counting(monkeypatch, sft)
+    counting.count(monkeypatch, head_module.CompactVocabulary, "outside_mass", "scored_tokens", argument=1)
+    counting.count(monkeypatch, head_module.CompactVocabulary, "nll", "train_scored", argument=1)
+    counting.count(monkeypatch, sft, "completion_nll", "train_scored")
+    counting.count(monkeypatch, sft, "compact_vocabulary", "scored_tokens", argument=1)
+    (tmp_path / "out").mkdir()
+    sft.run(s.recipe.sft, tiny_base, "tiny", s.train, s.validation, StageFolder(tmp_path / "out", "sft"))
+    amounts = WORK["sft"](s).amounts
+    counted = {
+        kind: getattr(amounts, kind) for kind in ("train_tokens", "train_scored", "read_tokens", "scored_tokens")
+    }
+    assert counted == counting.tokens
+
+
+def test_work_of_capability_is_what_capability_does(
+    subject: Subject, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = changed(subject, "capability.batch_size=3")
+    counting = Counting(monkeypatch, capability)
+    (tmp_path / "out").mkdir()
+    capability.run(s.recipe.capability, tiny_base, None, StageFolder(tmp_path / "out", "raw_capability"))
+    amounts = WORK["raw_capability"](s).amounts
+    assert {"read_tokens": amounts.read_tokens, "scored_tokens": amounts.scored_tokens} == counting.tokens
+
+
+@pytest.mark.parametrize("preamble", [None, "Be plain and short."])
+def test_schedule_is_the_samplers(
+    subject: Subject, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, preamble: str | None
+) -> None:
+    rows: list[int] = []
+    tokens = 0
+    draw, trunk = sampling.draw, head_module.trunk
+
+    def counted_draw(logits: Any, *rest: Any) -> Any:
+        rows.append(len(logits))
+        return draw(logits, *rest)
+
+    def counted_trunk(model: Any) -> Callable[..., Any]:
+        def forward(**inputs: Any) -> Any:
+            nonlocal tokens
+            tokens += inputs["input_ids"].numel() if inputs["input_ids"].shape[1] > 1 else 0
+            return trunk(model)(**inputs)
+
+        return forward
+
+    monkeypatch.setattr(sampling, "draw", counted_draw)
+    monkeypatch.setattr(sampling, "trunk", counted_trunk)
+    prompts = [row.prompt for row in subject.train[:21]]
+    model = pretrained.load_model(tiny_base)
+    config = SamplingConfig(max_new_tokens=60, temperature=3.0, batch_size=8)
+    said = {a.index: a for a in sampling.generate(model, subject.chat, prompts, config, preamble=preamble)}
+    ordered = sorted(said, key=lambda i: (said[i].prompt_tokens, i))
+    full = len(subject.chat.prompt_ids(prompts[ordered[0]], preamble))
+    prefix = full - said[ordered[0]].prompt_tokens if preamble else 0
+    amounts, most = schedule(
+        [said[i].prompt_tokens for i in ordered], [len(said[i].token_ids) for i in ordered], prefix, config.batch_size
+    )
+    assert (amounts.decode_steps, amounts.decode_rows, amounts.read_tokens) == (len(rows), sum(rows), tokens)
+    assert most >= 8 * (prefix + min(a.prompt_tokens for a in said.values()))
+
+
+@pytest.mark.parametrize("mean", [5, 32, 48, 96])
+def test_spread_has_the_mean_that_was_asked_for(mean: int) -> None:
+    lengths = spread(mean, 96, 240)
+    assert abs(sum(lengths) / 240 - mean) < 1
+    assert min(lengths) >= 1
+    assert max(lengths) <= 96
+
+
+def test_earlier_answers_tell_how_long_answers_are(finished: Path, subject: Subject) -> None:
+    fields = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
+    later = Subject(**{**fields, "earlier": Run(finished), "recipe": tiny("answers.sampling.max_new_tokens=30")})
+    assert later.answer_tokens("aligned_answers", "aligned") == 30  # the tiny model never ends by itself
+    assert later.answer_tokens("raw_answers", "raw") == 30
+    assert changed(subject, "answers.sampling.max_new_tokens=30").answer_tokens("raw_answers", "raw") == 10
+
+
+def test_every_stage_that_uses_the_model_has_its_work() -> None:
+    assert {stage.name for stage in STAGES if "base" in stage.inputs} == set(WORK)
+
+
+def test_estimate_scales_with_epochs(subject: Subject) -> None:
+    one, three = (WORK["sft"](changed(subject, f"sft.epochs={n}", "sft.eval_every_steps=99")) for n in (1, 3))
+    calibration = prices(train_tokens=0.01, train_scored=0.02)
+    assert calibration.seconds(three.amounts) == pytest.approx(3 * calibration.seconds(one.amounts), rel=0.02)
+    assert three.amounts.train_scored == 3 * one.amounts.train_scored
+    assert three.largest.train_scored == one.largest.train_scored
+
+
+# ── prices ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def prices(**each: float) -> Calibration:
+    return Calibration(
+        spent_seconds=1.0,
+        prices=Amounts(**each),
+        process_mb=100,
+        weight_bytes=50 * 2**20,
+        trainable_bytes=2**20,
+        activation_bytes_per_token=2**10,
+        cache_bytes_per_token=2**8,
+        layers=2,
+        vocabulary=1000,
+    )
+
+
+def test_seconds_and_memory_by_hand() -> None:
+    calibration = prices(loads=3.0, decode_rows=0.5)
+    assert calibration.seconds(Amounts(loads=2, decode_rows=10, read_tokens=99)) == 11.0
+    # training: 4 copies of what learns, 30 MiB of activations, no logits
+    assert calibration.peak_mb(Largest(train_tokens=30 * 2**10)) == 100 + 50 + 4 + 30
+    # reading: one of two layers' activations, and the cache; two tiles of logits of at most 256 MiB
+    assert calibration.peak_mb(Largest(read_tokens=2**11, cached_tokens=2**12)) == 100 + 50 + 1 + 1
+    assert calibration.peak_mb(Largest(scored=10**6)) == 100 + 50 + 512
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # peft says so of GPT-2
+@pytest.mark.parametrize("name", ["Gemma3", "Gemma2", "Llama", "Qwen3", "GPT2", "GPTNeoX", "Phi", "Cohere"])
+def test_calibration_knows_the_size_of_any_model(
+    subject: Subject, family: Callable[[str], Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One and two layers give the exact size of five; every price is a finite number and reading costs something."""
+    from copy import deepcopy
+
+    from transformers import AutoModelForCausalLM
+
+    config = deepcopy(family(name).config)
+    config.num_hidden_layers = 5
+    if getattr(config, "layer_types", None):
+        config.layer_types = (config.layer_types * 3)[:5]
+    fields = {field: getattr(subject, field) for field in subject.__dataclass_fields__}
+    state = torch.get_rng_state()
+    found = calibrate(Subject(**{**fields, "config": config}))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.weight_bytes == 4 * sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    assert found.layers == 5
+    assert found.activation_bytes_per_token > 5 * config.hidden_size * 4
+    assert all(0 <= price < 60 for price in found.prices)
+    assert min(found.prices.train_tokens, found.prices.read_tokens, found.prices.scored_tokens) > 0
+
+
+def test_calibration_follows_the_recipe(subject: Subject) -> None:
+    from transformers import AutoModelForCausalLM
+
+    whole = calibrate(changed(subject, "sft.method=full"))
+    assert whole.trainable_bytes == whole.weight_bytes
+    adapters = calibrate(changed(subject, "sft.vocabulary=compact", "sft.compact.extra_rows=5"))
+    rank, hidden = 4, subject.config.hidden_size
+    model = AutoModelForCausalLM.from_config(subject.config)
+    linear = [m for m in model.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert hidden == 64
+    assert adapters.trainable_bytes == 4 * rank * sum(m.in_features + m.out_features for m in linear)
+
+
+# ── what people read ─────────────────────────────────────────────────────────────────────────────────────────────────
+def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
+    planned = plan(tiny("sft.epochs=3", "sft.optimiser.learning_rate=0.01", "sft.lora.rank=2"), finished)
+    text = shown(planned, width=80)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    starts = [line.split()[0] for line in text.splitlines() if line.startswith(tuple(NAMES))]
+    assert starts == NAMES
+    for change in (
+        "config.epochs: 1.0 -> 3.0",
+        "config.lora.rank: 4 -> 2",
+        "config.optimiser.learning_rate: 0.003",
+    ):
+        assert change in text
+    assert "4 of 7 stages will run" in text

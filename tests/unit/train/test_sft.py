@@ -1,0 +1,259 @@
+"""Supervised fine-tuning: the loss against Hugging Face's own, invariance, learning, and resuming to the bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steersman.errors import DataError, ModelError, RecipeError, TrainingFailed
+from steersman.lm import pretrained
+from steersman.lm.chat import Batch, Example, chat_format, pad
+from steersman.lm.head import CompactConfig, head_of
+from steersman.lm.model import LoraConfig, add_lora, load_policy, trainable
+from steersman.lm.sampling import random_stream
+from steersman.store import StageFolder
+from steersman.train import sft
+from steersman.train.loop import OptimiserConfig
+from steersman.train.sft import SftConfig, encode, sft_loss
+from steersman.types import Demonstration
+
+FAST = SftConfig(
+    lora=LoraConfig(rank=4, alpha=8.0),
+    optimiser=OptimiserConfig(learning_rate=3e-3),
+    batch_size=8,
+    micro_batch_size=3,
+    epochs=2,
+    eval_every_steps=5,
+    checkpoint_every_steps=2,
+)
+COMPACT = {"vocabulary": "compact", "compact": CompactConfig(extra_rows=20, full_share=0.25)}
+VARIANTS = {
+    "lora": {},
+    "lora, compact": COMPACT,
+    "full": {"method": "full"},
+    "lora, dropout": {"lora": LoraConfig(rank=2, dropout=0.2)},
+}
+
+
+class Stopped(Exception):
+    """Stands in for a kill: raised out of the middle of training."""
+
+
+def run(
+    config: SftConfig, base: Path, rows: Sequence[Demonstration], folder: Path, stop_before_step: int | None = None
+) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+
+    def emit(**row: Any) -> None:
+        if row["event"] == "train" and row["step"] == stop_before_step:
+            raise Stopped
+        events.append(row)
+
+    folder.mkdir(exist_ok=True)
+    sft.run(config, base, "tiny", rows[8:], rows[:8], StageFolder(folder, "sft", emit))
+    return events
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def examples(tiny_base: Path, demonstrations: list[Demonstration]) -> list[Example]:
+    return encode(demonstrations, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
+
+
+# ── the loss ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def labels(batch: Batch) -> torch.Tensor:
+    return batch.token_ids.masked_fill(~batch.completion_mask, -100)
+
+
+def test_the_loss_is_that_of_hugging_face(tiny_base: Path, examples: list[Example]) -> None:
+    """The mean over the completion's tokens: HF's own loss with every other label at -100."""
+    model, batch = pretrained.load_model(tiny_base), pad(examples[:7], 0)
+    assert len({len(e.token_ids) for e in examples[:7]}) > 1  # with padding
+    theirs = model(input_ids=batch.token_ids, attention_mask=batch.attention_mask, labels=labels(batch)).loss
+    ours = sft_loss(model, head_of(model), batch, batch.scored_tokens)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    torch.autograd.backward([ours])
+    mine = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    theirs.backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(mine[name], p.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_loss_by_hand(tiny_base: Path) -> None:
+    """Two tokens of completion behind two of prompt: the mean of two negative log-probabilities."""
+    model = pretrained.load_model(tiny_base)
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model(input_ids=torch.tensor([[2, 50, 60, 1]])).logits[0].double(), -1)
+        loss = sft_loss(model, head_of(model), pad([Example([2, 50, 60, 1], 2)], 0), 2)
+    assert loss.item() == pytest.approx(-(float(logprobs[1, 60]) + float(logprobs[2, 1])) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("vocabulary", ["full", "compact"])
+def test_micro_batches_change_neither_loss_nor_gradient(
+    vocabulary: str, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[int, tuple[float, dict[str, torch.Tensor]]] = {}
+    for size in (1, 3, 8):
+        torch.manual_seed(0)
+        config = FAST.model_copy(update={"micro_batch_size": size, **(COMPACT if vocabulary == "compact" else {})})
+        trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+        gradients: dict[str, torch.Tensor] = {}
+
+        def keep(_: Any, parameters: Any, *__: Any, into: dict[str, torch.Tensor] = gradients) -> float:
+            into.update({name: p.grad.clone() for name, p in parameters.items()})
+            return 0.0
+
+        monkeypatch.setattr(sft.loop, "optimiser_step", keep)
+        found[size] = (trainer.step(3, examples[:40:5], 0.1)["loss_nats_per_token"], gradients)
+    for size in (1, 3):
+        assert found[size][0] == pytest.approx(found[8][0], rel=1e-6)
+        for name, gradient in found[8][1].items():
+            torch.testing.assert_close(found[size][1][name], gradient, atol=1e-6, rtol=1e-5)
+    assert any(gradient.abs().max() > 1e-3 for gradient in found[8][1].values())
+
+
+def test_the_compact_loss_is_an_unbiased_estimate_of_the_full_one(tiny_base: Path, examples: list[Example]) -> None:
+    """On a real batch: the mean of 200 estimates within four standard errors and 2 % of the exact loss."""
+    model, batch = pretrained.load_model(tiny_base).requires_grad_(False), pad(examples[:16], 0)
+    head = head_of(model)
+    vocabulary = sft._compact(CompactConfig(extra_rows=20, full_share=0.25), model, head, examples, 0)
+    assert len(vocabulary.exact) < len(head.weight)
+    with torch.no_grad():
+        exact = sft_loss(model, head, batch, batch.scored_tokens).item()
+        found = torch.tensor(
+            [
+                sft_loss(model, head, batch, batch.scored_tokens, vocabulary, random_stream(7, step)).item()
+                for step in range(200)
+            ],
+            dtype=torch.float64,
+        )
+    assert found.std() > 0
+    assert abs(float(found.mean()) - exact) < 4 * float(found.std()) / math.sqrt(200)
+    assert float(found.mean()) == pytest.approx(exact, rel=0.02)
+
+
+def test_a_compact_step_reaches_no_weight_but_the_adapters(tiny_base: Path, examples: list[Example]) -> None:
+    torch.manual_seed(0)
+    config = FAST.model_copy(update=COMPACT)
+    trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+    assert trainer.vocabulary is not None
+    assert trainer.vocabulary.head.is_plain
+    assert trainer.head.is_plain
+    for step in range(2):
+        trainer.step(step, examples[:8], 1e-3)
+    assert all("lora_" in name for name in trainer.parameters)
+
+
+# ── whole runs ───────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_lowers_the_loss_and_an_interruption_changes_no_byte(
+    variant: str, tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    config = FAST.model_copy(update=VARIANTS[variant])
+    events = run(config, tiny_base, demonstrations, tmp_path / "whole")
+    held_out = [e["loss_nats_per_token"] for e in events if e["event"] == "validation"]
+    assert held_out[-1] < 0.93 * held_out[0]
+    losses = {e["step"]: e["loss_nats_per_token"] for e in events if e["event"] == "train"}
+    assert list(losses) == list(range(14))  # 52 rows, 8 at a time, twice
+
+    seen: dict[int, float] = {}
+    for stop in (1, 5, 9):  # before the first checkpoint; after the second; after a further one
+        with pytest.raises(Stopped):
+            run(config, tiny_base, demonstrations, tmp_path / "killed", stop)
+        assert not (tmp_path / "killed" / "adapter").exists()
+    resumed = run(config, tiny_base, demonstrations, tmp_path / "killed")
+    assert resumed[0]["resumed_at_step"] == 8
+    seen = {e["step"]: e["loss_nats_per_token"] for e in resumed if e["event"] == "train"}
+    assert seen == {step: losses[step] for step in range(8, 14)}
+    assert resumed[-1]["loss_nats_per_token"] == held_out[-1]
+    assert [e["tokens_seen"] for e in resumed if e["event"] == "train"][-1] == next(
+        e["tokens_seen"] for e in events if e.get("step") == 13 and e["event"] == "train"
+    )
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    kind = "model" if variant == "full" else "adapter"
+    assert f"{kind}/steersman.json" in files(tmp_path / "whole")
+    assert not any(name.startswith("checkpoint") for name in files(tmp_path / "whole"))
+
+
+def test_what_was_measured_last_is_what_was_saved(
+    tiny_base: Path, demonstrations: list[Demonstration], examples: list[Example], tmp_path: Path
+) -> None:
+    events = run(FAST, tiny_base, demonstrations, tmp_path)
+    model = load_policy(tiny_base, tmp_path)
+    nll, count = 0.0, 0
+    for example in examples[:8]:
+        batch = pad([example], 0)
+        with torch.no_grad():
+            loss = model(input_ids=batch.token_ids, labels=labels(batch)).loss.item()
+        nll, count = nll + loss * batch.scored_tokens, count + batch.scored_tokens
+    assert events[-1]["loss_nats_per_token"] == pytest.approx(nll / count, rel=1e-5)
+
+
+def test_the_seed_decides_the_adapter(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path) -> None:
+    short = FAST.model_copy(update={"epochs": 0.3})
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(short.model_copy(update={"seed": seed}), tiny_base, demonstrations, tmp_path / name)
+    weights = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_nan_stops_training_and_the_last_checkpoint_is_kept(
+    tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(100))
+    honest = sft.sft_loss
+
+    def poisoned(*args: Any) -> torch.Tensor:
+        return honest(*args) * (math.nan if next(steps) >= 15 else 1.0)
+
+    monkeypatch.setattr(sft, "sft_loss", poisoned)
+    with pytest.raises(TrainingFailed, match="the loss is nan"):
+        run(FAST, tiny_base, demonstrations, tmp_path)
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 4  # step 5 held the 15th batch
+    assert not (tmp_path / "adapter").exists()
+    monkeypatch.setattr(sft, "sft_loss", honest)
+    assert run(FAST, tiny_base, demonstrations, tmp_path)[0]["resumed_at_step"] == 4
+
+
+@pytest.mark.parametrize("change", [{"lora": LoraConfig(rank=8)}, {"method": "full"}], ids=["rank", "method"])
+def test_a_checkpoint_of_other_parameters_is_refused(
+    change: dict[str, Any], tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        run(FAST, tiny_base, demonstrations, tmp_path, stop_before_step=4)
+    with pytest.raises(ModelError, match="checkpoint's parameters are not those of this model"):
+        run(FAST.model_copy(update=change), tiny_base, demonstrations, tmp_path)
+
+
+def test_a_compact_vocabulary_with_a_learning_head_is_refused(
+    tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="needs a frozen head"):
+        run(FAST.model_copy(update={**COMPACT, "method": "full"}), tiny_base, demonstrations, tmp_path)
+
+
+def test_no_rows_are_refused_and_truncated_ones_counted(tiny_base: Path, demonstrations: list[Demonstration]) -> None:
+    chat = chat_format(pretrained.load_tokenizer(tiny_base))
+    with pytest.raises(DataError, match="no demonstrations"):
+        encode([], chat, 512)
+    long = Demonstration(prompt="rice? " * 100, completion="Yes.")
+    assert encode([demonstrations[0], long], chat, 64)[1] == 1
+
+
+def test_every_linear_layer_learns(tiny_base: Path, examples: list[Example]) -> None:
+    policy = add_lora(pretrained.load_model(tiny_base), LoraConfig(rank=2), "tiny")
+    for p in trainable(policy).values():
+        torch.nn.init.normal_(p, std=0.1)
+    batch = pad(examples[:4], 0)
+    sft_loss(policy.base_model.model, head_of(policy.base_model.model), batch, batch.scored_tokens).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trainable(policy).values())
