@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steersman import pipeline, talk
+from steersman.constitution import document
 from steersman.errors import ModelError, RecipeError
 from steersman.lm.model import load_policy
 from steersman.store import Run
@@ -118,9 +119,9 @@ def test_a_change_runs_what_depends_on_it_and_says_why(setting: str, stages: lis
 
 
 def test_another_persona_changes_the_few_shot_baseline_alone(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = pipeline.document.load
+    load = document.load
     monkeypatch.setattr(
-        pipeline.document,
+        document,
         "load",
         lambda name: load(name).model_copy(update={"persona": "You are a lighthouse keeper."}),
     )

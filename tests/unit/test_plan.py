@@ -6,6 +6,7 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,8 +101,7 @@ def subject(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
 
 def changed(subject: Subject, *settings: str) -> Subject:
     """The subject under another recipe."""
-    fields = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
-    return Subject(**{**fields, "recipe": tiny("sft.max_length=128", *settings)})
+    return replace(subject, recipe=tiny("sft.max_length=128", *settings))
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -292,7 +292,9 @@ def test_schedule_is_the_samplers(
     prompts = [row.prompt for row in subject.train[:21]]
     model = pretrained.load_model(tiny_base)
     config = SamplingConfig(max_new_tokens=60, temperature=3.0, batch_size=8)
-    said = {a.index: a for a in sampling.generate(model, subject.chat, prompts, config, preamble=preamble)}
+    chat = replace(subject.chat, stop_ids=frozenset(range(40)))  # so that answers end after every number of tokens
+    said = {a.index: a for a in sampling.generate(model, chat, prompts, config, preamble=preamble)}
+    assert len({len(a.token_ids) for a in said.values()}) > 5
     ordered = sorted(said, key=lambda i: (said[i].prompt_tokens, i))
     full = len(subject.chat.prompt_ids(prompts[ordered[0]], preamble))
     prefix = full - said[ordered[0]].prompt_tokens if preamble else 0
@@ -312,8 +314,7 @@ def test_spread_has_the_mean_that_was_asked_for(mean: int) -> None:
 
 
 def test_earlier_answers_tell_how_long_answers_are(finished: Path, subject: Subject) -> None:
-    fields = {name: getattr(subject, name) for name in subject.__dataclass_fields__}
-    later = Subject(**{**fields, "earlier": Run(finished), "recipe": tiny("answers.sampling.max_new_tokens=30")})
+    later = replace(subject, earlier=Run(finished), recipe=tiny("answers.sampling.max_new_tokens=30"))
     assert later.answer_tokens("aligned_answers", "aligned") == 30  # the tiny model never ends by itself
     assert later.answer_tokens("raw_answers", "raw") == 30
     assert changed(subject, "answers.sampling.max_new_tokens=30").answer_tokens("raw_answers", "raw") == 10
@@ -370,15 +371,21 @@ def test_calibration_knows_the_size_of_any_model(
     config.num_hidden_layers = 5
     if getattr(config, "layer_types", None):
         config.layer_types = (config.layer_types * 3)[:5]
-    fields = {field: getattr(subject, field) for field in subject.__dataclass_fields__}
     state = torch.get_rng_state()
-    found = calibrate(Subject(**{**fields, "config": config}))
+    found = calibrate(replace(subject, config=config))
     assert torch.equal(torch.get_rng_state(), state)
     assert found.weight_bytes == 4 * sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     assert found.layers == 5
     assert found.activation_bytes_per_token > 5 * config.hidden_size * 4
     assert all(0 <= price < 60 for price in found.prices)
     assert min(found.prices.train_tokens, found.prices.read_tokens, found.prices.scored_tokens) > 0
+
+
+def test_weights_are_not_counted_as_activations() -> None:
+    layer = torch.nn.Linear(64, 64, bias=False).requires_grad_(False)
+    row = torch.ones(2, 64, requires_grad=True)
+    kept = calibration_module._saved_bytes(layer, lambda: torch.relu(layer(row)).sum().backward())  # type: ignore[no-untyped-call]
+    assert kept == 2 * 64 * 4  # of relu; the layer keeps its weight alone
 
 
 def test_calibration_follows_the_recipe(subject: Subject) -> None:

@@ -1,4 +1,4 @@
-"""Runs on disk: what is reused, what runs again and why, and that a kill, a full disk or a second process loses nothing."""
+"""Runs on disk: what is reused, what runs again and why; a kill, a full disk or a second process loses nothing."""
 
 from __future__ import annotations
 
@@ -191,7 +191,13 @@ def test_the_seconds_of_a_killed_attempt_are_counted(run: Run) -> None:
     assert 55 < run.manifest("sft")["seconds"] < 100  # type: ignore[index]
 
 
-STEPS = ["write the manifest", "drop pending.json", "set the old outputs aside", "put the new ones into place", "tidy up"]
+STEPS = [
+    "write the manifest",
+    "drop pending.json",
+    "set the old outputs aside",
+    "put the new ones into place",
+    "tidy up",
+]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -367,8 +373,10 @@ def test_repeated_steps_replace_their_first_occurrence_in_place(run: Run) -> Non
         run.emit(stage="sft", event="train", step=step, loss=loss)
     run.emit(stage="sft", event="validation", step=2, loss=7.0)
     run.emit(stage="dpo", event="train", step=2, loss=8.0)
-    assert [(row["step"], row["loss"]) for row in run.events("sft", "train")] == [(0, 3.0), (1, 2.0), (2, 1.5), (3, 1.0)]
+    trained = [(row["step"], row["loss"]) for row in run.events("sft", "train")]
+    assert trained == [(0, 3.0), (1, 2.0), (2, 1.5), (3, 1.0)]
     assert [row["loss"] for row in run.events("sft", "validation")] == [7.0]
+    assert [row["loss"] for row in run.events("sft") if "loss" in row] == [3.0, 2.0, 1.5, 1.0, 7.0]
     assert [row["loss"] for row in run.events(event="train")] == [3.0, 2.0, 1.5, 1.0, 8.0]
     assert len(run.events("sft", "start")) == 2
     assert all(row["time"] > 1e9 for row in run.events())
@@ -376,7 +384,11 @@ def test_repeated_steps_replace_their_first_occurrence_in_place(run: Run) -> Non
 
 def test_a_stage_with_another_key_forgets_the_steps_of_the_old_one(run: Run) -> None:
     def train(steps: int) -> Callable[[StageFolder], None]:
-        return lambda out: [out.emit(event="train", step=step) for step in range(steps)] and None
+        def work(out: StageFolder) -> None:
+            for step in range(steps):
+                out.emit(event="train", step=step)
+
+        return work
 
     run.perform(identity(), train(4))
     run.perform(identity(stage="dpo"), train(1))
@@ -415,7 +427,7 @@ def test_a_torn_tail_is_only_forgiven_where_it_is_expected(tmp_path: Path) -> No
 
 
 def test_rows_survive_writing_and_reading_whatever_they_hold(tmp_path: Path) -> None:
-    rows = [{"text": "line\nbreak\u2028\x00 \U0001f600"}, {"n": 0.1, "none": None}]
+    rows: list[dict[str, Any]] = [{"text": "line\nbreak\u2028\x00 \U0001f600"}, {"n": 0.1, "none": None}]
     store.write_jsonl(tmp_path / "rows.jsonl", rows)
     assert read_jsonl(tmp_path / "rows.jsonl") == rows
     assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8").count("\n") == 2

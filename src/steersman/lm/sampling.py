@@ -130,7 +130,7 @@ def _rows(
     rows = []
     for index, ids in zip(indices, full, strict=True):
         own = ids[len(shared) :]
-        kept = shorten(own, config.max_prompt_tokens)
+        kept = own[-config.max_prompt_tokens :] if shared else shorten(own, config.max_prompt_tokens)  # BOS is shared
         rows.append(_Row(index, kept, len(own) - len(kept), config.seed))
     return rows, shared
 

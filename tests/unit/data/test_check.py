@@ -58,6 +58,7 @@ def test_four_common_words_in_a_row_are_no_leak() -> None:
 def test_half_of_the_words_in_common_is_a_leak_and_less_is_not() -> None:
     # Word sets {a b c d} and {a b c x y}: 3 of 6 shared; with z as well 3 of 7.
     assert [p.reason for p in leaks([prompt("a b c d")], [prompt("x a b y c")])] == ["word Jaccard 0.50"]
+    assert [p.reason for p in leaks([prompt("a b c d")], [prompt("d b")])] == ["word Jaccard 0.50"]
     assert leaks([prompt("a b c d")], [prompt("x a z b y c")]) == []
 
 
@@ -128,7 +129,7 @@ def test_the_json_holds_the_whole_report() -> None:
 
 
 def test_the_table_shows_coverage_and_fits_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    many = "x" * 400 + "\x1b[31m[bold]\n" + "y" * 400
+    many = "\x1b[31m[bold]\n" + "y" * 400
     found = report()._replace(
         leaks=[Pair(many, f"training {i}", "close") for i in range(SHOWN + 2)],
         twins={"demonstrations": [Pair("one", "two", "close")], "comparisons": [], "prompts": [], "evaluation": []},
@@ -137,6 +138,8 @@ def test_the_table_shows_coverage_and_fits_100_columns(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     lines = out.rstrip().split("\n")
     assert max(map(len, lines)) <= WIDTH
+    assert "  - [31m[bold] yyy" in out
+    assert "y…" in out
     assert "\x1b" not in out
     assert [line.split() for line in lines if line.startswith(" b ")] == [["b", "2", "-", "-", "1", "1", "2"]]
     assert "Completions: 3 to 6 words, median 4, nine in ten at most 4." in lines

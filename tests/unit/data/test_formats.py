@@ -56,7 +56,7 @@ def test_every_tool_s_columns_give_the_same_demonstration(tmp_path: Path, row: d
 
 def test_a_longer_conversation_stays_one(tmp_path: Path) -> None:
     messages = [{"role": "system", "content": "Be brief."}, user("Why?"), assistant("Because."), user("And?")]
-    expected = tuple(Message(**message) for message in messages)
+    expected = tuple(Message.model_validate(message) for message in messages)
     rows = read(write(tmp_path, {"messages": [*messages, assistant("That is all.")]}), Demonstration)
     assert (rows[0].prompt, rows[0].completion) == (expected, "That is all.")
     assert read(write(tmp_path, {"messages": messages}), Prompt)[0].prompt == expected
@@ -90,7 +90,11 @@ def test_gzip_blank_lines_windows_line_ends_and_a_byte_order_mark_are_no_trouble
     plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
     plain.write_bytes(text.encode())
     packed.write_bytes(gzip.compress(text.encode()))
-    assert read(plain, Demonstration) == read(packed, Demonstration) == [Demonstration(**GOOD)] * 2
+    assert (
+        read(plain, Demonstration)
+        == read(packed, Demonstration)
+        == [Demonstration(prompt="Hi?", completion="Hello.")] * 2
+    )
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from steersman.data import sources
 from steersman.data.formats import read
-from steersman.data.sources import DataConfig, DataSet, load, locate, run, split_validation
+from steersman.data.sources import DataConfig, DataSet, load, locate, run, split_validation, spread
 from steersman.errors import DataError
 from steersman.store import StageFolder, read_json, write_jsonl
 from steersman.types import Comparison, Demonstration, Prompt
@@ -19,7 +20,7 @@ DEMONSTRATIONS = [Demonstration(prompt=f"Question {i}?", completion=f"Answer {i}
 EVALUATION = [Prompt(prompt=f"Held out {i}!", expect=("complies",), split="evaluation") for i in range(5)]
 
 
-def data_set(folder: Path, **changes: object) -> DataSet:
+def data_set(folder: Path, **changes: Any) -> DataSet:
     return DataSet(folder, DEMONSTRATIONS, [], [], EVALUATION)._replace(**changes)
 
 
@@ -59,14 +60,14 @@ def test_each_file_is_read_as_its_own_record_also_when_packed(tmp_path: Path) ->
 def test_the_split_is_a_partition_of_about_the_share() -> None:
     train, validation = split_validation(DEMONSTRATIONS, 0.2)
     assert sorted([*train, *validation], key=DEMONSTRATIONS.index) == DEMONSTRATIONS
-    assert 20 <= len(validation) <= 60  # mean 40, standard deviation 5.7
+    assert 30 <= len(validation) <= 50  # mean 40, standard deviation 5.7
     assert split_validation(DEMONSTRATIONS, 0)[1] == []
 
 
 def test_adding_rows_moves_no_row_to_the_other_side() -> None:
-    before, _ = split_validation(DEMONSTRATIONS[::2], 0.2)
+    before, _ = split_validation(DEMONSTRATIONS[60:], 0.2)
     after, _ = split_validation(DEMONSTRATIONS, 0.2)
-    assert before == [row for row in after if row in DEMONSTRATIONS[::2]]
+    assert before == [row for row in after if row in DEMONSTRATIONS[60:]]
 
 
 def test_two_answers_to_one_prompt_lie_on_the_same_side() -> None:
@@ -77,15 +78,23 @@ def test_two_answers_to_one_prompt_lie_on_the_same_side() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, "abcdefg"), (9, "abcdefg"), (7, "abcdefg"), (3, "ace"), (1, "a")]
+)
+def test_a_limit_takes_rows_from_the_whole_file(limit: int | None, expected: str) -> None:
+    rows = {letter: Prompt(prompt=letter) for letter in "abcdefg"}
+    assert spread(list(rows.values()), limit) == [rows[letter] for letter in expected]
+
+
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_the_stage_writes_three_files_and_their_counts(tmp_path: Path) -> None:
     events: list[dict[str, object]] = []
     config = DataConfig(validation_share=0.2, limit_demonstrations=50, limit_evaluation=3)
     run(config, data_set(tmp_path), StageFolder(tmp_path, "data", lambda **row: events.append(row)))
-    train, validation = split_validation(DEMONSTRATIONS[:50], 0.2)
+    train, validation = split_validation(DEMONSTRATIONS[::4], 0.2)
     assert read(tmp_path / "train.jsonl", Demonstration) == train
     assert read(tmp_path / "validation.jsonl", Demonstration) == validation
-    assert read(tmp_path / "evaluation.jsonl", Prompt) == EVALUATION[:3]
+    assert read(tmp_path / "evaluation.jsonl", Prompt) == [EVALUATION[0], EVALUATION[1], EVALUATION[3]]
     counts = {"train": len(train), "validation": len(validation), "evaluation": 3}
     assert read_json(tmp_path / "counts.json") == counts
     assert events == [{"event": "counts", **counts}]
@@ -102,7 +111,7 @@ def test_the_stage_writes_three_files_and_their_counts(tmp_path: Path) -> None:
 def test_a_prompt_on_both_sides_stops_the_run_whatever_its_case_and_punctuation(
     tmp_path: Path, copy: dict[str, object]
 ) -> None:
-    with pytest.raises(DataError, match="1 evaluation prompt.* also trained on, the first is 'Held out 3!'"):
+    with pytest.raises(DataError, match=r"1 evaluation prompt.* also trained on, the first is 'Held out 3!'"):
         run(DataConfig(), data_set(tmp_path, **copy), StageFolder(tmp_path, "data"))
     assert list(tmp_path.iterdir()) == []
 

@@ -15,13 +15,16 @@ from steersman.lm import pretrained
 from steersman.lm.chat import chat_format
 from steersman.lm.sampling import SamplingConfig, generate
 from steersman.store import StageFolder
-from steersman.types import Demonstration, Message, Prompt
+from steersman.types import Demonstration, Message, Prompt, plain_text
 
 CONFIG = AnswersConfig(sampling=SamplingConfig(max_new_tokens=6, batch_size=4))
 PROMPTS = [Prompt(prompt=f"How do I cook {'rice and ' * (i % 4)}bread {i}?") for i in range(11)]
 PROMPTS += [Prompt(prompt=(Message(role="user", content="Hi"), Message(role="user", content="Why?")))]
-SHOTS = (Message(role="system", content="Be kind."), Message(role="user", content="A?"))
-SHOTS += (Message(role="assistant", content="B."),)
+SHOTS = (
+    Message(role="system", content="Be kind."),
+    Message(role="user", content="A?"),
+    Message(role="assistant", content="B."),
+)
 CONDITIONS = [Condition("raw", None), Condition("raw_few_shot", SHOTS)]
 
 
@@ -153,7 +156,7 @@ def test_a_batch_of_which_only_some_rows_reached_the_disk_is_answered_again(
 ) -> None:
     """A full disk, or a kill in the middle of a write, leaves whole lines of half a batch."""
     lines = whole[0].splitlines(keepends=True)
-    first = sorted(range(12), key=lambda i: (len(answers.plain_text(PROMPTS[i].prompt)), i))[:5]
+    first = sorted(range(12), key=lambda i: (len(plain_text(PROMPTS[i].prompt)), i))[:5]
     for order in (first, first[::-1]):  # with and without the batch's first row
         partial = tmp_path / "answers.partial.jsonl"
         partial.write_bytes(b"".join(lines[i] for i in order[:kept]) + torn)

@@ -15,7 +15,7 @@ from steersman.evals.capability import CapabilityConfig, jobs, knowledge_answers
 from steersman.lm.pretrained import load_tokenizer
 from steersman.store import StageFolder
 
-ITEMS = [
+ITEMS: list[dict[str, Any]] = [
     {
         "question": "What is rice?",
         "options": ["a grain", "a bicycle", "a very long letter about the tax form"],
@@ -71,7 +71,7 @@ def test_scores_are_those_of_plain_transformers(tiny_base: Path, tmp_path: Path)
             expected = reference(
                 tiny_base,
                 f"Question: {item['question']}\nAnswer:",
-                " " + item["options"][row["option"]],  # type: ignore[index,operator]
+                " " + item["options"][row["option"]],
             )
         else:
             expected = reference(tiny_base, "", PASSAGES[row["item"]]["text"])
@@ -99,11 +99,12 @@ def test_a_killed_run_goes_on_to_the_same_file(
     (tmp_path / "out" / "scored.partial.jsonl").write_bytes(partial)
     sizes: list[int] = []
     honest = capability.sequence_logprobs
-    monkeypatch.setattr(
-        capability,
-        "sequence_logprobs",
-        lambda m, h, examples, p: sizes.append(len(examples)) or honest(m, h, examples, p),
-    )
+
+    def counted(model: Any, head: Any, examples: Any, pad_id: int) -> list[float]:
+        sizes.append(len(examples))
+        return honest(model, head, examples, pad_id)
+
+    monkeypatch.setattr(capability, "sequence_logprobs", counted)
     run(tiny_base, tmp_path / "out")
     assert sizes == [3, 3, 2][lines // 3 :]
     assert (tmp_path / "out" / "capability.jsonl").read_bytes() == expected

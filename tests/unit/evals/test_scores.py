@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steersman.evals import scores
+from steersman.evals import capability, scores
 from steersman.evals.scores import ALIGNED, CONDITIONS, FEW_SHOT, RAW, cost_of_alignment, measure, summarise
 from steersman.stats import mcnemar_exact, paired_difference, wilson
 from steersman.store import StageFolder
@@ -190,7 +190,7 @@ def capability_rows(nll: list[float], best: list[int]) -> list[dict[str, Any]]:
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     items = [{"question": "?", "options": ["x", "y"], "answer": 0}] * 3
-    monkeypatch.setattr(scores.capability, "LIBRARY", write(tmp_path / "library", "knowledge.jsonl", items))
+    monkeypatch.setattr(capability, "LIBRARY", write(tmp_path / "library", "knowledge.jsonl", items))
     answer = {"answer": "Hm.", "finish_reason": "stop", "tokens": 2, "index": 0}
     return {
         "raw_answers": write(
@@ -220,7 +220,8 @@ def test_a_run_writes_rows_and_tables(folders: dict[str, Path], tmp_path: Path) 
     prompts = [Prompt(prompt="Hm?", principles=("p",), expect=("refuses",))]
     out = tmp_path / "out"
     out.mkdir()
-    scores.run(prompts, *folders.values(), StageFolder(out, "scores", lambda **e: events.append(e)))
+    ra, aa, rc, ac = folders.values()
+    scores.run(prompts, ra, aa, rc, ac, StageFolder(out, "scores", lambda **e: events.append(e)))
     rows = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
     assert [r["condition"] for r in rows] == list(CONDITIONS)
     summary = json.loads((out / "summary.json").read_text())

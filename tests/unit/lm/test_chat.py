@@ -245,7 +245,7 @@ def test_an_answer_may_begin_with_anything(template: str, answer: str, tokenizer
 
 
 def test_a_templates_own_complaint_is_passed_on(tokenizer: Any) -> None:
-    conversation = tuple(Message(role=r, content="x") for r in ("user", "assistant", "user"))  # type: ignore[arg-type]
+    conversation = tuple(Message(role=r, content="x") for r in ("user", "assistant", "user"))
     with pytest.raises(DataError, match="only one turn, please"):
         templated(tokenizer, STRICT).prompt_ids(conversation)
 

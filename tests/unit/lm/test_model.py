@@ -145,7 +145,7 @@ def test_a_checkpoint_of_another_base_is_refused(
     trained: Path = request.getfixturevalue(method)
     with pytest.raises(ModelError, match="belongs to another base model"):
         load_policy(other, trained)
-    with pytest.raises(ModelError, match="belongs to another base model|there is no adapter"):
+    with pytest.raises(ModelError, match=r"belongs to another base model|there is no adapter"):
         export(other, trained, target, merged=merged)
     assert not target.exists()
 
@@ -179,7 +179,7 @@ def test_a_damaged_adapter_is_a_message(lora: Path, tiny_base: Path, tmp_path: P
     broken = Path(shutil.copytree(lora, tmp_path / "broken"))
     weights = broken / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ModelError, match="cannot be read|cannot read"):
+    with pytest.raises(ModelError, match="transformers cannot read it"):
         load_policy(tiny_base, broken)
 
 

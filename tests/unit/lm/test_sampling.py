@@ -267,6 +267,21 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_and_says_so(family: Famil
     assert long.token_ids == expected[0, 50:].tolist()
 
 
+def test_behind_a_preamble_a_long_prompt_loses_its_beginning_and_nothing_else(family: Family, chat: ChatFormat) -> None:
+    questions = ["How do I cook rice? " * 20 + "And an egg?", "Why?"]
+    long, short = answers(family("Llama"), chat, questions, preamble=FEW_SHOT, max_prompt_tokens=50)
+    full, other = (chat.prompt_ids(question, FEW_SHOT) for question in questions)
+    shared = next(i for i, (a, b) in enumerate(zip(full, other, strict=False)) if a != b)
+    assert long.truncated_prompt_tokens == len(full) - shared - 50 > 0
+    kept = torch.tensor([full[:shared] + full[-50:]])
+    with torch.inference_mode():
+        expected = family("Llama").generate(
+            kept, attention_mask=torch.ones_like(kept), do_sample=False, max_new_tokens=24, eos_token_id=sorted(STOPS)
+        )
+    assert long.token_ids == expected[0, kept.shape[1] :].tolist()
+    assert short.truncated_prompt_tokens == 0
+
+
 def test_tokens_are_streamed_in_order(family: Family, chat: ChatFormat) -> None:
     heard: dict[int, list[int]] = {}
     found = answers(

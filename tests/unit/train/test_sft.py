@@ -18,7 +18,7 @@ from steersman.lm.head import CompactConfig, head_of
 from steersman.lm.model import LoraConfig, add_lora, load_policy, trainable
 from steersman.lm.sampling import random_stream
 from steersman.store import StageFolder
-from steersman.train import sft
+from steersman.train import loop, sft
 from steersman.train.loop import OptimiserConfig
 from steersman.train.sft import SftConfig, encode, sft_loss
 from steersman.types import Demonstration
@@ -33,7 +33,7 @@ FAST = SftConfig(
     checkpoint_every_steps=2,
 )
 COMPACT = {"vocabulary": "compact", "compact": CompactConfig(extra_rows=20, full_share=0.25)}
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {},
     "lora, compact": COMPACT,
     "full": {"method": "full"},
@@ -113,7 +113,7 @@ def test_micro_batches_change_neither_loss_nor_gradient(
             into.update({name: p.grad.clone() for name, p in parameters.items()})
             return 0.0
 
-        monkeypatch.setattr(sft.loop, "optimiser_step", keep)
+        monkeypatch.setattr(loop, "optimiser_step", keep)
         found[size] = (trainer.step(3, examples[:40:5], 0.1)["loss_nats_per_token"], gradients)
     for size in (1, 3):
         assert found[size][0] == pytest.approx(found[8][0], rel=1e-6)
