@@ -229,16 +229,37 @@ def test_nothing_runs_or_unpickles_what_it_reads() -> None:
 
 
 def test_code_in_model_folders_is_refused_without_asking() -> None:
-    """Left unset, `transformers` asks at the terminal whether to run a folder's code, and "y" runs it."""
+    """Left unset, `transformers` asks at the terminal whether to run a folder's code, and "y" runs it.
+
+    `pretrained.SAFE` refuses: the only name SAFE that the package binds, as a plain dictionary.
+    """
+    safe = [
+        (name_of(path), node)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id == "SAFE" and not isinstance(node.ctx, ast.Load)
+    ]
+    assert [where for where, _ in safe] == ["src/steersman/lm/pretrained.py"]
+    bound = [node.value for node in TREES[PACKAGE / "lm" / "pretrained.py"].body if _binds(node, safe[0][1])]
+    assert ast.literal_eval(bound[0])["trust_remote_code"] is False
     wrong = [
         f"{name_of(path)}:{node.lineno} {ast.unparse(node.func)} lacks trust_remote_code=False"
         for path, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and re.search(r"\bAuto\w+\.from_pretrained$", ast.unparse(node.func))
-        and "trust_remote_code" not in [keyword.arg for keyword in node.keywords]
+        and not any(_refuses_code(keyword) for keyword in node.keywords)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def _binds(node: ast.stmt, name: ast.Name) -> bool:
+    return isinstance(node, ast.AnnAssign) and node.target is name
+
+
+def _refuses_code(keyword: ast.keyword) -> bool:
+    """``trust_remote_code=False``, or ``**SAFE``; were it given twice, Python would refuse the call."""
+    return ast.unparse(keyword) in ("trust_remote_code=False", "**SAFE", "**pretrained.SAFE")
 
 
 def test_nothing_is_sent_anywhere() -> None:

@@ -45,12 +45,12 @@ def sum_per_sequence(values: Tensor, completion_mask: Tensor) -> Tensor:
     return torch.zeros(completion_mask.shape[0], dtype=values.dtype).index_add(0, rows, values)
 
 
-def aggregate(loss_sum: Tensor, tokens_in_optimiser_step: int) -> Tensor:
+def aggregate(loss_sum: Tensor, tokens_in_optimiser_step: float) -> Tensor:
     """Token mean over the whole optimiser step, however it is split into micro-batches.
 
     Averaging each micro-batch on its own weights a token by the length of its neighbours; dividing every sum by
     the step's *total* count makes the loss invariant to the split.
     """
-    if tokens_in_optimiser_step < 1:
+    if tokens_in_optimiser_step <= 0:
         raise ValueError("an optimiser step needs at least one scored token")
     return loss_sum / tokens_in_optimiser_step

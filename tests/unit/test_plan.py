@@ -207,53 +207,67 @@ def test_model_of_the_hub_that_is_not_downloaded_is_unknown(tmp_path: Path, monk
 
 # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 class Counting:
-    """Counts the tokens that pass through the trunk and the positions that pass through the head."""
+    """Counts, while a stage runs, the tokens that pass through the trunk and positions that pass through the head."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
-        self.tokens: Counter[str] = Counter()
-        trunk = head_module.trunk
+        self.patch, self.counts = monkeypatch, Counter[str]()
+        self.trunk(module)
+        self.trunk(sampling)
+        self.rows(module, "token_logprobs", "scored_tokens")
+        self.rows(sampling, "draw", "decode_rows", "decode_steps")
 
-        def counted_trunk(model: Any) -> Callable[..., Any]:
+    def trunk(self, module: Any) -> None:
+        """Count tokens trained on and read; single ones are the sampler's steps, counted where they are drawn."""
+
+        def counted(model: Any) -> Callable[..., Any]:
             def forward(**inputs: Any) -> Any:
-                kind = "train_tokens" if torch.is_grad_enabled() else "read_tokens"
-                self.tokens[kind] += inputs["input_ids"].numel()
-                return trunk(model)(**inputs)
+                if module is not sampling or inputs["input_ids"].shape[1] > 1:
+                    kind = "train_tokens" if torch.is_grad_enabled() else "read_tokens"
+                    self.counts[kind] += inputs["input_ids"].numel()
+                return head_module.trunk(model)(**inputs)
 
             return forward
 
-        monkeypatch.setattr(module, "trunk", counted_trunk)
-        self.count(monkeypatch, module, "token_logprobs", "scored_tokens")
+        self.patch.setattr(module, "trunk", counted)
 
-    def count(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, kind: str, argument: int = 0) -> None:
-        """Count the rows of an argument of a function."""
+    def rows(self, owner: Any, name: str, kind: str, calls: str = "", argument: int = 0) -> None:
+        """Count the rows of an argument of a function and, if they have a name, its calls."""
         function = getattr(owner, name)
 
         def counted(*arguments: Any, **named: Any) -> Any:
-            self.tokens[kind] += len(arguments[argument])
+            self.counts[kind] += len(arguments[argument])
+            if calls:
+                self.counts[calls] += 1
             return function(*arguments, **named)
 
-        monkeypatch.setattr(owner, name, counted)
+        self.patch.setattr(owner, name, counted)
+
+    def expect(self, amounts: Amounts) -> None:
+        """Fail unless the amounts are what was counted."""
+        names = ("train_tokens", "train_scored", "read_tokens", "scored_tokens", "decode_rows", "decode_steps")
+        assert {name: getattr(amounts, name) for name in names} == {name: self.counts[name] for name in names}
 
 
 @pytest.mark.parametrize("vocabulary", ["full", "compact"])
-@pytest.mark.parametrize("micro", [8, 3])
+@pytest.mark.parametrize("settings", [[], ["sft.micro_batch_size=3"], ["sft.replay.rows=9", "sft.replay.tokens=8"]])
 def test_work_of_sft_is_what_sft_does(
-    subject: Subject, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vocabulary: str, micro: int
+    subject: Subject,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vocabulary: str,
+    settings: list[str],
 ) -> None:
-    settings = ("sft.epochs=1.5", "sft.eval_every_steps=3", "sft.compact.extra_rows=9")
-    s = changed(subject, *settings, f"sft.vocabulary={vocabulary}", f"sft.micro_batch_size={micro}")
+    always = ("sft.epochs=1.5", "sft.eval_every_steps=3", "sft.compact.extra_rows=9", f"sft.vocabulary={vocabulary}")
+    s = changed(subject, *always, *settings)
     counting = Counting(monkeypatch, sft)
-    counting.count(monkeypatch, head_module.CompactVocabulary, "outside_mass", "scored_tokens", argument=1)
-    counting.count(monkeypatch, head_module.CompactVocabulary, "nll", "train_scored", argument=1)
-    counting.count(monkeypatch, sft, "completion_nll", "train_scored")
-    counting.count(monkeypatch, sft, "compact_vocabulary", "scored_tokens", argument=1)
+    counting.rows(head_module.CompactVocabulary, "outside_mass", "scored_tokens", argument=1)
+    counting.rows(head_module.CompactVocabulary, "nll", "train_scored", argument=1)
+    counting.rows(sft, "completion_nll", "train_scored")
+    counting.rows(sft, "compact_vocabulary", "scored_tokens", argument=1)
     (tmp_path / "out").mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, s.validation, StageFolder(tmp_path / "out", "sft"))
-    amounts = WORK["sft"](s).amounts
-    counted = {
-        kind: getattr(amounts, kind) for kind in ("train_tokens", "train_scored", "read_tokens", "scored_tokens")
-    }
-    assert counted == counting.tokens
+    counting.expect(WORK["sft"](s).amounts)
 
 
 def test_work_of_capability_is_what_capability_does(
@@ -263,46 +277,26 @@ def test_work_of_capability_is_what_capability_does(
     counting = Counting(monkeypatch, capability)
     (tmp_path / "out").mkdir()
     capability.run(s.recipe.capability, tiny_base, None, StageFolder(tmp_path / "out", "raw_capability"))
-    amounts = WORK["raw_capability"](s).amounts
-    assert {"read_tokens": amounts.read_tokens, "scored_tokens": amounts.scored_tokens} == counting.tokens
+    counting.expect(WORK["raw_capability"](s).amounts)
 
 
 @pytest.mark.parametrize("preamble", [None, "Be plain and short."])
 def test_schedule_is_the_samplers(
     subject: Subject, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, preamble: str | None
 ) -> None:
-    rows: list[int] = []
-    tokens = 0
-    draw, trunk = sampling.draw, head_module.trunk
-
-    def counted_draw(logits: Any, *rest: Any) -> Any:
-        rows.append(len(logits))
-        return draw(logits, *rest)
-
-    def counted_trunk(model: Any) -> Callable[..., Any]:
-        def forward(**inputs: Any) -> Any:
-            nonlocal tokens
-            tokens += inputs["input_ids"].numel() if inputs["input_ids"].shape[1] > 1 else 0
-            return trunk(model)(**inputs)
-
-        return forward
-
-    monkeypatch.setattr(sampling, "draw", counted_draw)
-    monkeypatch.setattr(sampling, "trunk", counted_trunk)
+    counting = Counting(monkeypatch, capability)
     prompts = [row.prompt for row in subject.train[:21]]
-    model = pretrained.load_model(tiny_base)
     config = SamplingConfig(max_new_tokens=60, temperature=3.0, batch_size=8)
     chat = replace(subject.chat, stop_ids=frozenset(range(40)))  # so that answers end after every number of tokens
-    said = {a.index: a for a in sampling.generate(model, chat, prompts, config, preamble=preamble)}
-    assert len({len(a.token_ids) for a in said.values()}) > 5
-    ordered = sorted(said, key=lambda i: (said[i].prompt_tokens, i))
-    full = len(subject.chat.prompt_ids(prompts[ordered[0]], preamble))
-    prefix = full - said[ordered[0]].prompt_tokens if preamble else 0
-    amounts, most = schedule(
-        [said[i].prompt_tokens for i in ordered], [len(said[i].token_ids) for i in ordered], prefix, config.batch_size
-    )
-    assert (amounts.decode_steps, amounts.decode_rows, amounts.read_tokens) == (len(rows), sum(rows), tokens)
-    assert most >= 8 * (prefix + min(a.prompt_tokens for a in said.values()))
+    said = list(sampling.generate(pretrained.load_model(tiny_base), chat, prompts, config, preamble=preamble))
+    said.sort(key=lambda answer: (answer.prompt_tokens, answer.index))
+    assert len({len(answer.token_ids) for answer in said}) > 5
+    first = said[0]
+    prefix = len(chat.prompt_ids(prompts[first.index], preamble)) - first.prompt_tokens
+    lengths = [len(answer.token_ids) for answer in said]
+    amounts, most = schedule([answer.prompt_tokens for answer in said], lengths, prefix, config.batch_size)
+    counting.expect(amounts)
+    assert most >= 8 * (prefix + first.prompt_tokens)
 
 
 @pytest.mark.parametrize("mean", [5, 32, 48, 96])
@@ -336,11 +330,13 @@ def test_estimate_scales_with_epochs(subject: Subject) -> None:
 def prices(**each: float) -> Calibration:
     return Calibration(
         spent_seconds=1.0,
+        processor_share=0.9,
         prices=Amounts(**each),
         process_mb=100,
         weight_bytes=50 * 2**20,
         trainable_bytes=2**20,
         activation_bytes_per_token=2**10,
+        layer_bytes_per_token=2**9,
         cache_bytes_per_token=2**8,
         layers=2,
         vocabulary=1000,
@@ -376,6 +372,9 @@ def test_calibration_knows_the_size_of_any_model(
     assert torch.equal(torch.get_rng_state(), state)
     assert found.weight_bytes == 4 * sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     assert found.layers == 5
+    upper = calibrate(replace(subject, config=config, recipe=tiny("sft.lora.trainable_layers=2")))
+    assert 2 * found.trainable_bytes == 5 * upper.trainable_bytes
+    assert upper.activation_bytes_per_token < found.activation_bytes_per_token
     assert found.activation_bytes_per_token > 5 * config.hidden_size * 4
     assert all(0 <= price < 60 for price in found.prices)
     assert min(found.prices.train_tokens, found.prices.read_tokens, found.prices.scored_tokens) > 0

@@ -5,8 +5,8 @@ logits takes 1.7 GB. So the caller gathers the scored positions first, and the f
 tiles. For a sum of token log-probs the gradient of the hidden states is known as soon as a tile's softmax is, so it
 is taken in the forward pass: three matrix products instead of four, and nothing large is kept for the backward pass.
 
-A **compact vocabulary** makes the layer about five times cheaper again: every position is scored over the K rows that can
-occur, and a random share s of the positions over all V rows as well,
+A **compact vocabulary** makes the layer about five times cheaper again: every position is scored over the K rows that
+can occur, and a random share s of the positions over all V rows as well,
 
     loss = sum over all positions of nll_K  +  (1 / s) * sum over the chosen positions of (nll_V - nll_K) .
 

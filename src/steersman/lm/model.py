@@ -18,12 +18,16 @@ ADAPTER, FULL = "adapter", "model"
 
 
 class LoraConfig(Record):
-    """Low-rank adapters, Hu et al. 2021 (arXiv:2106.09685): W + alpha / rank * B A, with B = 0 at the start."""
+    """Low-rank adapters, Hu et al. 2021 (arXiv:2106.09685): W + alpha / rank * B A, with B = 0 at the start.
+
+    ``trainable_layers``: only that many upper layers get adapters; the backward pass ends where they begin.
+    """
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    trainable_layers: int | None = Field(default=None, ge=1)
 
 
 def add_lora(model: Any, config: LoraConfig, base_name: str) -> Any:
@@ -37,12 +41,16 @@ def add_lora(model: Any, config: LoraConfig, base_name: str) -> Any:
     """
     import peft
 
+    layers = _upper_layers(model, config.trainable_layers)
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    if isinstance(targets, str) and layers is not None:
+        targets = _linear_names(model)  # peft takes layers only together with names
     wanted = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=targets,
+        layers_to_transform=layers,
         task_type="CAUSAL_LM",
     )
     try:
@@ -51,6 +59,22 @@ def add_lora(model: Any, config: LoraConfig, base_name: str) -> Any:
         raise ModelError(str(error), where="sft.lora.target_modules", do="name modules that the model has") from error
     policy.peft_config["default"].base_model_name_or_path = base_name
     return policy
+
+
+def _upper_layers(model: Any, count: int | None) -> list[int] | None:
+    """Indices of the upper layers, None for all."""
+    layers = model.config.get_text_config().num_hidden_layers
+    if count is None or count == layers:
+        return None
+    if count > layers:
+        raise ModelError(f"the model has {layers} layers", where="sft.lora.trainable_layers", expected=f"1 to {layers}")
+    return list(range(layers - count, layers))
+
+
+def _linear_names(model: Any) -> list[str]:
+    """Names of the linear modules below the output layer, such as q_proj."""
+    kinds, head = ("Linear", "Conv1D"), model.get_output_embeddings()
+    return sorted({n.split(".")[-1] for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head})
 
 
 def save_policy(policy: Any, folder: Path, tokenizer: Any, base_digest: str) -> None:

@@ -105,34 +105,49 @@ def generate(
         indices: the prompts' numbers, when these are a part of a longer list; they choose the random streams.
         on_token: called with (index, token id) after every draw; for streaming.
     """
-    rows, shared = _rows(chat, prompts, indices or range(len(prompts)), config, preamble)
-    with torch.inference_mode():
-        head = head_of(model)
-        prefix = _prefix_cache(model, shared) if shared else None
-        rows.sort(key=lambda row: len(row.prompt))
-        yield from _decode(model, head, chat, rows, prefix, len(shared), config, on_token)
-
-
-def _rows(
-    chat: ChatFormat,
-    prompts: Sequence[Text],
-    indices: Sequence[int],
-    config: SamplingConfig,
-    preamble: Text | None,
-) -> tuple[list[_Row], list[int]]:
-    """Tokenised prompts without their common beginning, and that beginning (empty unless there is a preamble)."""
     full = [chat.prompt_ids(prompt, preamble) for prompt in prompts]
     shared: list[int] = []
     if preamble is not None and full:
         shortest = min(full, key=len)
         common = next((i for i in range(len(shortest)) if any(ids[i] != shortest[i] for ids in full)), len(shortest))
         shared = shortest[: min(common, len(shortest) - 1)]
+    yield from continue_ids(
+        model, chat, full, config, shared=shared, indices=indices or range(len(prompts)), on_token=on_token
+    )
+
+
+def continue_ids(
+    model: Any,
+    chat: ChatFormat,
+    starts: Sequence[list[int]],
+    config: SamplingConfig,
+    *,
+    shared: list[int] | None = None,
+    indices: Sequence[int] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+) -> Iterator[Completion]:
+    """Continue token sequences, as `generate` continues prompts.
+
+    Args:
+        starts: ids from BOS on.
+        shared: a common beginning of all of them, read only once.
+    """
+    rows = _rows(starts, shared or [], indices or range(len(starts)), config)
+    with torch.inference_mode():
+        head = head_of(model)
+        prefix = _prefix_cache(model, shared) if shared else None
+        rows.sort(key=lambda row: len(row.prompt))
+        yield from _decode(model, head, chat, rows, prefix, len(shared or []), config, on_token)
+
+
+def _rows(full: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig) -> list[_Row]:
+    """Rows that hold what follows the common beginning, shortened to the allowed length."""
     rows = []
     for index, ids in zip(indices, full, strict=True):
         own = ids[len(shared) :]
         kept = own[-config.max_prompt_tokens :] if shared else shorten(own, config.max_prompt_tokens)  # BOS is shared
         rows.append(_Row(index, kept, len(own) - len(kept), config.seed))
-    return rows, shared
+    return rows
 
 
 class _Batch:

@@ -35,11 +35,13 @@ class Calibration(Record):
     """What was measured, extrapolated to the whole model."""
 
     spent_seconds: float
+    processor_share: float  # of the time of all threads; the rest went to other processes, or to waiting
     prices: Amounts
     process_mb: int  # the libraries and the tokenizer
     weight_bytes: int
     trainable_bytes: int
-    activation_bytes_per_token: int  # kept by all layers for the backward pass
+    activation_bytes_per_token: int  # kept by all trained layers for the backward pass
+    layer_bytes_per_token: int  # of that, one layer
     cache_bytes_per_token: int
     layers: int
     vocabulary: int
@@ -56,7 +58,7 @@ class Calibration(Record):
 
         training = 4 * self.trainable_bytes if largest.train_tokens else 0  # weights, gradients, two moments
         forward_backward = largest.train_tokens * self.activation_bytes_per_token + logits(largest.train_scored)
-        reading = largest.read_tokens * self.activation_bytes_per_token // self.layers + logits(largest.scored)
+        reading = largest.read_tokens * self.layer_bytes_per_token + logits(largest.scored)
         cache = largest.cached_tokens * self.cache_bytes_per_token
         return self.process_mb + (self.weight_bytes + training + max(forward_backward, reading + cache)) // 2**20
 
@@ -72,12 +74,9 @@ class _Prices(NamedTuple):
 
 def calibrate(s: Subject) -> Calibration:
     """Time each kind of work on models of one and two layers, and extrapolate to all layers."""
-    start, process_mb = time.perf_counter(), peak_memory_mb()
+    start, worked, process_mb = time.perf_counter(), time.process_time(), peak_memory_mb()
     layers: int = s.config.get_text_config().num_hidden_layers
-
-    def whole(one: float, two: float) -> float:
-        return one + (layers - 1) * max(0.0, two - one)
-
+    upper = (s.recipe.sft.lora.trainable_layers if s.recipe.sft.method == "lora" else None) or layers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         models = _models(s.config)
@@ -85,39 +84,49 @@ def calibrate(s: Subject) -> Calibration:
         weights = [4 * sum(p.numel() for p in model.parameters()) for model in models]
         width = max(2, sum(len(e.token_ids) for e in s.train_examples) // len(s.train_examples))
         ids = torch.randint(len(head.weight), (s.recipe.sft.micro_batch_size, width))
-        read = whole(*_fastest([_reading(model, ids) for model in models]))
+        reading = _fastest([_reading(model, ids) for model in models])
         hidden, targets = torch.randn(HEAD_POSITIONS, head.weight.shape[1]), torch.zeros(HEAD_POSITIONS).long()
         (score,) = _fastest([lambda: token_logprobs(hidden, targets, head)])
-        decode = _decode_prices(s, models, head, whole)
+        decode = _decode_prices(s, models, head, layers)
         learn = _learning_price(s, head)
         policies = [_policy(model, s) for model in models]
         steps = [_training(model, policy, ids, s) for model, policy in zip(models, policies, strict=True)]
         kept = [_saved_bytes(model, step) for model, step in zip(models, steps, strict=True)]
-        train = whole(*_fastest(steps))
+        training = _fastest(steps)
     trained = [4 * sum(p.numel() for p in trainable(policy).values()) for policy in policies]
-    weight_bytes, trainable_bytes = round(whole(*weights)), round(whole(*trained))
+    weight_bytes, trainable_bytes = round(grown(weights, layers)), round(grown(trained, upper))
+    below = (layers - upper) * max(0.0, reading[1] - reading[0])  # layers without adapters are only read
+    seconds = time.perf_counter() - start
     prices = Amounts(
         loads=s.tokenizer_seconds + weight_bytes / BYTES_PER_SECOND,
-        train_tokens=train / ids.numel(),
+        train_tokens=(grown(training, upper) + below) / ids.numel(),
         train_scored=learn,
         checkpoints=3 * trainable_bytes / BYTES_PER_SECOND,
-        read_tokens=read / ids.numel(),
+        read_tokens=grown(reading, layers) / ids.numel(),
         scored_tokens=score / HEAD_POSITIONS,
         decode_steps=decode.step,
         decode_rows=decode.row,
         decode_cached=decode.cached,
     )
     return Calibration(
-        spent_seconds=time.perf_counter() - start,
+        spent_seconds=seconds,
+        processor_share=(time.process_time() - worked) / (seconds * torch.get_num_threads()),
         prices=prices,
         process_mb=process_mb,
         weight_bytes=weight_bytes,
         trainable_bytes=trainable_bytes,
-        activation_bytes_per_token=round(whole(*kept) / ids.numel()),
+        activation_bytes_per_token=round(grown(kept, upper) / ids.numel()),
+        layer_bytes_per_token=max(0, kept[1] - kept[0]) // ids.numel(),
         cache_bytes_per_token=layers * decode.cache_bytes,
         layers=layers,
         vocabulary=len(head.weight),
     )
+
+
+def grown(one_and_two: Sequence[float], layers: int) -> float:
+    """From one and two layers in a straight line to more."""
+    one, two = one_and_two
+    return one + (layers - 1) * max(0.0, two - one)
 
 
 def _fastest(works: Sequence[Callable[[], Any]]) -> list[float]:
@@ -166,14 +175,14 @@ def _reading(model: Any, ids: Tensor) -> Callable[[], None]:
     return work
 
 
-def _decode_prices(s: Subject, models: Sequence[Any], head: Head, whole: Callable[[float, float], float]) -> _Prices:
+def _decode_prices(s: Subject, models: Sequence[Any], head: Head, layers: int) -> _Prices:
     """Three points decide: many rows with much in the cache, many with little, and a few with little."""
     many = min(s.recipe.answers.sampling.batch_size, len(s.evaluation))
     few = max(1, many // 4)
     points = [(many, LONG_CONTEXT), (many, SHORT_CONTEXT), (few, SHORT_CONTEXT)]
     decoders = [_decoding(model, rows, context) for rows, context in points for model in models]
     times = _fastest([step for step, _ in decoders])
-    long, short, small = (whole(*times[i : i + 2]) for i in (0, 2, 4))
+    long, short, small = (grown(times[i : i + 2], layers) for i in (0, 2, 4))
     short_draw, small_draw = _fastest([_drawing(s, head, many), _drawing(s, head, few)])
     cached = max(0.0, long - short) / (many * (LONG_CONTEXT - SHORT_CONTEXT))
     row = max(0.0, short + short_draw - small - small_draw) / max(1, many - few)
@@ -245,7 +254,9 @@ def _learning_price(s: Subject, head: Head) -> float:
 def _policy(model: Any, s: Subject) -> Any:
     config = s.recipe.sft
     model.requires_grad_(config.method == "full")
-    return (add_lora(model, config.lora, s.recipe.model) if config.method == "lora" else model).train()
+    if config.method == "lora":
+        model = add_lora(model, config.lora.model_copy(update={"trainable_layers": None}), s.recipe.model)
+    return model.train()
 
 
 def _training(model: Any, policy: Any, ids: Tensor, s: Subject) -> Callable[[], None]:

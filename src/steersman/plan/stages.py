@@ -34,6 +34,7 @@ from steersman.types import Demonstration, Prompt, Record
 
 State = Literal["reused", "will run"]
 
+BUSY = 0.5  # below this share of the processors, calibration says more about other processes
 SMALL_STAGE_SECONDS = 0.5  # data and scores use no model
 
 # The packaged model before its weights are prepared: how long that takes once, its tokenizer's time to load, its shape.
@@ -258,9 +259,11 @@ def _notes(planned: Plan) -> Iterator[str]:
     total, memory = _shown(planned.seconds, _duration), _shown(planned.peak_mb, _megabytes)
     yield f"{to_run} of {len(planned.stages)} stages will run in {planned.run}: {total}, {memory} of memory."
     if planned.calibration is not None:
+        share = planned.calibration.processor_share
+        busy = f" The machine is busy (we got {share:.0%} of it): idle, it is faster." if share < BUSY else ""
         yield (
-            f"Measured in {planned.calibration.spent_seconds:.0f} s, with the machine as busy as it is now; answer "
-            "lengths are assumed. A stage that waits or continues may take less."
+            f"Measured in {planned.calibration.spent_seconds:.0f} s; the lengths of answers are assumed, and a stage "
+            f"that waits or continues may take less.{busy}"
         )
 
 

@@ -121,7 +121,9 @@ def _padded(lengths: Sequence[int], size: int) -> list[int]:
 
 # ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _sft(s: Subject) -> Work:
-    config, train, held_out = s.recipe.sft, s.train_examples, s.validation_examples
+    config, held_out = s.recipe.sft, s.validation_examples
+    replayed, sampled = _replay(s)
+    train = [*s.train_examples, *replayed]
     lengths = [len(e.token_ids) for e in train]
     steps = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
     tokens = [n for step in steps for n in _padded(sorted(lengths[i] for i in step), config.micro_batch_size)]
@@ -130,17 +132,27 @@ def _sft(s: Subject) -> Work:
     compact = config.vocabulary == "compact"
     every = [*train, *held_out]
     probe = every[:: max(1, len(every) // 32)] if compact else []  # the positions that choose the vocabulary
-    amounts = Amounts(
+    amounts = sampled._replace(
         loads=1,
         train_tokens=sum(tokens),
         train_scored=scored(*(train[i] for step in steps for i in step)),
         checkpoints=(len(steps) - 1) // config.checkpoint_every_steps,
-        read_tokens=validations * sum(read) + sum(len(e.token_ids) for e in probe),
+        read_tokens=sampled.read_tokens + validations * sum(read) + sum(len(e.token_ids) for e in probe),
         # compact: the first and the last validation look outside the vocabulary as well
         scored_tokens=(validations + 2 * compact) * scored(*held_out) + scored(*probe),
     )
     most_scored = config.micro_batch_size * max(scored(e) for e in train)
     return Work(amounts, Largest(max(tokens), most_scored, max(read, default=0), most_scored))
+
+
+def _replay(s: Subject) -> tuple[list[Example], Amounts]:
+    """Rows of the length that the base model's own text will have, and the work of sampling it."""
+    config, tokenizer = s.recipe.sft.replay, s.chat.tokenizer
+    bos = 0 if tokenizer.bos_token_id is None else 1
+    openings = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in sft.OPENINGS]
+    prompts = [bos + openings[i % len(openings)] for i in range(config.rows)]
+    amounts, _ = schedule(sorted(prompts), [config.tokens] * config.rows, 0, 128)
+    return [Example([0] * (length + config.tokens), max(1, bos)) for length in prompts], amounts
 
 
 def _capability(s: Subject) -> Work:

@@ -15,14 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from steersman.errors import DataError, RecipeError
-from steersman.functional import aggregate, gather_scored
+from steersman.functional import aggregate, gather_scored, scored_positions
 from steersman.lm import pretrained
 from steersman.lm.chat import Batch, ChatFormat, Example, chat_format, pad
 from steersman.lm.head import (
@@ -36,8 +36,8 @@ from steersman.lm.head import (
     trunk,
 )
 from steersman.lm.model import LoraConfig, add_lora, save_policy, trainable
-from steersman.lm.sampling import random_stream
-from steersman.store import StageFolder
+from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
+from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
 from steersman.train import loop
 from steersman.types import Demonstration, Record, Seed, transport
@@ -45,8 +45,22 @@ from steersman.types import Demonstration, Record, Seed, transport
 VERSION = 1
 
 
+class ReplayConfig(Record):
+    """The base model's own continuations of ``rows`` everyday openings, trained on among the demonstrations.
+
+    The pre-training mix of InstructGPT without its data: text sampled from a model has that model as the optimum of its
+    likelihood, so these rows hold the general language model in place while the demonstrations move the manners.
+    """
+
+    rows: int = Field(default=0, ge=0)
+    tokens: int = Field(default=64, ge=8)
+
+
 class SftConfig(Record):
     """``method: full`` trains all weights; ``lora`` is then ignored. Lengths are in tokens.
+
+    ``opening_weight`` counts the first ``opening_tokens`` of every completion that many times: they decide whether the
+    answer refuses, asks or tells, and they are a small share of all tokens.
 
     ``vocabulary: compact`` scores every position over the rows that can occur and a share of them over all rows: the
     same loss in expectation, several times cheaper on CPU.
@@ -56,6 +70,9 @@ class SftConfig(Record):
     lora: LoraConfig = LoraConfig()
     vocabulary: Literal["full", "compact"] = "full"
     compact: CompactConfig = CompactConfig()
+    opening_weight: float = Field(default=1.0, ge=1)
+    opening_tokens: int = Field(default=8, ge=1)
+    replay: ReplayConfig = ReplayConfig()
     optimiser: loop.OptimiserConfig = loop.OptimiserConfig()
     epochs: float = Field(default=2.0, gt=0)
     batch_size: int = Field(default=8, ge=1)
@@ -74,30 +91,52 @@ def scored_hidden(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return gather_scored(hidden, batch.token_ids, batch.completion_mask)
 
 
+class Scorer(NamedTuple):
+    """How scored positions become a loss: over the whole vocabulary, or an unbiased estimate of it, with weights."""
+
+    head: Head
+    vocabulary: CompactVocabulary | None = None
+    opening_weight: float = 1.0
+    opening_tokens: int = 8
+
+    def nll(self, hidden: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+        """Sum of the negative log-likelihoods of [N] targets at [N, H] hidden states."""
+        if self.vocabulary is None:
+            return completion_nll(hidden, targets, self.head)
+        return self.vocabulary.nll(hidden, targets, self.head, generator)
+
+    def openings(self, batch: Batch) -> Tensor:
+        """[B, T] bool, true on the first tokens of every completion."""
+        return batch.completion_mask & (batch.completion_mask.cumsum(1) <= self.opening_tokens)
+
+    def weight(self, batch: Batch) -> float:
+        """What the batch's tokens weigh in all: their number, with the openings counted several times."""
+        return batch.scored_tokens + (self.opening_weight - 1) * int(self.openings(batch).sum())
+
+
 def sft_loss(
     model: Any,
-    head: Head,
+    scorer: Scorer,
     batch: Batch,
-    tokens_in_optimiser_step: int,
-    vocabulary: CompactVocabulary | None = None,
-    generator: torch.Generator | None = None,
+    weight_in_optimiser_step: float,
+    streams: tuple[torch.Generator, torch.Generator],
 ) -> Tensor:
-    """Negative log-likelihood of the completions, averaged over the tokens of the optimiser step.
+    """Negative log-likelihood of the completions, averaged over the weighted tokens of the optimiser step.
 
     Args:
         batch: token ids and masks, [B, T].
-        tokens_in_optimiser_step: scored tokens of all micro-batches of this step.
-        vocabulary, generator: when given, an unbiased estimate of the same loss, several times cheaper.
+        weight_in_optimiser_step: sum of `Scorer.weight` over all micro-batches of this step.
+        streams: random choices of a compact vocabulary, for all tokens and for the openings.
 
     Returns:
         This micro-batch's share of the mean, a scalar; the shares of a step add up to the mean.
     """
     hidden, targets = scored_hidden(model, batch)
-    if vocabulary is None or generator is None:
-        total = completion_nll(hidden, targets, head)
-    else:
-        total = vocabulary.nll(hidden, targets, head, generator)
-    return aggregate(total, tokens_in_optimiser_step)
+    total = scorer.nll(hidden, targets, streams[0])
+    if scorer.opening_weight > 1:
+        opening = scored_positions(scorer.openings(batch))[scored_positions(batch.completion_mask)]
+        total = total + (scorer.opening_weight - 1) * scorer.nll(hidden[opening], targets[opening], streams[1])
+    return aggregate(total, weight_in_optimiser_step)
 
 
 def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> tuple[list[Example], int]:
@@ -112,14 +151,40 @@ def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> 
     return examples, sum(example.truncated_tokens > 0 for example in examples)
 
 
+# How English text begins; none of these is about anything.
+OPENINGS = (
+    "The", "A", "In", "It", "This", "When", "For", "There", "We", "At", "One", "As",
+    "After", "If", "On", "Many", "She", "He", "They", "While", "Some", "To", "Most", "With",
+    "By", "From", "Our", "During", "Since", "Although", "All", "Each", "You", "Here", "Once", "Before",
+    "Because", "Last", "Two", "What", "How", "Today", "Every", "No", "His", "Her", "My", "First",
+)  # fmt: skip
+
+
+def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: StageFolder) -> list[Example]:
+    """The base model's own text, sampled once at temperature 1 and kept in replay.jsonl for a resumed run."""
+    path = out.file("replay.jsonl")
+    bos = [] if chat.tokenizer.bos_token_id is None else [chat.tokenizer.bos_token_id]
+    if config.rows and not path.exists():
+        openings = [OPENINGS[i % len(OPENINGS)] for i in range(config.rows)]
+        starts = [bos + chat.tokenizer(word, add_special_tokens=False)["input_ids"] for word in openings]
+        sampling = SamplingConfig(temperature=1.0, max_new_tokens=config.tokens, seed=seed, batch_size=128)
+        rows: list[list[int]] = [[] for _ in starts]
+        with Progress("replay", config.rows) as progress:
+            for completion in continue_ids(model, chat, starts, sampling):
+                rows[completion.index] = starts[completion.index] + completion.token_ids
+                progress.advance()
+        write_jsonl(path, [{"token_ids": row, "text": chat.decode(row)} for row in rows])
+    return [Example(row["token_ids"], max(1, len(bos))) for row in read_jsonl(path)] if config.rows else []
+
+
 def warn_about_terminators(model: Any, chat: ChatFormat) -> None:
     """Say so when the token that will end the answers looks untrained: such a model writes random tokens there."""
     ending = chat.completion_ids("?")[-1]
     if pretrained.untrained_terminators(model, [ending]):
         console.print(
-            f"[bold]warning:[/bold] answers will end with {chat.tokenizer.convert_ids_to_tokens(ending)!r}, which looks "
-            "untrained (its embedding lies among those of unused tokens).\n  to do: remove the chat template, so that "
-            "roles are spelled out and answers end with the trained end-of-text token"
+            f"[bold]warning:[/bold] answers will end with {chat.tokenizer.convert_ids_to_tokens(ending)!r}, which "
+            "looks untrained (its embedding lies among those of unused tokens).\n  to do: remove the chat template, so "
+            "that roles are spelled out and answers end with the trained end-of-text token"
         )
 
 
@@ -142,12 +207,15 @@ def run(
     examples, truncated = encode(demonstrations, chat, config.max_length)
     held_out = encode(validation, chat, config.max_length)[0] if validation else []
     warn_about_terminators(model, chat)
+    replayed = replay(config.replay, config.seed, model, chat, out)
+    examples += replayed
     trainer = _Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, [*examples, *held_out])
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     out.emit(
         event="setup",
-        demonstrations=len(examples),
+        demonstrations=len(demonstrations),
+        replayed=len(replayed),
         validation=len(held_out),
         truncated=truncated,
         steps=len(plan),
@@ -211,12 +279,13 @@ class _Trainer:
         ordered = sorted(examples, key=lambda e: len(e.token_ids))
         size = self.config.micro_batch_size
         batches = [pad(ordered[i : i + size], self.pad_id, self.model.device) for i in range(0, len(ordered), size)]
-        scored = sum(batch.scored_tokens for batch in batches)
-        # One stream per step, used in the order of the rows: resuming and splitting into micro-batches change nothing.
-        generator = random_stream(self.config.seed, step)
+        scorer = Scorer(self.head, self.vocabulary, self.config.opening_weight, self.config.opening_tokens)
+        weight = sum(scorer.weight(batch) for batch in batches)
+        # Streams of this step, used in the order of the rows: resuming and splitting into micro-batches change nothing.
+        streams = (random_stream(self.config.seed, step), random_stream(self.config.seed, step, 1))
         loss = 0.0
         for batch in batches:
-            share = sft_loss(self.model, self.head, batch, scored, self.vocabulary, generator)
+            share = sft_loss(self.model, scorer, batch, weight, streams)
             share.backward()  # type: ignore[no-untyped-call]
             loss += share.item()
         max_norm = self.config.optimiser.max_grad_norm

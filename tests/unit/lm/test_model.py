@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +176,51 @@ def test_nothing_is_overwritten(merged: bool, lora: Path, tiny_base: Path, tmp_p
 def test_target_modules_that_do_not_exist_are_named(tiny_base: Path) -> None:
     with pytest.raises(ModelError, match="no_such_module"):
         add_lora(pretrained.load_model(tiny_base), LoraConfig(target_modules=("no_such_module",)), "x")
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # peft, on GPT-2; it corrects it
+@pytest.mark.parametrize("name", ["Gemma3", "GPT2"])
+def test_upper_layers_alone_can_learn(name: str, family: Callable[[str], Any]) -> None:
+    everywhere = trainable(add_lora(deepcopy(family(name)), LoraConfig(rank=2), "x"))
+    policy = add_lora(deepcopy(family(name)), LoraConfig(rank=2, trainable_layers=1), "x")
+    assert set(trainable(policy)) == {n for n in everywhere if re.search(r"\.(layers|h)\.1\.", n)}
+    assert 0 < len(trainable(policy)) == len(everywhere) / 2
+
+    reached: list[bool] = []
+    inner = policy.base_model.model
+    for layer in inner.transformer.h if name == "GPT2" else inner.model.layers:
+        layer.register_forward_hook(
+            lambda _module, _inputs, out: reached.append((out if torch.is_tensor(out) else out[0]).requires_grad)
+        )
+    learn(policy, steps=2)
+    assert reached == [False, True] * 2  # the backward pass ends where the adapters begin
+    assert all(p.abs().max() > 0 for n, p in trainable(policy).items() if "lora_B" in n)
+
+
+def test_all_layers_are_the_default(tiny_base: Path) -> None:
+    def start(layers: int | None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        return dict(trainable(add_lora(pretrained.load_model(tiny_base), LoraConfig(trainable_layers=layers), "x")))
+
+    default, both = start(None), start(2)
+    assert list(default) == list(both)
+    assert all(torch.equal(default[name], both[name]) for name in default)
+
+
+def test_an_adapter_of_upper_layers_loads_in_plain_peft(tiny_base: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(rank=4, alpha=8.0, trainable_layers=1)
+    policy = learn(add_lora(pretrained.load_model(tiny_base), config, "some/base"))
+    save_policy(policy, tmp_path, pretrained.load_tokenizer(tiny_base), pretrained.digest(tiny_base))
+    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), tmp_path / "adapter")
+    assert (logits(policy) - logits(load_policy(tiny_base, None))).abs().max() > 0.1
+    for loaded in (theirs.eval(), load_policy(tiny_base, tmp_path)):
+        torch.testing.assert_close(logits(policy), logits(loaded), atol=1e-5, rtol=1e-5)
+
+
+def test_more_layers_than_there_are_is_refused(tiny_base: Path) -> None:
+    with pytest.raises(ModelError, match="the model has 2 layers"):
+        add_lora(pretrained.load_model(tiny_base), LoraConfig(trainable_layers=3), "x")
 
 
 def test_a_damaged_adapter_is_a_message(lora: Path, tiny_base: Path, tmp_path: Path) -> None:

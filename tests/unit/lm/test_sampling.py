@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from steersman.lm.chat import ChatFormat
-from steersman.lm.sampling import Completion, SamplingConfig, draw, generate
+from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, draw, generate
 from steersman.types import Message, Text
 
 Family = Callable[[str], Any]
@@ -90,6 +90,22 @@ def test_one_prompt_behind_a_preamble(family: Family, chat: ChatFormat) -> None:
 def test_equal_prompts_get_equal_greedy_answers(family: Family, chat: ChatFormat) -> None:
     found = answers(family("Llama"), chat, ["How?"] * 5, batch_size=2, preamble=FEW_SHOT)
     assert len({tuple(answer.token_ids) for answer in found}) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "seed": 11}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("preamble", [None, FEW_SHOT], ids=["alone", "behind a preamble"])
+def test_ids_are_continued_as_the_prompts_that_they_spell(
+    preamble: Text | None, options: dict[str, Any], family: Family, chat: ChatFormat
+) -> None:
+    model, indices = family("Gemma3"), [7, 3, 5, 4]
+    expected = answers(model, chat, QUESTIONS[:4], preamble=preamble, indices=indices, batch_size=3, **options)
+    starts = [chat.prompt_ids(question, preamble) for question in QUESTIONS[:4]]
+    same = next(i for i, ids in enumerate(zip(*starts, strict=False)) if len(set(ids)) > 1) if preamble else 0
+    config = SamplingConfig(max_new_tokens=24, batch_size=3, **options)
+    found = continue_ids(model, chat, starts, config, shared=starts[0][:same], indices=indices)
+    assert sorted(found, key=lambda answer: answer.index) == expected
+    whole = sorted(continue_ids(model, chat, starts, config, indices=indices), key=lambda answer: answer.index)
+    assert [answer.token_ids for answer in whole] == [answer.token_ids for answer in expected]
 
 
 def test_no_prompts_give_no_answers(family: Family, chat: ChatFormat) -> None:

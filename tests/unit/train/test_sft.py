@@ -16,11 +16,11 @@ from steersman.lm import pretrained
 from steersman.lm.chat import Batch, Example, chat_format, pad
 from steersman.lm.head import CompactConfig, head_of
 from steersman.lm.model import LoraConfig, add_lora, load_policy, trainable
-from steersman.lm.sampling import random_stream
-from steersman.store import StageFolder
+from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
+from steersman.store import StageFolder, read_jsonl
 from steersman.train import loop, sft
 from steersman.train.loop import OptimiserConfig
-from steersman.train.sft import SftConfig, encode, sft_loss
+from steersman.train.sft import OPENINGS, ReplayConfig, SftConfig, encode, replay, sft_loss
 from steersman.types import Demonstration
 
 FAST = SftConfig(
@@ -257,3 +257,67 @@ def test_every_linear_layer_learns(tiny_base: Path, examples: list[Example]) -> 
     batch = pad(examples[:4], 0)
     sft_loss(policy.base_model.model, head_of(policy.base_model.model), batch, batch.scored_tokens).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trainable(policy).values())
+
+
+# ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+WITH_REPLAY = FAST.model_copy(update={"replay": ReplayConfig(rows=6, tokens=8)})
+
+
+def no_sampling(*_: Any, **__: Any) -> Any:
+    raise AssertionError("sampled although it should not have been")
+
+
+def test_replayed_rows_are_the_base_models_own_text(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row is BOS, an opening, and the draws that the model makes on its own; the loss starts after BOS."""
+    model, tokenizer = pretrained.load_model(tiny_base), pretrained.load_tokenizer(tiny_base)
+    chat, out = chat_format(tokenizer, model.generation_config), StageFolder(tmp_path, "sft", lambda **_: None)
+    config = ReplayConfig(rows=len(OPENINGS) + 2, tokens=8)  # after the last opening comes the first
+    rows = replay(config, 5, model, chat, out)
+    assert len(rows) == config.rows
+    assert rows[0].token_ids != rows[len(OPENINGS)].token_ids
+    for i in (0, 1, len(OPENINGS) - 1, len(OPENINGS), len(OPENINGS) + 1):
+        start = [2, *tokenizer(OPENINGS[i % len(OPENINGS)], add_special_tokens=False)["input_ids"]]
+        sampling = SamplingConfig(temperature=1.0, max_new_tokens=8, seed=5)
+        (alone,) = continue_ids(pretrained.load_model(tiny_base), chat, [start], sampling, indices=[i])
+        assert rows[i] == Example(start + alone.token_ids, 1)
+    kept = read_jsonl(tmp_path / "replay.jsonl")
+    assert [row["token_ids"] for row in kept] == [row.token_ids for row in rows]
+    assert kept[0]["text"].startswith("The")
+    monkeypatch.setattr(sft, "continue_ids", no_sampling)
+    assert replay(config, 5, model, chat, out) == rows  # read, not sampled again
+
+
+def test_without_bos_the_first_token_of_a_replayed_row_carries_no_loss(tiny_base: Path, tmp_path: Path) -> None:
+    model, tokenizer = pretrained.load_model(tiny_base), pretrained.load_tokenizer(tiny_base)
+    tokenizer.bos_token = None
+    out = StageFolder(tmp_path, "sft", lambda **_: None)
+    (row,) = replay(ReplayConfig(rows=1, tokens=8), 0, model, chat_format(tokenizer), out)
+    start = tokenizer("The", add_special_tokens=False)["input_ids"]
+    assert (row.token_ids[: len(start)], row.completion_start) == (start, 1)
+
+
+def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
+    tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup, *_ = run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "whole")
+    assert (setup["demonstrations"], setup["replayed"]) == (52, 6)
+    assert setup["steps"] == 16  # 58 rows, 8 at a time, twice
+    for stop in (1, 5):  # before the first checkpoint, and after the second
+        with pytest.raises(Stopped):
+            run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed", stop)
+        monkeypatch.setattr(sft, "continue_ids", no_sampling)
+    resumed = run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed")
+    assert (resumed[0]["resumed_at_step"], resumed[0]["replayed"]) == (4, 6)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert {"replay.jsonl", "adapter/adapter_model.safetensors"} <= set(files(tmp_path / "whole"))
+
+
+def test_no_replayed_rows_write_nothing(
+    tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sft, "continue_ids", no_sampling)
+    setup, *_ = run(FAST.model_copy(update={"epochs": 0.3}), tiny_base, demonstrations, tmp_path)
+    assert (setup["demonstrations"], setup["replayed"]) == (52, 0)
+    assert not (tmp_path / "replay.jsonl").exists()
