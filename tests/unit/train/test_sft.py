@@ -14,7 +14,7 @@ import torch
 from steersman.errors import DataError, ModelError, RecipeError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.chat import Batch, Example, chat_format, pad
-from steersman.lm.head import CompactConfig, head_of
+from steersman.lm.head import CompactConfig, CompactVocabulary, Head, head_of
 from steersman.lm.model import LoraConfig, add_lora, load_policy, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.store import StageFolder, read_jsonl
@@ -39,6 +39,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
     "lora, dropout": {"lora": LoraConfig(rank=2, dropout=0.2)},
 }
+
+
+def loss_of(
+    model: Any,
+    batch: Batch,
+    head: Head | None = None,
+    vocabulary: CompactVocabulary | None = None,
+    seed: int = 0,
+    **opening: Any,
+) -> torch.Tensor:
+    """The loss of one batch that is a whole optimiser step."""
+    scorer = sft.Scorer(head or head_of(model), vocabulary, **opening)
+    return sft_loss(model, scorer, batch, scorer.weight(batch), (random_stream(seed), random_stream(seed, 1)))
 
 
 class Stopped(Exception):
@@ -79,7 +92,7 @@ def test_the_loss_is_that_of_hugging_face(tiny_base: Path, examples: list[Exampl
     model, batch = pretrained.load_model(tiny_base), pad(examples[:7], 0)
     assert len({len(e.token_ids) for e in examples[:7]}) > 1  # with padding
     theirs = model(input_ids=batch.token_ids, attention_mask=batch.attention_mask, labels=labels(batch)).loss
-    ours = sft_loss(model, head_of(model), batch, batch.scored_tokens)
+    ours = loss_of(model, batch)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     torch.autograd.backward([ours])
     mine = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -94,18 +107,23 @@ def test_the_loss_by_hand(tiny_base: Path) -> None:
     model = pretrained.load_model(tiny_base)
     with torch.no_grad():
         logprobs = torch.log_softmax(model(input_ids=torch.tensor([[2, 50, 60, 1]])).logits[0].double(), -1)
-        loss = sft_loss(model, head_of(model), pad([Example([2, 50, 60, 1], 2)], 0), 2)
-    assert loss.item() == pytest.approx(-(float(logprobs[1, 60]) + float(logprobs[2, 1])) / 2, rel=1e-6)
+        batch = pad([Example([2, 50, 60, 1], 2)], 0)
+        plain, weighted = loss_of(model, batch), loss_of(model, batch, opening_weight=3.0, opening_tokens=1)
+    first, second = -float(logprobs[1, 60]), -float(logprobs[2, 1])
+    assert plain.item() == pytest.approx((first + second) / 2, rel=1e-6)
+    assert weighted.item() == pytest.approx((3 * first + second) / 4, rel=1e-6)
 
 
+@pytest.mark.parametrize("opening_weight", [1.0, 4.0])
 @pytest.mark.parametrize("vocabulary", ["full", "compact"])
 def test_micro_batches_change_neither_loss_nor_gradient(
-    vocabulary: str, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    vocabulary: str, opening_weight: float, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[int, tuple[float, dict[str, torch.Tensor]]] = {}
     for size in (1, 3, 8):
         torch.manual_seed(0)
-        config = FAST.model_copy(update={"micro_batch_size": size, **(COMPACT if vocabulary == "compact" else {})})
+        changes = {"micro_batch_size": size, "opening_weight": opening_weight, "opening_tokens": 3}
+        config = FAST.model_copy(update=changes | (COMPACT if vocabulary == "compact" else {}))
         trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
         gradients: dict[str, torch.Tensor] = {}
 
@@ -129,12 +147,9 @@ def test_the_compact_loss_is_an_unbiased_estimate_of_the_full_one(tiny_base: Pat
     vocabulary = sft._compact(CompactConfig(extra_rows=20, full_share=0.25), model, head, examples, 0)
     assert len(vocabulary.exact) < len(head.weight)
     with torch.no_grad():
-        exact = sft_loss(model, head, batch, batch.scored_tokens).item()
+        exact = loss_of(model, batch, head).item()
         found = torch.tensor(
-            [
-                sft_loss(model, head, batch, batch.scored_tokens, vocabulary, random_stream(7, step)).item()
-                for step in range(200)
-            ],
+            [loss_of(model, batch, head, vocabulary, seed=step).item() for step in range(200)],
             dtype=torch.float64,
         )
     assert found.std() > 0
@@ -255,7 +270,7 @@ def test_every_linear_layer_learns(tiny_base: Path, examples: list[Example]) -> 
     for p in trainable(policy).values():
         torch.nn.init.normal_(p, std=0.1)
     batch = pad(examples[:4], 0)
-    sft_loss(policy.base_model.model, head_of(policy.base_model.model), batch, batch.scored_tokens).backward()
+    loss_of(policy.base_model.model, batch).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trainable(policy).values())
 
 
