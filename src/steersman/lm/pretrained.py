@@ -269,7 +269,7 @@ def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
     gc.disable()
     try:
         # Not all of the reader's own progress bars heed the setting.
-        with foreign(name), _steps(3) as step, _no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
+        with foreign(name), _steps(3) as step, no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
             step("reading the weights")
             options = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
             model = _from_pretrained(gguf.parent, name, dtype=torch.float32, **options)
@@ -305,7 +305,7 @@ def _steps(total: int) -> Iterator[Notify]:
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Without the progress bars that `transformers` draws, for what takes a second."""
     from transformers.utils import logging
 
@@ -350,15 +350,17 @@ def _sha256(files: Sequence[Path]) -> str:
 def load_model(
     folder: Path, *, dtype: Literal["float32", "bfloat16", "float16"] = "float32", device: str = "cpu"
 ) -> PreTrainedModel:
-    """The model of a folder in hub format, in evaluation mode, with scaled-dot-product attention.
+    """The model of a folder in hub format, in evaluation mode.
+
+    Attention is what transformers prefers: scaled-dot-product, or eager where a model has no such form (Gemma 2).
 
     Raises:
         ModelError: the folder is broken or foreign, needs code of its own, or lacks weights that its config asks for.
     """
     import torch
 
-    with _no_progress_bars():
-        model = _from_pretrained(_checked(folder), str(folder), dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    with no_progress_bars():
+        model = _from_pretrained(_checked(folder), str(folder), dtype=getattr(torch, dtype))
     try:
         model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:

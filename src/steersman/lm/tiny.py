@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from steersman.lm.pretrained import no_progress_bars
 from steersman.types import Demonstration, plain_text
 
 NAME = "tiny-random"
@@ -65,5 +66,6 @@ def build(texts: Sequence[str], folder: Path, seed: int = 0) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Gemma3ForCausalLM(config)
-    model.save_pretrained(folder)
+    with no_progress_bars():
+        model.save_pretrained(folder)
     trained.save_pretrained(folder)
