@@ -152,7 +152,9 @@ def export(base: Path, trained: Path, target: Path, *, merged: bool) -> Path:
         check_base(trained / ADAPTER, base)
         shutil.copytree(trained / ADAPTER, target, dirs_exist_ok=True)
     else:
-        load_policy(base, trained).save_pretrained(target)
+        policy = load_policy(base, trained)
+        with pretrained.no_progress_bars():
+            policy.save_pretrained(target)
     pretrained.load_tokenizer(base).save_pretrained(target)
     return target
 
