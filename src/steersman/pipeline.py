@@ -95,7 +95,7 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
     for setting in settings:
         _apply(values, setting)
         try:
-            recipe = Recipe.model_validate(values)
+            Recipe.model_validate(values)  # one by one, so that the error names the setting
         except ValidationError as error:
             detail = error.errors()[0]
             raise RecipeError(detail["msg"].lower(), where=f"--set {setting}") from error

@@ -37,6 +37,7 @@ from steersman.store import canonical, disk_full_is_explained, sha256_file, sha2
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Nothing is looked up online while loading, and no code from a model's folder runs: unset, transformers would ask.
 SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 PACKAGED = "gemma-3-270m"
@@ -85,7 +86,7 @@ def _resolve(name: str, root: Path, notify: Notify) -> Path:
         return _gguf(Path(expanded), root, notify)
     if os.path.isdir(expanded):
         return _checked(Path(expanded).absolute())
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+    if _HUB_ID.fullmatch(name):
         return _downloaded(name)
     shown = repr(name if len(name) <= 100 else name[:97] + "...")
     if os.path.sep in name or os.path.exists(expanded):
@@ -95,6 +96,40 @@ def _resolve(name: str, root: Path, notify: Notify) -> Path:
         expected=f'{PACKAGED}, a Hub id ("org/name"), a folder, or a .gguf file',
         do="correct the name; a folder that is called so needs ./ before it",
     )
+
+
+def prepared(name: str) -> Path | None:
+    """The folder that `resolve` would return, if nothing has to be fetched or converted first; None otherwise.
+
+    Raises:
+        ModelError: as `resolve`, for a name that stands for nothing.
+    """
+    path = Path(name).expanduser()
+    if name == PACKAGED:
+        try:
+            folder = _converted(_cache(), PACKAGED, importlib.import_module(_PACKAGE).EXPECTED_SHA256)
+        except ImportError:
+            return resolve(name)  # says what to install
+    elif name.lower().endswith(".gguf"):
+        if not path.is_file():
+            return resolve(name)  # says that there is no such file
+        folder = _converted(_cache(), path.stem, _sha256([path]))
+    elif not path.is_dir() and _HUB_ID.fullmatch(name):
+        from transformers.utils import cached_file
+
+        try:
+            config = cached_file(name, "config.json", local_files_only=True)
+        except OSError:
+            return None
+        folder = Path(config).parent
+    else:
+        return resolve(name)  # a folder, or an error that explains itself
+    return folder if folder.is_dir() else None
+
+
+def _converted(root: Path, label: str, sha256: str) -> Path:
+    """Where the converted weights of a GGUF file lie: another file or another way of converting has another place."""
+    return root / f"{label}-{sha256[:12]}-v{_CONVERSION}"
 
 
 def _cache() -> Path:
@@ -191,7 +226,7 @@ def _packaged(root: Path, notify: Notify) -> Path:
         for paper in ("NOTICE.md", "GEMMA_TERMS.html"):  # the terms ask to travel with the weights
             (folder / paper).write_bytes((papers / paper).read_bytes())
 
-    return _built_once(root / f"{PACKAGED}-{expected[:12]}-v{_CONVERSION}", build, notify)
+    return _built_once(_converted(root, PACKAGED, expected), build, notify)
 
 
 def _gguf(path: Path, root: Path, notify: Notify) -> Path:
@@ -203,7 +238,7 @@ def _gguf(path: Path, root: Path, notify: Notify) -> Path:
         (folder / "source" / "model.gguf").symlink_to(path.absolute())
         _convert(folder / "source" / "model.gguf", folder, str(path), notify)
 
-    return _built_once(root / f"{path.stem}-{_sha256([path])[:12]}-v{_CONVERSION}", build, notify)
+    return _built_once(_converted(root, path.stem, _sha256([path])), build, notify)
 
 
 def _joined(chunks: Sequence[Path], target: Path) -> str:

@@ -9,8 +9,6 @@ Nothing stays written but the remembered digest of a model's files in the cache;
 
 from __future__ import annotations
 
-import importlib
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -160,33 +158,11 @@ def _in_scratch(stage: Stage, context: Context, scratch: Path) -> Artifact:
 # ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _prepared(recipe: Recipe, data: DataSet, run: Run) -> Path | None:
     """The base model's folder if it is there already; None if `pipeline.align` would make, fetch or convert it."""
-    name, path = recipe.model, Path(recipe.model).expanduser()
-    cache, version = pretrained._cache(), pretrained._CONVERSION
-    if name == tiny.NAME:
+    if recipe.model == tiny.NAME:
         texts = sha256_text("\n".join(tiny.corpus(data.demonstrations)))
         artifact = run.finished(Identity("base", tiny.VERSION, {}, {"texts": texts}))
         return artifact.file("model") if artifact else None
-    if name == pretrained.PACKAGED:
-        try:
-            expected = importlib.import_module(pretrained._PACKAGE).EXPECTED_SHA256
-        except ImportError:
-            return pretrained.resolve(name)  # says what to install
-        folder = cache / f"{name}-{expected[:12]}-v{version}"
-    elif name.lower().endswith(".gguf"):
-        if not path.is_file():
-            return pretrained.resolve(name)  # says that there is no such file
-        folder = cache / f"{path.stem}-{pretrained._sha256([path])[:12]}-v{version}"
-    elif not path.is_dir() and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
-        from transformers.utils import cached_file
-
-        try:
-            config = cached_file(name, "config.json", local_files_only=True)
-        except OSError:
-            return None
-        folder = Path(config).parent
-    else:
-        return pretrained.resolve(name)  # a folder, or an error that explains itself
-    return folder if folder.is_dir() else None
+    return pretrained.prepared(recipe.model)
 
 
 def _preparation(model: str, base: Path | None) -> tuple[str, float | None]:
