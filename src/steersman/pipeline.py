@@ -29,6 +29,7 @@ from steersman.evals import answers, capability, scores
 from steersman.evals.answers import AnswersConfig, Condition
 from steersman.evals.capability import CapabilityConfig
 from steersman.lm import pretrained, tiny
+from steersman.lm.sampling import LocalModel
 from steersman.report import page
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
 from steersman.terminal import console
@@ -156,7 +157,7 @@ def _raw_answers(c: Context, out: StageFolder) -> None:
         c.constitution.persona, c.rows("train.jsonl", Demonstration), c.recipe.answers.few_shot_examples
     )
     conditions = [Condition(scores.RAW, None), Condition(scores.FEW_SHOT, preamble)]
-    answers.run(c.recipe.answers, c.base, None, c.rows("evaluation.jsonl", Prompt), conditions, out)
+    answers.run(c.recipe.answers, LocalModel.load(c.base), c.rows("evaluation.jsonl", Prompt), conditions, out)
 
 
 def _sft(c: Context, out: StageFolder) -> None:
@@ -165,8 +166,8 @@ def _sft(c: Context, out: StageFolder) -> None:
 
 
 def _aligned_answers(c: Context, out: StageFolder) -> None:
-    prompts, trained = c.rows("evaluation.jsonl", Prompt), c.done["sft"].path
-    answers.run(c.recipe.answers, c.base, trained, prompts, [Condition(scores.ALIGNED, None)], out)
+    prompts, aligned = c.rows("evaluation.jsonl", Prompt), LocalModel.load(c.base, c.done["sft"].path)
+    answers.run(c.recipe.answers, aligned, prompts, [Condition(scores.ALIGNED, None)], out)
 
 
 def _scores(c: Context, out: StageFolder) -> None:

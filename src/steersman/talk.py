@@ -6,7 +6,7 @@ import json
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -16,8 +16,7 @@ from rich.text import Text as RichText
 from steersman.errors import ModelError, UserError
 from steersman.lm import model as policies
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, chat_format
-from steersman.lm.sampling import SamplingConfig, generate
+from steersman.lm.sampling import LanguageModel, LocalModel, OnText, SamplingConfig
 from steersman.store import open_run
 from steersman.types import Message
 
@@ -26,8 +25,7 @@ class Speaker(NamedTuple):
     """A loaded model with a name for the screen."""
 
     name: str
-    model: Any
-    chat: ChatFormat
+    model: LanguageModel
 
 
 def base_of(run: Path) -> Path:
@@ -53,10 +51,8 @@ def trained_of(run: Path) -> Path:
 
 def speaker(run: Path, *, aligned: bool) -> Speaker:
     """Load the raw or the aligned model of a run."""
-    base = base_of(run)
-    model = policies.load_policy(base, trained_of(run) if aligned else None)
-    chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)
-    return Speaker("aligned" if aligned else "raw", model, chat)
+    model = LocalModel.load(base_of(run), trained_of(run) if aligned else None)
+    return Speaker("aligned" if aligned else "raw", model)
 
 
 def export(run: Path, target: Path, *, merged: bool = False) -> Path:
@@ -64,16 +60,9 @@ def export(run: Path, target: Path, *, merged: bool = False) -> Path:
     return policies.export(base_of(run), trained_of(run), target, merged=merged)
 
 
-def reply(who: Speaker, conversation: list[Message], config: SamplingConfig, show: Any = None) -> str:
-    """One answer; ``show`` gets the text so far after every token."""
-    tokens: list[int] = []
-
-    def on_token(_: int, token: int) -> None:
-        tokens.append(token)
-        if show is not None:
-            show(who.chat.decode(tokens))
-
-    (answer,) = generate(who.model, who.chat, [tuple(conversation)], config, on_token=on_token)
+def reply(who: Speaker, conversation: list[Message], config: SamplingConfig, on_text: OnText | None = None) -> str:
+    """One answer; ``on_text`` gets the text so far after every token."""
+    (answer,) = who.model.answers([tuple(conversation)], config, on_text=on_text)
     if answer.truncated_prompt_tokens:
         print(f"note: the first {answer.truncated_prompt_tokens} tokens of the conversation were cut", file=sys.stderr)
     return answer.text
@@ -115,7 +104,7 @@ def _turn(
     with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _Quiet() as live:
         for i, one in enumerate(who):
 
-            def show(text: str, i: int = i) -> None:
+            def show(_: int, text: str, i: int = i) -> None:
                 texts[i] = text
                 live.update(_columns(who, texts), refresh=True)
 

@@ -7,15 +7,11 @@ shows it how (Askell et al. 2021, arXiv:2112.00861, call this context distillati
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from steersman.lm import pretrained
-from steersman.lm.chat import chat_format
-from steersman.lm.model import load_policy
-from steersman.lm.sampling import Completion, SamplingConfig, generate
+from steersman.lm.sampling import Completion, LanguageModel, SamplingConfig
 from steersman.store import StageFolder, append_jsonl, cut_torn_tail, read_jsonl, write_jsonl
 from steersman.terminal import Progress
 from steersman.types import Demonstration, Message, Prompt, Record, Text, plain_text
@@ -56,8 +52,7 @@ def few_shot_preamble(persona: str, demonstrations: Sequence[Demonstration], exa
 
 def run(
     config: AnswersConfig,
-    base: Path,
-    trained: Path | None,
+    model: LanguageModel,
     prompts: Sequence[Prompt],
     conditions: Sequence[Condition],
     out: StageFolder,
@@ -67,8 +62,6 @@ def run(
     A killed run goes on at the first batch without answers; batches are cut the same way each time, so that the
     answers are those of an undisturbed run.
     """
-    model, tokenizer = load_policy(base, trained), pretrained.load_tokenizer(base)
-    chat = chat_format(tokenizer, model.generation_config)
     partial = out.file("answers.partial.jsonl")
     cut_torn_tail(partial)
     done = {(row["condition"], row["index"]) for row in read_jsonl(partial)}
@@ -81,8 +74,7 @@ def run(
                     continue
                 texts = [prompts[i].prompt for i in batch]
                 rows = []
-                answers = generate(model, chat, texts, config.sampling, preamble=condition.preamble, indices=batch)
-                for answer in answers:
+                for answer in model.answers(texts, config.sampling, preamble=condition.preamble, indices=batch):
                     rows.append(_row(condition, prompts[answer.index], answer))
                     progress.advance()
                 append_jsonl(partial, rows)

@@ -14,14 +14,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from steersman.lm.chat import ChatFormat, shorten
+from steersman.lm import pretrained
+from steersman.lm.chat import ChatFormat, chat_format, shorten
 from steersman.lm.head import Head, head_of, trunk
+from steersman.lm.model import load_policy
 from steersman.types import Record, Seed, Text
 
 FinishReason = Literal["stop", "stop_string", "length"]
@@ -50,6 +53,51 @@ class Completion:
     finish_reason: FinishReason
     prompt_tokens: int
     truncated_prompt_tokens: int
+
+
+OnText = Callable[[int, str], None]  # called with a prompt's index and its answer so far
+
+
+class LanguageModel(Protocol):
+    """Whatever answers prompts: weights in this process (`LocalModel`) or a script (`lm/scripted.py`)."""
+
+    def answers(
+        self,
+        prompts: Sequence[Text],
+        config: SamplingConfig,
+        *,
+        preamble: Text | None = None,
+        indices: Sequence[int] | None = None,
+        on_text: OnText | None = None,
+    ) -> Iterator[Completion]:
+        """Answer every prompt; arguments as in `generate`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """Weights in this process with their chat format."""
+
+    model: Any
+    chat: ChatFormat
+
+    @classmethod
+    def load(cls, base: Path, trained: Path | None = None) -> LocalModel:
+        """A base model's folder, with what was trained on it (see `load_policy`)."""
+        model = load_policy(base, trained)
+        return cls(model, chat_format(pretrained.load_tokenizer(base), model.generation_config))
+
+    def answers(
+        self,
+        prompts: Sequence[Text],
+        config: SamplingConfig,
+        *,
+        preamble: Text | None = None,
+        indices: Sequence[int] | None = None,
+        on_text: OnText | None = None,
+    ) -> Iterator[Completion]:
+        """See `generate`."""
+        return generate(self.model, self.chat, prompts, config, preamble=preamble, indices=indices, on_text=on_text)
 
 
 class _Row:
@@ -95,7 +143,7 @@ def generate(
     *,
     preamble: Text | None = None,
     indices: Sequence[int] | None = None,
-    on_token: Callable[[int, int], None] | None = None,
+    on_text: OnText | None = None,
 ) -> Iterator[Completion]:
     """Answer every prompt; completions come as they end, each with the index of its prompt.
 
@@ -103,7 +151,7 @@ def generate(
         model: a decoder-only Hugging Face model, in evaluation mode.
         preamble: conversation put before every prompt and read only once.
         indices: the prompts' numbers, when these are a part of a longer list; they choose the random streams.
-        on_token: called with (index, token id) after every draw; for streaming.
+        on_text: called with (index, answer so far) after every draw; for streaming.
     """
     full = [chat.prompt_ids(prompt, preamble) for prompt in prompts]
     shared: list[int] = []
@@ -112,7 +160,7 @@ def generate(
         common = next((i for i in range(len(shortest)) if any(ids[i] != shortest[i] for ids in full)), len(shortest))
         shared = shortest[: min(common, len(shortest) - 1)]
     yield from continue_ids(
-        model, chat, full, config, shared=shared, indices=indices or range(len(prompts)), on_token=on_token
+        model, chat, full, config, shared=shared, indices=indices or range(len(prompts)), on_text=on_text
     )
 
 
@@ -124,7 +172,7 @@ def continue_ids(
     *,
     shared: list[int] | None = None,
     indices: Sequence[int] | None = None,
-    on_token: Callable[[int, int], None] | None = None,
+    on_text: OnText | None = None,
 ) -> Iterator[Completion]:
     """Continue token sequences, as `generate` continues prompts.
 
@@ -137,7 +185,7 @@ def continue_ids(
         head = head_of(model)
         prefix = _prefix_cache(model, shared) if shared else None
         rows.sort(key=lambda row: len(row.prompt))
-        yield from _decode(model, head, chat, rows, prefix, len(shared or []), config, on_token)
+        yield from _decode(model, head, chat, rows, prefix, len(shared or []), config, on_text)
 
 
 def _rows(full: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig) -> list[_Row]:
@@ -233,7 +281,7 @@ def _decode(
     prefix: Any,
     prefix_length: int,
     config: SamplingConfig,
-    on_token: Callable[[int, int], None] | None,
+    on_text: OnText | None,
 ) -> Iterator[Completion]:
     """One token per row and step. Rows leave as they end; when a quarter of the places is free, new ones enter."""
     pad = chat.tokenizer.pad_token_id or 0
@@ -255,8 +303,8 @@ def _decode(
         for i, row in enumerate(batch.rows):
             row.tokens.append(int(tokens[i]))
             row.logprobs.append(float(logprobs[i]))
-            if on_token is not None:
-                on_token(row.index, row.tokens[-1])
+            if on_text is not None:
+                on_text(row.index, chat.decode(row.tokens))
             reason = row.finish_reason(chat, config.max_new_tokens)
             if reason is None:
                 staying.append(i)

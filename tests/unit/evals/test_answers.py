@@ -11,9 +11,8 @@ import pytest
 
 from steersman.evals import answers
 from steersman.evals.answers import AnswersConfig, Condition, few_shot_preamble
-from steersman.lm import pretrained
-from steersman.lm.chat import chat_format
-from steersman.lm.sampling import SamplingConfig, generate
+from steersman.lm.sampling import LocalModel, SamplingConfig
+from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder
 from steersman.types import Demonstration, Message, Prompt, plain_text
 
@@ -40,9 +39,8 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(base: Path, folder: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     folder.mkdir(exist_ok=True)
-    answers.run(
-        CONFIG, base, None, PROMPTS, CONDITIONS, StageFolder(folder, "raw_answers", lambda **e: events.append(e))
-    )
+    out = StageFolder(folder, "raw_answers", lambda **e: events.append(e))
+    answers.run(CONFIG, LocalModel.load(base), PROMPTS, CONDITIONS, out)
     return events
 
 
@@ -100,10 +98,10 @@ def test_every_prompt_is_answered_under_every_condition_in_order(
     assert [(r["condition"], r["index"]) for r in rows] == [(c.name, i) for c in CONDITIONS for i in range(12)]
     assert rows[3]["prompt"] == PROMPTS[3].prompt
     assert rows[11]["prompt"] == [{"role": "user", "content": "Hi"}, {"role": "user", "content": "Why?"}]
-    model, tokenizer = pretrained.load_model(tiny_base), pretrained.load_tokenizer(tiny_base)
+    model = LocalModel.load(tiny_base)
     for found in (rows[3], rows[15]):
         preamble = None if found["condition"] == "raw" else SHOTS
-        (alone,) = generate(model, chat_format(tokenizer), [PROMPTS[3].prompt], CONFIG.sampling, preamble=preamble)
+        (alone,) = model.answers([PROMPTS[3].prompt], CONFIG.sampling, preamble=preamble)
         assert found["answer"] == alone.text
         assert found["tokens"] == len(alone.token_ids)
         assert found["logprob_nats"] == pytest.approx(sum(alone.logprobs), abs=2e-3)
@@ -134,13 +132,15 @@ def test_a_killed_run_goes_on_to_the_same_file(
 ) -> None:
     calls: list[list[int]] = []
 
+    generate = LocalModel.answers
+
     def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
         calls.append(kwargs["indices"])
         if len(calls) == stop_after + 1:
             raise Killed
         return generate(*args, **kwargs)
 
-    monkeypatch.setattr(answers, "generate", counted)
+    monkeypatch.setattr(LocalModel, "answers", counted)
     with pytest.raises(Killed):
         run(tiny_base, tmp_path)
     run(tiny_base, tmp_path)
@@ -162,3 +162,12 @@ def test_a_batch_of_which_only_some_rows_reached_the_disk_is_answered_again(
         partial.write_bytes(b"".join(lines[i] for i in order[:kept]) + torn)
         run(tiny_base, tmp_path)
         assert (tmp_path / "answers.jsonl").read_bytes() == whole[0]
+
+
+def test_a_script_is_written_down_as_any_model_is(tmp_path: Path) -> None:
+    script = ScriptedModel({plain_text(p.prompt): f"Answer {i} of a few words" for i, p in enumerate(PROMPTS)})
+    out = StageFolder(tmp_path, "raw_answers", lambda **_: None)
+    answers.run(AnswersConfig(sampling=SamplingConfig(max_new_tokens=4)), script, PROMPTS, CONDITIONS[:1], out)
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [r["answer"] for r in rows] == [f"Answer {i} of a" for i in range(12)]
+    assert {r["finish_reason"] for r in rows} == {"length"}

@@ -41,7 +41,7 @@ def chat(tokenizer: Any) -> ChatFormat:
 
 
 def answers(model: Any, chat: ChatFormat, prompts: Sequence[Text], **options: Any) -> list[Completion]:
-    extra = {name: options.pop(name) for name in ("preamble", "indices", "on_token") if name in options}
+    extra = {name: options.pop(name) for name in ("preamble", "indices", "on_text") if name in options}
     found = list(generate(model, chat, prompts, SamplingConfig(**{"max_new_tokens": 24, **options}), **extra))
     return sorted(found, key=lambda answer: answer.index)
 
@@ -298,15 +298,15 @@ def test_behind_a_preamble_a_long_prompt_loses_its_beginning_and_nothing_else(fa
     assert short.truncated_prompt_tokens == 0
 
 
-def test_tokens_are_streamed_in_order(family: Family, chat: ChatFormat) -> None:
-    heard: dict[int, list[int]] = {}
+def test_the_answer_so_far_is_streamed_after_every_token(family: Family, chat: ChatFormat) -> None:
+    heard: dict[int, list[str]] = {}
     found = answers(
         family("Llama"),
         chat,
         QUESTIONS[:5],
         batch_size=2,
         indices=[9, 8, 7, 6, 5],
-        on_token=lambda index, token: heard.setdefault(index, []).append(token),
+        on_text=lambda index, text: heard.setdefault(index, []).append(text),
     )
-    assert heard == {answer.index: answer.token_ids for answer in found}
+    assert heard == {a.index: [chat.decode(a.token_ids[: i + 1]) for i in range(len(a.token_ids))] for a in found}
     assert sorted(heard) == [5, 6, 7, 8, 9]
