@@ -107,15 +107,16 @@ def token_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
         return torch.cat(parts) if parts else hidden.new_zeros(0)
 
 
-def completion_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+def completion_nll(hidden: Tensor, targets: Tensor, head: Head, weights: Tensor | None = None) -> Tensor:
     """Sum of the negative log-likelihoods in nats, a scalar with gradients for ``hidden`` and, if it learns, the head.
 
     Args:
-        hidden: [N, H]; targets: [N] indices of the head's rows.
+        hidden: [N, H]; targets: [N] indices of the head's rows; weights: [N], how often each target counts.
     """
+    weights = torch.ones(len(targets), device=hidden.device) if weights is None else weights
     if not head.is_plain:
-        return _checkpointed_nll(hidden, targets, head)
-    loss: Tensor = _FusedNLL.apply(hidden, targets, head.weight)  # type: ignore[no-untyped-call]
+        return _checkpointed_nll(hidden, targets, head, weights)
+    loss: Tensor = _FusedNLL.apply(hidden, targets, head.weight, weights)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -127,18 +128,19 @@ class _FusedNLL(torch.autograd.Function):
     """Tiled cross-entropy of a frozen linear head, with d loss / d hidden taken in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, weights: Tensor) -> Tensor:
         tile = max(8, TILE_MB * 2**20 // (4 * weight.shape[0]))
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden)
         start = 0
-        for h, t in zip(torch.split(hidden, tile), torch.split(targets, tile), strict=True):
+        tiles = (torch.split(x, tile) for x in (hidden, targets, weights))
+        for h, t, w in zip(*tiles, strict=True):
             logits = (h @ weight.T).float()
             log_z = torch.logsumexp(logits, -1, keepdim=True)
-            total += (log_z - logits.gather(1, t[:, None])).sum()
+            total += (log_z - logits.gather(1, t[:, None]))[:, 0] @ w
             probabilities = logits.sub_(log_z).exp_()  # in place: the tile is the largest tensor of the step
             probabilities.scatter_add_(1, t[:, None], probabilities.new_full((len(t), 1), -1.0))
-            gradient[start : start + len(t)] = probabilities.to(h.dtype) @ weight
+            gradient[start : start + len(t)] = (probabilities.to(h.dtype) @ weight) * w[:, None]
             start += len(t)
         ctx.save_for_backward(gradient)
         return total
@@ -146,18 +148,18 @@ class _FusedNLL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0], None, None
+        return gradient * upstream[0], None, None, None
 
 
-def _checkpointed_nll(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+def _checkpointed_nll(hidden: Tensor, targets: Tensor, head: Head, weights: Tensor) -> Tensor:
     """The same sum through autograd, a tile at a time under checkpointing: heads that learn, cap or shift."""
     from torch.utils.checkpoint import checkpoint
 
-    def one(h: Tensor, t: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(head.logits(h).float(), t, reduction="sum")
+    def one(h: Tensor, t: Tensor, w: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(head.logits(h).float(), t, reduction="none") @ w
 
-    tiles = zip(torch.split(hidden, _tile(head)), torch.split(targets, _tile(head)), strict=True)
-    parts = [checkpoint(one, h, t, use_reentrant=False) for h, t in tiles]
+    tiles = (torch.split(x, _tile(head)) for x in (hidden, targets, weights))
+    parts = [checkpoint(one, h, t, w, use_reentrant=False) for h, t, w in zip(*tiles, strict=True)]
     return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
 
 
@@ -181,18 +183,20 @@ class CompactVocabulary:
     head: Head
     full_share: float
 
-    def nll(self, hidden: Tensor, targets: Tensor, full: Head, generator: torch.Generator) -> Tensor:
-        """An unbiased estimate of ``completion_nll(hidden, targets, full)``, value and gradient.
+    def nll(
+        self, hidden: Tensor, targets: Tensor, full: Head, generator: torch.Generator, weights: Tensor | None = None
+    ) -> Tensor:
+        """An unbiased estimate of ``completion_nll(hidden, targets, full, weights)``, value and gradient.
 
         Args:
-            hidden: [N, H]; targets: [N] token ids, all among the exact rows.
+            hidden: [N, H]; targets: [N] token ids, all among the exact rows; weights: [N].
             generator: chooses the positions that are scored over all rows as well.
         """
         rows = self.position[targets]
-        total = completion_nll(hidden, rows, self.head)
+        total = completion_nll(hidden, rows, self.head, weights)
         chosen = torch.rand(len(targets), generator=generator).to(hidden.device) < self.full_share
-        some = hidden[chosen]
-        correction = completion_nll(some, targets[chosen], full) - completion_nll(some, rows[chosen], self.head)
+        some, w = hidden[chosen], None if weights is None else weights[chosen]
+        correction = completion_nll(some, targets[chosen], full, w) - completion_nll(some, rows[chosen], self.head, w)
         return total + correction / self.full_share
 
     def outside_mass(self, hidden: Tensor, full: Head) -> float:

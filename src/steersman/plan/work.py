@@ -155,7 +155,7 @@ def _replay(s: Subject) -> tuple[list[Example], Amounts]:
     openings = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in sft.OPENINGS]
     prompts = [bos + openings[i % len(openings)] for i in range(config.rows)]
     amounts, _ = schedule(sorted(prompts), [config.tokens] * config.rows, 0, REPLAY_BATCH)
-    return [Example([0] * (length + config.tokens), max(1, bos)) for length in prompts], amounts
+    return [Example([0] * (length + config.tokens), length) for length in prompts], amounts
 
 
 def _capability(s: Subject) -> Work:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from steersman.errors import DataError, RecipeError
+from steersman.errors import DataError
 from steersman.functional import aggregate, gather_scored, scored_positions
 from steersman.lm import pretrained
 from steersman.lm.chat import Batch, ChatFormat, Example, chat_format, pad
@@ -82,6 +82,12 @@ class SftConfig(Record):
     checkpoint_every_steps: int = transport(20, ge=1)
     seed: Seed = 0
 
+    @model_validator(mode="after")
+    def _a_compact_vocabulary_needs_a_frozen_head(self) -> SftConfig:
+        if self.vocabulary == "compact" and self.method == "full":
+            raise ValueError("vocabulary: compact needs the frozen head of method: lora; with method: full use full")
+        return self
+
 
 def scored_hidden(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Hidden states at the scored positions, [N, H], and the tokens they should predict, [N]."""
@@ -99,44 +105,34 @@ class Scorer(NamedTuple):
     opening_weight: float = 1.0
     opening_tokens: int = 8
 
-    def nll(self, hidden: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
-        """Sum of the negative log-likelihoods of [N] targets at [N, H] hidden states."""
+    def nll(self, hidden: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Weighted sum of the negative log-likelihoods of [N] targets at [N, H] hidden states."""
         if self.vocabulary is None:
-            return completion_nll(hidden, targets, self.head)
-        return self.vocabulary.nll(hidden, targets, self.head, generator)
+            return completion_nll(hidden, targets, self.head, weights)
+        return self.vocabulary.nll(hidden, targets, self.head, generator, weights)
 
-    def openings(self, batch: Batch) -> Tensor:
-        """[B, T] bool, true on the first tokens of every completion."""
-        return batch.completion_mask & (batch.completion_mask.cumsum(1) <= self.opening_tokens)
-
-    def weight(self, batch: Batch) -> float:
-        """What the batch's tokens weigh in all: their number, with the openings counted several times."""
-        return batch.scored_tokens + (self.opening_weight - 1) * int(self.openings(batch).sum())
+    def weights(self, batch: Batch) -> Tensor:
+        """[N] how often each scored token counts: the first ones of a completion ``opening_weight`` times."""
+        opening = batch.completion_mask.cumsum(1) <= self.opening_tokens
+        weights = torch.where(opening, self.opening_weight, 1.0)
+        return weights.roll(-1, dims=1)[scored_positions(batch.completion_mask)]
 
 
 def sft_loss(
-    model: Any,
-    scorer: Scorer,
-    batch: Batch,
-    weight_in_optimiser_step: float,
-    streams: tuple[torch.Generator, torch.Generator],
+    model: Any, scorer: Scorer, batch: Batch, weight_in_optimiser_step: float, generator: torch.Generator
 ) -> Tensor:
     """Negative log-likelihood of the completions, averaged over the weighted tokens of the optimiser step.
 
     Args:
         batch: token ids and masks, [B, T].
-        weight_in_optimiser_step: sum of `Scorer.weight` over all micro-batches of this step.
-        streams: random choices of a compact vocabulary, for all tokens and for the openings.
+        weight_in_optimiser_step: sum of `Scorer.weights` over all micro-batches of this step.
+        generator: random choices of a compact vocabulary.
 
     Returns:
         This micro-batch's share of the mean, a scalar; the shares of a step add up to the mean.
     """
     hidden, targets = scored_hidden(model, batch)
-    total = scorer.nll(hidden, targets, streams[0])
-    if scorer.opening_weight > 1:
-        opening = scored_positions(scorer.openings(batch))[scored_positions(batch.completion_mask)]
-        total = total + (scorer.opening_weight - 1) * scorer.nll(hidden[opening], targets[opening], streams[1])
-    return aggregate(total, weight_in_optimiser_step)
+    return aggregate(scorer.nll(hidden, targets, scorer.weights(batch), generator), weight_in_optimiser_step)
 
 
 def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> tuple[list[Example], int]:
@@ -173,8 +169,12 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
             for completion in continue_ids(model, chat, starts, sampling):
                 rows[completion.index] = starts[completion.index] + completion.token_ids
                 progress.advance()
-        write_jsonl(path, [{"token_ids": row, "text": chat.decode(row)} for row in rows])
-    return [Example(row["token_ids"], max(1, len(bos))) for row in read_jsonl(path)] if config.rows else []
+        kept = [
+            {"token_ids": row, "start": len(start), "text": chat.decode(row)}
+            for row, start in zip(rows, starts, strict=True)
+        ]
+        write_jsonl(path, kept)
+    return [Example(row["token_ids"], row["start"]) for row in read_jsonl(path)] if config.rows else []
 
 
 def warn_about_terminators(model: Any, chat: ChatFormat) -> None:
@@ -262,10 +262,6 @@ class _Trainer:
         head = head_of(model)
         vocabulary = None
         if config.vocabulary == "compact":
-            if config.method == "full":
-                raise RecipeError(
-                    "a compact vocabulary needs a frozen head", where="sft.vocabulary", do="use vocabulary: full"
-                )
             vocabulary = _compact(config.compact, model, head, examples, pad_id)
         policy = add_lora(model, config.lora, base_name) if config.method == "lora" else model
         policy.train()
@@ -280,12 +276,12 @@ class _Trainer:
         size = self.config.micro_batch_size
         batches = [pad(ordered[i : i + size], self.pad_id, self.model.device) for i in range(0, len(ordered), size)]
         scorer = Scorer(self.head, self.vocabulary, self.config.opening_weight, self.config.opening_tokens)
-        weight = sum(scorer.weight(batch) for batch in batches)
-        # Streams of this step, used in the order of the rows: resuming and splitting into micro-batches change nothing.
-        streams = (random_stream(self.config.seed, step), random_stream(self.config.seed, step, 1))
+        weight = sum(float(scorer.weights(batch).sum()) for batch in batches)
+        # One stream a step, used in the order of the rows: resuming and splitting into micro-batches change nothing.
+        generator = random_stream(self.config.seed, step)
         loss = 0.0
         for batch in batches:
-            share = sft_loss(self.model, scorer, batch, weight, streams)
+            share = sft_loss(self.model, scorer, batch, weight, generator)
             share.backward()  # type: ignore[no-untyped-call]
             loss += share.item()
         max_norm = self.config.optimiser.max_grad_norm

@@ -60,14 +60,18 @@ def test_token_logprobs_are_those_of_log_softmax(name: str) -> None:
     torch.testing.assert_close(token_logprobs(HIDDEN, TARGETS, HEADS[name]).double(), expected, atol=2e-5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("weights", [None, torch.linspace(0, 4, len(TARGETS))], ids=["", "weighted"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", HEADS)
-def test_completion_nll_and_its_gradient_are_those_of_autograd(name: str, dtype: torch.dtype) -> None:
+def test_completion_nll_and_its_gradient_are_those_of_autograd(
+    name: str, dtype: torch.dtype, weights: Tensor | None
+) -> None:
     bias = HEADS[name].bias
     head = replace(HEADS[name], weight=WEIGHT.to(dtype), bias=None if bias is None else bias.to(dtype))
     ours, theirs = HIDDEN.to(dtype, copy=True).requires_grad_(), HIDDEN.double().requires_grad_()
-    expected = -plain_logprobs(theirs, WEIGHT.double(), HEADS[name]).sum()
-    loss = completion_nll(ours, TARGETS, head)
+    counted = 1.0 if weights is None else weights.double()
+    expected = -(plain_logprobs(theirs, WEIGHT.double(), HEADS[name]) * counted).sum()
+    loss = completion_nll(ours, TARGETS, head, weights)
     (3.0 * loss).backward()
     (3.0 * expected).backward()
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=2e-6)
@@ -190,14 +194,14 @@ def test_the_extra_rows_are_those_with_the_most_mass() -> None:
 def test_the_estimate_of_the_loss_and_its_gradient_are_unbiased(name: str, choices: int) -> None:
     """Over thousands of choices of positions, within four standard errors; without the correction it is far off."""
     head = HEADS[name]
-    vocabulary, draws = compact(full=head), generator(7)
+    vocabulary, draws, weights = compact(full=head), generator(7), torch.linspace(1, 2, len(TARGETS))
     exact = SMALL.clone().requires_grad_()
-    loss = completion_nll(exact, TARGETS, head)
+    loss = completion_nll(exact, TARGETS, head, weights)
     loss.backward()
     values, gradients = [], []
     for _ in range(choices):
         hidden = SMALL.clone().requires_grad_()
-        estimate = vocabulary.nll(hidden, TARGETS, head, draws)
+        estimate = vocabulary.nll(hidden, TARGETS, head, draws, weights)
         estimate.backward()
         assert hidden.grad is not None
         values.append(estimate.detach().double())
@@ -210,7 +214,7 @@ def test_the_estimate_of_the_loss_and_its_gradient_are_unbiased(name: str, choic
     # 592 gradients at once: 4 standard errors each would still be exceeded by chance in 3 % of the seeds.
     errors = gradient.std(0) / math.sqrt(choices)
     assert ((gradient.mean(0) - exact.grad.double()).abs() < 5 * errors + 1e-6).all()
-    biased = float(completion_nll(SMALL, vocabulary.position[TARGETS], vocabulary.head))
+    biased = float(completion_nll(SMALL, vocabulary.position[TARGETS], vocabulary.head, weights))
     assert float(loss.detach()) - biased > 10 * error
 
 
