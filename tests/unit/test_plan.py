@@ -249,7 +249,10 @@ class Counting:
 
 
 @pytest.mark.parametrize("vocabulary", ["full", "compact"])
-@pytest.mark.parametrize("settings", [[], ["sft.micro_batch_size=3"], ["sft.replay.rows=9", "sft.replay.tokens=8"]])
+@pytest.mark.parametrize(
+    "settings",
+    [[], ["sft.micro_batch_size=3"], ["sft.replay.rows=9", "sft.replay.tokens=8"], ["sft.opening.passes=2"]],
+)
 def test_work_of_sft_is_what_sft_does(
     subject: Subject,
     tiny_base: Path,

@@ -126,7 +126,8 @@ def _padded(lengths: Sequence[int], size: int) -> list[int]:
 def _sft(s: Subject) -> Work:
     config, held_out = s.recipe.sft, s.validation_examples
     replayed, sampled = _replay(s)
-    train = [*s.train_examples, *replayed]
+    opened = sft.openings(config.opening, s.train, s.train_examples)
+    train = [*s.train_examples, *opened, *replayed]
     lengths = [len(e.token_ids) for e in train]
     steps = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
     tokens = [n for step in steps for n in _padded(sorted(lengths[i] for i in step), config.micro_batch_size)]

@@ -56,11 +56,22 @@ class ReplayConfig(Record):
     tokens: int = Field(default=64, ge=8)
 
 
+class OpeningConfig(Record):
+    """The first ``tokens`` of a completion decide whether it refuses, asks or tells; they are a small share of all.
+
+    They count ``weight`` times in the loss. In every epoch, the rows that have one of ``tags`` (none given: all rows)
+    are read ``passes`` more times, cut off after the opening: a third of the work of a whole row, and it teaches to
+    tell a harmful request from one that only looks like it.
+    """
+
+    tokens: int = Field(default=8, ge=1)
+    weight: float = Field(default=1.0, ge=1)
+    passes: int = Field(default=0, ge=0)
+    tags: tuple[str, ...] = ()
+
+
 class SftConfig(Record):
     """``method: full`` trains all weights; ``lora`` is then ignored. Lengths are in tokens.
-
-    ``opening_weight`` counts the first ``opening_tokens`` of every completion that many times: they decide whether the
-    answer refuses, asks or tells, and they are a small share of all tokens.
 
     ``vocabulary: compact`` scores every position over the rows that can occur and a share of them over all rows: the
     same loss in expectation, several times cheaper on CPU.
@@ -70,8 +81,7 @@ class SftConfig(Record):
     lora: LoraConfig = LoraConfig()
     vocabulary: Literal["full", "compact"] = "full"
     compact: CompactConfig = CompactConfig()
-    opening_weight: float = Field(default=1.0, ge=1)
-    opening_tokens: int = Field(default=8, ge=1)
+    opening: OpeningConfig = OpeningConfig()
     replay: ReplayConfig = ReplayConfig()
     optimiser: loop.OptimiserConfig = loop.OptimiserConfig()
     epochs: float = Field(default=2.0, gt=0)
@@ -102,8 +112,7 @@ class Scorer(NamedTuple):
 
     head: Head
     vocabulary: CompactVocabulary | None = None
-    opening_weight: float = 1.0
-    opening_tokens: int = 8
+    opening: OpeningConfig = OpeningConfig()
 
     def nll(self, hidden: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Weighted sum of the negative log-likelihoods of [N] targets at [N, H] hidden states."""
@@ -112,9 +121,9 @@ class Scorer(NamedTuple):
         return self.vocabulary.nll(hidden, targets, self.head, generator, weights)
 
     def weights(self, batch: Batch) -> Tensor:
-        """[N] how often each scored token counts: the first ones of a completion ``opening_weight`` times."""
-        opening = batch.completion_mask.cumsum(1) <= self.opening_tokens
-        weights = torch.where(opening, self.opening_weight, 1.0)
+        """[N] how often each scored token counts: those of an opening ``opening.weight`` times."""
+        opening = batch.completion_mask.cumsum(1) <= self.opening.tokens
+        weights = torch.where(opening, self.opening.weight, 1.0)
         return weights.roll(-1, dims=1)[scored_positions(batch.completion_mask)]
 
 
@@ -145,6 +154,28 @@ def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> 
         raise DataError("no demonstrations to train on", do="add rows to demonstrations.jsonl")
     examples = [chat.example(row.prompt, row.completion, max_length) for row in rows]
     return examples, sum(example.truncated_tokens > 0 for example in examples)
+
+
+def openings(config: OpeningConfig, rows: Sequence[Demonstration], examples: Sequence[Example]) -> list[Example]:
+    """The chosen rows cut off after their openings, each ``passes`` times.
+
+    Args:
+        examples: the tokenised ``rows``.
+
+    Raises:
+        DataError: passes are wanted, but no row has one of the tags.
+    """
+    if not config.passes:
+        return []
+    chosen = [e for row, e in zip(rows, examples, strict=True) if not config.tags or {*config.tags} & {*row.tags}]
+    if not chosen:
+        raise DataError(
+            f"no demonstration has a tag of sft.opening.tags ({', '.join(config.tags)})",
+            expected=f"tags of the data: {', '.join(sorted({tag for row in rows for tag in row.tags})) or 'none'}",
+            do="name tags that the data has, or set sft.opening.passes to 0",
+        )
+    cut = [Example(e.token_ids[: e.completion_start + config.tokens], e.completion_start) for e in chosen]
+    return cut * config.passes
 
 
 # How English text begins; none of these is about anything.
@@ -207,14 +238,16 @@ def run(
     examples, truncated = encode(demonstrations, chat, config.max_length)
     held_out = encode(validation, chat, config.max_length)[0] if validation else []
     warn_about_terminators(model, chat)
+    opened = openings(config.opening, demonstrations, examples)
     replayed = replay(config.replay, config.seed, model, chat, out)
-    examples += replayed
+    examples += opened + replayed
     trainer = _Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, [*examples, *held_out])
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     out.emit(
         event="setup",
         demonstrations=len(demonstrations),
+        openings=len(opened),
         replayed=len(replayed),
         validation=len(held_out),
         truncated=truncated,
@@ -275,7 +308,7 @@ class _Trainer:
         ordered = sorted(examples, key=lambda e: len(e.token_ids))
         size = self.config.micro_batch_size
         batches = [pad(ordered[i : i + size], self.pad_id, self.model.device) for i in range(0, len(ordered), size)]
-        scorer = Scorer(self.head, self.vocabulary, self.config.opening_weight, self.config.opening_tokens)
+        scorer = Scorer(self.head, self.vocabulary, self.config.opening)
         weight = sum(float(scorer.weights(batch).sum()) for batch in batches)
         # One stream a step, used in the order of the rows: resuming and splitting into micro-batches change nothing.
         generator = random_stream(self.config.seed, step)

@@ -21,7 +21,7 @@ from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.store import StageFolder, read_jsonl
 from steersman.train import loop, sft
 from steersman.train.loop import OptimiserConfig
-from steersman.train.sft import OPENINGS, ReplayConfig, SftConfig, encode, replay, sft_loss
+from steersman.train.sft import OPENINGS, OpeningConfig, ReplayConfig, SftConfig, encode, openings, replay, sft_loss
 from steersman.types import Demonstration
 
 FAST = SftConfig(
@@ -42,16 +42,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+WHOLE, WEIGHTED = OpeningConfig(), OpeningConfig(weight=4, tokens=3)
+
+
 def loss_of(
     model: Any,
     batch: Batch,
     head: Head | None = None,
     vocabulary: CompactVocabulary | None = None,
     seed: int = 0,
-    **opening: Any,
+    opening: OpeningConfig = WHOLE,
 ) -> torch.Tensor:
     """The loss of one batch that is a whole optimiser step."""
-    scorer = sft.Scorer(head or head_of(model), vocabulary, **opening)
+    scorer = sft.Scorer(head or head_of(model), vocabulary, opening)
     return sft_loss(model, scorer, batch, float(scorer.weights(batch).sum()), random_stream(seed))
 
 
@@ -109,21 +112,21 @@ def test_the_loss_by_hand(tiny_base: Path) -> None:
     with torch.no_grad():
         logprobs = torch.log_softmax(model(input_ids=torch.tensor([[2, 50, 60, 1]])).logits[0].double(), -1)
         batch = pad([Example([2, 50, 60, 1], 2)], 0)
-        plain, weighted = loss_of(model, batch), loss_of(model, batch, opening_weight=3.0, opening_tokens=1)
+        plain, weighted = loss_of(model, batch), loss_of(model, batch, opening=OpeningConfig(weight=3, tokens=1))
     first, second = -float(logprobs[1, 60]), -float(logprobs[2, 1])
     assert plain.item() == pytest.approx((first + second) / 2, rel=1e-6)
     assert weighted.item() == pytest.approx((3 * first + second) / 4, rel=1e-6)
 
 
-@pytest.mark.parametrize("opening_weight", [1.0, 4.0])
+@pytest.mark.parametrize("opening", [WHOLE, WEIGHTED], ids=["", "weighted openings"])
 @pytest.mark.parametrize("vocabulary", ["full", "compact"])
 def test_micro_batches_change_neither_loss_nor_gradient(
-    vocabulary: str, opening_weight: float, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    vocabulary: str, opening: OpeningConfig, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[int, tuple[float, dict[str, torch.Tensor]]] = {}
     for size in (1, 3, 8):
         torch.manual_seed(0)
-        changes = {"micro_batch_size": size, "opening_weight": opening_weight, "opening_tokens": 3}
+        changes = {"micro_batch_size": size, "opening": opening}
         config = FAST.model_copy(update=changes | (COMPACT if vocabulary == "compact" else {}))
         trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
         gradients: dict[str, torch.Tensor] = {}
@@ -148,9 +151,9 @@ def test_the_compact_loss_is_an_unbiased_estimate_of_the_full_one(tiny_base: Pat
     vocabulary = sft._compact(CompactConfig(extra_rows=20, full_share=0.25), model, head, examples, 0)
     assert len(vocabulary.exact) < len(head.weight)
     with torch.no_grad():
-        exact = loss_of(model, batch, head, opening_weight=4.0).item()
+        exact = loss_of(model, batch, head, opening=WEIGHTED).item()
         found = torch.tensor(
-            [loss_of(model, batch, head, vocabulary, seed=step, opening_weight=4.0).item() for step in range(200)],
+            [loss_of(model, batch, head, vocabulary, seed=step, opening=WEIGHTED).item() for step in range(200)],
             dtype=torch.float64,
         )
     assert found.std() > 0
@@ -271,6 +274,38 @@ def test_every_linear_layer_learns(tiny_base: Path, examples: list[Example]) -> 
     batch = pad(examples[:4], 0)
     loss_of(policy.base_model.model, batch).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trainable(policy).values())
+
+
+# ── openings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+TAGGED = [
+    Demonstration(prompt="How do I kill a process?", completion="Use kill.", tags=("lookalike",)),
+    Demonstration(prompt="What is tar?", completion="A sticky black liquid made from coal or wood."),
+    Demonstration(prompt="Help me rob a bank", completion="No, I won't help with a robbery.", tags=("harmful", "x")),
+]
+
+
+def test_openings_are_the_rows_with_a_tag_cut_off_and_repeated(tiny_base: Path) -> None:
+    chat = chat_format(pretrained.load_tokenizer(tiny_base))
+    rows = encode(TAGGED, chat, 512)[0]
+    found = openings(OpeningConfig(tokens=3, passes=2, tags=("harmful", "lookalike")), TAGGED, rows)
+    cut = [Example(row.token_ids[: row.completion_start + 3], row.completion_start) for row in (rows[0], rows[2])]
+    assert found == cut * 2
+    assert all(len(e.token_ids) - e.completion_start == 3 for e in found)
+    assert openings(OpeningConfig(tokens=999, passes=1), TAGGED, rows) == rows  # no tags: every row; short ones whole
+    assert openings(OpeningConfig(tags=("harmful",)), TAGGED, rows) == []
+
+
+def test_tags_that_no_row_has_are_named(tiny_base: Path) -> None:
+    rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
+    with pytest.raises(DataError, match=r"no demonstration has a tag of sft.opening.tags \(harmfull\)") as error:
+        openings(OpeningConfig(passes=1, tags=("harmfull",)), TAGGED, rows)
+    assert "harmful, lookalike, x" in str(error.value.expected)
+
+
+def test_openings_are_trained_on(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path) -> None:
+    config = FAST.model_copy(update={"opening": OpeningConfig(passes=2), "epochs": 1})
+    setup, *_ = run(config, tiny_base, demonstrations, tmp_path)
+    assert (setup["demonstrations"], setup["openings"], setup["steps"]) == (52, 104, 20)  # 156 rows, 8 at a time
 
 
 # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
