@@ -267,6 +267,8 @@ def test_work_of_sft_is_what_sft_does(
     counting.rows(head_module.CompactVocabulary, "outside_mass", "scored_tokens", argument=1)
     counting.rows(head_module.CompactVocabulary, "nll", "train_scored", argument=1)
     counting.rows(sft, "completion_nll", "train_scored")
+    counting.rows(head_module.CompactVocabulary, "divergence", "train_scored", argument=1)
+    counting.rows(sft, "divergence", "train_scored")
     counting.rows(sft, "compact_vocabulary", "scored_tokens", argument=1)
     (tmp_path / "out").mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, s.validation, StageFolder(tmp_path / "out", "sft"))

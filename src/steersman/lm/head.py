@@ -57,6 +57,11 @@ class Head:
         """The same head with only some of its rows, in the order of ``ids``."""
         return Head(self.weight[ids], None if self.bias is None else self.bias[ids], self.softcap, self.scale)
 
+    def frozen_copy(self) -> Head:
+        """The same head as it is now, whatever is learnt later."""
+        bias = None if self.bias is None else self.bias.detach().clone()
+        return Head(self.weight.detach().clone(), bias, self.softcap, self.scale)
+
     @property
     def is_plain(self) -> bool:
         """Frozen and linear, so that its gradient can be written down."""
@@ -120,6 +125,20 @@ def completion_nll(hidden: Tensor, targets: Tensor, head: Head, weights: Tensor 
     return loss
 
 
+def divergence(hidden: Tensor, reference: Tensor, head: Head, reference_head: Head | None = None) -> Tensor:
+    """Sum over positions of KL(reference || policy) in nats over the whole vocabulary, with gradients for ``hidden``.
+
+    Args:
+        hidden, reference: [N, H] hidden states of the policy and of the model that it is held to.
+        reference_head: the reference's output layer, if it is not the same.
+    """
+    reference_head = reference_head or head
+    if not head.is_plain:
+        return _checkpointed_divergence(hidden, reference, head, reference_head)
+    loss: Tensor = _FusedDivergence.apply(hidden, reference, head.weight, reference_head)  # type: ignore[no-untyped-call]
+    return loss
+
+
 def _tile(head: Head) -> int:
     return max(8, TILE_MB * 2**20 // (4 * head.weight.shape[0]))
 
@@ -163,6 +182,47 @@ def _checkpointed_nll(hidden: Tensor, targets: Tensor, head: Head, weights: Tens
     return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
 
 
+class _FusedDivergence(torch.autograd.Function):
+    """Tiled KL(reference || policy) of a frozen linear head: d KL / d logits is policy - reference."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, reference: Tensor, weight: Tensor, reference_head: Head) -> Tensor:
+        tile = max(8, TILE_MB * 2**20 // (8 * weight.shape[0]))
+        total = hidden.new_zeros((), dtype=torch.float32)
+        gradient = torch.empty_like(hidden)
+        start = 0
+        for h, r in zip(torch.split(hidden, tile), torch.split(reference, tile), strict=True):
+            policy = torch.log_softmax((h @ weight.T).float(), -1)
+            wanted = torch.log_softmax(reference_head.logits(r).float(), -1)
+            difference = wanted - policy
+            wanted.exp_()
+            total += (wanted * difference).sum()
+            gradient[start : start + len(h)] = policy.exp_().sub_(wanted).to(h.dtype) @ weight
+            start += len(h)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0], None, None, None
+
+
+def _checkpointed_divergence(hidden: Tensor, reference: Tensor, head: Head, reference_head: Head) -> Tensor:
+    from torch.utils.checkpoint import checkpoint
+
+    def one(h: Tensor, r: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = torch.log_softmax(reference_head.logits(r).float(), -1)
+        policy = torch.log_softmax(head.logits(h).float(), -1)
+        return nn.functional.kl_div(policy, wanted, reduction="sum", log_target=True)
+
+    tile = max(8, _tile(head) // 2)
+    tiles = zip(torch.split(hidden, tile), torch.split(reference, tile), strict=True)
+    parts = [checkpoint(one, h, r, use_reentrant=False) for h, r in tiles]
+    return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
+
+
 # ── compact vocabulary ───────────────────────────────────────────────────────────────────────────────────────────────
 class CompactConfig(Record):
     """``extra_rows``: exact rows beyond the data's own tokens; ``full_share``: positions also scored over all rows."""
@@ -198,6 +258,13 @@ class CompactVocabulary:
         some, w = hidden[chosen], None if weights is None else weights[chosen]
         correction = completion_nll(some, targets[chosen], full, w) - completion_nll(some, rows[chosen], self.head, w)
         return total + correction / self.full_share
+
+    def divergence(self, hidden: Tensor, reference: Tensor, full: Head, generator: torch.Generator) -> Tensor:
+        """An unbiased estimate of ``divergence(hidden, reference, full)``, value and gradient; arguments as above."""
+        chosen = torch.rand(len(hidden), generator=generator).to(hidden.device) < self.full_share
+        some, wanted = hidden[chosen], reference[chosen]
+        correction = divergence(some, wanted, full) - divergence(some, wanted, self.head)
+        return divergence(hidden, reference, self.head) + correction / self.full_share
 
     def outside_mass(self, hidden: Tensor, full: Head) -> float:
         """Mean probability that the full softmax gives to tokens outside the exact rows; hidden is [N, H]."""

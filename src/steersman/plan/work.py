@@ -127,25 +127,29 @@ def _sft(s: Subject) -> Work:
     config, held_out = s.recipe.sft, s.validation_examples
     replayed, sampled = _replay(s)
     opened = sft.openings(config.opening, s.train, s.train_examples)
-    train = [*s.train_examples, *opened, *replayed]
+    train = [*s.train_examples, *opened]
     lengths = [len(e.token_ids) for e in train]
     steps = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
+    turns = [[replayed[i] for i in turn] for turn in sft.replay_turns(len(replayed), config.epochs, len(steps)) if turn]
     tokens = [n for step in steps for n in _padded(sorted(lengths[i] for i in step), config.micro_batch_size)]
+    tokens += [n for turn in turns for n in _padded([len(e.token_ids) for e in turn], config.micro_batch_size)]
     read = _padded([len(e.token_ids) for e in held_out], config.micro_batch_size)
     validations = math.ceil(len(steps) / config.eval_every_steps) + 1 if held_out else 0
     compact = config.vocabulary == "compact"
-    every = [*train, *held_out]
+    every = [*train, *replayed, *held_out]
     probe = every[:: max(1, len(every) // 32)] if compact else []  # the positions that choose the vocabulary
     amounts = sampled._replace(
         loads=1,
         train_tokens=sum(tokens),
-        train_scored=scored(*(train[i] for step in steps for i in step)),
+        train_scored=scored(*(train[i] for step in steps for i in step)) + sum(scored(*turn) for turn in turns),
         checkpoints=(len(steps) - 1) // config.checkpoint_every_steps,
-        read_tokens=sampled.read_tokens + validations * sum(read) + sum(len(e.token_ids) for e in probe),
+        read_tokens=sampled.read_tokens
+        + validations * sum(read)
+        + sum(len(e.token_ids) for e in (*probe, *replayed)),  # replayed: the base model's own hidden states
         # compact: the first and the last validation look outside the vocabulary as well
         scored_tokens=(validations + 2 * compact) * scored(*held_out) + scored(*probe),
     )
-    most_scored = config.micro_batch_size * max(scored(e) for e in train)
+    most_scored = config.micro_batch_size * max(scored(e) for e in every)
     return Work(amounts, Largest(max(tokens), most_scored, max(read, default=0), most_scored))
 
 

@@ -3,6 +3,7 @@
     loss = - (1 / N) * sum over scored tokens of log pi(y_t | x, y_<t)
 
 Scored are the completion's tokens and its terminator, never the prompt; N counts them over the whole optimiser step.
+With replay, positions of the base model's own text join the mean, each with KL(base || pi).
 
 What differs from the paper: LoRA by default instead of all weights; 2 to 3 epochs on hundreds of rows that we wrote
 instead of 16 on 13,000; no dropout; optionally a compact vocabulary, an unbiased estimate of the same loss
@@ -31,6 +32,7 @@ from steersman.lm.head import (
     Head,
     compact_vocabulary,
     completion_nll,
+    divergence,
     head_of,
     token_logprobs,
     trunk,
@@ -46,14 +48,15 @@ VERSION = 1
 
 
 class ReplayConfig(Record):
-    """The base model's own continuations of ``rows`` everyday openings, trained on among the demonstrations.
+    """The base model's own continuations of ``rows`` everyday openings, mixed among the demonstrations.
 
-    The pre-training mix of InstructGPT without its data: text sampled from a model has that model as the optimum of its
-    likelihood, so these rows hold the general language model in place while the demonstrations move the manners.
+    At each of their positions the policy pays ``weight`` * KL(base || policy): the pre-training mix of InstructGPT
+    without its data. It holds the general language model in place while the demonstrations move the manners.
     """
 
     rows: int = Field(default=0, ge=0)
     tokens: int = Field(default=64, ge=8)
+    weight: float = Field(default=1.0, ge=0)
 
 
 class OpeningConfig(Record):
@@ -113,12 +116,19 @@ class Scorer(NamedTuple):
     head: Head
     vocabulary: CompactVocabulary | None = None
     opening: OpeningConfig = OpeningConfig()
+    base_head: Head | None = None  # of the base model, where the policy's own head learns
 
     def nll(self, hidden: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Weighted sum of the negative log-likelihoods of [N] targets at [N, H] hidden states."""
         if self.vocabulary is None:
             return completion_nll(hidden, targets, self.head, weights)
         return self.vocabulary.nll(hidden, targets, self.head, generator, weights)
+
+    def divergence(self, hidden: Tensor, reference: Tensor, generator: torch.Generator) -> Tensor:
+        """Sum of KL(base || policy) at [N, H] hidden states, given the base model's, [N, H]."""
+        if self.vocabulary is None:
+            return divergence(hidden, reference, self.head, self.base_head)
+        return self.vocabulary.divergence(hidden, reference, self.head, generator)
 
     def weights(self, batch: Batch) -> Tensor:
         """[N] how often each scored token counts: those of an opening ``opening.weight`` times."""
@@ -142,6 +152,23 @@ def sft_loss(
     """
     hidden, targets = scored_hidden(model, batch)
     return aggregate(scorer.nll(hidden, targets, scorer.weights(batch), generator), weight_in_optimiser_step)
+
+
+def replay_loss(
+    model: Any,
+    scorer: Scorer,
+    batch: Batch,
+    reference: Tensor,
+    weight_in_optimiser_step: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """KL(base || policy) summed over the scored positions of replayed text, as a share of the step's mean loss.
+
+    Args:
+        reference: [N, H], the base model's hidden states at these positions.
+    """
+    hidden, _ = scored_hidden(model, batch)
+    return aggregate(scorer.divergence(hidden, reference, generator), weight_in_optimiser_step)
 
 
 def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> tuple[list[Example], int]:
@@ -187,11 +214,20 @@ OPENINGS = (
 )  # fmt: skip
 
 
-def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: StageFolder) -> list[Example]:
+class Replayed(NamedTuple):
+    """A text of the base model, and its hidden states at the positions that carry loss, [N, H]."""
+
+    example: Example
+    reference: Tensor
+
+
+def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: StageFolder) -> list[Replayed]:
     """The base model's own text, sampled once at temperature 1 and kept in replay.jsonl for a resumed run."""
+    if not config.rows:
+        return []
     path = out.file("replay.jsonl")
     bos = [] if chat.tokenizer.bos_token_id is None else [chat.tokenizer.bos_token_id]
-    if config.rows and not path.exists():
+    if not path.exists():
         openings = [OPENINGS[i % len(OPENINGS)] for i in range(config.rows)]
         starts = [bos + chat.tokenizer(word, add_special_tokens=False)["input_ids"] for word in openings]
         sampling = SamplingConfig(temperature=1.0, max_new_tokens=config.tokens, seed=seed, batch_size=128)
@@ -205,7 +241,18 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
             for row, start in zip(rows, starts, strict=True)
         ]
         write_jsonl(path, kept)
-    return [Example(row["token_ids"], row["start"]) for row in read_jsonl(path)] if config.rows else []
+    found = []
+    for row in read_jsonl(path):
+        example = Example(row["token_ids"], row["start"])
+        with torch.no_grad():
+            found.append(Replayed(example, scored_hidden(model, pad([example], 0, model.device))[0]))
+    return found
+
+
+def replay_turns(rows: int, epochs: float, steps: int) -> list[list[int]]:
+    """Which replayed rows come with every step: each row once in an epoch, spread evenly."""
+    total = round(epochs * rows)
+    return [[turn % rows for turn in range(s * total // steps, (s + 1) * total // steps)] for s in range(steps)]
 
 
 def warn_about_terminators(model: Any, chat: ChatFormat) -> None:
@@ -240,9 +287,11 @@ def run(
     warn_about_terminators(model, chat)
     opened = openings(config.opening, demonstrations, examples)
     replayed = replay(config.replay, config.seed, model, chat, out)
-    examples += opened + replayed
-    trainer = _Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, [*examples, *held_out])
+    examples += opened
+    every = [*examples, *(row.example for row in replayed), *held_out]
+    trainer = _Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, every)
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
+    turns = replay_turns(len(replayed), config.epochs, len(plan))
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     out.emit(
         event="setup",
@@ -253,7 +302,7 @@ def run(
         truncated=truncated,
         steps=len(plan),
         trainable_parameters=sum(p.numel() for p in trainer.parameters.values()),
-        exact_rows=None if trainer.vocabulary is None else len(trainer.vocabulary.exact),
+        exact_rows=None if trainer.scorer.vocabulary is None else len(trainer.scorer.vocabulary.exact),
         resumed_at_step=state["step"],
     )
     with Progress("sft", len(plan), done=state["step"]) as progress:
@@ -261,7 +310,8 @@ def run(
             if step % config.eval_every_steps == 0 and held_out:
                 out.emit(event="validation", step=step, **trainer.validate(held_out, outside=step == 0))
             rate = loop.learning_rate_at(step, len(plan), config.optimiser)
-            measured = trainer.step(step, [examples[i] for i in plan[step]], rate)
+            batch = [examples[i] for i in plan[step]]
+            measured = trainer.step(step, batch, [replayed[i] for i in turns[step]], rate)
             state = {"step": step + 1, "tokens": state["tokens"] + measured.pop("tokens")}
             out.emit(event="train", step=step, learning_rate=rate, tokens_seen=state["tokens"], **measured)
             progress.advance(loss=measured["loss_nats_per_token"])
@@ -282,8 +332,7 @@ class _Trainer:
     config: SftConfig
     model: Any
     policy: Any
-    head: Head
-    vocabulary: CompactVocabulary | None
+    scorer: Scorer
     parameters: Mapping[str, Tensor]
     optimiser: torch.optim.Optimizer
     pad_id: int
@@ -293,55 +342,67 @@ class _Trainer:
         """Choose the vocabulary by the base model, then add the adapters."""
         model.requires_grad_(config.method == "full")
         head = head_of(model)
-        vocabulary = None
-        if config.vocabulary == "compact":
-            vocabulary = _compact(config.compact, model, head, examples, pad_id)
+        vocabulary = _compact(config.compact, model, head, examples, pad_id) if config.vocabulary == "compact" else None
+        scorer = Scorer(head, vocabulary, config.opening, head.frozen_copy() if config.method == "full" else None)
         policy = add_lora(model, config.lora, base_name) if config.method == "lora" else model
         policy.train()
         parameters = trainable(policy)
         optimiser = loop.adamw(parameters, config.optimiser)
-        return cls(config, model, policy, head, vocabulary, parameters, optimiser, pad_id)
+        return cls(config, model, policy, scorer, parameters, optimiser, pad_id)
 
-    def step(self, step: int, examples: Sequence[Example], rate: float) -> dict[str, Any]:
+    def step(self, step: int, examples: Sequence[Example], replayed: Sequence[Replayed], rate: float) -> dict[str, Any]:
         """One optimiser step over its micro-batches; returns what was measured."""
         start = time.perf_counter()
         ordered = sorted(examples, key=lambda e: len(e.token_ids))
-        size = self.config.micro_batch_size
-        batches = [pad(ordered[i : i + size], self.pad_id, self.model.device) for i in range(0, len(ordered), size)]
-        scorer = Scorer(self.head, self.vocabulary, self.config.opening)
-        weight = sum(float(scorer.weights(batch).sum()) for batch in batches)
+        size, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
+        batches = [self._pad(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+        texts = [replayed[i : i + size] for i in range(0, len(replayed), size)]
+        nll_weight = sum(float(self.scorer.weights(batch).sum()) for batch in batches)
+        kl_positions = sum(len(row.reference) for row in replayed)
+        weight = nll_weight + weight_of_replay * kl_positions
         # One stream a step, used in the order of the rows: resuming and splitting into micro-batches change nothing.
         generator = random_stream(self.config.seed, step)
-        loss = 0.0
+        tokens, nll, kl = 0, 0.0, 0.0
         for batch in batches:
-            share = sft_loss(self.model, scorer, batch, weight, generator)
+            share = sft_loss(self.model, self.scorer, batch, weight, generator)
             share.backward()  # type: ignore[no-untyped-call]
-            loss += share.item()
-        max_norm = self.config.optimiser.max_grad_norm
-        norm = loop.optimiser_step(self.optimiser, self.parameters, loss, rate, max_norm)
-        tokens = sum(int(batch.attention_mask.sum()) for batch in batches)
+            nll += share.item()
+            tokens += int(batch.attention_mask.sum())
+        for rows in texts:
+            batch, reference = self._pad([r.example for r in rows]), torch.cat([r.reference for r in rows])
+            share = replay_loss(self.model, self.scorer, batch, reference, weight, generator)
+            (weight_of_replay * share).backward()  # type: ignore[no-untyped-call]
+            kl += share.item()
+            tokens += int(batch.attention_mask.sum())
+        objective, max_norm = nll + weight_of_replay * kl, self.config.optimiser.max_grad_norm
+        norm = loop.optimiser_step(self.optimiser, self.parameters, objective, rate, max_norm)
         return {
-            "loss_nats_per_token": loss,
+            "loss_nats_per_token": nll * weight / nll_weight,
+            **({"replay_kl_nats_per_token": kl * weight / kl_positions} if replayed else {}),
             "gradient_norm": norm,
             "tokens": tokens,
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
 
+    def _pad(self, examples: Sequence[Example]) -> Batch:
+        return pad(examples, self.pad_id, self.model.device)
+
     def validate(self, examples: Sequence[Example], *, outside: bool) -> dict[str, float]:
         """Exact full-vocabulary loss on held-out rows; if asked, the probability outside the compact rows as well."""
         self.policy.eval()
+        head, vocabulary = self.scorer.head, self.scorer.vocabulary
         nll, mass, count = 0.0, 0.0, 0
         with torch.no_grad():
             for i in range(0, len(examples), self.config.micro_batch_size):
-                batch = pad(examples[i : i + self.config.micro_batch_size], self.pad_id, self.model.device)
+                batch = self._pad(examples[i : i + self.config.micro_batch_size])
                 hidden, targets = scored_hidden(self.model, batch)
-                nll -= float(token_logprobs(hidden, targets, self.head).double().sum())
-                if outside and self.vocabulary is not None:
-                    mass += self.vocabulary.outside_mass(hidden, self.head) * len(targets)
+                nll -= float(token_logprobs(hidden, targets, head).double().sum())
+                if outside and vocabulary is not None:
+                    mass += vocabulary.outside_mass(hidden, head) * len(targets)
                 count += len(targets)
         self.policy.train()
         measured = {"loss_nats_per_token": nll / count}
-        if outside and self.vocabulary is not None:
+        if outside and vocabulary is not None:
             measured["mass_outside_exact_rows"] = mass / count
         return measured
 

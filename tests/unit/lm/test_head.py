@@ -19,6 +19,7 @@ from steersman.lm.head import (
     Head,
     compact_vocabulary,
     completion_nll,
+    divergence,
     head_of,
     token_logprobs,
     trunk,
@@ -78,6 +79,71 @@ def test_completion_nll_and_its_gradient_are_those_of_autograd(
     assert ours.grad is not None
     assert theirs.grad is not None
     torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=2e-5, rtol=1e-5)
+
+
+def plain_divergence(hidden: Tensor, reference: Tensor, head: Head, reference_head: Head) -> Tensor:
+    """KL(reference || policy) summed over positions, written out."""
+    policy, wanted = (torch.log_softmax(h.logits(x), -1) for h, x in ((head, hidden), (reference_head, reference)))
+    return (wanted.exp() * (wanted - policy)).sum()
+
+
+def double(head: Head) -> Head:
+    return replace(head, weight=head.weight.double(), bias=None if head.bias is None else head.bias.double())
+
+
+REFERENCE = torch.randn(HIDDEN.shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["", "the reference has a head of its own"])
+@pytest.mark.parametrize("tile_mb", [256, 0], ids=["", "tiles"])
+@pytest.mark.parametrize("name", HEADS)
+def test_divergence_and_its_gradient_are_those_of_autograd(
+    name: str, tile_mb: int, other: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "TILE_MB", tile_mb)
+    head = HEADS[name]
+    reference_head = replace(head, weight=head.weight * 0.5) if other else head
+    ours, theirs = HIDDEN.clone().requires_grad_(), HIDDEN.double().requires_grad_()
+    found = divergence(ours, REFERENCE, head, reference_head if other else None)
+    expected = plain_divergence(theirs, REFERENCE.double(), double(head), double(reference_head))
+    (3.0 * found + 3.0 * expected).backward()
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=2e-6)
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_policy_that_is_its_reference_has_no_divergence_and_no_gradient(name: str) -> None:
+    hidden = HIDDEN.clone().requires_grad_()
+    found = divergence(hidden, HIDDEN, HEADS[name])
+    found.backward()
+    assert hidden.grad is not None
+    assert float(found.detach()) == pytest.approx(0.0, abs=1e-5)
+    assert float(hidden.grad.abs().max()) < 1e-5
+    assert float(divergence(hidden[:0], HIDDEN[:0], HEADS[name]).detach()) == 0.0
+
+
+def test_the_estimate_of_the_divergence_is_unbiased() -> None:
+    vocabulary, draws, choices = compact(), generator(7), 4000
+    exact, wanted = SMALL.clone().requires_grad_(), REFERENCE[: len(SMALL)]
+    loss = divergence(exact, wanted, HEADS["plain"])
+    loss.backward()
+    values, gradients = [], []
+    for _ in range(choices):
+        hidden = SMALL.clone().requires_grad_()
+        estimate = vocabulary.divergence(hidden, wanted, HEADS["plain"], draws)
+        estimate.backward()
+        assert hidden.grad is not None
+        values.append(estimate.detach().double())
+        gradients.append(hidden.grad.double())
+    value, gradient = torch.stack(values), torch.stack(gradients)
+    error = float(value.std()) / math.sqrt(choices)
+    assert exact.grad is not None
+    assert abs(float(value.mean()) - float(loss.detach())) < 4 * error
+    assert ((gradient.mean(0) - exact.grad.double()).abs() < 5 * gradient.std(0) / math.sqrt(choices) + 1e-6).all()
+    biased = float(divergence(SMALL, wanted, vocabulary.head))
+    assert abs(float(loss.detach()) - biased) > 10 * error
 
 
 def test_a_learning_head_gets_its_gradient() -> None:

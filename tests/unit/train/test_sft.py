@@ -58,6 +58,12 @@ def loss_of(
     return sft_loss(model, scorer, batch, float(scorer.weights(batch).sum()), random_stream(seed))
 
 
+def replayed_row(example: Example, seed: int) -> sft.Replayed:
+    """A row with some hidden states for the base model's."""
+    positions = len(example.token_ids) - example.completion_start
+    return sft.Replayed(example, torch.randn(positions, 64, generator=random_stream(seed)))
+
+
 class Stopped(Exception):
     """Stands in for a kill: raised out of the middle of training."""
 
@@ -124,9 +130,10 @@ def test_micro_batches_change_neither_loss_nor_gradient(
     vocabulary: str, opening: OpeningConfig, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[int, tuple[float, dict[str, torch.Tensor]]] = {}
+    texts = [replayed_row(examples[i], i) for i in (1, 2, 4, 7)]
     for size in (1, 3, 8):
         torch.manual_seed(0)
-        changes = {"micro_batch_size": size, "opening": opening}
+        changes = {"micro_batch_size": size, "opening": opening, "replay": ReplayConfig(weight=0.5)}
         config = FAST.model_copy(update=changes | (COMPACT if vocabulary == "compact" else {}))
         trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
         gradients: dict[str, torch.Tensor] = {}
@@ -136,7 +143,7 @@ def test_micro_batches_change_neither_loss_nor_gradient(
             return 0.0
 
         monkeypatch.setattr(loop, "optimiser_step", keep)
-        found[size] = (trainer.step(3, examples[:40:5], 0.1)["loss_nats_per_token"], gradients)
+        found[size] = (trainer.step(3, examples[:40:5], texts, 0.1)["loss_nats_per_token"], gradients)
     for size in (1, 3):
         assert found[size][0] == pytest.approx(found[8][0], rel=1e-6)
         for name, gradient in found[8][1].items():
@@ -165,11 +172,11 @@ def test_a_compact_step_reaches_no_weight_but_the_adapters(tiny_base: Path, exam
     torch.manual_seed(0)
     config = FAST.model_copy(update=COMPACT)
     trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
-    assert trainer.vocabulary is not None
-    assert trainer.vocabulary.head.is_plain
-    assert trainer.head.is_plain
+    assert trainer.scorer.vocabulary is not None
+    assert trainer.scorer.vocabulary.head.is_plain
+    assert trainer.scorer.head.is_plain
     for step in range(2):
-        trainer.step(step, examples[:8], 1e-3)
+        trainer.step(step, examples[:8], [], 1e-3)
     assert all("lora_" in name for name in trainer.parameters)
 
 
@@ -325,17 +332,23 @@ def test_replayed_rows_are_the_base_models_own_text(
     config = ReplayConfig(rows=len(OPENINGS) + 2, tokens=8)  # after the last opening comes the first
     rows = replay(config, 5, model, chat, out)
     assert len(rows) == config.rows
-    assert rows[0].token_ids != rows[len(OPENINGS)].token_ids
+    assert rows[0].example.token_ids != rows[len(OPENINGS)].example.token_ids
     for i in (0, 1, len(OPENINGS) - 1, len(OPENINGS), len(OPENINGS) + 1):
         start = [2, *tokenizer(OPENINGS[i % len(OPENINGS)], add_special_tokens=False)["input_ids"]]
         sampling = SamplingConfig(temperature=1.0, max_new_tokens=8, seed=5)
         (alone,) = continue_ids(pretrained.load_model(tiny_base), chat, [start], sampling, indices=[i])
-        assert rows[i] == Example(start + alone.token_ids, len(start))
+        assert rows[i].example == Example(start + alone.token_ids, len(start))
+        with torch.no_grad():
+            logits = head_of(model).logits(rows[i].reference)
+            whole = model(input_ids=torch.tensor([rows[i].example.token_ids])).logits[0]
+        torch.testing.assert_close(logits, whole[len(start) - 1 : -1], atol=1e-5, rtol=1e-5)
     kept = read_jsonl(tmp_path / "replay.jsonl")
-    assert [row["token_ids"] for row in kept] == [row.token_ids for row in rows]
+    assert [row["token_ids"] for row in kept] == [row.example.token_ids for row in rows]
     assert kept[0]["text"].startswith("The")
     monkeypatch.setattr(sft, "continue_ids", no_sampling)
-    assert replay(config, 5, model, chat, out) == rows  # read, not sampled again
+    again = replay(config, 5, model, chat, out)  # read, not sampled again
+    assert [row.example for row in again] == [row.example for row in rows]
+    assert all(torch.equal(a.reference, b.reference) for a, b in zip(again, rows, strict=True))
 
 
 def test_without_bos_a_replayed_row_starts_with_its_opening(tiny_base: Path, tmp_path: Path) -> None:
@@ -344,7 +357,7 @@ def test_without_bos_a_replayed_row_starts_with_its_opening(tiny_base: Path, tmp
     out = StageFolder(tmp_path, "sft", lambda **_: None)
     (row,) = replay(ReplayConfig(rows=1, tokens=8), 0, model, chat_format(tokenizer), out)
     start = tokenizer("The", add_special_tokens=False)["input_ids"]
-    assert (row.token_ids[: len(start)], row.completion_start) == (start, len(start))
+    assert (row.example.token_ids[: len(start)], row.example.completion_start) == (start, len(start))
 
 
 def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
@@ -352,7 +365,7 @@ def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
 ) -> None:
     setup, *_ = run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "whole")
     assert (setup["demonstrations"], setup["replayed"]) == (52, 6)
-    assert setup["steps"] == 16  # 58 rows, 8 at a time, twice
+    assert setup["steps"] == 14  # 52 rows, 8 at a time, twice
     for stop in (1, 5):  # before the first checkpoint, and after the second
         with pytest.raises(Stopped):
             run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed", stop)
@@ -361,6 +374,44 @@ def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
     assert (resumed[0]["resumed_at_step"], resumed[0]["replayed"]) == (4, 6)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert {"replay.jsonl", "adapter/adapter_model.safetensors"} <= set(files(tmp_path / "whole"))
+
+
+def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(sum of NLL + weight * sum of KL) / (scored tokens + weight * replayed positions); logged apart, as means."""
+    model = pretrained.load_model(tiny_base)
+    rows, texts = [Example([2, 50, 60, 1], 2)], [replayed_row(Example([2, 70, 80, 90], 1), 0)]
+    config = FAST.model_copy(update={"replay": ReplayConfig(weight=0.5)})
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([ids])).logits[0].double() for ids in ([2, 50, 60, 1], [2, 70, 80, 90])]
+        wanted = torch.log_softmax(head_of(model).logits(texts[0].reference).double(), -1)
+    logprobs = torch.log_softmax(logits[0], -1)
+    nll = -float(logprobs[1, 60] + logprobs[2, 1])
+    kl = float((wanted.exp() * (wanted - torch.log_softmax(logits[1][:3], -1))).sum())
+    seen: list[float] = []
+    monkeypatch.setattr(loop, "optimiser_step", lambda _, __, objective, *___: seen.append(objective) or 0.0)
+    measured = sft._Trainer.prepare(config, model, "tiny", 0, rows).step(0, rows, texts, 0.1)
+    assert seen == [pytest.approx((nll + 0.5 * kl) / (2 + 0.5 * 3), rel=1e-6)]
+    assert measured["loss_nats_per_token"] == pytest.approx(nll / 2, rel=1e-6)
+    assert measured["replay_kl_nats_per_token"] == pytest.approx(kl / 3, rel=2e-5)  # fp32 of a small difference
+
+
+def test_replayed_rows_are_spread_evenly_over_the_steps() -> None:
+    turns = sft.replay_turns(6, 1.5, 7)
+    assert [i for turn in turns for i in turn] == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    assert {len(turn) for turn in turns} == {1, 2}
+    assert sft.replay_turns(0, 2.0, 3) == [[], [], []]
+
+
+def test_replay_holds_the_policy_near_the_base_model(
+    tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    """Of two equal trainings, the one that pays for leaving the base model ends nearer to it."""
+    ends = []
+    for weight in (0.0, 1000.0):
+        config = WITH_REPLAY.model_copy(update={"replay": ReplayConfig(rows=6, tokens=8, weight=weight)})
+        events = run(config, tiny_base, demonstrations, tmp_path / str(weight))
+        ends.append([row["replay_kl_nats_per_token"] for row in events if "replay_kl_nats_per_token" in row][-1])
+    assert 0 < ends[1] < ends[0] / 2
 
 
 def test_no_replayed_rows_write_nothing(
