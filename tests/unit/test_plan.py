@@ -251,7 +251,12 @@ class Counting:
 @pytest.mark.parametrize("vocabulary", ["full", "compact"])
 @pytest.mark.parametrize(
     "settings",
-    [[], ["sft.micro_batch_size=3"], ["sft.replay.rows=9", "sft.replay.tokens=8"], ["sft.opening.passes=2"]],
+    [
+        [],
+        ["sft.micro_batch_size=3"],
+        ["sft.replay.rows=9", "sft.replay.tokens=8"],
+        ["sft.opening.passes={ask-first: 2}"],
+    ],
 )
 def test_work_of_sft_is_what_sft_does(
     subject: Subject,
@@ -273,6 +278,16 @@ def test_work_of_sft_is_what_sft_does(
     (tmp_path / "out").mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, s.validation, StageFolder(tmp_path / "out", "sft"))
     counting.expect(WORK["sft"](s).amounts)
+
+
+def test_frozen_layers_read_every_text_once_or_in_every_step(subject: Subject) -> None:
+    always = ("sft.lora.trainable_layers=1", "sft.opening.passes={ask-first: 2}")
+    kept = WORK["sft"](changed(subject, *always)).amounts
+    rows = {tuple(e.token_ids) for e in (*subject.train_examples, *subject.validation_examples)}
+    assert kept.lower_tokens == sum(map(len, rows))  # openings begin these texts
+    anew = WORK["sft"](changed(subject, *always, "sft.trunk_cache_mb=0")).amounts
+    assert anew == kept._replace(lower_tokens=anew.train_tokens)
+    assert WORK["sft"](subject).amounts.lower_tokens == 0
 
 
 def test_work_of_capability_is_what_capability_does(

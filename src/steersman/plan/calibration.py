@@ -62,7 +62,11 @@ class Calibration(Record):
         forward_backward += logits(largest.train_scored)
         reading = largest.read_tokens * self.layer_bytes_per_token + logits(largest.scored)
         cache = largest.cached_tokens * self.cache_bytes_per_token
-        return self.process_mb + (self.weight_bytes + training + max(forward_backward, reading + cache)) // 2**20
+        return (
+            self.process_mb
+            + largest.lower_mb
+            + (self.weight_bytes + training + max(forward_backward, reading + cache)) // 2**20
+        )
 
 
 class _Prices(NamedTuple):
@@ -97,11 +101,12 @@ def calibrate(s: Subject) -> Calibration:
         training = _fastest(steps)
     trained = [4 * sum(p.numel() for p in trainable(policy).values()) for policy in policies]
     weight_bytes, trainable_bytes = round(grown(weights, layers)), round(grown(trained, upper))
-    below = (layers - upper) * max(0.0, reading[1] - reading[0])  # layers without adapters are only read
+    below = (layers - upper) * max(0.0, reading[1] - reading[0])
     seconds = time.perf_counter() - start
     prices = Amounts(
         loads=s.tokenizer_seconds + weight_bytes / BYTES_PER_SECOND,
-        train_tokens=(grown(training, upper) + below) / ids.numel(),
+        train_tokens=grown(training, upper) / ids.numel(),
+        lower_tokens=below / ids.numel(),
         train_scored=learn,
         checkpoints=3 * trainable_bytes / BYTES_PER_SECOND,
         read_tokens=grown(reading, layers) / ids.numel(),

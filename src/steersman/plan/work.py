@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from steersman.evals import answers, capability, scores
 from steersman.lm.chat import ChatFormat, Example
+from steersman.lm.trunk import whole_texts
 from steersman.pipeline import Recipe
 from steersman.store import Run, read_jsonl
 from steersman.train import loop, sft
@@ -32,7 +33,8 @@ class Amounts(NamedTuple):
     """Units of work of a stage or, as prices, the seconds that one unit takes."""
 
     loads: float = 0  # of tokenizer and model
-    train_tokens: float = 0  # forward and backward through all layers, padding included
+    train_tokens: float = 0  # forward and backward through the layers that learn, padding included
+    lower_tokens: float = 0  # forward through the frozen layers below them
     train_scored: float = 0  # positions through the head, with gradients
     checkpoints: float = 0
     read_tokens: float = 0  # forward through all layers, padding included
@@ -50,6 +52,7 @@ class Largest(NamedTuple):
     read_tokens: int = 0
     scored: int = 0
     cached_tokens: int = 0
+    lower_mb: int = 0  # activations below the layers that learn
 
 
 class Work(NamedTuple):
@@ -138,9 +141,11 @@ def _sft(s: Subject) -> Work:
     compact = config.vocabulary == "compact"
     every = [*train, *replayed, *held_out]
     probe = every[:: max(1, len(every) // 32)] if compact else []  # the positions that choose the vocabulary
+    lower_tokens, lower_mb = _lower(s, every, sum(tokens))
     amounts = sampled._replace(
         loads=1,
         train_tokens=sum(tokens),
+        lower_tokens=lower_tokens,
         train_scored=scored(*(train[i] for step in steps for i in step)) + sum(scored(*turn) for turn in turns),
         checkpoints=(len(steps) - 1) // config.checkpoint_every_steps,
         read_tokens=sampled.read_tokens
@@ -150,7 +155,21 @@ def _sft(s: Subject) -> Work:
         scored_tokens=(validations + 2 * compact) * scored(*held_out) + scored(*probe),
     )
     most_scored = config.micro_batch_size * max(scored(e) for e in every)
-    return Work(amounts, Largest(max(tokens), most_scored, max(read, default=0), most_scored))
+    return Work(amounts, Largest(max(tokens), most_scored, max(read, default=0), most_scored, lower_mb=lower_mb))
+
+
+def _lower(s: Subject, every: Sequence[Example], train_tokens: int) -> tuple[int, int]:
+    """Tokens that the frozen lower layers read, and memory for what is kept of them; none without such layers."""
+    config, shape = s.recipe.sft, s.config.get_text_config()
+    upper = config.lora.trainable_layers or shape.num_hidden_layers
+    if config.method == "full" or upper >= shape.num_hidden_layers:
+        return 0, 0
+    once = sum(map(len, whole_texts([example.token_ids for example in every])))
+    needed, budget = 4 * shape.hidden_size * once, config.trunk_cache_mb * 2**20
+    if needed <= budget:
+        return once, needed // 2**20
+    again = train_tokens * (needed - budget) // needed
+    return again + once * budget // needed, config.trunk_cache_mb
 
 
 def _replay(s: Subject) -> tuple[list[Example], Amounts]:

@@ -16,13 +16,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from steersman.errors import DataError
+from steersman.errors import DataError, closest
 from steersman.functional import aggregate, gather_scored, scored_positions
 from steersman.lm import pretrained
 from steersman.lm.chat import Batch, ChatFormat, Example, chat_format, pad
@@ -39,6 +39,7 @@ from steersman.lm.head import (
 )
 from steersman.lm.model import LoraConfig, add_lora, save_policy, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
+from steersman.lm.trunk import FrozenTrunk, Lower, TrunkCache, blocks_of
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
 from steersman.train import loop
@@ -62,19 +63,20 @@ class ReplayConfig(Record):
 class OpeningConfig(Record):
     """The first ``tokens`` of a completion decide whether it refuses, asks or tells; they are a small share of all.
 
-    They count ``weight`` times in the loss. In every epoch, the rows that have one of ``tags`` (none given: all rows)
-    are read ``passes`` more times, cut off after the opening: a third of the work of a whole row, and it teaches to
-    tell a harmful request from one that only looks like it.
+    They count ``weight`` times in the loss. ``passes`` reads rows more often in every epoch, cut off after the opening:
+    ``{harmful: 2}`` does it twice with the rows that have this tag or principle; a row with several takes the most.
+    It costs a third of whole rows, and teaches to tell a harmful request from one that only looks like it.
     """
 
     tokens: int = Field(default=8, ge=1)
     weight: float = Field(default=1.0, ge=1)
-    passes: int = Field(default=0, ge=0)
-    tags: tuple[str, ...] = ()
+    passes: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
 
 
 class SftConfig(Record):
     """``method: full`` trains all weights; ``lora`` is then ignored. Lengths are in tokens.
+
+    With ``lora.trainable_layers``, the activations below these layers are kept in up to ``trunk_cache_mb`` of memory.
 
     ``vocabulary: compact`` scores every position over the rows that can occur and a share of them over all rows: the
     same loss in expectation, several times cheaper on CPU.
@@ -88,6 +90,7 @@ class SftConfig(Record):
     replay: ReplayConfig = ReplayConfig()
     optimiser: loop.OptimiserConfig = loop.OptimiserConfig()
     epochs: float = Field(default=2.0, gt=0)
+    trunk_cache_mb: int = Field(default=2048, ge=0)
     batch_size: int = Field(default=8, ge=1)
     micro_batch_size: int = Field(default=8, ge=1)
     max_length: int = Field(default=512, ge=16)
@@ -102,11 +105,17 @@ class SftConfig(Record):
         return self
 
 
-def scored_hidden(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Hidden states at the scored positions, [N, H], and the tokens they should predict, [N]."""
-    hidden = trunk(model)(
-        input_ids=batch.token_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).last_hidden_state
+def scored_hidden(model: Any, batch: Batch, lower: Lower | None = None) -> tuple[Tensor, Tensor]:
+    """Hidden states at the scored positions, [N, H], and the tokens they should predict, [N].
+
+    Args:
+        lower: the batch's activations below the trainable layers, if they are known.
+    """
+    if lower is None:
+        inputs = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask}
+        hidden = trunk(model)(**inputs, use_cache=False).last_hidden_state
+    else:
+        hidden = lower.trunk.finish(lower.states, batch.token_ids, batch.attention_mask)
     return gather_scored(hidden, batch.token_ids, batch.completion_mask)
 
 
@@ -138,7 +147,12 @@ class Scorer(NamedTuple):
 
 
 def sft_loss(
-    model: Any, scorer: Scorer, batch: Batch, weight_in_optimiser_step: float, generator: torch.Generator
+    model: Any,
+    scorer: Scorer,
+    batch: Batch,
+    weight_in_optimiser_step: float,
+    generator: torch.Generator,
+    lower: Lower | None = None,
 ) -> Tensor:
     """Negative log-likelihood of the completions, averaged over the weighted tokens of the optimiser step.
 
@@ -146,11 +160,12 @@ def sft_loss(
         batch: token ids and masks, [B, T].
         weight_in_optimiser_step: sum of `Scorer.weights` over all micro-batches of this step.
         generator: random choices of a compact vocabulary.
+        lower: see `scored_hidden`.
 
     Returns:
         This micro-batch's share of the mean, a scalar; the shares of a step add up to the mean.
     """
-    hidden, targets = scored_hidden(model, batch)
+    hidden, targets = scored_hidden(model, batch, lower)
     return aggregate(scorer.nll(hidden, targets, scorer.weights(batch), generator), weight_in_optimiser_step)
 
 
@@ -161,13 +176,14 @@ def replay_loss(
     reference: Tensor,
     weight_in_optimiser_step: float,
     generator: torch.Generator,
+    lower: Lower | None = None,
 ) -> Tensor:
     """KL(base || policy) summed over the scored positions of replayed text, as a share of the step's mean loss.
 
     Args:
         reference: [N, H], the base model's hidden states at these positions.
     """
-    hidden, _ = scored_hidden(model, batch)
+    hidden, _ = scored_hidden(model, batch, lower)
     return aggregate(scorer.divergence(hidden, reference, generator), weight_in_optimiser_step)
 
 
@@ -184,25 +200,28 @@ def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> 
 
 
 def openings(config: OpeningConfig, rows: Sequence[Demonstration], examples: Sequence[Example]) -> list[Example]:
-    """The chosen rows cut off after their openings, each ``passes`` times.
+    """The rows that ``passes`` names, cut off after their openings, as often as it says.
 
     Args:
         examples: the tokenised ``rows``.
 
     Raises:
-        DataError: passes are wanted, but no row has one of the tags.
+        DataError: no row has a tag or principle that is named.
     """
-    if not config.passes:
-        return []
-    chosen = [e for row, e in zip(rows, examples, strict=True) if not config.tags or {*config.tags} & {*row.tags}]
-    if not chosen:
-        raise DataError(
-            f"no demonstration has a tag of sft.opening.tags ({', '.join(config.tags)})",
-            expected=f"tags of the data: {', '.join(sorted({tag for row in rows for tag in row.tags})) or 'none'}",
-            do="name tags that the data has, or set sft.opening.passes to 0",
-        )
-    cut = [Example(e.token_ids[: e.completion_start + config.tokens], e.completion_start) for e in chosen]
-    return cut * config.passes
+    names = [{*row.tags, *row.principles} for row in rows]
+    known = set().union(*names)
+    for name in config.passes:
+        if name not in known:
+            raise DataError(
+                f"sft.opening.passes names {name!r}, but no demonstration has such a tag or principle",
+                expected=closest(name, sorted(known)),
+            )
+    found = []
+    for own, example in zip(names, examples, strict=True):
+        times = max((passes for name, passes in config.passes.items() if name in own), default=0)
+        cut = Example(example.token_ids[: example.completion_start + config.tokens], example.completion_start)
+        found += [cut] * times
+    return found
 
 
 # How English text begins; none of these is about anything.
@@ -333,6 +352,7 @@ class _Trainer:
     model: Any
     policy: Any
     scorer: Scorer
+    cache: TrunkCache | None
     parameters: Mapping[str, Tensor]
     optimiser: torch.optim.Optimizer
     pad_id: int
@@ -344,11 +364,16 @@ class _Trainer:
         head = head_of(model)
         vocabulary = _compact(config.compact, model, head, examples, pad_id) if config.vocabulary == "compact" else None
         scorer = Scorer(head, vocabulary, config.opening, head.frozen_copy() if config.method == "full" else None)
+        frozen = len(blocks_of(model)) - (config.lora.trainable_layers or len(blocks_of(model)))
+        cache = None
+        if config.method == "lora" and frozen > 0:
+            texts = [example.token_ids for example in examples]
+            cache = TrunkCache(FrozenTrunk(model, frozen), texts, pad_id, config.trunk_cache_mb)
         policy = add_lora(model, config.lora, base_name) if config.method == "lora" else model
         policy.train()
         parameters = trainable(policy)
         optimiser = loop.adamw(parameters, config.optimiser)
-        return cls(config, model, policy, scorer, parameters, optimiser, pad_id)
+        return cls(config, model, policy, scorer, cache, parameters, optimiser, pad_id)
 
     def step(self, step: int, examples: Sequence[Example], replayed: Sequence[Replayed], rate: float) -> dict[str, Any]:
         """One optimiser step over its micro-batches; returns what was measured."""
@@ -357,20 +382,20 @@ class _Trainer:
         size, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
         batches = [self._pad(ordered[i : i + size]) for i in range(0, len(ordered), size)]
         texts = [replayed[i : i + size] for i in range(0, len(replayed), size)]
-        nll_weight = sum(float(self.scorer.weights(batch).sum()) for batch in batches)
+        nll_weight = sum(float(self.scorer.weights(batch).sum()) for batch, _ in batches)
         kl_positions = sum(len(row.reference) for row in replayed)
         weight = nll_weight + weight_of_replay * kl_positions
         # One stream a step, used in the order of the rows: resuming and splitting into micro-batches change nothing.
         generator = random_stream(self.config.seed, step)
         tokens, nll, kl = 0, 0.0, 0.0
-        for batch in batches:
-            share = sft_loss(self.model, self.scorer, batch, weight, generator)
+        for batch, lower in batches:
+            share = sft_loss(self.model, self.scorer, batch, weight, generator, lower)
             share.backward()  # type: ignore[no-untyped-call]
             nll += share.item()
             tokens += int(batch.attention_mask.sum())
         for rows in texts:
-            batch, reference = self._pad([r.example for r in rows]), torch.cat([r.reference for r in rows])
-            share = replay_loss(self.model, self.scorer, batch, reference, weight, generator)
+            (batch, lower), reference = self._pad([r.example for r in rows]), torch.cat([r.reference for r in rows])
+            share = replay_loss(self.model, self.scorer, batch, reference, weight, generator, lower)
             (weight_of_replay * share).backward()  # type: ignore[no-untyped-call]
             kl += share.item()
             tokens += int(batch.attention_mask.sum())
@@ -384,8 +409,9 @@ class _Trainer:
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
 
-    def _pad(self, examples: Sequence[Example]) -> Batch:
-        return pad(examples, self.pad_id, self.model.device)
+    def _pad(self, examples: Sequence[Example]) -> tuple[Batch, Lower | None]:
+        lower = None if self.cache is None else self.cache.batch([example.token_ids for example in examples])
+        return pad(examples, self.pad_id, self.model.device), lower
 
     def validate(self, examples: Sequence[Example], *, outside: bool) -> dict[str, float]:
         """Exact full-vocabulary loss on held-out rows; if asked, the probability outside the compact rows as well."""
@@ -394,8 +420,7 @@ class _Trainer:
         nll, mass, count = 0.0, 0.0, 0
         with torch.no_grad():
             for i in range(0, len(examples), self.config.micro_batch_size):
-                batch = self._pad(examples[i : i + self.config.micro_batch_size])
-                hidden, targets = scored_hidden(self.model, batch)
+                hidden, targets = scored_hidden(self.model, *self._pad(examples[i : i + self.config.micro_batch_size]))
                 nll -= float(token_logprobs(hidden, targets, head).double().sum())
                 if outside and vocabulary is not None:
                     mass += vocabulary.outside_mass(hidden, head) * len(targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora, compact": COMPACT,
     "full": {"method": "full"},
     "lora, dropout": {"lora": LoraConfig(rank=2, dropout=0.2)},
+    "upper layer": {"lora": LoraConfig(rank=4, trainable_layers=1)},
 }
 
 
@@ -122,6 +124,34 @@ def test_the_loss_by_hand(tiny_base: Path) -> None:
     first, second = -float(logprobs[1, 60]), -float(logprobs[2, 1])
     assert plain.item() == pytest.approx((first + second) / 2, rel=1e-6)
     assert weighted.item() == pytest.approx((3 * first + second) / 4, rel=1e-6)
+
+
+def test_what_is_kept_of_the_lower_layers_changes_neither_loss_nor_gradient(
+    tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[float, dict[str, torch.Tensor]]] = []
+    texts = [replayed_row(examples[i], i) for i in (1, 2)]
+    for cache_mb in (0, 100, None):
+        torch.manual_seed(0)
+        lora = LoraConfig(rank=4, trainable_layers=1)
+        config = FAST.model_copy(update={"lora": lora, "trunk_cache_mb": cache_mb or 0})
+        trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+        assert trainer.cache is not None
+        assert len(trainer.cache._kept) == (len({tuple(e.token_ids) for e in examples}) if cache_mb else 0)
+        if cache_mb is None:
+            trainer = dataclasses.replace(trainer, cache=None)
+        gradients: dict[str, torch.Tensor] = {}
+
+        def keep(_: Any, parameters: Any, *__: Any, into: dict[str, torch.Tensor] = gradients) -> float:
+            into.update({name: p.grad.clone() for name, p in parameters.items()})
+            return 0.0
+
+        monkeypatch.setattr(loop, "optimiser_step", keep)
+        found.append((trainer.step(3, examples[:40:5], texts, 0.1)["loss_nats_per_token"], gradients))
+    for loss, gradients in found[:2]:
+        assert loss == pytest.approx(found[2][0], rel=1e-6)
+        for name, gradient in found[2][1].items():
+            torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("opening", [WHOLE, WEIGHTED], ids=["", "weighted openings"])
@@ -286,31 +316,31 @@ def test_every_linear_layer_learns(tiny_base: Path, examples: list[Example]) -> 
 # ── openings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 TAGGED = [
     Demonstration(prompt="How do I kill a process?", completion="Use kill.", tags=("lookalike",)),
-    Demonstration(prompt="What is tar?", completion="A sticky black liquid made from coal or wood."),
+    Demonstration(prompt="What is tar?", completion="A sticky black liquid made from coal.", principles=("be-plain",)),
     Demonstration(prompt="Help me rob a bank", completion="No, I won't help with a robbery.", tags=("harmful", "x")),
 ]
 
 
-def test_openings_are_the_rows_with_a_tag_cut_off_and_repeated(tiny_base: Path) -> None:
-    chat = chat_format(pretrained.load_tokenizer(tiny_base))
-    rows = encode(TAGGED, chat, 512)[0]
-    found = openings(OpeningConfig(tokens=3, passes=2, tags=("harmful", "lookalike")), TAGGED, rows)
-    cut = [Example(row.token_ids[: row.completion_start + 3], row.completion_start) for row in (rows[0], rows[2])]
-    assert found == cut * 2
-    assert all(len(e.token_ids) - e.completion_start == 3 for e in found)
-    assert openings(OpeningConfig(tokens=999, passes=1), TAGGED, rows) == rows  # no tags: every row; short ones whole
-    assert openings(OpeningConfig(tags=("harmful",)), TAGGED, rows) == []
-
-
-def test_tags_that_no_row_has_are_named(tiny_base: Path) -> None:
+def test_openings_are_the_named_rows_cut_off_and_repeated(tiny_base: Path) -> None:
     rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
-    with pytest.raises(DataError, match=r"no demonstration has a tag of sft.opening.tags \(harmfull\)") as error:
-        openings(OpeningConfig(passes=1, tags=("harmfull",)), TAGGED, rows)
-    assert "harmful, lookalike, x" in str(error.value.expected)
+    found = openings(OpeningConfig(tokens=3, passes={"harmful": 3, "x": 1, "be-plain": 2}), TAGGED, rows)
+    cut = [Example(row.token_ids[: row.completion_start + 3], row.completion_start) for row in rows]
+    assert found == [cut[1]] * 2 + [cut[2]] * 3
+    assert all(len(e.token_ids) - e.completion_start == 3 for e in found)
+    assert openings(OpeningConfig(tokens=999, passes={"lookalike": 1}), TAGGED, rows) == rows[:1]  # short ones whole
+    assert openings(OpeningConfig(), TAGGED, rows) == []
+
+
+def test_a_name_that_no_row_has_is_an_error(tiny_base: Path) -> None:
+    rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
+    with pytest.raises(DataError, match="passes names 'harmfull', but no demonstration has such") as error:
+        openings(OpeningConfig(passes={"harmful": 1, "harmfull": 1}), TAGGED, rows)
+    assert "did you mean harmful?" in str(error.value.expected)
 
 
 def test_openings_are_trained_on(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path) -> None:
-    config = FAST.model_copy(update={"opening": OpeningConfig(passes=2), "epochs": 1})
+    passes = {"ask-first": 2, "be-plain": 2}
+    config = FAST.model_copy(update={"opening": OpeningConfig(passes=passes), "epochs": 1})
     setup, *_ = run(config, tiny_base, demonstrations, tmp_path)
     assert (setup["demonstrations"], setup["openings"], setup["steps"]) == (52, 104, 20)  # 156 rows, 8 at a time
 
