@@ -130,24 +130,26 @@ def _sft(s: Subject) -> Work:
     config, held_out = s.recipe.sft, s.validation_examples
     replayed, sampled = _replay(s)
     opened = sft.openings(config.opening, s.train, s.train_examples)
-    train = [*s.train_examples, *opened]
-    lengths = [len(e.token_ids) for e in train]
-    steps = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
-    turns = [[replayed[i] for i in turn] for turn in sft.replay_turns(len(replayed), config.epochs, len(steps)) if turn]
-    tokens = [n for step in steps for n in _padded(sorted(lengths[i] for i in step), config.micro_batch_size)]
-    tokens += [n for turn in turns for n in _padded([len(e.token_ids) for e in turn], config.micro_batch_size)]
+    whole = s.train_examples
+    lengths = [len(e.token_ids) for e in whole]
+    plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
+    steps = [[whole[i] for i in step] for step in plan]
+    for extra in (opened, replayed):
+        turns = sft.turns(len(extra), config.epochs, len(plan), config.seed)
+        steps += [[extra[i] for i in turn] for turn in turns if turn]
+    tokens = [n for step in steps for n in _padded(sorted(len(e.token_ids) for e in step), config.micro_batch_size)]
     read = _padded([len(e.token_ids) for e in held_out], config.micro_batch_size)
-    validations = math.ceil(len(steps) / config.eval_every_steps) + 1 if held_out else 0
+    validations = math.ceil(len(plan) / config.eval_every_steps) + 1 if held_out else 0
     compact = config.vocabulary == "compact"
-    every = [*train, *replayed, *held_out]
+    every = [*whole, *opened, *replayed, *held_out]
     probe = every[:: max(1, len(every) // 32)] if compact else []  # the positions that choose the vocabulary
     lower_tokens, lower_mb = _lower(s, every, sum(tokens))
     amounts = sampled._replace(
         loads=1,
         train_tokens=sum(tokens),
         lower_tokens=lower_tokens,
-        train_scored=scored(*(train[i] for step in steps for i in step)) + sum(scored(*turn) for turn in turns),
-        checkpoints=(len(steps) - 1) // config.checkpoint_every_steps,
+        train_scored=sum(scored(*step) for step in steps),
+        checkpoints=(len(plan) - 1) // config.checkpoint_every_steps,
         read_tokens=sampled.read_tokens
         + validations * sum(read)
         + sum(len(e.token_ids) for e in (*probe, *replayed)),  # replayed: the base model's own hidden states

@@ -12,6 +12,7 @@ instead of 16 on 13,000; no dropout; optionally a compact vocabulary, an unbiase
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class OpeningConfig(Record):
 
     They count ``weight`` times in the loss. ``passes`` reads rows more often in every epoch, cut off after the opening:
     ``{harmful: 2}`` does it twice with the rows that have this tag or principle; a row with several takes the most.
-    It costs a third of whole rows, and teaches to tell a harmful request from one that only looks like it.
+    They come beside the batches of whole rows, spread evenly. It costs a third of whole rows, and teaches to tell a
+    harmful request from one that only looks like it.
     """
 
     tokens: int = Field(default=8, ge=1)
@@ -268,10 +270,13 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
     return found
 
 
-def replay_turns(rows: int, epochs: float, steps: int) -> list[list[int]]:
-    """Which replayed rows come with every step: each row once in an epoch, spread evenly."""
+def turns(rows: int, epochs: float, steps: int, seed: int) -> list[list[int]]:
+    """Which of some rows come with every step beside its batch: each once in an epoch, shuffled, spread evenly."""
     total = round(epochs * rows)
-    return [[turn % rows for turn in range(s * total // steps, (s + 1) * total // steps)] for s in range(steps)]
+    order: list[int] = []
+    for epoch in range(math.ceil(epochs)):
+        order += torch.randperm(rows, generator=random_stream(seed, epoch)).tolist()
+    return [order[s * total // steps : (s + 1) * total // steps] for s in range(steps)]
 
 
 def warn_about_terminators(model: Any, chat: ChatFormat) -> None:
@@ -306,11 +311,10 @@ def run(
     warn_about_terminators(model, chat)
     opened = openings(config.opening, demonstrations, examples)
     replayed = replay(config.replay, config.seed, model, chat, out)
-    examples += opened
-    every = [*examples, *(row.example for row in replayed), *held_out]
+    every = [*examples, *opened, *(row.example for row in replayed), *held_out]
     trainer = _Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, every)
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
-    turns = replay_turns(len(replayed), config.epochs, len(plan))
+    beside = [turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     out.emit(
         event="setup",
@@ -329,8 +333,8 @@ def run(
             if step % config.eval_every_steps == 0 and held_out:
                 out.emit(event="validation", step=step, **trainer.validate(held_out, outside=step == 0))
             rate = loop.learning_rate_at(step, len(plan), config.optimiser)
-            batch = [examples[i] for i in plan[step]]
-            measured = trainer.step(step, batch, [replayed[i] for i in turns[step]], rate)
+            batch = [examples[i] for i in plan[step]], [opened[i] for i in beside[0][step]]
+            measured = trainer.step(step, batch, [replayed[i] for i in beside[1][step]], rate)
             state = {"step": step + 1, "tokens": state["tokens"] + measured.pop("tokens")}
             out.emit(event="train", step=step, learning_rate=rate, tokens_seen=state["tokens"], **measured)
             progress.advance(loss=measured["loss_nats_per_token"])
@@ -375,12 +379,19 @@ class _Trainer:
         optimiser = loop.adamw(parameters, config.optimiser)
         return cls(config, model, policy, scorer, cache, parameters, optimiser, pad_id)
 
-    def step(self, step: int, examples: Sequence[Example], replayed: Sequence[Replayed], rate: float) -> dict[str, Any]:
-        """One optimiser step over its micro-batches; returns what was measured."""
+    def step(
+        self, step: int, rows: Sequence[Sequence[Example]], replayed: Sequence[Replayed], rate: float
+    ) -> dict[str, Any]:
+        """One optimiser step over micro-batches of whole rows, then of openings, then of replayed text.
+
+        Returns what was measured.
+        """
         start = time.perf_counter()
-        ordered = sorted(examples, key=lambda e: len(e.token_ids))
         size, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
-        batches = [self._pad(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+        batches = []
+        for kind in rows:
+            ordered = sorted(kind, key=lambda e: len(e.token_ids))
+            batches += [self._pad(ordered[i : i + size]) for i in range(0, len(ordered), size)]
         texts = [replayed[i : i + size] for i in range(0, len(replayed), size)]
         nll_weight = sum(float(self.scorer.weights(batch).sum()) for batch, _ in batches)
         kl_positions = sum(len(row.reference) for row in replayed)
@@ -393,8 +404,8 @@ class _Trainer:
             share.backward()  # type: ignore[no-untyped-call]
             nll += share.item()
             tokens += int(batch.attention_mask.sum())
-        for rows in texts:
-            (batch, lower), reference = self._pad([r.example for r in rows]), torch.cat([r.reference for r in rows])
+        for text in texts:
+            (batch, lower), reference = self._pad([r.example for r in text]), torch.cat([r.reference for r in text])
             share = replay_loss(self.model, self.scorer, batch, reference, weight, generator, lower)
             (weight_of_replay * share).backward()  # type: ignore[no-untyped-call]
             kl += share.item()

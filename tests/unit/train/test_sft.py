@@ -131,6 +131,7 @@ def test_what_is_kept_of_the_lower_layers_changes_neither_loss_nor_gradient(
 ) -> None:
     found: list[tuple[float, dict[str, torch.Tensor]]] = []
     texts = [replayed_row(examples[i], i) for i in (1, 2)]
+    cut = [Example(e.token_ids[: e.completion_start + 2], e.completion_start) for e in examples[3:50:11]]
     for cache_mb in (0, 100, None):
         torch.manual_seed(0)
         lora = LoraConfig(rank=4, trainable_layers=1)
@@ -147,7 +148,7 @@ def test_what_is_kept_of_the_lower_layers_changes_neither_loss_nor_gradient(
             return 0.0
 
         monkeypatch.setattr(loop, "optimiser_step", keep)
-        found.append((trainer.step(3, examples[:40:5], texts, 0.1)["loss_nats_per_token"], gradients))
+        found.append((trainer.step(3, (examples[:40:5], cut), texts, 0.1)["loss_nats_per_token"], gradients))
     for loss, gradients in found[:2]:
         assert loss == pytest.approx(found[2][0], rel=1e-6)
         for name, gradient in found[2][1].items():
@@ -161,6 +162,7 @@ def test_micro_batches_change_neither_loss_nor_gradient(
 ) -> None:
     found: dict[int, tuple[float, dict[str, torch.Tensor]]] = {}
     texts = [replayed_row(examples[i], i) for i in (1, 2, 4, 7)]
+    cut = [Example(e.token_ids[: e.completion_start + 2], e.completion_start) for e in examples[3:50:11]]
     for size in (1, 3, 8):
         torch.manual_seed(0)
         changes = {"micro_batch_size": size, "opening": opening, "replay": ReplayConfig(weight=0.5)}
@@ -173,7 +175,7 @@ def test_micro_batches_change_neither_loss_nor_gradient(
             return 0.0
 
         monkeypatch.setattr(loop, "optimiser_step", keep)
-        found[size] = (trainer.step(3, examples[:40:5], texts, 0.1)["loss_nats_per_token"], gradients)
+        found[size] = (trainer.step(3, (examples[:40:5], cut), texts, 0.1)["loss_nats_per_token"], gradients)
     for size in (1, 3):
         assert found[size][0] == pytest.approx(found[8][0], rel=1e-6)
         for name, gradient in found[8][1].items():
@@ -206,7 +208,7 @@ def test_a_compact_step_reaches_no_weight_but_the_adapters(tiny_base: Path, exam
     assert trainer.scorer.vocabulary.head.is_plain
     assert trainer.scorer.head.is_plain
     for step in range(2):
-        trainer.step(step, examples[:8], [], 1e-3)
+        trainer.step(step, [examples[:8]], [], 1e-3)
     assert all("lora_" in name for name in trainer.parameters)
 
 
@@ -342,7 +344,11 @@ def test_openings_are_trained_on(tiny_base: Path, demonstrations: list[Demonstra
     passes = {"ask-first": 2, "be-plain": 2}
     config = FAST.model_copy(update={"opening": OpeningConfig(passes=passes), "epochs": 1})
     setup, *_ = run(config, tiny_base, demonstrations, tmp_path)
-    assert (setup["demonstrations"], setup["openings"], setup["steps"]) == (52, 104, 20)  # 156 rows, 8 at a time
+    assert (setup["demonstrations"], setup["openings"], setup["steps"]) == (
+        52,
+        104,
+        7,
+    )  # 52 rows, 8 at a time, with 15 openings
 
 
 # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -419,17 +425,21 @@ def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.
     kl = float((wanted.exp() * (wanted - torch.log_softmax(logits[1][:3], -1))).sum())
     seen: list[float] = []
     monkeypatch.setattr(loop, "optimiser_step", lambda _, __, objective, *___: seen.append(objective) or 0.0)
-    measured = sft._Trainer.prepare(config, model, "tiny", 0, rows).step(0, rows, texts, 0.1)
+    measured = sft._Trainer.prepare(config, model, "tiny", 0, rows).step(0, [rows], texts, 0.1)
     assert seen == [pytest.approx((nll + 0.5 * kl) / (2 + 0.5 * 3), rel=1e-6)]
     assert measured["loss_nats_per_token"] == pytest.approx(nll / 2, rel=1e-6)
     assert measured["replay_kl_nats_per_token"] == pytest.approx(kl / 3, rel=2e-5)  # fp32 of a small difference
 
 
-def test_replayed_rows_are_spread_evenly_over_the_steps() -> None:
-    turns = sft.replay_turns(6, 1.5, 7)
-    assert [i for turn in turns for i in turn] == [0, 1, 2, 3, 4, 5, 0, 1, 2]
-    assert {len(turn) for turn in turns} == {1, 2}
-    assert sft.replay_turns(0, 2.0, 3) == [[], [], []]
+def test_turns_are_shuffled_epochs_spread_evenly() -> None:
+    found = sft.turns(6, 1.5, 7, seed=1)
+    order = [i for turn in found for i in turn]
+    assert sorted(order[:6]) == [0, 1, 2, 3, 4, 5]
+    assert order[:6] != [0, 1, 2, 3, 4, 5]
+    assert len(set(order[6:])) == 3
+    assert {len(turn) for turn in found} == {1, 2}
+    assert sft.turns(6, 1.5, 7, seed=1) == found != sft.turns(6, 1.5, 7, seed=2)
+    assert sft.turns(0, 2.0, 3, seed=0) == [[], [], []]
 
 
 def test_replay_holds_the_policy_near_the_base_model(
