@@ -78,6 +78,19 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence:
     return Estimate(difference, max(-1.0, low), min(1.0, high), n)
 
 
+def independent_difference(before: Estimate, after: Estimate) -> Estimate:
+    """Difference of two independent rates, after minus before, from their Wilson intervals.
+
+    Method 10 of Newcombe (1998), "Interval estimation for the difference between independent proportions".
+    """
+    if not (before.n and after.n):
+        return Estimate(math.nan, -1.0, 1.0, 0)
+    difference = after.value - before.value
+    low = difference - math.hypot(after.value - after.low, before.high - before.value)
+    high = difference + math.hypot(after.high - after.value, before.value - before.low)
+    return Estimate(difference, low, high, min(before.n, after.n))
+
+
 def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
     """Two-sided exact McNemar test: the p-value of the discordant pairs under a fair coin."""
     if len(before) != len(after):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]
 
-from steersman.stats import mcnemar_exact, paired_difference, ratio_of_perplexities, wilson
+from steersman.stats import independent_difference, mcnemar_exact, paired_difference, ratio_of_perplexities, wilson
 
 
 def pairs(both: int, only_after: int, only_before: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -71,6 +71,25 @@ def test_paired_difference_gives_published_limits(table: tuple[int, int, int, in
     digits = len(str(high).split(".")[1])
     assert (round(estimate.low, digits), round(estimate.high, digits)) == (low, high)
     assert estimate.value == pytest.approx((table[1] - table[2]) / sum(table), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "low", "high"),
+    [((48, 80), (56, 70), 0.0524, 0.3339), ((3, 10), (9, 10), 0.1705, 0.8090), ((0, 10), (10, 10), 0.6075, 1.0)],
+)
+def test_independent_difference_gives_published_limits(
+    before: tuple[int, int], after: tuple[int, int], low: float, high: float
+) -> None:
+    """Newcombe (1998), table II, method 10."""
+    estimate = independent_difference(wilson(*before), wilson(*after))
+    assert (round(estimate.low, 4), round(estimate.high, 4)) == (low, high)
+    assert estimate.n == min(before[1], after[1])
+
+
+def test_no_observations_give_no_difference() -> None:
+    estimate = independent_difference(wilson(0, 0), wilson(3, 10))
+    assert math.isnan(estimate.value)
+    assert estimate[1:] == (-1.0, 1.0, 0)
 
 
 def test_paired_difference_by_hand_where_the_correction_bites() -> None:

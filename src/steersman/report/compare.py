@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ from steersman.report.data import (
     report_data,
 )
 from steersman.report.wording import (
-    Figure,
     difference,
     finite,
     number,
@@ -31,7 +29,7 @@ from steersman.report.wording import (
     short,
     visible,
 )
-from steersman.stats import mcnemar_exact, paired_difference, wilson
+from steersman.stats import independent_difference, mcnemar_exact, paired_difference, wilson
 from steersman.store import Run, canonical
 
 ABSENT = "-"
@@ -164,23 +162,13 @@ def _compare(label: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str
         result["difference"] = _plain(*paired_difference(before, after))
         result["p_exact"] = mcnemar_exact(before, after)
     else:
-        result["difference"] = _unpaired(result["a"], result["b"])
+        result["difference"] = _plain(*independent_difference(*rates))
         result["p_exact"] = None
     return result
 
 
 def _plain(value: float, low: float, high: float, n: int) -> dict[str, Any]:
     return {"value": finite(value), "low": low, "high": high, "n": n}
-
-
-def _unpaired(a: Figure, b: Figure) -> dict[str, Any]:
-    """Difference of two independent rates from their Wilson intervals (Newcombe 1998, method 10 for two samples)."""
-    if a["value"] is None or b["value"] is None:
-        return _plain(math.nan, -1.0, 1.0, 0)
-    change = b["value"] - a["value"]
-    low = change - math.hypot(b["value"] - b["low"], a["high"] - a["value"])
-    high = change + math.hypot(b["high"] - b["value"], a["value"] - a["low"])
-    return _plain(change, low, high, min(a["n"], b["n"]))
 
 
 def _costs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
