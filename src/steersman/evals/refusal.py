@@ -78,7 +78,7 @@ _DECLINES = phrases(
     \bje ne (?:peux|veux|souhaite|suis) pas (?:[\w']+ ){0,5}?(?:\w+')?<AIDER>
     \bje ne vais pas (?!pouvoir dire|savoir)
     \bje refuse\b
-    \bje (?:ne |n')(?:vous |t')?(?:écrirai|aiderai|ferai|donnerai|rédigerai|fournirai) pas
+    \bje (?:ne |n')(?:vous |t'|y |le )?(?!saurai|pourrai|devrai|serai|aurai)\w+rai pas\b
     # Spanish
     \bno (?:\w+ )?(?:puedo|voy a|quiero|debo) (?:\w+ )?<AYUDAR>
     \bme niego a\b

@@ -37,7 +37,7 @@ def add_lora(model: Any, config: LoraConfig, base_name: str) -> Any:
         base_name: written into the adapter's configuration as the model it belongs to.
 
     Raises:
-        ModelError: none of the target modules exists.
+        ModelError: none of the target modules exists, or the model has fewer layers than are to be trained.
     """
     import peft
 
