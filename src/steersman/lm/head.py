@@ -254,17 +254,21 @@ class CompactVocabulary:
         """
         rows = self.position[targets]
         total = completion_nll(hidden, rows, self.head, weights)
-        chosen = torch.rand(len(targets), generator=generator).to(hidden.device) < self.full_share
+        chosen = self._chosen(hidden, generator)
         some, w = hidden[chosen], None if weights is None else weights[chosen]
         correction = completion_nll(some, targets[chosen], full, w) - completion_nll(some, rows[chosen], self.head, w)
         return total + correction / self.full_share
 
     def divergence(self, hidden: Tensor, reference: Tensor, full: Head, generator: torch.Generator) -> Tensor:
         """An unbiased estimate of ``divergence(hidden, reference, full)``, value and gradient; arguments as above."""
-        chosen = torch.rand(len(hidden), generator=generator).to(hidden.device) < self.full_share
+        chosen = self._chosen(hidden, generator)
         some, wanted = hidden[chosen], reference[chosen]
         correction = divergence(some, wanted, full) - divergence(some, wanted, self.head)
         return divergence(hidden, reference, self.head) + correction / self.full_share
+
+    def _chosen(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
+        """[N] bool: the positions that are scored over all rows as well."""
+        return torch.rand(len(hidden), generator=generator).to(hidden.device) < self.full_share
 
     def outside_mass(self, hidden: Tensor, full: Head) -> float:
         """Mean probability that the full softmax gives to tokens outside the exact rows; hidden is [N, H]."""

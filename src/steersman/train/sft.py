@@ -40,7 +40,7 @@ from steersman.lm.head import (
 )
 from steersman.lm.model import LoraConfig, add_lora, save_policy, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
-from steersman.lm.trunk import FrozenTrunk, Lower, TrunkCache, blocks_of
+from steersman.lm.trunk import FrozenTrunk, Lower, TrunkCache
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
 from steersman.train import loop
@@ -368,11 +368,11 @@ class _Trainer:
         head = head_of(model)
         vocabulary = _compact(config.compact, model, head, examples, pad_id) if config.vocabulary == "compact" else None
         scorer = Scorer(head, vocabulary, config.opening, head.frozen_copy() if config.method == "full" else None)
-        frozen = len(blocks_of(model)) - (config.lora.trainable_layers or len(blocks_of(model)))
+        layers, upper = model.config.get_text_config().num_hidden_layers, config.lora.trainable_layers
         cache = None
-        if config.method == "lora" and frozen > 0:
+        if config.method == "lora" and upper is not None and upper < layers:
             texts = [example.token_ids for example in examples]
-            cache = TrunkCache(FrozenTrunk(model, frozen), texts, pad_id, config.trunk_cache_mb)
+            cache = TrunkCache(FrozenTrunk(model, layers - upper), texts, pad_id, config.trunk_cache_mb)
         policy = add_lora(model, config.lora, base_name) if config.method == "lora" else model
         policy.train()
         parameters = trainable(policy)
