@@ -124,20 +124,25 @@ def test_a_policy_that_is_its_reference_has_no_divergence_and_no_gradient(name: 
     assert float(divergence(hidden[:0], HIDDEN[:0], HEADS[name]).detach()) == 0.0
 
 
+def estimates(loss: Callable[[Tensor], Tensor], choices: int) -> tuple[Tensor, Tensor]:
+    """Values, [choices], and gradients, [choices, N, H], of a loss that draws at random, at `SMALL`."""
+    values, gradients = [], []
+    for _ in range(choices):
+        hidden = SMALL.clone().requires_grad_()
+        estimate = loss(hidden)
+        estimate.backward()
+        assert hidden.grad is not None
+        values.append(estimate.detach().double())
+        gradients.append(hidden.grad.double())
+    return torch.stack(values), torch.stack(gradients)
+
+
 def test_the_estimate_of_the_divergence_is_unbiased() -> None:
     vocabulary, draws, choices = compact(), generator(7), 4000
     exact, wanted = SMALL.clone().requires_grad_(), REFERENCE[: len(SMALL)]
     loss = divergence(exact, wanted, HEADS["plain"])
     loss.backward()
-    values, gradients = [], []
-    for _ in range(choices):
-        hidden = SMALL.clone().requires_grad_()
-        estimate = vocabulary.divergence(hidden, wanted, HEADS["plain"], draws)
-        estimate.backward()
-        assert hidden.grad is not None
-        values.append(estimate.detach().double())
-        gradients.append(hidden.grad.double())
-    value, gradient = torch.stack(values), torch.stack(gradients)
+    value, gradient = estimates(lambda hidden: vocabulary.divergence(hidden, wanted, HEADS["plain"], draws), choices)
     error = float(value.std()) / math.sqrt(choices)
     assert exact.grad is not None
     assert abs(float(value.mean()) - float(loss.detach())) < 4 * error
@@ -264,15 +269,7 @@ def test_the_estimate_of_the_loss_and_its_gradient_are_unbiased(name: str, choic
     exact = SMALL.clone().requires_grad_()
     loss = completion_nll(exact, TARGETS, head, weights)
     loss.backward()
-    values, gradients = [], []
-    for _ in range(choices):
-        hidden = SMALL.clone().requires_grad_()
-        estimate = vocabulary.nll(hidden, TARGETS, head, draws, weights)
-        estimate.backward()
-        assert hidden.grad is not None
-        values.append(estimate.detach().double())
-        gradients.append(hidden.grad.double())
-    value, gradient = torch.stack(values), torch.stack(gradients)
+    value, gradient = estimates(lambda hidden: vocabulary.nll(hidden, TARGETS, head, draws, weights), choices)
     error = float(value.std()) / math.sqrt(choices)
     assert exact.grad is not None
     assert 0 < error < 0.01 * float(loss.detach())

@@ -212,6 +212,19 @@ def test_a_compact_step_reaches_no_weight_but_the_adapters(tiny_base: Path, exam
     assert all("lora_" in name for name in trainer.parameters)
 
 
+def test_all_layers_train_without_a_list_of_them(
+    tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_list(_: Any) -> Any:
+        raise AssertionError("looked for layers although none is frozen")
+
+    monkeypatch.setattr("steersman.lm.trunk.blocks_of", no_list)
+    monkeypatch.setattr(sft, "blocks_of", no_list, raising=False)
+    for lora in (LoraConfig(rank=2), LoraConfig(rank=2, trainable_layers=2)):
+        config = FAST.model_copy(update={"lora": lora})
+        assert sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples).cache is None
+
+
 # ── whole runs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training_lowers_the_loss_and_an_interruption_changes_no_byte(
