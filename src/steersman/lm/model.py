@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from steersman.errors import ModelError
-from steersman.lm import pretrained
+from steersman.lm import lora, pretrained
 from steersman.types import Record
 
 ADAPTER, FULL = "adapter", "model"
@@ -58,6 +58,7 @@ def add_lora(model: Any, config: LoraConfig, base_name: str) -> Any:
     except ValueError as error:
         raise ModelError(str(error), where="sft.lora.target_modules", do="name modules that the model has") from error
     policy.peft_config["default"].base_model_name_or_path = base_name
+    lora.use_fused(policy)
     return policy
 
 

@@ -328,42 +328,76 @@ def draw(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Gene
     """One token per row and its log-probability under the model itself.
 
     Args:
-        logits: [B, V] fp32.
+        logits: [B, V] fp32; used as working memory.
         generators: one random stream per row.
 
     Returns:
         ([B] token ids, [B] log-probs at temperature 1 over the whole vocabulary).
     """
-    log_z = torch.logsumexp(logits, -1, keepdim=True)
+    best, greedy = logits.max(-1, keepdim=True)
+    shifted = logits.sub_(best)
     if config.temperature == 0:
-        best, tokens = logits.max(-1)
-        return tokens, best - log_z[:, 0]
-    scaled = logits / config.temperature
+        return greedy[:, 0], -_block_sums(shifted.exp_()).sum(-1).log().float()
     uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
+    if config.temperature == 1.0 and config.top_k == 0 and config.top_p == 1.0:
+        weights = shifted.exp_()
+        sums = _block_sums(weights)
+        tokens = _inverse_cdf(weights, sums, uniform)
+        chosen = weights.gather(1, tokens[:, None])[:, 0]
+        return tokens, (chosen.double() / sums.sum(-1)).log().float()
+    log_z = _block_sums(shifted.exp()).sum(-1).log()
+    weights = (shifted / config.temperature).exp_()
     if config.top_k == 0 and config.top_p == 1.0:
-        tokens = _inverse_cdf(torch.softmax(scaled, -1), uniform)
+        tokens = _inverse_cdf(weights, _block_sums(weights), uniform)
     else:
-        tokens = _truncated_draw(scaled, config, uniform)
-    return tokens, (logits.gather(1, tokens[:, None]) - log_z)[:, 0]
+        tokens = _truncated_draw(weights, config, uniform)
+    return tokens, (shifted.gather(1, tokens[:, None])[:, 0] - log_z).float()
 
 
-def _truncated_draw(scaled: Tensor, config: SamplingConfig, uniform: Tensor) -> Tensor:
+def _truncated_draw(weights: Tensor, config: SamplingConfig, uniform: Tensor) -> Tensor:
     """Top-k, then top-p. The nucleus nearly always lies within the 512 best tokens; only if not, all are sorted."""
-    vocabulary = scaled.shape[-1]
-    probabilities = torch.softmax(scaled, -1)
-    width = min(config.top_k or 512, vocabulary)
-    best, order = probabilities.topk(width, -1)
-    if config.top_k == 0 and bool((best.sum(-1) < config.top_p).any()):
-        best, order = probabilities.sort(-1, descending=True)
-    best = best / (best.sum(-1, keepdim=True) if config.top_k else 1.0)
-    before = best.cumsum(-1) - best
-    best = torch.where(before < config.top_p, best, 0.0)
-    return order.gather(1, _inverse_cdf(best, uniform)[:, None])[:, 0]
+    total = _block_sums(weights).sum(-1, keepdim=True)
+    best, order = weights.topk(min(config.top_k or 512, weights.shape[-1]), -1)
+    if config.top_k:
+        total = best.double().sum(-1, keepdim=True)
+    elif bool((best.double().sum(-1, keepdim=True) < config.top_p * total).any()):
+        best, order = weights.sort(-1, descending=True)
+    before = best.double().cumsum(-1) - best
+    best = torch.where(before < config.top_p * total, best, 0.0)
+    return order.gather(1, _inverse_cdf(best, _block_sums(best), uniform)[:, None])[:, 0]
 
 
-def _inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The first index whose cumulative weight exceeds u times the total; never an index of weight zero."""
-    cumulative = weights.double().cumsum(-1)
-    index = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
+BLOCK = 512  # weights summed at a time
+
+
+def _block_sums(weights: Tensor) -> Tensor:
+    """Sums of BLOCK neighbouring weights, [B, V] -> [B, ceil(V / BLOCK)], to be added up further in double."""
+    whole = weights.shape[-1] // BLOCK * BLOCK
+    sums = weights[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    rest = weights[:, whole:]
+    return torch.cat([sums, rest.sum(-1, keepdim=True)], -1).double() if rest.shape[-1] else sums.double()
+
+
+def _inverse_cdf(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
+    """The first index whose cumulative weight exceeds u times the total; never an index of weight zero.
+
+    It is looked for among the sums of blocks, then within one block: the vocabulary is read once, not sorted.
+    """
+    block, below = _first_above(sums, uniform * sums.sum(-1))
+    inside = block[:, None] * BLOCK + torch.arange(BLOCK, device=weights.device)
+    own = weights.gather(1, inside.clamp(max=weights.shape[-1] - 1)).double() * (inside < weights.shape[-1])
+    # In double the block's weights add up to a little more or less than its sum: scaled, u always falls among them.
+    share = (uniform * sums.sum(-1) - below) / sums.gather(1, block[:, None])[:, 0]
+    return block * BLOCK + _first_above(own, share * own.sum(-1))[0]
+
+
+def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The first index, [B], whose cumulative weight exceeds the target (the last one of weight above 0, if none does).
+
+    Also the sum of the weights before it, [B].
+    """
+    cumulative = weights.cumsum(-1)
+    index = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
     last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).int().argmax(-1)
-    return torch.minimum(index, last)
+    index = torch.minimum(index, last)
+    return index, (cumulative - weights).gather(1, index[:, None])[:, 0]

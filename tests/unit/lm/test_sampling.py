@@ -208,10 +208,35 @@ def test_a_nucleus_wider_than_the_512_best_tokens_is_sorted_whole() -> None:
 def test_greedy_takes_the_best_and_no_random_number() -> None:
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    tokens, logprobs = draw(LOGITS[None], SamplingConfig(temperature=0), [generator])
+    tokens, logprobs = draw(LOGITS[None].clone(), SamplingConfig(temperature=0), [generator])
     assert tokens.tolist() == [0]
     assert float(logprobs) == pytest.approx(float(torch.log_softmax(LOGITS, -1)[0]), abs=1e-6)
     assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("vocabulary", [511, 512, 513, 5000])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 600}])
+def test_draws_over_many_blocks_are_those_of_the_whole_cumulative_sum(
+    vocabulary: int, options: dict[str, Any]
+) -> None:
+    torch.manual_seed(vocabulary)
+    logits = 2 * torch.randn(1, vocabulary).repeat(DRAWS, 1)
+    config = SamplingConfig(**{"temperature": 1.0, **options})
+    weights = (logits[0].double() / config.temperature).softmax(-1)
+    order = weights.argsort(descending=True) if "temperature" not in options and options else torch.arange(vocabulary)
+    ordered = weights[order]
+    kept = (ordered.cumsum(-1) - ordered < config.top_p) & (torch.arange(vocabulary) < (config.top_k or vocabulary))
+    cumulative = (ordered * kept).cumsum(-1)
+    generator = torch.Generator().manual_seed(5)
+    uniform = torch.rand(DRAWS, generator=generator, dtype=torch.float64)
+    expected = order[torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)]
+
+    tokens, logprobs = draw(logits.clone(), config, [generator.manual_seed(5)] * DRAWS)
+    near = (uniform * cumulative[-1] - cumulative[:, None]).abs().min(0).values < 1e-6  # fp32 may decide otherwise
+    assert torch.equal(tokens[~near], expected[~near])
+    assert int(near.sum()) < DRAWS / 50
+    assert tokens.unique().numel() > 100
+    torch.testing.assert_close(logprobs, torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0])
 
 
 # ── how an answer ends ───────────────────────────────────────────────────────────────────────────────────────────────
