@@ -1,6 +1,7 @@
 """The arithmetic, once: what every training method shares. Pure functions of tensors; no model, no disk.
 
-Notation: B sequences, T positions, N scored positions of a whole batch, V tokens, H hidden units.
+Notation: B rows of a batch, S sequences in them (one a row, or several that share a prompt), P pairs of sequences, G
+sequences of one prompt, T positions, N scored positions of a whole batch, V tokens, H hidden units.
 """
 
 from __future__ import annotations
@@ -54,3 +55,51 @@ def aggregate(loss_sum: Tensor, tokens_in_optimiser_step: float) -> Tensor:
     if tokens_in_optimiser_step <= 0:
         raise ValueError("an optimiser step needs at least one scored token")
     return loss_sum / tokens_in_optimiser_step
+
+
+# ── preferences ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def preference_nll(margins: Tensor) -> Tensor:
+    """-log sigmoid(margin), the Bradley-Terry negative log-likelihood in nats that the chosen one wins.
+
+    Args:
+        margins: [P], the chosen one's score minus the rejected one's.
+
+    Returns:
+        [P].
+    """
+    return -torch.nn.functional.logsigmoid(margins)
+
+
+# ── policy gradients ─────────────────────────────────────────────────────────────────────────────────────────────────
+def group_advantages(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """(r - mean) / (standard deviation + epsilon) within each prompt's group: GRPO, Shao et al. (arXiv:2402.03300).
+
+    Args:
+        rewards: [prompts, G]; the deviation is the sample's (G - 1).
+
+    Returns:
+        [prompts, G].
+    """
+    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + epsilon)
+
+
+def clipped_surrogate(logprobs: Tensor, old: Tensor, advantages: Tensor, low: float = 0.2, high: float = 0.2) -> Tensor:
+    """PPO's loss a token, Schulman et al. 2017 (arXiv:1707.06347): -min(ratio A, clip(ratio, 1 - low, 1 + high) A).
+
+    Args:
+        logprobs: [N] under the policy; old: [N] under the policy that sampled; advantages: [N].
+
+    Returns:
+        [N].
+    """
+    ratio = torch.exp(logprobs - old)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+
+
+def k3_nats(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """Schulman's estimate of KL(policy || reference) a token: exp(-k1) - 1 + k1 with k1 = log-prob - reference, [N].
+
+    Its value is unbiased and never negative; its gradient as a loss is not the reverse KL's (arXiv:2512.21852).
+    """
+    k1 = logprobs - reference
+    return torch.exp(-k1) - 1 + k1

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from steersman.functional import aggregate, gather_scored, scored_positions, sum_per_sequence
+from steersman.functional import (
+    aggregate,
+    clipped_surrogate,
+    gather_scored,
+    group_advantages,
+    k3_nats,
+    preference_nll,
+    scored_positions,
+    sum_per_sequence,
+)
 
 # Two sequences: prompt of 2 and completion of 2; prompt of 1, completion of 2, one place of padding.
 IDS = torch.tensor([[5, 6, 7, 8], [9, 3, 4, 0]])
@@ -61,3 +72,45 @@ def test_the_token_mean_does_not_depend_on_the_split_into_micro_batches() -> Non
 def test_a_step_without_scored_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one scored token"):
         aggregate(torch.tensor(0.0), 0)
+
+
+# ── preferences and policy gradients ─────────────────────────────────────────────────────────────────────────────────
+def test_a_preference_costs_what_bradley_and_terry_say() -> None:
+    margins = torch.tensor([0.0, math.log(3.0), -200.0], dtype=torch.float64, requires_grad=True)
+    losses = preference_nll(margins)
+    assert losses.tolist() == pytest.approx([math.log(2.0), math.log(4 / 3), 200.0])
+    losses.sum().backward()
+    assert margins.grad is not None
+    assert margins.grad.tolist() == pytest.approx([-0.5, -0.25, -1.0])
+
+
+def test_advantages_are_standardised_within_a_group() -> None:
+    rewards = torch.tensor([[1.0, 3.0], [5.0, 5.0]])
+    root = 2**0.5  # the sample's standard deviation of 1 and 3
+    found = group_advantages(rewards, epsilon=0.5)
+    assert found.flatten().tolist() == pytest.approx([-1 / (root + 0.5), 1 / (root + 0.5), 0.0, 0.0])
+
+
+def test_the_surrogate_is_clipped_where_the_step_would_go_too_far() -> None:
+    old = torch.zeros(6)
+    logprobs = torch.tensor([0.0, 0.5, 0.5, -0.5, -0.5, 0.1], requires_grad=True)
+    advantages = torch.tensor([2.0, 1.0, -1.0, 1.0, -1.0, 1.0])
+    losses = clipped_surrogate(logprobs, old, advantages, low=0.2, high=0.3)
+    up, down, small = math.exp(0.5), math.exp(-0.5), math.exp(0.1)
+    assert losses.tolist() == pytest.approx([-2.0, -1.3, up, -down, 0.8, -small])
+    losses.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-2.0, 0.0, up, -down, 0.0, -small])
+
+
+def test_k3_is_zero_where_policies_agree_and_never_negative() -> None:
+    logprobs = torch.tensor([-1.0, -1.0, -3.0], dtype=torch.float64)
+    reference = torch.tensor([-1.0, -2.0, -1.0], dtype=torch.float64)
+    assert k3_nats(logprobs, reference).tolist() == pytest.approx([0.0, math.exp(-1), math.exp(2) - 3])
+
+
+def test_k3_estimates_the_divergence() -> None:
+    policy, reference = torch.tensor([0.2, 0.5, 0.3]).log(), torch.tensor([0.6, 0.3, 0.1]).log()
+    assert float((policy.exp() * k3_nats(policy, reference)).sum()) == pytest.approx(
+        float((policy.exp() * (policy - reference)).sum())
+    )

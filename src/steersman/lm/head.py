@@ -2,8 +2,8 @@
 
 With 262,144 tokens the output layer is 63 % of the forward FLOPs of gemma-3-270m, and one [8, 200, V] tensor of
 logits takes 1.7 GB. So the caller gathers the scored positions first, and the functions here work through them in
-tiles. For a sum of token log-probs the gradient of the hidden states is known as soon as a tile's softmax is, so it
-is taken in the forward pass: three matrix products instead of four, and nothing large is kept for the backward pass.
+tiles. The gradient of a token's log-prob is known as soon as its tile's softmax is, so it is taken in the forward
+pass: three matrix products instead of four, and nothing large is kept. The backward pass only scales its rows.
 
 A **compact vocabulary** makes the layer about five times cheaper again: every position is scored over the K rows that
 can occur, and a random share s of the positions over all V rows as well,
@@ -101,28 +101,37 @@ def trunk(model: Any) -> Any:
 
 
 def token_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-    """Log-probability of each target token, [N]. No gradient flows; see `completion_nll` for training.
+    """Log-probability in nats of each target token, [N], with gradients for ``hidden`` and, if it learns, the head.
+
+    Any loss of these numbers can be trained: the gradient of each is a row that the backward pass only scales.
 
     Args:
-        hidden: [N, H]; targets: [N] token ids.
+        hidden: [N, H]; targets: [N] indices of the head's rows.
     """
-    with torch.no_grad():
-        tiles = zip(torch.split(hidden, _tile(head)), torch.split(targets, _tile(head)), strict=True)
-        parts = [torch.log_softmax(head.logits(h).float(), -1).gather(1, t[:, None])[:, 0] for h, t in tiles]
-        return torch.cat(parts) if parts else hidden.new_zeros(0)
+    if not head.is_plain:
+        return _checkpointed_logprobs(hidden, targets, head)
+    logprobs: Tensor = _FusedLogprobs.apply(hidden, targets, head.weight)  # type: ignore[no-untyped-call]
+    return logprobs
 
 
 def completion_nll(hidden: Tensor, targets: Tensor, head: Head, weights: Tensor | None = None) -> Tensor:
-    """Sum of the negative log-likelihoods in nats, a scalar with gradients for ``hidden`` and, if it learns, the head.
+    """Sum of the negative log-likelihoods in nats, a scalar with gradients as in `token_logprobs`.
 
     Args:
         hidden: [N, H]; targets: [N] indices of the head's rows; weights: [N], how often each target counts.
     """
-    weights = torch.ones(len(targets), device=hidden.device) if weights is None else weights
-    if not head.is_plain:
-        return _checkpointed_nll(hidden, targets, head, weights)
-    loss: Tensor = _FusedNLL.apply(hidden, targets, head.weight, weights)  # type: ignore[no-untyped-call]
-    return loss
+    logprobs = token_logprobs(hidden, targets, head)
+    return -(logprobs.sum() if weights is None else logprobs @ weights)
+
+
+def entropies(hidden: Tensor, head: Head) -> Tensor:
+    """Entropy in nats of the next-token distribution at each position, [N]; no gradient flows. hidden is [N, H]."""
+    found = []
+    with torch.no_grad():
+        for h in torch.split(hidden, max(8, _tile(head) // 2)):
+            logprobs = torch.log_softmax(head.logits(h).float(), -1)
+            found.append(-(logprobs.exp() * logprobs).sum(-1))
+    return torch.cat(found)
 
 
 def divergence(hidden: Tensor, reference: Tensor, head: Head, reference_head: Head | None = None) -> Tensor:
@@ -143,43 +152,40 @@ def _tile(head: Head) -> int:
     return max(8, TILE_MB * 2**20 // (4 * head.weight.shape[0]))
 
 
-class _FusedNLL(torch.autograd.Function):
-    """Tiled cross-entropy of a frozen linear head, with d loss / d hidden taken in the forward pass."""
+class _FusedLogprobs(torch.autograd.Function):
+    """Tiled log-probs of a frozen linear head, with d log-prob / d hidden taken in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         tile = max(8, TILE_MB * 2**20 // (4 * weight.shape[0]))
-        total = hidden.new_zeros((), dtype=torch.float32)
-        gradient = torch.empty_like(hidden)
-        start = 0
-        tiles = (torch.split(x, tile) for x in (hidden, targets, weights))
-        for h, t, w in zip(*tiles, strict=True):
+        logprobs, gradients = [], []
+        for h, t in zip(torch.split(hidden, tile), torch.split(targets, tile), strict=True):
             logits = (h @ weight.T).float()
             log_z = torch.logsumexp(logits, -1, keepdim=True)
-            total += (log_z - logits.gather(1, t[:, None]))[:, 0] @ w
-            probabilities = logits.sub_(log_z).exp_()  # in place: the tile is the largest tensor of the step
-            probabilities.scatter_add_(1, t[:, None], probabilities.new_full((len(t), 1), -1.0))
-            gradient[start : start + len(t)] = (probabilities.to(h.dtype) @ weight) * w[:, None]
-            start += len(t)
-        ctx.save_for_backward(gradient)
-        return total
+            logprobs.append((logits.gather(1, t[:, None]) - log_z)[:, 0])
+            if ctx.needs_input_grad[0]:
+                probabilities = logits.sub_(log_z).exp_()  # in place: the tile is the largest tensor of the step
+                probabilities.scatter_add_(1, t[:, None], probabilities.new_full((len(t), 1), -1.0))
+                gradients.append(-(probabilities.to(h.dtype) @ weight))
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(logprobs)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0], None, None, None
+        return gradient * upstream[0][:, None].to(gradient.dtype), None, None
 
 
-def _checkpointed_nll(hidden: Tensor, targets: Tensor, head: Head, weights: Tensor) -> Tensor:
-    """The same sum through autograd, a tile at a time under checkpointing: heads that learn, cap or shift."""
+def _checkpointed_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+    """The same through autograd, a tile at a time under checkpointing: heads that learn, cap or shift."""
     from torch.utils.checkpoint import checkpoint
 
-    def one(h: Tensor, t: Tensor, w: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(head.logits(h).float(), t, reduction="none") @ w
+    def one(h: Tensor, t: Tensor) -> Tensor:
+        return torch.log_softmax(head.logits(h).float(), -1).gather(1, t[:, None])[:, 0]
 
-    tiles = (torch.split(x, _tile(head)) for x in (hidden, targets, weights))
-    parts = [checkpoint(one, h, t, w, use_reentrant=False) for h, t, w in zip(*tiles, strict=True)]
-    return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
+    tiles = zip(torch.split(hidden, _tile(head)), torch.split(targets, _tile(head)), strict=True)
+    return torch.cat([checkpoint(one, h, t, use_reentrant=False) for h, t in tiles])
 
 
 class _FusedDivergence(torch.autograd.Function):
@@ -243,21 +249,24 @@ class CompactVocabulary:
     head: Head
     full_share: float
 
+    def token_logprobs(self, hidden: Tensor, targets: Tensor, full: Head, generator: torch.Generator) -> Tensor:
+        """Unbiased estimates of ``token_logprobs(hidden, targets, full)``, [N], values and gradients.
+
+        Args:
+            hidden: [N, H]; targets: [N] token ids, all among the exact rows.
+            generator: chooses the positions that are scored over all rows as well.
+        """
+        logprobs = token_logprobs(hidden, self.position[targets], self.head)
+        chosen = self._chosen(hidden, generator).nonzero()[:, 0]
+        correction = token_logprobs(hidden[chosen], targets[chosen], full) - logprobs[chosen]
+        return logprobs.index_add(0, chosen, correction / self.full_share)
+
     def nll(
         self, hidden: Tensor, targets: Tensor, full: Head, generator: torch.Generator, weights: Tensor | None = None
     ) -> Tensor:
-        """An unbiased estimate of ``completion_nll(hidden, targets, full, weights)``, value and gradient.
-
-        Args:
-            hidden: [N, H]; targets: [N] token ids, all among the exact rows; weights: [N].
-            generator: chooses the positions that are scored over all rows as well.
-        """
-        rows = self.position[targets]
-        total = completion_nll(hidden, rows, self.head, weights)
-        chosen = self._chosen(hidden, generator)
-        some, w = hidden[chosen], None if weights is None else weights[chosen]
-        correction = completion_nll(some, targets[chosen], full, w) - completion_nll(some, rows[chosen], self.head, w)
-        return total + correction / self.full_share
+        """An unbiased estimate of ``completion_nll(hidden, targets, full, weights)``; arguments as above."""
+        logprobs = self.token_logprobs(hidden, targets, full, generator)
+        return -(logprobs.sum() if weights is None else logprobs @ weights)
 
     def divergence(self, hidden: Tensor, reference: Tensor, full: Head, generator: torch.Generator) -> Tensor:
         """An unbiased estimate of ``divergence(hidden, reference, full)``, value and gradient; arguments as above."""

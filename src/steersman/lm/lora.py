@@ -53,7 +53,7 @@ def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Te
         weight: [out, in], frozen; bias: [out], frozen; a: [r, in]; b: [out, r].
     """
     y: Tensor = _LoraLinear.apply(x.flatten(0, -2), weight, bias, a, b, scaling)  # type: ignore[no-untyped-call]
-    return y.unflatten(0, x.shape[:-1])
+    return y.view(*x.shape[:-1], -1)
 
 
 class _LoraLinear(torch.autograd.Function):

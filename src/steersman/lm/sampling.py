@@ -1,6 +1,6 @@
 """Batched sampling with any Hugging Face decoder-only model.
 
-Prompts are read in groups of similar length; a preamble common to all of them (a few-shot prompt) is
+Prompts are read in groups of similar length, equal ones once; a preamble common to all of them (a few-shot prompt) is
 read once and its KV cache copied; then one token per row and step. Rows leave the batch as they end and waiting ones
 enter, because decoding costs nearly as much for eight rows as for forty. The draw needs no sort of the vocabulary:
 one uniform number per row against the cumulative probabilities of the allowed tokens.
@@ -23,9 +23,11 @@ from torch import Tensor
 
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format, shorten
-from steersman.lm.head import Head, head_of, trunk
+from steersman.lm.head import CompactVocabulary, Head, head_of, trunk
 from steersman.lm.model import load_policy
 from steersman.types import Record, Seed, Text
+
+ROOM = 64  # columns that a KV cache grows at a time
 
 FinishReason = Literal["stop", "stop_string", "length"]
 
@@ -172,20 +174,25 @@ def continue_ids(
     *,
     shared: list[int] | None = None,
     indices: Sequence[int] | None = None,
+    vocabulary: CompactVocabulary | None = None,
     on_text: OnText | None = None,
 ) -> Iterator[Completion]:
     """Continue token sequences, as `generate` continues prompts.
 
     Args:
-        starts: ids from BOS on.
+        starts: ids from BOS on; equal ones that enter together (the answers of a GRPO group) are read once.
         shared: a common beginning of all of them, read only once.
+        vocabulary: draw among its exact rows only, several times cheaper on CPU. That is another distribution than the
+            model's: tokens outside never come, and the log-probs are those of the softmax over the exact rows.
     """
     rows = _rows(starts, shared or [], indices or range(len(starts)), config)
     with torch.inference_mode():
-        head = head_of(model)
+        head, ids = head_of(model), None
+        if vocabulary is not None:
+            head, ids = vocabulary.head, vocabulary.exact
         prefix = _prefix_cache(model, shared) if shared else None
-        rows.sort(key=lambda row: len(row.prompt))
-        yield from _decode(model, head, chat, rows, prefix, len(shared or []), config, on_text)
+        rows.sort(key=lambda row: (len(row.prompt), row.prompt))
+        yield from _decode(model, head, ids, chat, rows, prefix, len(shared or []), config, on_text)
 
 
 def _rows(full: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig) -> list[_Row]:
@@ -212,15 +219,17 @@ class _Batch:
         start = int(self.mask.any(0).int().argmax()) if indices else 0
         self.mask = self.mask[:, start:]
         for layer in self.cache.layers:
-            layer.keys, layer.values = layer.keys[chosen, :, start:], layer.values[chosen, :, start:]
+            layer.hold(layer.keys[chosen, :, start:], layer.values[chosen, :, start:])
 
     def join(self, other: _Batch) -> None:
         """Take in newly read rows, padding the narrower cache on the left."""
         width = max(self.mask.shape[1], other.mask.shape[1])
         both = (self, other)
         for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
-            mine.keys = torch.cat([_pad_left(x, width) for x in (mine.keys, theirs.keys)])
-            mine.values = torch.cat([_pad_left(x, width) for x in (mine.values, theirs.values)])
+            mine.hold(
+                torch.cat([_pad_left(x, width) for x in (mine.keys, theirs.keys)]),
+                torch.cat([_pad_left(x, width) for x in (mine.values, theirs.values)]),
+            )
         self.mask = torch.cat([torch.nn.functional.pad(b.mask, (width - b.mask.shape[1], 0)) for b in both])
         self.rows = self.rows + other.rows
 
@@ -230,13 +239,50 @@ def _pad_left(x: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, 0, width - x.shape[2], 0))
 
 
+def _cache() -> Any:
+    """An empty KV cache that grows without being copied in every step.
+
+    No model configuration is given: every layer keeps all keys, and the attention mask does the sliding window; a layer
+    that drops old keys could not be padded, joined and cut.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    class Layer(DynamicLayer):  # type: ignore[misc]
+        """Keys and values, [B, heads, T, D], at the beginning of buffers with room for ROOM more columns."""
+
+        def hold(self, keys: Tensor, values: Tensor) -> None:
+            """Go on from these."""
+            self.buffers = [x.new_empty(*x.shape[:2], x.shape[2] + ROOM, x.shape[3]) for x in (keys, values)]
+            self._write(0, keys, values)
+
+        def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            """Take in new columns and return all."""
+            if not self.is_initialized:
+                self.lazy_initialization(keys, values)
+                self.hold(keys, values)
+                return self.keys, self.values
+            length = self.keys.shape[2]
+            if length + keys.shape[2] > self.buffers[0].shape[2]:
+                self.hold(torch.cat([self.keys, keys], 2), torch.cat([self.values, values], 2))
+            else:
+                self._write(length, keys, values)
+            return self.keys, self.values
+
+        def _write(self, start: int, *new: Tensor) -> None:
+            end = start + new[0].shape[2]
+            for buffer, x in zip(self.buffers, new, strict=True):
+                buffer[:, :, start:end] = x
+            self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = Layer
+    return cache
+
+
 def _prefix_cache(model: Any, ids: list[int]) -> Any:
     """KV cache of a common beginning, batch of one."""
-    from transformers import DynamicCache
-
-    # No config: every layer keeps all keys, and the attention mask does the sliding window; a layer that drops old
-    # keys could not be padded, joined and cut.
-    cache = DynamicCache()
+    cache = _cache()
     trunk(model)(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
     return cache
 
@@ -244,20 +290,20 @@ def _prefix_cache(model: Any, ids: list[int]) -> Any:
 def _read(model: Any, rows: list[_Row], prefix: Any, prefix_length: int, pad: int) -> tuple[_Batch, Tensor]:
     """Read the rows' prompts; returns the batch and the hidden states of their last positions, [B, H].
 
-    They are padded on the right while they are read, because a sliding window counts columns and none may lie between
-    the prefix and a row's own tokens; then keys and values move to the right end, where decoding goes on.
+    Rows with the same prompt (a GRPO group) share one reading. Prompts are padded on the right while they are read,
+    because a sliding window counts columns and none may lie between the prefix and a row's own tokens; then keys and
+    values move to the right end, where decoding goes on.
     """
-    from copy import deepcopy
-
-    from transformers import DynamicCache
-
-    lengths = torch.tensor([[len(row.prompt)] for row in rows], device=model.device)
+    prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    reader = torch.tensor([place[tuple(row.prompt)] for row in rows], device=model.device)
+    lengths = torch.tensor([[len(prompt)] for prompt in prompts], device=model.device)
     width = int(lengths.max())
-    ids = torch.tensor([row.prompt + [pad] * (width - len(row.prompt)) for row in rows], device=model.device)
-    columns = torch.arange(prefix_length + width, device=model.device).expand(len(rows), -1)
-    cache = DynamicCache() if prefix is None else deepcopy(prefix)
-    if prefix is not None:
-        cache.batch_repeat_interleave(len(rows))
+    ids = torch.tensor([[*prompt, *[pad] * (width - len(prompt))] for prompt in prompts], device=model.device)
+    columns = torch.arange(prefix_length + width, device=model.device).expand(len(prompts), -1)
+    cache = _cache()
+    for number, layer in enumerate(prefix.layers if prefix is not None else ()):
+        cache.update(*(x.expand(len(prompts), -1, -1, -1) for x in (layer.keys, layer.values)), number)
     hidden = trunk(model)(
         input_ids=ids,
         attention_mask=(columns < prefix_length + lengths).long(),
@@ -267,15 +313,17 @@ def _read(model: Any, rows: list[_Row], prefix: Any, prefix_length: int, pad: in
     ).last_hidden_state
     source = columns - (width - lengths)  # negative where padding now comes first
     for layer in cache.layers:
-        layer.keys, layer.values = (
-            x.take_along_dim(source.clamp(min=0)[:, None, :, None], 2) for x in (layer.keys, layer.values)
+        layer.hold(
+            *(x.take_along_dim(source.clamp(min=0)[:, None, :, None], 2)[reader] for x in (layer.keys, layer.values))
         )
-    return _Batch(rows, cache, (source >= 0).long()), hidden.take_along_dim(lengths[:, :, None] - 1, 1)[:, 0]
+    last = hidden.take_along_dim(lengths[:, :, None] - 1, 1)[:, 0]
+    return _Batch(rows, cache, (source >= 0).long()[reader]), last[reader]
 
 
 def _decode(
     model: Any,
     head: Head,
+    ids: Tensor | None,
     chat: ChatFormat,
     waiting: list[_Row],
     prefix: Any,
@@ -283,7 +331,11 @@ def _decode(
     config: SamplingConfig,
     on_text: OnText | None,
 ) -> Iterator[Completion]:
-    """One token per row and step. Rows leave as they end; when a quarter of the places is free, new ones enter."""
+    """One token per row and step. Rows leave as they end; when a quarter of the places is free, new ones enter.
+
+    Args:
+        ids: the token ids of the head's rows, None for all in order.
+    """
     pad = chat.tokenizer.pad_token_id or 0
     batch: _Batch | None = None
     hidden = torch.empty(0)
@@ -299,6 +351,7 @@ def _decode(
                 hidden = torch.cat([hidden, last])
         assert batch is not None
         tokens, logprobs = draw(head.logits(hidden).float(), config, [row.generator for row in batch.rows])
+        tokens = tokens if ids is None else ids[tokens]
         staying: list[int] = []
         for i, row in enumerate(batch.rows):
             row.tokens.append(int(tokens[i]))
@@ -373,7 +426,7 @@ BLOCK = 512  # weights summed at a time
 def _block_sums(weights: Tensor) -> Tensor:
     """Sums of BLOCK neighbouring weights, [B, V] -> [B, ceil(V / BLOCK)], to be added up further in double."""
     whole = weights.shape[-1] // BLOCK * BLOCK
-    sums = weights[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    sums = weights[:, :whole].reshape(len(weights), -1, BLOCK).sum(-1)
     rest = weights[:, whole:]
     return torch.cat([sums, rest.sum(-1, keepdim=True)], -1).double() if rest.shape[-1] else sums.double()
 

@@ -66,8 +66,12 @@ class FrozenTrunk:
             self.model.train(training)
         return kept[0]
 
-    def finish(self, states: Tensor, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Final hidden states, [B, T, H], from `read`'s activations; gradients reach the upper layers' parameters."""
+    def finish(self, states: Tensor, **inputs: Any) -> Tensor:
+        """Final hidden states, [B, T, H], from `read`'s activations; gradients reach the upper layers' parameters.
+
+        Args:
+            inputs: what the model takes for these tokens: input_ids, attention_mask, position_ids.
+        """
 
         def enter(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
             return ((states, *arguments[1:]), named) if arguments else (arguments, {**named, "hidden_states": states})
@@ -75,9 +79,7 @@ class FrozenTrunk:
         hook = self._blocks[self.layers].register_forward_pre_hook(enter, with_kwargs=True)
         try:
             with _skipped(self._blocks[: self.layers]):
-                hidden: Tensor = self.model(
-                    input_ids=token_ids, attention_mask=attention_mask, use_cache=False
-                ).last_hidden_state
+                hidden: Tensor = self.model(**inputs, use_cache=False).last_hidden_state
         finally:
             hook.remove()
         return hidden

@@ -113,11 +113,11 @@ def scored_hidden(model: Any, batch: Batch, lower: Lower | None = None) -> tuple
     Args:
         lower: the batch's activations below the trainable layers, if they are known.
     """
+    inputs = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask}
     if lower is None:
-        inputs = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask}
         hidden = trunk(model)(**inputs, use_cache=False).last_hidden_state
     else:
-        hidden = lower.trunk.finish(lower.states, batch.token_ids, batch.attention_mask)
+        hidden = lower.trunk.finish(lower.states, **inputs)
     return gather_scored(hidden, batch.token_ids, batch.completion_mask)
 
 
@@ -312,7 +312,7 @@ def run(
     opened = openings(config.opening, demonstrations, examples)
     replayed = replay(config.replay, config.seed, model, chat, out)
     every = [*examples, *opened, *(row.example for row in replayed), *held_out]
-    trainer = _Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, every)
+    trainer = Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, every)
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
     beside = [turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
@@ -349,7 +349,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Trainer:
+class Trainer:
     """What one optimiser step needs."""
 
     config: SftConfig
@@ -362,7 +362,7 @@ class _Trainer:
     pad_id: int
 
     @classmethod
-    def prepare(cls, config: SftConfig, model: Any, base_name: str, pad_id: int, examples: list[Example]) -> _Trainer:
+    def prepare(cls, config: SftConfig, model: Any, base_name: str, pad_id: int, examples: list[Example]) -> Trainer:
         """Choose the vocabulary by the base model, then add the adapters."""
         model.requires_grad_(config.method == "full")
         head = head_of(model)

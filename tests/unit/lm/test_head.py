@@ -20,6 +20,7 @@ from steersman.lm.head import (
     compact_vocabulary,
     completion_nll,
     divergence,
+    entropies,
     head_of,
     token_logprobs,
     trunk,
@@ -79,6 +80,26 @@ def test_completion_nll_and_its_gradient_are_those_of_autograd(
     assert ours.grad is not None
     assert theirs.grad is not None
     torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_any_loss_of_token_logprobs_can_be_trained(name: str) -> None:
+    """Rows that pull in different directions, through something that is not linear."""
+    ours, theirs = HIDDEN.clone().requires_grad_(), HIDDEN.double().requires_grad_()
+    pull = torch.linspace(-2, 2, N)
+    (token_logprobs(ours, TARGETS, HEADS[name]) * pull).sigmoid().sum().backward()
+    (plain_logprobs(theirs, WEIGHT.double(), double(HEADS[name])) * pull).sigmoid().sum().backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tile_mb", [256, 0], ids=["", "tiles"])
+def test_entropies_are_those_of_the_softmax(tile_mb: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "TILE_MB", tile_mb)
+    for head in HEADS.values():
+        expected = torch.distributions.Categorical(logits=double(head).logits(HIDDEN.double())).entropy()
+        torch.testing.assert_close(entropies(HIDDEN, head).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def plain_divergence(hidden: Tensor, reference: Tensor, head: Head, reference_head: Head) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 
 from steersman.lm.chat import ChatFormat
+from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
 from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, draw, generate
 from steersman.types import Message, Text
 
@@ -153,6 +154,54 @@ def test_logprobs_are_those_of_a_fresh_forward_pass(family: Family, chat: ChatFo
         assert answer.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_equal_prompts_are_read_once_and_answered_apart(
+    family: Family, chat: ChatFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, read = family("Gemma3"), []
+    prompts = [QUESTIONS[2]] * 5 + [QUESTIONS[1]] * 3
+    sampled = {"temperature": 1.5, "seed": 3}
+    alone = [answers(model, chat, [p], indices=[i], **sampled)[0] for i, p in enumerate(prompts)]
+
+    def counted(owner: Any) -> Callable[..., Any]:
+        def forward(**inputs: Any) -> Any:
+            read.append(tuple(inputs["input_ids"].shape))
+            return trunk(owner)(**inputs)
+
+        return forward
+
+    monkeypatch.setattr("steersman.lm.sampling.trunk", counted)
+    together = answers(model, chat, prompts, **sampled)
+    assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
+    assert len({tuple(answer.token_ids) for answer in together}) == 8
+    assert [shape[0] for shape in read if shape[1] > 1] == [2]
+
+
+def test_a_compact_vocabulary_confines_the_draws(family: Family, chat: ChatFormat) -> None:
+    model, some = family("Gemma3"), torch.arange(5, 300, 3)
+    with torch.no_grad():
+        hidden = trunk(model)(input_ids=some[None]).last_hidden_state[0]
+    vocabulary = compact_vocabulary(some, hidden, head_of(model), CompactConfig(extra_rows=4))
+    starts = [chat.prompt_ids(question) for question in QUESTIONS]
+    config = SamplingConfig(temperature=1.3, max_new_tokens=24, batch_size=4, seed=2)
+    found = list(continue_ids(model, chat, starts, config, vocabulary=vocabulary))
+    assert sorted(answer.index for answer in found) == list(range(len(starts)))
+    for answer in found:
+        ids = torch.tensor(answer.token_ids)
+        assert bool((vocabulary.position[ids] >= 0).all())
+        prompt = starts[answer.index]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + answer.token_ids])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits[:, vocabulary.exact], -1)
+        expected = expected.gather(1, vocabulary.position[ids][:, None])[:, 0]
+        assert answer.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_cache_without_room_grows(family: Family, chat: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = answers(family("Gemma3"), chat, QUESTIONS, batch_size=4, max_new_tokens=40)
+    monkeypatch.setattr("steersman.lm.sampling.ROOM", 3)
+    assert answers(family("Gemma3"), chat, QUESTIONS, batch_size=4, max_new_tokens=40) == expected
+
+
 # ── the draw itself ──────────────────────────────────────────────────────────────────────────────────────────────────
 LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, -2.0, 0.5, 1.2, -torch.inf, -0.5])
 DRAWS = 6000
@@ -216,9 +265,7 @@ def test_greedy_takes_the_best_and_no_random_number() -> None:
 
 @pytest.mark.parametrize("vocabulary", [511, 512, 513, 5000])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 600}])
-def test_draws_over_many_blocks_are_those_of_the_whole_cumulative_sum(
-    vocabulary: int, options: dict[str, Any]
-) -> None:
+def test_draws_over_many_blocks_are_those_of_the_whole_cumulative_sum(vocabulary: int, options: dict[str, Any]) -> None:
     torch.manual_seed(vocabulary)
     logits = 2 * torch.randn(1, vocabulary).repeat(DRAWS, 1)
     config = SamplingConfig(**{"temperature": 1.0, **options})

@@ -19,6 +19,7 @@ from steersman.lm.trunk import FrozenTrunk, TrunkCache
 FAMILIES = ["Gemma3", "Gemma2", "Llama", "Qwen2", "Qwen3", "Mistral", "GPT2", "GPTNeoX", "Phi", "Granite", "Cohere"]
 TEXTS = [list(range(5, 5 + n)) for n in (30, 11, 19)]
 BATCH = pad([Example(text, 2) for text in TEXTS], 0)
+INPUTS = {"input_ids": BATCH.token_ids, "attention_mask": BATCH.attention_mask}
 REAL = BATCH.attention_mask.bool()
 
 
@@ -35,9 +36,9 @@ def test_lower_and_upper_layers_are_the_whole_model(name: str, family: Callable[
     with torch.no_grad():
         expected = whole(model)
         states = lower.read(BATCH.token_ids, BATCH.attention_mask)
-        found = lower.finish(states, BATCH.token_ids, BATCH.attention_mask)
+        found = lower.finish(states, **INPUTS)
         torch.testing.assert_close(found[REAL], expected[REAL], atol=1e-6, rtol=1e-6)
-        other = lower.finish(states * 1.5, BATCH.token_ids, BATCH.attention_mask)
+        other = lower.finish(states * 1.5, **INPUTS)
         assert (other[REAL] - expected[REAL]).abs().max() > 1e-3  # the states that are put in matter
         torch.testing.assert_close(whole(model), expected, atol=0, rtol=0)  # and no hook stays behind
 
@@ -54,7 +55,7 @@ def test_gradients_of_the_upper_layers_are_those_of_the_whole_model(tiny_base: P
     gradients = []
     for cached in (False, True):
         lower = cache.batch(TEXTS)
-        hidden = lower.trunk.finish(lower.states, BATCH.token_ids, BATCH.attention_mask) if cached else whole(model)
+        hidden = lower.trunk.finish(lower.states, **INPUTS) if cached else whole(model)
         hidden[REAL].square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
         for p in parameters.values():

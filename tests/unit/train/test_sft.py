@@ -136,7 +136,7 @@ def test_what_is_kept_of_the_lower_layers_changes_neither_loss_nor_gradient(
         torch.manual_seed(0)
         lora = LoraConfig(rank=4, trainable_layers=1)
         config = FAST.model_copy(update={"lora": lora, "trunk_cache_mb": cache_mb or 0})
-        trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+        trainer = sft.Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
         assert trainer.cache is not None
         assert len(trainer.cache._kept) == (len({tuple(e.token_ids) for e in examples}) if cache_mb else 0)
         if cache_mb is None:
@@ -167,7 +167,7 @@ def test_micro_batches_change_neither_loss_nor_gradient(
         torch.manual_seed(0)
         changes = {"micro_batch_size": size, "opening": opening, "replay": ReplayConfig(weight=0.5)}
         config = FAST.model_copy(update=changes | (COMPACT if vocabulary == "compact" else {}))
-        trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+        trainer = sft.Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
         gradients: dict[str, torch.Tensor] = {}
 
         def keep(_: Any, parameters: Any, *__: Any, into: dict[str, torch.Tensor] = gradients) -> float:
@@ -203,7 +203,7 @@ def test_the_compact_loss_is_an_unbiased_estimate_of_the_full_one(tiny_base: Pat
 def test_a_compact_step_reaches_no_weight_but_the_adapters(tiny_base: Path, examples: list[Example]) -> None:
     torch.manual_seed(0)
     config = FAST.model_copy(update=COMPACT)
-    trainer = sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+    trainer = sft.Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
     assert trainer.scorer.vocabulary is not None
     assert trainer.scorer.vocabulary.head.is_plain
     assert trainer.scorer.head.is_plain
@@ -222,7 +222,7 @@ def test_all_layers_train_without_a_list_of_them(
     monkeypatch.setattr(sft, "blocks_of", no_list, raising=False)
     for lora in (LoraConfig(rank=2), LoraConfig(rank=2, trainable_layers=2)):
         config = FAST.model_copy(update={"lora": lora})
-        assert sft._Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples).cache is None
+        assert sft.Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples).cache is None
 
 
 # ── whole runs ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -438,7 +438,7 @@ def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.
     kl = float((wanted.exp() * (wanted - torch.log_softmax(logits[1][:3], -1))).sum())
     seen: list[float] = []
     monkeypatch.setattr(loop, "optimiser_step", lambda _, __, objective, *___: seen.append(objective) or 0.0)
-    measured = sft._Trainer.prepare(config, model, "tiny", 0, rows).step(0, [rows], texts, 0.1)
+    measured = sft.Trainer.prepare(config, model, "tiny", 0, rows).step(0, [rows], texts, 0.1)
     assert seen == [pytest.approx((nll + 0.5 * kl) / (2 + 0.5 * 3), rel=1e-6)]
     assert measured["loss_nats_per_token"] == pytest.approx(nll / 2, rel=1e-6)
     assert measured["replay_kl_nats_per_token"] == pytest.approx(kl / 3, rel=2e-5)  # fp32 of a small difference

@@ -1,0 +1,213 @@
+"""Steersman's side of `compare.py`: one process, one step for every line on standard input, one JSON line back.
+
+python ours.py WORK.json ADAPTER --vocabulary full|compact [--layers K]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from workload import ALPHA, RANK, reward
+
+from steersman.functional import clipped_surrogate, group_advantages, k3_nats, preference_nll
+from steersman.lm import pretrained
+from steersman.lm.chat import ChatFormat, Example
+from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, token_logprobs, trunk
+from steersman.lm.model import LoraConfig, add_lora, trainable
+from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
+from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden
+from steersman.train import loop, sft
+from steersman.train.loop import OptimiserConfig
+
+OPTIMISER = OptimiserConfig(learning_rate=1e-4, warmup_ratio=0.0, schedule="constant")
+COMPACT = CompactConfig(extra_rows=8192, full_share=0.08)
+
+
+def load_start(policy: Any, adapter: Path) -> None:
+    """Put the common starting weights into a policy's adapter."""
+    stored = load_file(adapter / "adapter_model.safetensors")
+    with torch.no_grad():
+        for name, parameter in trainable(policy).items():
+            parameter.copy_(stored[name.replace(".default.", ".")])
+
+
+Step = Callable[[int], dict[str, Any]]
+
+
+def sft_step(work: dict[str, Any], adapter: Path, vocabulary: str, layers: int | None) -> Step:
+    """The product's own optimiser step."""
+    config = sft.SftConfig(
+        lora=LoraConfig(rank=RANK, alpha=ALPHA, trainable_layers=layers),
+        vocabulary=vocabulary,
+        compact=COMPACT,
+        optimiser=OPTIMISER,
+        batch_size=work["rows"],
+        micro_batch_size=work["rows"],
+    )
+    steps = [[Example(g["prompt"] + g["completions"][0], len(g["prompt"])) for g in groups] for groups in work["steps"]]
+    base = Path(work["base"])
+    every = [example for examples in steps for example in examples]
+    trainer = sft.Trainer.prepare(config, pretrained.load_model(base), "base", 0, every)
+    load_start(trainer.policy, adapter)
+
+    def step(number: int) -> dict[str, Any]:
+        measured = trainer.step(number, [steps[number % len(steps)]], [], OPTIMISER.learning_rate)
+        return {"loss": measured["loss_nats_per_token"], "gradient_norm": measured["gradient_norm"]}
+
+    return step
+
+
+class Engine:
+    """A policy with the common adapter, its vocabulary, and what an update needs."""
+
+    def __init__(self, work: dict[str, Any], adapter: Path, vocabulary: str, layers: int | None) -> None:
+        base = Path(work["base"])
+        self.work, self.model = work, pretrained.load_model(base)
+        self.model.requires_grad_(False)
+        self.head, self.compact = head_of(self.model), None
+        # No stop ids: nothing ends a completion before its length.
+        self.chat = ChatFormat(pretrained.load_tokenizer(base), frozenset(), templated=True)
+        if vocabulary == "compact":
+            with torch.no_grad():
+                ids = torch.tensor([work["steps"][0][0]["prompt"]])
+                hidden = trunk(self.model)(input_ids=ids, use_cache=False).last_hidden_state[0]
+            self.compact = compact_vocabulary(torch.tensor(work["vocabulary"]), hidden, self.head, COMPACT)
+        self.policy = add_lora(self.model, LoraConfig(rank=RANK, alpha=ALPHA, trainable_layers=layers), "base")
+        load_start(self.policy, adapter)
+        self.parameters = trainable(self.policy)
+        self.optimiser = loop.adamw(self.parameters, OPTIMISER)
+
+    def groups(self, number: int) -> list[Group]:
+        """The groups of a step."""
+        return [Group(g["prompt"], g["completions"]) for g in self.work["steps"][number % len(self.work["steps"])]]
+
+    def logprobs(self, batch: Tree, number: int) -> torch.Tensor:
+        """[N] of the scored tokens, under the adapter or, if it is disabled, the reference."""
+        hidden = tree_hidden(self.model, batch, batch.source)
+        if self.compact is None:
+            return token_logprobs(hidden, batch.targets, self.head)
+        # The same positions for policy and reference: what chance adds to one it adds to the other.
+        return self.compact.token_logprobs(hidden, batch.targets, self.head, random_stream(number))
+
+    def reference_logprobs(self, batch: Tree, number: int) -> torch.Tensor:
+        """[N] of the same tokens with the adapter off."""
+        with torch.no_grad(), self.policy.disable_adapter():
+            return self.logprobs(batch, number)
+
+    def update(self, loss: torch.Tensor) -> dict[str, Any]:
+        """Backward pass and optimiser step."""
+        loss.backward()
+        norm = loop.optimiser_step(self.optimiser, self.parameters, float(loss), OPTIMISER.learning_rate, 1.0)
+        return {"loss": float(loss), "gradient_norm": norm}
+
+    def rollouts(self, number: int) -> list[Group]:
+        """The step's prompts, answered G times at temperature 1 to a fixed length."""
+        groups, size = self.groups(number), self.work["group"]
+        starts = [g.prompt for g in groups for _ in range(size)]
+        sampling = SamplingConfig(
+            temperature=1.0, max_new_tokens=self.work["completion"], batch_size=len(starts), seed=number
+        )
+        answers = continue_ids(self.model, self.chat, starts, sampling, vocabulary=self.compact)
+        found = {c.index: c.token_ids for c in answers}
+        assert all(len(ids) == self.work["completion"] for ids in found.values())
+        return [Group(g.prompt, [found[i * size + j] for j in range(size)]) for i, g in enumerate(groups)]
+
+
+def rollouts_step(*arguments: Any) -> Step:
+    """A batch of groups sampled with the adapter in place."""
+    engine = Engine(*arguments)
+
+    def step(number: int) -> dict[str, Any]:
+        engine.rollouts(number)
+        return {"loss": None, "gradient_norm": None}
+
+    return step
+
+
+def dpo_step(*arguments: Any) -> Step:
+    """DPO with beta 0.1; the reference is the base model, read in every step as the peer does."""
+    engine = Engine(*arguments)
+
+    def step(number: int) -> dict[str, Any]:
+        batch = tree(engine.groups(number), 0)
+        difference = engine.logprobs(batch, number) - engine.reference_logprobs(batch, number)
+        log_ratios = torch.zeros(len(batch.last)).index_add(0, batch.sequence, difference)
+        return engine.update(preference_nll(0.1 * (log_ratios[0::2] - log_ratios[1::2])).mean())
+
+    return step
+
+
+def reward_step(*arguments: Any) -> Step:
+    """A reward model: a linear score of each answer's last hidden state."""
+    engine = Engine(*arguments)
+    score = torch.nn.Parameter(torch.tensor(engine.work["score"]))
+    engine.parameters["score"] = score
+    engine.optimiser = loop.adamw(engine.parameters, OPTIMISER)
+
+    def step(number: int) -> dict[str, Any]:
+        batch = tree(engine.groups(number), 0)
+        scores = tree_hidden(engine.model, batch, batch.last) @ score
+        return engine.update(preference_nll(scores[0::2] - scores[1::2]).mean())
+
+    return step
+
+
+def grpo_step(*arguments: Any) -> Step:
+    """GRPO: rollouts (or, for the update alone, the workload's own completions) and one update, beta 0.05."""
+    engine = Engine(*arguments)
+    alone = engine.work["method"] == "grpo-update"
+
+    def step(number: int) -> dict[str, Any]:
+        groups = engine.groups(number) if alone else engine.rollouts(number)
+        rewards = torch.tensor([[reward(ids) for ids in g.completions] for g in groups])
+        batch = tree(groups, 0)
+        advantages = group_advantages(rewards).flatten()[batch.sequence]
+        reference = engine.reference_logprobs(batch, number)
+        logprobs = engine.logprobs(batch, number)
+        losses = clipped_surrogate(logprobs, logprobs.detach(), advantages) + 0.05 * k3_nats(logprobs, reference)
+        return engine.update(losses.sum() / len(losses))
+
+    return step
+
+
+METHODS = {
+    "sft": sft_step,
+    "rollouts": rollouts_step,
+    "dpo": dpo_step,
+    "reward": reward_step,
+    "grpo": grpo_step,
+    "grpo-update": grpo_step,
+}
+
+
+def main() -> None:
+    """Load, say that it is ready, and step when asked."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("--vocabulary", choices=["full", "compact"], default="full")
+    parser.add_argument("--layers", type=int)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    work = json.loads(arguments.work.read_text(encoding="utf-8"))
+    step = METHODS[work["method"]](work, arguments.adapter, arguments.vocabulary, arguments.layers)
+    print(json.dumps({"ready": True, "torch": torch.__version__}), flush=True)
+    for number, _ in enumerate(sys.stdin):
+        start = time.perf_counter()
+        measured = step(number)
+        seconds = time.perf_counter() - start
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({**measured, "seconds": seconds, "peak_mb": peak_mb}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

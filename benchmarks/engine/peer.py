@@ -1,0 +1,296 @@
+"""TRL's side of `compare.py`, in an environment of its own: TRL's trainers on the same ids, stepped by standard input.
+
+    python peer.py WORK.json ADAPTER [--defaults]
+
+The settings are the honest best for a CPU (fp32, SDPA, fused AdamW, no gradient checkpointing, no logging to disk);
+``--defaults`` leaves TRL's gradient checkpointing on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.update(
+    HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false", TRL_EXPERIMENTAL_SILENCE="1"
+)
+
+import peft
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
+from workload import reward
+
+COMMON = {
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "num_train_epochs": 1,
+    "use_cpu": True,
+    "bf16": False,
+    "fp16": False,
+    "optim": "adamw_torch_fused",
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "dataloader_num_workers": 0,
+    "dataloader_pin_memory": False,
+    "logging_steps": 1,
+    "remove_unused_columns": False,
+}
+
+
+def say(**fields: Any) -> None:
+    """One line back."""
+    print(json.dumps(fields), file=ANSWERS, flush=True)
+
+
+class Stepped(TrainerCallback):
+    """Before a step, wait to be asked; after it, say how long it took and what the trainer logged."""
+
+    def __init__(self) -> None:
+        self.start, self.seconds = 0.0, 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Wait for a line."""
+        if not sys.stdin.readline():
+            sys.exit(0)
+        self.start = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Stop the clock before anything is logged."""
+        self.seconds = time.perf_counter() - self.start
+
+    def on_log(self, _: Any, __: Any, ___: Any, logs: dict[str, Any] | None = None, **____: Any) -> None:
+        """Logged after every step."""
+        logs = logs or {}
+        if "grad_norm" in logs:
+            peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            say(loss=logs.get("loss"), gradient_norm=logs["grad_norm"], seconds=self.seconds, peak_mb=peak_mb)
+
+
+def policy_of(work: dict[str, Any], adapter: Path) -> tuple[Any, Any]:
+    """The base model with the common starting adapter, and its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(work["base"], dtype=torch.float32, attn_implementation="sdpa")
+    policy = peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    return policy, AutoTokenizer.from_pretrained(work["base"])
+
+
+def in_order(trainer: Any) -> Any:
+    """The rows as they come: both sides see the same steps."""
+    trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
+    return trainer
+
+
+def sft(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """TRL's SFTTrainer on ids and labels."""
+    policy, tokenizer = policy_of(work, adapter)
+    rows = []
+    for groups in work["steps"]:
+        for g in groups:
+            ids, start = g["prompt"] + g["completions"][0], len(g["prompt"])
+            rows.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
+    config = trl.SFTConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=work["rows"],
+        gradient_checkpointing=defaults,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **COMMON,
+    )
+    trainer = trl.SFTTrainer(
+        policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[Stepped()]
+    )
+    ready()
+    in_order(trainer).train()
+
+
+def rollouts(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """What TRL's GRPOTrainer does without vLLM: `generate` on a batch with every prompt repeated."""
+    policy, _ = policy_of(work, adapter)
+    policy.eval()
+    ready()
+    for number, _ in enumerate(sys.stdin):
+        groups = work["steps"][number % len(work["steps"])]
+        ids = torch.tensor([g["prompt"] for g in groups for _ in range(work["group"])])
+        start = time.perf_counter()
+        with torch.no_grad():
+            out = policy.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                min_new_tokens=work["completion"],
+                max_new_tokens=work["completion"],
+                disable_compile=True,
+            )
+        seconds = time.perf_counter() - start
+        assert out.shape[1] == work["prompt"] + work["completion"]
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        say(loss=None, gradient_norm=None, seconds=seconds, peak_mb=peak_mb)
+
+
+def dpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """TRL's DPOTrainer on ids; with a PEFT model the reference is read in every step."""
+    policy, tokenizer = policy_of(work, adapter)
+    rows = [
+        {"prompt_ids": g["prompt"], "chosen_ids": g["completions"][0], "rejected_ids": g["completions"][1]}
+        for groups in work["steps"]
+        for g in groups
+    ]
+    config = trl.DPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=work["rows"],
+        gradient_checkpointing=defaults,
+        max_length=None,
+        beta=0.1,
+        **COMMON,
+    )
+    data = Dataset.from_list(rows)
+    with prepared(trl.DPOTrainer):
+        trainer = trl.DPOTrainer(
+            policy, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Stepped()]
+        )
+    ready()
+    in_order(trainer).train()
+
+
+def reward_model(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """TRL's RewardTrainer: a sequence classifier with one label, its score trained beside the adapter."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        work["base"], dtype=torch.float32, attn_implementation="sdpa", num_labels=1
+    )
+    model.config.pad_token_id = 0
+    with torch.no_grad():
+        model.score.weight.copy_(torch.tensor(work["score"])[None])
+    start = load_file(adapter / "adapter_model.safetensors")
+    settings = peft.LoraConfig.from_pretrained(adapter)
+    settings.task_type, settings.modules_to_save, settings.inference_mode = "SEQ_CLS", ["score"], False
+    policy = peft.get_peft_model(model, settings)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(start[name.replace(".default.", ".")])
+    rows = [
+        {"chosen_ids": g["prompt"] + g["completions"][0], "rejected_ids": g["prompt"] + g["completions"][1]}
+        for groups in work["steps"]
+        for g in groups
+    ]
+    config = trl.RewardConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=work["rows"],
+        gradient_checkpointing=defaults,
+        max_length=None,
+        **COMMON,
+    )
+    trainer = trl.RewardTrainer(
+        policy,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(work["base"]),
+        callbacks=[Stepped()],
+    )
+    ready()
+    in_order(trainer).train()
+
+
+def grpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """TRL's GRPOTrainer without vLLM; for the update alone, its sampling is replaced by the workload's completions."""
+    policy, tokenizer = policy_of(work, adapter)
+    groups = [g for step in work["steps"] for g in step]
+    config = trl.GRPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=work["rows"] * work["group"],
+        num_generations=work["group"],
+        steps_per_generation=1,
+        max_completion_length=work["completion"],
+        generation_kwargs={"min_new_tokens": work["completion"]},
+        temperature=1.0,
+        top_k=0,
+        beta=0.05,
+        gradient_checkpointing=defaults,
+        shuffle_dataset=False,
+        **COMMON,
+    )
+
+    def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [reward(ids) for ids in completion_ids]
+
+    trainer = trl.GRPOTrainer(
+        policy,
+        reward_funcs=rewards,
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(len(groups))]),
+        processing_class=tokenizer,
+        callbacks=[Stepped()],
+    )
+    trainer._tokenize_prompts = lambda prompts: ([groups[int(p)]["prompt"] for p in prompts], None, {})
+    if work["method"] == "grpo-update":
+        state = {"row": 0}
+
+        def given(prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+            start = state["row"]
+            state["row"] += len(prompt_ids) // work["group"]
+            chosen = groups[start : state["row"]]
+            return [completion for g in chosen for completion in g["completions"]], None
+
+        trainer._generate_single_turn = given
+    ready()
+    trainer.train()
+
+
+@contextmanager
+def prepared(trainer: Any) -> Iterator[None]:
+    """Let a trainer take its data as tokenised already."""
+    was = trainer._prepare_dataset
+    trainer._prepare_dataset = lambda self, dataset, *_: dataset
+    try:
+        yield
+    finally:
+        trainer._prepare_dataset = was
+
+
+METHODS = {"sft": sft, "rollouts": rollouts, "dpo": dpo, "reward": reward_model, "grpo": grpo, "grpo-update": grpo}
+
+
+def ready() -> None:
+    """Say so, with the versions."""
+    say(ready=True, torch=torch.__version__, trl=trl.__version__, transformers=transformers.__version__)
+
+
+def main() -> None:
+    """Load, say that it is ready, and step when asked."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("--defaults", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    work = json.loads(arguments.work.read_text(encoding="utf-8"))
+    METHODS[work["method"]](work, arguments.adapter, arguments.defaults)
+
+
+if __name__ == "__main__":
+    ANSWERS, sys.stdout = sys.stdout, sys.stderr  # TRL prints its logs; answers go alone
+    main()
