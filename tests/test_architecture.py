@@ -32,7 +32,7 @@ LEVELS = (
     {"train", "constitution", "evals"},  # the methods
     {"report"},
     {"pipeline", "talk"},
-    {"plan", "starter"},
+    {"plan", "starter", "bench"},
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/engine/compare.py --peer PYTHON-OF-AN-ENVIRONMENT-WITH-TRL [--only sft-100-100 ...]
 
-Both sides run as processes of their own that stay loaded and take one step when they are asked, in turn, so that a slow
-minute of the machine falls on both. The first pairs are warm-up. Reported are the median of the ratios of neighbouring
-steps with their quartiles, tokens per second and the processes' peak memory; loss and gradient norm of step 0 of the
-exact mode must agree (1e-5 and 1e-4 relative). Results go to benchmarks/results/engine.json.
+All sides (our modes, then the peer) are processes that stay loaded and take one step when they are asked, in turn, so
+that a slow minute of the machine falls on all. The first round is warm-up. Reported are the median of the peer's time
+by ours in the same round, with quartiles, tokens per second and the processes' peak memory; loss and gradient norm of
+step 0 of the exact mode must agree (1e-5 and 1e-4 relative). Results go to benchmarks/results/engine.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import workload
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "engine.json"
-WARM_UP, PAIRS = 2, 5
+WARM_UP, PAIRS = 1, 5
 OWN_THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
 
 
@@ -65,22 +65,25 @@ class Side:
         self.process.wait()
 
 
-def measure(a: Side, b: Side, tokens: int) -> dict[str, Any]:
-    """Alternate A and B; A is ours."""
-    steps = [(a.step(), b.step()) for _ in range(WARM_UP + PAIRS)]
-    timed = steps[WARM_UP:]
-    ratios = sorted(theirs["seconds"] / ours["seconds"] for ours, theirs in timed)
-    seconds = [[side["seconds"] for side in sides] for sides in zip(*timed, strict=True)]
-    first_ours, first_theirs = steps[0]
-    return {
-        "speedup": round(statistics.median(ratios), 2),
-        "quartiles": [round(ratios[len(ratios) // 4], 2), round(ratios[-1 - len(ratios) // 4], 2)],
-        "tokens_per_second": [round(tokens / statistics.median(s), 1) for s in seconds],
-        "seconds": seconds,
-        "peak_mb": [round(side["peak_mb"]) for side in timed[-1]],
-        "first_loss": [first_ours["loss"], first_theirs["loss"]],
-        "first_gradient_norm": [first_ours["gradient_norm"], first_theirs["gradient_norm"]],
-    }
+def measure(sides: dict[str, Side], tokens: int) -> dict[str, dict[str, Any]]:
+    """Let all sides step in turn, the peer last; what each of ours has to say beside it."""
+    rounds = [{name: side.step() for name, side in sides.items()} for _ in range(WARM_UP + PAIRS)]
+    timed, found = rounds[WARM_UP:], {}
+    for name in sides:
+        if name == "peer":
+            continue
+        ratios = sorted(r["peer"]["seconds"] / r[name]["seconds"] for r in timed)
+        seconds = [[r[side]["seconds"] for r in timed] for side in (name, "peer")]
+        found[name] = {
+            "speedup": round(statistics.median(ratios), 2),
+            "quartiles": [round(ratios[len(ratios) // 4], 2), round(ratios[-1 - len(ratios) // 4], 2)],
+            "tokens_per_second": [round(tokens / statistics.median(s), 1) for s in seconds],
+            "seconds": seconds,
+            "peak_mb": [round(timed[-1][side]["peak_mb"]) for side in (name, "peer")],
+            "first_loss": [rounds[0][side]["loss"] for side in (name, "peer")],
+            "first_gradient_norm": [rounds[0][side]["gradient_norm"] for side in (name, "peer")],
+        }
+    return found
 
 
 def relative(pair: list[float | None]) -> float | None:
@@ -103,37 +106,66 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         adapter = str(workload.start_adapter(arguments.base, Path(folder)))
         for name in arguments.only:
-            work = workload.build(name, arguments.base, Path(folder))
-            own_prompts = 1 if work["method"] == "rollouts" else work["group"]
-            completions = work["rows"] * work["group"] * work["completion"]
-            tokens = completions + (0 if work["method"] == "rollouts" else work["rows"] * own_prompts * work["prompt"])
-            for vocabulary in arguments.vocabulary:
-                for layers in arguments.layers:
-                    file = str(Path(folder) / f"{name}.json")
-                    limit = ["--layers", str(layers)] if layers else []
-                    ours = Side(sys.executable, "ours.py", file, adapter, "--vocabulary", vocabulary, *limit)
-                    peer = Side(arguments.peer, "peer.py", file, adapter, *["--defaults"] * arguments.defaults)
-                    row = {
-                        "work": name,
-                        "vocabulary": vocabulary,
-                        "trainable_layers": layers or "all",
-                        "peer": f"TRL {peer.about['trl']}, {'defaults' if arguments.defaults else 'best settings'}",
-                        **measure(ours, peer, tokens),
-                        "versions": {"ours": ours.about, "peer": peer.about},
-                        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-                        "date": datetime.now(UTC).date().isoformat(),
-                    }
-                    ours.end()
-                    peer.end()
-                    print(
-                        f"{name:15} {vocabulary:8} layers {layers or 'all':4} {row['speedup']:6} x {row['quartiles']}  "
-                        f"tokens/s {row['tokens_per_second']}  MB {row['peak_mb']}  "
-                        f"d loss {relative(row['first_loss'])}  d norm {relative(row['first_gradient_norm'])}",
-                        flush=True,
-                    )
-                    key = ("work", "vocabulary", "trainable_layers", "peer")
-                    found["rows"] = [r for r in found["rows"] if any(r[k] != row[k] for k in key)] + [row]
-                    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            for row in compared(name, arguments, Path(folder), adapter):
+                print(
+                    f"{name:15} {row['vocabulary']:8} layers {row['trainable_layers']:4} {row['speedup']:6} x "
+                    f"{row['quartiles']}  tokens/s {row['tokens_per_second']}  MB {row['peak_mb']}  "
+                    f"d loss {relative(row['first_loss'])}  d norm {relative(row['first_gradient_norm'])}",
+                    flush=True,
+                )
+                key = ("work", "vocabulary", "trainable_layers", "peer")
+                found["rows"] = [r for r in found["rows"] if any(r[k] != row[k] for k in key)] + [row]
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def compared(name: str, arguments: argparse.Namespace, folder: Path, adapter: str) -> list[dict[str, Any]]:
+    """A row of results for each vocabulary and number of layers, all beside the same steps of the peer."""
+    work = workload.build(name, arguments.base, folder)
+    sampled = work["method"] in ("rollouts", "grpo", "grpo-update")  # there, completion tokens are what is counted
+    tokens = work["rows"] * work["group"] * (work["completion"] + (0 if sampled else work["prompt"]))
+    file = str(folder / f"{name}.json")
+    modes = [(v, k) for v in arguments.vocabulary for k in arguments.layers]
+    sides = {
+        f"{vocabulary} {layers}": Side(
+            sys.executable,
+            "ours.py",
+            *(file, adapter, "--vocabulary", vocabulary),
+            *(["--layers", str(layers)] if layers else []),
+        )
+        for vocabulary, layers in modes
+    }
+    sides["peer"] = Side(arguments.peer, "peer.py", file, adapter, *["--defaults"] * arguments.defaults)
+    measured = measure(sides, tokens)
+    for side in sides.values():
+        side.end()
+    return [
+        {
+            "work": name,
+            "vocabulary": vocabulary,
+            "trainable_layers": layers or "all",
+            "peer": f"TRL {sides['peer'].about['trl']}, {'defaults' if arguments.defaults else 'best settings'}",
+            **measured[f"{vocabulary} {layers}"],
+            "versions": {"torch": torch_version(sides), "peer": sides["peer"].about},
+            "machine": processor(),
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+        for vocabulary, layers in modes
+    ]
+
+
+def torch_version(sides: dict[str, Side]) -> str:
+    """Ours."""
+    version: str = next(iter(sides.values())).about["torch"]
+    return version
+
+
+def processor() -> dict[str, Any]:
+    """What the times were taken on."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    wide = [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in flags.split()]
+    return {"processor": (names or [platform.machine()])[0], "cores": os.cpu_count(), "instructions": wide}
 
 
 if __name__ == "__main__":

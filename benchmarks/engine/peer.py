@@ -172,6 +172,7 @@ def dpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         trainer = trl.DPOTrainer(
             policy, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Stepped()]
         )
+    base_as_reference(policy)
     ready()
     in_order(trainer).train()
 
@@ -245,6 +246,7 @@ def grpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         processing_class=tokenizer,
         callbacks=[Stepped()],
     )
+    base_as_reference(policy)
     trainer._tokenize_prompts = lambda prompts: ([groups[int(p)]["prompt"] for p in prompts], None, {})
     if work["method"] == "grpo-update":
         state = {"row": 0}
@@ -258,6 +260,15 @@ def grpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         trainer._generate_single_turn = given
     ready()
     trainer.train()
+
+
+def base_as_reference(policy: Any) -> None:
+    """TRL keeps a copy of the starting adapter as reference; with B = 0 it is the base model, as on our side."""
+    copies = [parameter for name, parameter in policy.named_parameters() if ".ref." in name and "lora_B" in name]
+    assert copies
+    with torch.no_grad():
+        for parameter in copies:
+            parameter.zero_()
 
 
 @contextmanager

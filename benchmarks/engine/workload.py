@@ -32,14 +32,14 @@ def reward(token_ids: list[int]) -> float:
     return sum(token_ids) % 97 / 97
 
 
-def build(name: str, base: Path, folder: Path) -> dict[str, Any]:
-    """The workload's steps as token ids, written to FOLDER/NAME.json."""
+def build(name: str, base: Path, folder: Path, steps: int = STEPS, **lengths: int) -> dict[str, Any]:
+    """The workload's steps as token ids, written to FOLDER/NAME.json; ``lengths`` replace those of the shape."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     texts = [json.loads(line)["completion"] for line in DEMONSTRATIONS.read_text(encoding="utf-8").splitlines()]
     seen = sorted({i for text in texts for i in tokenizer(text, add_special_tokens=False)["input_ids"]})
-    shape, rng = SHAPES[name], random.Random(name)
+    shape, rng = {**SHAPES[name], **lengths}, random.Random(name)
 
     def ids(count: Any) -> list[int]:
         return rng.choices(seen, k=count)
@@ -48,10 +48,10 @@ def build(name: str, base: Path, folder: Path) -> dict[str, Any]:
         prompt = [tokenizer.bos_token_id, *ids(shape["prompt"] - 1)]
         return {"prompt": prompt, "completions": [ids(shape["completion"]) for _ in range(shape["group"])]}
 
-    steps = [[group() for _ in range(shape["rows"])] for _ in range(STEPS)]
+    groups = [[group() for _ in range(shape["rows"])] for _ in range(steps)]
     hidden = json.loads((base / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     score = [rng.gauss(0.0, 0.02) for _ in range(hidden)]
-    work = {"name": name, **shape, "base": str(base), "vocabulary": seen, "score": score, "steps": steps}
+    work = {"name": name, **shape, "base": str(base), "vocabulary": seen, "score": score, "steps": groups}
     (folder / f"{name}.json").write_text(json.dumps(work), encoding="utf-8")
     return work
 

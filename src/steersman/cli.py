@@ -73,6 +73,23 @@ def align(
 
 
 @app.command()
+def bench(
+    model: Annotated[str, typer.Option(help="Hub id, folder, GGUF file or gemma-3-270m.")] = "gemma-3-270m",
+    json: Json = False,
+) -> None:
+    """Measure this machine, and how near sampling and training come to what it can do."""
+    from steersman.bench import bench as measure
+    from steersman.bench import table
+    from steersman.terminal import results
+
+    found = measure(model)
+    if json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        results().print(table(found))
+
+
+@app.command()
 def show(run: RunFolder, json: Json = False) -> None:
     """The results of a run: principles before and after, what it cost."""
     from steersman.report.page import report_data, terminal_summary

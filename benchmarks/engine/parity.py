@@ -1,0 +1,63 @@
+"""Record TRL's loss and gradient norm on a tiny random model, for tests/parity/test_trl.py.
+
+    .venv/bin/python benchmarks/engine/parity.py --peer PYTHON-OF-AN-ENVIRONMENT-WITH-TRL
+
+Model, adapter and ids are made on the spot from fixed seeds, so that the test needs neither TRL nor weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import workload
+from compare import Side
+
+RECORDED = workload.ROOT / "tests" / "parity" / "trl.json"
+METHODS = {"sft": "sft-100-100", "dpo": "dpo-200-100", "reward": "reward-200-100", "grpo": "grpo-update"}
+LENGTHS = {"prompt": 13, "completion": 9, "steps": 1}
+
+
+def prepare(folder: Path) -> tuple[Path, str]:
+    """A tiny Gemma 3 and a starting adapter."""
+    from steersman.data.formats import read
+    from steersman.lm import tiny
+    from steersman.types import Demonstration
+
+    rows = read(workload.DEMONSTRATIONS, Demonstration)[:200]
+    base = folder / "base"
+    tiny.build(tiny.corpus(rows), base)
+    return base, str(workload.start_adapter(base, folder))
+
+
+def work_of(method: str, base: Path, folder: Path) -> dict[str, Any]:
+    """A small workload, the same on both sides."""
+    return workload.build(METHODS[method], base, folder, **LENGTHS)
+
+
+def main() -> None:
+    """One step of each method by TRL."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", required=True, help="python of an environment with TRL")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base, adapter = prepare(folder)
+        found: dict[str, Any] = {}
+        for method in METHODS:
+            work_of(method, base, folder)
+            side = Side(arguments.peer, "peer.py", str(folder / f"{METHODS[method]}.json"), adapter)
+            step = side.step()
+            side.end()
+            found[method] = {"loss": step["loss"], "gradient_norm": step["gradient_norm"]}
+            found["versions"] = side.about
+        RECORDED.parent.mkdir(exist_ok=True)
+        RECORDED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The table of docs/performance.md, from benchmarks/results/engine.json.
+
+python benchmarks/engine/table.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "engine.json"
+# at least so many times as fast, with the exact vocabulary and with the compact one
+TARGETS = {
+    "rollouts": (5, 8),
+    "grpo": (4, 8),
+    "dpo-200-100": (3, 5),
+    "reward-200-100": (2, None),
+    "sft-100-100": (3, 5),
+    "sft-30-200": (2, 4),
+}
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    low, high = row["quartiles"]
+    ours, theirs = row["tokens_per_second"]
+    ours_mb, theirs_mb = row["peak_mb"]
+    target = TARGETS.get(row["work"], (None, None))[row["vocabulary"] == "compact"]
+    wanted = "-" if target is None else f"{target} x"
+    return (
+        f"| {row['work']} | {row['vocabulary']} | {row['trainable_layers']} | {row['speedup']:.1f} x "
+        f"[{low:.1f}, {high:.1f}] | {wanted} | {ours:.0f} | {theirs:.0f} | "
+        f"{ours_mb:,} / {theirs_mb:,} = {ours_mb / theirs_mb:.2f} |"
+    )
+
+
+def main() -> None:
+    """Print it."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    print("| work | vocabulary | layers | times as fast | wanted | tokens/s | TRL's | peak MB, ours / TRL's |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(line(row))
+
+
+if __name__ == "__main__":
+    main()
