@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Up to so many rows (a decoding step), MKL is up to twice as fast with the weight as the left factor of the product.
+FEW_ROWS = 48
+
 
 def use_fused(policy: Any) -> None:
     """Let every plain LoRA layer of a peft model compute its output with `lora_linear`."""
@@ -52,7 +55,12 @@ def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Te
     Args:
         weight: [out, in], frozen; bias: [out], frozen; a: [r, in]; b: [out, r].
     """
-    y: Tensor = _LoraLinear.apply(x.flatten(0, -2), weight, bias, a, b, scaling)  # type: ignore[no-untyped-call]
+    rows = x.flatten(0, -2)
+    y: Tensor
+    if len(rows) <= FEW_ROWS and not torch.is_grad_enabled() and bias is None:
+        y = (weight @ rows.T).addmm_(b, a @ rows.T, alpha=scaling).T.contiguous()
+    else:
+        y = _LoraLinear.apply(rows, weight, bias, a, b, scaling)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], -1)
 
 

@@ -387,10 +387,10 @@ def draw(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Gene
     Returns:
         ([B] token ids, [B] log-probs at temperature 1 over the whole vocabulary).
     """
-    best, greedy = logits.max(-1, keepdim=True)
-    shifted = logits.sub_(best)
     if config.temperature == 0:
-        return greedy[:, 0], -_block_sums(shifted.exp_()).sum(-1).log().float()
+        best, tokens = logits.max(-1, keepdim=True)
+        return tokens[:, 0], -_block_sums(logits.sub_(best).exp_()).sum(-1).log().float()
+    shifted = logits.sub_(logits.amax(-1, keepdim=True))
     uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
     if config.temperature == 1.0 and config.top_k == 0 and config.top_p == 1.0:
         weights = shifted.exp_()
