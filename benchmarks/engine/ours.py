@@ -106,8 +106,9 @@ class Engine:
     def update(self, loss: torch.Tensor) -> dict[str, Any]:
         """Backward pass and optimiser step."""
         loss.backward()
-        norm = loop.optimiser_step(self.optimiser, self.parameters, float(loss), OPTIMISER.learning_rate, 1.0)
-        return {"loss": float(loss), "gradient_norm": norm}
+        value = loss.item()
+        norm = loop.optimiser_step(self.optimiser, self.parameters, value, OPTIMISER.learning_rate, 1.0)
+        return {"loss": value, "gradient_norm": norm}
 
     def rollouts(self, number: int) -> list[Group]:
         """The step's prompts, answered G times at temperature 1 to a fixed length."""
