@@ -73,7 +73,7 @@ class _Cost(NamedTuple):
 
 
 def bench(model_name: str) -> Bench:
-    """Measure the machine, then sampling, SFT and DPO on a model; about two minutes with gemma-3-270m on two cores.
+    """Measure the machine, then sampling, SFT and DPO on a model; about four minutes with gemma-3-270m on two cores.
 
     Raises:
         ModelError: the model is not known, or not installed.

@@ -191,7 +191,9 @@ def continue_ids(
         if vocabulary is not None:
             head, ids = vocabulary.head, vocabulary.exact
         prefix = _prefix_cache(model, shared) if shared else None
-        rows.sort(key=lambda row: (len(row.prompt), row.prompt))
+        first: dict[tuple[int, ...], int] = {}
+        places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(rows)}
+        rows.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts enter together
         yield from _decode(model, head, ids, chat, rows, prefix, len(shared or []), config, on_text)
 
 
