@@ -145,18 +145,12 @@ def compared(name: str, arguments: argparse.Namespace, folder: Path, adapter: st
             "trainable_layers": layers or "all",
             "peer": f"TRL {sides['peer'].about['trl']}, {'defaults' if arguments.defaults else 'best settings'}",
             **measured[f"{vocabulary} {layers}"],
-            "versions": {"torch": torch_version(sides), "peer": sides["peer"].about},
+            "versions": {"torch": sides[f"{vocabulary} {layers}"].about["torch"], "peer": sides["peer"].about},
             "machine": processor(),
             "date": datetime.now(UTC).date().isoformat(),
         }
         for vocabulary, layers in modes
     ]
-
-
-def torch_version(sides: dict[str, Side]) -> str:
-    """Ours."""
-    version: str = next(iter(sides.values())).about["torch"]
-    return version
 
 
 def processor() -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, token_
 from steersman.lm.model import LoraConfig, add_lora, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden
+from steersman.store import peak_memory_mb
 from steersman.train import loop, sft
 from steersman.train.loop import OptimiserConfig
 
@@ -141,7 +141,7 @@ def dpo_step(*arguments: Any) -> Step:
     def step(number: int) -> dict[str, Any]:
         batch = tree(engine.groups(number), 0)
         difference = engine.logprobs(batch, number) - engine.reference_logprobs(batch, number)
-        log_ratios = torch.zeros(len(batch.last)).index_add(0, batch.sequence, difference)
+        log_ratios = batch.sum_per_sequence(difference)
         return engine.update(preference_nll(0.1 * (log_ratios[0::2] - log_ratios[1::2])).mean())
 
     return step
@@ -206,8 +206,7 @@ def main() -> None:
         start = time.perf_counter()
         measured = step(number)
         seconds = time.perf_counter() - start
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({**measured, "seconds": seconds, "peak_mb": peak_mb}), flush=True)
+        print(json.dumps({**measured, "seconds": seconds, "peak_mb": peak_memory_mb()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -59,9 +59,21 @@ COMMON = {
 }
 
 
+def common(rows: int, defaults: bool) -> dict[str, Any]:
+    """Settings of every trainer: the rows of a step, and whether it keeps its gradient checkpointing."""
+    own = {"output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": rows, "gradient_checkpointing": defaults}
+    return COMMON | own
+
+
 def say(**fields: Any) -> None:
     """One line back."""
     print(json.dumps(fields), file=ANSWERS, flush=True)
+
+
+def said(loss: float | None, gradient_norm: float | None, seconds: float) -> None:
+    """What a step has to say."""
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    say(loss=loss, gradient_norm=gradient_norm, seconds=seconds, peak_mb=peak_mb)
 
 
 class Stepped(TrainerCallback):
@@ -84,8 +96,7 @@ class Stepped(TrainerCallback):
         """Logged after every step."""
         logs = logs or {}
         if "grad_norm" in logs:
-            peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            say(loss=logs.get("loss"), gradient_norm=logs["grad_norm"], seconds=self.seconds, peak_mb=peak_mb)
+            said(logs.get("loss"), logs["grad_norm"], self.seconds)
 
 
 def policy_of(work: dict[str, Any], adapter: Path) -> tuple[Any, Any]:
@@ -110,12 +121,9 @@ def sft(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
             ids, start = g["prompt"] + g["completions"][0], len(g["prompt"])
             rows.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
     config = trl.SFTConfig(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=work["rows"],
-        gradient_checkpointing=defaults,
+        **common(work["rows"], defaults),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
-        **COMMON,
     )
     trainer = trl.SFTTrainer(
         policy, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[Stepped()]
@@ -147,8 +155,7 @@ def rollouts(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
             )
         seconds = time.perf_counter() - start
         assert out.shape[1] == work["prompt"] + work["completion"]
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        say(loss=None, gradient_norm=None, seconds=seconds, peak_mb=peak_mb)
+        said(None, None, seconds)
 
 
 def dpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
@@ -160,12 +167,9 @@ def dpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         for g in groups
     ]
     config = trl.DPOConfig(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=work["rows"],
-        gradient_checkpointing=defaults,
+        **common(work["rows"], defaults),
         max_length=None,
         beta=0.1,
-        **COMMON,
     )
     data = Dataset.from_list(rows)
     with prepared(trl.DPOTrainer):
@@ -199,11 +203,8 @@ def reward_model(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         for g in groups
     ]
     config = trl.RewardConfig(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=work["rows"],
-        gradient_checkpointing=defaults,
+        **common(work["rows"], defaults),
         max_length=None,
-        **COMMON,
     )
     trainer = trl.RewardTrainer(
         policy,
@@ -221,8 +222,7 @@ def grpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
     policy, tokenizer = policy_of(work, adapter)
     groups = [g for step in work["steps"] for g in step]
     config = trl.GRPOConfig(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=work["rows"] * work["group"],
+        **common(work["rows"] * work["group"], defaults),
         num_generations=work["group"],
         steps_per_generation=1,
         max_completion_length=work["completion"],
@@ -230,9 +230,7 @@ def grpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         temperature=1.0,
         top_k=0,
         beta=0.05,
-        gradient_checkpointing=defaults,
         shuffle_dataset=False,
-        **COMMON,
     )
 
     def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:

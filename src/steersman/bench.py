@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.table import Table
-from torch import Tensor
 
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example
-from steersman.lm.head import head_of, token_logprobs
+from steersman.lm.head import token_logprobs
 from steersman.lm.sampling import SamplingConfig, continue_ids
 from steersman.lm.shared_prompt import Group, tree, tree_hidden
 from steersman.lm.trunk import blocks_of
@@ -172,14 +171,14 @@ def _sft(base: Any, vocabulary: Any) -> Phase:
 def _dpo(base: Any) -> Phase:
     """Forward and backward of 4 pairs of 200 + 100 tokens, each pair's prompt read once; without the reference."""
     model = pretrained.load_model(base)
+    cost = _cost(model)  # before the adapters, which are not counted
     trainer = Trainer.prepare(SftConfig(), model, "base", 0, [])
-    head, cost = head_of(model), _cost(model)
     groups = [Group(_ids(model, 200, i), [_ids(model, 100, 10 + i), _ids(model, 100, 20 + i)]) for i in range(4)]
     batch = tree(groups, 0)
 
     def work() -> None:
-        logprobs = token_logprobs(tree_hidden(model, batch, batch.source), batch.targets, head)
-        sums: Tensor = torch.zeros(8).index_add(0, batch.sequence, logprobs)
+        logprobs = token_logprobs(tree_hidden(model, batch, batch.source), batch.targets, trainer.scorer.head)
+        sums = batch.sum_per_sequence(logprobs)
         preference_nll(0.1 * (sums[0::2] - sums[1::2])).mean().backward()  # type: ignore[no-untyped-call]
         trainer.optimiser.zero_grad()
 

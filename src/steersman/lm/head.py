@@ -120,7 +120,10 @@ def completion_nll(hidden: Tensor, targets: Tensor, head: Head, weights: Tensor 
     Args:
         hidden: [N, H]; targets: [N] indices of the head's rows; weights: [N], how often each target counts.
     """
-    logprobs = token_logprobs(hidden, targets, head)
+    return _weighted_nll(token_logprobs(hidden, targets, head), weights)
+
+
+def _weighted_nll(logprobs: Tensor, weights: Tensor | None) -> Tensor:
     return -(logprobs.sum() if weights is None else logprobs @ weights)
 
 
@@ -128,7 +131,7 @@ def entropies(hidden: Tensor, head: Head) -> Tensor:
     """Entropy in nats of the next-token distribution at each position, [N]; no gradient flows. hidden is [N, H]."""
     found = []
     with torch.no_grad():
-        for h in torch.split(hidden, max(8, _tile(head) // 2)):
+        for h in torch.split(hidden, max(8, _tile(head.weight) // 2)):
             logprobs = torch.log_softmax(head.logits(h).float(), -1)
             found.append(-(logprobs.exp() * logprobs).sum(-1))
     return torch.cat(found)
@@ -148,8 +151,9 @@ def divergence(hidden: Tensor, reference: Tensor, head: Head, reference_head: He
     return loss
 
 
-def _tile(head: Head) -> int:
-    return max(8, TILE_MB * 2**20 // (4 * head.weight.shape[0]))
+def _tile(weight: Tensor) -> int:
+    """Positions whose logits fill TILE_MB; weight is [V, H]."""
+    return max(8, TILE_MB * 2**20 // (4 * weight.shape[0]))
 
 
 class _FusedLogprobs(torch.autograd.Function):
@@ -157,7 +161,7 @@ class _FusedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        tile = max(8, TILE_MB * 2**20 // (4 * weight.shape[0]))
+        tile = _tile(weight)
         logprobs, gradients = [], []
         for h, t in zip(torch.split(hidden, tile), torch.split(targets, tile), strict=True):
             logits = (h @ weight.T).float()
@@ -184,7 +188,7 @@ def _checkpointed_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tenso
     def one(h: Tensor, t: Tensor) -> Tensor:
         return torch.log_softmax(head.logits(h).float(), -1).gather(1, t[:, None])[:, 0]
 
-    tiles = zip(torch.split(hidden, _tile(head)), torch.split(targets, _tile(head)), strict=True)
+    tiles = zip(torch.split(hidden, _tile(head.weight)), torch.split(targets, _tile(head.weight)), strict=True)
     return torch.cat([checkpoint(one, h, t, use_reentrant=False) for h, t in tiles])
 
 
@@ -193,7 +197,7 @@ class _FusedDivergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, reference: Tensor, weight: Tensor, reference_head: Head) -> Tensor:
-        tile = max(8, TILE_MB * 2**20 // (8 * weight.shape[0]))
+        tile = max(8, _tile(weight) // 2)
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden)
         start = 0
@@ -223,7 +227,7 @@ def _checkpointed_divergence(hidden: Tensor, reference: Tensor, head: Head, refe
         policy = torch.log_softmax(head.logits(h).float(), -1)
         return nn.functional.kl_div(policy, wanted, reduction="sum", log_target=True)
 
-    tile = max(8, _tile(head) // 2)
+    tile = max(8, _tile(head.weight) // 2)
     tiles = zip(torch.split(hidden, tile), torch.split(reference, tile), strict=True)
     parts = [checkpoint(one, h, r, use_reentrant=False) for h, r in tiles]
     return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
@@ -265,8 +269,7 @@ class CompactVocabulary:
         self, hidden: Tensor, targets: Tensor, full: Head, generator: torch.Generator, weights: Tensor | None = None
     ) -> Tensor:
         """An unbiased estimate of ``completion_nll(hidden, targets, full, weights)``; arguments as above."""
-        logprobs = self.token_logprobs(hidden, targets, full, generator)
-        return -(logprobs.sum() if weights is None else logprobs @ weights)
+        return _weighted_nll(self.token_logprobs(hidden, targets, full, generator), weights)
 
     def divergence(self, hidden: Tensor, reference: Tensor, full: Head, generator: torch.Generator) -> Tensor:
         """An unbiased estimate of ``divergence(hidden, reference, full)``, value and gradient; arguments as above."""
@@ -284,7 +287,7 @@ class CompactVocabulary:
         with torch.no_grad():
             inside = [
                 torch.softmax(full.logits(h).float(), -1)[:, self.exact].sum(-1)
-                for h in torch.split(hidden, _tile(full))
+                for h in torch.split(hidden, _tile(full.weight))
             ]
             return 1.0 - float(torch.cat(inside).mean())
 
@@ -299,7 +302,7 @@ def compact_vocabulary(token_ids: Tensor, hidden: Tensor, full: Head, config: Co
     vocabulary = full.weight.shape[0]
     mass = torch.zeros(vocabulary)
     with torch.no_grad():
-        for h in torch.split(hidden, _tile(full)):
+        for h in torch.split(hidden, _tile(full.weight)):
             mass += torch.softmax(full.logits(h).float(), -1).sum(0)
     chosen = torch.zeros(vocabulary, dtype=torch.bool)
     chosen[token_ids.flatten()] = True

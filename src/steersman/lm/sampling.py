@@ -28,6 +28,7 @@ from steersman.lm.model import load_policy
 from steersman.types import Record, Seed, Text
 
 ROOM = 64  # columns that a KV cache grows at a time
+BLOCK = 512  # weights of the draw that are summed at a time
 
 FinishReason = Literal["stop", "stop_string", "length"]
 
@@ -420,9 +421,6 @@ def _truncated_draw(weights: Tensor, config: SamplingConfig, uniform: Tensor) ->
     before = best.double().cumsum(-1) - best
     best = torch.where(before < config.top_p * total, best, 0.0)
     return order.gather(1, _inverse_cdf(best, _block_sums(best), uniform)[:, None])[:, 0]
-
-
-BLOCK = 512  # weights summed at a time
 
 
 def _block_sums(weights: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steersman.lm.head import trunk
-from steersman.lm.trunk import FrozenTrunk
+from steersman.lm.trunk import Lower
 
 
 class Group(NamedTuple):
@@ -43,6 +43,10 @@ class Tree(NamedTuple):
     targets: Tensor
     sequence: Tensor
     last: Tensor
+
+    def sum_per_sequence(self, values: Tensor) -> Tensor:
+        """Sum values of the scored tokens, [N], per completion, giving [S]."""
+        return values.new_zeros(len(self.last)).index_add(0, self.sequence, values)
 
 
 def tree(groups: Sequence[Group], pad_id: int, device: Any = None) -> Tree:
@@ -77,12 +81,12 @@ def tree(groups: Sequence[Group], pad_id: int, device: Any = None) -> Tree:
     return Tree(token_ids.to(device), position_ids.to(device), visible.to(device), *numbers)
 
 
-def tree_hidden(model: Any, batch: Tree, at: Tensor, lower: tuple[FrozenTrunk, Tensor] | None = None) -> Tensor:
+def tree_hidden(model: Any, batch: Tree, at: Tensor, lower: Lower | None = None) -> Tensor:
     """Hidden states at some positions, [N, H].
 
     Args:
         at: [N] positions in the flattened batch, such as ``batch.source`` or ``batch.last``.
-        lower: the frozen lower layers and the tree's activations above them, [B, T, H], if they are known.
+        lower: the tree's activations below the trainable layers, if they are known.
     """
     inputs = {
         "input_ids": batch.token_ids,
@@ -92,7 +96,7 @@ def tree_hidden(model: Any, batch: Tree, at: Tensor, lower: tuple[FrozenTrunk, T
     if lower is None:
         hidden = trunk(model)(**inputs, use_cache=False).last_hidden_state
     else:
-        hidden = lower[0].finish(lower[1], **inputs)
+        hidden = lower.trunk.finish(lower.states, **inputs)
     found: Tensor = hidden.flatten(0, 1)[at]
     return found
 

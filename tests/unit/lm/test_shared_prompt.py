@@ -12,7 +12,7 @@ import torch
 from steersman.lm.head import head_of, token_logprobs, trunk
 from steersman.lm.model import LoraConfig, add_lora, trainable
 from steersman.lm.shared_prompt import Group, tree, tree_hidden
-from steersman.lm.trunk import FrozenTrunk
+from steersman.lm.trunk import FrozenTrunk, Lower
 
 FAMILIES = ["Gemma3", "Gemma2", "Llama", "Qwen2", "Qwen3", "Mistral", "GPT2", "GPTNeoX", "Phi", "Granite", "Cohere"]
 # Longer than the sliding window of eight tokens, of different lengths, one completion of a single token.
@@ -40,6 +40,7 @@ def test_the_layout_of_a_row() -> None:
     assert found.source.tolist() == [1, 2, 1, 5]
     assert found.sequence.tolist() == [0, 0, 1, 2]
     assert found.last.tolist() == [3, 4, 6]
+    assert found.sum_per_sequence(torch.tensor([1.0, 2.0, 10.0, 5.0])).tolist() == [3.0, 10.0, 5.0]
     assert found.visible[0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
@@ -84,5 +85,5 @@ def test_a_frozen_lower_trunk_goes_on_with_the_same_row(name: str, family: Calla
             states[row, column : column + len(completion)] = read[len(prompt) :]
             column += len(completion)
     with torch.no_grad():
-        found = tree_hidden(model, batch, batch.source, (lower, states))
+        found = tree_hidden(model, batch, batch.source, Lower(lower, states))
         torch.testing.assert_close(found, tree_hidden(model, batch, batch.source), atol=1e-5, rtol=1e-5)
