@@ -11,6 +11,7 @@ step 0 of the exact mode must agree (1e-5 and 1e-4 relative). Results go to benc
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -100,6 +101,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=workload.SHAPES, default=list(workload.SHAPES))
     parser.add_argument("--vocabulary", nargs="+", choices=["full", "compact"], default=["full", "compact"])
     parser.add_argument("--layers", nargs="+", type=int, default=[0], help="trainable upper layers, 0 for all")
+    parser.add_argument(
+        "--weights", nargs="+", choices=["fp32", "int8"], default=["fp32"], help="in our rollouts; training is fp32"
+    )
     parser.add_argument("--defaults", action="store_true", help="the peer at its defaults (gradient checkpointing)")
     arguments = parser.parse_args()
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": []}
@@ -108,12 +112,13 @@ def main() -> None:
         for name in arguments.only:
             for row in compared(name, arguments, Path(folder), adapter):
                 print(
-                    f"{name:15} {row['vocabulary']:8} layers {row['trainable_layers']:4} {row['speedup']:6} x "
+                    f"{name:15} {row['vocabulary']:8} {row['weights']} layers {row['trainable_layers']:4} "
+                    f"{row['speedup']:6} x "
                     f"{row['quartiles']}  tokens/s {row['tokens_per_second']}  MB {row['peak_mb']}  "
                     f"d loss {relative(row['first_loss'])}  d norm {relative(row['first_gradient_norm'])}",
                     flush=True,
                 )
-                key = ("work", "vocabulary", "trainable_layers", "peer")
+                key = ("work", "vocabulary", "weights", "trainable_layers", "peer")
                 found["rows"] = [r for r in found["rows"] if any(r[k] != row[k] for k in key)] + [row]
                 RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -124,15 +129,16 @@ def compared(name: str, arguments: argparse.Namespace, folder: Path, adapter: st
     sampled = work["method"] in ("rollouts", "grpo", "grpo-update")  # there, completion tokens are what is counted
     tokens = work["rows"] * work["group"] * (work["completion"] + (0 if sampled else work["prompt"]))
     file = str(folder / f"{name}.json")
-    modes = [(v, k) for v in arguments.vocabulary for k in arguments.layers]
+    modes = list(itertools.product(arguments.vocabulary, arguments.weights, arguments.layers))
     sides = {
-        f"{vocabulary} {layers}": Side(
+        f"{vocabulary} {weights} {layers}": Side(
             sys.executable,
             "ours.py",
             *(file, adapter, "--vocabulary", vocabulary),
             *(["--layers", str(layers)] if layers else []),
+            *(["--int8"] if weights == "int8" else []),
         )
-        for vocabulary, layers in modes
+        for vocabulary, weights, layers in modes
     }
     sides["peer"] = Side(arguments.peer, "peer.py", file, adapter, *["--defaults"] * arguments.defaults)
     measured = measure(sides, tokens)
@@ -142,14 +148,18 @@ def compared(name: str, arguments: argparse.Namespace, folder: Path, adapter: st
         {
             "work": name,
             "vocabulary": vocabulary,
+            "weights": weights,
             "trainable_layers": layers or "all",
             "peer": f"TRL {sides['peer'].about['trl']}, {'defaults' if arguments.defaults else 'best settings'}",
-            **measured[f"{vocabulary} {layers}"],
-            "versions": {"torch": sides[f"{vocabulary} {layers}"].about["torch"], "peer": sides["peer"].about},
+            **measured[f"{vocabulary} {weights} {layers}"],
+            "versions": {
+                "torch": sides[f"{vocabulary} {weights} {layers}"].about["torch"],
+                "peer": sides["peer"].about,
+            },
             "machine": processor(),
             "date": datetime.now(UTC).date().isoformat(),
         }
-        for vocabulary, layers in modes
+        for vocabulary, weights, layers in modes
     ]
 
 

@@ -1,6 +1,6 @@
 """Steersman's side of `compare.py`: one process, one step for every line on standard input, one JSON line back.
 
-python ours.py WORK.json ADAPTER --vocabulary full|compact [--layers K]
+python ours.py WORK.json ADAPTER --vocabulary full|compact [--layers K] [--int8]
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import torch
 from safetensors.torch import load_file
 from workload import ALPHA, RANK, reward
 
-from steersman.functional import clipped_surrogate, group_advantages, k3_nats, preference_nll
+from steersman.functional import clipped_surrogate, group_advantages, k3_nats, preference_nll, sampler_weights
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, token_logprobs, trunk
-from steersman.lm.model import LoraConfig, add_lora, trainable
+from steersman.lm.int8 import Int8Copy
+from steersman.lm.model import LoraConfig, add_lora, trainable, using
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden
+from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_lower
+from steersman.lm.trunk import FrozenTrunk, Lower
 from steersman.store import peak_memory_mb
 from steersman.train import loop, sft
 from steersman.train.loop import OptimiserConfig
@@ -43,7 +45,7 @@ def load_start(policy: Any, adapter: Path) -> None:
 Step = Callable[[int], dict[str, Any]]
 
 
-def sft_step(work: dict[str, Any], adapter: Path, vocabulary: str, layers: int | None) -> Step:
+def sft_step(work: dict[str, Any], adapter: Path, vocabulary: str, layers: int | None, _: bool) -> Step:
     """The product's own optimiser step."""
     config = sft.SftConfig(
         lora=LoraConfig(rank=RANK, alpha=ALPHA, trainable_layers=layers),
@@ -69,7 +71,7 @@ def sft_step(work: dict[str, Any], adapter: Path, vocabulary: str, layers: int |
 class Engine:
     """A policy with the common adapter, its vocabulary, and what an update needs."""
 
-    def __init__(self, work: dict[str, Any], adapter: Path, vocabulary: str, layers: int | None) -> None:
+    def __init__(self, work: dict[str, Any], adapter: Path, vocabulary: str, layers: int | None, int8: bool) -> None:
         base = Path(work["base"])
         self.work, self.model = work, pretrained.load_model(base)
         self.model.requires_grad_(False)
@@ -81,6 +83,9 @@ class Engine:
                 ids = torch.tensor([work["steps"][0][0]["prompt"]])
                 hidden = trunk(self.model)(input_ids=ids, use_cache=False).last_hidden_state[0]
             self.compact = compact_vocabulary(torch.tensor(work["vocabulary"]), hidden, self.head, COMPACT)
+        self.int8 = Int8Copy(self.model, self.head if self.compact is None else self.compact.head) if int8 else None
+        total = self.model.config.get_text_config().num_hidden_layers
+        self.below = None if layers in (None, total) else FrozenTrunk(self.model, total - layers)
         self.policy = add_lora(self.model, LoraConfig(rank=RANK, alpha=ALPHA, trainable_layers=layers), "base")
         load_start(self.policy, adapter)
         self.parameters = trainable(self.policy)
@@ -90,18 +95,22 @@ class Engine:
         """The groups of a step."""
         return [Group(g["prompt"], g["completions"]) for g in self.work["steps"][number % len(self.work["steps"])]]
 
-    def logprobs(self, batch: Tree, number: int) -> torch.Tensor:
+    def lower(self, batch: Tree) -> Lower | None:
+        """The layers that are not trained, read once for policy and reference."""
+        return None if self.below is None else tree_lower(self.model, batch, self.below)
+
+    def logprobs(self, batch: Tree, number: int, lower: Lower | None) -> torch.Tensor:
         """[N] of the scored tokens, under the adapter or, if it is disabled, the reference."""
-        hidden = tree_hidden(self.model, batch, batch.source)
+        hidden = tree_hidden(self.model, batch, batch.source, lower)
         if self.compact is None:
             return token_logprobs(hidden, batch.targets, self.head)
         # The same positions for policy and reference: what chance adds to one it adds to the other.
         return self.compact.token_logprobs(hidden, batch.targets, self.head, random_stream(number))
 
-    def reference_logprobs(self, batch: Tree, number: int) -> torch.Tensor:
+    def reference_logprobs(self, batch: Tree, number: int, lower: Lower | None) -> torch.Tensor:
         """[N] of the same tokens with the adapter off."""
-        with torch.no_grad(), self.policy.disable_adapter():
-            return self.logprobs(batch, number)
+        with torch.no_grad(), using(self.policy, None):
+            return self.logprobs(batch, number, lower)
 
     def update(self, loss: torch.Tensor) -> dict[str, Any]:
         """Backward pass and optimiser step."""
@@ -110,17 +119,19 @@ class Engine:
         norm = loop.optimiser_step(self.optimiser, self.parameters, value, OPTIMISER.learning_rate, 1.0)
         return {"loss": value, "gradient_norm": norm}
 
-    def rollouts(self, number: int) -> list[Group]:
-        """The step's prompts, answered G times at temperature 1 to a fixed length."""
+    def rollouts(self, number: int) -> tuple[list[Group], torch.Tensor]:
+        """The step's prompts, answered G times at temperature 1 to a fixed length, and the log-probs of the draws."""
         groups, size = self.groups(number), self.work["group"]
         starts = [g.prompt for g in groups for _ in range(size)]
         sampling = SamplingConfig(
             temperature=1.0, max_new_tokens=self.work["completion"], batch_size=len(starts), seed=number
         )
-        answers = continue_ids(self.model, self.chat, starts, sampling, vocabulary=self.compact)
-        found = {c.index: c.token_ids for c in answers}
-        assert all(len(ids) == self.work["completion"] for ids in found.values())
-        return [Group(g.prompt, [found[i * size + j] for j in range(size)]) for i, g in enumerate(groups)]
+        answers = continue_ids(self.model, self.chat, starts, sampling, vocabulary=self.compact, int8=self.int8)
+        found = sorted(answers, key=lambda c: c.index)
+        assert all(len(c.token_ids) == self.work["completion"] for c in found)
+        drawn = torch.tensor([logprob for c in found for logprob in c.logprobs])
+        ids = [c.token_ids for c in found]
+        return [Group(g.prompt, ids[i * size : (i + 1) * size]) for i, g in enumerate(groups)], drawn
 
 
 def rollouts_step(*arguments: Any) -> Step:
@@ -140,7 +151,8 @@ def dpo_step(*arguments: Any) -> Step:
 
     def step(number: int) -> dict[str, Any]:
         batch = tree(engine.groups(number), 0)
-        difference = engine.logprobs(batch, number) - engine.reference_logprobs(batch, number)
+        lower = engine.lower(batch)
+        difference = engine.logprobs(batch, number, lower) - engine.reference_logprobs(batch, number, lower)
         log_ratios = batch.sum_per_sequence(difference)
         return engine.update(preference_nll(0.1 * (log_ratios[0::2] - log_ratios[1::2])).mean())
 
@@ -156,25 +168,32 @@ def reward_step(*arguments: Any) -> Step:
 
     def step(number: int) -> dict[str, Any]:
         batch = tree(engine.groups(number), 0)
-        scores = tree_hidden(engine.model, batch, batch.last) @ score
+        scores = tree_hidden(engine.model, batch, batch.last, engine.lower(batch)) @ score
         return engine.update(preference_nll(scores[0::2] - scores[1::2]).mean())
 
     return step
 
 
 def grpo_step(*arguments: Any) -> Step:
-    """GRPO: rollouts (or, for the update alone, the workload's own completions) and one update, beta 0.05."""
+    """GRPO: rollouts (or, for the update alone, the workload's own completions) and one update, beta 0.05.
+
+    What was not drawn from the policy itself (int8 weights, compact vocabulary) counts as the policy would have it.
+    """
     engine = Engine(*arguments)
     alone = engine.work["method"] == "grpo-update"
 
     def step(number: int) -> dict[str, Any]:
-        groups = engine.groups(number) if alone else engine.rollouts(number)
+        groups, drawn = (engine.groups(number), None) if alone else engine.rollouts(number)
         rewards = torch.tensor([[reward(ids) for ids in g.completions] for g in groups])
         batch = tree(groups, 0)
+        lower = engine.lower(batch)
         advantages = group_advantages(rewards).flatten()[batch.sequence]
-        reference = engine.reference_logprobs(batch, number)
-        logprobs = engine.logprobs(batch, number)
-        losses = clipped_surrogate(logprobs, logprobs.detach(), advantages) + 0.05 * k3_nats(logprobs, reference)
+        reference = engine.reference_logprobs(batch, number, lower)
+        logprobs = engine.logprobs(batch, number, lower)
+        losses = clipped_surrogate(logprobs, logprobs.detach(), advantages)
+        if drawn is not None and (engine.int8 or engine.compact):
+            losses = losses * sampler_weights(logprobs.detach(), drawn)
+        losses = losses + 0.05 * k3_nats(logprobs, reference)
         return engine.update(losses.sum() / len(losses))
 
     return step
@@ -197,10 +216,11 @@ def main() -> None:
     parser.add_argument("adapter", type=Path)
     parser.add_argument("--vocabulary", choices=["full", "compact"], default="full")
     parser.add_argument("--layers", type=int)
+    parser.add_argument("--int8", action="store_true", help="int8 weights in rollouts")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     work = json.loads(arguments.work.read_text(encoding="utf-8"))
-    step = METHODS[work["method"]](work, arguments.adapter, arguments.vocabulary, arguments.layers)
+    step = METHODS[work["method"]](work, arguments.adapter, arguments.vocabulary, arguments.layers, arguments.int8)
     print(json.dumps({"ready": True, "torch": torch.__version__}), flush=True)
     for number, _ in enumerate(sys.stdin):
         start = time.perf_counter()

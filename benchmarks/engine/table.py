@@ -27,9 +27,10 @@ def line(row: dict[str, Any]) -> str:
     ours, theirs = row["tokens_per_second"]
     ours_mb, theirs_mb = row["peak_mb"]
     target = TARGETS.get(row["work"], (None, None))[row["vocabulary"] == "compact"]
+    vocabulary = row["vocabulary"] + (", int8 rollouts" if row["weights"] == "int8" else "")
     wanted = "-" if target is None else f"{target} x"
     return (
-        f"| {row['work']} | {row['vocabulary']} | {row['trainable_layers']} | {row['speedup']:.1f} x "
+        f"| {row['work']} | {vocabulary} | {row['trainable_layers']} | {row['speedup']:.1f} x "
         f"[{low:.1f}, {high:.1f}] | {wanted} | {ours:.0f} | {theirs:.0f} | "
         f"{ours_mb:,} / {theirs_mb:,} = {ours_mb / theirs_mb:.2f} |"
     )

@@ -96,6 +96,18 @@ def clipped_surrogate(logprobs: Tensor, old: Tensor, advantages: Tensor, low: fl
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
 
+def sampler_weights(logprobs: Tensor, sampler: Tensor, cap: float = 2.0) -> Tensor:
+    """min(policy / sampler, cap) a token: what a loss is multiplied with when another distribution sampled, [N].
+
+    For text that was drawn with int8 weights or from a compact vocabulary. Truncated importance sampling: Ionides 2008;
+    for rollouts, Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy RL training").
+
+    Args:
+        logprobs: [N] under the policy as it was when the text was sampled, no gradients; sampler: [N] as it was drawn.
+    """
+    return torch.exp(logprobs - sampler).clamp(max=cap)
+
+
 def k3_nats(logprobs: Tensor, reference: Tensor) -> Tensor:
     """Schulman's estimate of KL(policy || reference) a token: exp(-k1) - 1 + k1 with k1 = log-prob - reference, [N].
 

@@ -37,6 +37,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, An
 def test_loss_and_gradient_norm_are_those_of_trl(method: str, prepared: tuple[Any, Any, Path, Path, Path]) -> None:
     ours, parity, folder, base, adapter = prepared
     work = parity.work_of(method, base, folder)
-    found = ours.METHODS[work["method"]](work, adapter, "full", None)(0)
+    found = ours.METHODS[work["method"]](work, adapter, "full", None, False)(0)
     assert found["loss"] == pytest.approx(RECORDED[method]["loss"], rel=1e-5, abs=1e-6)
     assert found["gradient_norm"] == pytest.approx(RECORDED[method]["gradient_norm"], rel=1e-4)

@@ -14,6 +14,7 @@ from steersman.functional import (
     group_advantages,
     k3_nats,
     preference_nll,
+    sampler_weights,
     scored_positions,
     sum_per_sequence,
 )
@@ -101,6 +102,12 @@ def test_the_surrogate_is_clipped_where_the_step_would_go_too_far() -> None:
     losses.sum().backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([-2.0, 0.0, up, -down, 0.0, -small])
+
+
+def test_what_another_distribution_sampled_counts_as_the_policy_would_have_it() -> None:
+    policy, sampler = torch.tensor([0.2, 0.5, 0.3]).log(), torch.tensor([0.6, 0.3, 0.1]).log()
+    assert (sampler.exp() * sampler_weights(policy, sampler, cap=10)).tolist() == pytest.approx([0.2, 0.5, 0.3])
+    assert sampler_weights(policy, sampler).tolist() == pytest.approx([1 / 3, 5 / 3, 2.0])
 
 
 def test_k3_is_zero_where_policies_agree_and_never_negative() -> None:

@@ -46,12 +46,16 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, H] -> [N, V]."""
-        logits = nn.functional.linear(hidden, self.weight, self.bias)
+        logits = self.product(hidden)
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
+
+    def product(self, hidden: Tensor) -> Tensor:
+        """``hidden @ weight.T + bias``, [N, H] -> [N, V]."""
+        return nn.functional.linear(hidden, self.weight, self.bias)
 
     def rows(self, ids: Tensor) -> Head:
         """The same head with only some of its rows, in the order of ``ids``."""

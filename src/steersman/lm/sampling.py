@@ -24,6 +24,7 @@ from torch import Tensor
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format, shorten
 from steersman.lm.head import CompactVocabulary, Head, head_of, trunk
+from steersman.lm.int8 import Int8Copy
 from steersman.lm.model import load_policy
 from steersman.types import Record, Seed, Text
 
@@ -176,6 +177,7 @@ def continue_ids(
     shared: list[int] | None = None,
     indices: Sequence[int] | None = None,
     vocabulary: CompactVocabulary | None = None,
+    int8: Int8Copy | None = None,
     on_text: OnText | None = None,
 ) -> Iterator[Completion]:
     """Continue token sequences, as `generate` continues prompts.
@@ -185,17 +187,26 @@ def continue_ids(
         shared: a common beginning of all of them, read only once.
         vocabulary: draw among its exact rows only, several times cheaper on CPU. That is another distribution than the
             model's: tokens outside never come, and the log-probs are those of the softmax over the exact rows.
+        int8: read and decode with this copy of the weights, made for the head of ``vocabulary`` or the model's own.
+            That is another distribution, too, and the log-probs are its own.
     """
     rows = _rows(starts, shared or [], indices or range(len(starts)), config)
-    with torch.inference_mode():
-        head, ids = head_of(model), None
-        if vocabulary is not None:
-            head, ids = vocabulary.head, vocabulary.exact
+    first: dict[tuple[int, ...], int] = {}
+    places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(rows)}
+    rows.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts enter together
+    ids = None if vocabulary is None else vocabulary.exact
+
+    def decoded(head: Head) -> Iterator[Completion]:
         prefix = _prefix_cache(model, shared) if shared else None
-        first: dict[tuple[int, ...], int] = {}
-        places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(rows)}
-        rows.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts enter together
-        yield from _decode(model, head, ids, chat, rows, prefix, len(shared or []), config, on_text)
+        return _decode(model, head, ids, chat, rows, prefix, len(shared or []), config, on_text)
+
+    if int8 is not None:
+        with int8.in_use():  # to the end, so that the caller never meets the model with it
+            found = list(decoded(int8.head))
+        yield from found
+        return
+    with torch.inference_mode():
+        yield from decoded(head_of(model) if vocabulary is None else vocabulary.head)
 
 
 def _rows(full: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig) -> list[_Row]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steersman.lm.head import trunk
-from steersman.lm.trunk import Lower
+from steersman.lm.trunk import FrozenTrunk, Lower
 
 
 class Group(NamedTuple):
@@ -88,17 +88,26 @@ def tree_hidden(model: Any, batch: Tree, at: Tensor, lower: Lower | None = None)
         at: [N] positions in the flattened batch, such as ``batch.source`` or ``batch.last``.
         lower: the tree's activations below the trainable layers, if they are known.
     """
-    inputs = {
-        "input_ids": batch.token_ids,
-        "attention_mask": attention_masks(model, batch.visible, batch.position_ids),
-        "position_ids": batch.position_ids,
-    }
+    inputs = _inputs(model, batch)
     if lower is None:
         hidden = trunk(model)(**inputs, use_cache=False).last_hidden_state
     else:
         hidden = lower.trunk.finish(lower.states, **inputs)
     found: Tensor = hidden.flatten(0, 1)[at]
     return found
+
+
+def tree_lower(model: Any, batch: Tree, below: FrozenTrunk) -> Lower:
+    """What the frozen lower layers make of a tree: read once, for every adapter and head that goes on from it."""
+    return Lower(below, below.read(**_inputs(model, batch)))
+
+
+def _inputs(model: Any, batch: Tree) -> dict[str, Any]:
+    return {
+        "input_ids": batch.token_ids,
+        "attention_mask": attention_masks(model, batch.visible, batch.position_ids),
+        "position_ids": batch.position_ids,
+    }
 
 
 def attention_masks(model: Any, visible: Tensor, position_ids: Tensor) -> Any:

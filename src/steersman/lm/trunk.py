@@ -45,8 +45,12 @@ class FrozenTrunk:
         width: int = self.model.config.get_text_config().hidden_size
         return width * int(next(self.model.parameters()).element_size())
 
-    def read(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Activations between the lower and the upper layers, [B, T, H]; right-padded [B, T] in, no gradients."""
+    def read(self, **inputs: Any) -> Tensor:
+        """Activations between the lower and the upper layers, [B, T, H], without gradients.
+
+        Args:
+            inputs: what the model takes for right-padded tokens: input_ids, attention_mask, position_ids.
+        """
         kept: list[Tensor] = []
 
         def stop(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -58,7 +62,7 @@ class FrozenTrunk:
         try:
             with torch.no_grad():
                 self.model.eval()
-                self.model(input_ids=token_ids, attention_mask=attention_mask, use_cache=False)
+                self.model(**inputs, use_cache=False)
         except _Reached:
             pass
         finally:
@@ -70,7 +74,7 @@ class FrozenTrunk:
         """Final hidden states, [B, T, H], from `read`'s activations; gradients reach the upper layers' parameters.
 
         Args:
-            inputs: what the model takes for these tokens: input_ids, attention_mask, position_ids.
+            inputs: those of `read`.
         """
 
         def enter(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -160,7 +164,8 @@ class TrunkCache:
         width, device = max(map(len, texts)), self.lower.model.device
         token_ids = torch.tensor([[*text, *[self.pad_id] * (width - len(text))] for text in texts], device=device)
         lengths = torch.tensor([[len(text)] for text in texts], device=device)
-        return self.lower.read(token_ids, (torch.arange(width, device=device) < lengths).long())
+        mask = (torch.arange(width, device=device) < lengths).long()
+        return self.lower.read(input_ids=token_ids, attention_mask=mask)
 
 
 def whole_texts(texts: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:

@@ -19,7 +19,18 @@ from steersman.errors import ModelError
 from steersman.lm import model as policies
 from steersman.lm import pretrained, tiny
 from steersman.lm.chat import chat_format
-from steersman.lm.model import LoraConfig, add_lora, export, load_policy, save_policy, trainable
+from steersman.lm.model import (
+    LoraConfig,
+    add_lora,
+    export,
+    load_adapter,
+    load_policy,
+    restore,
+    save_policy,
+    snapshot,
+    trainable,
+    using,
+)
 from steersman.lm.sampling import SamplingConfig, generate
 
 PROMPT = "How do I cook an egg?"
@@ -85,7 +96,8 @@ def test_only_the_adapters_learn(tiny_base: Path) -> None:
     policy = new_policy(tiny_base)
     assert trainable(policy)
     assert all("lora_" in name for name in trainable(policy))
-    assert torch.equal(logits(policy.eval()), logits(pretrained.load_model(tiny_base)))  # B = 0 at the start
+    ours, theirs = logits(policy.eval()), logits(pretrained.load_model(tiny_base))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)  # B = 0 at the start
 
 
 def test_an_adapter_loads_in_plain_peft(lora: Path, tiny_base: Path) -> None:
@@ -234,3 +246,84 @@ def test_a_damaged_adapter_is_a_message(lora: Path, tiny_base: Path, tmp_path: P
 def test_the_digest_of_the_base_is_written(lora: Path, tiny_base: Path) -> None:
     note = json.loads((lora / policies.ADAPTER / "steersman.json").read_text())
     assert note == {"base_digest": pretrained.digest(tiny_base)}
+
+
+# ── several adapters on one base ─────────────────────────────────────────────────────────────────────────────────────
+IDS = torch.tensor([[2, 30, 40, 50, 60, 70, 1]])
+
+
+@pytest.fixture
+def branches(tiny_base: Path) -> Any:
+    """A policy, and a value model on the upper layer alone."""
+    torch.manual_seed(0)
+    policy = add_lora(pretrained.load_model(tiny_base), LoraConfig(rank=4), "some/base", "policy")
+    add_lora(policy, LoraConfig(rank=2, trainable_layers=1), "some/base", "value")
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+    return policy.eval()
+
+
+def branch_logits(policy: Any, name: str | None) -> torch.Tensor:
+    with using(policy, name), torch.no_grad():
+        return policy(input_ids=IDS).logits
+
+
+def test_adapters_of_one_base_are_used_by_name(branches: Any, tiny_base: Path) -> None:
+    base = pretrained.load_model(tiny_base)(input_ids=IDS).logits
+    torch.testing.assert_close(branch_logits(branches, None), base)
+    assert (branch_logits(branches, "policy") - base).abs().max() > 0.01
+    assert (branch_logits(branches, "policy") - branch_logits(branches, "value")).abs().max() > 0.01
+    with using(branches, "value"), using(branches, None):
+        torch.testing.assert_close(branches(input_ids=IDS).logits, base)
+    assert branches.active_adapter == "policy"
+    bases = [p for name, p in branches.named_parameters() if "lora_" not in name]
+    assert sum(p.numel() for p in bases) == sum(p.numel() for p in pretrained.load_model(tiny_base).parameters())
+
+
+def test_each_adapter_collects_its_own_gradients(branches: Any) -> None:
+    def gradients(name: str) -> dict[str, torch.Tensor | None]:
+        return {n: p.grad for n, p in branches.named_parameters() if f".{name}." in n}
+
+    for name in ("policy", "value"):
+        with using(branches, name):
+            branches(input_ids=IDS).logits.logsumexp(-1).sum().backward()
+            assert all(f".{name}." in parameter for parameter in trainable(branches))
+        if name == "policy":
+            assert not any(g is not None for g in gradients("value").values())
+    assert len(gradients("policy")) == 28  # A and B of seven layers in each of two blocks
+    assert len(gradients("value")) == 14
+    assert all(g is not None and g.any() for name in ("policy", "value") for g in gradients(name).values())
+
+
+def test_a_snapshot_comes_back_and_fits_only_its_like(branches: Any) -> None:
+    before, kept = branch_logits(branches, "policy"), snapshot(branches, "policy")
+    with torch.no_grad():
+        for parameter in trainable(branches).values():
+            parameter.zero_()
+    assert (branch_logits(branches, "policy") - before).abs().max() > 0.01
+    restore(branches, kept, "policy")
+    assert torch.equal(branch_logits(branches, "policy"), before)
+    with pytest.raises(ModelError, match="do not fit the adapter 'value'"):
+        restore(branches, kept, "value")
+
+
+@pytest.mark.parametrize("name", ["policy", "value"])
+def test_each_adapter_is_saved_as_a_plain_peft_folder(
+    name: str, branches: Any, tiny_base: Path, tmp_path: Path
+) -> None:
+    save_policy(branches, tmp_path, pretrained.load_tokenizer(tiny_base), pretrained.digest(tiny_base), name)
+    files = {file.name for file in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "steersman.json"}
+    alone = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), tmp_path / "adapter")
+    torch.testing.assert_close(alone(input_ids=IDS).logits, branch_logits(branches, name), atol=1e-5, rtol=1e-5)
+
+
+def test_a_saved_adapter_becomes_policy_and_reference(lora: Path, tiny_base: Path) -> None:
+    wanted = load_policy(tiny_base, lora)(input_ids=IDS).logits
+    policy = load_adapter(pretrained.load_model(tiny_base), tiny_base, lora / "adapter", "policy")
+    load_adapter(policy, tiny_base, lora / "adapter", "reference")
+    learn(policy)
+    assert (branch_logits(policy, "policy") - wanted).abs().max() > 0.01
+    torch.testing.assert_close(branch_logits(policy, "reference"), wanted, atol=1e-5, rtol=1e-5)

@@ -11,8 +11,8 @@ import torch
 
 from steersman.lm.head import head_of, token_logprobs, trunk
 from steersman.lm.model import LoraConfig, add_lora, trainable
-from steersman.lm.shared_prompt import Group, tree, tree_hidden
-from steersman.lm.trunk import FrozenTrunk, Lower
+from steersman.lm.shared_prompt import Group, tree, tree_hidden, tree_lower
+from steersman.lm.trunk import FrozenTrunk
 
 FAMILIES = ["Gemma3", "Gemma2", "Llama", "Qwen2", "Qwen3", "Mistral", "GPT2", "GPTNeoX", "Phi", "Granite", "Cohere"]
 # Longer than the sliding window of eight tokens, of different lengths, one completion of a single token.
@@ -80,10 +80,13 @@ def test_a_frozen_lower_trunk_goes_on_with_the_same_row(name: str, family: Calla
         column = len(prompt)
         for completion in completions:
             ids = torch.tensor([[*prompt, *completion]])
-            read = lower.read(ids, torch.ones_like(ids))[0]
+            read = lower.read(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
             states[row, : len(prompt)] = read[: len(prompt)]
             states[row, column : column + len(completion)] = read[len(prompt) :]
             column += len(completion)
     with torch.no_grad():
-        found = tree_hidden(model, batch, batch.source, Lower(lower, states))
+        read_once = tree_lower(model, batch, lower)
+        real = states.any(-1)  # the others are padding
+        torch.testing.assert_close(read_once.states[real], states[real], atol=1e-5, rtol=1e-5)
+        found = tree_hidden(model, batch, batch.source, read_once)
         torch.testing.assert_close(found, tree_hidden(model, batch, batch.source), atol=1e-5, rtol=1e-5)

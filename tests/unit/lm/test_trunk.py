@@ -35,7 +35,7 @@ def test_lower_and_upper_layers_are_the_whole_model(name: str, family: Callable[
     lower = FrozenTrunk(model, 1)
     with torch.no_grad():
         expected = whole(model)
-        states = lower.read(BATCH.token_ids, BATCH.attention_mask)
+        states = lower.read(input_ids=BATCH.token_ids, attention_mask=BATCH.attention_mask)
         found = lower.finish(states, **INPUTS)
         torch.testing.assert_close(found[REAL], expected[REAL], atol=1e-6, rtol=1e-6)
         other = lower.finish(states * 1.5, **INPUTS)
@@ -73,16 +73,16 @@ def test_a_text_that_begins_another_shares_its_activations_within_the_budget(
     read: list[int] = []
     honest = lower.read
 
-    def counting(token_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        read.append(int(mask.sum()))
-        return honest(token_ids, mask)
+    def counting(**inputs: torch.Tensor) -> torch.Tensor:
+        read.append(int(inputs["attention_mask"].sum()))
+        return honest(**inputs)
 
     monkeypatch.setattr(lower, "read", counting)
     texts = [*TEXTS, TEXTS[0][:4], TEXTS[0][:4], [9, 8, 7], [9, 8]]
     cache = TrunkCache(lower, texts, 0, budget_mb)
     assert sum(read) == read_at_once  # the longest of those that begin with 5, 6, 7, and the other one
     for text in texts:
-        alone = honest(torch.tensor([text]), torch.ones(1, len(text), dtype=torch.long))
+        alone = honest(input_ids=torch.tensor([text]), attention_mask=torch.ones(1, len(text), dtype=torch.long))
         torch.testing.assert_close(cache.batch([text]).states, alone, atol=1e-6, rtol=1e-6)
     assert cache.batch(texts).states.shape == (len(texts), 30, 64)
     assert (len(read) == 1) == bool(budget_mb)
@@ -93,7 +93,7 @@ def test_dropout_of_the_lower_layers_is_off(family: Callable[[str], Any]) -> Non
     lower = FrozenTrunk(model, 1)
     try:
         model.train()
-        states = [lower.read(BATCH.token_ids, BATCH.attention_mask) for _ in range(2)]
+        states = [lower.read(input_ids=BATCH.token_ids, attention_mask=BATCH.attention_mask) for _ in range(2)]
         assert model.training
     finally:
         model.eval()

@@ -1,7 +1,8 @@
-"""The fused LoRA layer against peft's own, in every kind of linear layer that the families have."""
+"""The fused pieces of a block against peft's and transformers' own, in all families."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -10,7 +11,7 @@ import peft
 import pytest
 import torch
 
-from steersman.lm.lora import lora_linear
+from steersman.lm.fused import Lora, gated_lora, lora_linear, rms_norm
 from steersman.lm.model import LoraConfig, add_lora, trainable
 
 IDS = torch.tensor([[2, 30, 40, 50, 60, 70, 1], [2, 9, 8, 7, 6, 5, 4]])
@@ -58,27 +59,71 @@ def test_gradients_by_finite_differences() -> None:
     torch.manual_seed(0)
     x, a, b = (torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2)))
     weight, bias = torch.randn(4, 5, dtype=torch.double), torch.randn(4, dtype=torch.double)
-    assert torch.autograd.gradcheck(lambda *v: lora_linear(v[0], weight, bias, v[1], v[2], 1.7), (x, a, b))
+    assert torch.autograd.gradcheck(lambda *v: lora_linear(v[0], Lora(weight, bias, v[1], v[2], 1.7)), (x, a, b))
 
 
-def test_the_fused_layer_is_really_used(family: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
+def test_gradients_of_a_norm_and_of_a_gated_mlp_by_finite_differences() -> None:
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2)))
+    gain, weight = torch.randn(5, dtype=torch.double), torch.randn(4, 5, dtype=torch.double)
+    assert torch.autograd.gradcheck(lambda v: rms_norm(v, gain, 1e-6), (x,))
+    gate, up = (torch.randn(6, 5, dtype=torch.double, requires_grad=True) for _ in range(2))
+
+    def mlp(gate: torch.Tensor, up: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return gated_lora(gate, up, torch.nn.functional.silu, Lora(weight, None, a, b, 1.7))
+
+    assert torch.autograd.gradcheck(mlp, (gate, up, a, b))
+
+
+def replaced(policy: Any) -> dict[str, int]:
+    """How many modules of each kind have a forward of ours."""
+    return dict(Counter(type(module).__name__ for module in policy.modules() if "forward" in module.__dict__))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [  # two blocks; the last norm is outside
+        ("Gemma3", {"Linear": 14, "Gemma3RMSNorm": 13, "Gemma3MLP": 2}),
+        ("Gemma2", {"Linear": 14, "Gemma2RMSNorm": 9, "Gemma2MLP": 2}),
+        ("Llama", {"Linear": 14, "LlamaRMSNorm": 5, "LlamaMLP": 2}),
+        ("Qwen3", {"Linear": 14, "Qwen3RMSNorm": 9, "Qwen3MLP": 2}),
+        ("GPT2", {"Linear": 8}),
+        ("GPTNeoX", {"Linear": 8}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+def test_what_is_replaced(name: str, expected: dict[str, int], family: Callable[[str], Any]) -> None:
+    assert replaced(add_lora(deepcopy(family(name)), LoraConfig(rank=2), "x")) == expected
+
+
+def test_what_computes_something_else_is_left_alone(family: Callable[[str], Any]) -> None:
+    class OddRMSNorm(torch.nn.Module):
+        def __init__(self, of: Any) -> None:
+            super().__init__()
+            self.weight, self.eps = of.weight, of.variance_epsilon
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.weight / x.abs().mean(-1, keepdim=True)
+
+    model = deepcopy(family("Llama"))
+    model.model.norm = OddRMSNorm(model.model.norm)
+    model.model.layers[0].mlp.act_fn = torch.nn.Identity()  # gives back its own input, which must be kept
+    assert replaced(add_lora(model, LoraConfig(rank=2), "x")) == {"Linear": 14, "LlamaRMSNorm": 4, "LlamaMLP": 1}
+
+
+def test_a_norm_that_learns_gets_its_gradient(family: Callable[[str], Any]) -> None:
     policy = add_lora(deepcopy(family("Gemma3")), LoraConfig(rank=2), "x")
-
-    def counted(x: torch.Tensor, *rest: Any) -> torch.Tensor:
-        calls.append(1)
-        return lora_linear(x, *rest)
-
-    monkeypatch.setattr("steersman.lm.lora.lora_linear", counted)
-    policy(input_ids=IDS)
-    assert len(calls) == 14  # seven linear layers in each of two blocks
+    norm = next(module for module in policy.modules() if type(module).__name__ == "Gemma3RMSNorm")
+    norm.weight.requires_grad_()
+    policy(input_ids=IDS).logits.sum().backward()
+    assert norm.weight.grad is not None
 
 
 def test_what_is_not_plain_goes_to_peft(family: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> torch.Tensor:
         raise AssertionError("the fused layer was used")
 
-    monkeypatch.setattr("steersman.lm.lora.lora_linear", never)
+    monkeypatch.setattr("steersman.lm.fused.lora_linear", never)
     base = family("Gemma3")
     with torch.no_grad():
         plain = base(input_ids=IDS).logits
