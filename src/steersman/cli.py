@@ -50,6 +50,7 @@ def align(
     """Train, measure and report. Run it again to go on after an interruption."""
     from steersman import pipeline
     from steersman.terminal import results
+    from steersman.train import processes
 
     settings = [f"{k}={v}" for k, v in (("model", model), ("constitution", constitution)) if v] + (set_ or [])
     chosen = pipeline.load_recipe(recipe, settings)
@@ -60,7 +61,14 @@ def align(
         results().print(table(make_plan(chosen, out, until=until)))
         return
     try:
-        run = pipeline.align(chosen, out, until=until)
+        with processes.joined():
+            if processes.rank() > 0:
+                pipeline.follow()
+                return
+            try:
+                run = pipeline.align(chosen, out, until=until)
+            finally:
+                processes.call(None, None)
     except KeyboardInterrupt:  # typer would end with 130 as well, but without a word
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         raise typer.Exit(130) from None

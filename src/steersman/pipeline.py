@@ -7,6 +7,7 @@ re-runs what depends on it and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import time
@@ -24,7 +25,7 @@ from steersman.constitution.document import Constitution
 from steersman.data import sources
 from steersman.data.formats import dump, read
 from steersman.data.sources import DataConfig, DataSet
-from steersman.errors import ConstitutionError, RecipeError, closest
+from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
 from steersman.evals import answers, capability, scores
 from steersman.evals.answers import AnswersConfig, Condition
 from steersman.evals.capability import CapabilityConfig
@@ -33,7 +34,7 @@ from steersman.lm.sampling import LocalModel
 from steersman.report import page
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
 from steersman.terminal import console
-from steersman.train import sft
+from steersman.train import processes, sft
 from steersman.train.sft import SftConfig
 from steersman.types import Demonstration, Prompt, Record, Slug
 from steersman.yaml_lines import load_yaml, parse, validate
@@ -162,7 +163,9 @@ def _raw_answers(c: Context, out: StageFolder) -> None:
 
 def _sft(c: Context, out: StageFolder) -> None:
     train, validation = c.rows("train.jsonl", Demonstration), c.rows("validation.jsonl", Demonstration)
-    sft.run(c.recipe.sft, c.base, c.recipe.model, train, validation, out)
+    arguments = (c.recipe.sft, c.base, c.recipe.model, train, validation)
+    processes.call("sft", out.path, *arguments)
+    sft.run(*arguments, out)
 
 
 def _aligned_answers(c: Context, out: StageFolder) -> None:
@@ -268,6 +271,20 @@ def align(
         if stages[-1] is STAGES[-1]:
             page.write(run, recipe.report)
     return run
+
+
+def follow() -> None:
+    """What every process but the first does under torchrun: take part in the stages that train, and write nothing."""
+    console.quiet = True
+    while True:
+        stage, (path, *arguments) = processes.called()
+        if stage is None:
+            return
+        with contextlib.suppress(TrainingFailed):  # all processes meet it at the same step, and the leader says so
+            TRAINING[stage](*arguments, StageFolder(path, stage))
+
+
+TRAINING: Mapping[str, Callable[..., None]] = {"sft": sft.run}
 
 
 def check_agreement(constitution: Constitution, data: DataSet) -> None:

@@ -43,7 +43,7 @@ from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.lm.trunk import FrozenTrunk, Lower, TrunkCache
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
-from steersman.train import loop
+from steersman.train import loop, processes
 from steersman.types import Demonstration, Record, Seed, transport
 
 VERSION = 1
@@ -140,6 +140,11 @@ class Scorer(NamedTuple):
         if self.vocabulary is None:
             return divergence(hidden, reference, self.head, self.base_head)
         return self.vocabulary.divergence(hidden, reference, self.head, generator)
+
+    def pass_over(self, positions: int, generator: torch.Generator) -> None:
+        """Draw what `nll` or `divergence` would have drawn for so many positions, which another process scores."""
+        if self.vocabulary is not None:
+            torch.rand(positions, generator=generator)
 
     def weights(self, batch: Batch) -> Tensor:
         """[N] how often each scored token counts: those of an opening ``opening.weight`` times."""
@@ -248,7 +253,7 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
         return []
     path = out.file("replay.jsonl")
     bos = [] if chat.tokenizer.bos_token_id is None else [chat.tokenizer.bos_token_id]
-    if not path.exists():
+    if not path.exists() and processes.rank() == 0:
         openings = [OPENINGS[i % len(OPENINGS)] for i in range(config.rows)]
         starts = [bos + chat.tokenizer(word, add_special_tokens=False)["input_ids"] for word in openings]
         sampling = SamplingConfig(temperature=1.0, max_new_tokens=config.tokens, seed=seed, batch_size=128)
@@ -262,6 +267,7 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
             for row, start in zip(rows, starts, strict=True)
         ]
         write_jsonl(path, kept)
+    processes.wait()
     found = []
     for row in read_jsonl(path):
         example = Example(row["token_ids"], row["start"])
@@ -300,6 +306,8 @@ def run(
 ) -> None:
     """Fine-tune ``base`` and leave ``adapter/`` (or ``model/``) in ``out``; resumes from its checkpoint.
 
+    Under torchrun every process calls this with the same arguments; the first one measures and writes.
+
     Raises:
         TrainingFailed: a loss or gradient that is not finite.
     """
@@ -316,6 +324,8 @@ def run(
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
     beside = [turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
+    processes.wait()  # before the first one writes the next checkpoint
+    leads = processes.rank() == 0
     out.emit(
         event="setup",
         demonstrations=len(demonstrations),
@@ -330,7 +340,7 @@ def run(
     )
     with Progress("sft", len(plan), done=state["step"]) as progress:
         for step in range(state["step"], len(plan)):
-            if step % config.eval_every_steps == 0 and held_out:
+            if step % config.eval_every_steps == 0 and held_out and leads:
                 out.emit(event="validation", step=step, **trainer.validate(held_out, outside=step == 0))
             rate = loop.learning_rate_at(step, len(plan), config.optimiser)
             batch = [examples[i] for i in plan[step]], [opened[i] for i in beside[0][step]]
@@ -338,10 +348,12 @@ def run(
             state = {"step": step + 1, "tokens": state["tokens"] + measured.pop("tokens")}
             out.emit(event="train", step=step, learning_rate=rate, tokens_seen=state["tokens"], **measured)
             progress.advance(loss=measured["loss_nats_per_token"])
-            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(plan):
+            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(plan) and leads:
                 loop.save_checkpoint(
                     out.path, step + 1, trainer.parameters, trainer.optimiser, {"tokens": state["tokens"]}
                 )
+    if not leads:
+        return
     if held_out:
         out.emit(event="validation", step=len(plan), **trainer.validate(held_out, outside=True))
     save_policy(trainer.policy, out.path, tokenizer, pretrained.digest(base))
@@ -366,7 +378,9 @@ class Trainer:
         """Choose the vocabulary by the base model, then add the adapters."""
         model.requires_grad_(config.method == "full")
         head = head_of(model)
-        vocabulary = _compact(config.compact, model, head, examples, pad_id) if config.vocabulary == "compact" else None
+        vocabulary = None
+        if config.vocabulary == "compact":
+            vocabulary = choose_vocabulary(config.compact, model, head, examples, pad_id)
         scorer = Scorer(head, vocabulary, config.opening, head.frozen_copy() if config.method == "full" else None)
         layers, upper = model.config.get_text_config().num_hidden_layers, config.lora.trainable_layers
         cache = None
@@ -384,34 +398,44 @@ class Trainer:
     ) -> dict[str, Any]:
         """One optimiser step over micro-batches of whole rows, then of openings, then of replayed text.
 
-        Returns what was measured.
+        Returns what was measured, over all processes.
         """
         start = time.perf_counter()
-        size, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
-        batches = []
-        for kind in rows:
-            ordered = sorted(kind, key=lambda e: len(e.token_ids))
-            batches += [self._pad(ordered[i : i + size]) for i in range(0, len(ordered), size)]
-        texts = [replayed[i : i + size] for i in range(0, len(replayed), size)]
-        nll_weight = sum(float(self.scorer.weights(batch).sum()) for batch, _ in batches)
+        most, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
+        shares = [
+            share for kind in rows for share in processes.share(sorted(kind, key=lambda e: len(e.token_ids)), most)
+        ]
+        batches = [pad(share, self.pad_id, self.model.device) for share in shares]
+        texts = processes.share(replayed, most)
+        weights = [self.scorer.weights(batch) for batch in batches]
+        nll_weight = sum(float(own.sum()) for own in weights)
         kl_positions = sum(len(row.reference) for row in replayed)
         weight = nll_weight + weight_of_replay * kl_positions
-        # One stream a step, used in the order of the rows: resuming and splitting into micro-batches change nothing.
+        # One stream a step, used in the order of the rows: resuming, splitting into micro-batches and sharing them
+        # among processes change nothing.
         generator = random_stream(self.config.seed, step)
-        tokens, nll, kl = 0, 0.0, 0.0
-        for batch, lower in batches:
-            share = sft_loss(self.model, self.scorer, batch, weight, generator, lower)
-            share.backward()  # type: ignore[no-untyped-call]
-            nll += share.item()
-            tokens += int(batch.attention_mask.sum())
-        for text in texts:
-            (batch, lower), reference = self._pad([r.example for r in text]), torch.cat([r.reference for r in text])
-            share = replay_loss(self.model, self.scorer, batch, reference, weight, generator, lower)
-            (weight_of_replay * share).backward()  # type: ignore[no-untyped-call]
-            kl += share.item()
-            tokens += int(batch.attention_mask.sum())
+        nll, kl = 0.0, 0.0
+        for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
+            if not processes.mine(number):
+                self.scorer.pass_over(len(weights[number]), generator)
+                continue
+            part = sft_loss(self.model, self.scorer, batch, weight, generator, self._lower(share))
+            part.backward()  # type: ignore[no-untyped-call]
+            nll += part.item()
+        for number, text in enumerate(texts, len(batches)):
+            reference = torch.cat([row.reference for row in text])
+            if not processes.mine(number):
+                self.scorer.pass_over(len(reference), generator)
+                continue
+            examples = [row.example for row in text]
+            batch, lower = pad(examples, self.pad_id, self.model.device), self._lower(examples)
+            part = replay_loss(self.model, self.scorer, batch, reference, weight, generator, lower)
+            (weight_of_replay * part).backward()  # type: ignore[no-untyped-call]
+            kl += part.item()
+        nll, kl = self._add_up(nll, kl)
         objective, max_norm = nll + weight_of_replay * kl, self.config.optimiser.max_grad_norm
         norm = loop.optimiser_step(self.optimiser, self.parameters, objective, rate, max_norm)
+        tokens = sum(len(e.token_ids) for kind in rows for e in kind) + sum(len(r.example.token_ids) for r in replayed)
         return {
             "loss_nats_per_token": nll * weight / nll_weight,
             **({"replay_kl_nats_per_token": kl * weight / kl_positions} if replayed else {}),
@@ -420,9 +444,18 @@ class Trainer:
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
 
-    def _pad(self, examples: Sequence[Example]) -> tuple[Batch, Lower | None]:
-        lower = None if self.cache is None else self.cache.batch([example.token_ids for example in examples])
-        return pad(examples, self.pad_id, self.model.device), lower
+    def _add_up(self, *measured: float) -> list[float]:
+        """Let all processes have the step's whole gradients, and the sums of what each measured."""
+        for parameter in self.parameters.values():
+            if parameter.grad is None:  # this process had none of the rows
+                parameter.grad = torch.zeros_like(parameter)
+        sums = torch.tensor(measured, device=self.model.device, dtype=torch.float32)
+        processes.add_up([*(p.grad for p in self.parameters.values() if p.grad is not None), sums])
+        return sums.tolist()
+
+    def _lower(self, examples: Sequence[Example]) -> Lower | None:
+        """What the layers that do not learn make of some rows."""
+        return None if self.cache is None else self.cache.batch([example.token_ids for example in examples])
 
     def validate(self, examples: Sequence[Example], *, outside: bool) -> dict[str, float]:
         """Exact full-vocabulary loss on held-out rows; if asked, the probability outside the compact rows as well."""
@@ -431,7 +464,9 @@ class Trainer:
         nll, mass, count = 0.0, 0.0, 0
         with torch.no_grad():
             for i in range(0, len(examples), self.config.micro_batch_size):
-                hidden, targets = scored_hidden(self.model, *self._pad(examples[i : i + self.config.micro_batch_size]))
+                some = examples[i : i + self.config.micro_batch_size]
+                batch = pad(some, self.pad_id, self.model.device)
+                hidden, targets = scored_hidden(self.model, batch, self._lower(some))
                 nll -= float(token_logprobs(hidden, targets, head).double().sum())
                 if outside and vocabulary is not None:
                     mass += vocabulary.outside_mass(hidden, head) * len(targets)
@@ -443,7 +478,7 @@ class Trainer:
         return measured
 
 
-def _compact(
+def choose_vocabulary(
     config: CompactConfig, model: Any, head: Head, examples: Sequence[Example], pad_id: int
 ) -> CompactVocabulary:
     """Rows from all examples; the base model's own mass from an even sample of them (about 1,500 positions)."""

@@ -187,7 +187,7 @@ def test_the_compact_loss_is_an_unbiased_estimate_of_the_full_one(tiny_base: Pat
     """On a real batch, openings weighted: 200 estimates' mean within four standard errors and 2 % of the exact loss."""
     model, batch = pretrained.load_model(tiny_base).requires_grad_(False), pad(examples[:16], 0)
     head = head_of(model)
-    vocabulary = sft._compact(CompactConfig(extra_rows=20, full_share=0.25), model, head, examples, 0)
+    vocabulary = sft.choose_vocabulary(CompactConfig(extra_rows=20, full_share=0.25), model, head, examples, 0)
     assert len(vocabulary.exact) < len(head.weight)
     with torch.no_grad():
         exact = loss_of(model, batch, head, opening=WEIGHTED).item()

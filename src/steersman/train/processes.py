@@ -1,0 +1,98 @@
+"""Several processes that train one model: ``torchrun --nproc-per-node 2 -m steersman align RECIPE``.
+
+The first process, the leader, runs the recipe. The others follow: they wait until a stage trains, take part in it with
+the same data in memory, and write nothing. Of the micro-batches of an optimiser step each process takes its share;
+gradients are added up, so that all make the same step: that of a single process, up to rounding. Losses are sums
+divided by what the *whole* step weighs, which every process knows, so nothing else need be exchanged.
+
+Processes on one machine or with a shared disk; gloo on CPUs, nccl on GPUs. Without torchrun, this file does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from torch import Tensor
+
+PATIENCE = timedelta(days=7)  # followers wait while the leader answers, scores and reports
+
+
+def rank() -> int:
+    """The number of this process, 0 for the leader."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def count() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Within it, the processes can talk to each other."""
+    if count() == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def call(stage: str | None, *arguments: Any) -> None:
+    """The leader tells its followers to take part in a stage, or with None that it is done."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.broadcast_object_list([(stage, arguments)], src=0)
+
+
+def called() -> tuple[str | None, tuple[Any, ...]]:
+    """A follower waits for the next `call`."""
+    from torch import distributed
+
+    received: list[Any] = [None]
+    distributed.broadcast_object_list(received, src=0)
+    stage, arguments = received[0]
+    return stage, arguments
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+def share(rows: Sequence[Any], most: int) -> list[Sequence[Any]]:
+    """Cut rows into micro-batches of at most ``most``, so many that every process gets one if there are enough."""
+    size = max(1, min(most, -(-len(rows) // count())))
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def mine(number: int) -> bool:
+    """Whether this process computes the micro-batch of this number."""
+    return number % count() == rank()
+
+
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their sums over all processes, in place."""
+    if count() == 1:
+        return
+    import torch
+    from torch import distributed
+
+    own = list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in own])
+    distributed.all_reduce(flat)
+    for tensor, total in zip(own, torch.split(flat, [tensor.numel() for tensor in own]), strict=True):
+        tensor.copy_(total.view_as(tensor))
