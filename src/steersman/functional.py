@@ -1,7 +1,7 @@
 """The arithmetic, once: what every training method shares. Pure functions of tensors; no model, no disk.
 
 Notation: B rows of a batch, S sequences in them (one a row, or several that share a prompt), P pairs of sequences, G
-sequences of one prompt, T positions, N scored positions of a whole batch, V tokens, H hidden units.
+sequences of one prompt, K ranked answers, T positions, N scored positions of a whole batch, V tokens, H hidden units.
 """
 
 from __future__ import annotations
@@ -58,16 +58,99 @@ def aggregate(loss_sum: Tensor, tokens_in_optimiser_step: float) -> Tensor:
 
 
 # ── preferences ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def preference_nll(margins: Tensor) -> Tensor:
-    """-log sigmoid(margin), the Bradley-Terry negative log-likelihood in nats that the chosen one wins.
+def preference_nll(margins: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Bradley-Terry negative log-likelihood in nats: -p log sigmoid(margin) - (1 - p) log sigmoid(-margin).
 
     Args:
-        margins: [P], the chosen one's score minus the rejected one's.
+        margins: [P], the first one's score minus the second one's (minus a wanted distance, if there is one).
+        labels: [P] in [0, 1], how surely the first one is better; 1 unless given. FastChat counts a tie as 1/2.
+
+    Returns:
+        [P], to be weighted and averaged.
+    """
+    nll = -torch.nn.functional.logsigmoid(margins)
+    return nll if labels is None else labels * nll - (1 - labels) * torch.nn.functional.logsigmoid(-margins)
+
+
+def ranking_nll(scores: Tensor, ranks: Tensor) -> Tensor:
+    """All pairs of a ranking of K answers, averaged, so that a prompt counts once: InstructGPT (arXiv:2203.02155).
+
+    Args:
+        scores: [B, K]; ranks: [B, K] ints, 1 for the best; equal ones are ties and 0 is no answer: neither makes pairs.
+
+    Returns:
+        [B]; 0 for a row without any pair.
+    """
+    better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks > 0)[:, :, None]
+    losses = preference_nll(scores[:, :, None] - scores[:, None, :])
+    return torch.where(better, losses, 0.0).sum((1, 2)) / better.sum((1, 2)).clamp(min=1)
+
+
+def plackett_luce_nll(scores: Tensor, ranks: Tensor) -> Tensor:
+    """-log P(the ranking): one answer after another is drawn in proportion to exp(score), the best first.
+
+    Luce 1959, Plackett 1975. Unlike `ranking_nll` it is the likelihood of one event, and K answers count K - 1 times.
+
+    Args:
+        scores: [B, K]; ranks: [B, K] ints, 1 for the best, all different; 0 is no answer.
+
+    Returns:
+        [B].
+    """
+    present = ranks > 0
+    order = torch.where(present, ranks, ranks.max() + 1).argsort(1)
+    ordered = torch.where(present, scores, -torch.inf).gather(1, order)
+    # The sum over what is left when a place is filled: from the last one up. Absent answers come last, with weight 0.
+    left = ordered.flip(1).logcumsumexp(1).flip(1)
+    return torch.where(present.gather(1, order), left - ordered, 0.0).sum(1)
+
+
+def rao_kupper_nll(margins: Tensor, outcomes: Tensor, threshold: Tensor) -> Tensor:
+    """Bradley-Terry with ties, Rao & Kupper 1967: a difference below a threshold t is not seen.
+
+        P(first) = sigmoid(m - t)    P(second) = sigmoid(-m - t)    P(tie) = (exp(2 t) - 1) P(first) P(second)
+
+    Args:
+        margins: [P]; outcomes: [P] ints: 1 the first one is better, -1 the second, 0 tie; threshold: scalar above 0.
 
     Returns:
         [P].
     """
-    return -torch.nn.functional.logsigmoid(margins)
+    first, second = (torch.nn.functional.logsigmoid(m - threshold) for m in (margins, -margins))
+    tie = torch.log(torch.expm1(2 * threshold)) + first + second
+    return -torch.where(outcomes > 0, first, torch.where(outcomes < 0, second, tie))
+
+
+def davidson_nll(margins: Tensor, outcomes: Tensor, log_nu: Tensor) -> Tensor:
+    """Bradley-Terry with ties, Davidson 1970: a tie weighs nu times the geometric mean of the two.
+
+        P(first) : P(tie) : P(second)  =  exp(m / 2) : nu : exp(-m / 2)
+
+    Args:
+        margins, outcomes: as in `rao_kupper_nll`; log_nu: scalar, how common ties are.
+
+    Returns:
+        [P].
+    """
+    weights = torch.stack([-margins / 2, log_nu.expand_as(margins), margins / 2], 1)
+    return -torch.log_softmax(weights, 1).gather(1, outcomes.sign()[:, None].long() + 1)[:, 0]
+
+
+def rater_margins(margins: Tensor, trust: Tensor, side: Tensor, bias: Tensor) -> Tensor:
+    """What a rater makes of a difference: trust * margin + bias * side, the logit of preferring the first answer.
+
+    A trust of 1 is the plain Bradley-Terry rater, 0 one who flips coins, below 0 one who says the opposite of what he
+    sees (TriTrust-PBRL, arXiv:2601.18751); the bias is towards the side on which an answer was shown. Scores and trusts
+    may all change their sign together and explain the same votes: gold questions decide which sign is right.
+
+    Args:
+        margins: [P]; trust, bias: [P], of the rater of each vote; side: [P], 1 if the first answer was shown on the
+            left, -1 on the right, 0 if there were no sides.
+
+    Returns:
+        [P], for `preference_nll`.
+    """
+    return trust * margins + bias * side
 
 
 # ── policy gradients ─────────────────────────────────────────────────────────────────────────────────────────────────

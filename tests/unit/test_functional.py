@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import choix
 import pytest
 import torch
 
 from steersman.functional import (
     aggregate,
     clipped_surrogate,
+    davidson_nll,
     gather_scored,
     group_advantages,
     k3_nats,
+    plackett_luce_nll,
     preference_nll,
+    ranking_nll,
+    rao_kupper_nll,
+    rater_margins,
     sampler_weights,
     scored_positions,
     sum_per_sequence,
@@ -83,6 +90,92 @@ def test_a_preference_costs_what_bradley_and_terry_say() -> None:
     losses.sum().backward()
     assert margins.grad is not None
     assert margins.grad.tolist() == pytest.approx([-0.5, -0.25, -1.0])
+
+
+def test_soft_labels_share_the_likelihood() -> None:
+    margins = torch.tensor([0.7, 0.7, 0.7, -1.2], dtype=torch.float64)
+    labels = torch.tensor([1.0, 0.0, 0.5, 0.25], dtype=torch.float64)
+    win, lose = -math.log(1 / (1 + math.exp(-0.7))), -math.log(1 / (1 + math.exp(0.7)))
+    last = -0.25 * math.log(1 / (1 + math.exp(1.2))) - 0.75 * math.log(1 / (1 + math.exp(-1.2)))
+    assert preference_nll(margins, labels).tolist() == pytest.approx([win, lose, (win + lose) / 2, last])
+
+
+def test_a_ranking_is_the_mean_of_its_pairs() -> None:
+    scores = torch.tensor([[2.0, 0.5, -1.0, 9.0], [0.0, 1.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    ranks = torch.tensor([[2, 1, 3, 0], [1, 1, 2, 2], [1, 1, 0, 0]])  # 0: no such answer; equal: a tie
+    pairs = [(0.5 - 2.0), (0.5 + 1.0), (2.0 + 1.0)], [-2.0, -3.0, -1.0, -2.0]
+    wanted = [sum(math.log1p(math.exp(-m)) for m in row) / len(row) for row in pairs]
+    assert ranking_nll(scores, ranks).tolist() == pytest.approx([*wanted, 0.0])
+
+
+def test_a_ranking_of_two_is_a_preference() -> None:
+    scores, ranks = torch.randn(5, 2, dtype=torch.float64), torch.tensor([[1, 2]] * 5)
+    wanted = preference_nll(scores[:, 0] - scores[:, 1])
+    for found in (ranking_nll(scores, ranks), plackett_luce_nll(scores, ranks)):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_plackett_luce_is_the_probability_that_choix_gives() -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(6, dtype=torch.float64)
+    ranks = torch.tensor([[3, 1, 0, 2, 0, 4], [1, 2, 3, 4, 5, 6], [0, 0, 1, 0, 0, 0]])
+    rankings = [[1, 3, 0, 5], [0, 1, 2, 3, 4, 5]]  # the items of the first two, the best first
+    found = plackett_luce_nll(scores.expand(3, -1), ranks)
+    assert found[:2].tolist() == pytest.approx([-choix.log_likelihood_rankings([r], scores.numpy()) for r in rankings])
+    assert float(found[2]) == 0.0
+
+
+def test_all_rankings_of_plackett_luce_add_up_to_one() -> None:
+    scores = torch.tensor([0.3, -1.0, 2.0, 0.0], dtype=torch.float64)
+    ranks = torch.tensor(list(itertools.permutations([1, 2, 3, 4])))
+    assert float(torch.exp(-plackett_luce_nll(scores.expand(24, -1), ranks)).sum()) == pytest.approx(1.0)
+
+
+def test_a_preference_is_what_choix_says() -> None:
+    scores, votes = torch.tensor([0.4, -0.3, 1.1], dtype=torch.float64), [(0, 1), (2, 0), (1, 2), (2, 1)]
+    margins = torch.stack([scores[winner] - scores[loser] for winner, loser in votes])
+    assert float(preference_nll(margins).sum()) == pytest.approx(-choix.log_likelihood_pairwise(votes, scores.numpy()))
+
+
+def test_ties_of_rao_and_kupper() -> None:
+    pi, theta = (3.0, 2.0), 1.5  # strengths and exp(threshold), as in their paper
+    first, second = pi[0] / (pi[0] + theta * pi[1]), pi[1] / (pi[1] + theta * pi[0])
+    margins, outcomes = torch.full((3,), math.log(pi[0] / pi[1]), dtype=torch.float64), torch.tensor([1, 0, -1])
+    found = rao_kupper_nll(margins, outcomes, torch.tensor(math.log(theta), dtype=torch.float64))
+    assert torch.exp(-found).tolist() == pytest.approx([first, 1 - first - second, second])
+
+
+def test_ties_of_davidson() -> None:
+    pi, nu = (3.0, 2.0), 0.7
+    total = pi[0] + pi[1] + nu * math.sqrt(pi[0] * pi[1])
+    margins, outcomes = torch.full((3,), math.log(pi[0] / pi[1]), dtype=torch.float64), torch.tensor([1, 0, -1])
+    found = davidson_nll(margins, outcomes, torch.tensor(math.log(nu), dtype=torch.float64))
+    wanted = [pi[0] / total, nu * math.sqrt(pi[0] * pi[1]) / total, pi[1] / total]
+    assert torch.exp(-found).tolist() == pytest.approx(wanted)
+
+
+def test_a_rater_can_be_right_random_lying_or_lean_to_a_side() -> None:
+    margin = torch.full((4,), 2.0)
+    found = rater_margins(
+        margin,
+        trust=torch.tensor([1.0, 0.0, -1.0, 1.0]),
+        side=torch.tensor([1.0, 0.0, 1.0, -1.0]),
+        bias=torch.tensor([0.0, 5.0, 0.0, 0.5]),
+    )
+    assert found.tolist() == [2.0, 0.0, -2.0, 1.5]
+
+
+def test_gradients_of_the_likelihoods_by_finite_differences() -> None:
+    torch.manual_seed(1)
+    scores, margins = (torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((3, 4), (3,)))
+    ranks, outcomes = torch.tensor([[2, 1, 3, 0], [1, 2, 4, 3], [1, 0, 0, 2]]), torch.tensor([1, 0, -1])
+    parameter = torch.tensor(0.4, dtype=torch.double, requires_grad=True)
+    labels = torch.tensor([0.2, 0.9, 0.5], dtype=torch.double)
+    assert torch.autograd.gradcheck(lambda s: ranking_nll(s, ranks), (scores,))
+    assert torch.autograd.gradcheck(lambda s: plackett_luce_nll(s, ranks), (scores,))
+    assert torch.autograd.gradcheck(lambda m: preference_nll(m, labels), (margins,))
+    for likelihood in (rao_kupper_nll, davidson_nll):
+        assert torch.autograd.gradcheck(lambda m, t, f=likelihood: f(m, outcomes, t), (margins, parameter))
 
 
 def test_advantages_are_standardised_within_a_group() -> None:

@@ -82,6 +82,8 @@ class Int8Linear:
 
 @dataclass(frozen=True)
 class _Int8Head(Head):
+    """A head that multiplies with its copy; ``weight`` stays the original's."""
+
     int8: Int8Linear | None = None
 
     def product(self, hidden: Tensor) -> Tensor:
@@ -104,7 +106,8 @@ class Int8Copy:
     def __init__(self, model: Any, head: Head) -> None:
         if head.weight.device.type != "cpu" or head.weight.requires_grad:
             raise ModelError(
-                f"no int8 copy of a model on {head.weight.device} whose head {'learns' * head.weight.requires_grad}",
+                f"no int8 copy of {'learning' if head.weight.requires_grad else 'frozen'} weights on "
+                f"{head.weight.device}",
                 expected="frozen weights on the CPU",
             )
         rounding = Rounding()
