@@ -166,6 +166,85 @@ def group_advantages(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:
     return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + epsilon)
 
 
+def centred_advantages(rewards: Tensor) -> Tensor:
+    """r - mean within each group, not divided by the deviation: Dr.GRPO, Liu et al. 2025 (arXiv:2503.20783).
+
+    The division makes prompts on which all answers are nearly alike count as much as those on which they differ.
+
+    Args:
+        rewards: [prompts, G].
+
+    Returns:
+        [prompts, G].
+    """
+    return rewards - rewards.mean(1, keepdim=True)
+
+
+def leave_one_out_advantages(rewards: Tensor) -> Tensor:
+    """r - mean of the *other* answers' rewards: RLOO, Ahmadian et al. 2024 (arXiv:2402.14740); G / (G - 1) x centred.
+
+    Args:
+        rewards: [prompts, G], G at least 2.
+
+    Returns:
+        [prompts, G].
+    """
+    answers = rewards.shape[1]
+    if answers < 2:
+        raise ValueError("leave-one-out needs at least two answers per prompt")
+    return centred_advantages(rewards) * (answers / (answers - 1))
+
+
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """GAE, Schulman et al. 2016 (arXiv:1506.02438), over answers that end: beyond the last token, the value is 0.
+
+        delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}
+
+    Args:
+        rewards: [B, T], one for each generated token (the score of the answer on the last of them); values: [B, T] of
+            the states that these tokens were drawn in; mask: [B, T] bool, true on generated tokens, without gaps.
+
+    Returns:
+        (advantages, returns = advantages + values), both [B, T] and 0 where the mask is false.
+    """
+    present = mask.to(values.dtype)
+    rewards, values = rewards * present, values * present
+    following = torch.cat([values[:, 1:], values.new_zeros(len(values), 1)], 1)
+    deltas = (rewards + gamma * following - values) * present
+    advantages = torch.zeros_like(values)
+    running = values.new_zeros(len(values))
+    for t in reversed(range(values.shape[1])):
+        running = deltas[:, t] + gamma * lam * running * present[:, t]
+        advantages[:, t] = running
+    return advantages, advantages + values
+
+
+def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Mean 0 and variance 1 over all masked entries of a batch; 0 elsewhere.
+
+    Args:
+        values: any shape; mask: of the same shape, bool, with at least two true entries.
+    """
+    chosen = values[mask]
+    scaled = (values - chosen.mean()) * torch.rsqrt(chosen.var() + epsilon)
+    return torch.where(mask, scaled, 0.0)
+
+
+def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float = 0.2) -> Tensor:
+    """Half the squared error of the critic, the larger of two: as it is, and with its step from ``old`` clipped.
+
+    Args:
+        values: [N]; old: [N] as predicted when the text was sampled; returns: [N].
+
+    Returns:
+        [N].
+    """
+    near = torch.clamp(values, old - clip, old + clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)
+
+
 def clipped_surrogate(logprobs: Tensor, old: Tensor, advantages: Tensor, low: float = 0.2, high: float = 0.2) -> Tensor:
     """PPO's loss a token, Schulman et al. 2017 (arXiv:1707.06347): -min(ratio A, clip(ratio, 1 - low, 1 + high) A).
 
@@ -189,6 +268,21 @@ def sampler_weights(logprobs: Tensor, sampler: Tensor, cap: float = 2.0) -> Tens
         logprobs: [N] under the policy as it was when the text was sampled, no gradients; sampler: [N] as it was drawn.
     """
     return torch.exp(logprobs - sampler).clamp(max=cap)
+
+
+def k1_nats(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """log-prob - reference a token: an unbiased estimate of KL(policy || reference) in nats, often negative, [N].
+
+    To be subtracted from the reward (its expected gradient as a *loss* is zero): then the policy gradient of the sum
+    is that of the reverse KL, Schulman 2020 ("Approximating KL divergence"), arXiv:2512.21852.
+    """
+    return logprobs - reference
+
+
+def k2_nats(logprobs: Tensor, reference: Tensor) -> Tensor:
+    """Half of k1 squared a token, [N]. Biased in value; as a loss on the policy's own text its expected gradient is
+    exactly that of KL(policy || reference)."""
+    return (logprobs - reference) ** 2 / 2
 
 
 def k3_nats(logprobs: Tensor, reference: Tensor) -> Tensor:

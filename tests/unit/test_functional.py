@@ -11,11 +11,17 @@ import torch
 
 from steersman.functional import (
     aggregate,
+    centred_advantages,
     clipped_surrogate,
+    clipped_value_loss,
     davidson_nll,
     gather_scored,
+    generalised_advantages,
     group_advantages,
+    k1_nats,
+    k2_nats,
     k3_nats,
+    leave_one_out_advantages,
     plackett_luce_nll,
     preference_nll,
     ranking_nll,
@@ -24,6 +30,7 @@ from steersman.functional import (
     sampler_weights,
     scored_positions,
     sum_per_sequence,
+    whiten,
 )
 
 # Two sequences: prompt of 2 and completion of 2; prompt of 1, completion of 2, one place of padding.
@@ -183,6 +190,72 @@ def test_advantages_are_standardised_within_a_group() -> None:
     root = 2**0.5  # the sample's standard deviation of 1 and 3
     found = group_advantages(rewards, epsilon=0.5)
     assert found.flatten().tolist() == pytest.approx([-1 / (root + 0.5), 1 / (root + 0.5), 0.0, 0.0])
+
+
+def test_advantages_against_the_mean_of_all_and_of_the_others() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 6.0]])
+    assert centred_advantages(rewards).tolist() == [[-2.0, -1.0, 3.0]]
+    assert leave_one_out_advantages(rewards).tolist() == [[1 - 4.0, 2 - 3.5, 6 - 1.5]]
+    with pytest.raises(ValueError, match="at least two answers"):
+        leave_one_out_advantages(rewards[:, :1])
+
+
+def test_generalised_advantages_by_hand() -> None:
+    rewards, values = torch.tensor([[0.0, 0.0, 1.0, 9.0]]), torch.tensor([[0.5, 0.2, 0.4, 9.0]])
+    mask = torch.tensor([[True, True, True, False]])  # what lies behind the end must not count
+    advantages, returns = generalised_advantages(rewards, values, mask, gamma=0.9, lam=0.5)
+    third = 1.0 - 0.4
+    second = 0.9 * 0.4 - 0.2 + 0.45 * third
+    first = 0.9 * 0.2 - 0.5 + 0.45 * second
+    assert advantages[0].tolist() == pytest.approx([first, second, third, 0.0])
+    assert returns[0].tolist() == pytest.approx([first + 0.5, second + 0.2, 1.0, 0.0])
+
+
+def test_generalised_advantages_at_their_two_ends() -> None:
+    torch.manual_seed(0)
+    rewards, values = torch.randn(3, 6, dtype=torch.double), torch.randn(3, 6, dtype=torch.double)
+    mask = torch.arange(6) < torch.tensor([[6], [3], [1]])
+    _, monte_carlo = generalised_advantages(rewards, values, mask, gamma=1.0, lam=1.0)
+    assert monte_carlo[:, 0].tolist() == pytest.approx((rewards * mask).sum(1).tolist())  # whatever the values
+    one_step, _ = generalised_advantages(rewards, values, mask, gamma=0.7, lam=0.0)
+    assert float(one_step[1, 1]) == pytest.approx(float(rewards[1, 1] + 0.7 * values[1, 2] - values[1, 1]))
+    assert float(one_step[1, 2]) == pytest.approx(float(rewards[1, 2] - values[1, 2]))
+
+
+def test_whitening_looks_at_the_mask_alone() -> None:
+    values, mask = torch.tensor([[1.0, 3.0, 100.0]]), torch.tensor([[True, True, False]])
+    root = 2**0.5  # the deviation of 1 and 3
+    assert whiten(values, mask).flatten().tolist() == pytest.approx([-1 / root, 1 / root, 0.0])
+
+
+def test_a_critic_gains_nothing_by_a_step_that_is_too_long() -> None:
+    values = torch.tensor([1.1, 2.0, -1.0], requires_grad=True)
+    losses = clipped_value_loss(values, old=torch.tensor([1.0, 1.0, 1.0]), returns=torch.tensor([2.0, 2.0, 2.0]))
+    assert losses.tolist() == pytest.approx([0.5 * 0.9**2, 0.5 * 0.8**2, 0.5 * 9.0])
+    losses.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == pytest.approx([-0.9, 0.0, -3.0])
+
+
+@pytest.mark.parametrize(("kind", "right"), [("reward", True), ("k2", True), ("k3", False), ("k1", False)])
+def test_gradients_of_the_divergence(kind: str, right: bool) -> None:
+    """Expected over the policy's own tokens, all of a vocabulary of five, against the exact reverse KL's gradient."""
+    torch.manual_seed(2)
+    logits = torch.randn(5, dtype=torch.double, requires_grad=True)
+    reference = torch.log_softmax(torch.randn(5, dtype=torch.double), 0)
+    policy = torch.log_softmax(logits, 0)
+    (exact,) = torch.autograd.grad((policy.exp() * (policy - reference)).sum(), logits, retain_graph=True)
+    drawn = policy.exp().detach()
+    losses = {
+        "reward": k1_nats(policy, reference).detach() * policy,  # the policy gradient of a penalty in the reward
+        "k1": k1_nats(policy, reference),
+        "k2": k2_nats(policy, reference),
+        "k3": k3_nats(policy, reference),
+    }
+    (found,) = torch.autograd.grad((drawn * losses[kind]).sum(), logits)
+    assert torch.allclose(found, exact, atol=1e-12) == right
+    if kind == "k1":
+        torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-12, rtol=0)
 
 
 def test_the_surrogate_is_clipped_where_the_step_would_go_too_far() -> None:
