@@ -18,7 +18,8 @@ from rich.table import Table
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example
-from steersman.lm.head import token_logprobs
+from steersman.lm.head import head_of, token_logprobs
+from steersman.lm.int8 import Int8Copy
 from steersman.lm.sampling import SamplingConfig, continue_ids
 from steersman.lm.shared_prompt import Group, tree, tree_hidden
 from steersman.lm.trunk import blocks_of
@@ -81,7 +82,8 @@ def bench(model_name: str) -> Bench:
     machine = Machine(
         threads=torch.get_num_threads(), gemm_gflops_per_second=_gemm(), copy_gb_per_second=_copied_gb_per_second()
     )
-    phases = [_sampling(base), *(_sft(base, vocabulary) for vocabulary in ("full", "compact")), _dpo(base)]
+    rollouts = [_sampling(base, int8=int8) for int8 in (False, True)]
+    phases = [*rollouts, *(_sft(base, vocabulary) for vocabulary in ("full", "compact")), _dpo(base)]
     return Bench(model=model_name, machine=machine, phases=tuple(phases), peak_mb=peak_memory_mb())
 
 
@@ -140,16 +142,18 @@ def _ids(model: Any, count: int, seed: int) -> list[int]:
     return found
 
 
-def _sampling(base: Any) -> Phase:
-    """4 prompts of 30 tokens, 8 answers each of 64 tokens, temperature 1."""
+def _sampling(base: Any, *, int8: bool) -> Phase:
+    """4 prompts of 30 tokens, 8 answers each of 64 tokens, temperature 1, whole vocabulary."""
     model = pretrained.load_model(base).eval()
     chat = ChatFormat(pretrained.load_tokenizer(base), frozenset(), templated=True)
     starts = [_ids(model, 30, seed) for seed in range(4) for _ in range(8)]
     config = SamplingConfig(temperature=1.0, max_new_tokens=64, batch_size=32)
-    seconds = _fastest(lambda: list(continue_ids(model, chat, starts, config)))
+    copy = Int8Copy(model.requires_grad_(False), head_of(model)) if int8 else None
+    seconds = _fastest(lambda: list(continue_ids(model, chat, starts, config, int8=copy)))
     cost = _cost(model)
     flop = (4 * 30 + 32 * 63) * cost.trunk + 32 * 64 * cost.head
-    return Phase(name="rollouts 4 x 8, P30 C64", tokens=32 * 64, gflop=flop / 1e9, seconds=seconds)
+    name = "rollouts 4 x 8, P30 C64" + (", int8 weights" if int8 else "")
+    return Phase(name=name, tokens=32 * 64, gflop=flop / 1e9, seconds=seconds)
 
 
 def _sft(base: Any, vocabulary: Any) -> Phase:

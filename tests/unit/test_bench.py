@@ -24,7 +24,7 @@ def test_bench_measures_every_phase(tiny_base: Path) -> None:
     assert answer.exit_code == 0, answer.output
     found = json.loads(answer.stdout)
     phases = {phase["name"]: phase for phase in found["phases"]}
-    assert [phase["tokens"] for phase in phases.values()] == [2048, 1600, 1600, 2400]
+    assert [phase["tokens"] for phase in phases.values()] == [2048, 2048, 1600, 1600, 2400]
     assert all(phase["gflop"] > 0 and phase["seconds"] > 0 for phase in phases.values())
     assert found["machine"]["gemm_gflops_per_second"] > 0.1
     shown = CliRunner().invoke(app, ["bench", "--model", str(tiny_base)])

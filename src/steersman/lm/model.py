@@ -57,6 +57,7 @@ def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "defaul
         lora_dropout=config.dropout,
         target_modules=targets,
         layers_to_transform=layers,
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2: [in, out]
         task_type="CAUSAL_LM",
     )
     try:

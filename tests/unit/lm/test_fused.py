@@ -40,7 +40,6 @@ def measured(policy: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     return logits.detach(), {name: p.grad for name, p in trainable(policy).items()}
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # peft, on GPT-2; it corrects it
 @pytest.mark.parametrize("name", ["Gemma3", "Gemma2", "Llama", "Qwen2", "Qwen3", "Mistral", "GPT2", "GPTNeoX", "Phi"])
 def test_outputs_and_gradients_are_those_of_peft(name: str, family: Callable[[str], Any]) -> None:
     policy = grown(add_lora(deepcopy(family(name)), LoraConfig(rank=4, alpha=12.0), "x"))
@@ -91,7 +90,6 @@ def replaced(policy: Any) -> dict[str, int]:
         ("GPTNeoX", {"Linear": 8}),
     ],
 )
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 def test_what_is_replaced(name: str, expected: dict[str, int], family: Callable[[str], Any]) -> None:
     assert replaced(add_lora(deepcopy(family(name)), LoraConfig(rank=2), "x")) == expected
 

@@ -40,7 +40,6 @@ def test_a_product_is_near_and_the_same_in_any_batch() -> None:
     assert torch.equal(copy(x)[3], bias.expand(3, -1))
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 @pytest.mark.parametrize("name", ["Gemma3", "Gemma2", "Llama", "Qwen2", "GPT2", "GPTNeoX", "Phi"])
 def test_a_model_is_near_while_it_is_in_use_and_itself_afterwards(name: str, family: Callable[[str], Any]) -> None:
     model = deepcopy(family(name)).requires_grad_(False)

@@ -190,7 +190,6 @@ def test_target_modules_that_do_not_exist_are_named(tiny_base: Path) -> None:
         add_lora(pretrained.load_model(tiny_base), LoraConfig(target_modules=("no_such_module",)), "x")
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # peft, on GPT-2; it corrects it
 @pytest.mark.parametrize("name", ["Gemma3", "GPT2"])
 def test_upper_layers_alone_can_learn(name: str, family: Callable[[str], Any]) -> None:
     everywhere = trainable(add_lora(deepcopy(family(name)), LoraConfig(rank=2), "x"))

@@ -50,7 +50,6 @@ def test_the_layout_of_a_row() -> None:
     ]
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # peft, on GPT-2; it corrects it
 @pytest.mark.parametrize("name", FAMILIES)
 def test_log_probs_and_gradients_are_those_of_separate_rows(name: str, family: Callable[[str], Any]) -> None:
     torch.manual_seed(0)
