@@ -349,15 +349,12 @@ def run(
             out.emit(event="train", step=step, learning_rate=rate, tokens_seen=state["tokens"], **measured)
             progress.advance(loss=measured["loss_nats_per_token"])
             if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(plan) and leads:
-                loop.save_checkpoint(
-                    out.path, step + 1, trainer.parameters, trainer.optimiser, {"tokens": state["tokens"]}
-                )
-    if not leads:
-        return
-    if held_out:
-        out.emit(event="validation", step=len(plan), **trainer.validate(held_out, outside=True))
-    save_policy(trainer.policy, out.path, tokenizer, pretrained.digest(base))
-    loop.drop_checkpoint(out.path)
+                loop.save_checkpoint(out.path, step + 1, trainer.parameters, trainer.optimiser, state)
+    if leads:
+        if held_out:
+            out.emit(event="validation", step=len(plan), **trainer.validate(held_out, outside=True))
+        save_policy(trainer.policy, out.path, tokenizer, pretrained.digest(base))
+        loop.drop_checkpoint(out.path)
 
 
 @dataclass(frozen=True)
