@@ -68,7 +68,7 @@ def align(
             try:
                 run = pipeline.align(chosen, out, until=until)
             finally:
-                processes.call(None, None)
+                processes.call(None)
     except KeyboardInterrupt:  # typer would end with 130 as well, but without a word
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         raise typer.Exit(130) from None

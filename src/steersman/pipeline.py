@@ -277,9 +277,10 @@ def follow() -> None:
     """What every process but the first does under torchrun: take part in the stages that train, and write nothing."""
     console.quiet = True
     while True:
-        stage, (path, *arguments) = processes.called()
+        stage, received = processes.called()
         if stage is None:
             return
+        path, *arguments = received
         with contextlib.suppress(TrainingFailed):  # all processes meet it at the same step, and the leader says so
             TRAINING[stage](*arguments, StageFolder(path, stage))
 

@@ -95,7 +95,7 @@ def using(policy: Any, name: str | None) -> Iterator[None]:
     """Within it, forward passes go through the adapter of this name, or with None through the base model alone.
 
     The adapter in use is the one that requires gradients; those that another one has collected stay. No weight is
-    copied or merged: switching sets a few flags in every layer, 5 ms in gemma-3-270m.
+    copied or merged: switching sets flags in every layer, there and back 20 ms in gemma-3-270m (56 for None).
     """
     if name is None:
         with policy.disable_adapter():

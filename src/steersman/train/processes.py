@@ -11,7 +11,7 @@ Processes on one machine or with a shared disk; gloo on CPUs, nccl on GPUs. With
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -84,15 +84,23 @@ def mine(number: int) -> bool:
     return number % count() == rank()
 
 
-def add_up(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by their sums over all processes, in place."""
+def add_up(parameters: Collection[Tensor], *measured: float) -> Sequence[float]:
+    """Let every process have the sums of all processes' gradients, and of what each of them measured.
+
+    Returns the sums of ``measured``; of one process, that is what it gave.
+    """
     if count() == 1:
-        return
+        return measured
     import torch
     from torch import distributed
 
-    own = list(tensors)
-    flat = torch.cat([tensor.flatten() for tensor in own])
+    # A process that had none of the rows has no gradients, and takes part with zeros.
+    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in own])
     distributed.all_reduce(flat)
-    for tensor, total in zip(own, torch.split(flat, [tensor.numel() for tensor in own]), strict=True):
-        tensor.copy_(total.view_as(tensor))
+    for parameter, total in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+        parameter.grad = total.view_as(parameter)
+    sums = torch.tensor(measured, device=flat.device, dtype=torch.float64)
+    distributed.all_reduce(sums)
+    found: list[float] = sums.tolist()
+    return found

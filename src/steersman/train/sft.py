@@ -429,7 +429,7 @@ class Trainer:
             part = replay_loss(self.model, self.scorer, batch, reference, weight, generator, lower)
             (weight_of_replay * part).backward()  # type: ignore[no-untyped-call]
             kl += part.item()
-        nll, kl = self._add_up(nll, kl)
+        nll, kl = processes.add_up(self.parameters.values(), nll, kl)
         objective, max_norm = nll + weight_of_replay * kl, self.config.optimiser.max_grad_norm
         norm = loop.optimiser_step(self.optimiser, self.parameters, objective, rate, max_norm)
         tokens = sum(len(e.token_ids) for kind in rows for e in kind) + sum(len(r.example.token_ids) for r in replayed)
@@ -440,15 +440,6 @@ class Trainer:
             "tokens": tokens,
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
-
-    def _add_up(self, *measured: float) -> list[float]:
-        """Let all processes have the step's whole gradients, and the sums of what each measured."""
-        for parameter in self.parameters.values():
-            if parameter.grad is None:  # this process had none of the rows
-                parameter.grad = torch.zeros_like(parameter)
-        sums = torch.tensor(measured, device=self.model.device, dtype=torch.float32)
-        processes.add_up([*(p.grad for p in self.parameters.values() if p.grad is not None), sums])
-        return sums.tolist()
 
     def _lower(self, examples: Sequence[Example]) -> Lower | None:
         """What the layers that do not learn make of some rows."""
