@@ -22,12 +22,12 @@ from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, token_logprobs, trunk
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.model import LoraConfig, add_lora, trainable, using
+from steersman.lm.model import LoraConfig, add_lora, load_trainable, trainable, using
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_lower
 from steersman.lm.trunk import FrozenTrunk, Lower
 from steersman.store import peak_memory_mb
-from steersman.train import loop, sft
+from steersman.train import dpo, loop, sft
 from steersman.train.loop import OptimiserConfig
 
 OPTIMISER = OptimiserConfig(learning_rate=1e-4, warmup_ratio=0.0, schedule="constant")
@@ -159,6 +159,24 @@ def dpo_step(*arguments: Any) -> Step:
     return step
 
 
+def stage_step(work: dict[str, Any], adapter: Path, vocabulary: str, _: int | None, __: bool) -> Step:
+    """The product's own optimiser step of `train/dpo.py`; the reference is the starting adapter."""
+    config = dpo.DpoConfig(
+        loss=work["method"].removesuffix("-stage"),
+        beta=0.1,
+        vocabulary=vocabulary,
+        compact=COMPACT,
+        optimiser=OPTIMISER,
+        batch_size=work["rows"],
+        micro_batch_size=work["rows"],
+    )
+    model, policy = load_trainable(Path(work["base"]), adapter.parent)
+    steps = [[Group(g["prompt"], g["completions"]) for g in groups] for groups in work["steps"]]
+    trainer = dpo.Trainer.prepare(config, model, policy, 0, [group for groups in steps for group in groups])
+    references = trainer.references(steps)
+    return lambda number: trainer.step(number, steps[number], references[number], OPTIMISER.learning_rate)
+
+
 def reward_step(*arguments: Any) -> Step:
     """A reward model: a linear score of each answer's last hidden state."""
     engine = Engine(*arguments)
@@ -203,6 +221,9 @@ METHODS = {
     "sft": sft_step,
     "rollouts": rollouts_step,
     "dpo": dpo_step,
+    "dpo-stage": stage_step,
+    "ipo-stage": stage_step,
+    "kto-stage": stage_step,
     "reward": reward_step,
     "grpo": grpo_step,
     "grpo-update": grpo_step,

@@ -24,7 +24,7 @@ from steersman import pipeline
 from steersman.data.formats import read
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example, chat_format
-from steersman.lm.head import head_of
+from steersman.lm.head import choose_vocabulary, head_of
 from steersman.lm.model import export
 from steersman.stats import wilson
 from steersman.store import read_jsonl
@@ -43,7 +43,7 @@ def exact_rows(recipe: pipeline.Recipe, run: Path, model: Any, chat: ChatFormat)
     replayed = [Example(row["token_ids"], row["start"]) for row in read_jsonl(run / "sft" / "replay.jsonl")]
     opened, held_out = sft.openings(config.opening, train, examples), sft.encode(validation, chat, config.max_length)[0]
     every = [*examples, *opened, *replayed, *held_out]
-    vocabulary = sft.choose_vocabulary(config.compact, model, head_of(model), every, chat.tokenizer.pad_token_id or 0)
+    vocabulary = choose_vocabulary(config.compact, model, head_of(model), every)
     return vocabulary.position >= 0
 
 

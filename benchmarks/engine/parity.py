@@ -18,7 +18,8 @@ from compare import Side
 
 RECORDED = workload.ROOT / "tests" / "parity" / "trl.json"
 METHODS = {"sft": "sft-100-100", "dpo": "dpo-200-100", "reward": "reward-200-100", "grpo": "grpo-update"}
-LENGTHS = {"prompt": 13, "completion": 9, "steps": 1}
+STAGES = ("dpo-stage", "ipo-stage", "kto-stage")  # the reference is the starting adapter: only later steps tell
+LENGTHS: dict[str, Any] = {"prompt": 13, "completion": 9, "steps": 1}
 
 
 def prepare(folder: Path) -> tuple[Path, str]:
@@ -35,11 +36,13 @@ def prepare(folder: Path) -> tuple[Path, str]:
 
 def work_of(method: str, base: Path, folder: Path) -> dict[str, Any]:
     """A small workload, the same on both sides."""
+    if method in STAGES:
+        return workload.build(METHODS["dpo"], base, folder, **LENGTHS | {"steps": 3, "method": method})
     return workload.build(METHODS[method], base, folder, **LENGTHS)
 
 
 def main() -> None:
-    """One step of each method by TRL."""
+    """The steps of each method by TRL."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", required=True, help="python of an environment with TRL")
     arguments = parser.parse_args()
@@ -47,12 +50,12 @@ def main() -> None:
         folder = Path(name)
         base, adapter = prepare(folder)
         found: dict[str, Any] = {}
-        for method in METHODS:
-            work_of(method, base, folder)
-            side = Side(arguments.peer, "peer.py", str(folder / f"{METHODS[method]}.json"), adapter)
-            step = side.step()
+        for method in (*METHODS, *STAGES):
+            work = work_of(method, base, folder)
+            side = Side(arguments.peer, "peer.py", str(folder / f"{work['name']}.json"), adapter)
+            steps = [side.step() for _ in work["steps"]]
             side.end()
-            found[method] = {"loss": step["loss"], "gradient_norm": step["gradient_norm"]}
+            found[method] = [{"loss": step["loss"], "gradient_norm": step["gradient_norm"]} for step in steps]
             found["versions"] = side.about
         RECORDED.parent.mkdir(exist_ok=True)
         RECORDED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

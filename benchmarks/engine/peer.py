@@ -159,7 +159,10 @@ def rollouts(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
 
 
 def dpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
-    """TRL's DPOTrainer on ids; with a PEFT model the reference is read in every step."""
+    """TRL's DPOTrainer on ids; with a PEFT model the reference is read in every step.
+
+    In the benchmark that is the base model; for the loops of a stage the starting adapter, as TRL has it.
+    """
     policy, tokenizer = policy_of(work, adapter)
     rows = [
         {"prompt_ids": g["prompt"], "chosen_ids": g["completions"][0], "rejected_ids": g["completions"][1]}
@@ -170,13 +173,42 @@ def dpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         **common(work["rows"], defaults),
         max_length=None,
         beta=0.1,
+        loss_type=["ipo" if work["method"] == "ipo-stage" else "sigmoid"],
     )
     data = Dataset.from_list(rows)
     with prepared(trl.DPOTrainer):
         trainer = trl.DPOTrainer(
             policy, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Stepped()]
         )
-    base_as_reference(policy)
+    if work["method"] == "dpo":
+        base_as_reference(policy)
+    ready()
+    in_order(trainer).train()
+
+
+def kto(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """TRL's KTOTrainer on ids; a step's foreign answers are those of the neighbouring prompt."""
+    policy, tokenizer = policy_of(work, adapter)
+    rows = [
+        {
+            "prompt_ids": own["prompt"],
+            "completion_ids": own["completions"][side],
+            "KL_completion_ids": other["completions"][side],
+            "label": side == 0,
+        }
+        for groups in work["steps"]
+        for own, other in zip(groups, [groups[-1], *groups[:-1]], strict=True)
+        for side in (0, 1)
+    ]
+    config = trl.KTOConfig(**common(2 * work["rows"], defaults), max_length=None, beta=0.1)
+    with prepared(trl.KTOTrainer):
+        trainer = trl.KTOTrainer(
+            policy,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[Stepped()],
+        )
     ready()
     in_order(trainer).train()
 
@@ -280,7 +312,17 @@ def prepared(trainer: Any) -> Iterator[None]:
         trainer._prepare_dataset = was
 
 
-METHODS = {"sft": sft, "rollouts": rollouts, "dpo": dpo, "reward": reward_model, "grpo": grpo, "grpo-update": grpo}
+METHODS = {
+    "sft": sft,
+    "rollouts": rollouts,
+    "dpo": dpo,
+    "dpo-stage": dpo,
+    "ipo-stage": dpo,
+    "kto-stage": kto,
+    "reward": reward_model,
+    "grpo": grpo,
+    "grpo-update": grpo,
+}
 
 
 def ready() -> None:

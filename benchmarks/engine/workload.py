@@ -32,14 +32,14 @@ def reward(token_ids: list[int]) -> float:
     return sum(token_ids) % 97 / 97
 
 
-def build(name: str, base: Path, folder: Path, steps: int = STEPS, **lengths: int) -> dict[str, Any]:
-    """The workload's steps as token ids, written to FOLDER/NAME.json; ``lengths`` replace those of the shape."""
+def build(name: str, base: Path, folder: Path, steps: int = STEPS, **changes: Any) -> dict[str, Any]:
+    """The workload's steps as token ids, written to FOLDER/NAME.json; ``changes`` replace what the shape says."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     texts = [json.loads(line)["completion"] for line in DEMONSTRATIONS.read_text(encoding="utf-8").splitlines()]
     seen = sorted({i for text in texts for i in tokenizer(text, add_special_tokens=False)["input_ids"]})
-    shape, rng = {**SHAPES[name], **lengths}, random.Random(name)
+    shape, rng = {**SHAPES[name], **changes}, random.Random(name)
 
     def ids(count: Any) -> list[int]:
         return rng.choices(seen, k=count)

@@ -12,12 +12,12 @@ import functools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from steersman import __version__
 from steersman.constitution import document
@@ -34,9 +34,10 @@ from steersman.lm.sampling import LocalModel
 from steersman.report import page
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
 from steersman.terminal import console
-from steersman.train import processes, sft
+from steersman.train import dpo, processes, sft
+from steersman.train.dpo import DpoConfig
 from steersman.train.sft import SftConfig
-from steersman.types import Demonstration, Prompt, Record, Slug
+from steersman.types import Comparison, Demonstration, Prompt, Record, Slug
 from steersman.yaml_lines import load_yaml, parse, validate
 
 # In a source checkout the recipes lie beside src/; a wheel carries them inside the package.
@@ -55,7 +56,8 @@ class Recipe(Record):
     """Everything that decides what a run produces.
 
     ``model`` is a name, a Hub id, a folder or a GGUF file; ``constitution`` a shipped name or a YAML file; ``data`` a
-    shipped name or a folder. Paths are relative to the recipe's file.
+    shipped name or a folder. Paths are relative to the recipe's file. Without ``dpo``, nothing is learnt from
+    comparisons.
     """
 
     name: Slug
@@ -64,9 +66,16 @@ class Recipe(Record):
     data: str
     examples: DataConfig = DataConfig()
     sft: SftConfig = SftConfig()
+    dpo: DpoConfig | None = None
     answers: AnswersConfig = AnswersConfig()
     capability: CapabilityConfig = CapabilityConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _a_compact_vocabulary_needs_a_frozen_head(self) -> Recipe:
+        if self.sft.method == "full" and self.dpo and self.dpo.vocabulary == "compact":
+            raise ValueError("dpo.vocabulary: compact needs the frozen head of sft.method: lora; with full use full")
+        return self
 
 
 # ── recipes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,8 +105,8 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
             values[key] = str(path.parent / values[key])
     for setting in settings:
         _apply(values, setting)
-        try:
-            Recipe.model_validate(values)  # one by one, so that the error names the setting
+        try:  # one by one, so that the error names the setting
+            values = Recipe.model_validate(values).model_dump(mode="json")
         except ValidationError as error:
             detail = error.errors()[0]
             raise RecipeError(detail["msg"].lower(), where=f"--set {setting}") from error
@@ -110,6 +119,12 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     node: Any = values
     for depth, part in enumerate([*parents, last]):
         if not equals or not isinstance(node, dict) or part not in node:
+            if node is None and equals and depth == 1:
+                raise RecipeError(
+                    f"the recipe has no section {parents[0]!r}",
+                    where=f"--set {setting}",
+                    do=f"add it with its defaults: --set {parents[0]}={{}}",
+                )
             known = [".".join([*parents[:depth], k]) for k in node] if isinstance(node, dict) else []
             raise RecipeError(
                 f"no setting {key!r}" if equals else "not of the form key=value",
@@ -133,6 +148,11 @@ class Context:
     base: Path
     done: dict[str, Artifact]
 
+    @property
+    def policy(self) -> Path:
+        """The folder of the aligned model."""
+        return self.done[policy_stage(self.recipe)].path
+
     def rows(self, file: str, record: type[Any]) -> list[Any]:
         """Records of a file of the data stage."""
         return read(self.done["data"].file(file), record)
@@ -140,16 +160,31 @@ class Context:
 
 @dataclass(frozen=True)
 class Stage:
-    """``inputs`` name sources (see `SOURCE_DIGESTS`) or files of earlier stages, such as ``data/train.jsonl``."""
+    """``inputs`` name sources (see `SOURCE_DIGESTS`), stages, or files of stages, such as ``data/train.jsonl``.
+
+    `POLICY` among them is the last stage of a recipe that trains. An ``optional`` stage without a configuration is left
+    out.
+    """
 
     name: str
     version: int
     config: Callable[[Recipe], Any]
     inputs: tuple[str, ...]
     work: Callable[[Context, StageFolder], None]
+    optional: bool = False
+
+
+POLICY = "policy"
+
+
+def policy_stage(recipe: Recipe) -> str:
+    """The stage that leaves the aligned model."""
+    return "dpo" if recipe.dpo else "sft"
 
 
 def _data(c: Context, out: StageFolder) -> None:
+    if c.recipe.dpo:
+        dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)  # what is wrong there is said before an hour of training
     sources.run(c.recipe.examples, c.data, out)
 
 
@@ -168,8 +203,15 @@ def _sft(c: Context, out: StageFolder) -> None:
     sft.run(*arguments, out)
 
 
+def _dpo(c: Context, out: StageFolder) -> None:
+    assert c.recipe.dpo is not None  # or `stages_of` leaves the stage out
+    arguments = (c.recipe.dpo, c.base, c.done["sft"].path, c.rows("comparisons.jsonl", Comparison))
+    processes.call("dpo", out.path, *arguments)
+    dpo.run(*arguments, out)
+
+
 def _aligned_answers(c: Context, out: StageFolder) -> None:
-    prompts, aligned = c.rows("evaluation.jsonl", Prompt), LocalModel.load(c.base, c.done["sft"].path)
+    prompts, aligned = c.rows("evaluation.jsonl", Prompt), LocalModel.load(c.base, c.policy)
     answers.run(c.recipe.answers, aligned, prompts, [Condition(scores.ALIGNED, None)], out)
 
 
@@ -201,19 +243,20 @@ STAGES = (
         lambda c, out: capability.run(c.recipe.capability, c.base, None, out),
     ),
     Stage("sft", sft.VERSION, lambda r: r.sft, ("base", "data/train.jsonl", "data/validation.jsonl"), _sft),
+    Stage("dpo", dpo.VERSION, lambda r: r.dpo, ("base", "sft", "data/comparisons.jsonl"), _dpo, optional=True),
     Stage(
         "aligned_answers",
         answers.VERSION,
         lambda r: r.answers,
-        ("base", "sft", "data/evaluation.jsonl"),
+        ("base", POLICY, "data/evaluation.jsonl"),
         _aligned_answers,
     ),
     Stage(
         "aligned_capability",
         capability.VERSION,
         lambda r: r.capability,
-        ("base", "sft", "capability_items"),
-        lambda c, out: capability.run(c.recipe.capability, c.base, c.done["sft"].path, out),
+        ("base", POLICY, "capability_items"),
+        lambda c, out: capability.run(c.recipe.capability, c.base, c.policy, out),
     ),
     Stage(
         "scores",
@@ -248,7 +291,7 @@ def align(
         UserError: something in the input is wrong. RunError: the run could not finish; run it again to go on.
     """
     say = echo or console.print
-    stages = stages_until(until)
+    stages = stages_of(recipe, until)
     constitution, data = document.load(recipe.constitution), sources.load(recipe.data)
     check_agreement(constitution, data)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
@@ -268,7 +311,7 @@ def align(
             else:
                 say(f"[{number}/{len(stages)}] {stage.name}: reused")
             context.done[stage.name] = artifact
-        if stages[-1] is STAGES[-1]:
+        if stages[-1].name == STAGES[-1].name:
             page.write(run, recipe.report)
     return run
 
@@ -285,7 +328,7 @@ def follow() -> None:
             TRAINING[stage](*arguments, StageFolder(path, stage))
 
 
-TRAINING: Mapping[str, Callable[..., None]] = {"sft": sft.run}
+TRAINING: Mapping[str, Callable[..., None]] = {"sft": sft.run, "dpo": dpo.run}
 
 
 def check_agreement(constitution: Constitution, data: DataSet) -> None:
@@ -310,12 +353,22 @@ def check_agreement(constitution: Constitution, data: DataSet) -> None:
         )
 
 
-def stages_until(until: str | None) -> tuple[Stage, ...]:
-    """The stages up to and with ``until``; all of them when it is None."""
-    names = [stage.name for stage in STAGES]
+def stages_of(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
+    """The stages of a recipe up to and with ``until``, all of them when it is None.
+
+    Raises:
+        RecipeError: the recipe has no such stage.
+    """
+    policy = policy_stage(recipe)
+    stages = tuple(
+        replace(stage, inputs=tuple(policy if name == POLICY else name for name in stage.inputs))
+        for stage in STAGES
+        if not stage.optional or stage.config(recipe) is not None
+    )
+    names = [stage.name for stage in stages]
     if until is not None and until not in names:
         raise RecipeError(f"no stage {until!r}", where="--until", expected=", ".join(names), do=closest(until, names))
-    return STAGES[: names.index(until) + 1] if until else STAGES
+    return stages[: names.index(until) + 1] if until else stages
 
 
 def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:
@@ -359,6 +412,8 @@ def _provenance(recipe: Recipe, base: Path) -> dict[str, Any]:
     return {
         "steersman": __version__,
         "git": _git_revision(),
+        "stages": [stage.name for stage in stages_of(recipe)],
+        "policy": policy_stage(recipe),
         "model": {"name": recipe.model, "path": str(base.absolute()), "digest": pretrained.digest(base)},
         "packages": {name: version(name) for name in packages},
         "machine": {"processor": _processor(), "cores": _cores(), "python": platform.python_version()},

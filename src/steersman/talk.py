@@ -43,7 +43,9 @@ def trained_of(run: Path) -> Path:
     Raises:
         ModelError: the run has not reached its training stage.
     """
-    folder = open_run(run).path / "sft"
+    path = open_run(run).path
+    about = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    folder: Path = path / about.get("policy", "sft")
     if not folder.exists():
         raise ModelError("this run has no aligned model yet", where=str(run), do="finish it with `steersman align`")
     return folder

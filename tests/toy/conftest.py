@@ -13,6 +13,7 @@ from steersman.store import Run
 
 SETTINGS = (
     "examples.limit_demonstrations=60",
+    "examples.limit_comparisons=24",
     "examples.limit_evaluation=10",
     "sft.lora.rank=2",
     "sft.epochs=1",
@@ -20,6 +21,9 @@ SETTINGS = (
     "sft.eval_every_steps=6",
     "sft.checkpoint_every_steps=4",
     "sft.max_length=128",
+    "dpo.batch_size=4",
+    "dpo.checkpoint_every_steps=2",
+    "dpo.max_length=128",
     "answers.sampling.max_new_tokens=4",
     "capability.knowledge_items=4",
     "capability.neutral_passages=2",

@@ -29,8 +29,8 @@ from steersman.plan import stages as stages_module
 from steersman.plan.calibration import Calibration, calibrate
 from steersman.plan.work import WORK, Amounts, Largest, Subject, schedule, spread
 from steersman.store import Run, StageFolder
-from steersman.train import sft
-from steersman.types import Demonstration, Prompt
+from steersman.train import dpo, sft
+from steersman.types import Comparison, Demonstration, Prompt
 
 TINY = (
     "examples.limit_demonstrations=24",
@@ -95,6 +95,9 @@ def subject(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
         tokenizer_seconds=0.1,
         train=demonstrations[:44],
         validation=demonstrations[44:55],
+        comparisons=[
+            Comparison(prompt=row.prompt, chosen=row.completion, rejected="No.") for row in demonstrations[:20]
+        ],
         evaluation=[Prompt(prompt=row.prompt) for row in demonstrations[55:]],
     )
 
@@ -112,7 +115,7 @@ def test_new_run_is_all_new_and_nothing_is_written(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
     assert set(states(planned).values()) == {"will run"}
     assert reasons(planned)["data"] == reasons(planned)["sft"] == "new"
-    assert reasons(planned)["aligned_answers"] == "waits for sft"
+    assert reasons(planned)["aligned_answers"] == "waits for dpo"
     assert planned.run == "runs/smoke"
     assert planned.seconds is not None
     assert planned.seconds > 0
@@ -134,10 +137,10 @@ def test_changed_field_is_named_and_what_follows_waits(finished: Path) -> None:
     assert tree(finished) == before
     assert states(planned) == {
         **dict.fromkeys(("data", "raw_answers", "raw_capability"), "reused"),
-        **dict.fromkeys(("sft", "aligned_answers", "aligned_capability", "scores"), "will run"),
+        **dict.fromkeys(("sft", "dpo", "aligned_answers", "aligned_capability", "scores"), "will run"),
     }
     assert reasons(planned)["sft"] == "changed: config.epochs: 1.0 -> 3.0"
-    assert reasons(planned)["aligned_capability"] == "waits for sft"
+    assert reasons(planned)["aligned_capability"] == "waits for dpo"
     assert "config.epochs: 1.0 -> 3.0" in shown(planned)
     assert [stage.seconds for stage in planned.stages[:3]] == [0, 0, 0]
 
@@ -191,7 +194,9 @@ def test_packaged_weights_that_are_not_prepared_stay_so(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
     assert seen[0].config.num_hidden_layers == 18
     assert planned.prepare_seconds == 60
-    assert planned.seconds == pytest.approx(61 + sum(WORK["sft"](seen[0]).amounts[1:2]))
+    assert planned.seconds == pytest.approx(
+        61 + sum(WORK[stage](seen[0]).amounts.train_tokens for stage in ("sft", "dpo"))
+    )
     assert "converted once" in " ".join(shown(planned).split())
 
 
@@ -274,10 +279,43 @@ def test_work_of_sft_is_what_sft_does(
     counting.rows(sft, "completion_nll", "train_scored")
     counting.rows(head_module.CompactVocabulary, "divergence", "train_scored", argument=1)
     counting.rows(sft, "divergence", "train_scored")
-    counting.rows(sft, "compact_vocabulary", "scored_tokens", argument=1)
+    counting.rows(head_module, "compact_vocabulary", "scored_tokens", argument=1)
+    probe = head_module._scored_states
+
+    def counted_probe(model: Any, example: Any) -> Any:
+        counting.counts["read_tokens"] += len(example.token_ids)
+        return probe(model, example)
+
+    monkeypatch.setattr(head_module, "_scored_states", counted_probe)
     (tmp_path / "out").mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, s.validation, StageFolder(tmp_path / "out", "sft"))
     counting.expect(WORK["sft"](s).amounts)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_work_of_dpo_is_what_dpo_does(
+    subject: Subject, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    s = changed(subject, f"dpo.loss={loss}", "dpo.epochs=1.5", "dpo.batch_size=8", "dpo.micro_batch_size=3")
+    for name in ("sft", "dpo"):
+        (tmp_path / name).mkdir()
+    sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
+    counts, read, config = Counter[str](), dpo.tree_hidden, s.recipe.dpo
+    assert config is not None
+
+    def counted(model: Any, batch: Any, at: Any) -> Any:
+        kind = "train_tokens" if torch.is_grad_enabled() else "read_tokens"
+        counts[kind] += batch.token_ids.numel()
+        counts[kind.replace("tokens", "scored")] += len(at)
+        return read(model, batch, at)
+
+    monkeypatch.setattr(dpo, "tree_hidden", counted)
+    dpo.run(config, tiny_base, tmp_path / "sft", s.comparisons, StageFolder(tmp_path / "dpo", "dpo"))
+    found = WORK["dpo"](s).amounts
+    assert found.train_tokens == counts["train_tokens"]
+    assert found.train_scored == pytest.approx(counts["train_scored"] + counts["read_scored"] / 3)
+    # A foreign answer may be longer than a prompt's own.
+    assert found.read_tokens == pytest.approx(counts["read_tokens"], rel=0.15 if loss == "kto" else 1e-9)
 
 
 def test_frozen_layers_read_every_text_once_or_in_every_step(subject: Subject) -> None:
@@ -433,4 +471,4 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
         "config.optimiser.learning_rate: 0.003",
     ):
         assert change in text
-    assert "4 of 7 stages will run" in text
+    assert "5 of 8 stages will run" in text

@@ -23,7 +23,7 @@ from steersman.types import Comparison, Demonstration, Prompt, Record
 
 R = TypeVar("R", bound=Record)
 LIBRARY = Path(__file__).parent / "library"
-VERSION = 1
+VERSION = 2
 
 
 class DataConfig(Record):
@@ -34,6 +34,7 @@ class DataConfig(Record):
 
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     limit_demonstrations: int | None = Field(default=None, ge=1)
+    limit_comparisons: int | None = Field(default=None, ge=1)
     limit_evaluation: int | None = Field(default=None, ge=1)
 
 
@@ -107,7 +108,7 @@ def spread(rows: Sequence[R], limit: int | None) -> list[R]:
 
 
 def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
-    """Write train.jsonl, validation.jsonl and evaluation.jsonl.
+    """Write train.jsonl, validation.jsonl, comparisons.jsonl and evaluation.jsonl.
 
     Raises:
         DataError: there is nothing to train or to measure on, or an evaluation prompt is also trained on.
@@ -126,9 +127,14 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
     train, validation = split_validation(demonstrations, config.validation_share)
     if not train:
         raise DataError("no demonstrations to train on", where=str(data.folder / "demonstrations.jsonl"))
-    evaluation = spread(data.evaluation, config.limit_evaluation)
-    for name, rows in (("train", train), ("validation", validation), ("evaluation", evaluation)):
+    files: dict[str, Sequence[Record]] = {
+        "train": train,
+        "validation": validation,
+        "comparisons": spread(data.comparisons, config.limit_comparisons),
+        "evaluation": spread(data.evaluation, config.limit_evaluation),
+    }
+    for name, rows in files.items():
         write_jsonl(out.file(f"{name}.jsonl"), dump(rows))
-    counts = {"train": len(train), "validation": len(validation), "evaluation": len(evaluation)}
+    counts = {name: len(rows) for name, rows in files.items()}
     write_json(out.file("counts.json"), counts)
     out.emit(event="counts", **counts)

@@ -19,6 +19,7 @@ log Z, and at affordable sample sizes it held the outside down too weakly (docs/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steersman.errors import ModelError
+from steersman.lm.chat import Example
 from steersman.types import Record
 
 TILE_MB = 256  # of logits in flight
@@ -286,6 +288,10 @@ class CompactVocabulary:
         """[N] bool: the positions that are scored over all rows as well."""
         return torch.rand(len(hidden), generator=generator).to(hidden.device) < self.full_share
 
+    def pass_over(self, positions: int, generator: torch.Generator) -> None:
+        """Draw what scoring so many positions would have drawn, when another process scores them."""
+        torch.rand(positions, generator=generator)
+
     def outside_mass(self, hidden: Tensor, full: Head) -> float:
         """Mean probability that the full softmax gives to tokens outside the exact rows; hidden is [N, H]."""
         with torch.no_grad():
@@ -316,3 +322,18 @@ def compact_vocabulary(token_ids: Tensor, hidden: Tensor, full: Head, config: Co
     position = torch.full((vocabulary,), -1)
     position[exact] = torch.arange(len(exact))
     return CompactVocabulary(exact, position, full.rows(exact), config.full_share)
+
+
+def choose_vocabulary(config: CompactConfig, model: Any, head: Head, examples: Sequence[Example]) -> CompactVocabulary:
+    """Rows from all examples; the base model's own mass from an even sample of them (about 1,500 positions)."""
+    with torch.no_grad():
+        hidden = torch.cat([_scored_states(model, e) for e in examples[:: max(1, len(examples) // 32)]])
+    ids = torch.tensor(sorted({token for example in examples for token in example.token_ids}))
+    return compact_vocabulary(ids, hidden, head, config)
+
+
+def _scored_states(model: Any, example: Example) -> Tensor:
+    """Hidden states at the positions that predict the completion, [C, H]."""
+    ids = torch.tensor([example.token_ids], device=model.device)
+    hidden: Tensor = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden[0, example.completion_start - 1 : -1]

@@ -184,6 +184,21 @@ def load_policy(base: Path, trained: Path | None) -> Any:
     return _with_adapter(pretrained.load_model(base), base, trained / ADAPTER, "default").merge_and_unload().eval()
 
 
+def load_trainable(base: Path, trained: Path) -> tuple[Any, Any]:
+    """The model in ``base`` and the policy on it that `save_policy` wrote, to be trained on.
+
+    Raises:
+        ModelError: as in `load_policy`.
+    """
+    if (trained / FULL).exists():
+        check_base(trained / FULL, base)
+        model = pretrained.load_model(trained / FULL)
+        return model, model
+    model = pretrained.load_model(base)
+    model.requires_grad_(False)
+    return model, load_adapter(model, base, trained / ADAPTER)
+
+
 def load_adapter(model: Any, base: Path, adapter: Path, name: str = "default") -> Any:
     """Put a saved adapter beside those that a model has, or as its first one; it can be trained on.
 

@@ -24,11 +24,11 @@ from steersman.data import sources
 from steersman.data.sources import DataSet
 from steersman.lm import pretrained, tiny
 from steersman.lm.chat import chat_format
-from steersman.pipeline import Context, Recipe, Stage, identify, stages_until
+from steersman.pipeline import Context, Recipe, Stage, identify, stages_of
 from steersman.plan.calibration import Calibration, calibrate
 from steersman.plan.work import WORK, Subject, WordCount, Work
 from steersman.store import Artifact, Identity, Run, StageFolder, peak_memory_mb, sha256_file, sha256_text
-from steersman.types import Demonstration, Prompt, Record
+from steersman.types import Comparison, Demonstration, Prompt, Record
 
 State = Literal["reused", "will run"]
 
@@ -90,7 +90,7 @@ def plan(recipe: Recipe, out: str | Path | None = None, *, until: str | None = N
     Raises:
         UserError: something in the input is wrong; what `pipeline.align` would say before it trains.
     """
-    stages = stages_until(until)
+    stages = stages_of(recipe, until)
     constitution, data = document.load(recipe.constitution), sources.load(recipe.data)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with tempfile.TemporaryDirectory(prefix="steersman-plan-") as folder:
@@ -201,6 +201,7 @@ def _subject(context: Context, run: Run, base: Path | None, scratch: Path) -> Su
         tokenizer_seconds=seconds,
         train=context.rows("train.jsonl", Demonstration),
         validation=context.rows("validation.jsonl", Demonstration),
+        comparisons=context.rows("comparisons.jsonl", Comparison),
         evaluation=context.rows("evaluation.jsonl", Prompt),
     )
 

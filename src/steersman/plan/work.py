@@ -18,8 +18,8 @@ from steersman.lm.chat import ChatFormat, Example
 from steersman.lm.trunk import whole_texts
 from steersman.pipeline import Recipe
 from steersman.store import Run, read_jsonl
-from steersman.train import loop, sft
-from steersman.types import Demonstration, Message, Prompt, plain_text
+from steersman.train import dpo, loop, sft
+from steersman.types import Comparison, Demonstration, Message, Prompt, plain_text
 
 # Mean answer lengths, until an earlier run in the same folder shows better: a share of max_new_tokens, and of the mean
 # demonstration for the aligned model (gemma-3-270m, greedy: 35 to 39 tokens after demonstrations of 48).
@@ -88,6 +88,7 @@ class Subject:
     tokenizer_seconds: float
     train: Sequence[Demonstration]
     validation: Sequence[Demonstration]
+    comparisons: Sequence[Comparison]
     evaluation: Sequence[Prompt]
 
     @functools.cached_property
@@ -160,6 +161,30 @@ def _sft(s: Subject) -> Work:
     return Work(amounts, Largest(max(tokens), most_scored, max(read, default=0), most_scored, lower_mb=lower_mb))
 
 
+def _dpo(s: Subject) -> Work:
+    config = s.recipe.dpo
+    assert config is not None  # or `stages_of` leaves the stage out
+    groups, _ = dpo.pairs(dpo.repeated(s.comparisons, config.passes), s.chat, config)
+    lengths = [len(g.prompt) + sum(map(len, g.completions)) for g in groups]
+    plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
+    tokens = [n for step in plan for n in _padded([lengths[i] for i in step], config.micro_batch_size)]
+    positions = sum(len(ids) for step in plan for i in step for ids in groups[i].completions)
+    shape, upper = s.config.get_text_config(), s.recipe.sft.lora.trainable_layers
+    frozen = s.recipe.sft.method == "lora" and upper is not None and upper < shape.num_hidden_layers
+    foreign = 2 if config.loss == "kto" else 0  # answers to other prompts, for the reference and for the policy
+    amounts = Amounts(
+        loads=1,
+        train_tokens=sum(tokens),
+        lower_tokens=sum(tokens) if frozen else 0,
+        # The reference's log-probs take one of the three products of a learning step.
+        train_scored=positions * (4 + foreign) / 3,
+        checkpoints=(len(plan) - 1) // config.checkpoint_every_steps,
+        read_tokens=sum(tokens) * (1 + foreign),
+    )
+    most_scored = config.micro_batch_size * max(sum(map(len, g.completions)) for g in groups)
+    return Work(amounts, Largest(max(tokens), most_scored, max(tokens), most_scored))
+
+
 def _lower(s: Subject, every: Sequence[Example], train_tokens: int) -> tuple[int, int]:
     """Tokens that the frozen lower layers read, and memory for what is kept of them; none without such layers."""
     config, shape = s.recipe.sft, s.config.get_text_config()
@@ -220,6 +245,7 @@ WORK: Mapping[str, Callable[[Subject], Work]] = {
     "raw_answers": _raw_answers,
     "raw_capability": _capability,
     "sft": _sft,
+    "dpo": _dpo,
     "aligned_answers": lambda s: _answers(s, "aligned_answers", {scores.ALIGNED: None}),
     "aligned_capability": _capability,
 }

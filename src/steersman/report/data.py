@@ -90,7 +90,8 @@ def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any
         "failures": _failures(pairs),
         **_tables(found),
         "cost": {**found.summary["capability"], "mean_answer_tokens": found.summary["mean_answer_tokens"]},
-        "training": _training(found.events, found.manifests["sft"]["key"]),
+        "training": _training(_Recorded(found, "sft")),
+        "preferences": _preferences(_Recorded(found, "dpo")),
         "stages": _stages(found),
         "provenance": {
             "steersman": found.about.get("steersman"),
@@ -144,12 +145,18 @@ def read_recipe(run: Run) -> dict[str, Any]:
 
 
 def finished_stages(run: Run) -> dict[str, Any]:
-    """Manifests by stage, in the order in which the stages last finished."""
+    """Manifests by stage, in the order in which the stages last finished.
+
+    A stage that a former recipe left in the folder, and that is none of this one's, does not count.
+    """
     finish: dict[str, float] = {}
     for row in read_jsonl(run.path / "events.jsonl", torn_tail=True):
         if row.get("event") == "finish":
             finish[row["stage"]] = row["time"]
+    file = run.path / "run.json"
+    stages = read_json(file).get("stages") if file.exists() else None
     paths = [path for path in run.path.glob(f"*/{MANIFEST}") if "." not in path.parent.name]  # not STAGE.partial
+    paths = [path for path in paths if stages is None or path.parent.name in (*stages, "base")]
     paths.sort(key=lambda path: (finish.get(path.parent.name, float("inf")), path))
     return {path.parent.name: read_json(path) for path in paths}
 
@@ -243,30 +250,49 @@ def _constitution(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**shown, "principles": len(document["principles"]), "digest": sha256_text(canonical(document))}
 
 
-def _training(events: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
-    """The curves of the adapter that this run holds: events of other settings in the same file are left out."""
-    current, latest = None, dict[tuple[str, Any], Mapping[str, Any]]()
-    for row in events:
-        if row.get("stage") != "sft":
-            continue
-        if row["event"] == "start":
-            current = row["key"]
-        elif current == key:
-            latest[row["event"], row.get("step")] = row  # steps repeated after a kill replace the first ones
+class _Recorded:
+    """The events of a training stage under the key that this run holds; those of other settings are left out."""
 
-    def curve(event: str, column: str) -> list[list[float | None]]:
-        rows = sorted((row for (name, _), row in latest.items() if name == event), key=lambda row: row["step"])
+    def __init__(self, found: Evidence, stage: str) -> None:
+        current, key = None, found.manifests.get(stage, {}).get("key")
+        self.latest: dict[tuple[str, Any], Mapping[str, Any]] = {}
+        for row in found.events:
+            if row.get("stage") != stage:
+                continue
+            if row["event"] == "start":
+                current = row["key"]
+            elif current == key:
+                self.latest[row["event"], row.get("step")] = row  # steps repeated after a kill replace the first ones
+
+    def curve(self, event: str, column: str) -> list[list[float | None]]:
+        """[step, value] in the order of the steps."""
+        rows = sorted((row for (name, _), row in self.latest.items() if name == event), key=lambda row: row["step"])
         return [[row["step"], finite(row[column])] for row in rows if column in row]
 
-    setup = latest.get(("setup", None), {})
-    tokens = curve("train", "tokens_seen")
+    def setup(self, *names: str) -> dict[str, Any]:
+        """What was known before the first step."""
+        row = self.latest.get(("setup", None), {})
+        return {name: row.get(name) for name in names}
+
+
+def _training(recorded: _Recorded) -> dict[str, Any]:
+    tokens = recorded.curve("train", "tokens_seen")
     return {
-        "loss": curve("train", "loss_nats_per_token"),
-        "validation_loss": curve("validation", "loss_nats_per_token"),
-        "mass_outside_exact_rows": curve("validation", "mass_outside_exact_rows"),
+        "loss": recorded.curve("train", "loss_nats_per_token"),
+        "validation_loss": recorded.curve("validation", "loss_nats_per_token"),
+        "mass_outside_exact_rows": recorded.curve("validation", "mass_outside_exact_rows"),
         "tokens_seen": tokens[-1][1] if tokens else None,
-        **{name: setup.get(name) for name in ("demonstrations", "validation", "truncated", "steps")},
-        "trainable_parameters": setup.get("trainable_parameters"),
+        **recorded.setup("demonstrations", "validation", "truncated", "steps", "trainable_parameters"),
+    }
+
+
+def _preferences(recorded: _Recorded) -> dict[str, Any]:
+    """Learning from comparisons; curves are empty where there was none."""
+    return {
+        "chosen": recorded.curve("train", "chosen_log_ratio_nats"),
+        "rejected": recorded.curve("train", "rejected_log_ratio_nats"),
+        "accuracy": recorded.curve("train", "accuracy"),
+        **recorded.setup("comparisons", "pairs_per_epoch", "truncated", "steps"),
     }
 
 

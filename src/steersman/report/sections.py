@@ -370,7 +370,31 @@ def training(data: Data) -> str:
         ),
         "plain small",
     )
-    return _section("training", "Training", figure + (_details("The same as a table", table) if validation else ""))
+    figure += _details("The same as a table", table) if validation else ""
+    return _section("training", "Training", figure + _preferences(data["preferences"]))
+
+
+def _preferences(found: Data) -> str:
+    """How far the answers of the comparisons moved from the policy before; nothing if none were learnt from."""
+    chosen, rejected, accuracy = (
+        [(float(x), float(y)) for x, y in found[name] if y is not None] for name in ("chosen", "rejected", "accuracy")
+    )
+    if not chosen:
+        return ""
+    window = max(3, len(chosen) // 10) | 1
+    better, worse = charts.smoothed(chosen, window), charts.smoothed(rejected, window)
+    told_apart = charts.smoothed(accuracy, window)[-1][1]
+    said = (
+        f"Of {number(found['comparisons'], 0)} comparisons, the better answers became {better[-1][1]:+.2f} "
+        f"nats likelier and the worse ones {worse[-1][1]:+.2f}, against the model before this stage; "
+        f"{percent(told_apart)} of the pairs of the last steps were told apart, all of them trained on."
+    ).translate(TRUE_MINUS)
+    keys = '<li><i class="swatch smooth"></i>better answers</li><li><i class="swatch light"></i>worse answers</li>'
+    lines = [
+        charts.Curve("chosen", "smooth", charts.thinned(better)),
+        charts.Curve("rejected", "light", charts.thinned(worse)),
+    ]
+    return "<h3>Learning from comparisons</h3>" + _figure(lines, said, f"log-ratio, nats, mean of {window} steps", keys)
 
 
 def _figure(curves: Sequence[charts.Curve], said: str, y_name: str, keys: str = "") -> str:

@@ -18,7 +18,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steersman.errors import ModelError, TrainingFailed
+from steersman.errors import DataError, ModelError, TrainingFailed, closest
 from steersman.types import Record
 
 CHECKPOINT = "checkpoint"
@@ -66,6 +66,21 @@ def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: i
             batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
         plan += [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
     return plan[: round(epochs * per_epoch)]
+
+
+def passes_of(names: Sequence[set[str]], passes: Mapping[str, int], *, default: int, key: str, what: str) -> list[int]:
+    """How often an epoch reads each row: the most that ``passes`` says for one of its names, or the default.
+
+    Raises:
+        DataError: no row has a name that ``passes`` holds; the message speaks of ``key`` and says no ``what``.
+    """
+    known = set().union(*names)
+    for name in passes:
+        if name not in known:
+            raise DataError(
+                f"{key} names {name!r}, but no {what} or principle", expected=closest(name, sorted(known - {""}))
+            )
+    return [max((count for name, count in passes.items() if name in own), default=default) for own in names]
 
 
 # ── one optimiser step ───────────────────────────────────────────────────────────────────────────────────────────────

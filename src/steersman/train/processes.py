@@ -94,13 +94,15 @@ def add_up(parameters: Collection[Tensor], *measured: float) -> Sequence[float]:
     import torch
     from torch import distributed
 
-    # A process that had none of the rows has no gradients, and takes part with zeros.
-    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in own])
-    distributed.all_reduce(flat)
-    for parameter, total in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-        parameter.grad = total.view_as(parameter)
-    sums = torch.tensor(measured, device=flat.device, dtype=torch.float64)
+    if parameters:
+        # A process that had none of the rows has no gradients, and takes part with zeros.
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in own])
+        distributed.all_reduce(flat)
+        for parameter, total in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+            parameter.grad = total.view_as(parameter)
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    sums = torch.tensor(measured, device=device, dtype=torch.float64)
     distributed.all_reduce(sums)
     found: list[float] = sums.tolist()
     return found

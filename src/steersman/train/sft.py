@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from steersman.errors import DataError, closest
+from steersman.errors import DataError
 from steersman.functional import aggregate, gather_scored, scored_positions
 from steersman.lm import pretrained
 from steersman.lm.chat import Batch, ChatFormat, Example, chat_format, pad
@@ -31,7 +31,7 @@ from steersman.lm.head import (
     CompactConfig,
     CompactVocabulary,
     Head,
-    compact_vocabulary,
+    choose_vocabulary,
     completion_nll,
     divergence,
     head_of,
@@ -144,7 +144,7 @@ class Scorer(NamedTuple):
     def pass_over(self, positions: int, generator: torch.Generator) -> None:
         """Draw what `nll` or `divergence` would have drawn for so many positions, which another process scores."""
         if self.vocabulary is not None:
-            torch.rand(positions, generator=generator)
+            self.vocabulary.pass_over(positions, generator)
 
     def weights(self, batch: Batch) -> Tensor:
         """[N] how often each scored token counts: those of an opening ``opening.weight`` times."""
@@ -216,18 +216,13 @@ def openings(config: OpeningConfig, rows: Sequence[Demonstration], examples: Seq
         DataError: no row has a tag or principle that is named.
     """
     names = [{*row.tags, *row.principles} for row in rows]
-    known = set().union(*names)
-    for name in config.passes:
-        if name not in known:
-            raise DataError(
-                f"sft.opening.passes names {name!r}, but no demonstration has such a tag or principle",
-                expected=closest(name, sorted(known)),
-            )
+    times = loop.passes_of(
+        names, config.passes, default=0, key="sft.opening.passes", what="demonstration has such a tag"
+    )
     found = []
-    for own, example in zip(names, examples, strict=True):
-        times = max((passes for name, passes in config.passes.items() if name in own), default=0)
+    for count, example in zip(times, examples, strict=True):
         cut = Example(example.token_ids[: example.completion_start + config.tokens], example.completion_start)
-        found += [cut] * times
+        found += [cut] * count
     return found
 
 
@@ -377,7 +372,7 @@ class Trainer:
         head = head_of(model)
         vocabulary = None
         if config.vocabulary == "compact":
-            vocabulary = choose_vocabulary(config.compact, model, head, examples, pad_id)
+            vocabulary = choose_vocabulary(config.compact, model, head, examples)
         scorer = Scorer(head, vocabulary, config.opening, head.frozen_copy() if config.method == "full" else None)
         layers, upper = model.config.get_text_config().num_hidden_layers, config.lora.trainable_layers
         cache = None
@@ -464,14 +459,3 @@ class Trainer:
         if outside and vocabulary is not None:
             measured["mass_outside_exact_rows"] = mass / count
         return measured
-
-
-def choose_vocabulary(
-    config: CompactConfig, model: Any, head: Head, examples: Sequence[Example], pad_id: int
-) -> CompactVocabulary:
-    """Rows from all examples; the base model's own mass from an even sample of them (about 1,500 positions)."""
-    sample = examples[:: max(1, len(examples) // 32)]
-    with torch.no_grad():
-        hidden = torch.cat([scored_hidden(model, pad([example], pad_id, model.device))[0] for example in sample])
-    ids = torch.tensor(sorted({token for example in examples for token in example.token_ids}))
-    return compact_vocabulary(ids, hidden, head, config)

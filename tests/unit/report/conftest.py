@@ -84,6 +84,14 @@ def _losses(out: StageFolder, steps: int, first: float) -> None:
         out.emit(event="train", step=step, loss_nats_per_token=first - step / 10, tokens_seen=100 * (step + 1))
 
 
+def _preferences(out: StageFolder) -> None:
+    write_text(out.file("adapter.txt"), "preferences")
+    out.emit(event="setup", comparisons=40, pairs_per_epoch=60, truncated=0, steps=6)
+    for step in range(6):
+        moved = {"chosen_log_ratio_nats": step / 10, "rejected_log_ratio_nats": -step, "accuracy": 0.5 + step / 10}
+        out.emit(event="train", step=step, **moved)
+
+
 def build(
     path: Path,
     *,
@@ -92,6 +100,7 @@ def build(
     epochs: int = 2,
     steps: int = 10,
     featured: Sequence[str] = ("How should I invest 10,000 euros?", "Never asked?"),
+    comparisons: bool = False,
 ) -> Run:
     """A finished run at ``path``, through the real store."""
     run = Run(path)
@@ -107,6 +116,9 @@ def build(
     about = {
         "steersman": "0.1.0", "git": "abc1234", "started": 1.8e9,
         "model": {"name": "tiny-random", "path": "/somewhere/secret/base", "digest": "f" * 64},
+        "stages": [
+            *("data", "raw_answers", "sft"), *(["dpo"] if comparisons else []), *("aligned_answers", "scores")
+        ],
         "packages": {"torch": "2.13.0"}, "machine": {"processor": "A chip", "cores": 2, "python": "3.11"},
     }  # fmt: skip
     write_json(path / "run.json", about)
@@ -123,7 +135,8 @@ def build(
     made = perform("data", source, lambda out: write_json(out.file("counts.json"), counts))
     raw = perform("raw_answers", base | persona, lambda out: write_jsonl(out.file("answers.jsonl"), []))
     sft = perform("sft", base, functools.partial(_losses, steps=steps, first=3.0))
-    aligned = perform("aligned_answers", base | {"sft": sft}, lambda out: write_jsonl(out.file("answers.jsonl"), []))
+    trained = {"dpo": perform("dpo", base | {"sft": sft}, _preferences)} if comparisons else {"sft": sft}
+    aligned = perform("aligned_answers", base | trained, lambda out: write_jsonl(out.file("answers.jsonl"), []))
 
     def score(out: StageFolder) -> None:
         write_jsonl(out.file("scores.jsonl"), rows)

@@ -89,3 +89,21 @@ def test_stages_are_listed_in_the_order_in_which_they_finished(run: Run) -> None
     assert [s["stage"] for s in found["stages"]] == ["data", "raw_answers", "sft", "aligned_answers", "scores"]
     assert found["provenance"]["seeds"] == {"sft.seed": 3, "answers.sampling.seed": 0}
     assert found["model"] == {"name": "tiny-random", "digest": "f" * 64}
+
+
+def test_preferences_are_empty_without_the_stage_and_complete_with_it(make: Callable[..., Run]) -> None:
+    assert report.report_data(make("without"))["preferences"]["chosen"] == []
+    found = report.report_data(make("with", comparisons=True))
+    assert found["preferences"]["chosen"] == [[step, step / 10] for step in range(6)]
+    assert found["preferences"]["rejected"][-1] == [5, -5.0]
+    assert found["preferences"]["pairs_per_epoch"] == 60
+    assert "dpo" in [stage["stage"] for stage in found["stages"]]
+
+
+def test_a_stage_of_a_former_recipe_does_not_count(make: Callable[..., Run]) -> None:
+    make("run", comparisons=True)
+    run = make("run", epochs=3)  # the recipe lost its comparisons, and fine-tuning changed after that
+    assert (run.path / "dpo").exists()
+    found = report.report_data(run)
+    assert "dpo" not in [stage["stage"] for stage in found["stages"]]
+    assert found["preferences"]["chosen"] == []

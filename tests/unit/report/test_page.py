@@ -206,3 +206,12 @@ def test_contrast_of_text_in_both_themes() -> None:
             for ground in ("paper", "wash"):
                 assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
         assert contrast(theme["few"], theme["paper"]) >= 3  # marks, not text
+
+
+def test_learning_from_comparisons_is_drawn_where_it_happened(make: Callable[..., Run]) -> None:
+    assert "Learning from comparisons" not in page_of(make("without"))
+    text = page_of(make("with", comparisons=True))
+    section = text[text.index("Learning from comparisons") : text.index('id="provenance"')]
+    assert "Of 40 comparisons, the better answers became +0.45 nats likelier and the worse ones −4.50" in section
+    assert "95 % of the pairs" in section
+    assert section.count("<svg") == 2

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from steersman.errors import DataError, ModelError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.chat import Batch, Example, chat_format, pad
-from steersman.lm.head import CompactConfig, CompactVocabulary, Head, head_of
+from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, head_of
 from steersman.lm.model import LoraConfig, add_lora, load_policy, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.store import StageFolder, read_jsonl
@@ -187,7 +187,7 @@ def test_the_compact_loss_is_an_unbiased_estimate_of_the_full_one(tiny_base: Pat
     """On a real batch, openings weighted: 200 estimates' mean within four standard errors and 2 % of the exact loss."""
     model, batch = pretrained.load_model(tiny_base).requires_grad_(False), pad(examples[:16], 0)
     head = head_of(model)
-    vocabulary = sft.choose_vocabulary(CompactConfig(extra_rows=20, full_share=0.25), model, head, examples, 0)
+    vocabulary = choose_vocabulary(CompactConfig(extra_rows=20, full_share=0.25), model, head, examples)
     assert len(vocabulary.exact) < len(head.weight)
     with torch.no_grad():
         exact = loss_of(model, batch, head, opening=WEIGHTED).item()
