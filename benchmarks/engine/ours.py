@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from workload import ALPHA, RANK, reward
+from workload import ALPHA, LEARNING_RATE, RANK, reward
 
 from steersman.functional import clipped_surrogate, group_advantages, k3_nats, preference_nll, sampler_weights
 from steersman.lm import pretrained
@@ -30,7 +30,7 @@ from steersman.store import peak_memory_mb
 from steersman.train import dpo, loop, sft
 from steersman.train.loop import OptimiserConfig
 
-OPTIMISER = OptimiserConfig(learning_rate=1e-4, warmup_ratio=0.0, schedule="constant")
+OPTIMISER = OptimiserConfig(learning_rate=LEARNING_RATE, warmup_ratio=0.0, schedule="constant")
 COMPACT = CompactConfig(extra_rows=8192, full_share=0.08)
 
 
@@ -174,7 +174,7 @@ def stage_step(work: dict[str, Any], adapter: Path, vocabulary: str, _: int | No
     steps = [[Group(g["prompt"], g["completions"]) for g in groups] for groups in work["steps"]]
     trainer = dpo.Trainer.prepare(config, model, policy, 0, [group for groups in steps for group in groups])
     references = trainer.references(steps)
-    return lambda number: trainer.step(number, steps[number], references[number], OPTIMISER.learning_rate)
+    return lambda number: trainer.step(number, steps[number], references[number], work["learning_rate"])
 
 
 def reward_step(*arguments: Any) -> Step:

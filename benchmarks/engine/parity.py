@@ -37,7 +37,9 @@ def prepare(folder: Path) -> tuple[Path, str]:
 def work_of(method: str, base: Path, folder: Path) -> dict[str, Any]:
     """A small workload, the same on both sides."""
     if method in STAGES:
-        return workload.build(METHODS["dpo"], base, folder, **LENGTHS | {"steps": 3, "method": method})
+        return workload.build(
+            METHODS["dpo"], base, folder, **LENGTHS | {"steps": 3, "method": method, "learning_rate": 0.02}
+        )
     return workload.build(METHODS[method], base, folder, **LENGTHS)
 
 

@@ -39,7 +39,6 @@ from transformers import (
 from workload import reward
 
 COMMON = {
-    "learning_rate": 1e-4,
     "lr_scheduler_type": "constant",
     "warmup_steps": 0,
     "weight_decay": 0.0,
@@ -59,10 +58,14 @@ COMMON = {
 }
 
 
-def common(rows: int, defaults: bool) -> dict[str, Any]:
+def common(work: dict[str, Any], rows: int, defaults: bool) -> dict[str, Any]:
     """Settings of every trainer: the rows of a step, and whether it keeps its gradient checkpointing."""
-    own = {"output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": rows, "gradient_checkpointing": defaults}
-    return COMMON | own
+    return COMMON | {
+        "output_dir": tempfile.mkdtemp(),
+        "learning_rate": work["learning_rate"],
+        "per_device_train_batch_size": rows,
+        "gradient_checkpointing": defaults,
+    }
 
 
 def say(**fields: Any) -> None:
@@ -121,7 +124,7 @@ def sft(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
             ids, start = g["prompt"] + g["completions"][0], len(g["prompt"])
             rows.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
     config = trl.SFTConfig(
-        **common(work["rows"], defaults),
+        **common(work, work["rows"], defaults),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
@@ -170,7 +173,7 @@ def dpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         for g in groups
     ]
     config = trl.DPOConfig(
-        **common(work["rows"], defaults),
+        **common(work, work["rows"], defaults),
         max_length=None,
         beta=0.1,
         loss_type=["ipo" if work["method"] == "ipo-stage" else "sigmoid"],
@@ -200,7 +203,7 @@ def kto(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         for own, other in zip(groups, [groups[-1], *groups[:-1]], strict=True)
         for side in (0, 1)
     ]
-    config = trl.KTOConfig(**common(2 * work["rows"], defaults), max_length=None, beta=0.1)
+    config = trl.KTOConfig(**common(work, 2 * work["rows"], defaults), max_length=None, beta=0.1)
     with prepared(trl.KTOTrainer):
         trainer = trl.KTOTrainer(
             policy,
@@ -235,7 +238,7 @@ def reward_model(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         for g in groups
     ]
     config = trl.RewardConfig(
-        **common(work["rows"], defaults),
+        **common(work, work["rows"], defaults),
         max_length=None,
     )
     trainer = trl.RewardTrainer(
@@ -254,7 +257,7 @@ def grpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
     policy, tokenizer = policy_of(work, adapter)
     groups = [g for step in work["steps"] for g in step]
     config = trl.GRPOConfig(
-        **common(work["rows"] * work["group"], defaults),
+        **common(work, work["rows"] * work["group"], defaults),
         num_generations=work["group"],
         steps_per_generation=1,
         max_completion_length=work["completion"],

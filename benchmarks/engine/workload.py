@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMONSTRATIONS = ROOT / "src" / "steersman" / "data" / "library" / "assistant" / "demonstrations.jsonl"
-RANK, ALPHA, STEPS = 16, 32, 12
+RANK, ALPHA, STEPS, LEARNING_RATE = 16, 32, 12, 1e-4
 
 # rows a step, prompt tokens, completion tokens, completions of one prompt
 SHAPES = {
@@ -39,7 +39,7 @@ def build(name: str, base: Path, folder: Path, steps: int = STEPS, **changes: An
     tokenizer = AutoTokenizer.from_pretrained(base)
     texts = [json.loads(line)["completion"] for line in DEMONSTRATIONS.read_text(encoding="utf-8").splitlines()]
     seen = sorted({i for text in texts for i in tokenizer(text, add_special_tokens=False)["input_ids"]})
-    shape, rng = {**SHAPES[name], **changes}, random.Random(name)
+    shape, rng = {"learning_rate": LEARNING_RATE, **SHAPES[name], **changes}, random.Random(name)
 
     def ids(count: Any) -> list[int]:
         return rng.choices(seen, k=count)
