@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from steersman.report import charts
+from steersman.report import charts, learning, pieces
 from steersman.report.data import ALIGNED, CONDITIONS, FEW_SHOT, RAW
+from steersman.report.pieces import TRUE_MINUS
 from steersman.report.wording import (
     NO_DATA,
-    Figure,
     bounds,
-    difference,
     html,
     minutes,
     number,
@@ -28,49 +27,6 @@ from steersman.report.wording import (
 Data = Mapping[str, Any]
 NAMES = {RAW: "Raw", FEW_SHOT: "Raw, few-shot", ALIGNED: "Aligned"}
 LOWER_IS_BETTER = ("harmless look-alikes refused",)
-TRUE_MINUS = str.maketrans("-", "−")
-
-
-# ── pieces ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _icon(good: bool | None) -> str:
-    paths = {True: "M2.5 7.5l3 3 6-7", False: "M3 3l8 8M11 3l-8 8", None: "M3 7h8"}
-    name = {True: "yes", False: "no", None: "none"}[good]
-    size = 'viewBox="0 0 14 14" width="14" height="14"'
-    return f'<svg class="icon {name}" aria-hidden="true" {size}><path d="{paths[good]}"/></svg>'
-
-
-def _verdict(kept: bool | None) -> str:
-    text = {True: "kept", False: "not kept", None: "not judged"}[kept]
-    return f'<span class="verdict">{_icon(kept)}{text}</span>'
-
-
-def _scroll(label: str, table: str) -> str:
-    """A table in a container of its own, so that a narrow screen scrolls the table and not the page."""
-    return f'<div class="scroll" role="region" aria-label="Table: {html(label)}" tabindex="0">{table}</div>'
-
-
-def _row(heading: str, cells: Iterable[str], scope: str = "row") -> str:
-    return f'<tr><th scope="{scope}">{heading}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-
-
-def _table(caption: str, heads: Sequence[str], rows: Iterable[str], kind: str = "") -> str:
-    """A captioned table in its scroll container. ``caption`` is plain text, ``heads`` our own markup."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = "".join(rows)
-    content = f"<caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return _scroll(caption, f'<table class="{kind}">{content}</table>')
-
-
-def _details(summary: str, content: str, kind: str = "more", unfolded: bool = False) -> str:
-    return f'<details class="{kind}"{" open" if unfolded else ""}><summary>{summary}</summary>{content}</details>'
-
-
-def _section(id: str, title: str, content: str) -> str:
-    return f'<section id="{id}" aria-labelledby="{id}-h"><h2 id="{id}-h">{title}</h2>{content}</section>'
-
-
-def _value(figure: Figure, kind: str = "") -> str:
-    return f'<span class="value {kind}">{percent(figure["value"])}</span><span class="interval">{bounds(figure)}</span>'
 
 
 def _legend() -> str:
@@ -93,7 +49,7 @@ def summary(data: Data) -> str:
         )
     cost = (
         f"General knowledge went from {percent(knowledge[RAW]['value'])} to {percent(knowledge[ALIGNED]['value'])} "
-        f"({_points(knowledge['difference'])} points); perplexity on neutral text is now "
+        f"({pieces.points(knowledge['difference'])} points); perplexity on neutral text is now "
         f"{ratio(perplexity['ratio'])} times that of the raw model."
     )
     return f'<p class="lead">{found}</p><p>{cost} <span class="note">Brackets are 95&nbsp;% intervals.</span></p>'
@@ -108,10 +64,6 @@ def facts(data: Data) -> str:
         ("Run", f"{html(data['run'])}, {html((data['started'] or 'date unknown')[:10])}"),
     )
     return f'<dl class="facts">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in pairs)}</dl>'
-
-
-def _points(figure: Figure) -> str:
-    return difference(figure).translate(TRUE_MINUS)
 
 
 # ── 2. the same questions ────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,7 +99,7 @@ def questions(data: Data) -> str:
         )
         parts.append(f"<p>On {failures['total']} of {failures['judged']} judged prompts. Below: {which}.</p>")
         parts += [_example(pair, (ALIGNED,)) for pair in failures["shown"]]
-    return _section("questions", "The same questions, raw and aligned", "".join(parts))
+    return pieces.section("questions", "The same questions, raw and aligned", "".join(parts))
 
 
 def _example(pair: Data, verdicts_of: Sequence[str], unfolded: bool = False) -> str:
@@ -155,7 +107,7 @@ def _example(pair: Data, verdicts_of: Sequence[str], unfolded: bool = False) -> 
     turns = _turns(pair["prompt"])
     line = turns[-1][1]
     verdicts = "".join(
-        f"<span>{NAMES[name]}: {_verdict(pair['answers'][name]['kept'])}</span>"
+        f"<span>{NAMES[name]}: {pieces.verdict(pair['answers'][name]['kept'])}</span>"
         for name in verdicts_of
         if name in pair["answers"]
     )
@@ -164,7 +116,7 @@ def _example(pair: Data, verdicts_of: Sequence[str], unfolded: bool = False) -> 
         f'<span class="teaser" dir="auto"{_lang(pair)}>{html(_cut(line))}</span>'
         f'<span class="verdicts">{verdicts}</span>'
     )
-    return _details(head, _exchange(pair), "example", unfolded)
+    return pieces.details(head, _exchange(pair), "example", unfolded)
 
 
 def _exchange(pair: Data) -> str:
@@ -182,8 +134,8 @@ def _exchange(pair: Data) -> str:
     both = "".join(_answer(name, answers[name], lang) for name in (RAW, ALIGNED) if name in answers)
     folded = ""
     if FEW_SHOT in answers:
-        head = f"{NAMES[FEW_SHOT]} answer: {_verdict(answers[FEW_SHOT]['kept'])}"
-        folded = _details(head, _answer(FEW_SHOT, answers[FEW_SHOT], lang), "few-shot")
+        head = f"{NAMES[FEW_SHOT]} answer: {pieces.verdict(answers[FEW_SHOT]['kept'])}"
+        folded = pieces.details(head, _answer(FEW_SHOT, answers[FEW_SHOT], lang), "few-shot")
     return f'{asked}<div class="pair">{both}</div>{folded}'
 
 
@@ -195,12 +147,12 @@ def _answer(name: str, answer: Data, lang: str) -> str:
         else f'<span class="note cut">cut after {answer["tokens"]} tokens: it did not end by itself</span>'
     )
     shown = "".join(
-        f"<li>{_icon(found)}{html(phrase(behaviour))}: {'yes' if found else 'no'}</li>"
+        f"<li>{pieces.icon(found)}{html(phrase(behaviour))}: {'yes' if found else 'no'}</li>"
         for behaviour, found in answer["behaviours"].items()
     )
     return (
         f'<div class="answer {"ali" if name == ALIGNED else "other"}">'
-        f'<p class="who">{charts.sample(name)}<b>{NAMES[name]}</b> {_verdict(answer["kept"])}</p>'
+        f'<p class="who">{charts.sample(name)}<b>{NAMES[name]}</b> {pieces.verdict(answer["kept"])}</p>'
         f'<p class="text" dir="auto"{lang}>{text}</p>{end}<ul class="shown">{shown}</ul></div>'
     )
 
@@ -251,13 +203,13 @@ def principles(data: Data) -> str:
         + _legend()
         + _rates("Overall", "All prompts", data["overall"], overall)
         + _rates("By principle", "Principle", data["principles"], titled)
-        + _details(
+        + pieces.details(
             "Behaviour by behaviour",
             f'<dl class="meanings">{meanings}</dl>'
             + _rates("By behaviour", "Behaviour and principle", data["behaviours"], behaviour),
         )
     )
-    return _section("principles", "Principles before and after", content)
+    return pieces.section("principles", "Principles before and after", content)
 
 
 def _rates(caption: str, first: str, rows: Sequence[Data], heading: Callable[[Data], str]) -> str:
@@ -269,18 +221,18 @@ def _rates(caption: str, first: str, rows: Sequence[Data], heading: Callable[[Da
         "p",
         "n",
     )
-    return _table(caption, heads, (_rate_row(heading(row), row) for row in rows), "rates")
+    return pieces.table(caption, heads, (_rate_row(heading(row), row) for row in rows), "rates")
 
 
 def _rate_row(heading: str, row: Data) -> str:
     rates, versus = row["rates"], row[f"versus_{RAW}"]
     if not row["n"]:
-        return _row(heading, [NO_DATA, *[NO_DATA] * 3, NO_DATA, "", "0"])
+        return pieces.row(heading, [NO_DATA, *[NO_DATA] * 3, NO_DATA, "", "0"])
     change = f'<span class="value">{points(versus)}</span><span class="interval">{bounds(versus)}</span>'.translate(
         TRUE_MINUS
     )
-    values = [_value(rates[name], "strong" if name == ALIGNED else "") for name in CONDITIONS]
-    return _row(heading, [charts.dots(rates), *values, change, p_value(versus["p_exact"]), str(row["n"])])
+    values = [pieces.value(rates[name], "strong" if name == ALIGNED else "") for name in CONDITIONS]
+    return pieces.row(heading, [charts.dots(rates), *values, change, p_value(versus["p_exact"]), str(row["n"])])
 
 
 # ── 4. cost ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -291,28 +243,31 @@ def cost(data: Data) -> str:
     heads = ("What was measured", "Raw", "Aligned", "Change", "p")
     n = knowledge[RAW]["n"]
     rows = [
-        _row(
+        pieces.row(
             f'General knowledge<span class="sub">{n} items, share answered right; higher is better</span>',
             [
-                _value(knowledge[RAW]),
-                _value(knowledge[ALIGNED]),
-                f"{_points(knowledge['difference'])} points",
+                pieces.value(knowledge[RAW]),
+                pieces.value(knowledge[ALIGNED]),
+                f"{pieces.points(knowledge['difference'])} points",
                 p_value(knowledge["p_exact"]),
             ],
         ),
-        _row(
+        pieces.row(
             "Perplexity on neutral text"
             f'<span class="sub">{number(perplexity["tokens"], 0)} tokens; lower is better</span>',
             [number(perplexity[RAW], 2), number(perplexity[ALIGNED], 2), f"× {ratio(perplexity['ratio'])}", ""],
         ),
-        _row(
+        pieces.row(
             f'Mean answer length<span class="sub">tokens; few-shot {number(lengths[FEW_SHOT])}</span>',
             [number(lengths[RAW]), number(lengths[ALIGNED]), "", ""],
         ),
     ]
     seconds = [stage["seconds"] for stage in data["stages"]]
-    stages = [_row(html(phrase(s["stage"])), [minutes(s["seconds"]), number(s["peak_mb"], 0)]) for s in data["stages"]]
-    stages.append(_row("All stages", [minutes(sum(seconds)), ""]))
+    stages = [
+        pieces.row(html(phrase(stage["stage"])), [minutes(stage["seconds"]), number(stage["peak_mb"], 0)])
+        for stage in data["stages"]
+    ]
+    stages.append(pieces.row("All stages", [minutes(sum(seconds)), ""]))
     trained = (
         f"Training read {number(training['tokens_seen'], 0)} tokens in {number(training['steps'], 0)} steps "
         f"over {number(training['demonstrations'], 0)} demonstrations ({number(training['truncated'], 0)} of them cut "
@@ -320,90 +275,12 @@ def cost(data: Data) -> str:
     )
     content = (
         "<p>What the model can do apart from manners, scored by log-probability before and after.</p>"
-        + _table("Before and after", heads, rows, "plain")
+        + pieces.table("Before and after", heads, rows, "plain")
         + f"<p>{trained}</p>"
-        + _table("Time and memory", ("Stage", "Minutes", "Peak memory so far, MiB"), stages, "plain small")
+        + pieces.table("Time and memory", ("Stage", "Minutes", "Peak memory so far, MiB"), stages, "plain small")
         + '<p class="note">Peak memory is the high-water mark of the process up to the end of the stage.</p>'
     )
-    return _section("cost", "What it cost", content)
-
-
-# ── 5. training ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def training(data: Data) -> str:
-    """Loss curves and, with a compact vocabulary, the probability outside its exact rows."""
-    loss, validation, outside = (
-        [(float(x), float(y)) for x, y in data["training"][name] if y is not None]
-        for name in ("loss", "validation_loss", "mass_outside_exact_rows")
-    )
-    if not loss:
-        return _section("training", "Training", "<p>This run recorded no training steps.</p>")
-    window = max(3, len(loss) // 15) | 1
-    smooth = charts.smoothed(loss, window)
-    curves = [
-        charts.Curve("step", "light", charts.thinned(loss)),
-        charts.Curve("mean", "smooth", charts.thinned(smooth)),
-    ]
-    said = f"Training loss fell from {smooth[0][1]:.3f} to {smooth[-1][1]:.3f}"
-    if smooth[-1][1] >= smooth[0][1]:
-        said = f"Training loss went from {smooth[0][1]:.3f} to {smooth[-1][1]:.3f}"
-    keys = '<li><i class="swatch light"></i>training, each step</li>'
-    keys += f'<li><i class="swatch smooth"></i>training, mean of {window} steps</li>'
-    if validation:
-        curves.append(charts.Curve("validation", "marked", validation))
-        said += f", and validation loss from {validation[0][1]:.3f} to {validation[-1][1]:.3f}"
-        keys += '<li><i class="swatch marked"></i>validation, rows not trained on</li>'
-    figure = _figure(curves, f"{said} (nats per token).", "loss, nats per token", keys)
-    if outside:
-        before, after = outside[0][1], outside[-1][1]
-        figure += _figure(
-            [charts.Curve("outside", "marked", outside)],
-            f"Probability outside the vocabulary rows that were scored exactly: {100 * before:.2f} % before training, "
-            f"{100 * after:.2f} % at the end. Those rows are sampled in training; this must not grow.",
-            "probability outside the exact rows",
-        )
-    table = _table(
-        "Validation by step",
-        ("Step", "Loss, nats per token", *(["Probability outside"] if outside else [])),
-        (
-            _row(f"{x:g}", [f"{y:.4f}", *([f"{dict(outside)[x]:.4f}"] if x in dict(outside) else [])])
-            for x, y in validation
-        ),
-        "plain small",
-    )
-    figure += _details("The same as a table", table) if validation else ""
-    return _section("training", "Training", figure + _preferences(data["preferences"]))
-
-
-def _preferences(found: Data) -> str:
-    """How far the answers of the comparisons moved from the policy before; nothing if none were learnt from."""
-    chosen, rejected, accuracy = (
-        [(float(x), float(y)) for x, y in found[name] if y is not None] for name in ("chosen", "rejected", "accuracy")
-    )
-    if not chosen:
-        return ""
-    window = max(3, len(chosen) // 10) | 1
-    better, worse = charts.smoothed(chosen, window), charts.smoothed(rejected, window)
-    told_apart = charts.smoothed(accuracy, window)[-1][1]
-    said = (
-        f"Of {number(found['comparisons'], 0)} comparisons, the better answers became {better[-1][1]:+.2f} "
-        f"nats likelier and the worse ones {worse[-1][1]:+.2f}, against the model before this stage; "
-        f"{percent(told_apart)} of the pairs of the last steps were told apart, all of them trained on."
-    ).translate(TRUE_MINUS)
-    keys = '<li><i class="swatch smooth"></i>better answers</li><li><i class="swatch light"></i>worse answers</li>'
-    lines = [
-        charts.Curve("chosen", "smooth", charts.thinned(better)),
-        charts.Curve("rejected", "light", charts.thinned(worse)),
-    ]
-    return "<h3>Learning from comparisons</h3>" + _figure(lines, said, f"log-ratio, nats, mean of {window} steps", keys)
-
-
-def _figure(curves: Sequence[charts.Curve], said: str, y_name: str, keys: str = "") -> str:
-    drawn = "".join(
-        f'<div class="{kind}">{charts.lines(curves, said, width, y_name)}</div>'
-        for kind, width in (("wide", 760), ("narrow", 310))
-    )
-    legend = f'<ul class="legend" aria-label="Lines">{keys}</ul>' if keys else ""
-    return f"<figure>{legend}{drawn}<figcaption>{said}</figcaption></figure>"
+    return pieces.section("cost", "What it cost", content)
 
 
 # ── 6. provenance ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -422,7 +299,7 @@ def provenance(data: Data) -> str:
         ("Time and memory", None, "manifest.json in each stage’s folder"),
     )
     rows = [
-        _row(name, [html(file), f"<code>{keys.get(stage, '') if stage else ''}</code>"])
+        pieces.row(name, [html(file), f"<code>{keys.get(stage, '') if stage else ''}</code>"])
         for name, stage, file in origins
     ]
     facts = {
@@ -440,12 +317,14 @@ def provenance(data: Data) -> str:
     listed = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in facts.items())
     recipe = _json("Recipe as JSON", p["recipe"])
     content = (
-        _table("Tables and their files", ("Shown", "File in the run", "Key of its stage"), rows, "plain")
+        pieces.table("Tables and their files", ("Shown", "File in the run", "Key of its stage"), rows, "plain")
         + f'<dl class="identity">{listed}</dl>'
-        + _details("Settings: the whole recipe", recipe)
-        + _details("Stages: settings, inputs and outputs with their digests", "".join(map(_stage, data["stages"])))
+        + pieces.details("Settings: the whole recipe", recipe)
+        + pieces.details(
+            "Stages: settings, inputs and outputs with their digests", "".join(map(_stage, data["stages"]))
+        )
     )
-    return _section("provenance", "Where every number comes from", content)
+    return pieces.section("provenance", "Where every number comes from", content)
 
 
 def _stage(stage: Data) -> str:
@@ -479,7 +358,7 @@ def limits(data: Data) -> str:
         "<b>Cost is measured narrowly.</b> A few knowledge items and some neutral text do not cover reasoning, code, "
         "or whatever you need the model for.",
     )
-    return _section(
+    return pieces.section(
         "limits", "What this does not show", f'<ul class="limits">{"".join(f"<li>{i}</li>" for i in items)}</ul>'
     )
 
@@ -488,7 +367,7 @@ SECTIONS = (
     ("questions", "Questions", questions),
     ("principles", "Principles", principles),
     ("cost", "Cost", cost),
-    ("training", "Training", training),
+    ("training", "Training", learning.training),
     ("provenance", "Provenance", provenance),
     ("limits", "Limits", limits),
 )

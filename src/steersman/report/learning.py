@@ -1,0 +1,81 @@
+"""The section on training: the curves of fine-tuning, learning from comparisons, and the reward model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from steersman.report import charts, pieces
+from steersman.report.pieces import TRUE_MINUS
+from steersman.report.wording import number, percent
+
+Data = Mapping[str, Any]
+
+
+def training(data: Data) -> str:
+    """Loss curves and, with a compact vocabulary, the probability outside its exact rows."""
+    loss, validation, outside = (
+        [(float(x), float(y)) for x, y in data["training"][name] if y is not None]
+        for name in ("loss", "validation_loss", "mass_outside_exact_rows")
+    )
+    if not loss:
+        return pieces.section("training", "Training", "<p>This run recorded no training steps.</p>")
+    window = max(3, len(loss) // 15) | 1
+    smooth = charts.smoothed(loss, window)
+    curves = [
+        charts.Curve("step", "light", charts.thinned(loss)),
+        charts.Curve("mean", "smooth", charts.thinned(smooth)),
+    ]
+    said = f"Training loss fell from {smooth[0][1]:.3f} to {smooth[-1][1]:.3f}"
+    if smooth[-1][1] >= smooth[0][1]:
+        said = f"Training loss went from {smooth[0][1]:.3f} to {smooth[-1][1]:.3f}"
+    keys = '<li><i class="swatch light"></i>training, each step</li>'
+    keys += f'<li><i class="swatch smooth"></i>training, mean of {window} steps</li>'
+    if validation:
+        curves.append(charts.Curve("validation", "marked", validation))
+        said += f", and validation loss from {validation[0][1]:.3f} to {validation[-1][1]:.3f}"
+        keys += '<li><i class="swatch marked"></i>validation, rows not trained on</li>'
+    figure = pieces.figure(curves, f"{said} (nats per token).", "loss, nats per token", keys)
+    if outside:
+        before, after = outside[0][1], outside[-1][1]
+        figure += pieces.figure(
+            [charts.Curve("outside", "marked", outside)],
+            f"Probability outside the vocabulary rows that were scored exactly: {100 * before:.2f} % before training, "
+            f"{100 * after:.2f} % at the end. Those rows are sampled in training; this must not grow.",
+            "probability outside the exact rows",
+        )
+    table = pieces.table(
+        "Validation by step",
+        ("Step", "Loss, nats per token", *(["Probability outside"] if outside else [])),
+        (
+            pieces.row(f"{x:g}", [f"{y:.4f}", *([f"{dict(outside)[x]:.4f}"] if x in dict(outside) else [])])
+            for x, y in validation
+        ),
+        "plain small",
+    )
+    figure += pieces.details("The same as a table", table) if validation else ""
+    return pieces.section("training", "Training", figure + _preferences(data["preferences"]))
+
+
+def _preferences(found: Data) -> str:
+    """How far the answers of the comparisons moved from the policy before; nothing if none were learnt from."""
+    chosen, rejected, accuracy = (
+        [(float(x), float(y)) for x, y in found[name] if y is not None] for name in ("chosen", "rejected", "accuracy")
+    )
+    if not chosen:
+        return ""
+    window = max(3, len(chosen) // 10) | 1
+    better, worse = charts.smoothed(chosen, window), charts.smoothed(rejected, window)
+    told_apart = charts.smoothed(accuracy, window)[-1][1]
+    said = (
+        f"Of {number(found['comparisons'], 0)} comparisons, the better answers became {better[-1][1]:+.2f} "
+        f"nats likelier and the worse ones {worse[-1][1]:+.2f}, against the model before this stage; "
+        f"{percent(told_apart)} of the pairs of the last steps were told apart, all of them trained on."
+    ).translate(TRUE_MINUS)
+    keys = '<li><i class="swatch smooth"></i>better answers</li><li><i class="swatch light"></i>worse answers</li>'
+    lines = [
+        charts.Curve("chosen", "smooth", charts.thinned(better)),
+        charts.Curve("rejected", "light", charts.thinned(worse)),
+    ]
+    name = f"log-ratio, nats, mean of {window} steps"
+    return "<h3>Learning from comparisons</h3>" + pieces.figure(lines, said, name, keys)
