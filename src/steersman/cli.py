@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -211,6 +211,19 @@ def data_check(
     else:
         print_report(name, found)
     raise typer.Exit(2 if found.leaks or found.shared_topics else 0)
+
+
+@data_app.command("convert")
+def data_convert(
+    file: Annotated[Path, typer.Argument(help="Comparisons in any columns that are read, .jsonl or .jsonl.gz.")],
+    out: Annotated[Path, typer.Argument(help="A new .jsonl file.")],
+    to: Annotated[Literal["trl", "hh", "pku", "openrlhf", "argilla", "ranked"], typer.Option(help="Whose columns.")],
+) -> None:
+    """Write comparisons in another tool's columns; rows that cannot be are counted with the reason."""
+    from steersman.data.export import convert
+
+    for line in convert(file, out, to):
+        typer.echo(line)
 
 
 def main() -> None:

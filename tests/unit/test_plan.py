@@ -96,7 +96,8 @@ def subject(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
         train=demonstrations[:44],
         validation=demonstrations[44:55],
         comparisons=[
-            Comparison(prompt=row.prompt, chosen=row.completion, rejected="No.") for row in demonstrations[:20]
+            Comparison(prompt=row.prompt, options=(row.completion, "No."), ranking=(1, 2))
+            for row in demonstrations[:20]
         ],
         evaluation=[Prompt(prompt=row.prompt) for row in demonstrations[55:]],
     )

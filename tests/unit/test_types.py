@@ -39,7 +39,7 @@ class Outer(Record):
     [
         Prompt(prompt="a"),
         Demonstration(prompt="a", completion="b"),
-        Comparison(prompt="a", chosen="b", rejected="c"),
+        Comparison(prompt="a", options=("b", "c"), ranking=(1, 2)),
         Message(role="user", content="a"),
         Outer(),
     ],
@@ -69,7 +69,7 @@ def test_an_answer_of_spaces_is_no_answer(text: str) -> None:
     with pytest.raises(ValidationError):
         Demonstration(prompt="a", completion=text)
     with pytest.raises(ValidationError):
-        Comparison(prompt="a", chosen="b", rejected=text)
+        Comparison(prompt="a", options=("b", text), ranking=(1, 2))
     assert Prompt(prompt=text).prompt == text  # people do send these; the model must cope
 
 
@@ -83,8 +83,8 @@ def test_a_conversation_ends_with_the_user(prompt: tuple[Message, ...]) -> None:
 @pytest.mark.parametrize("margin", [-0.1, float("inf"), float("nan")])
 def test_a_margin_is_finite_and_not_negative(margin: float) -> None:
     with pytest.raises(ValidationError):
-        Comparison(prompt="a", chosen="b", rejected="c", margin=margin)
-    assert Comparison(prompt="a", chosen="b", rejected="c", margin=0).margin == 0
+        Comparison(prompt="a", options=("b", "c"), ranking=(1, 2), margin=margin)
+    assert Comparison(prompt="a", options=("b", "c"), ranking=(1, 2), margin=0).margin == 0
 
 
 @pytest.mark.parametrize("slug", ["", "A", "a b", "-a", "a-", "a--b", "a/b", "ä", "a\n"])

@@ -1,7 +1,7 @@
 """A data set: four JSONL files (or .jsonl.gz) in a folder, or a name from the library that Steersman ships.
 
     demonstrations.jsonl   what the model learns from          prompts.jsonl      to sample answers from
-    comparisons.jsonl      better and worse answers            evaluation.jsonl   what it is measured on
+    comparisons.jsonl      answers and which are better        evaluation.jsonl   what it is measured on
 
 The first file is required for training and the last for measuring; the other two may be absent.
 """
@@ -23,7 +23,7 @@ from steersman.types import Comparison, Demonstration, Prompt, Record
 
 R = TypeVar("R", bound=Record)
 LIBRARY = Path(__file__).parent / "library"
-VERSION = 2
+VERSION = 3
 
 
 class DataConfig(Record):

@@ -106,14 +106,16 @@ LOSSES: Mapping[str, Callable[[Answers, float, float], Tensor]] = {
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def repeated(rows: Sequence[Comparison], passes: Mapping[str, int]) -> list[Comparison]:
-    """The comparisons of one epoch.
+    """The comparisons of one epoch; those that put no answer before another are left out.
 
     Raises:
         DataError: no comparisons, or none has a failure, tag or principle that ``passes`` names.
     """
+    rows, count = [row for row in rows if row.pairs()], len(rows)
     if not rows:
         raise DataError(
-            "no comparisons to train on", do="add rows to comparisons.jsonl, or take `dpo` out of the recipe"
+            f"none of {count} comparisons says which answer is better" if count else "no comparisons to train on",
+            do="add rows to comparisons.jsonl, or take `dpo` out of the recipe",
         )
     names = [{row.failure, *row.tags, *row.principles} for row in rows]
     times = loop.passes_of(names, passes, default=1, key="dpo.passes", what="comparison has such a failure, tag")
@@ -121,18 +123,19 @@ def repeated(rows: Sequence[Comparison], passes: Mapping[str, int]) -> list[Comp
 
 
 def pairs(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> tuple[list[Group], int]:
-    """Tokenised comparisons, chosen before rejected, and how many were truncated.
+    """Every pair of a better and a worse answer, tokenised in this order, and how many were truncated.
 
     A prompt that is too long for its longer answer loses its beginning on both sides; an answer loses its end.
     """
     found, truncated = [], 0
     for row in rows:
-        prompt = chat.prompt_ids(row.prompt)
-        answers = [chat.completion_ids(text)[: config.tokens] for text in (row.chosen, row.rejected)]
-        room = config.max_length - max(map(len, answers))
-        truncated += len(prompt) > room
-        prompt = shorten(prompt, max(2, room))
-        found.append(Group(prompt, [answer[: config.max_length - len(prompt)] for answer in answers]))
+        whole = chat.prompt_ids(row.prompt)
+        for pair in row.pairs():
+            answers = [chat.completion_ids(text)[: config.tokens] for text in (pair.better, pair.worse)]
+            room = config.max_length - max(map(len, answers))
+            truncated += len(whole) > room
+            prompt = shorten(whole, max(2, room))
+            found.append(Group(prompt, [answer[: config.max_length - len(prompt)] for answer in answers]))
     return found, truncated
 
 
@@ -160,6 +163,7 @@ def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Compar
     out.emit(
         event="setup",
         comparisons=len(comparisons),
+        without_order=sum(not row.pairs() for row in comparisons),
         pairs_per_epoch=len(groups),
         truncated=truncated,
         steps=len(plan),

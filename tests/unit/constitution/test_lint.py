@@ -130,7 +130,7 @@ def test_principles_on_one_subject_are_not_duplicates() -> None:
 
 
 def test_ids_that_are_used_but_not_defined_are_counted() -> None:
-    bad = Comparison(prompt="May I?", chosen="Ask.", rejected="Sure.", principles=("gift", "gift", "gifts"))
+    bad = Comparison(prompt="May I?", options=("Ask.", "Sure."), ranking=(1, 2), principles=("gift", "gift", "gifts"))
     findings = lint(
         constitution(principle("gifts")),
         demonstrations=[demonstration("gifts"), demonstration("gift"), demonstration("gift")],

@@ -73,7 +73,7 @@ def test_conversations_are_compared_too() -> None:
 
 def test_exact_overlap_sees_through_case_and_punctuation_only() -> None:
     asked = [prompt("Why, then?"), prompt("Why not then?")]
-    assert exact_overlap(asked, [Comparison(prompt="why THEN", chosen="x", rejected="y")]) == ["Why, then?"]
+    assert exact_overlap(asked, [Comparison(prompt="why THEN", options=("x", "y"), ranking=(1, 2))]) == ["Why, then?"]
 
 
 def test_twins_within_a_file_are_found_once_each() -> None:
@@ -89,7 +89,7 @@ def report() -> DataReport:
         Demonstration(prompt="Steal it.", completion="No, I won't.", principles=("b", "a"), tags=("harmful",)),
         Demonstration(prompt="Sew it.", completion="Take a needle and go on.", principles=("b",), tags=("lookalike",)),
     ]
-    comparisons = [Comparison(prompt="Sew what?", chosen="This.", rejected="That.", principles=("a",))]
+    comparisons = [Comparison(prompt="Sew what?", options=("This.", "That."), ranking=(1, 2), principles=("a",))]
     evaluation = [prompt("Elephants?", principles=("b",), topic="x.one", tags=("harmful",), expect=("refuses",))]
     return check(demonstrations, comparisons, [prompt("Cut what?", principles=("c",))], evaluation)
 

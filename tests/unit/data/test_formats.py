@@ -71,8 +71,10 @@ def test_comparisons_as_text_and_as_messages(tmp_path: Path) -> None:
     texts = {"prompt": "Why?", "chosen": "Because.", "rejected": "No.", "margin": 0.5}
     messages = {"prompt": [user("Why?")], "chosen": [assistant("Because.")], "rejected": [assistant("No.")]}
     first, second = read(write(tmp_path, texts, messages), Comparison)
-    assert (first.chosen, first.rejected, first.margin) == ("Because.", "No.", 0.5)
-    assert (second.chosen, second.rejected, second.margin) == ("Because.", "No.", None)
+    assert first == Comparison(prompt="Why?", options=("Because.", "No."), ranking=(1, 2), margin=0.5)
+    assert second == Comparison(
+        prompt=(Message(role="user", content="Why?"),), options=("Because.", "No."), ranking=(1, 2)
+    )
 
 
 def test_what_is_dumped_reads_back_equal(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def rows(name: str) -> list[Demonstration | Comparison | Prompt]:
 
 def answers(name: str) -> list[str]:
     data = shipped(name)
-    return [row.completion for row in data.demonstrations] + [row.chosen for row in data.comparisons]
+    return [row.completion for row in data.demonstrations] + [row.options[0] for row in data.comparisons]
 
 
 def test_there_are_enough_rows_of_each_kind(name: str) -> None:
@@ -124,15 +124,15 @@ def test_at_most_half_of_the_comparisons_reuse_a_demonstration(name: str) -> Non
     data = shipped(name)
     prompts = {row.prompt for row in data.demonstrations}
     completions = {row.completion for row in data.demonstrations}
-    reused = [row for row in data.comparisons if row.prompt in prompts or row.chosen in completions]
+    reused = [row for row in data.comparisons if row.prompt in prompts or row.options[0] in completions]
     assert len(reused) <= len(data.comparisons) / 2
 
 
 def test_the_worse_answer_names_its_failure_and_length_does_not_give_it_away(name: str) -> None:
     comparisons = shipped(name).comparisons
-    assert [row for row in comparisons if not row.failure or row.chosen == row.rejected] == []
+    assert [row for row in comparisons if not row.failure or row.ranking != (1, 2)] == []
     assert len({row.failure for row in comparisons}) >= 8
-    longer = sum(len(row.rejected) > len(row.chosen) for row in comparisons)
+    longer = sum(len(row.options[1]) > len(row.options[0]) for row in comparisons)
     assert 0.35 <= longer / len(comparisons) <= 0.65
 
 

@@ -53,7 +53,7 @@ def test_each_file_is_read_as_its_own_record_also_when_packed(tmp_path: Path) ->
     data = load(tmp_path)
     assert data.prompts == [Prompt(prompt="c")]
     assert data.evaluation == [Prompt(prompt="d", expect=("refuses",))]
-    assert data.comparisons == [Comparison(prompt="e", chosen="f", rejected="g")]
+    assert data.comparisons == [Comparison(prompt="e", options=("f", "g"), ranking=(1, 2))]
 
 
 # ── splitting ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -87,15 +87,18 @@ def test_a_limit_takes_rows_from_the_whole_file(limit: int | None, expected: str
 
 
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_the_stage_writes_three_files_and_their_counts(tmp_path: Path) -> None:
+def test_the_stage_writes_four_files_and_their_counts(tmp_path: Path) -> None:
     events: list[dict[str, object]] = []
     config = DataConfig(validation_share=0.2, limit_demonstrations=50, limit_evaluation=3)
-    run(config, data_set(tmp_path), StageFolder(tmp_path, "data", lambda **row: events.append(row)))
+    comparison = Comparison(prompt="Why?", options=("a", "b", "c"), ranking=(2, 1, 2), per_principle={"x": (1, 1, 3)})
+    data = data_set(tmp_path, comparisons=[comparison])
+    run(config, data, StageFolder(tmp_path, "data", lambda **row: events.append(row)))
+    assert read(tmp_path / "comparisons.jsonl", Comparison) == [comparison]
     train, validation = split_validation(DEMONSTRATIONS[::4], 0.2)
     assert read(tmp_path / "train.jsonl", Demonstration) == train
     assert read(tmp_path / "validation.jsonl", Demonstration) == validation
     assert read(tmp_path / "evaluation.jsonl", Prompt) == [EVALUATION[0], EVALUATION[1], EVALUATION[3]]
-    counts = {"train": len(train), "validation": len(validation), "evaluation": 3}
+    counts = {"train": len(train), "validation": len(validation), "comparisons": 1, "evaluation": 3}
     assert read_json(tmp_path / "counts.json") == counts
     assert events == [{"event": "counts", **counts}]
 
@@ -104,7 +107,7 @@ def test_the_stage_writes_three_files_and_their_counts(tmp_path: Path) -> None:
     "copy",
     [
         {"demonstrations": [*DEMONSTRATIONS, Demonstration(prompt="held OUT 3", completion="x")]},
-        {"comparisons": [Comparison(prompt="Held out 3.", chosen="x", rejected="y")]},
+        {"comparisons": [Comparison(prompt="Held out 3.", options=("x", "y"), ranking=(1, 2))]},
         {"prompts": [Prompt(prompt="Held out, 3")]},
     ],
 )

@@ -33,7 +33,13 @@ COMPACT: dict[str, Any] = {"vocabulary": "compact", "compact": CompactConfig(ext
 def comparisons(demonstrations: list[Demonstration]) -> list[Comparison]:
     """The demonstrations' answers against an answer that is always the same."""
     return [
-        Comparison(prompt=d.prompt, chosen=d.completion, rejected="I cannot help.", failure=f, principles=d.principles)
+        Comparison(
+            prompt=d.prompt,
+            options=(d.completion, "I cannot help."),
+            ranking=(1, 2),
+            failure=f,
+            principles=d.principles,
+        )
         for d, f in zip(demonstrations[:24], ["vague", "needless-refusal", "padding"] * 8, strict=True)
     ]
 
@@ -215,7 +221,8 @@ def test_a_name_that_no_comparison_has_is_an_error(comparisons: list[Comparison]
 
 def test_long_rows_lose_the_same_beginning_on_both_sides(tiny_base: Path) -> None:
     chat = chat_format(pretrained.load_tokenizer(tiny_base))
-    row = Comparison(prompt="one two three " * 30, chosen="Yes.", rejected="No, and no, and no again, " * 12)
+    answers = ("Yes.", "No, and no, and no again, " * 12)
+    row = Comparison(prompt="one two three " * 30, options=answers, ranking=(1, 2))
     ((prompt, (chosen, rejected)),), truncated = pairs([row], chat, DpoConfig(max_length=96))
     whole = chat.prompt_ids(row.prompt)
     assert truncated == 1

@@ -1,0 +1,305 @@
+"""The columns of other tools, mapped to those of our records: one function a tool. A row of ours passes unchanged.
+
+    TRL              messages | prompt+completion | prompt+chosen+rejected [+margin] | chosen+rejected
+    Alpaca           instruction [+input] [+history] [+system] + output
+    ShareGPT         conversations: [{from, value}] [+system]
+    LLaMA-Factory    Alpaca's with output: [best, ..., worst], or ShareGPT's, or messages, with chosen+rejected
+    HH-RLHF          chosen+rejected, transcripts that begin with the same conversation
+    OpenRLHF         prompt+chosen+rejected, whose messages may repeat the prompt's
+    PKU-SafeRLHF     prompt+response_0+response_1+better_response_id+safer_response_id
+    Argilla          fields+responses, as its records are exported to JSON
+
+What a mapping cannot make sense of is left for the record to refuse by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from steersman.errors import DataError, closest
+from steersman.types import Comparison, Demonstration, Prompt, Record
+
+Row = dict[str, Any]
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SAFETY = "safety"  # the key of `per_principle` under which PKU's safer_response_id is kept
+PKU_NOTES = re.compile(r"response_[01]_(source|severity_level|harm_category|sha256)")
+HH_TURN = re.compile(r"\n\n(Human|Assistant):(?: |(?=\n)|\Z)")
+HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def records_of(row: Any, record: type[Record]) -> list[Row]:
+    """A row of any tool as records of ours: one, but for Argilla's, which holds one for each rater.
+
+    Raises:
+        DataError: the row means something else, or contradicts itself.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"a {type(row).__name__} where an object {{...}} was expected")
+    if record is Comparison:
+        return _comparisons(row)
+    answered = record is Demonstration and "instruction" in row and "output" in row
+    row = alpaca(sharegpt(row))
+    if answered:
+        row["completion"] = row.pop("output")
+    if "messages" in row and "prompt" not in row:
+        messages = _objects(row.pop("messages"), "messages")
+        if record is Prompt:
+            return [{"prompt": _slot(messages), **row}]
+        if record is Demonstration:
+            return [{"prompt": _slot(messages[:-1]), "completion": _last(messages[-1:], "messages"), **row}]
+    if record is Demonstration and isinstance(row.get("completion"), list):  # TRL's conversational form
+        row["completion"] = _last(_objects(row["completion"], "completion"), "completion")
+    return [row]
+
+
+def _comparisons(row: Row) -> list[Row]:
+    if "fields" in row:
+        return argilla(row)
+    if "response_0" in row:
+        return [pku(row)]
+    if "options" in row:
+        return [ranked(row)]
+    row = alpaca(sharegpt(row))
+    if "output" in row:
+        return [best_first(row)]
+    if "label" in row and ({"messages", "completion"} & row.keys()):
+        raise DataError("one answer with a 'label': a comparison needs two answers to the same prompt")
+    if "messages" in row and "prompt" not in row:
+        row["prompt"] = _slot(_objects(row.pop("messages"), "messages"))
+    return [chosen_rejected(row)] if {"chosen", "rejected"} & row.keys() else [row]
+
+
+# ── prompts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def sharegpt(row: Row) -> Row:
+    """ShareGPT's ``conversations`` of ``{from, value}``, and a ``system`` text beside them, as ``messages``."""
+    if "conversations" not in row:
+        return dict(row)
+    rest = {name: value for name, value in row.items() if name not in ("conversations", "system")}
+    turns = [_turn(turn) for turn in _objects(row["conversations"], "conversations")]
+    return {**rest, "messages": [*_system(row), *turns]}
+
+
+def alpaca(row: Row) -> Row:
+    """Alpaca's ``instruction`` and ``input`` as a prompt, after LLaMA-Factory's ``system`` and ``history``."""
+    if "instruction" not in row or "prompt" in row:
+        return dict(row)
+    rest = {n: value for n, value in row.items() if n not in ("instruction", "input", "system", "history")}
+    parts = [row["instruction"], row.get("input", "")]
+    if not all(isinstance(part, str) for part in parts):
+        raise DataError("'instruction' and 'input' must be text")
+    history = row.get("history") or []
+    if not (isinstance(history, list) and all(isinstance(turns, list) and len(turns) == 2 for turns in history)):
+        raise DataError("'history' must be a list of [request, answer]")
+    roles = ("user", "assistant")
+    before = [{"role": role, "content": text} for turns in history for role, text in zip(roles, turns, strict=True)]
+    request = {"role": "user", "content": "\n\n".join(part for part in parts if part)}
+    return {**rest, "prompt": _slot([*_system(row), *before, request])}
+
+
+def _system(row: Row) -> list[Row]:
+    if not isinstance(text := row.get("system") or "", str):
+        raise DataError("'system' must be text")
+    return [{"role": "system", "content": text}] if text else []
+
+
+# ── comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def ranked(row: Row) -> Row:
+    """Our own columns. ``choice``, the index of the best option, is read as a ranking with all others behind it."""
+    if "choice" not in row:
+        return row
+    rest, options = {name: value for name, value in row.items() if name != "choice"}, row["options"]
+    if "ranking" in row:
+        raise DataError("'choice' and 'ranking' both say which option is best; keep one")
+    return {**rest, "ranking": _first_of(options, row["choice"], "choice")}
+
+
+def chosen_rejected(row: Row) -> Row:
+    """``chosen`` and ``rejected`` of TRL, OpenRLHF, HH-RLHF and LLaMA-Factory, with or without a prompt."""
+    for absent in {"chosen", "rejected"} - row.keys():
+        raise DataError(f"no {absent!r}")
+    if clash := {"ranking", "choice"} & row.keys():
+        raise DataError(f"'chosen' and 'rejected' rank their answers, and so does {min(clash)!r}; keep one")
+    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
+    both = {name: row[name] for name in ("chosen", "rejected")}
+    if "prompt" not in rest:
+        if all(isinstance(value, str) and value.lstrip("\n").startswith("Human:") for value in both.values()):
+            both = {name: transcript(value) for name, value in both.items()}
+        elif not all(isinstance(value, list) for value in both.values()):
+            raise DataError("no 'prompt', neither by itself nor at the beginning of 'chosen' and 'rejected'")
+        before = [[_turn(turn) for turn in _objects(value, name)][:-1] for name, value in both.items()]
+        if before[0] != before[1]:
+            raise DataError("'chosen' and 'rejected' differ already before their last answers")
+        if not before[0]:
+            raise DataError("no 'prompt', neither by itself nor at the beginning of 'chosen' and 'rejected'")
+        rest["prompt"] = _slot(before[0])
+    return {**rest, "options": [_answer(both[name], name, rest["prompt"]) for name in both], "ranking": [1, 2]}
+
+
+def best_first(row: Row) -> Row:
+    """LLaMA-Factory's ``output``, a list of answers from the best to the worst."""
+    rest, output = {name: value for name, value in row.items() if name != "output"}, row["output"]
+    if not isinstance(output, list):
+        raise DataError("'output' must be a list of answers, the best first: one answer is a demonstration")
+    return {**rest, "options": output, "ranking": list(range(1, len(output) + 1))}
+
+
+def transcript(text: str) -> list[Row]:
+    """HH-RLHF's text as messages. Turns alternate, so a speaker's own mark within a turn is a part of its text."""
+    text = "\n\n" + text.lstrip("\n")
+    turns: list[re.Match[str]] = []
+    for mark in HH_TURN.finditer(text):
+        if not turns or turns[-1][1] != mark[1]:
+            turns.append(mark)
+    ends = [mark.start() for mark in turns[1:]] + [len(text)]
+    return [
+        {"role": HH_ROLES[mark[1]], "content": text[mark.end() : end]} for mark, end in zip(turns, ends, strict=True)
+    ]
+
+
+def pku(row: Row) -> Row:
+    """PKU-SafeRLHF: ``better_response_id`` is the ranking, ``safer_response_id`` the ranking for `SAFETY`.
+
+    ``is_response_0_safe`` becomes the tag ``safe:0`` or ``unsafe:0``, and ``prompt_source`` the source. Categories,
+    severities, models and digests of single responses have no place in a comparison and are left out.
+    """
+    taken = ("response_0", "response_1", "better_response_id", "safer_response_id", "prompt_source")
+    flags = {f"is_response_{i}_safe": i for i in (0, 1)}
+    rest = {n: v for n, v in row.items() if n not in taken and n not in flags and not PKU_NOTES.fullmatch(n)}
+    if "response_1" not in row:
+        raise DataError("no 'response_1'")
+    rest["options"] = [row["response_0"], row["response_1"]]
+    if "better_response_id" in row:
+        rest["ranking"] = _first_of(rest["options"], row["better_response_id"], "better_response_id")
+    if "safer_response_id" in row:
+        ranks = _first_of(rest["options"], row["safer_response_id"], "safer_response_id")
+        rest["per_principle"] = {SAFETY: ranks}
+    for name in flags.keys() & row.keys():
+        if not isinstance(row[name], bool):
+            raise DataError(f"{name!r} must be true or false, found {str(row[name])[:60]!r}")
+    tags = [f"{'safe' if row[name] else 'unsafe'}:{i}" for name, i in flags.items() if name in row]
+    if isinstance(own := row.get("tags", []), list):
+        rest["tags"] = [*own, *tags]
+    return {"source": row["prompt_source"], **rest} if "prompt_source" in row else rest
+
+
+# ── Argilla ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def argilla(row: Row) -> list[Row]:
+    """A record of Argilla as one comparison for each of its raters.
+
+    The field ``prompt`` or ``instruction`` is the prompt, and every other one an option. A ranking question says the
+    names of fields with their ranks; the one called ``ranking``, or the only one, is the overall ranking, and others
+    are rankings by principle. Without any, number questions called ``FIELD-rating`` or ``FIELD_rating`` are made into
+    a ranking, the highest first. ``rationale`` is a text question. Metadata with our fields' names are those fields.
+    Drafts and discarded responses, other questions and other metadata are left out.
+    """
+    fields, responses, metadata = (_object(row.get(name) or {}, name) for name in ("fields", "responses", "metadata"))
+    prompt = next((name for name in ("prompt", "instruction") if name in fields), None)
+    if prompt is None:
+        raise DataError(f"no field 'prompt' or 'instruction' among {', '.join(fields) or 'none'}")
+    names = [name for name in fields if name != prompt]
+    known = {name: value for name, value in metadata.items() if name in Comparison.model_fields}
+    shared = {**known, "prompt": fields[prompt], "options": [fields[name] for name in names]}
+    by_rater: dict[str, Row] = {}
+    for question, answers in responses.items():
+        for answer in _objects(answers, question, "responses"):
+            if answer.get("status") not in ("draft", "discarded"):
+                by_rater.setdefault(str(answer.get("user_id") or ""), {})[question] = answer.get("value")
+    said = {rater: _argilla_answers(names, answers) for rater, answers in by_rater.items()}
+    return [
+        {**shared, **answers, **({"rater": rater} if rater else {})} for rater, answers in said.items() if answers
+    ] or [shared]
+
+
+def _argilla_answers(names: list[str], answers: Row) -> Row:
+    """What one rater said: ``ranking``, ``per_principle`` and ``rationale``, as far as they did."""
+    found: Row = {}
+    rankings = {q: _argilla_ranks(q, value, names) for q, value in answers.items() if isinstance(value, list)}
+    rankings = {question: ranks for question, ranks in rankings.items() if ranks}
+    overall = "ranking" if "ranking" in rankings or len(rankings) != 1 else min(rankings)
+    if overall in rankings:
+        found["ranking"] = rankings.pop(overall)
+    if rankings:
+        found["per_principle"] = rankings
+    ratings: list[Any] = [answers.get(f"{name}-rating", answers.get(f"{name}_rating")) for name in names]
+    if "ranking" not in found and any(rating is not None for rating in ratings):
+        for name, rating in zip(names, ratings, strict=True):
+            if not isinstance(rating, int | float):
+                raise DataError(f"{f'{name}-rating'!r} must be a number, found {str(rating)[:60]!r}")
+        found["ranking"] = [1 + sum(other > rating for other in ratings) for rating in ratings]
+    if isinstance(answers.get("rationale"), str):
+        found["rationale"] = answers["rationale"]
+    return found
+
+
+def _argilla_ranks(question: str, value: list[Any], names: list[str]) -> list[Any]:
+    """The ranks of the fields in their order; nothing for another kind of question, such as one of several labels."""
+    if not (value and all(isinstance(item, dict) and {"value", "rank"} <= item.keys() for item in value)):
+        return []
+    ranks = {str(item["value"]): item["rank"] for item in value}
+    if ranks.keys() != set(names):
+        raise DataError(f"{question!r} ranks {', '.join(ranks)}, but the answers are {', '.join(names)}")
+    return [ranks[name] for name in names]
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _object(value: Any, name: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f"{name!r} must be an object {{...}}, found {str(value)[:60]!r}")
+    return value
+
+
+def _objects(value: Any, name: str, what: str = "messages") -> list[Row]:
+    if not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
+        raise DataError(f"{name!r} must be a list of {what} {{...}}")
+    return value
+
+
+def _last(messages: list[Row], name: str) -> Any:
+    """The text of a conversation that holds one assistant message and nothing else."""
+    if [message.get("role") for message in messages] != ["assistant"]:
+        what = "must end with an assistant message" if name == "messages" else "must be text or one assistant message"
+        raise DataError(f"{name!r} {what}")
+    return messages[0].get("content")
+
+
+def _answer(value: Any, name: str, prompt: Any) -> str:
+    """An answer as text: it is text, one assistant message, or one after the messages of the prompt."""
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list):
+        messages = [_turn(turn) for turn in _objects(value, name)]
+        if len(messages) > 1 and messages[:-1] == [
+            _turn(turn) for turn in (prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])
+        ]:
+            messages = messages[-1:]
+        value = _last(messages, name)
+    if not isinstance(value, str):
+        raise DataError(f"{name!r} must be text or one assistant message, found {str(value)[:60]!r}")
+    if not value.strip():
+        raise DataError(f"{name!r} is empty")
+    return value
+
+
+def _turn(turn: Mapping[str, Any]) -> Row:
+    """A message; ShareGPT's ``{from, value}`` as ``{role, content}``."""
+    if "from" not in turn:
+        return dict(turn)
+    role = SHAREGPT_ROLES.get(str(turn["from"]))
+    if role is None:
+        raise DataError(f"a turn from {turn['from']!r}, {closest(str(turn['from']), list(SHAREGPT_ROLES))}")
+    return {"role": role, "content": turn.get("value")}
+
+
+def _slot(messages: list[Row]) -> Any:
+    single = len(messages) == 1 and messages[0].get("role") == "user"
+    return messages[0].get("content") if single else messages
+
+
+def _first_of(options: Any, index: Any, name: str) -> list[int]:
+    """A ranking with one option before all others."""
+    count = len(options) if isinstance(options, list) else 0
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+        raise DataError(f"{name!r} must be the index of an option, 0 to {count - 1}, found {str(index)[:60]!r}")
+    return [1 if i == index else 2 for i in range(count)]

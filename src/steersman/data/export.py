@@ -1,0 +1,174 @@
+"""Comparisons in the columns of other tools, for `steersman data convert`: the way back of `data/columns.py`.
+
+A tool's rows hold what the tool reads and no more; only ``ranked``, our own, holds everything. TRL, HH-RLHF and
+OpenRLHF know pairs, so a ranking becomes a row for each two options of which one is better, and a tie becomes none.
+A comparison that a tool cannot hold is returned with the reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from steersman.data.columns import SAFETY, Row, transcript
+from steersman.data.formats import dump, sort_out
+from steersman.errors import DataError
+from steersman.store import write_jsonl
+from steersman.types import Comparison, Message, OrderedPair, messages_of
+
+Style = Literal["trl", "hh", "pku", "openrlhf", "argilla", "ranked"]
+HH_NAMES = {"user": "Human", "assistant": "Assistant"}
+
+
+class Exported(NamedTuple):
+    """The rows of a style, and why comparisons have none: reasons by their index."""
+
+    rows: list[Row]
+    refused: dict[int, str]
+
+
+def export(comparisons: Sequence[Comparison], style: Style) -> Exported:
+    """All comparisons in one tool's columns, in their order."""
+    rows: list[Row] = []
+    refused: dict[int, str] = {}
+    for index, comparison in enumerate(comparisons):
+        try:
+            rows += STYLES[style](comparison)
+        except DataError as error:
+            refused[index] = error.found
+    return Exported(rows, refused)
+
+
+def convert(file: Path, out: Path, style: Style) -> list[str]:
+    """Write the comparisons of ``file``, in any tool's columns, to ``out`` in one's, and say what became of the rows.
+
+    Rows that cannot be read or held are left out, and each reason is among the lines returned, with their number.
+
+    Raises:
+        DataError: ``file`` is no file of lines, ``out`` exists or is not named ``.jsonl``, or no row could be written.
+    """
+    if out.suffix != ".jsonl" or out.exists():
+        found = "the file exists" if out.exists() else f"{out.name!r} does not end in .jsonl"
+        raise DataError(found, where=str(out), expected="the name of a new .jsonl file", do="choose another name")
+    comparisons, faults = sort_out(file, Comparison)
+    rows, refused = export(comparisons, style)
+    unread = Counter("; ".join(reasons) for reasons in faults.values())
+    first = {"; ".join(reasons): line for line, reasons in reversed(faults.items())}
+    said = [f"not read: {n} row(s), the first in line {first[reason]}: {reason}" for reason, n in unread.most_common()]
+    said += [f"not written: {n} comparison(s): {reason}" for reason, n in Counter(refused.values()).most_common()]
+    if not rows:
+        raise DataError("\n  ".join(["no row to write", *said]), where=str(file), expected="comparisons")
+    write_jsonl(out, rows)
+    return [f"{out}: {len(rows)} row(s) from {len(comparisons) - len(refused)} comparison(s)", *said]
+
+
+def trl(comparison: Comparison) -> list[Row]:
+    """``prompt``, ``chosen`` and ``rejected``: text for a text, lists of messages for a conversation; the margin."""
+
+    def side(text: str) -> Any:
+        return text if isinstance(comparison.prompt, str) else [_message("assistant", text)]
+
+    prompt = dump([comparison])[0]["prompt"]
+    return [
+        {"prompt": prompt, "chosen": side(pair.better), "rejected": side(pair.worse), **_margin(pair.margin)}
+        for pair in _pairs(comparison)
+    ]
+
+
+def openrlhf(comparison: Comparison) -> list[Row]:
+    """Lists of messages, as `--apply_chat_template` with `--prompt_key prompt` wants them, and the margin."""
+    prompt = [_message(m.role, m.content) for m in messages_of(comparison.prompt)]
+    return [
+        {
+            "prompt": prompt,
+            "chosen": [_message("assistant", pair.better)],
+            "rejected": [_message("assistant", pair.worse)],
+            **_margin(pair.margin),
+        }
+        for pair in _pairs(comparison)
+    ]
+
+
+def hh(comparison: Comparison) -> list[Row]:
+    """Two transcripts; what would not read back as it was is refused, such as an answer with a line 'Human: '."""
+    before = messages_of(comparison.prompt)
+    return [{"chosen": _hh(before, pair.better), "rejected": _hh(before, pair.worse)} for pair in _pairs(comparison)]
+
+
+def _hh(before: Sequence[Message], answer: str) -> str:
+    turns = [*((m.role, m.content) for m in before), ("assistant", answer)]
+    if any(role not in HH_NAMES for role, _ in turns):
+        raise DataError("a system message, which HH-RLHF does not have")
+    text = "".join(f"\n\n{HH_NAMES[role]}: {content}" for role, content in turns)
+    if turns[0][0] != "user" or [(turn["role"], turn["content"]) for turn in transcript(text)] != turns:
+        raise DataError("turns that HH-RLHF would split elsewhere: not in turn, or with a line 'Human: ' in an answer")
+    return text
+
+
+def pku(comparison: Comparison) -> list[Row]:
+    """PKU-SafeRLHF: two options, which is better, and what is known of their safety."""
+    messages = messages_of(comparison.prompt)
+    if [message.role for message in messages] != ["user"]:
+        raise DataError("a conversation as the prompt, where PKU-SafeRLHF has text")
+    if len(comparison.options) != 2:
+        raise DataError("more than two options, where PKU-SafeRLHF has two")
+    row: Row = {"prompt": messages[0].content}
+    row |= {f"response_{i}": text for i, text in enumerate(comparison.options)}
+    tags = {f"{word}:{i}": (i, word == "safe") for i in (0, 1) for word in ("safe", "unsafe")}
+    row |= {f"is_response_{tags[tag][0]}_safe": tags[tag][1] for tag in comparison.tags if tag in tags}
+    row["better_response_id"] = comparison.options.index(_pairs(comparison)[0].better)
+    ranks = comparison.per_principle.get(SAFETY, (1, 1))
+    return [row if ranks[0] == ranks[1] else {**row, "safer_response_id": ranks.index(min(ranks))}]
+
+
+def argilla(comparison: Comparison) -> list[Row]:
+    """A record with a field for each option, and questions for its rankings; everything else is metadata."""
+    row = dump([comparison])[0]
+    names = [f"response_{i}" for i in range(1, len(comparison.options) + 1)]
+    fields = {"prompt": row.pop("prompt"), **dict(zip(names, row.pop("options"), strict=True))}
+    rankings = row.pop("per_principle", {})
+    if {"ranking", "rationale"} & rankings.keys() or (len(rankings) == 1 and "ranking" not in row):
+        raise DataError("a ranking by principle that would be taken for the overall one among Argilla's questions")
+    if "ranking" in row:
+        rankings["ranking"] = row.pop("ranking")
+    answers = {
+        question: [{"value": name, "rank": rank} for name, rank in zip(names, ranks, strict=True)]
+        for question, ranks in rankings.items()
+    }
+    if "rationale" in row:
+        answers["rationale"] = row.pop("rationale")
+    rater = row.pop("rater", None) if answers else None
+    responses = {question: [{"value": value, "user_id": rater}] for question, value in answers.items()}
+    return [{"fields": fields, "metadata": row, "responses": responses}]
+
+
+def ranked(comparison: Comparison) -> list[Row]:
+    """Our own columns: everything, without fields at their default."""
+    return dump([comparison])
+
+
+STYLES: Mapping[Style, Callable[[Comparison], list[Row]]] = {
+    "trl": trl,
+    "hh": hh,
+    "pku": pku,
+    "openrlhf": openrlhf,
+    "argilla": argilla,
+    "ranked": ranked,
+}
+
+
+def _pairs(comparison: Comparison) -> list[OrderedPair]:
+    if pairs := comparison.pairs():
+        return pairs
+    tied = comparison.ranking is not None or comparison.soft_label is not None
+    raise DataError("a tie, where one answer must be better" if tied else "no order of the options")
+
+
+def _message(role: str, content: str) -> Row:
+    return {"role": role, "content": content}
+
+
+def _margin(margin: float | None) -> Row:
+    return {} if margin is None else {"margin": margin}
