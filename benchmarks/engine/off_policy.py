@@ -28,7 +28,7 @@ from steersman.lm.sampling import SamplingConfig, continue_ids
 from steersman.lm.shared_prompt import Group, tree, tree_hidden
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "off_policy.json"
-PROMPTS, ANSWERS, TOKENS, ROWS_AT_ONCE = 32, 8, 64, 4
+PROMPTS, ANSWERS, TOKENS, ROWS_AT_ONCE = 16, 4, 64, 4
 
 
 def measured(drawn: torch.Tensor, exact: torch.Tensor) -> dict[str, float]:

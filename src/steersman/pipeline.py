@@ -26,7 +26,7 @@ from steersman.data import sources
 from steersman.data.formats import dump, read
 from steersman.data.sources import DataConfig, DataSet
 from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
-from steersman.evals import answers, capability, scores
+from steersman.evals import answers, capability, reward_card, scores
 from steersman.evals.answers import AnswersConfig, Condition
 from steersman.evals.capability import CapabilityConfig
 from steersman.lm import pretrained, tiny
@@ -34,8 +34,9 @@ from steersman.lm.sampling import LocalModel
 from steersman.report import page
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
 from steersman.terminal import console
-from steersman.train import dpo, processes, sft
+from steersman.train import dpo, processes, reward_model, sft
 from steersman.train.dpo import DpoConfig
+from steersman.train.reward_model import RewardConfig, RewardModel
 from steersman.train.sft import SftConfig
 from steersman.types import Comparison, Demonstration, Prompt, Record, Slug
 from steersman.yaml_lines import load_yaml, parse, validate
@@ -56,8 +57,8 @@ class Recipe(Record):
     """Everything that decides what a run produces.
 
     ``model`` is a name, a Hub id, a folder or a GGUF file; ``constitution`` a shipped name or a YAML file; ``data`` a
-    shipped name or a folder. Paths are relative to the recipe's file. Without ``dpo``, nothing is learnt from
-    comparisons.
+    shipped name or a folder. Paths are relative to the recipe's file. Without ``dpo`` the policy
+    learns nothing from comparisons, and without ``reward_model`` there is none.
     """
 
     name: Slug
@@ -67,6 +68,7 @@ class Recipe(Record):
     examples: DataConfig = DataConfig()
     sft: SftConfig = SftConfig()
     dpo: DpoConfig | None = None
+    reward_model: RewardConfig | None = None
     answers: AnswersConfig = AnswersConfig()
     capability: CapabilityConfig = CapabilityConfig()
     report: ReportConfig = ReportConfig()
@@ -75,6 +77,16 @@ class Recipe(Record):
     def _a_compact_vocabulary_needs_a_frozen_head(self) -> Recipe:
         if self.sft.method == "full" and self.dpo and self.dpo.vocabulary == "compact":
             raise ValueError("dpo.vocabulary: compact needs the frozen head of sft.method: lora; with full use full")
+        return self
+
+    @model_validator(mode="after")
+    def _a_reward_model_is_measured(self) -> Recipe:
+        if self.reward_model and not self.examples.held_out_comparisons:
+            raise ValueError(
+                "a reward_model is measured on held-out comparisons: set examples.held_out_comparisons: 0.15"
+            )
+        if self.reward_model and self.sft.method == "full":
+            raise ValueError("reward_model starts from the adapter of sft.method: lora")
         return self
 
 
@@ -210,6 +222,20 @@ def _dpo(c: Context, out: StageFolder) -> None:
     dpo.run(*arguments, out)
 
 
+def _reward_model(c: Context, out: StageFolder) -> None:
+    assert c.recipe.reward_model is not None
+    rows = c.rows("comparisons.jsonl", Comparison), c.rows("train.jsonl", Demonstration)
+    arguments = (c.recipe.reward_model, c.base, c.done["sft"].path, *rows)
+    processes.call("reward_model", out.path, *arguments)
+    reward_model.run(*arguments, out)
+
+
+def _reward_card(c: Context, out: StageFolder) -> None:
+    judge = RewardModel.load(c.base, c.done["reward_model"].path).judge
+    rows = c.rows("held_out_comparisons.jsonl", Comparison), c.rows("train.jsonl", Demonstration)
+    reward_card.run(judge, *rows, out)
+
+
 def _aligned_answers(c: Context, out: StageFolder) -> None:
     prompts, aligned = c.rows("evaluation.jsonl", Prompt), LocalModel.load(c.base, c.policy)
     answers.run(c.recipe.answers, aligned, prompts, [Condition(scores.ALIGNED, None)], out)
@@ -244,6 +270,22 @@ STAGES = (
     ),
     Stage("sft", sft.VERSION, lambda r: r.sft, ("base", "data/train.jsonl", "data/validation.jsonl"), _sft),
     Stage("dpo", dpo.VERSION, lambda r: r.dpo, ("base", "sft", "data/comparisons.jsonl"), _dpo, optional=True),
+    Stage(
+        "reward_model",
+        reward_model.VERSION,
+        lambda r: r.reward_model,
+        ("base", "sft", "data/comparisons.jsonl", "data/train.jsonl"),
+        _reward_model,
+        optional=True,
+    ),
+    Stage(
+        "reward_card",
+        reward_card.VERSION,
+        lambda r: r.reward_model,
+        ("base", "reward_model", "data/held_out_comparisons.jsonl", "data/train.jsonl"),
+        _reward_card,
+        optional=True,
+    ),
     Stage(
         "aligned_answers",
         answers.VERSION,
@@ -328,7 +370,11 @@ def follow() -> None:
             TRAINING[stage](*arguments, StageFolder(path, stage))
 
 
-TRAINING: Mapping[str, Callable[..., None]] = {"sft": sft.run, "dpo": dpo.run}
+TRAINING: Mapping[str, Callable[..., None]] = {
+    "sft": sft.run,
+    "dpo": dpo.run,
+    "reward_model": reward_model.run,
+}
 
 
 def check_agreement(constitution: Constitution, data: DataSet) -> None:

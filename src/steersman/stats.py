@@ -102,6 +102,17 @@ def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
     return min(1.0, 2 * tail)
 
 
+def mean_estimate(values: Sequence[float], confidence: float = 0.95, resamples: int = 4000, seed: int = 0) -> Estimate:
+    """Mean with a percentile bootstrap interval. Without values: NaN and the whole line."""
+    if not values:
+        return Estimate(math.nan, -math.inf, math.inf, 0)
+    data = np.asarray(values, dtype=np.float64)
+    means = data[np.random.default_rng(seed).integers(0, len(data), size=(resamples, len(data)))].mean(1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Estimate(float(data.mean()), float(low), float(high), len(data))
+
+
 def ratio_of_perplexities(
     before_nll_nats: Sequence[float],
     after_nll_nats: Sequence[float],

@@ -175,7 +175,7 @@ class Comparison(Record):
             )
         if count > 2 and (self.soft_label, self.margin) != (None, None):
             raise ValueError(f"'soft_label' and 'margin' are about two options, found {count}")
-        if self.ranking and self.soft_label is not None and self._ranks() != self._likelier():
+        if self.ranking and self.soft_label is not None and self.ranks() != self._likelier():
             raise ValueError(
                 f"'soft_label' {self.soft_label} contradicts 'ranking' {list(self.ranking)}: above 0.5 the first "
                 "option is better, below it the second, and 0.5 is a tie"
@@ -197,14 +197,14 @@ class Comparison(Record):
         likelier side of ``soft_label`` does, and with neither there are no pairs. Each pair carries the row's margin
         and weight, so that a ranking of many options weighs more than one of two unless its reader divides.
         """
-        ranked = list(zip(self._ranks(), self.options, strict=False))  # no ranks, no pairs
+        ranked = list(zip(self.ranks(), self.options, strict=False))  # no ranks, no pairs
         return [
             OrderedPair(better, worse, self.margin, self.weight)
             for (above, better), (below, worse) in permutations(ranked, 2)
             if above < below
         ]
 
-    def _ranks(self) -> tuple[int, ...]:
+    def ranks(self) -> tuple[int, ...]:
         """Places with ties and without gaps; empty where nothing is said of the order."""
         if self.ranking is None:
             return self._likelier()

@@ -104,7 +104,7 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
         ),
         (
             "sft.epochs=0.5",
-            ["sft", "dpo", "aligned_answers", "aligned_capability", "scores"],
+            ["sft", "dpo", "reward_model", "reward_card", "aligned_answers", "aligned_capability", "scores"],
             "changed: config.epochs: 1.0 -> 0.5",
         ),
         (
@@ -112,6 +112,7 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
             ["dpo", "aligned_answers", "aligned_capability", "scores"],
             "changed: config.beta: 0.1 -> 0.3",
         ),
+        ("reward_model.combine=worst", ["reward_model", "reward_card"], "changed: config.combine: 'mean' -> 'worst'"),
         ("dpo=null", ["aligned_answers", "aligned_capability", "scores"], "changed: inputs.sft: absent -> "),
         ("sft.checkpoint_every_steps=3", [], ""),  # it changes no output
         ("report.title=Another title", [], ""),
@@ -124,7 +125,7 @@ def test_a_change_runs_what_depends_on_it_and_says_why(setting: str, stages: lis
     assert ran(said) == stages
     if stages:
         assert reason(said, stages[0]).startswith(why)
-        assert "changed: inputs." in reason(said, "scores")
+        assert "changed: inputs." in reason(said, stages[-1])
 
 
 def test_another_persona_changes_the_few_shot_baseline_alone(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,11 +191,12 @@ def kill_in(stage: str, writes_before: int, folder: Path) -> None:
     assert not (folder / stage).exists()
 
 
-def test_kill_9_in_four_stages_changes_no_byte_of_the_result(finished: Path, tmp_path: Path) -> None:
+def test_kill_9_in_five_stages_changes_no_byte_of_the_result(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     kill_in("raw_answers", 0, folder)  # the first condition is answered, the second is not
     kill_in("sft", 9, folder)  # two checkpoints are written, and steps after them are lost
     kill_in("dpo", 3, folder)  # one checkpoint is written, and a step after it is lost
+    kill_in("reward_model", 1, folder)  # after its first checkpoint
     kill_in("aligned_capability", 2, folder)  # three batches are scored
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves
@@ -202,13 +204,13 @@ def test_kill_9_in_four_stages_changes_no_byte_of_the_result(finished: Path, tmp
     assert ran(said) == ["aligned_capability", "scores"]
     assert reason(said, "aligned_capability") == "continues where it stopped"
     setups = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
-    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 2]
+    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 2, 0, 1]
     for name in NAMES:
         mine, theirs = contents(folder / name), contents(finished / name)
         assert {f: c for f, c in mine.items() if f != "manifest.json"} == {
             f: c for f, c in theirs.items() if f != "manifest.json"
         }
-    for stage, loss in (("sft", "loss_nats_per_token"), ("dpo", "loss")):
+    for stage, loss in (("sft", "loss_nats_per_token"), ("dpo", "loss"), ("reward_model", "loss")):
         mine, theirs = ([(e["step"], e[loss]) for e in Run(f).events(stage, "train")] for f in (folder, finished))
         assert mine == theirs
     assert not [path.name for path in folder.iterdir() if path.suffix in (".partial", ".retired")]

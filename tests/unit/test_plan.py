@@ -17,7 +17,7 @@ from rich.console import Console
 
 from steersman import pipeline
 from steersman.errors import ModelError, RecipeError
-from steersman.evals import capability
+from steersman.evals import capability, reward_card
 from steersman.lm import head as head_module
 from steersman.lm import pretrained, sampling
 from steersman.lm.chat import chat_format
@@ -29,7 +29,7 @@ from steersman.plan import stages as stages_module
 from steersman.plan.calibration import Calibration, calibrate
 from steersman.plan.work import WORK, Amounts, Largest, Subject, schedule, spread
 from steersman.store import Run, StageFolder
-from steersman.train import dpo, sft
+from steersman.train import dpo, reward_model, sft
 from steersman.types import Comparison, Demonstration, Prompt
 
 TINY = (
@@ -95,12 +95,14 @@ def subject(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
         tokenizer_seconds=0.1,
         train=demonstrations[:44],
         validation=demonstrations[44:55],
-        comparisons=[
-            Comparison(prompt=row.prompt, options=(row.completion, "No."), ranking=(1, 2))
-            for row in demonstrations[:20]
-        ],
+        comparisons=[answered(row) for row in demonstrations[:20]],
+        held_out=[answered(row) for row in demonstrations[20:27]],
         evaluation=[Prompt(prompt=row.prompt) for row in demonstrations[55:]],
     )
+
+
+def answered(row: Demonstration) -> Comparison:
+    return Comparison(prompt=row.prompt, options=(row.completion, "No."), ranking=(1, 2))
 
 
 def changed(subject: Subject, *settings: str) -> Subject:
@@ -138,7 +140,9 @@ def test_changed_field_is_named_and_what_follows_waits(finished: Path) -> None:
     assert tree(finished) == before
     assert states(planned) == {
         **dict.fromkeys(("data", "raw_answers", "raw_capability"), "reused"),
-        **dict.fromkeys(("sft", "dpo", "aligned_answers", "aligned_capability", "scores"), "will run"),
+        **dict.fromkeys(
+            ("sft", "dpo", "reward_model", "reward_card", "aligned_answers", "aligned_capability", "scores"), "will run"
+        ),
     }
     assert reasons(planned)["sft"] == "changed: config.epochs: 1.0 -> 3.0"
     assert reasons(planned)["aligned_capability"] == "waits for dpo"
@@ -196,7 +200,7 @@ def test_packaged_weights_that_are_not_prepared_stay_so(tmp_path: Path, monkeypa
     assert seen[0].config.num_hidden_layers == 18
     assert planned.prepare_seconds == 60
     assert planned.seconds == pytest.approx(
-        61 + sum(WORK[stage](seen[0]).amounts.train_tokens for stage in ("sft", "dpo"))
+        61 + sum(WORK[stage](seen[0]).amounts.train_tokens for stage in ("sft", "dpo", "reward_model"))
     )
     assert "converted once" in " ".join(shown(planned).split())
 
@@ -317,6 +321,39 @@ def test_work_of_dpo_is_what_dpo_does(
     assert found.train_scored == pytest.approx(counts["train_scored"] + counts["read_scored"] / 3)
     # A foreign answer may be longer than a prompt's own.
     assert found.read_tokens == pytest.approx(counts["read_tokens"], rel=0.15 if loss == "kto" else 1e-9)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_work_of_the_reward_model_is_what_it_does(
+    subject: Subject, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int
+) -> None:
+    settings = (f"sft.lora.trainable_layers={layers}", "reward_model.epochs=2", "reward_model.micro_batch_size=3")
+    s = changed(subject, *settings)
+    assert s.recipe.reward_model is not None
+    for name in ("sft", "reward_model", "reward_card"):
+        (tmp_path / name).mkdir()
+    sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
+    counts, read, lower = Counter[str](), reward_model.tree_hidden, reward_model.tree_lower
+
+    def counted(model: Any, batch: Any, at: Any, below: Any = None) -> Any:
+        counts["train_tokens" if torch.is_grad_enabled() else "read_tokens"] += batch.token_ids.numel()
+        return read(model, batch, at, below)
+
+    def counted_lower(model: Any, batch: Any, below: Any) -> Any:
+        counts["lower_tokens"] += batch.token_ids.numel()
+        return lower(model, batch, below)
+
+    monkeypatch.setattr(reward_model, "tree_hidden", counted)
+    monkeypatch.setattr(reward_model, "tree_lower", counted_lower)
+    out = StageFolder(tmp_path / "reward_model", "reward_model")
+    reward_model.run(s.recipe.reward_model, tiny_base, tmp_path / "sft", s.comparisons, s.train, out)
+    found = WORK["reward_model"](s).amounts
+    assert {name: getattr(found, name) for name in counts} == counts
+    assert ("lower_tokens" in counts) == (layers == 1)
+    counts.clear()
+    judge = reward_model.RewardModel.load(tiny_base, out.path).judge
+    reward_card.run(judge, s.held_out, s.train, StageFolder(tmp_path / "reward_card", "reward_card"))
+    assert WORK["reward_card"](s).amounts.read_tokens == counts["read_tokens"]
 
 
 def test_frozen_layers_read_every_text_once_or_in_every_step(subject: Subject) -> None:
@@ -449,7 +486,7 @@ def test_weights_are_not_counted_as_activations() -> None:
 def test_calibration_follows_the_recipe(subject: Subject) -> None:
     from transformers import AutoModelForCausalLM
 
-    whole = calibrate(changed(subject, "sft.method=full"))
+    whole = calibrate(changed(subject, "reward_model=null", "sft.method=full"))
     assert whole.trainable_bytes == whole.weight_bytes
     adapters = calibrate(changed(subject, "sft.vocabulary=compact", "sft.compact.extra_rows=5"))
     rank, hidden = 4, subject.config.hidden_size
@@ -472,4 +509,4 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
         "config.optimiser.learning_rate: 0.003",
     ):
         assert change in text
-    assert "5 of 8 stages will run" in text
+    assert "7 of 10 stages will run" in text

@@ -29,12 +29,14 @@ VERSION = 3
 class DataConfig(Record):
     """``validation_share`` of the demonstrations watches the loss during training and is not trained on.
 
-    The limits take that many rows, evenly over the file; for quick trials.
+    ``held_out_comparisons`` is the share of the comparisons' topics that a reward model is measured on, and nothing is
+    trained on. The limits take that many rows, evenly over the file; for quick trials.
     """
 
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     limit_demonstrations: int | None = Field(default=None, ge=1)
     limit_comparisons: int | None = Field(default=None, ge=1)
+    held_out_comparisons: float = Field(default=0.0, ge=0, lt=1)
     limit_evaluation: int | None = Field(default=None, ge=1)
 
 
@@ -100,6 +102,16 @@ def split_validation(rows: Sequence[Demonstration], share: float) -> tuple[list[
     return [r for r in rows if not in_validation(r)], [r for r in rows if in_validation(r)]
 
 
+def split_by_topic(rows: Sequence[Comparison], share: float) -> tuple[list[Comparison], list[Comparison]]:
+    """Training and held-out comparisons. All rows of a topic (or a prompt, without one) are on the same side."""
+
+    def held_out(row: Comparison) -> bool:
+        digest = hashlib.sha256((row.topic or row.model_dump_json(include={"prompt"})).encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+    return [row for row in rows if not held_out(row)], [row for row in rows if held_out(row)]
+
+
 def spread(rows: Sequence[R], limit: int | None) -> list[R]:
     """At most ``limit`` rows, evenly over the file, so that every part of it is represented."""
     if limit is None or limit >= len(rows):
@@ -108,7 +120,7 @@ def spread(rows: Sequence[R], limit: int | None) -> list[R]:
 
 
 def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
-    """Write train.jsonl, validation.jsonl, comparisons.jsonl and evaluation.jsonl.
+    """Write train, validation, comparisons, held_out_comparisons and evaluation, each a .jsonl.
 
     Raises:
         DataError: there is nothing to train or to measure on, or an evaluation prompt is also trained on.
@@ -127,10 +139,14 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
     train, validation = split_validation(demonstrations, config.validation_share)
     if not train:
         raise DataError("no demonstrations to train on", where=str(data.folder / "demonstrations.jsonl"))
+    comparisons, held_out = split_by_topic(
+        spread(data.comparisons, config.limit_comparisons), config.held_out_comparisons
+    )
     files: dict[str, Sequence[Record]] = {
         "train": train,
         "validation": validation,
-        "comparisons": spread(data.comparisons, config.limit_comparisons),
+        "comparisons": comparisons,
+        "held_out_comparisons": held_out,
         "evaluation": spread(data.evaluation, config.limit_evaluation),
     }
     for name, rows in files.items():

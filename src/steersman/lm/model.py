@@ -83,6 +83,12 @@ def _upper_layers(model: Any, count: int | None) -> list[int] | None:
     return list(range(layers - count, layers))
 
 
+def frozen_layers(policy: Any, name: str = "default") -> int:
+    """How many lower layers an adapter leaves as they are in the base model."""
+    adapted: list[int] | None = policy.peft_config[name].layers_to_transform
+    return min(adapted) if adapted else 0
+
+
 def _linear_names(model: Any) -> list[str]:
     """Names of the linear modules below the output layer, such as q_proj."""
     kinds, head = ("Linear", "Conv1D"), model.get_output_embeddings()

@@ -202,6 +202,7 @@ def _subject(context: Context, run: Run, base: Path | None, scratch: Path) -> Su
         train=context.rows("train.jsonl", Demonstration),
         validation=context.rows("validation.jsonl", Demonstration),
         comparisons=context.rows("comparisons.jsonl", Comparison),
+        held_out=context.rows("held_out_comparisons.jsonl", Comparison),
         evaluation=context.rows("evaluation.jsonl", Prompt),
     )
 

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from steersman.evals import answers, capability, scores
+from steersman.evals import answers, capability, reward_card, scores
 from steersman.lm.chat import ChatFormat, Example
+from steersman.lm.shared_prompt import Group
 from steersman.lm.trunk import whole_texts
 from steersman.pipeline import Recipe
 from steersman.store import Run, read_jsonl
-from steersman.train import dpo, loop, sft
+from steersman.train import dpo, loop, reward_model, sft
 from steersman.types import Comparison, Demonstration, Message, Prompt, plain_text
 
 # Mean answer lengths, until an earlier run in the same folder shows better: a share of max_new_tokens, and of the mean
@@ -89,6 +90,7 @@ class Subject:
     train: Sequence[Demonstration]
     validation: Sequence[Demonstration]
     comparisons: Sequence[Comparison]
+    held_out: Sequence[Comparison]
     evaluation: Sequence[Prompt]
 
     @functools.cached_property
@@ -169,8 +171,7 @@ def _dpo(s: Subject) -> Work:
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
     tokens = [n for step in plan for n in _padded([lengths[i] for i in step], config.micro_batch_size)]
     positions = sum(len(ids) for step in plan for i in step for ids in groups[i].completions)
-    shape, upper = s.config.get_text_config(), s.recipe.sft.lora.trainable_layers
-    frozen = s.recipe.sft.method == "lora" and upper is not None and upper < shape.num_hidden_layers
+    frozen = _has_frozen_layers(s)
     foreign = 2 if config.loss == "kto" else 0  # answers to other prompts, for the reference and for the policy
     amounts = Amounts(
         loads=1,
@@ -183,6 +184,50 @@ def _dpo(s: Subject) -> Work:
     )
     most_scored = config.micro_batch_size * max(sum(map(len, g.completions)) for g in groups)
     return Work(amounts, Largest(max(tokens), most_scored, max(tokens), most_scored))
+
+
+def _has_frozen_layers(s: Subject) -> bool:
+    upper = s.recipe.sft.lora.trainable_layers
+    return s.recipe.sft.method == "lora" and upper is not None and upper < s.config.get_text_config().num_hidden_layers
+
+
+def _trees(groups: Sequence[Group], size: int) -> list[int]:
+    """Tokens of each batch of ``size`` rows that hold a prompt with all its answers, padding included."""
+    return _padded([len(g.prompt) + sum(map(len, g.completions)) for g in groups], size)
+
+
+def _reward_model(s: Subject) -> Work:
+    config = s.recipe.reward_model
+    assert config is not None
+    groups = [row.group for row in reward_model.ranked(s.comparisons, s.chat, config.max_length)]
+    lengths = [len(g.prompt) + sum(map(len, g.completions)) for g in groups]
+    steps = loop.plan_batches(lengths, config.batch_size, 1, config.seed)
+    tokens = [n for step in steps for n in _trees([groups[i] for i in step], config.micro_batch_size)]
+    passes = config.members * config.epochs
+    frozen, states = _has_frozen_layers(s), 4 * s.config.get_text_config().hidden_size * sum(tokens)
+    kept_mb = min(states // 2**20, config.trunk_cache_mb) if frozen else 0
+    level = s.train[:: max(1, len(s.train) // reward_model.LEVEL_ROWS)]
+    shown = [reward_model.tokenised(d.prompt, [d.completion], s.chat, config.max_length) for d in level]
+    amounts = Amounts(
+        loads=2,  # to train, and to find where the demonstrations' scores lie
+        train_tokens=passes * sum(tokens),
+        lower_tokens=sum(tokens) if frozen else 0,
+        checkpoints=config.members * ((len(steps) * config.epochs - 1) // config.checkpoint_every_steps),
+        read_tokens=config.members * sum(_trees(shown, reward_model.BATCH)),
+    )
+    return Work(amounts, Largest(max(tokens), read_tokens=max(tokens), lower_mb=kept_mb))
+
+
+def _reward_card(s: Subject) -> Work:
+    config = s.recipe.reward_model
+    assert config is not None
+    asked = [(row.prompt, row.options) for row in s.held_out if row.pairs()]
+    for row in s.train[:: max(1, len(s.train) // reward_card.BIAS_ROWS)]:
+        changed = [text for change in reward_card.CHANGES.values() if (text := change(row.completion)) is not None]
+        asked.append((row.prompt, (row.completion, *changed)))
+    groups = [reward_model.tokenised(prompt, answers, s.chat, config.max_length) for prompt, answers in asked]
+    tokens = _trees(groups, 1)  # a judge is asked about one prompt at a time
+    return Work(Amounts(loads=1, read_tokens=config.members * sum(tokens)), Largest(read_tokens=max(tokens)))
 
 
 def _lower(s: Subject, every: Sequence[Example], train_tokens: int) -> tuple[int, int]:
@@ -246,6 +291,8 @@ WORK: Mapping[str, Callable[[Subject], Work]] = {
     "raw_capability": _capability,
     "sft": _sft,
     "dpo": _dpo,
+    "reward_model": _reward_model,
+    "reward_card": _reward_card,
     "aligned_answers": lambda s: _answers(s, "aligned_answers", {scores.ALIGNED: None}),
     "aligned_capability": _capability,
 }

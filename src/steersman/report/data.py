@@ -56,6 +56,7 @@ class Evidence:
     counts: Mapping[str, int]
     summary: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]  # scores.jsonl
+    card: Mapping[str, Any] | None  # of the reward model, if there is one
 
 
 def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any]:
@@ -92,6 +93,7 @@ def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any
         "cost": {**found.summary["capability"], "mean_answer_tokens": found.summary["mean_answer_tokens"]},
         "training": _training(_Recorded(found, "sft")),
         "preferences": _preferences(_Recorded(found, "dpo")),
+        "reward_card": found.card,
         "stages": _stages(found),
         "provenance": {
             "steersman": found.about.get("steersman"),
@@ -135,6 +137,7 @@ def read_evidence(run: Run) -> Evidence:
         counts=read_json(run.path / "data" / "counts.json"),
         summary=read_json(run.path / "scores" / "summary.json"),
         rows=read_jsonl(run.path / "scores" / "scores.jsonl"),
+        card=read_json(run.path / "reward_card" / "card.json") if "reward_card" in manifests else None,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from steersman.report import charts, pieces
 from steersman.report.pieces import TRUE_MINUS
-from steersman.report.wording import number, percent
+from steersman.report.wording import html, number, percent, phrase
+from steersman.report.wording import rate as rate_of
 
 Data = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ def training(data: Data) -> str:
         "plain small",
     )
     figure += pieces.details("The same as a table", table) if validation else ""
-    return pieces.section("training", "Training", figure + _preferences(data["preferences"]))
+    return pieces.section("training", "Training", figure + _preferences(data["preferences"]) + _reward_card(data))
 
 
 def _preferences(found: Data) -> str:
@@ -79,3 +80,48 @@ def _preferences(found: Data) -> str:
     ]
     name = f"log-ratio, nats, mean of {window} steps"
     return "<h3>Learning from comparisons</h3>" + pieces.figure(lines, said, name, keys)
+
+
+def _reward_card(data: Data) -> str:
+    """What the reward model is worth on comparisons that it did not see, and what it falls for; nothing without one."""
+    card = data["reward_card"]
+    if card is None:
+        return ""
+    titles = {row["principle"]: row["title"] for row in data["principles"]}
+    rows = [pieces.row("All pairs", [pieces.value(card["accuracy"], "strong"), str(card["accuracy"]["n"])])]
+    kinds = {"principle": "principle", "failure": "what is wrong with the worse answer", "group": "group of raters"}
+    for kind, name in kinds.items():
+        for key, rate in card["by"][kind].items():
+            heading = f'{html(titles.get(key, phrase(key)))}<span class="sub">{name}</span>'
+            rows.append(pieces.row(heading, [pieces.value(rate), str(rate["n"])]))
+    heads = ("Held-out pairs", "In the raters\u2019 order", "n")
+    accuracy = pieces.table("Accuracy of the reward model", heads, rows, "plain small")
+    best, ceiling, error = card["best_of_4"], card["ceiling"], card["calibration"]["expected_error"]
+    notes = [
+        f"Best of four answers found: {rate_of(best)}." if best["n"] else "",
+        f"Two raters of the same pair agree in {rate_of(ceiling)}: the ceiling." if ceiling["n"] else "",
+        f"Its probabilities are off by {percent(error)} on average." if error is not None else "",
+    ]
+    biases = [
+        pieces.row(
+            html(phrase(name)),
+            [
+                pieces.value(found["preferred"]),
+                f"{number(found['shift_nats']['value'], 2)} [{number(found['shift_nats']['low'], 2)}, "
+                f"{number(found['shift_nats']['high'], 2)}]".translate(TRUE_MINUS),
+                str(found["preferred"]["n"]),
+            ],
+        )
+        for name, found in card["biases"].items()
+        if found["preferred"]["n"]
+    ]
+    return (
+        f"<h3>The reward model</h3>{accuracy}<p>{' '.join(filter(None, notes))}</p>"
+        "<p>What it falls for: none of these changes makes an answer better.</p>"
+        + pieces.table(
+            "Biases of the reward model",
+            ("The same answer", "Preferred to the original", "Shift of the score, nats", "n"),
+            biases,
+            "plain small",
+        )
+    )

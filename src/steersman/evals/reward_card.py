@@ -1,0 +1,182 @@
+"""What a reward model is worth, and what it falls for: its card.
+
+It asks a judge, anything that scores answers to a prompt, about comparisons that it was not trained on: how often it
+puts a pair in the people's order (by principle, by what is wrong with the worse answer, by group of raters), whether
+its probabilities mean what they say, how often it finds the best of four, and how high any judge could come when raters
+disagree. The **bias report** changes an answer's dress and not its sense (or one number, and nothing else) and asks how
+far the score moves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from steersman.stats import Estimate, mean_estimate, wilson
+from steersman.store import StageFolder, write_json
+from steersman.types import Comparison, Demonstration, Text, plain_text
+
+VERSION = 1
+CARD = "card.json"
+BINS = 5  # of the calibration table, between 0.5 and 1
+BEST_OF = 4
+BIAS_ROWS = 80  # demonstrations whose answers are changed
+
+Judge = Callable[[Text, Sequence[str]], Sequence[float]]  # scores in nats: a difference is the log-odds of preference
+
+
+class Scored(NamedTuple):
+    """A strictly ordered pair, and by how much the judge prefers the better answer."""
+
+    row: Comparison
+    margin: float
+
+
+def run(
+    judge: Judge, comparisons: Sequence[Comparison], demonstrations: Sequence[Demonstration], out: StageFolder
+) -> None:
+    """Write ``card.json``."""
+    measured = card(judge, comparisons, demonstrations)
+    write_json(out.file(CARD), measured)
+    out.emit(event="accuracy", **{key: measured["accuracy"][key] for key in ("value", "low", "high", "n")})
+
+
+def card(judge: Judge, comparisons: Sequence[Comparison], demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
+    """All figures as JSON values; rates with Wilson's intervals.
+
+    Args:
+        comparisons: not trained on. Ties order nothing and are left out.
+    """
+    scored, best = _scored(judge, comparisons)
+    by: dict[str, dict[str, list[Scored]]] = {"principle": {}, "failure": {}, "group": {}}
+    for pair in scored:
+        names = {"principle": pair.row.principles[:1], "failure": (pair.row.failure,), "group": (pair.row.group,)}
+        for kind, keys in names.items():
+            for key in filter(None, keys):
+                by[kind].setdefault(key, []).append(pair)
+    return {
+        "accuracy": _accuracy(scored)._asdict(),
+        "by": {
+            kind: {key: _accuracy(rows)._asdict() for key, rows in sorted(groups.items())}
+            for kind, groups in by.items()
+        },
+        "calibration": calibration([pair.margin for pair in scored]),
+        f"best_of_{BEST_OF}": best._asdict(),
+        "ceiling": ceiling(comparisons)._asdict(),
+        "biases": biases(judge, demonstrations),
+    }
+
+
+def _scored(judge: Judge, comparisons: Sequence[Comparison]) -> tuple[list[Scored], Estimate]:
+    """All strictly ordered pairs; and how often the best of four or more answers scores highest."""
+    scored, found, asked = [], 0, 0
+    for row in comparisons:
+        if not row.pairs():
+            continue
+        scores, ranks = judge(row.prompt, row.options), row.ranks()
+        for (rank, score), (other_rank, other) in itertools.permutations(zip(ranks, scores, strict=True), 2):
+            if rank < other_rank:
+                scored.append(Scored(row, score - other))
+        if len(row.options) >= BEST_OF and ranks.count(1) == 1:
+            asked += 1
+            found += max(range(len(scores)), key=scores.__getitem__) == ranks.index(1)
+    return scored, wilson(found, asked)
+
+
+def _accuracy(pairs: Sequence[Scored]) -> Estimate:
+    """The share of pairs in the people's order. An equal score is a coin flip: every second one counts."""
+    right = sum(pair.margin > 0 for pair in pairs) + sum(pair.margin == 0 for pair in pairs) // 2
+    return wilson(right, len(pairs))
+
+
+def calibration(margins: Sequence[float]) -> dict[str, Any]:
+    """Claimed against observed: pairs by how sure the judge is, and the mean gap (expected calibration error).
+
+    Args:
+        margins: the better answer's score minus the worse one's, in nats; sigmoid of its size is the claim.
+    """
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
+    for margin in margins:
+        claimed = 1 / (1 + math.exp(-min(abs(margin), 50.0)))
+        bins[min(BINS - 1, int((claimed - 0.5) * 2 * BINS))].append((claimed, margin > 0))
+    rows, gap = [], 0.0
+    for found in filter(None, bins):
+        claimed, right = sum(c for c, _ in found) / len(found), wilson(sum(r for _, r in found), len(found))
+        rows.append({"claimed": claimed, "right": right._asdict()})
+        gap += right.n * abs(claimed - right.value)
+    return {"bins": rows, "expected_error": gap / len(margins) if margins else None}
+
+
+def ceiling(comparisons: Sequence[Comparison]) -> Estimate:
+    """How often two raters who saw the same two answers put them in the same order; n = 0 if nobody did.
+
+    No judge can agree with one rater's vote more often than raters agree with each other, but for luck.
+    """
+    votes: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
+    for row in comparisons:
+        for (rank, text), (other_rank, other) in itertools.combinations(zip(row.ranks(), row.options, strict=False), 2):
+            if rank != other_rank:
+                first, second = sorted((text, other))
+                votes[plain_text(row.prompt), first, second].append((rank < other_rank) == (text == first))
+    pairs = [a == b for seen in votes.values() for a, b in itertools.combinations(seen, 2)]
+    return wilson(sum(pairs), len(pairs))
+
+
+# ── biases ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_NUMBER = re.compile(r"\d+")
+
+
+def _bulleted(answer: str) -> str | None:
+    sentences = _SENTENCE.split(answer)
+    return "\n".join(f"- {sentence}" for sentence in sentences) if len(sentences) > 1 else None
+
+
+def _wrong_number(answer: str) -> str | None:
+    """The last number, made wrong by some tenths: a year stays four digits, 3 becomes 4."""
+    numbers = list(_NUMBER.finditer(answer))
+    if not numbers:
+        return None
+    found = numbers[-1]
+    value = int(found[0])
+    return f"{answer[: found.start()]}{value + max(1, round(0.3 * value))}{answer[found.end() :]}"
+
+
+CHANGES: Mapping[str, Callable[[str], str | None]] = {
+    "padded": lambda answer: (
+        f"{answer} I hope this helps, and please do not hesitate to ask if there is anything else that you would like "
+        "to know about this or about any other topic."
+    ),
+    "flattered": lambda answer: f"What a great question! {answer}",
+    "agreeing": lambda answer: f"You're absolutely right. {answer}",
+    "bulleted": _bulleted,
+    "emoji": lambda answer: f"{answer} \U0001f60a\u2728",
+    "exclaimed": lambda answer: answer.rstrip(".") + "!" if answer.endswith(".") else None,
+    "wrong number": _wrong_number,
+}
+
+
+def biases(judge: Judge, demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
+    """How far each change moves the score of a good answer, in nats, and how often the changed one scores higher.
+
+    Changes that do not apply to an answer (no number in it, one sentence only) leave it out. None of them makes an
+    answer better: a judge without biases prefers the changed answer never, or at random.
+    """
+    rows = demonstrations[:: max(1, len(demonstrations) // BIAS_ROWS)]
+    found: dict[str, list[float]] = {name: [] for name in CHANGES}
+    for row in rows:
+        changed = {name: text for name, change in CHANGES.items() if (text := change(row.completion)) is not None}
+        original, *scores = judge(row.prompt, [row.completion, *changed.values()])
+        for name, score in zip(changed, scores, strict=True):
+            found[name].append(score - original)
+    return {
+        name: {
+            "shift_nats": mean_estimate(shifts)._asdict(),
+            "preferred": wilson(sum(shift > 0 for shift in shifts), len(shifts))._asdict(),
+        }
+        for name, shifts in found.items()
+    }

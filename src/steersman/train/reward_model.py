@@ -1,0 +1,400 @@
+"""A reward model: a score for an answer, learnt from comparisons: step 2 of InstructGPT (Ouyang et al. 2022,
+arXiv:2203.02155).
+
+    loss = mean over pairs of -log sigmoid(r(better) - r(worse))      r = w . h(last token) + b
+
+h is the hidden state of the answer's last token, its terminator. All pairs of one prompt are one element: they share a
+row, so that the prompt is read once and no answer counts K - 1 times in a pass. Afterwards the score is moved so that
+demonstrations average 0; a difference of two scores stays the log-odds that the first answer is preferred.
+
+What differs from the paper: LoRA on the fine-tuned policy instead of all weights; optionally
+- an **ensemble** of members with their own adapter, head and order of rows: mean, worst case, or mean minus variance
+  (Coste et al. 2023, arXiv:2310.02743);
+- a **disentangled head** for style (ODIN, Chen et al. 2024, arXiv:2402.07319): the sum of quality and style explains
+  the comparisons; style is held to length, lists, emoji, exclamation, flattery and agreement, quality is held away from
+  them, and only quality is the score.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from steersman.data import style
+from steersman.errors import DataError, ModelError
+from steersman.functional import pearson, preference_nll, ranking_nll
+from steersman.lm import pretrained
+from steersman.lm.chat import ChatFormat, chat_format, shorten
+from steersman.lm.model import ADAPTER, frozen_layers, load_adapter, save_policy, trainable, using
+from steersman.lm.sampling import random_stream
+from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_lower
+from steersman.lm.trunk import FrozenTrunk, Lower
+from steersman.store import StageFolder, write_json
+from steersman.terminal import Progress
+from steersman.train import loop, processes
+from steersman.types import Comparison, Demonstration, Record, Seed, Text, transport
+
+VERSION = 1
+HEAD, ABOUT = "head.safetensors", "reward_model.json"
+
+
+class RewardConfig(Record):
+    """``members`` are trained one after another and scored as ``combine`` says. Lengths are in tokens.
+
+    ``centre_weight`` times the mean square of the scores is added to the loss, which leaves their level free.
+    ``style_weight`` is that of the disentangled head, 0 for none. Adapters have the shape of the policy that they start
+    from; activations below them are kept in up to ``trunk_cache_mb`` of memory.
+    """
+
+    members: int = Field(default=1, ge=1)
+    combine: Literal["mean", "worst", "mean_minus_variance"] = "mean"
+    centre_weight: float = Field(default=0.01, ge=0)
+    style_weight: float = Field(default=0.0, ge=0)
+    optimiser: loop.OptimiserConfig = loop.OptimiserConfig(learning_rate=1e-4)
+    epochs: int = Field(default=1, ge=1)
+    trunk_cache_mb: int = Field(default=1024, ge=0)
+    batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int = Field(default=8, ge=1)
+    max_length: int = Field(default=512, ge=16)
+    checkpoint_every_steps: int = transport(20, ge=1)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _correlations_need_whole_batches(self) -> RewardConfig:
+        if self.style_weight and self.micro_batch_size < self.batch_size:
+            raise ValueError("style_weight compares all answers of a step: micro_batch_size must be batch_size")
+        return self
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Ranked(NamedTuple):
+    """The tokenised answers to a prompt, their ranks (1 is best, equal ones are ties), and how they are written.
+
+    Of two answers, ``certainty`` is the probability that the better one is better, and ``margin`` by how much.
+    """
+
+    group: Group
+    ranks: tuple[int, ...]
+    style: list[Sequence[float]]
+    weight: float = 1.0
+    certainty: float = 1.0
+    margin: float = 0.0
+
+
+def tokenised(prompt: Text, answers: Sequence[str], chat: ChatFormat, max_length: int) -> Group:
+    """A prompt and answers that fit; a prompt that is too long for the longest one loses its beginning."""
+    completions = [chat.completion_ids(answer)[: max_length - 2] for answer in answers]
+    prompt_ids = shorten(chat.prompt_ids(prompt), max(2, max_length - max(map(len, completions))))
+    return Group(prompt_ids, completions)
+
+
+def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> list[Ranked]:
+    """Comparisons that order at least two answers; ties alone teach nothing.
+
+    Raises:
+        DataError: there are none.
+    """
+    ordered = [row for row in rows if row.pairs()]
+    if not ordered:
+        raise DataError("no comparisons that order two answers", do="add rows to comparisons.jsonl")
+    return [
+        Ranked(
+            tokenised(row.prompt, row.options, chat, max_length),
+            row.ranks(),
+            [style.features(option) for option in row.options],
+            row.weight,
+            1.0 if row.soft_label is None else max(row.soft_label, 1 - row.soft_label),
+            row.margin or 0.0,
+        )
+        for row in ordered
+    ]
+
+
+# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def new_head(hidden: int, outputs: int, seed: int) -> nn.Linear:
+    """A head of standard deviation 1 / sqrt(hidden + 1) and bias 0, as in InstructGPT."""
+    head = nn.Linear(hidden, outputs)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(outputs, hidden, generator=random_stream(seed, hidden)) / math.sqrt(hidden + 1))
+        head.bias.zero_()
+    return head
+
+
+def style_penalty(outputs: Tensor, written: Tensor, weight: Tensor) -> Tensor:
+    """What holds quality away from style, and style to it; a scalar, smaller is better.
+
+        sum over features f of |corr(quality, f)| - corr(style_f, f) + cos(w_quality, w_f)^2
+
+    Args:
+        outputs: [S, 1 + F] quality and style of some answers; written: [S, F] their features; weight: [1 + F, H].
+    """
+    varied = written.std(0) > 1e-6  # a feature that all answers share correlates with nothing
+    entangled = sum((pearson(outputs[:, 0], f).abs() for f in written.T[varied]), outputs.new_zeros(()))
+    held = sum(
+        (pearson(own, f) for own, f in zip(outputs.T[1:][varied], written.T[varied], strict=True)),
+        outputs.new_zeros(()),
+    )
+    directions = nn.functional.normalize(weight, dim=1)
+    return entangled - held + (directions[1:] @ directions[0]).square().sum()
+
+
+def run(
+    config: RewardConfig,
+    base: Path,
+    start: Path,
+    comparisons: Sequence[Comparison],
+    demonstrations: Sequence[Demonstration],
+    out: StageFolder,
+) -> None:
+    """Train every member from the adapter in ``start`` (a folder of `save_policy`); resumes from its checkpoints.
+
+    Leaves ``member-N/adapter/`` and ``member-N/head.safetensors``, and ``reward_model.json`` with their level.
+
+    Args:
+        demonstrations: their answers average 0 afterwards.
+
+    Raises:
+        DataError: nothing to train on. ModelError: ``start`` belongs to another base model.
+        TrainingFailed: a loss or gradient that is not finite.
+    """
+    torch.manual_seed(config.seed)
+    tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
+    if not (start / ADAPTER).exists():
+        raise ModelError("a reward model starts from an adapter", where=str(start), do="train with sft.method: lora")
+    model.requires_grad_(False)
+    chat = chat_format(tokenizer, model.generation_config)
+    rows = ranked(comparisons, chat, config.max_length)
+    lengths = [len(r.group.prompt) + sum(map(len, r.group.completions)) for r in rows]
+    # The same batches in every epoch, in another order: what the frozen layers make of them is computed once.
+    batches = [[rows[i] for i in step] for step in loop.plan_batches(lengths, config.batch_size, 1, config.seed)]
+    policy: Any = None
+    lower: LowerStates | None = None
+    for member in range(config.members):
+        folder, name = out.path / f"member-{member}", f"member-{member}"
+        policy = load_adapter(model if policy is None else policy, base, start / ADAPTER, name)
+        policy.set_adapter(name)
+        lower = lower or LowerStates(model, policy, name, config.trunk_cache_mb, tokenizer.pad_token_id or 0)
+        if (folder / HEAD).exists():  # finished before a kill
+            continue
+        trainer = Trainer.prepare(config, member, model, policy, lower)
+        _train(trainer, member, batches, folder, out)
+        if processes.rank() == 0:
+            save_policy(policy, folder, tokenizer, pretrained.digest(base), name)
+            save_file({key: value.detach() for key, value in trainer.head.state_dict().items()}, folder / HEAD)
+            loop.drop_checkpoint(folder)
+        processes.wait()
+    if processes.rank() == 0:
+        about = {"combine": config.combine, "max_length": config.max_length, "centre": [0.0] * config.members}
+        write_json(out.file(ABOUT), about)
+        centre = RewardModel.load(base, out.path).mean_scores(demonstrations)
+        write_json(out.file(ABOUT), about | {"centre": centre})
+
+
+def _train(trainer: Trainer, member: int, batches: Sequence[Sequence[Ranked]], folder: Path, out: StageFolder) -> None:
+    """The loop of one member."""
+    config, total = trainer.config, len(batches) * trainer.config.epochs
+    order = [
+        int(i)
+        for epoch in range(config.epochs)
+        for i in torch.randperm(len(batches), generator=random_stream(config.seed, member, epoch))
+    ]
+    folder.mkdir(exist_ok=True)
+    state = loop.load_checkpoint(folder, trainer.parameters, trainer.optimiser) or {"step": 0}
+    processes.wait()
+    setup = {"comparisons": sum(map(len, batches)), "steps": total, "resumed_at_step": state["step"]}
+    out.emit(
+        event="setup", member=member, trainable_parameters=sum(p.numel() for p in trainer.parameters.values()), **setup
+    )
+    with Progress(f"reward model {member}", total, done=state["step"]) as progress:
+        for step in range(state["step"], total):
+            rate = loop.learning_rate_at(step, total, config.optimiser)
+            measured = trainer.step(order[step], batches[order[step]], rate)
+            out.emit(event="train", member=member, step=step, learning_rate=rate, **measured)
+            progress.advance(loss=measured["loss"])
+            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < total and processes.rank() == 0:
+                loop.save_checkpoint(folder, step + 1, trainer.parameters, trainer.optimiser, {})
+
+
+class LowerStates:
+    """The trees of all micro-batches, and what the layers below the adapters make of them: read once, then kept."""
+
+    def __init__(self, model: Any, policy: Any, name: str, budget_mb: int, pad_id: int) -> None:
+        below = frozen_layers(policy, name)
+        self.model, self.pad_id, self.room = model, pad_id, budget_mb * 2**20
+        self.below = FrozenTrunk(model, below) if below else None
+        self._kept: dict[tuple[int, int], Lower] = {}
+
+    def read(self, key: tuple[int, int], groups: Sequence[Group]) -> tuple[Tree, Lower | None]:
+        """The tree of some groups, which always come under the same key, and its activations."""
+        rows = tree(groups, self.pad_id, self.model.device)
+        if self.below is None:
+            return rows, None
+        if key in self._kept:
+            return rows, self._kept[key]
+        lower = tree_lower(self.model, rows, self.below)
+        if lower.states.nbytes <= self.room:
+            self.room -= lower.states.nbytes
+            self._kept[key] = lower
+        return rows, lower
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What one optimiser step of a member needs."""
+
+    config: RewardConfig
+    model: Any
+    head: nn.Linear
+    lower: LowerStates
+    parameters: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer
+
+    @classmethod
+    def prepare(cls, config: RewardConfig, member: int, model: Any, policy: Any, lower: LowerStates) -> Trainer:
+        """A head of its own, and the adapter that is active."""
+        outputs = 1 + (len(style.FEATURES) if config.style_weight else 0)
+        head = new_head(model.config.get_text_config().hidden_size, outputs, config.seed + member).to(model.device)
+        policy.train()
+        parameters: dict[str, Tensor] = {**trainable(policy), **{f"head.{k}": p for k, p in head.named_parameters()}}
+        return cls(config, model, head, lower, parameters, loop.adamw(parameters, config.optimiser))
+
+    def step(self, batch: int, rows: Sequence[Ranked], rate: float) -> dict[str, Any]:
+        """One optimiser step on the batch of this number; returns what was measured, over all processes."""
+        start, config = time.perf_counter(), self.config
+        total, answers = sum(row.weight for row in rows), sum(len(row.ranks) for row in rows)
+        sums = torch.zeros(4, dtype=torch.float64)
+        for number, share in enumerate(processes.share(rows, config.micro_batch_size)):
+            if not processes.mine(number):
+                continue
+            laid_out, lower = self.lower.read((batch, number), [row.group for row in share])
+            outputs = self.head(tree_hidden(self.model, laid_out, laid_out.last, lower))
+            nll, right, pairs = self._ranking(outputs, share)
+            centred = outputs[:, 0].square().sum() / answers
+            loss = nll / total + config.centre_weight * centred
+            if config.style_weight:
+                written = outputs.new_tensor([values for row in share for values in row.style])
+                loss = loss + config.style_weight * style_penalty(outputs, written, self.head.weight)
+            loss.backward()
+            parts = (loss, nll / total, right, pairs)
+            sums += torch.stack([part.detach().double().cpu() for part in parts])
+        loss_sum, nll_sum, right_sum, pairs_sum = processes.add_up(self.parameters.values(), *sums.tolist())
+        norm = loop.optimiser_step(self.optimiser, self.parameters, loss_sum, rate, config.optimiser.max_grad_norm)
+        tokens = sum(len(row.group.prompt) + sum(map(len, row.group.completions)) for row in rows)
+        return {
+            "loss": loss_sum,
+            "nll_nats_per_prompt": nll_sum,
+            "accuracy": right_sum / pairs_sum,
+            "gradient_norm": norm,
+            "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
+        }
+
+    def _ranking(self, outputs: Tensor, rows: Sequence[Ranked]) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted sum of the rows' losses; pairs that quality puts in order, and all pairs."""
+        counts = [len(row.ranks) for row in rows]
+
+        def by_prompt(values: Tensor) -> Tensor:
+            return nn.utils.rnn.pad_sequence(list(torch.split(values, counts)), batch_first=True)
+
+        ranks = by_prompt(torch.tensor([rank for row in rows for rank in row.ranks], device=outputs.device))
+        weight, certainty, margin = outputs.new_tensor([(r.weight, r.certainty, r.margin) for r in rows]).T
+        scores = by_prompt(outputs.sum(1))
+        difference = torch.where(ranks[:, 0] < ranks[:, 1], 1, -1) * (scores[:, 0] - scores[:, 1])
+        of_two = preference_nll(difference - margin, certainty)
+        two = torch.tensor([count == 2 for count in counts], device=outputs.device)
+        nll = (torch.where(two, of_two, ranking_nll(scores, ranks)) * weight).sum()
+        quality = by_prompt(outputs[:, 0].detach())
+        better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks > 0)[:, :, None]
+        return nll, (better & (quality[:, :, None] > quality[:, None, :])).sum(), better.sum()
+
+
+# ── scoring ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+COMBINED: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda scores: scores.mean(0),
+    "worst": lambda scores: scores.min(0).values,
+    # Coste et al.'s uncertainty-weighted optimisation with a weight of 1.
+    "mean_minus_variance": lambda scores: scores.mean(0) - scores.var(0, unbiased=False),
+}
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Adapters with their heads on a base model, perhaps beside others on the same one."""
+
+    model: Any
+    policy: Any
+    chat: ChatFormat
+    heads: dict[str, nn.Linear]  # by the adapter's name
+    combine: str
+    centre: Tensor  # [M], the mean score of demonstrations
+    max_length: int
+
+    @classmethod
+    def load(cls, base: Path, folder: Path, onto: tuple[Any, Any] | None = None) -> RewardModel:
+        """Read what `run` left, on a base model of its own or ``onto`` a (model, policy) with other adapters.
+
+        Raises:
+            ModelError: no reward model here, or one of another base model.
+        """
+        if not (folder / ABOUT).exists():
+            raise ModelError("no reward model here", where=str(folder), do="train one: the stage `reward_model`")
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        model, policy = onto or (pretrained.load_model(base), None)
+        active = None if onto is None else onto[1].active_adapter
+        heads: dict[str, nn.Linear] = {}
+        for member in range(len(about["centre"])):
+            name, saved = f"reward-{member}", load_file(folder / f"member-{member}" / HEAD)
+            policy = load_adapter(
+                model if policy is None else policy, base, folder / f"member-{member}" / ADAPTER, name
+            )
+            heads[name] = nn.Linear(saved["weight"].shape[1], saved["weight"].shape[0]).to(model.device)
+            heads[name].load_state_dict(saved)
+            heads[name].requires_grad_(False)
+        assert policy is not None
+        policy.set_adapter(active or next(iter(heads)))
+        chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)
+        return cls(model, policy, chat, heads, about["combine"], torch.tensor(about["centre"]), about["max_length"])
+
+    def member_scores(self, groups: Sequence[Group]) -> Tensor:
+        """[M, S] scores of all answers, in the order of the groups."""
+        pad_id, found = self.chat.tokenizer.pad_token_id or 0, []
+        was_training = self.policy.training
+        self.policy.eval()
+        with torch.no_grad():
+            for i in range(0, len(groups), BATCH):
+                rows, parts = tree(groups[i : i + BATCH], pad_id, self.model.device), []
+                for name, head in self.heads.items():
+                    with using(self.policy, name):
+                        parts.append(head(tree_hidden(self.model, rows, rows.last))[:, 0].float().cpu())
+                found.append(torch.stack(parts))
+        self.policy.train(was_training)
+        return torch.cat(found, 1) - self.centre[:, None]
+
+    def scores(self, groups: Sequence[Group]) -> Tensor:
+        """[S] scores of all answers, the members combined."""
+        return COMBINED[self.combine](self.member_scores(groups))
+
+    def judge(self, prompt: Text, answers: Sequence[str]) -> list[float]:
+        """Scores of some answers to a prompt."""
+        scores: list[float] = self.scores([tokenised(prompt, answers, self.chat, self.max_length)]).tolist()
+        return scores
+
+    def mean_scores(self, demonstrations: Sequence[Demonstration]) -> list[float]:
+        """Each member's mean over some demonstrations, from all over; 0 without any."""
+        some = demonstrations[:: max(1, len(demonstrations) // LEVEL_ROWS)]
+        shown = [tokenised(row.prompt, [row.completion], self.chat, self.max_length) for row in some]
+        means: list[float] = self.member_scores(shown).mean(1).tolist() if shown else [0.0] * len(self.heads)
+        return means
+
+
+BATCH = 8  # prompts in one forward pass of scoring
+LEVEL_ROWS = 128  # about so many demonstrations decide where 0 is

@@ -1,0 +1,331 @@
+"""Reward models: the loss by hand and against plain autograd, invariance, learning, ensembles, style, resuming."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from steersman.data import style
+from steersman.data.sources import split_by_topic
+from steersman.errors import DataError, ModelError
+from steersman.lm import pretrained
+from steersman.lm.chat import chat_format
+from steersman.lm.model import LoraConfig, load_adapter, using
+from steersman.store import StageFolder
+from steersman.train import loop, reward_model, sft
+from steersman.train.loop import OptimiserConfig
+from steersman.train.reward_model import (
+    LowerStates,
+    RewardConfig,
+    RewardModel,
+    Trainer,
+    ranked,
+    style_penalty,
+    tokenised,
+)
+from steersman.train.sft import SftConfig
+from steersman.types import Comparison, Demonstration
+
+FAST = RewardConfig(
+    optimiser=OptimiserConfig(learning_rate=3e-3), batch_size=8, micro_batch_size=3, epochs=2, checkpoint_every_steps=2
+)
+
+
+@pytest.fixture(scope="module")
+def comparisons(demonstrations: list[Demonstration]) -> list[Comparison]:
+    """Three answers each: the demonstration's, one that is cut, one that declines; every third has two tied."""
+    return [
+        Comparison(
+            prompt=d.prompt,
+            options=(d.completion, d.completion[: len(d.completion) // 2], "I cannot help."),
+            ranking=(1, 2, 2) if i % 3 == 0 else (1, 2, 3),
+            topic=f"topic-{i % 12}",
+        )
+        for i, d in enumerate(demonstrations[:36])
+    ]
+
+
+@pytest.fixture(scope="module")
+def starts(tiny_base: Path, demonstrations: list[Demonstration], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with fine-tuned policies: adapters on all layers, ``all/``, and on the upper one, ``upper/``."""
+    folder = tmp_path_factory.mktemp("starts")
+    for name, layers in {"all": None, "upper": 1}.items():
+        (folder / name).mkdir()
+        config = SftConfig(lora=LoraConfig(rank=4, trainable_layers=layers), epochs=0.5)
+        sft.run(config, tiny_base, "tiny", demonstrations, [], StageFolder(folder / name, "sft"))
+    return folder
+
+
+def run(
+    config: RewardConfig,
+    base: Path,
+    start: Path,
+    rows: Sequence[Comparison],
+    folder: Path,
+    demonstrations: Sequence[Demonstration] = (),
+    stop_before: int | None = None,
+) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+
+    def emit(**row: Any) -> None:
+        if row["event"] == "train" and len([e for e in events if e["event"] == "train"]) == stop_before:
+            raise KeyboardInterrupt
+        events.append(row)
+
+    folder.mkdir(exist_ok=True)
+    reward_model.run(config, base, start, rows, demonstrations, StageFolder(folder, "reward_model", emit))
+    return events
+
+
+def prepared(config: RewardConfig, base: Path, start: Path, rows: Sequence[Comparison]) -> tuple[Any, Trainer, Any]:
+    tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
+    model.requires_grad_(False)
+    policy = load_adapter(model, base, start / "adapter", "member-0")
+    lower = LowerStates(model, policy, "member-0", config.trunk_cache_mb, 0)
+    trainer = Trainer.prepare(config, 0, model, policy, lower)
+    return policy, trainer, ranked(rows, chat_format(tokenizer), 512)
+
+
+def gradients(trainer: Trainer, rows: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(_: Any, parameters: dict[str, torch.Tensor], *__: Any) -> float:
+        found.update({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
+        return 0.0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimiser_step", keep)
+        measured = trainer.step(0, rows, 0.0)
+    return found | {"loss": torch.tensor(measured["loss"]), "accuracy": torch.tensor(measured["accuracy"])}
+
+
+# ── the loss ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("start", ["all", "upper"])
+def test_loss_and_gradients_are_those_of_separate_rows(
+    start: str, tiny_base: Path, starts: Path, comparisons: list[Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All pairs of a prompt are averaged, then the prompts; the score is read at the terminator."""
+    _, trainer, rows = prepared(FAST, tiny_base, starts / start, comparisons[:5])
+    ours = gradients(trainer, rows, monkeypatch)
+    trainer.optimiser.zero_grad()
+    losses, squares, right, pairs = [], [], 0, 0
+    for row in rows:
+        scores = []
+        for completion in row.group.completions:
+            hidden = trainer.model.model(input_ids=torch.tensor([row.group.prompt + completion])).last_hidden_state
+            scores.append(trainer.head(hidden[0, -1])[0])
+        squares += [score.square() for score in scores]
+        own = [(scores[i] - scores[j]) for i in range(3) for j in range(3) if row.ranks[i] < row.ranks[j]]
+        right, pairs = right + sum(bool(margin > 0) for margin in own), pairs + len(own)
+        losses.append(torch.stack([-torch.nn.functional.logsigmoid(margin) for margin in own]).mean())
+    loss = torch.stack(losses).mean() + FAST.centre_weight * torch.stack(squares).mean()
+    loss.backward()
+    assert float(ours["loss"]) == pytest.approx(loss.item(), rel=1e-5)
+    assert float(ours["accuracy"]) == pytest.approx(right / pairs)
+    learnt = {name: p.grad for name, p in trainer.parameters.items() if p.grad is not None}
+    assert {"head.weight", "head.bias"} < learnt.keys()
+    for name, gradient in learnt.items():
+        torch.testing.assert_close(ours[name], gradient, atol=2e-6, rtol=1e-4)
+
+
+def test_micro_batches_and_kept_activations_change_nothing(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for size, budget in ((8, 1024), (3, 1024), (1, 0)):
+        config = FAST.model_copy(update={"micro_batch_size": size, "trunk_cache_mb": budget})
+        _, trainer, rows = prepared(config, tiny_base, starts / "upper", comparisons[:8])
+        found += [gradients(trainer, rows, monkeypatch), gradients(trainer, rows, monkeypatch)]
+        assert bool(trainer.lower._kept) == (budget > 0)
+        trainer.optimiser.zero_grad()
+    for other in found[2::2]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value, atol=2e-6, rtol=1e-4)
+    # The second step of a batch adds its gradients to the first one's: they are the same, read from the kept states.
+    torch.testing.assert_close(found[1]["head.weight"], 2 * found[0]["head.weight"], atol=2e-6, rtol=1e-4)
+
+
+def test_weights_count(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = [comparisons[1], comparisons[1], comparisons[2]]
+    weighted = [comparisons[1].model_copy(update={"weight": 2.0}), comparisons[2]]
+    config = FAST.model_copy(update={"centre_weight": 0.0})
+    found = []
+    for rows in (twice, weighted):
+        _, trainer, encoded = prepared(config, tiny_base, starts / "all", rows)
+        found.append(gradients(trainer, encoded, monkeypatch))
+    torch.testing.assert_close(found[0]["head.weight"], found[1]["head.weight"], atol=1e-6, rtol=1e-4)
+
+
+# ── style ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_style_features_count_what_they_say() -> None:
+    text = "Great question! Sure:\n- one\n- two\n3. three \U0001f60a\nYes!"
+    found = dict(zip(style.FEATURES, style.features(text), strict=True))
+    expected = {"length": 11, "lists": 3, "emoji": 1, "exclamation": 2}
+    for name, count in expected.items():
+        assert found[name] == pytest.approx(torch.log1p(torch.tensor(float(count))).item())
+    assert (found["flattery"], found["agreement"]) == (1.0, 0.0)
+    assert style.features("You’re right, it is not.")[-1] == 1.0
+    assert style.features("It is not.")[2:] == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_style_penalty_by_hand() -> None:
+    written = torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])  # the second feature never varies
+    outputs = torch.tensor([[3.0, 0.0, 9.0], [2.0, 1.0, 9.0], [1.0, 2.0, 9.0]])
+    weight = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    # corr(quality, length) = -1, corr(style, length) = 1, cosines 1 / sqrt 2 and 0
+    assert float(style_penalty(outputs, written, weight)) == pytest.approx(1 - 1 + 0.5, rel=1e-5)
+
+
+def test_the_style_head_takes_the_length_out_of_the_score(
+    tiny_base: Path, starts: Path, demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    """Raters who prefer what is long: a plain head learns that, a disentangled one keeps it out of quality."""
+    rows = [
+        Comparison(
+            prompt=d.prompt, options=(f"{d.completion} {'And so on. ' * (1 + i % 6)}", d.completion), ranking=(1, 2)
+        )
+        for i, d in enumerate(demonstrations[:40])
+    ]
+    moved = {}
+    for weight in (0.0, 2.0):
+        update = {"style_weight": weight, "micro_batch_size": 8, "epochs": 6}
+        run(FAST.model_copy(update=update), tiny_base, starts / "all", rows[:32], tmp_path / str(weight))
+        judge = RewardModel.load(tiny_base, tmp_path / str(weight)).judge
+        scores = [judge(row.prompt, row.options) for row in rows[32:]]
+        moved[weight] = sum(long - short for long, short in scores) / len(scores)
+    assert moved[0.0] > 1
+    assert abs(moved[2.0]) < 0.5 * moved[0.0]
+
+
+def test_style_needs_whole_batches() -> None:
+    with pytest.raises(ValidationError, match="micro_batch_size must be batch_size"):
+        RewardConfig(style_weight=1.0, micro_batch_size=4)
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_ties_alone_are_no_comparisons(tiny_base: Path, comparisons: list[Comparison]) -> None:
+    chat = chat_format(pretrained.load_tokenizer(tiny_base))
+    tied = Comparison(prompt="Why?", options=("A.", "B."), ranking=(1, 1))
+    assert len(ranked([*comparisons, tied], chat, 512)) == len(comparisons)
+    with pytest.raises(DataError, match="no comparisons that order two answers"):
+        ranked([tied], chat, 512)
+
+
+def test_long_rows_are_cut_to_fit(tiny_base: Path) -> None:
+    chat = chat_format(pretrained.load_tokenizer(tiny_base))
+    group = tokenised("one two three " * 40, ["short.", "No and no again. " * 40], chat, 64)
+    assert len(group.prompt) == 2
+    assert len(group.prompt) + max(map(len, group.completions)) <= 64
+    assert group.completions[0] == chat.completion_ids("short.")
+
+
+def test_topics_are_split_whole(comparisons: list[Comparison]) -> None:
+    train, held_out = split_by_topic(comparisons, 0.3)
+    assert train
+    assert held_out
+    assert not {row.topic for row in train} & {row.topic for row in held_out}
+    assert len(train) + len(held_out) == len(comparisons)
+    assert split_by_topic(comparisons[5:], 0.3)[1] == [row for row in held_out if row in comparisons[5:]]
+
+
+# ── training and scoring ─────────────────────────────────────────────────────────────────────────────────────────────
+def test_it_learns_the_order_and_demonstrations_average_zero(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    config = FAST.model_copy(update={"epochs": 4})
+    events = run(config, tiny_base, starts / "upper", comparisons[:28], tmp_path / "out", demonstrations)
+    assert events[-1]["accuracy"] > 0.9
+    scorer = RewardModel.load(tiny_base, tmp_path / "out")
+    right = [scorer.judge(row.prompt, row.options) for row in comparisons[28:]]
+    assert sum(best > cut and best > declined for best, cut, declined in right) >= 7  # of 8 that it never saw
+    assert scorer.mean_scores(demonstrations)[0] == pytest.approx(0, abs=1e-4)
+
+
+def test_members_differ_and_are_combined(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
+) -> None:
+    config = FAST.model_copy(update={"members": 2, "combine": "worst"})
+    run(config, tiny_base, starts / "upper", comparisons[:12], tmp_path / "out")
+    scorer = RewardModel.load(tiny_base, tmp_path / "out")
+    groups = [tokenised(row.prompt, row.options, scorer.chat, 512) for row in comparisons[:10]]
+    members = scorer.member_scores(groups)
+    assert members.shape == (2, 30)
+    assert (members[0] - members[1]).abs().max() > 1e-3
+    torch.testing.assert_close(scorer.scores(groups), members.min(0).values)
+    variance = reward_model.COMBINED["mean_minus_variance"](torch.tensor([[1.0, 2.0], [3.0, 2.0]]))
+    torch.testing.assert_close(variance, torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(reward_model.COMBINED["mean"](members), members.mean(0))
+
+
+def test_it_stands_beside_a_policy_on_one_base(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
+) -> None:
+    """The policy's adapter stays the active and learning one; scores are those of a model of its own."""
+    run(FAST, tiny_base, starts / "all", comparisons[:8], tmp_path / "out")
+    alone = RewardModel.load(tiny_base, tmp_path / "out")
+    model = pretrained.load_model(tiny_base)
+    policy = load_adapter(model, tiny_base, starts / "all" / "adapter", "policy")
+    beside = RewardModel.load(tiny_base, tmp_path / "out", onto=(model, policy))
+    assert policy.active_adapter == "policy"
+    assert {name.split(".")[-2] for name, p in policy.named_parameters() if p.requires_grad} == {"policy"}
+    row = comparisons[9]
+    assert beside.judge(row.prompt, row.options) == pytest.approx(alone.judge(row.prompt, row.options), abs=1e-5)
+    with using(policy, None):
+        pass
+    assert policy.active_adapter == "policy"
+
+
+def test_resuming_is_exact(tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path) -> None:
+    config = FAST.model_copy(update={"members": 2})
+    rows = comparisons[:20]  # three steps an epoch, six a member
+    whole = run(config, tiny_base, starts / "upper", rows, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tiny_base, starts / "upper", rows, tmp_path / "killed", stop_before=9)
+    again = run(config, tiny_base, starts / "upper", rows, tmp_path / "killed")
+    assert [(e["member"], e["resumed_at_step"]) for e in again if e["event"] == "setup"] == [(1, 2)]
+
+    def losses(events: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        return [(e["member"], e["step"], e["loss"]) for e in events if e["event"] == "train"]
+
+    assert losses(again) == losses(whole)[8:]
+    for member in ("member-0", "member-1"):
+        files = [
+            {p.name: p.read_bytes() for p in sorted((tmp_path / n / member).rglob("*")) if p.is_file()}
+            for n in ("whole", "killed")
+        ]
+        assert files[0] == files[1]
+        assert "state.safetensors" not in files[0]
+    about = [json.loads((tmp_path / n / "reward_model.json").read_text()) for n in ("whole", "killed")]
+    assert about[0] == about[1]
+
+
+def test_what_is_not_there_is_said(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
+) -> None:
+    from steersman.lm import tiny
+
+    with pytest.raises(ModelError, match="no reward model here"):
+        RewardModel.load(tiny_base, starts / "all")
+    with pytest.raises(ModelError, match="starts from an adapter"):
+        run(FAST, tiny_base, tmp_path, comparisons, tmp_path / "out")
+    tiny.build(["Another text altogether, for another tokenizer."] * 5, tmp_path / "other")
+    with pytest.raises(ModelError, match="another base model"):
+        run(FAST, tmp_path / "other", starts / "all", comparisons, tmp_path / "out")
+
+
+def test_the_head_is_saved_apart_in_safetensors(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
+) -> None:
+    run(FAST, tiny_base, starts / "all", comparisons[:8], tmp_path / "out")
+    head = load_file(tmp_path / "out" / "member-0" / "head.safetensors")
+    assert {name: tuple(t.shape) for name, t in head.items()} == {"weight": (1, 64), "bias": (1,)}
+    assert (tmp_path / "out" / "member-0" / "adapter" / "adapter_config.json").exists()
