@@ -106,5 +106,5 @@ def test_the_project_aligns_from_the_first_command_to_the_report(project: Path, 
     assert "Brackwater" in (run.path / "report" / "index.html").read_text(encoding="utf-8")
     again: list[str] = []
     pipeline.align(recipe, tmp_path / "run", echo=again.append)
-    assert len(again) == len(pipeline.STAGES)
+    assert len(again) == len(pipeline.stages_of(recipe))
     assert all(line.endswith(": reused") for line in again)
