@@ -243,12 +243,12 @@ def test_each_rater_of_a_record_makes_a_comparison(tmp_path: Path) -> None:
     row = {
         "id": "1",
         "fields": FIELDS,
-        "metadata": {"source": "web", "group": "north", "words": 12},
+        "metadata": {"source": "web", "group": "north", "words": 12, "topic": None},
         "suggestions": {"ranking": {"value": ranks(3, 2, 1)}},
         "responses": {
             "ranking": [{"value": ranks(1, 1, 2), "user_id": "u1"}, {"value": ranks(2, 3, 1), "user_id": "u2"}],
             "honest": [{"value": ranks(3, 1, 2), "user_id": "u1"}],
-            "rationale": [{"value": "Short.", "user_id": "u2"}, {"value": None, "user_id": "u1"}],
+            "rationale": [{"value": "Short.", "user_id": "u2"}, {"value": None, "user_id": "u3"}],
             "labels": [{"value": ["x", "y"], "user_id": "u1"}],
         },
         "vectors": {},
@@ -381,6 +381,12 @@ def test_rows_are_read_or_named_and_none_is_lost(tmp_path: Path) -> None:
     rows, faults = sort_out(tmp_path / "rows.jsonl", Comparison)
     assert [row.options for row in rows] == [("a", "b"), ("a", "b", "c")]
     assert {line: len(reasons) for line, reasons in faults.items()} == {2: 1, 4: 2}
+
+
+def test_a_fault_in_a_long_text_is_named_without_the_text(tmp_path: Path) -> None:
+    assert fault(tmp_path, {**PAIR, "chosen": "b" * 99, "rejected": "b" * 99}) == (
+        "'options': two of the answers are the same text"
+    )
 
 
 # ── public rows ──────────────────────────────────────────────────────────────────────────────────────────────────────
