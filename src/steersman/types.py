@@ -1,7 +1,7 @@
 """Plain records, one class per line of a JSONL file. They import nothing of ours but the error tree.
 
 Every text slot is a string (one user message) or a conversation, a list of ``{role, content}``.
-Files with TRL's column names are read and written by ``data/formats.py``.
+Other tools' columns are read by ``data/columns.py`` and written by ``data/export.py``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -9,6 +11,7 @@ from steersman.types import (
     Comparison,
     Demonstration,
     Message,
+    OrderedPair,
     Prompt,
     Record,
     messages_of,
@@ -85,6 +88,81 @@ def test_a_margin_is_finite_and_not_negative(margin: float) -> None:
     with pytest.raises(ValidationError):
         Comparison(prompt="a", options=("b", "c"), ranking=(1, 2), margin=margin)
     assert Comparison(prompt="a", options=("b", "c"), ranking=(1, 2), margin=0).margin == 0
+
+
+# ── comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def compared(*ranking: int, **fields: Any) -> Comparison:
+    return Comparison(prompt="a", options=tuple("bcdefghij"[: len(ranking)]), ranking=ranking, **fields)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "expected"),
+    [
+        ((1, 2), ["bc"]),
+        ((2, 1), ["cb"]),
+        ((1, 1), []),
+        ((3, 1, 2), ["cb", "cd", "db"]),
+        ((1, 1, 3), ["bd", "cd"]),
+        ((1, 1, 2), ["bd", "cd"]),
+        ((2, 1, 2, 1), ["cb", "cd", "eb", "ed"]),
+    ],
+)
+def test_every_two_options_of_which_one_is_better_make_a_pair(ranking: tuple[int, ...], expected: list[str]) -> None:
+    assert [pair.better + pair.worse for pair in compared(*ranking).pairs()] == expected
+    assert compared(*ranking, both_bad=True).pairs() == compared(*ranking).pairs()  # the lesser evil is still better
+
+
+def test_pairs_carry_the_row_s_margin_and_weight() -> None:
+    assert compared(2, 1, margin=0.5, weight=3).pairs() == [OrderedPair("c", "b", 0.5, 3.0)]
+    assert compared(1, 2).pairs() == [("b", "c", None, 1.0)]
+    assert len(compared(*range(1, 10)).pairs()) == 36
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0.51, ["bc"]), (1, ["bc"]), (0.5, []), (0.49, ["cb"]), (0, ["cb"])])
+def test_a_probability_alone_puts_the_likelier_option_first(label: float, expected: list[str]) -> None:
+    row = Comparison(prompt="a", options=("b", "c"), soft_label=label)
+    assert [pair.better + pair.worse for pair in row.pairs()] == expected
+
+
+def test_without_a_ranking_that_both_are_bad_or_a_principle_says_nothing_of_the_order() -> None:
+    assert Comparison(prompt="a", options=("b", "c"), both_bad=True).pairs() == []
+    assert Comparison(prompt="a", options=("b", "c"), per_principle={"x": (1, 2)}).pairs() == []
+    with pytest.raises(ValidationError, match="nothing is said of the options"):
+        Comparison(prompt="a", options=("b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("ranking", "label", "agree"),
+    [
+        ((1, 2), 0.9, True),
+        ((1, 3), 0.9, True),
+        ((2, 1), 0.1, True),
+        ((1, 1), 0.5, True),
+        ((1, 2), 0.1, False),
+        ((1, 2), 0.5, False),
+        ((2, 1), 0.6, False),
+        ((1, 1), 0.6, False),
+    ],
+)
+def test_a_probability_may_not_contradict_the_ranking(ranking: tuple[int, int], label: float, agree: bool) -> None:
+    if agree:
+        assert compared(*ranking, soft_label=label).soft_label == label
+    else:
+        with pytest.raises(ValidationError, match="contradicts 'ranking'"):
+            compared(*ranking, soft_label=label)
+
+
+@pytest.mark.parametrize("order", [(0,), (0, 0), (1, 2), (0, 1, 2), (-1, 0)])
+def test_the_order_shown_holds_every_option_once(order: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="must hold each index from 0 to 1 once"):
+        compared(1, 2, order_shown=order)
+    assert compared(1, 2, order_shown=(1, 0)).order_shown == (1, 0)
+
+
+def test_comparisons_with_rankings_by_principle_can_be_put_in_a_set() -> None:
+    rows = [compared(1, 2, per_principle={"x": (1, 2), "y": (2, 1)}), compared(1, 2, per_principle={"y": (2, 1)})]
+    same = compared(1, 2, per_principle={"y": (2, 1), "x": (1, 2)})
+    assert len({*rows, same}) == 2
 
 
 @pytest.mark.parametrize("slug", ["", "A", "a b", "-a", "a-", "a--b", "a/b", "ä", "a\n"])

@@ -199,7 +199,7 @@ def argilla(row: Row) -> list[Row]:
     if prompt is None:
         raise DataError(f"no field 'prompt' or 'instruction' among {', '.join(fields) or 'none'}")
     names = [name for name in fields if name != prompt]
-    known = {name: value for name, value in metadata.items() if name in Comparison.model_fields}
+    known = {name: value for name, value in metadata.items() if name in Comparison.model_fields and value is not None}
     shared = {**known, "prompt": fields[prompt], "options": [fields[name] for name in names]}
     by_rater: dict[str, Row] = {}
     for question, answers in responses.items():

@@ -115,7 +115,10 @@ def _fault(detail: Any, record: type[Record]) -> str:
     what = f": {detail['msg'].lower().removeprefix('value error, ')}"
     if detail["type"] == "tuple_type":
         what = " must be text or a list of messages" if name == "prompt" else " must be a list"
-    return f"{name!r}{what}, found {str(detail['input'])[:60]!r}"
+    found = str(detail["input"])
+    if detail["type"] == "value_error" and len(found) > 60:  # our own words say what is wrong with a long text
+        return f"{name!r}{what}"
+    return f"{name!r}{what}, found {found[:60]!r}"
 
 
 def _required(record: type[Record]) -> str:

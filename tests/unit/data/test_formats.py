@@ -67,6 +67,12 @@ def test_alpaca_input_follows_its_instruction(tmp_path: Path) -> None:
     assert rows[0].prompt == "Translate.\n\nHallo"
 
 
+def test_alpaca_s_output_needs_its_instruction(tmp_path: Path) -> None:
+    assert "no 'completion'\n  line 1: unknown field 'output'" in refusal(
+        write(tmp_path, {"prompt": "Why?", "output": "So."})
+    )
+
+
 def test_comparisons_as_text_and_as_messages(tmp_path: Path) -> None:
     texts = {"prompt": "Why?", "chosen": "Because.", "rejected": "No.", "margin": 0.5}
     messages = {"prompt": [user("Why?")], "chosen": [assistant("Because.")], "rejected": [assistant("No.")]}

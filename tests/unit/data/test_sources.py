@@ -87,7 +87,7 @@ def test_a_limit_takes_rows_from_the_whole_file(limit: int | None, expected: str
 
 
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_the_stage_writes_four_files_and_their_counts(tmp_path: Path) -> None:
+def test_the_stage_writes_its_files_and_their_counts(tmp_path: Path) -> None:
     events: list[dict[str, object]] = []
     config = DataConfig(validation_share=0.2, limit_demonstrations=50, limit_evaluation=3)
     comparison = Comparison(prompt="Why?", options=("a", "b", "c"), ranking=(2, 1, 2), per_principle={"x": (1, 1, 3)})
@@ -98,7 +98,8 @@ def test_the_stage_writes_four_files_and_their_counts(tmp_path: Path) -> None:
     assert read(tmp_path / "train.jsonl", Demonstration) == train
     assert read(tmp_path / "validation.jsonl", Demonstration) == validation
     assert read(tmp_path / "evaluation.jsonl", Prompt) == [EVALUATION[0], EVALUATION[1], EVALUATION[3]]
-    counts = {"train": len(train), "validation": len(validation), "comparisons": 1, "evaluation": 3}
+    sides = {"train": len(train), "validation": len(validation)}
+    counts = {**sides, "comparisons": 1, "held_out_comparisons": 0, "evaluation": 3}
     assert read_json(tmp_path / "counts.json") == counts
     assert events == [{"event": "counts", **counts}]
 

@@ -219,6 +219,17 @@ def test_a_name_that_no_comparison_has_is_an_error(comparisons: list[Comparison]
         repeated([], {})
 
 
+def test_rankings_become_pairs_and_rows_without_an_order_are_left_out(tiny_base: Path) -> None:
+    chat = chat_format(pretrained.load_tokenizer(tiny_base))
+    ranked = Comparison(prompt="Why?", options=("a", "b", "c"), ranking=(2, 1, 2))
+    tie = Comparison(prompt="Why?", options=("a", "b"), ranking=(1, 1))
+    found, _ = pairs(repeated([tie, ranked], {}), chat, DpoConfig())
+    a, b, c = (chat.completion_ids(text) for text in ranked.options)
+    assert found == [Group(chat.prompt_ids("Why?"), [b, worse]) for worse in (a, c)]
+    with pytest.raises(DataError, match="none of 2 comparisons says which answer is better"):
+        repeated([tie, tie], {})
+
+
 def test_long_rows_lose_the_same_beginning_on_both_sides(tiny_base: Path) -> None:
     chat = chat_format(pretrained.load_tokenizer(tiny_base))
     answers = ("Yes.", "No, and no, and no again, " * 12)
@@ -260,8 +271,10 @@ def test_training_tells_the_answers_apart(
 ) -> None:
     rate = 3e-3 if start != "full" else 3e-4
     update = {"loss": loss, "epochs": 8, "optimiser": OptimiserConfig(learning_rate=rate)}
-    events = run(FAST.model_copy(update=update), tiny_base, starts / start, comparisons, tmp_path / "out")
+    tie = Comparison(prompt="Why?", options=("a", "b"), ranking=(1, 1))
+    events = run(FAST.model_copy(update=update), tiny_base, starts / start, [*comparisons, tie], tmp_path / "out")
     first, last = events[1], events[-1]
+    assert (events[0]["comparisons"], events[0]["without_order"], events[0]["pairs_per_epoch"]) == (25, 1, 24)
     assert last["preference_loss"] < 0.9 * first["preference_loss"]
     assert last["accuracy"] == 1.0
     assert last["chosen_log_ratio_nats"] - last["rejected_log_ratio_nats"] > 1
