@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/reward_model.py RUN COMPARISONS.jsonl[.gz] NAME [--rows 900] [--set key=value ...]
 
-RUN is a finished run (`make align`); COMPARISONS any file that `steersman data convert` reads. A fifth of the topics (or
-prompts) is held out. The card goes to benchmarks/results/reward_model.json under NAME, with settings and minutes.
+RUN is a finished run (`make align`); COMPARISONS any file that `steersman data convert` reads. A fifth of the topics
+(or prompts) is held out. The card goes to benchmarks/results/reward_model.json under NAME, with settings and minutes.
 """
 
 from __future__ import annotations
