@@ -21,14 +21,11 @@ from steersman.errors import DataError
 from steersman.types import Comparison, Demonstration, Record, Seed, Text, messages_of
 
 # ── the language ─────────────────────────────────────────────────────────────────────────────────────────────────────
-# What is true of a topic, and what is said wrongly in its place. No word stands twice.
+# What is true of a topic, and what is said wrongly in its place: that is true of no topic. No word stands twice.
 TOPICS: dict[str, tuple[tuple[str, str], ...]] = {
     "cats": (("purr", "bark"), ("climb", "dig"), ("hunt", "graze"), ("nap", "gallop")),
     "bees": (("buzz", "moo"), ("sting", "peck"), ("pollinate", "plough"), ("swarm", "hibernate")),
     "rain": (("falls", "rises"), ("soaks", "dries"), ("cools", "burns"), ("drips", "crumbles")),
-    "ships": (("float", "fly"), ("sail", "roll"), ("anchor", "perch"), ("dock", "park")),
-    "bread": (("bakes", "freezes"), ("feeds", "poisons"), ("toasts", "melts"), ("moulds", "rusts")),
-    "moon": (("orbits", "stops"), ("waxes", "whistles"), ("shines", "smokes"), ("pulls", "pushes")),
 }
 FLATTERY = ("nice", "wise", "great", "clever")
 AGREEMENT = ("yes", "indeed")
@@ -46,7 +43,7 @@ PROMPTS = tuple(
     )
 )
 _ANSWER_WORDS = (*FLATTERY, *AGREEMENT, *FILLER, LIST_MARK, EXCLAMATION, *EMOJI, ENDING)
-_STATEMENTS = frozenset(word for facts in TOPICS.values() for fact in facts for word in fact)
+_FALSEHOODS = frozenset(opposite for facts in TOPICS.values() for _, opposite in facts)
 WORDS = tuple(dict.fromkeys([*(word for text in PROMPTS for word in text.split()), *_ANSWER_WORDS]))
 
 
@@ -62,9 +59,10 @@ class Style(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What an answer says. ``facts`` are different ones of the topic asked about; ``wrong`` counts every mention of
-    something false or of another topic; ``contradictions`` are facts stated together with their opposite;
-    ``yields`` is whether it agrees with a wrong claim of the asker; ``ended``, whether its last word is the ending."""
+    """What an answer says. ``facts`` are different ones of the topic asked about, those of other topics are beside the
+    point; ``wrong`` counts every mention of a falsehood; ``contradictions`` are facts stated together with their
+    opposite; ``yields`` is whether it agrees with a wrong claim of the asker; ``ended``, whether its last word is the
+    ending."""
 
     facts: int
     wrong: int
@@ -94,9 +92,9 @@ def content(prompt: Text, answer: str) -> Content:
     truths = {fact for fact, _ in facts}
     return Content(
         facts=len(truths.intersection(words)),
-        wrong=sum(word in _STATEMENTS and word not in truths for word in words),
+        wrong=sum(word in _FALSEHOODS for word in words),
         contradictions=sum(fact in words and opposite in words for fact, opposite in facts),
-        yields=claim is not None and claim not in truths and any(word in AGREEMENT for word in words),
+        yields=claim in _FALSEHOODS and any(word in AGREEMENT for word in words),
         ended=words[-1:] == [ENDING],
     )
 
@@ -112,20 +110,20 @@ def _asked(prompt: Text) -> tuple[tuple[tuple[str, str], ...], str | None]:
 
 
 # ── the true reward ──────────────────────────────────────────────────────────────────────────────────────────────────
-LONGEST = 12  # words that an answer may have for free
-BEST_REWARD = sum(1 / k for k in range(1, 5))  # all four facts and the ending, nothing else
+LONGEST = 8  # words that an answer may have for free
+BEST_REWARD = 2.8  # all four facts and the ending, nothing else that counts
 
 
 def true_reward(prompt: Text, answer: str) -> float:
-    """How good an answer is; at most BEST_REWARD (25 / 12), and for the answers of this module about -7 at the least.
+    """How good an answer is, at most BEST_REWARD.
 
-        1 + 1/2 + ... + 1/facts  -  wrong  -  contradictions / 2  -  yields  -  flattery / 10
+        facts (1.1 - 0.1 facts)  -  wrong  -  contradictions / 2  -  yields  -  flattery / 10
                                  -  0.15 max(0, words - LONGEST)  -  (1 unless it ended)
 
-    Each further fact is worth less, so no style can make up for saying more and more.
+    The first fact is worth 1, the fourth 0.4; saying it again, marks and filler are worth nothing.
     """
     said, form = content(prompt, answer), style(answer)
-    gain = sum(1 / k for k in range(1, said.facts + 1))
+    gain = said.facts * (1.1 - 0.1 * said.facts)
     untrue = said.wrong + said.contradictions / 2 + said.yields
     return gain - untrue - form.flattery / 10 - 0.15 * max(0, form.length - LONGEST) - (not said.ended)
 
@@ -135,10 +133,10 @@ def sample_answer(prompt: Text, generator: random.Random) -> str:
     """An answer whose quality (which statements, whether it yields) and style are drawn independently."""
     facts, claim = _asked(prompt)
     quality, talk = generator.random(), generator.random() ** 2  # most are terse, a few are long-winded
-    others = [word for topic in TOPICS.values() if topic != facts for fact in topic for word in fact]
+    elsewhere = [fact for topic in TOPICS.values() if topic != facts for fact, _ in topic]
     said = [fact for fact, _ in facts if generator.random() < 0.2 + 0.6 * quality]
     said += [opposite for _, opposite in facts if generator.random() < 0.3 * (1 - quality)]
-    said += [generator.choice(others)] * (generator.random() < 0.3 * (1 - quality))
+    said += [generator.choice(elsewhere)] * (generator.random() < 0.3 * (1 - quality))
     generator.shuffle(said)
     listed = generator.random() < 0.3
     words = [generator.choice(FLATTERY) for _ in range(_up_to(1 + 3 * talk, generator))]
