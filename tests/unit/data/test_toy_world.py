@@ -193,4 +193,6 @@ def test_gold_questions_have_a_clear_right_answer() -> None:
 
 
 def test_questions_offer_two_different_answers() -> None:
-    assert all(question.options[0] != question.options[1] and question.right is None for question in world.questions(500))
+    assert all(
+        question.options[0] != question.options[1] and question.right is None for question in world.questions(500)
+    )
