@@ -1,4 +1,4 @@
-"""The toy world has what facts about alignment need: a policy to improve, a proxy to over-optimise, raters of all kinds.
+"""The toy world has what facts about alignment need: a policy to improve, a proxy to over-optimise, raters to doubt.
 
 Nothing here is trained by reinforcement learning; best-of-n stands for it. Margins are wide, seeds fixed; measured
 numbers are in the docstrings.

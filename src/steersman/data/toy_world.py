@@ -1,4 +1,4 @@
-"""A toy world with a known true reward: a language of about a hundred words, raters to order, a right answer to all.
+"""A toy world with a known true reward: a small language, raters to order, a right answer to every question.
 
     User: i think cats bark
     Assistant: nice question - purr - climb well ☺ .

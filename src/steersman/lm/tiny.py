@@ -56,8 +56,7 @@ def word_tokenizer(words: Sequence[str]) -> Any:
     listed = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     listed.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {f"{special[1:-1]}_token": special for special in specials}
-    # Tidying up would glue a full stop, which is a word here, to the word before it.
-    return PreTrainedTokenizerFast(tokenizer_object=listed, clean_up_tokenization_spaces=False, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=listed, **names)
 
 
 def build(texts: Sequence[str], folder: Path, seed: int = 0) -> None:

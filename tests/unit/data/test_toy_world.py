@@ -160,6 +160,7 @@ def test_what_one_rater_says_does_not_depend_on_the_others() -> None:
     alone = world.votes([Rater(name="ann")], asked, each=10, seed=3)
     among = world.votes([Rater(name="bob"), Rater(name="ann")], asked, each=10, seed=3)
     assert [vote for vote in among if vote.rater == "ann"] == alone
+    assert [vote.question for vote in among if vote.rater == "bob"] != [vote.question for vote in alone]
     assert len({vote.question for vote in alone}) == 10
     assert world.votes([Rater(name="ann")], asked, each=10, seed=4) != alone
     with pytest.raises(DataError, match="31 different questions"):
