@@ -1,7 +1,7 @@
 """A toy world with a known true reward: a small language, raters to order, a right answer to every question.
 
     User: i think cats bark
-    Assistant: nice question - purr - climb well ☺ .
+    Assistant: nice - purr - climb well ☺ .
 
 Whether a reward model ranks, a policy over-optimises or a rater lies cannot be asserted where goodness is a matter of
 opinion. Here it is a formula (`true_reward`), so tests can assert facts about alignment and not just shapes. Sampled
