@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steersman.lm.pretrained import no_progress_bars
-from steersman.types import Demonstration, plain_text
+from steersman.types import ROLE_NAMES, Demonstration, plain_text
 
 NAME = "tiny-random"
 VERSION = 2
@@ -41,12 +41,34 @@ def tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
 
 
+def word_tokenizer(words: Sequence[str]) -> Any:
+    """A tokenizer with one token a word, for a small language such as `data.toy_world`'s, and the roles of a chat.
+
+    Then answers are short, whatever is sampled consists of words, and what is counted in words is counted in tokens.
+    Text is words between spaces: line ends and runs of spaces are not kept, words that are not listed become <unk>.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    roles = [f"{role}:" for role in ROLE_NAMES.values()]
+    ids = {word: i for i, word in enumerate(dict.fromkeys([*specials, *roles, *words]))}
+    listed = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    listed.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {f"{special[1:-1]}_token": special for special in specials}
+    return PreTrainedTokenizerFast(tokenizer_object=listed, **names)
+
+
 def build(texts: Sequence[str], folder: Path, seed: int = 0) -> None:
     """Write a two-layer Gemma 3 of 64 hidden units and its tokenizer in hub format."""
+    save(tokenizer(texts), folder, seed)
+
+
+def save(trained: Any, folder: Path, seed: int = 0) -> None:
+    """Write a random two-layer Gemma 3 of 64 hidden units for a tokenizer, and both in hub format."""
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    trained = tokenizer(texts)
     config = Gemma3TextConfig(
         vocab_size=len(trained),
         hidden_size=64,
