@@ -199,8 +199,15 @@ class Vote(Record):
 
     def comparison(self) -> Comparison:
         """The vote as a row to train on."""
-        chosen, rejected = self.question.options[self.choice], self.question.options[1 - self.choice]
-        return Comparison(prompt=self.question.prompt, chosen=chosen, rejected=rejected, source=self.rater)
+        ranking = (1, 2) if self.choice == 0 else (2, 1)
+        return Comparison(
+            prompt=self.question.prompt,
+            options=self.question.options,
+            ranking=ranking,
+            order_shown=(self.left, 1 - self.left),
+            rater=self.rater,
+            source="toy world",
+        )
 
 
 def chooses_first(rater: Rater, question: Question, left: Literal[0, 1]) -> float:

@@ -141,7 +141,8 @@ def test_a_vote_says_what_was_shown_and_chosen() -> None:
     assert sum(vote.choice == 0 for vote in found if vote.rater == "ann") == 400
     assert sum(vote.choice == 1 for vote in found if vote.rater == "bob") == 400
     row = found[-1].comparison()
-    assert (row.prompt, row.chosen, row.rejected, row.source) == (PROMPT, BAD, GOOD, "bob")
+    pair = row.pairs()[0]
+    assert (row.prompt, pair.better, pair.worse, row.rater) == (PROMPT, BAD, GOOD, "bob")
     left = sum(vote.left == 0 for vote in found)
     assert 340 < left < 460
 
