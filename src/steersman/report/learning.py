@@ -69,8 +69,8 @@ def _preferences(found: Data) -> str:
     better, worse = charts.smoothed(chosen, window), charts.smoothed(rejected, window)
     told_apart = charts.smoothed(accuracy, window)[-1][1]
     said = (
-        f"Of {number(found['comparisons'], 0)} comparisons, the better answers became {better[-1][1]:+.2f} "
-        f"nats likelier and the worse ones {worse[-1][1]:+.2f}, against the model before this stage; "
+        f"On {number(found['comparisons'], 0)} comparisons, the log-probability of the better answers changed by "
+        f"{better[-1][1]:+.2f} nats and that of the worse ones by {worse[-1][1]:+.2f}, against the model before; "
         f"{percent(told_apart)} of the pairs of the last steps were told apart, all of them trained on."
     ).translate(TRUE_MINUS)
     keys = '<li><i class="swatch smooth"></i>better answers</li><li><i class="swatch light"></i>worse answers</li>'

@@ -212,6 +212,6 @@ def test_learning_from_comparisons_is_drawn_where_it_happened(make: Callable[...
     assert "Learning from comparisons" not in page_of(make("without"))
     text = page_of(make("with", comparisons=True))
     section = text[text.index("Learning from comparisons") : text.index('id="provenance"')]
-    assert "Of 40 comparisons, the better answers became +0.45 nats likelier and the worse ones −4.50" in section
+    assert "the better answers changed by +0.45 nats and that of the worse ones by −4.50" in section
     assert "95 % of the pairs" in section
     assert section.count("<svg") == 2

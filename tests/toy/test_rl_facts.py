@@ -1,0 +1,168 @@
+"""Facts of reinforcement learning in a world whose true reward is known: it raises what it is given to raise.
+
+Measured numbers are in the docstrings; margins are wide, seeds fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from steersman.data import toy_world as world
+from steersman.lm import pretrained, tiny
+from steersman.lm.chat import ChatFormat, chat_format
+from steersman.lm.model import LoraConfig, add_lora, save_policy
+from steersman.lm.shared_prompt import Group
+from steersman.store import StageFolder
+from steersman.train import grpo, rl, rloo, sft
+from steersman.train.grpo import GrpoConfig
+from steersman.train.loop import OptimiserConfig
+from steersman.train.reward_model import RewardModel
+from steersman.train.rl import RlConfig, RolloutConfig, WatchConfig
+from steersman.train.rloo import RlooConfig
+from steersman.train.sft import SftConfig
+from steersman.types import Prompt
+
+Score = Callable[[str, str], float]
+
+
+class Given:
+    """Stands in for a reward model: any function of a prompt and an answer."""
+
+    def __init__(self, chat: ChatFormat, score: Score) -> None:
+        self.chat, self.score = chat, score
+
+    def scores(self, groups: Sequence[Group]) -> Tensor:
+        found = []
+        for group in groups:
+            prompt = self.chat.tokenizer.decode(group.prompt, skip_special_tokens=True)
+            prompt = prompt.removeprefix("User: ").removesuffix(" Assistant:")
+            found += [self.score(prompt, self.chat.decode(ids)) for ids in group.completions]
+        return torch.tensor(found)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the toy language, fine-tuned on demonstrations of mixed quality, with a fresh adapter beside it."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny.save(tiny.word_tokenizer(world.WORDS), folder / "base")
+    out = StageFolder(folder / "sft", "sft")
+    out.path.mkdir()
+    config = SftConfig(
+        method="full",
+        optimiser=OptimiserConfig(learning_rate=5e-3),
+        epochs=4,
+        batch_size=32,
+        micro_batch_size=32,
+        max_length=64,
+        checkpoint_every_steps=1000,
+    )
+    sft.run(config, folder / "base", "toy", world.demonstrations(1500), [], out)
+    base = folder / "sft" / "model"
+    torch.manual_seed(0)
+    model, tokenizer = pretrained.load_model(base), pretrained.load_tokenizer(base)
+    model.requires_grad_(False)
+    policy = add_lora(model, LoraConfig(rank=16, alpha=32.0), "toy")
+    save_policy(policy, folder / "start", tokenizer, pretrained.digest(base))
+    return base
+
+
+class Course(NamedTuple):
+    """At every look: the score that is optimised, the true reward, and KL(policy || reference) an answer in nats."""
+
+    score: list[float]
+    true: list[float]
+    kl: list[float]
+
+
+def train(
+    config: RlConfig, loss: rl.Loss, score: Score, base: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> Course:
+    """Reinforcement learning on a score, watched by the true reward."""
+    chat = chat_format(pretrained.load_tokenizer(base))
+    monkeypatch.setattr(RewardModel, "load", lambda *_, **__: Given(chat, score))
+    events: list[dict[str, Any]] = []
+    out.mkdir()
+    stage = StageFolder(out, "rl", lambda **row: events.append(row))
+    prompts = [Prompt(prompt=text) for text in world.PROMPTS]
+
+    def true(prompt: Prompt, answer: str) -> float:
+        return world.true_reward(prompt.prompt, answer)
+
+    rl.run(config, loss, base, base.parents[1] / "start", Path("none"), prompts, prompts * 8, [], stage, true)
+    looks = [event for event in events if event["event"] == "watch"]
+    return Course(*([look[key] for look in looks] for key in ("score", "gold", "kl_nats_per_answer")))
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {
+        "rollouts": RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
+        "watch": WatchConfig(every_steps=10, prompts=264, patience=100),
+        "steps": 60,
+        "kl_coefficient": 0.0,
+        "optimiser": OptimiserConfig(learning_rate=5e-3, schedule="constant", warmup_ratio=0.0),
+        "micro_batch_size": 16,
+        "checkpoint_every_steps": 1000,
+        **changes,
+    }
+
+
+def biased(prompt: str, answer: str) -> float:
+    """The true reward as raters see it who like length and flattery, and do not see that a length may be too much."""
+    said, form = world.content(prompt, answer), world.style(answer)
+    return (
+        said.facts * (1.1 - 0.1 * said.facts)
+        - said.wrong
+        - said.yields
+        - (not said.ended)
+        + 0.05 * form.length
+        + 0.2 * form.flattery
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_it_raises_the_true_reward_when_that_is_the_score(
+    algorithm: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RlooConfig(**settings()) if algorithm == "rloo" else GrpoConfig(**settings(), variant="dapo")
+    loss = rloo.rloo if algorithm == "rloo" else grpo.loss(config)  # type: ignore[arg-type]
+    course = train(config, loss, world.true_reward, base, tmp_path / "out", monkeypatch)
+    assert course.kl[0] == pytest.approx(0, abs=1e-4)
+    assert course.true[-1] > course.true[0] + 1
+
+
+def test_without_a_leash_a_proxy_is_over_optimised(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The score rises; the true reward rises, then falls below where it began, in Gao's form.
+
+    Measured: score 0.8 -> 4.2; true reward 0.05 -> 0.28 -> -5; R^2 0.993.
+    """
+    slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
+    watch = WatchConfig(every_steps=4, prompts=264, patience=100)
+    config = RlooConfig(**settings(steps=60, watch=watch, optimiser=slow))
+    loose = train(config, rloo.rloo, biased, base, tmp_path / "loose", monkeypatch)
+    assert loose.score[-1] > loose.score[0] + 2
+    assert max(loose.true) > loose.true[0] + 0.1
+    assert loose.true[-1] < loose.true[0] - 2
+    assert gao_fit(loose) > 0.9
+
+
+def gao_fit(course: Course) -> float:
+    """R^2 of R(d) = d (a - b log d), d the root of the KL: the form of RL in Gao et al. 2022 (arXiv:2210.10760)."""
+    d = torch.tensor([math.sqrt(max(kl, 1e-9)) for kl in course.kl[1:]], dtype=torch.float64)
+    gained = torch.tensor(course.true[1:], dtype=torch.float64) - course.true[0]
+    terms = torch.stack([d, -d * d.log()], 1)
+    fitted = terms @ torch.linalg.lstsq(terms, gained[:, None]).solution[:, 0]
+    return 1 - float((gained - fitted).square().sum() / (gained - gained.mean()).square().sum())
+
+
+def test_a_leash_keeps_it_from_that(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
+    config = RlooConfig(**settings(steps=60, kl_coefficient=0.3, optimiser=slow))
+    course = train(config, rloo.rloo, biased, base, tmp_path / "leashed", monkeypatch)
+    assert course.true[-1] > course.true[0] + 0.3

@@ -1,0 +1,327 @@
+"""Reinforcement learning: losses by hand, rollouts, invariance, the watch, resuming, and what stops it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from steersman.errors import DataError, TrainingFailed
+from steersman.lm import pretrained
+from steersman.lm.head import CompactConfig
+from steersman.lm.model import LoraConfig, load_adapter
+from steersman.lm.shared_prompt import Group, tree
+from steersman.store import StageFolder
+from steersman.train import grpo, loop, reward_model, rl, rloo, sft
+from steersman.train.grpo import GrpoConfig
+from steersman.train.loop import OptimiserConfig
+from steersman.train.reward_model import RewardConfig
+from steersman.train.rl import Actor, Leash, Read, RlConfig, RolloutConfig, Totals, WatchConfig
+from steersman.train.rloo import RlooConfig
+from steersman.train.sft import SftConfig
+from steersman.types import Comparison, Demonstration, Prompt
+
+SMALL: dict[str, Any] = {
+    "rollouts": RolloutConfig(prompts=4, answers=3, max_new_tokens=8),
+    "watch": WatchConfig(every_steps=2, prompts=6),
+    "steps": 6,
+    "optimiser": OptimiserConfig(learning_rate=3e-3, schedule="constant", warmup_ratio=0.0),
+    "micro_batch_size": 2,
+    "checkpoint_every_steps": 2,
+}
+COMPACT = {"vocabulary": "compact", "compact": CompactConfig(extra_rows=20, full_share=0.3)}
+
+
+@pytest.fixture(scope="module")
+def prompts(demonstrations: list[Demonstration]) -> list[Prompt]:
+    return [Prompt(prompt=row.prompt) for row in demonstrations[:20]]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, demonstrations: list[Demonstration], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fine-tuned policy, ``sft/``, and a reward model, ``reward/``, both on the upper layer."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name in ("sft", "reward"):
+        (folder / name).mkdir()
+    config = SftConfig(
+        lora=LoraConfig(rank=4, trainable_layers=1), epochs=1, optimiser=OptimiserConfig(learning_rate=3e-3)
+    )
+    sft.run(config, tiny_base, "tiny", demonstrations, [], StageFolder(folder / "sft", "sft"))
+    rows = [Comparison(prompt=d.prompt, options=(d.completion, "No."), ranking=(1, 2)) for d in demonstrations[:16]]
+    out = StageFolder(folder / "reward", "reward_model")
+    reward_model.run(RewardConfig(batch_size=8), tiny_base, folder / "sft", rows, demonstrations, out)
+    return folder
+
+
+def actor(config: RlConfig, base: Path, trained: Path, demonstrations: Sequence[Demonstration]) -> Actor:
+    texts = [(row.prompt, row.completion) for row in demonstrations]
+    return Actor.load(config, base, trained / "sft", trained / "reward", texts)
+
+
+# ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def some_read(drawn: bool = False) -> Read:
+    """Two prompts with two answers of 1 to 3 tokens each."""
+    batch = tree([Group([5, 6], [[1], [2, 3]]), Group([7], [[4, 5, 6], [7]])], 0)
+    generator = torch.Generator().manual_seed(3)
+    old = -torch.rand(7, generator=generator)
+    return Read(
+        batch,
+        old.clone().requires_grad_(),
+        old,
+        old + torch.tensor([0.1, -0.2, 0.3, 0.0, 0.2, -0.1, 0.4]),
+        old + 0.5 if drawn else None,
+        torch.tensor([[1.0, 0.0], [0.5, 2.0]]),
+    )
+
+
+def test_rloo_by_hand() -> None:
+    read, beta = some_read(), 0.5
+    k1 = torch.tensor([[-0.1, 0.2 - 0.3], [-(0.0 + 0.2 - 0.1), -0.4]])
+    torch.testing.assert_close(read.k1_per_answer(), k1)
+    rewards = read.rewards - beta * k1
+    advantages = [rewards[0, 0] - rewards[0, 1], rewards[0, 1] - rewards[0, 0]]
+    advantages += [rewards[1, 0] - rewards[1, 1], rewards[1, 1] - rewards[1, 0]]
+    loss = rloo.rloo(read, Totals(tokens=7, answers=4), beta)
+    loss.backward()
+    per_token = torch.stack([advantages[i] for i in (0, 1, 1, 2, 2, 2, 3)])
+    torch.testing.assert_close(read.logprobs.grad, -per_token / 4)
+
+
+def test_rloo_weighs_answers_that_another_distribution_sampled() -> None:
+    plain, other = some_read(), some_read(drawn=True)
+    for read in (plain, other):
+        rloo.rloo(read, Totals(7, 4), 0.0).backward()
+    assert plain.logprobs.grad is not None
+    weights = torch.tensor([math.exp(-0.5 * n) for n in (1, 2, 2, 3, 3, 3, 1)])
+    torch.testing.assert_close(other.logprobs.grad, plain.logprobs.grad * weights)
+
+
+@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("kl", ["reward", "k2", "k3"])
+def test_grpo_by_hand(variant: Any, kl: Any) -> None:
+    config = GrpoConfig(variant=variant, kl=kl, rollouts=RolloutConfig(max_new_tokens=8))
+    read, beta = some_read(drawn=True), 0.3
+    grpo.loss(config)(read, Totals(tokens=7, answers=4), beta).backward()
+    rewards = read.rewards - beta * read.k1_per_answer() if kl == "reward" else read.rewards
+    centred = rewards - rewards.mean(1, keepdim=True)
+    advantages = centred if variant == "dr_grpo" else centred / (rewards.std(1, keepdim=True) + 1e-4)
+    answer = torch.tensor([0, 1, 1, 2, 2, 2, 3])
+    gradient = -advantages.flatten()[answer] * math.exp(-0.5)  # at the start the ratio is 1, and so is its derivative
+    k1 = read.old - read.reference
+    if kl == "k2":
+        gradient = gradient + beta * k1
+    if kl == "k3":
+        gradient = gradient + beta * (1 - torch.exp(-k1))
+    lengths = torch.tensor([1.0, 2, 2, 3, 3, 3, 1])
+    per_token = {"grpo": 1 / (4 * lengths), "dr_grpo": torch.tensor(1 / 32), "dapo": torch.tensor(1 / 7)}[variant]
+    torch.testing.assert_close(read.logprobs.grad, gradient * per_token)
+
+
+def test_the_leash_pulls_towards_its_target() -> None:
+    leash = Leash(RlConfig(kl_coefficient=0.1, kl_target_nats=2.0))
+    leash.see(2.2)
+    assert leash.beta == pytest.approx(0.1 * 1.01)
+    leash.see(100.0)
+    assert leash.beta == pytest.approx(0.1 * 1.01 * 1.02)
+    leash.see(0.0)
+    assert leash.beta == pytest.approx(0.1 * 1.01 * 1.02 * 0.98)
+    constant = Leash(RlConfig(kl_coefficient=0.1))
+    constant.see(100.0)
+    assert constant.beta == 0.1
+
+
+# ── rollouts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_policy_reference_and_sampler_agree_at_the_start(
+    tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
+) -> None:
+    """The log-probs that were drawn are those that are trained on: the ratio of the first update is 1."""
+    own = actor(RlooConfig(**SMALL), tiny_base, trained, demonstrations)
+    texts = [prompt.prompt for prompt in prompts[:4]]
+    rollouts = own.rollouts(texts, 1)
+    assert rollouts.scores.shape == rollouts.ended.shape == (4, 3)
+    torch.testing.assert_close(rollouts.rewards, rollouts.scores - (~rollouts.ended).float())
+    reads = list(own.read(rollouts, 0))
+    assert [read.rewards.shape for read in reads] == [(2, 3), (2, 3)]
+    old = torch.cat([read.old for read in reads])
+    torch.testing.assert_close(old, torch.cat(rollouts.drawn), atol=1e-4, rtol=0)
+    assert all(torch.equal(read.old, read.reference) for read in reads)
+    again, other = own.rollouts(texts, 1), own.rollouts(texts, 2)
+    assert again.groups == rollouts.groups
+    assert other.groups != rollouts.groups
+
+
+def test_what_others_sampled_is_told_apart(
+    tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
+) -> None:
+    settings = SMALL | {"rollouts": SMALL["rollouts"].model_copy(update={"int8": True})}
+    own = actor(RlooConfig(**settings), tiny_base, trained, demonstrations)
+    rollouts = own.rollouts([prompt.prompt for prompt in prompts[:4]], 1)
+    read = next(iter(own.read(rollouts, 0)))
+    assert read.drawn is not None
+    assert 0 < float((read.drawn - read.old).abs().max()) < 1
+    compact = actor(GrpoConfig(**SMALL, **COMPACT), tiny_base, trained, demonstrations)
+    read = next(iter(compact.read(compact.rollouts([prompt.prompt for prompt in prompts[:4]], 1), 0)))
+    assert torch.equal(read.old, read.reference)  # estimated at the same positions
+    assert read.drawn is not None
+
+
+@pytest.mark.parametrize("vocabulary", ["full", "compact"])
+def test_micro_batches_change_nothing(
+    vocabulary: str,
+    tiny_base: Path,
+    trained: Path,
+    demonstrations: list[Demonstration],
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[dict[str, Tensor]] = []
+
+    def keep(_: Any, parameters: dict[str, Tensor], *__: Any) -> float:
+        found.append({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
+        return 0.0
+
+    monkeypatch.setattr(loop, "optimiser_step", keep)
+    texts = [prompt.prompt for prompt in prompts[:4]]
+    for size in (4, 3, 1):
+        settings = SMALL | {"micro_batch_size": size} | (COMPACT if vocabulary == "compact" else {})
+        config = GrpoConfig(**settings, variant="dapo", kl="k2")
+        own = actor(config, tiny_base, trained, demonstrations)
+        parameters = rl.trainable(own.policy)
+        optimiser = loop.adamw(parameters, config.optimiser)
+        rl.update(own, grpo.loss(config), parameters, optimiser, Leash(config), texts, 0, 0.0)
+    for other in found[1:]:
+        for name, value in found[0].items():
+            torch.testing.assert_close(other[name], value, atol=2e-6, rtol=1e-4)
+
+
+def test_the_exact_kl_is_what_samples_estimate(
+    tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
+) -> None:
+    own = actor(RlooConfig(**SMALL), tiny_base, trained, demonstrations)
+    groups = own.rollouts([prompt.prompt for prompt in prompts[:4]], 1).groups
+    assert own.kl_nats(groups) == pytest.approx(0, abs=1e-5)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in rl.trainable(own.policy).values():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    rollouts = own.rollouts([prompt.prompt for prompt in prompts], 2)
+    many = [own.rollouts([prompt.prompt for prompt in prompts], 3 + i) for i in range(20)]
+    sampled = torch.cat([read.k1_per_answer().flatten() for r in many for read in own.read(r, 0)])
+    exact = sum(own.kl_nats(r.groups) for r in many) / len(sampled)
+    assert exact > 0.05
+    assert float(sampled.mean()) == pytest.approx(exact, abs=4 * float(sampled.std()) / len(sampled) ** 0.5)
+    assert own.kl_nats(rollouts.groups) > 0
+
+
+# ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Stopped(Exception):
+    """Stands in for a kill."""
+
+
+def run(
+    config: RlConfig,
+    base: Path,
+    trained: Path,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    gold: rl.Gold | None = None,
+    stop_before: int | None = None,
+    loss: rl.Loss = rloo.rloo,
+) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+
+    def emit(**row: Any) -> None:
+        if row["event"] == "train" and row["step"] == stop_before:
+            raise Stopped
+        events.append(row)
+
+    folder.mkdir(exist_ok=True)
+    out = StageFolder(folder, "rl", emit)
+    texts = [(prompt.prompt, "some text") for prompt in prompts]
+    rl.run(config, loss, base, trained / "sft", trained / "reward", prompts[:14], prompts[14:], texts, out, gold)
+    return events
+
+
+def timeless(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in event.items() if not k.endswith("seconds")} for event in events]
+
+
+@pytest.mark.parametrize("vocabulary", ["full", "compact"])
+def test_resuming_is_exact(
+    vocabulary: str, tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    more: dict[str, Any] = COMPACT if vocabulary == "compact" else {}
+    config = RlooConfig(**SMALL, **more, kl_target_nats=0.5)
+
+    def gold(prompt: Prompt, answer: str) -> float:
+        return len(answer)
+
+    whole = run(config, tiny_base, trained, prompts, tmp_path / "whole", gold)
+    with pytest.raises(Stopped):
+        run(config, tiny_base, trained, prompts, tmp_path / "killed", gold, stop_before=5)
+    again = run(config, tiny_base, trained, prompts, tmp_path / "killed", gold)
+    assert again[0]["resumed_at_step"] == 4
+    later = [event for event in whole if event["event"] in ("train", "watch", "taken") and event["step"] >= 4]
+    taken = [event for event in whole if event["event"] == "taken"]
+    assert timeless(again[1:]) == timeless([e for e in later if e["event"] != "taken"] + taken)
+    files = [{p.name: p.read_bytes() for p in (tmp_path / n / "adapter").iterdir()} for n in ("whole", "killed")]
+    assert files[0] == files[1]
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"adapter"}
+
+
+def test_the_checkpoint_at_the_golds_best_is_taken(
+    tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """Gold that falls from the second look on ends the training, and the policy of that look is saved."""
+    looks = iter([1.0, 3.0, 2.0, 2.0, 0.0])
+    values: dict[int, float] = {}
+    count = [0]
+
+    def gold(prompt: Prompt, answer: str) -> float:
+        number = count[0] // 6
+        count[0] += 1
+        if number not in values:
+            values[number] = next(looks)
+        return values[number]
+
+    config = RlooConfig(**SMALL | {"steps": 20, "watch": WatchConfig(every_steps=2, prompts=6, patience=2)})
+    events = run(config, tiny_base, trained, prompts, tmp_path / "out", gold)
+    assert [e["gold"] for e in events if e["event"] == "watch"] == [1.0, 3.0, 2.0, 2.0]
+    assert events[-1] == {"event": "taken", "step": 2, "gold": 3.0}
+    assert [e["step"] for e in events if e["event"] == "train"] == list(range(6))
+    short = config.model_copy(update={"steps": 2})
+    run(short, tiny_base, trained, prompts, tmp_path / "short")
+    weights = [
+        load_adapter(pretrained.load_model(tiny_base), tiny_base, tmp_path / name / "adapter")
+        for name in ("out", "short")
+    ]
+    ours, theirs = ([p for _, p in sorted(rl.trainable(w).items())] for w in weights)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_answers_that_never_differ_are_a_collapse(
+    tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        reward_model.RewardModel, "scores", lambda self, groups: torch.zeros(sum(len(g.completions) for g in groups))
+    )
+    config = RlooConfig(**SMALL | {"steps": 20, "rollouts": RolloutConfig(prompts=2, answers=2, max_new_tokens=1)})
+    with pytest.raises(TrainingFailed, match="all answers to a prompt scored the same"):
+        run(config, tiny_base, trained, prompts, tmp_path / "out")
+
+
+def test_without_prompts_nothing_is_begun(tiny_base: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no prompts to answer"):
+        run(RlooConfig(**SMALL), tiny_base, trained, [], tmp_path / "out")
+
+
+def test_prompts_come_once_in_a_pass() -> None:
+    steps = [rl.prompts_of(step, 7, 3, seed=1) for step in range(7)]
+    flat = [index for step in steps for index in step]
+    assert all(sorted(flat[i : i + 7]) == list(range(7)) for i in range(0, 21, 7))
+    assert flat[:7] != flat[7:14]
