@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from workload import ALPHA, LEARNING_RATE, RANK, reward
 
-from steersman.functional import clipped_surrogate, group_advantages, k3_nats, preference_nll, sampler_weights
+from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, token_logprobs, trunk
@@ -27,8 +27,10 @@ from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_lower
 from steersman.lm.trunk import FrozenTrunk, Lower
 from steersman.store import peak_memory_mb
-from steersman.train import dpo, loop, sft
+from steersman.train import dpo, grpo, loop, reward_model, rloo, sft
 from steersman.train.loop import OptimiserConfig
+from steersman.train.reward_model import Ranked
+from steersman.train.rl import Read, Totals
 
 OPTIMISER = OptimiserConfig(learning_rate=LEARNING_RATE, warmup_ratio=0.0, schedule="constant")
 COMPACT = CompactConfig(extra_rows=8192, full_share=0.08)
@@ -116,7 +118,7 @@ class Engine:
         """Backward pass and optimiser step."""
         loss.backward()
         value = loss.item()
-        norm = loop.optimiser_step(self.optimiser, self.parameters, value, OPTIMISER.learning_rate, 1.0)
+        norm = loop.optimiser_step(self.optimiser, self.parameters, value, self.work["learning_rate"], 1.0)
         return {"loss": value, "gradient_norm": norm}
 
     def rollouts(self, number: int) -> tuple[list[Group], torch.Tensor]:
@@ -192,27 +194,43 @@ def reward_step(*arguments: Any) -> Step:
     return step
 
 
+def reward_stage_step(work: dict[str, Any], adapter: Path, _: str, __: int | None, ___: bool) -> Step:
+    """The product's own optimiser step of `train/reward_model.py`, with TRL's head: no bias, the same start."""
+    config = reward_model.RewardConfig(
+        centre_weight=0.0, optimiser=OPTIMISER, batch_size=work["rows"], micro_batch_size=work["rows"]
+    )
+    model, policy = load_trainable(Path(work["base"]), adapter.parent)
+    lower = reward_model.LowerStates(model, policy, "default", 0, 0)
+    trainer = reward_model.Trainer.prepare(config, 0, model, policy, lower)
+    with torch.no_grad():
+        trainer.head.weight.copy_(torch.tensor(work["score"])[None])
+    steps = [[Ranked(Group(g["prompt"], g["completions"]), (1, 2), []) for g in groups] for groups in work["steps"]]
+    return lambda number: trainer.step(number, steps[number], work["learning_rate"])
+
+
 def grpo_step(*arguments: Any) -> Step:
-    """GRPO: rollouts (or, for the update alone, the workload's own completions) and one update, beta 0.05.
+    """GRPO as TRL has it by default (DAPO's mean, k3 as a loss), or RLOO: rollouts and one update, beta 0.05.
+
+    For the update alone, the workload's own completions stand in for rollouts.
 
     What was not drawn from the policy itself (int8 weights, compact vocabulary) counts as the policy would have it.
     """
     engine = Engine(*arguments)
-    alone = engine.work["method"] == "grpo-update"
+    alone = engine.work["method"].endswith("-update")
+    loss = grpo.loss(grpo.GrpoConfig(variant="dapo", kl="k3"))
+    if engine.work["method"] == "rloo-update":
+        loss = rloo.loss(rloo.RlooConfig())
 
     def step(number: int) -> dict[str, Any]:
         groups, drawn = (engine.groups(number), None) if alone else engine.rollouts(number)
         rewards = torch.tensor([[reward(ids) for ids in g.completions] for g in groups])
         batch = tree(groups, 0)
         lower = engine.lower(batch)
-        advantages = group_advantages(rewards).flatten()[batch.sequence]
         reference = engine.reference_logprobs(batch, number, lower)
         logprobs = engine.logprobs(batch, number, lower)
-        losses = clipped_surrogate(logprobs, logprobs.detach(), advantages)
-        if drawn is not None and (engine.int8 or engine.compact):
-            losses = losses * sampler_weights(logprobs.detach(), drawn)
-        losses = losses + 0.05 * k3_nats(logprobs, reference)
-        return engine.update(losses.sum() / len(losses))
+        other = drawn if engine.int8 or engine.compact else None
+        read = Read(batch, logprobs, logprobs.detach(), reference, other, rewards)
+        return engine.update(loss(read, Totals(len(logprobs), rewards.numel()), 0.05))
 
     return step
 
@@ -225,8 +243,10 @@ METHODS = {
     "ipo-stage": stage_step,
     "kto-stage": stage_step,
     "reward": reward_step,
+    "reward-stage": reward_stage_step,
     "grpo": grpo_step,
     "grpo-update": grpo_step,
+    "rloo-update": grpo_step,
 }
 
 

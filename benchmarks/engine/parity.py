@@ -18,7 +18,14 @@ from compare import Side
 
 RECORDED = workload.ROOT / "tests" / "parity" / "trl.json"
 METHODS = {"sft": "sft-100-100", "dpo": "dpo-200-100", "reward": "reward-200-100", "grpo": "grpo-update"}
-STAGES = ("dpo-stage", "ipo-stage", "kto-stage")  # the reference is the starting adapter: only later steps tell
+# The steps of the product's own stages, several of them: where the reference is the start, only later ones tell.
+STAGES = {
+    "dpo-stage": "dpo-200-100",
+    "ipo-stage": "dpo-200-100",
+    "kto-stage": "dpo-200-100",
+    "reward-stage": "reward-200-100",
+    "rloo-update": "grpo-update",
+}
 LENGTHS: dict[str, Any] = {"prompt": 13, "completion": 9, "steps": 1}
 
 
@@ -38,7 +45,7 @@ def work_of(method: str, base: Path, folder: Path) -> dict[str, Any]:
     """A small workload, the same on both sides."""
     if method in STAGES:
         return workload.build(
-            METHODS["dpo"], base, folder, **LENGTHS | {"steps": 3, "method": method, "learning_rate": 0.02}
+            STAGES[method], base, folder, **LENGTHS | {"steps": 3, "method": method, "learning_rate": 0.02}
         )
     return workload.build(METHODS[method], base, folder, **LENGTHS)
 

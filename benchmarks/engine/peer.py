@@ -280,19 +280,56 @@ def grpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         callbacks=[Stepped()],
     )
     base_as_reference(policy)
-    trainer._tokenize_prompts = lambda prompts: ([groups[int(p)]["prompt"] for p in prompts], None, {})
     if work["method"] == "grpo-update":
-        state = {"row": 0}
-
-        def given(prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
-            start = state["row"]
-            state["row"] += len(prompt_ids) // work["group"]
-            chosen = groups[start : state["row"]]
-            return [completion for g in chosen for completion in g["completions"]], None
-
-        trainer._generate_single_turn = given
+        given_completions(trainer, groups, work["group"])
+    else:
+        trainer._tokenize_prompts = lambda prompts: ([groups[int(p)]["prompt"] for p in prompts], None, {})
     ready()
     trainer.train()
+
+
+def rloo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """TRL's RLOOTrainer on the workload's completions."""
+    policy, tokenizer = policy_of(work, adapter)
+    groups = [g for step in work["steps"] for g in step]
+    config = trl.RLOOConfig(
+        **common(work, work["rows"] * work["group"], defaults),
+        num_generations=work["group"],
+        steps_per_generation=1,
+        max_completion_length=work["completion"],
+        beta=0.05,
+        shuffle_dataset=False,
+    )
+
+    def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [reward(ids) for ids in completion_ids]
+
+    trainer = trl.RLOOTrainer(
+        policy,
+        reward_funcs=rewards,
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(len(groups))]),
+        processing_class=tokenizer,
+        callbacks=[Stepped()],
+    )
+    base_as_reference(policy)
+    given_completions(trainer, groups, work["group"])
+    ready()
+    trainer.train()
+
+
+def given_completions(trainer: Any, groups: list[dict[str, Any]], size: int) -> None:
+    """Let a trainer take the workload's prompts and completions instead of sampling."""
+    trainer._tokenize_prompts = lambda prompts: ([groups[int(p)]["prompt"] for p in prompts], None, {})
+    state = {"row": 0}
+
+    def given(prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
+        start = state["row"]
+        state["row"] += len(prompt_ids) // size
+        found = [completion for g in groups[start : state["row"]] for completion in g["completions"]]
+        return found if isinstance(trainer, trl.RLOOTrainer) else (found, None)  # GRPO's come with log-probs, or None
+
+    trainer._generate_single_turn = given
 
 
 def base_as_reference(policy: Any) -> None:
@@ -323,8 +360,10 @@ METHODS = {
     "ipo-stage": dpo,
     "kto-stage": kto,
     "reward": reward_model,
+    "reward-stage": reward_model,
     "grpo": grpo,
     "grpo-update": grpo,
+    "rloo-update": rloo,
 }
 
 

@@ -33,7 +33,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, An
             sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "reward", "grpo", "dpo-stage", "ipo-stage", "kto-stage"])
+@pytest.mark.parametrize(
+    "method", ["sft", "dpo", "reward", "grpo", "dpo-stage", "ipo-stage", "kto-stage", "reward-stage", "rloo-update"]
+)
 def test_loss_and_gradient_norm_are_those_of_trl(method: str, prepared: tuple[Any, Any, Path, Path, Path]) -> None:
     ours, parity, folder, base, adapter = prepared
     work = parity.work_of(method, base, folder)

@@ -130,8 +130,10 @@ def biased(prompt: str, answer: str) -> float:
 def test_it_raises_the_true_reward_when_that_is_the_score(
     algorithm: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = RlooConfig(**settings()) if algorithm == "rloo" else GrpoConfig(**settings(), variant="dapo")
-    loss = rloo.rloo if algorithm == "rloo" else grpo.loss(config)  # type: ignore[arg-type]
+    config: RlooConfig | GrpoConfig = RlooConfig(**settings())
+    if algorithm == "grpo":
+        config = GrpoConfig(**settings(), variant="dapo")
+    loss = rloo.loss(config) if isinstance(config, RlooConfig) else grpo.loss(config)
     course = train(config, loss, world.true_reward, base, tmp_path / "out", monkeypatch)
     assert course.kl[0] == pytest.approx(0, abs=1e-4)
     assert course.true[-1] > course.true[0] + 1
@@ -145,7 +147,7 @@ def test_without_a_leash_a_proxy_is_over_optimised(base: Path, tmp_path: Path, m
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
     watch = WatchConfig(every_steps=4, prompts=264, patience=100)
     config = RlooConfig(**settings(steps=60, watch=watch, optimiser=slow))
-    loose = train(config, rloo.rloo, biased, base, tmp_path / "loose", monkeypatch)
+    loose = train(config, rloo.loss(config), biased, base, tmp_path / "loose", monkeypatch)
     assert loose.score[-1] > loose.score[0] + 2
     assert max(loose.true) > loose.true[0] + 0.1
     assert loose.true[-1] < loose.true[0] - 2
@@ -164,5 +166,5 @@ def gao_fit(course: Course) -> float:
 def test_a_leash_keeps_it_from_that(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
     config = RlooConfig(**settings(steps=60, kl_coefficient=0.3, optimiser=slow))
-    course = train(config, rloo.rloo, biased, base, tmp_path / "leashed", monkeypatch)
+    course = train(config, rloo.loss(config), biased, base, tmp_path / "leashed", monkeypatch)
     assert course.true[-1] > course.true[0] + 0.3

@@ -2,19 +2,21 @@
 
     R_i  = score_i - beta * sum_t (log pi - log reference)          the KL is a part of the reward (k1)
     A_i  = R_i - mean of the other answers' R
-    loss = - mean over answers of w_i * A_i * log pi(y_i | x)
+    loss = mean over answers of w_i * -min(ratio_i A_i, clip(ratio_i, 1 - clip, 1 + clip) A_i)
 
 An answer is one action: its log-probability is the sum over its tokens. w_i corrects for answers that int8 weights or a
-compact vocabulary sampled, and is 1 otherwise. What differs from the paper: one update for each batch of rollouts.
+compact vocabulary sampled, and is 1 otherwise. There is one update for each batch of rollouts, as in the paper: the
+ratio is 1, the clip bounds nothing, and the gradient is that of - A_i log pi(y_i | x).
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
 
-from steersman.functional import leave_one_out_advantages, sampler_weights
+from steersman.functional import clipped_surrogate, leave_one_out_advantages, sampler_weights
 from steersman.train.rl import Loss, Read, RlConfig, Totals
 
 VERSION = 1
@@ -24,19 +26,18 @@ class RlooConfig(RlConfig):
     """See `RlConfig`."""
 
     algorithm: Literal["rloo"] = "rloo"
+    clip: float = Field(default=0.2, gt=0, lt=1)
 
 
 def loss(config: RlooConfig) -> Loss:
-    """RLOO has one variant."""
-    del config
-    return rloo
-
-
-def rloo(read: Read, totals: Totals, beta: float) -> Tensor:
     """A micro-batch's share of the step's loss, a scalar."""
-    advantages = leave_one_out_advantages(read.rewards - beta * read.k1_per_answer()).flatten()
-    answers = read.batch.sum_per_sequence(read.logprobs)
-    if read.drawn is not None:
-        old, drawn = read.batch.sum_per_sequence(read.old), read.batch.sum_per_sequence(read.drawn)
-        advantages = advantages * sampler_weights(old, drawn)
-    return -(advantages * answers).sum() / totals.answers
+
+    def rloo(read: Read, totals: Totals, beta: float) -> Tensor:
+        advantages = leave_one_out_advantages(read.rewards - beta * read.k1_per_answer()).flatten()
+        logprobs, old = (read.batch.sum_per_sequence(values) for values in (read.logprobs, read.old))
+        losses = clipped_surrogate(logprobs, old, advantages, config.clip, config.clip)
+        if read.drawn is not None:
+            losses = losses * sampler_weights(old, read.batch.sum_per_sequence(read.drawn))
+        return losses.sum() / totals.answers
+
+    return rloo

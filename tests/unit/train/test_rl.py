@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {
     "micro_batch_size": 2,
     "checkpoint_every_steps": 2,
 }
+RLOO = rloo.loss(RlooConfig())
 COMPACT = {"vocabulary": "compact", "compact": CompactConfig(extra_rows=20, full_share=0.3)}
 
 
@@ -86,7 +87,7 @@ def test_rloo_by_hand() -> None:
     rewards = read.rewards - beta * k1
     advantages = [rewards[0, 0] - rewards[0, 1], rewards[0, 1] - rewards[0, 0]]
     advantages += [rewards[1, 0] - rewards[1, 1], rewards[1, 1] - rewards[1, 0]]
-    loss = rloo.rloo(read, Totals(tokens=7, answers=4), beta)
+    loss = RLOO(read, Totals(tokens=7, answers=4), beta)
     loss.backward()
     per_token = torch.stack([advantages[i] for i in (0, 1, 1, 2, 2, 2, 3)])
     torch.testing.assert_close(read.logprobs.grad, -per_token / 4)
@@ -95,7 +96,7 @@ def test_rloo_by_hand() -> None:
 def test_rloo_weighs_answers_that_another_distribution_sampled() -> None:
     plain, other = some_read(), some_read(drawn=True)
     for read in (plain, other):
-        rloo.rloo(read, Totals(7, 4), 0.0).backward()
+        RLOO(read, Totals(7, 4), 0.0).backward()
     assert plain.logprobs.grad is not None
     weights = torch.tensor([math.exp(-0.5 * n) for n in (1, 2, 2, 3, 3, 3, 1)])
     torch.testing.assert_close(other.logprobs.grad, plain.logprobs.grad * weights)
@@ -231,7 +232,7 @@ def run(
     folder: Path,
     gold: rl.Gold | None = None,
     stop_before: int | None = None,
-    loss: rl.Loss = rloo.rloo,
+    loss: rl.Loss = RLOO,
 ) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
 
