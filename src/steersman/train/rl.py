@@ -193,7 +193,7 @@ class Actor:
         return cls(config, model, policy, judge.chat, judge, head, vocabulary, int8, below, pad_id)
 
     def answers(self, prompts: Sequence[Text], each: int, number: int) -> list[Completion]:
-        """``each`` answers to every prompt, in order; ``number`` chooses the random streams."""
+        """``each`` answers to every prompt, in order. The random streams are those of step ``number``, or -1."""
         starts = [ids for prompt in prompts for ids in [self.chat.prompt_ids(prompt)] * each]
         limits = self.config.rollouts
         sampling = SamplingConfig(
@@ -302,7 +302,7 @@ class Watch:
     def look(self, step: int) -> dict[str, Any]:
         """Answer the prompts, always with the same random streams, and measure; with gold, keep the best policy."""
         actor, texts = self.actor, [prompt.prompt for prompt in self.prompts]
-        found = actor.answers(texts, 1, 0)
+        found = actor.answers(texts, 1, -1)
         groups = [
             Group(actor.prompt_ids(text), [completion.token_ids]) for text, completion in zip(texts, found, strict=True)
         ]
@@ -377,47 +377,54 @@ def run(
     actor = Actor.load(config, base, start, reward, texts)
     parameters = trainable(actor.policy)
     optimiser = loop.adamw(parameters, config.optimiser)
-    watch, leash = Watch(actor, watched, gold, out.path), Leash(config)
+    watch, leash, silent = Watch(actor, watched, gold, out.path), Leash(config), Silence()
     state = loop.load_checkpoint(out.path, parameters, optimiser)
     if state:
         watch.resume(state["watch"])
-        leash.beta = state["beta"]
-    first, silent = (state["step"], state["silent"]) if state else (0, 0)
+        leash.beta, silent.steps = state["beta"], state["silent"]
+    first = state["step"] if state else 0
     processes.wait()
-    leads = processes.rank() == 0
     out.emit(event="setup", prompts=len(prompts), watched=len(watch.prompts), steps=config.steps, resumed_at_step=first)
     with Progress("rl", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
             if step % config.watch.every_steps == 0 or step == config.steps:
                 out.emit(event="watch", step=step, **watch.look(step))
-                if watch.falling >= config.watch.patience:
-                    break
-            if step == config.steps:
+            if step == config.steps or watch.falling >= config.watch.patience:
                 break
             rate = loop.learning_rate_at(step, config.steps, config.optimiser)
-            chosen = prompts_of(step, len(prompts), config.rollouts.prompts, config.seed)
-            texts_of_step = [prompts[i].prompt for i in chosen]
-            measured = update(actor, loss, parameters, optimiser, leash, texts_of_step, step, rate)
-            silent = silent + 1 if measured["groups_without_signal"] == 1.0 else 0
-            if silent == COLLAPSED:
-                raise TrainingFailed(
-                    f"in {COLLAPSED} steps running, all answers to a prompt scored the same (step {step})",
-                    expected="answers that differ, so that some can be better",
-                    do="the best policy so far is kept; raise kl_coefficient, lower the learning rate, or look at the "
-                    "answers: a policy that always says the same has collapsed",
-                )
+            asked = [prompts[i].prompt for i in prompts_of(step, len(prompts), config.rollouts.prompts, config.seed)]
+            measured = update(actor, loss, parameters, optimiser, leash, asked, step, rate)
+            silent.see(measured["groups_without_signal"], step)
             out.emit(event="train", step=step, learning_rate=rate, **measured)
             progress.advance(loss=measured["loss"])
-            if (step + 1) % config.checkpoint_every_steps == 0 and leads:
-                kept = {"beta": leash.beta, "silent": silent, "watch": watch.state()}
+            if (step + 1) % config.checkpoint_every_steps == 0 and processes.rank() == 0:
+                kept = {"beta": leash.beta, "silent": silent.steps, "watch": watch.state()}
                 loop.save_checkpoint(out.path, step + 1, parameters, optimiser, kept)
-    if leads:
+    if processes.rank() == 0:
         if watch.best is not None:
             restore(actor.policy, load_file(out.path / BEST), POLICY)
             out.emit(event="taken", step=watch.best_step, gold=watch.best)
-            (out.path / BEST).unlink()
         save_policy(actor.policy, out.path, actor.chat.tokenizer, pretrained.digest(base), POLICY)
         loop.drop_checkpoint(out.path)
+        (out.path / BEST).unlink(missing_ok=True)
+
+
+class Silence:
+    """Counts the steps running in which no answer was better than another to the same prompt."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def see(self, groups_without_signal: float, step: int) -> None:
+        """After a step, the share of prompts whose answers all scored the same."""
+        self.steps = self.steps + 1 if groups_without_signal == 1.0 else 0
+        if self.steps == COLLAPSED:
+            raise TrainingFailed(
+                f"in {COLLAPSED} steps running, all answers to a prompt scored the same (step {step})",
+                expected="answers that differ, so that some can be better",
+                do="the last checkpoint is kept; raise kl_coefficient, lower the learning rate, or look at the "
+                "answers: a policy that always says the same has collapsed",
+            )
 
 
 def update(
@@ -432,7 +439,7 @@ def update(
 ) -> dict[str, Any]:
     """Sample, score and take one optimiser step; returns what was measured, over all processes."""
     start = time.perf_counter()
-    rollouts = actor.rollouts(prompts, 1 + step)  # stream 0 is the watch's
+    rollouts = actor.rollouts(prompts, step)
     sampled = time.perf_counter()
     answers = rollouts.rewards.numel()
     totals = Totals(sum(len(ids) for group in rollouts.groups for ids in group.completions), answers)
