@@ -122,7 +122,7 @@ def main() -> None:
         "base": measured(model, tokenizer, chat, prompts, inside, arguments.tokens, known),
     }
     with tempfile.TemporaryDirectory() as folder:
-        export(base, arguments.run / "sft", Path(folder), merged=True)
+        export(base, talk.trained_of(arguments.run), Path(folder), merged=True)
         aligned = AutoModelForCausalLM.from_pretrained(folder).eval()
         found["aligned"] = measured(aligned, tokenizer, chat, prompts, inside, arguments.tokens, known)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
