@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steersman import pipeline
+from steersman import pipeline, talk
 from steersman.data.formats import read
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example, chat_format
