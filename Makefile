@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help align test check smoke clean
 help:
-	@echo "make align   the main job: raw gemma-3-270m -> aligned model and report (two cores, about 20 minutes)"
+	@echo "make align   the main job: raw gemma-3-270m -> aligned model and report (two cores, about 23 minutes)"
 	@echo "make test    all tests, without network, weights or GPU"
 	@echo "make check   linter, strict types, architecture"
 	@echo "make smoke   the whole pipeline on a tiny random model, about a minute"
