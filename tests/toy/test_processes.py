@@ -17,6 +17,7 @@ PROGRAM = (sys.executable, "-c", "from steersman.cli import main; main()")
 # Everything that an optimiser step can hold: whole rows, openings, replayed text, a compact vocabulary's choices.
 SETTINGS = (
     "examples.limit_demonstrations=40",
+    "examples.limit_comparisons=24",
     "examples.limit_evaluation=4",
     "capability.knowledge_items=4",
     "capability.neutral_passages=1",
@@ -28,14 +29,22 @@ SETTINGS = (
     "sft.opening={tokens: 4, weight: 2, passes: {personal-finance: 1}}",
     "sft.checkpoint_every_steps=2",
     "sft.epochs=1",
+    "dpo.loss=kto",
+    "dpo.vocabulary=compact",
+    "dpo.compact={extra_rows: 20, full_share: 0.3}",
+    "dpo.batch_size=8",
+    "dpo.micro_batch_size=3",
+    "reward_model.members=1",
+    "reward_model.batch_size=6",
+    "reward_model.micro_batch_size=2",
 )
-KEYS = ("loss_nats_per_token", "replay_kl_nats_per_token", "gradient_norm")
+KEYS = ("loss_nats_per_token", "replay_kl_nats_per_token", "loss", "accuracy", "gradient_norm")
 
 
 def trained(out: Path, *launcher: str, **environment: str) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
-    """The training events and the adapter of `steersman align smoke --until sft`."""
+    """The training events and the adapter of `steersman align smoke --until reward_model`."""
     words = [word for setting in SETTINGS for word in ("--set", setting)]
-    command = [*launcher, *PROGRAM, "align", "smoke", "--until", "sft", "--out", str(out), *words]
+    command = [*launcher, *PROGRAM, "align", "smoke", "--until", "reward_model", "--out", str(out), *words]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment
     )
