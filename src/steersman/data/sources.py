@@ -96,8 +96,7 @@ def split_validation(rows: Sequence[Demonstration], share: float) -> tuple[list[
     """Training and validation rows. A row's side depends on its own prompt, so adding rows moves no others."""
 
     def in_validation(row: Demonstration) -> bool:
-        digest = hashlib.sha256(row.model_dump_json(include={"prompt"}).encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64 < share
+        return _fraction(row.model_dump_json(include={"prompt"})) < share
 
     return [r for r in rows if not in_validation(r)], [r for r in rows if in_validation(r)]
 
@@ -106,10 +105,14 @@ def split_by_topic(rows: Sequence[Comparison], share: float) -> tuple[list[Compa
     """Training and held-out comparisons. All rows of a topic (or a prompt, without one) are on the same side."""
 
     def held_out(row: Comparison) -> bool:
-        digest = hashlib.sha256((row.topic or row.model_dump_json(include={"prompt"})).encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64 < share
+        return _fraction(row.topic or row.model_dump_json(include={"prompt"})) < share
 
     return [row for row in rows if not held_out(row)], [row for row in rows if held_out(row)]
+
+
+def _fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def spread(rows: Sequence[R], limit: int | None) -> list[R]:
