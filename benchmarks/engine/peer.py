@@ -254,57 +254,48 @@ def reward_model(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
 
 def grpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
     """TRL's GRPOTrainer without vLLM; for the update alone, its sampling is replaced by the workload's completions."""
-    policy, tokenizer = policy_of(work, adapter)
-    groups = [g for step in work["steps"] for g in step]
-    config = trl.GRPOConfig(
-        **common(work, work["rows"] * work["group"], defaults),
-        num_generations=work["group"],
-        steps_per_generation=1,
-        max_completion_length=work["completion"],
-        generation_kwargs={"min_new_tokens": work["completion"]},
-        temperature=1.0,
-        top_k=0,
-        beta=0.05,
-        shuffle_dataset=False,
-    )
-
-    def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [reward(ids) for ids in completion_ids]
-
-    trainer = trl.GRPOTrainer(
-        policy,
-        reward_funcs=rewards,
-        args=config,
-        train_dataset=Dataset.from_list([{"prompt": str(i)} for i in range(len(groups))]),
-        processing_class=tokenizer,
-        callbacks=[Stepped()],
-    )
-    base_as_reference(policy)
+    sampling = {"generation_kwargs": {"min_new_tokens": work["completion"]}, "temperature": 1.0, "top_k": 0}
+    trainer, groups = over_groups(trl.GRPOTrainer, trl.GRPOConfig, work, adapter, defaults, **sampling)
     if work["method"] == "grpo-update":
         given_completions(trainer, groups, work["group"])
-    else:
-        trainer._tokenize_prompts = lambda prompts: ([groups[int(p)]["prompt"] for p in prompts], None, {})
     ready()
     trainer.train()
 
 
 def rloo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
     """TRL's RLOOTrainer on the workload's completions."""
+    trainer, groups = over_groups(trl.RLOOTrainer, trl.RLOOConfig, work, adapter, defaults)
+    given_completions(trainer, groups, work["group"])
+    ready()
+    trainer.train()
+
+
+def over_groups(
+    method: Any, settings: Any, work: dict[str, Any], adapter: Path, defaults: bool, **more: Any
+) -> tuple[Any, list[dict[str, Any]]]:
+    """A trainer of groups of completions that takes the workload's prompts, in order, and its reward; and the groups.
+
+    Args:
+        method: TRL's trainer.
+        settings: the class of its settings.
+        more: settings that are this method's own.
+    """
     policy, tokenizer = policy_of(work, adapter)
     groups = [g for step in work["steps"] for g in step]
-    config = trl.RLOOConfig(
+    config = settings(
         **common(work, work["rows"] * work["group"], defaults),
         num_generations=work["group"],
         steps_per_generation=1,
         max_completion_length=work["completion"],
         beta=0.05,
         shuffle_dataset=False,
+        **more,
     )
 
     def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [reward(ids) for ids in completion_ids]
 
-    trainer = trl.RLOOTrainer(
+    trainer = method(
         policy,
         reward_funcs=rewards,
         args=config,
@@ -313,14 +304,12 @@ def rloo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         callbacks=[Stepped()],
     )
     base_as_reference(policy)
-    given_completions(trainer, groups, work["group"])
-    ready()
-    trainer.train()
+    trainer._tokenize_prompts = lambda prompts: ([groups[int(p)]["prompt"] for p in prompts], None, {})
+    return trainer, groups
 
 
 def given_completions(trainer: Any, groups: list[dict[str, Any]], size: int) -> None:
-    """Let a trainer take the workload's prompts and completions instead of sampling."""
-    trainer._tokenize_prompts = lambda prompts: ([groups[int(p)]["prompt"] for p in prompts], None, {})
+    """Let a trainer take the workload's completions instead of sampling."""
     state = {"row": 0}
 
     def given(prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
