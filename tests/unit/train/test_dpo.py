@@ -23,6 +23,8 @@ from steersman.train.loop import OptimiserConfig
 from steersman.train.sft import SftConfig
 from steersman.types import Comparison, Demonstration
 
+from .conftest import Stopped, recorder
+
 FAST = DpoConfig(
     optimiser=OptimiserConfig(learning_rate=3e-3), batch_size=8, micro_batch_size=3, epochs=2, checkpoint_every_steps=2
 )
@@ -246,20 +248,10 @@ def test_long_rows_lose_the_same_beginning_on_both_sides(tiny_base: Path) -> Non
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-class Stopped(Exception):
-    """Stands in for a kill."""
-
-
 def run(
     config: DpoConfig, base: Path, start: Path, rows: Sequence[Comparison], folder: Path, stop_before: int | None = None
 ) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-
-    def emit(**row: Any) -> None:
-        if row["event"] == "train" and row["step"] == stop_before:
-            raise Stopped
-        events.append(row)
-
+    events, emit = recorder(stop_before)
     folder.mkdir(exist_ok=True)
     dpo.run(config, base, start, rows, StageFolder(folder, "dpo", emit))
     return events

@@ -33,6 +33,8 @@ from steersman.train.reward_model import (
 from steersman.train.sft import SftConfig
 from steersman.types import Comparison, Demonstration
 
+from .conftest import Stopped, recorder
+
 FAST = RewardConfig(
     optimiser=OptimiserConfig(learning_rate=3e-3), batch_size=8, micro_batch_size=3, epochs=2, checkpoint_every_steps=2
 )
@@ -72,13 +74,7 @@ def run(
     demonstrations: Sequence[Demonstration] = (),
     stop_before: int | None = None,
 ) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-
-    def emit(**row: Any) -> None:
-        if row["event"] == "train" and len([e for e in events if e["event"] == "train"]) == stop_before:
-            raise KeyboardInterrupt
-        events.append(row)
-
+    events, emit = recorder(stop_before, member=1)  # of an ensemble: so that its first is finished
     folder.mkdir(exist_ok=True)
     reward_model.run(config, base, start, rows, demonstrations, StageFolder(folder, "reward_model", emit))
     return events
@@ -288,8 +284,8 @@ def test_resuming_is_exact(tiny_base: Path, starts: Path, comparisons: list[Comp
     config = FAST.model_copy(update={"members": 2})
     rows = comparisons[:20]  # three steps an epoch, six a member
     whole = run(config, tiny_base, starts / "upper", rows, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(config, tiny_base, starts / "upper", rows, tmp_path / "killed", stop_before=9)
+    with pytest.raises(Stopped):
+        run(config, tiny_base, starts / "upper", rows, tmp_path / "killed", stop_before=3)
     again = run(config, tiny_base, starts / "upper", rows, tmp_path / "killed")
     assert [(e["member"], e["resumed_at_step"]) for e in again if e["event"] == "setup"] == [(1, 2)]
 

@@ -26,6 +26,8 @@ from steersman.train.rloo import RlooConfig
 from steersman.train.sft import SftConfig
 from steersman.types import Comparison, Demonstration, Prompt
 
+from .conftest import Stopped, recorder
+
 SMALL: dict[str, Any] = {
     "rollouts": RolloutConfig(prompts=4, answers=3, max_new_tokens=8),
     "watch": WatchConfig(every_steps=2, prompts=6),
@@ -220,10 +222,6 @@ def test_the_exact_kl_is_what_samples_estimate(
 
 
 # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-class Stopped(Exception):
-    """Stands in for a kill."""
-
-
 def run(
     config: RlConfig,
     base: Path,
@@ -234,13 +232,7 @@ def run(
     stop_before: int | None = None,
     loss: rl.Loss = RLOO,
 ) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-
-    def emit(**row: Any) -> None:
-        if row["event"] == "train" and row["step"] == stop_before:
-            raise Stopped
-        events.append(row)
-
+    events, emit = recorder(stop_before)
     folder.mkdir(exist_ok=True)
     out = StageFolder(folder, "rl", emit)
     texts = [(prompt.prompt, "some text") for prompt in prompts]

@@ -25,6 +25,8 @@ from steersman.train.loop import OptimiserConfig
 from steersman.train.sft import OPENINGS, OpeningConfig, ReplayConfig, SftConfig, encode, openings, replay, sft_loss
 from steersman.types import Demonstration
 
+from .conftest import Stopped, recorder
+
 FAST = SftConfig(
     lora=LoraConfig(rank=4, alpha=8.0),
     optimiser=OptimiserConfig(learning_rate=3e-3),
@@ -66,20 +68,10 @@ def replayed_row(example: Example, seed: int) -> sft.Replayed:
     return sft.Replayed(example, torch.randn(positions, 64, generator=random_stream(seed)))
 
 
-class Stopped(Exception):
-    """Stands in for a kill: raised out of the middle of training."""
-
-
 def run(
     config: SftConfig, base: Path, rows: Sequence[Demonstration], folder: Path, stop_before_step: int | None = None
 ) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-
-    def emit(**row: Any) -> None:
-        if row["event"] == "train" and row["step"] == stop_before_step:
-            raise Stopped
-        events.append(row)
-
+    events, emit = recorder(stop_before_step)
     folder.mkdir(exist_ok=True)
     sft.run(config, base, "tiny", rows[8:], rows[:8], StageFolder(folder, "sft", emit))
     return events
