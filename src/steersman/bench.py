@@ -8,7 +8,8 @@ and the output layer where it is used. Attention, norms and the adapters' own fe
 
 from __future__ import annotations
 
-import time
+import gc
+import timeit
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -121,12 +122,7 @@ def _copied_gb_per_second() -> float:
 
 def _fastest(work: Callable[[], Any], repeats: int = REPEATS) -> float:
     work()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return min(timeit.repeat(work, gc.enable, number=1, repeat=repeats))  # timeit turns the garbage collector off
 
 
 # ── phases ───────────────────────────────────────────────────────────────────────────────────────────────────────────
