@@ -160,16 +160,22 @@ CHANGES: Mapping[str, Callable[[str], str | None]] = {
 }
 
 
+def dressed(demonstrations: Sequence[Demonstration]) -> list[tuple[Demonstration, dict[str, str]]]:
+    """Some demonstrations, from all over, each with its answer under the changes that apply to it."""
+    return [
+        (row, {name: text for name, change in CHANGES.items() if (text := change(row.completion)) is not None})
+        for row in demonstrations[:: max(1, len(demonstrations) // BIAS_ROWS)]
+    ]
+
+
 def biases(judge: Judge, demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
     """How far each change moves the score of a good answer, in nats, and how often the changed one scores higher.
 
     Changes that do not apply to an answer (no number in it, one sentence only) leave it out. None of them makes an
     answer better: a judge without biases prefers the changed answer never, or at random.
     """
-    rows = demonstrations[:: max(1, len(demonstrations) // BIAS_ROWS)]
     found: dict[str, list[float]] = {name: [] for name in CHANGES}
-    for row in rows:
-        changed = {name: text for name, change in CHANGES.items() if (text := change(row.completion)) is not None}
+    for row, changed in dressed(demonstrations):
         original, *scores = judge(row.prompt, [row.completion, *changed.values()])
         for name, score in zip(changed, scores, strict=True):
             found[name].append(score - original)

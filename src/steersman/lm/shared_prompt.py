@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steersman.lm.head import trunk
+from steersman.lm.chat import shorten
+from steersman.lm.head import CompactVocabulary, Head, token_logprobs, trunk
 from steersman.lm.trunk import FrozenTrunk, Lower
 
 
@@ -25,6 +26,17 @@ class Group(NamedTuple):
 
     prompt: list[int]
     completions: list[list[int]]
+
+    @property
+    def tokens(self) -> int:
+        """How many it holds: the width of its row."""
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+def fitting(prompt: list[int], completions: Sequence[list[int]], max_length: int) -> Group:
+    """A prompt that is too long for the longest completion loses its beginning; a completion loses its end."""
+    kept = [ids[: max_length - 2] for ids in completions]
+    return Group(shorten(prompt, max(2, max_length - max(map(len, kept)))), kept)
 
 
 class Tree(NamedTuple):
@@ -51,7 +63,7 @@ class Tree(NamedTuple):
 
 def tree(groups: Sequence[Group], pad_id: int, device: Any = None) -> Tree:
     """Lay out groups, one a row."""
-    width = max(len(g.prompt) + sum(map(len, g.completions)) for g in groups)
+    width = max(group.tokens for group in groups)
     token_ids = torch.full((len(groups), width), pad_id)
     position_ids = torch.zeros_like(token_ids)
     owner = torch.full_like(token_ids, -1)  # 0: prompt; 1, 2 ...: a completion; -1: padding
@@ -97,9 +109,28 @@ def tree_hidden(model: Any, batch: Tree, at: Tensor, lower: Lower | None = None)
     return found
 
 
-def tree_lower(model: Any, batch: Tree, below: FrozenTrunk) -> Lower:
+def tree_lower(model: Any, batch: Tree, below: FrozenTrunk | None) -> Lower | None:
     """What the frozen lower layers make of a tree: read once, for every adapter and head that goes on from it."""
-    return Lower(below, below.read(**_inputs(model, batch)))
+    return None if below is None else Lower(below, below.read(**_inputs(model, batch)))
+
+
+def tree_logprobs(
+    model: Any,
+    batch: Tree,
+    head: Head,
+    vocabulary: CompactVocabulary | None,
+    generator: torch.Generator,
+    lower: Lower | None = None,
+) -> Tensor:
+    """Log-probs of a tree's scored tokens under the adapter in use, [N], exact or by a compact vocabulary.
+
+    Args:
+        generator: draws what a compact vocabulary samples; in the same state, it draws the same.
+    """
+    hidden = tree_hidden(model, batch, batch.source, lower)
+    if vocabulary is None:
+        return token_logprobs(hidden, batch.targets, head)
+    return vocabulary.token_logprobs(hidden, batch.targets, head, generator)
 
 
 def _inputs(model: Any, batch: Tree) -> dict[str, Any]:

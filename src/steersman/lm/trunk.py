@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from steersman.errors import ModelError
 from steersman.lm.head import trunk
+from steersman.lm.model import frozen_layers
 
 FILL_TOKENS = 2048  # in one forward pass that fills the cache
 
@@ -38,6 +39,12 @@ class FrozenTrunk:
                 f"cannot freeze {layers} of the model's {len(self._blocks)} layers",
                 expected=f"1 to {len(self._blocks) - 1}",
             )
+
+    @classmethod
+    def below(cls, model: Any, policy: Any, name: str) -> FrozenTrunk | None:
+        """The layers below an adapter, None if it reaches down to the first one."""
+        layers = frozen_layers(policy, name)
+        return cls(model, layers) if layers else None
 
     @property
     def bytes_per_token(self) -> int:

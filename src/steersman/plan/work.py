@@ -138,7 +138,7 @@ def _sft(s: Subject) -> Work:
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
     steps = [[whole[i] for i in step] for step in plan]
     for extra in (opened, replayed):
-        turns = sft.turns(len(extra), config.epochs, len(plan), config.seed)
+        turns = loop.turns(len(extra), config.epochs, len(plan), config.seed)
         steps += [[extra[i] for i in turn] for turn in turns if turn]
     tokens = [n for step in steps for n in _padded(sorted(len(e.token_ids) for e in step), config.micro_batch_size)]
     read = _padded([len(e.token_ids) for e in held_out], config.micro_batch_size)
@@ -167,7 +167,7 @@ def _dpo(s: Subject) -> Work:
     config = s.recipe.dpo
     assert config is not None  # or `stages_of` leaves the stage out
     groups, _ = dpo.pairs(dpo.repeated(s.comparisons, config.passes), s.chat, config)
-    lengths = [len(g.prompt) + sum(map(len, g.completions)) for g in groups]
+    lengths = [g.tokens for g in groups]
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
     tokens = [n for step in plan for n in _padded([lengths[i] for i in step], config.micro_batch_size)]
     positions = sum(len(ids) for step in plan for i in step for ids in groups[i].completions)
@@ -193,23 +193,21 @@ def _has_frozen_layers(s: Subject) -> bool:
 
 def _trees(groups: Sequence[Group], size: int) -> list[int]:
     """Tokens of each batch of ``size`` rows that hold a prompt with all its answers, padding included."""
-    return _padded([len(g.prompt) + sum(map(len, g.completions)) for g in groups], size)
+    return _padded([g.tokens for g in groups], size)
 
 
 def _reward_model(s: Subject) -> Work:
     config = s.recipe.reward_model
     assert config is not None
     groups = [row.group for row in reward_model.ranked(s.comparisons, s.chat, config.max_length)]
-    lengths = [len(g.prompt) + sum(map(len, g.completions)) for g in groups]
-    steps = loop.plan_batches(lengths, config.batch_size, 1, config.seed)
+    steps = loop.plan_batches([g.tokens for g in groups], config.batch_size, 1, config.seed)
     tokens = [n for step in steps for n in _trees([groups[i] for i in step], config.micro_batch_size)]
     passes = config.members * config.epochs
     frozen, states = _has_frozen_layers(s), 4 * s.config.get_text_config().hidden_size * sum(tokens)
     kept_mb = min(states // 2**20, config.trunk_cache_mb) if frozen else 0
-    level = s.train[:: max(1, len(s.train) // reward_model.LEVEL_ROWS)]
-    shown = [reward_model.tokenised(d.prompt, [d.completion], s.chat, config.max_length) for d in level]
+    shown = reward_model.level_rows(s.train, s.chat, config.max_length)
     amounts = Amounts(
-        loads=2,  # to train, and to find where the demonstrations' scores lie
+        loads=1,
         train_tokens=passes * sum(tokens),
         lower_tokens=sum(tokens) if frozen else 0,
         checkpoints=config.members * ((len(steps) * config.epochs - 1) // config.checkpoint_every_steps),
@@ -222,9 +220,7 @@ def _reward_card(s: Subject) -> Work:
     config = s.recipe.reward_model
     assert config is not None
     asked = [(row.prompt, row.options) for row in s.held_out if row.pairs()]
-    for row in s.train[:: max(1, len(s.train) // reward_card.BIAS_ROWS)]:
-        changed = [text for change in reward_card.CHANGES.values() if (text := change(row.completion)) is not None]
-        asked.append((row.prompt, (row.completion, *changed)))
+    asked += [(row.prompt, (row.completion, *changed.values())) for row, changed in reward_card.dressed(s.train)]
     groups = [reward_model.tokenised(prompt, answers, s.chat, config.max_length) for prompt, answers in asked]
     tokens = _trees(groups, 1)  # a judge is asked about one prompt at a time
     return Work(Amounts(loads=1, read_tokens=config.members * sum(tokens)), Largest(read_tokens=max(tokens)))

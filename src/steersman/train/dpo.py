@@ -29,11 +29,11 @@ from torch import Tensor
 from steersman.errors import DataError
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, Example, chat_format, shorten
-from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, head_of, token_logprobs
+from steersman.lm.chat import ChatFormat, Example, chat_format
+from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, head_of
 from steersman.lm.model import load_trainable, save_policy, trainable, using
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden
+from steersman.lm.shared_prompt import Group, Tree, fitting, tree, tree_logprobs
 from steersman.store import StageFolder
 from steersman.terminal import Progress
 from steersman.train import loop, processes
@@ -125,17 +125,16 @@ def repeated(rows: Sequence[Comparison], passes: Mapping[str, int]) -> list[Comp
 def pairs(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> tuple[list[Group], int]:
     """Every pair of a better and a worse answer, tokenised in this order, and how many were truncated.
 
-    A prompt that is too long for its longer answer loses its beginning on both sides; an answer loses its end.
+    See `fitting`; both sides keep the same prompt.
     """
     found, truncated = [], 0
     for row in rows:
         whole = chat.prompt_ids(row.prompt)
         for pair in row.pairs():
             answers = [chat.completion_ids(text)[: config.tokens] for text in (pair.better, pair.worse)]
-            room = config.max_length - max(map(len, answers))
-            truncated += len(whole) > room
-            prompt = shorten(whole, max(2, room))
-            found.append(Group(prompt, [answer[: config.max_length - len(prompt)] for answer in answers]))
+            group = fitting(whole, answers, config.max_length)
+            truncated += group.tokens < len(whole) + sum(map(len, answers))
+            found.append(group)
     return found, truncated
 
 
@@ -153,8 +152,7 @@ def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Compar
     chat = chat_format(tokenizer, model.generation_config)
     groups, truncated = pairs(repeated(comparisons, config.passes), chat, config)
     trainer = Trainer.prepare(config, model, policy, tokenizer.pad_token_id or 0, groups)
-    lengths = [len(g.prompt) + sum(map(len, g.completions)) for g in groups]
-    plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
+    plan = loop.plan_batches([g.tokens for g in groups], config.batch_size, config.epochs, config.seed)
     batches = [[groups[i] for i in rows] for rows in plan]
     references = trainer.references(batches)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0}
@@ -246,7 +244,7 @@ class Trainer:
         measured = processes.add_up(self.parameters.values(), *sums.tolist())
         loss = measured[0] + config.nll_weight * measured[1]
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss, rate, config.optimiser.max_grad_norm)
-        tokens = sum(len(g.prompt) + sum(map(len, g.completions)) for g in groups)
+        tokens = sum(g.tokens for g in groups)
         return {
             "loss": loss,
             "preference_loss": measured[0],
@@ -273,11 +271,7 @@ class Trainer:
                     self.vocabulary.pass_over(sum(len(ids) for g in share for ids in g.completions), generator)
                 continue
             batch = tree(share, self.pad_id, self.model.device)
-            hidden = tree_hidden(self.model, batch, batch.source)
-            if self.vocabulary is None:
-                yield batch, token_logprobs(hidden, batch.targets, self.head)
-            else:
-                yield batch, self.vocabulary.token_logprobs(hidden, batch.targets, self.head, generator)
+            yield batch, tree_logprobs(self.model, batch, self.head, self.vocabulary, generator)
 
     def _foreign(self, step: int, groups: Sequence[Group]) -> Iterator[tuple[Tree, Tensor]]:
         """The same of every prompt with the answers to its neighbour: what KTO takes its baseline from."""

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steersman.errors import DataError, ModelError, TrainingFailed, closest
+from steersman.lm.sampling import random_stream
 from steersman.types import Record
 
 CHECKPOINT = "checkpoint"
@@ -66,6 +67,15 @@ def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: i
             batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
         plan += [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
     return plan[: round(epochs * per_epoch)]
+
+
+def turns(rows: int, epochs: float, steps: int, seed: int) -> list[list[int]]:
+    """Which of some rows come with every step beside its batch: each once in an epoch, shuffled, spread evenly."""
+    total = round(epochs * rows)
+    order: list[int] = []
+    for epoch in range(math.ceil(epochs)):
+        order += torch.randperm(rows, generator=random_stream(seed, epoch)).tolist()
+    return [order[s * total // steps : (s + 1) * total // steps] for s in range(steps)]
 
 
 def passes_of(names: Sequence[set[str]], passes: Mapping[str, int], *, default: int, key: str, what: str) -> list[int]:

@@ -34,10 +34,10 @@ from steersman.data import style
 from steersman.errors import DataError, ModelError
 from steersman.functional import pearson, preference_nll, ranking_nll
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, chat_format, shorten
-from steersman.lm.model import ADAPTER, frozen_layers, load_adapter, save_policy, trainable, using
+from steersman.lm.chat import ChatFormat, chat_format
+from steersman.lm.model import ADAPTER, load_adapter, save_policy, trainable, using
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_lower
+from steersman.lm.shared_prompt import Group, Tree, fitting, tree, tree_hidden, tree_lower
 from steersman.lm.trunk import FrozenTrunk, Lower
 from steersman.store import StageFolder, write_json
 from steersman.terminal import Progress
@@ -92,10 +92,8 @@ class Ranked(NamedTuple):
 
 
 def tokenised(prompt: Text, answers: Sequence[str], chat: ChatFormat, max_length: int) -> Group:
-    """A prompt and answers that fit; a prompt that is too long for the longest one loses its beginning."""
-    completions = [chat.completion_ids(answer)[: max_length - 2] for answer in answers]
-    prompt_ids = shorten(chat.prompt_ids(prompt), max(2, max_length - max(map(len, completions))))
-    return Group(prompt_ids, completions)
+    """A prompt and answers as a judge reads them."""
+    return fitting(chat.prompt_ids(prompt), [chat.completion_ids(answer) for answer in answers], max_length)
 
 
 def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> list[Ranked]:
@@ -118,6 +116,12 @@ def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> lis
         )
         for row in ordered
     ]
+
+
+def level_rows(demonstrations: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> list[Group]:
+    """Those, from all over, whose mean score becomes 0."""
+    some = demonstrations[:: max(1, len(demonstrations) // LEVEL_ROWS)]
+    return [tokenised(row.prompt, [row.completion], chat, max_length) for row in some]
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,9 +178,9 @@ def run(
     model.requires_grad_(False)
     chat = chat_format(tokenizer, model.generation_config)
     rows = ranked(comparisons, chat, config.max_length)
-    lengths = [len(r.group.prompt) + sum(map(len, r.group.completions)) for r in rows]
     # The same batches in every epoch, in another order: what the frozen layers make of them is computed once.
-    batches = [[rows[i] for i in step] for step in loop.plan_batches(lengths, config.batch_size, 1, config.seed)]
+    steps = loop.plan_batches([row.group.tokens for row in rows], config.batch_size, 1, config.seed)
+    batches = [[rows[i] for i in step] for step in steps]
     policy: Any = None
     lower: LowerStates | None = None
     for member in range(config.members):
@@ -196,7 +200,7 @@ def run(
     if processes.rank() == 0:
         about = {"combine": config.combine, "max_length": config.max_length, "centre": [0.0] * config.members}
         write_json(out.file(ABOUT), about)
-        centre = RewardModel.load(base, out.path).mean_scores(demonstrations)
+        centre = RewardModel.load(base, out.path, onto=(model, policy)).mean_scores(demonstrations)
         write_json(out.file(ABOUT), about | {"centre": centre})
 
 
@@ -229,20 +233,17 @@ class LowerStates:
     """The trees of all micro-batches, and what the layers below the adapters make of them: read once, then kept."""
 
     def __init__(self, model: Any, policy: Any, name: str, budget_mb: int, pad_id: int) -> None:
-        below = frozen_layers(policy, name)
         self.model, self.pad_id, self.room = model, pad_id, budget_mb * 2**20
-        self.below = FrozenTrunk(model, below) if below else None
+        self.below = FrozenTrunk.below(model, policy, name)
         self._kept: dict[tuple[int, int], Lower] = {}
 
     def read(self, key: tuple[int, int], groups: Sequence[Group]) -> tuple[Tree, Lower | None]:
         """The tree of some groups, which always come under the same key, and its activations."""
         rows = tree(groups, self.pad_id, self.model.device)
-        if self.below is None:
-            return rows, None
         if key in self._kept:
             return rows, self._kept[key]
         lower = tree_lower(self.model, rows, self.below)
-        if lower.states.nbytes <= self.room:
+        if lower is not None and lower.states.nbytes <= self.room:
             self.room -= lower.states.nbytes
             self._kept[key] = lower
         return rows, lower
@@ -289,7 +290,7 @@ class Trainer:
             sums += torch.stack([part.detach().double().cpu() for part in parts])
         loss_sum, nll_sum, right_sum, pairs_sum = processes.add_up(self.parameters.values(), *sums.tolist())
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss_sum, rate, config.optimiser.max_grad_norm)
-        tokens = sum(len(row.group.prompt) + sum(map(len, row.group.completions)) for row in rows)
+        tokens = sum(row.group.tokens for row in rows)
         return {
             "loss": loss_sum,
             "nll_nats_per_prompt": nll_sum,
@@ -339,8 +340,11 @@ class RewardModel:
     max_length: int
 
     @classmethod
-    def load(cls, base: Path, folder: Path, onto: tuple[Any, Any] | None = None) -> RewardModel:
+    def load(cls, base: Path, folder: Path, onto: tuple[Any, Any] | None = None, name: str = "reward") -> RewardModel:
         """Read what `run` left, on a base model of its own or ``onto`` a (model, policy) with other adapters.
+
+        Args:
+            name: that its adapters' names begin with.
 
         Raises:
             ModelError: no reward model here, or one of another base model.
@@ -352,13 +356,11 @@ class RewardModel:
         active = None if onto is None else onto[1].active_adapter
         heads: dict[str, nn.Linear] = {}
         for member in range(len(about["centre"])):
-            name, saved = f"reward-{member}", load_file(folder / f"member-{member}" / HEAD)
-            policy = load_adapter(
-                model if policy is None else policy, base, folder / f"member-{member}" / ADAPTER, name
-            )
-            heads[name] = nn.Linear(saved["weight"].shape[1], saved["weight"].shape[0]).to(model.device)
-            heads[name].load_state_dict(saved)
-            heads[name].requires_grad_(False)
+            own, saved = f"{name}-{member}", load_file(folder / f"member-{member}" / HEAD)
+            policy = load_adapter(model if policy is None else policy, base, folder / f"member-{member}" / ADAPTER, own)
+            heads[own] = nn.Linear(saved["weight"].shape[1], saved["weight"].shape[0]).to(model.device)
+            heads[own].load_state_dict(saved)
+            heads[own].requires_grad_(False)
         assert policy is not None
         policy.set_adapter(active or next(iter(heads)))
         chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)
@@ -390,8 +392,7 @@ class RewardModel:
 
     def mean_scores(self, demonstrations: Sequence[Demonstration]) -> list[float]:
         """Each member's mean over some demonstrations, from all over; 0 without any."""
-        some = demonstrations[:: max(1, len(demonstrations) // LEVEL_ROWS)]
-        shown = [tokenised(row.prompt, [row.completion], self.chat, self.max_length) for row in some]
+        shown = level_rows(demonstrations, self.chat, self.max_length)
         means: list[float] = self.member_scores(shown).mean(1).tolist() if shown else [0.0] * len(self.heads)
         return means
 

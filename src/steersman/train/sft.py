@@ -12,7 +12,6 @@ instead of 16 on 13,000; no dropout; optionally a compact vocabulary, an unbiase
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -271,15 +270,6 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
     return found
 
 
-def turns(rows: int, epochs: float, steps: int, seed: int) -> list[list[int]]:
-    """Which of some rows come with every step beside its batch: each once in an epoch, shuffled, spread evenly."""
-    total = round(epochs * rows)
-    order: list[int] = []
-    for epoch in range(math.ceil(epochs)):
-        order += torch.randperm(rows, generator=random_stream(seed, epoch)).tolist()
-    return [order[s * total // steps : (s + 1) * total // steps] for s in range(steps)]
-
-
 def warn_about_terminators(model: Any, chat: ChatFormat) -> None:
     """Say so when the token that will end the answers looks untrained: such a model writes random tokens there."""
     ending = chat.completion_ids("?")[-1]
@@ -317,7 +307,7 @@ def run(
     every = [*examples, *opened, *(row.example for row in replayed), *held_out]
     trainer = Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, every)
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
-    beside = [turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
+    beside = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     processes.wait()  # before the first one writes the next checkpoint
     leads = processes.rank() == 0

@@ -437,14 +437,14 @@ def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.
 
 
 def test_turns_are_shuffled_epochs_spread_evenly() -> None:
-    found = sft.turns(6, 1.5, 7, seed=1)
+    found = loop.turns(6, 1.5, 7, seed=1)
     order = [i for turn in found for i in turn]
     assert sorted(order[:6]) == [0, 1, 2, 3, 4, 5]
     assert order[:6] != [0, 1, 2, 3, 4, 5]
     assert len(set(order[6:])) == 3
     assert {len(turn) for turn in found} == {1, 2}
-    assert sft.turns(6, 1.5, 7, seed=1) == found != sft.turns(6, 1.5, 7, seed=2)
-    assert sft.turns(0, 2.0, 3, seed=0) == [[], [], []]
+    assert loop.turns(6, 1.5, 7, seed=1) == found != loop.turns(6, 1.5, 7, seed=2)
+    assert loop.turns(0, 2.0, 3, seed=0) == [[], [], []]
 
 
 def test_replay_holds_the_policy_near_the_base_model(
