@@ -22,21 +22,24 @@ from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
 R = TypeVar("R", bound=Record)
+Asked = TypeVar("Asked", Comparison, Prompt)
 LIBRARY = Path(__file__).parent / "library"
-VERSION = 3
+VERSION = 4
 
 
 class DataConfig(Record):
     """``validation_share`` of the demonstrations watches the loss during training and is not trained on.
 
     ``held_out_comparisons`` is the share of the comparisons' topics that a reward model is measured on, and nothing is
-    trained on. The limits take that many rows, evenly over the file; for quick trials.
+    trained on; ``held_out_prompts`` that of the prompts' topics by which reinforcement learning is judged. The limits
+    take that many rows, evenly over the file; for quick trials.
     """
 
     validation_share: float = Field(default=0.05, ge=0, lt=1)
     limit_demonstrations: int | None = Field(default=None, ge=1)
     limit_comparisons: int | None = Field(default=None, ge=1)
     held_out_comparisons: float = Field(default=0.0, ge=0, lt=1)
+    held_out_prompts: float = Field(default=0.0, ge=0, lt=1)
     limit_evaluation: int | None = Field(default=None, ge=1)
 
 
@@ -101,10 +104,10 @@ def split_validation(rows: Sequence[Demonstration], share: float) -> tuple[list[
     return [r for r in rows if not in_validation(r)], [r for r in rows if in_validation(r)]
 
 
-def split_by_topic(rows: Sequence[Comparison], share: float) -> tuple[list[Comparison], list[Comparison]]:
-    """Training and held-out comparisons. All rows of a topic (or a prompt, without one) are on the same side."""
+def split_by_topic(rows: Sequence[Asked], share: float) -> tuple[list[Asked], list[Asked]]:
+    """Training and held-out rows. All rows of a topic (or a prompt, without one) are on the same side."""
 
-    def held_out(row: Comparison) -> bool:
+    def held_out(row: Asked) -> bool:
         return _fraction(row.topic or row.model_dump_json(include={"prompt"})) < share
 
     return [row for row in rows if not held_out(row)], [row for row in rows if held_out(row)]
@@ -123,7 +126,7 @@ def spread(rows: Sequence[R], limit: int | None) -> list[R]:
 
 
 def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
-    """Write train, validation, comparisons, held_out_comparisons and evaluation, each a .jsonl.
+    """Write train, validation, comparisons, held_out_comparisons, prompts, held_out_prompts and evaluation as .jsonl.
 
     Raises:
         DataError: there is nothing to train or to measure on, or an evaluation prompt is also trained on.
@@ -145,11 +148,14 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
     comparisons, held_out = split_by_topic(
         spread(data.comparisons, config.limit_comparisons), config.held_out_comparisons
     )
+    prompts, watched = split_by_topic(data.prompts, config.held_out_prompts)
     files: dict[str, Sequence[Record]] = {
         "train": train,
         "validation": validation,
         "comparisons": comparisons,
         "held_out_comparisons": held_out,
+        "prompts": prompts,
+        "held_out_prompts": watched,
         "evaluation": spread(data.evaluation, config.limit_evaluation),
     }
     for name, rows in files.items():
