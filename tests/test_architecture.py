@@ -31,6 +31,7 @@ LEVELS = (
     {"functional", "lm", "data"},
     {"train", "constitution", "evals"},  # the methods
     {"report"},
+    {"recipe"},
     {"pipeline", "talk"},
     {"plan", "starter", "bench"},
     {"cli"},
@@ -332,10 +333,10 @@ def test_public_names_resolve() -> None:
 
 def test_shipped_recipes_load() -> None:
     import steersman
-    from steersman import pipeline
+    from steersman.recipe import recipes
 
-    assert {"laptop", "smoke"} <= set(pipeline.recipes())
-    for name in pipeline.recipes():
+    assert {"laptop", "smoke"} <= set(recipes())
+    for name in recipes():
         assert steersman.load_recipe(name).name == name
 
 

@@ -20,17 +20,20 @@ from workload import ALPHA, LEARNING_RATE, RANK, reward
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example
-from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, token_logprobs, trunk
+from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.model import LoraConfig, add_lora, load_trainable, trainable, using
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_lower
+from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_logprobs, tree_lower
 from steersman.lm.trunk import FrozenTrunk, Lower
 from steersman.store import peak_memory_mb
-from steersman.train import dpo, grpo, loop, reward_model, rloo, sft
+from steersman.train import dpo, loop, reward_model, sft
+from steersman.train.actor import Read
+from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import Ranked
-from steersman.train.rl import Read, Totals
+from steersman.train.rl import Algorithm, Totals
+from steersman.train.rloo import Rloo, RlooConfig
 
 OPTIMISER = OptimiserConfig(learning_rate=LEARNING_RATE, warmup_ratio=0.0, schedule="constant")
 COMPACT = CompactConfig(extra_rows=8192, full_share=0.08)
@@ -99,15 +102,12 @@ class Engine:
 
     def lower(self, batch: Tree) -> Lower | None:
         """The layers that are not trained, read once for policy and reference."""
-        return None if self.below is None else tree_lower(self.model, batch, self.below)
+        return tree_lower(self.model, batch, self.below)
 
     def logprobs(self, batch: Tree, number: int, lower: Lower | None) -> torch.Tensor:
         """[N] of the scored tokens, under the adapter or, if it is disabled, the reference."""
-        hidden = tree_hidden(self.model, batch, batch.source, lower)
-        if self.compact is None:
-            return token_logprobs(hidden, batch.targets, self.head)
         # The same positions for policy and reference: what chance adds to one it adds to the other.
-        return self.compact.token_logprobs(hidden, batch.targets, self.head, random_stream(number))
+        return tree_logprobs(self.model, batch, self.head, self.compact, random_stream(number), lower)
 
     def reference_logprobs(self, batch: Tree, number: int, lower: Lower | None) -> torch.Tensor:
         """[N] of the same tokens with the adapter off."""
@@ -217,9 +217,9 @@ def grpo_step(*arguments: Any) -> Step:
     """
     engine = Engine(*arguments)
     alone = engine.work["method"].endswith("-update")
-    loss = grpo.loss(grpo.GrpoConfig(variant="dapo", kl="k3"))
+    algorithm: Algorithm = Grpo(GrpoConfig(variant="dapo", kl="k3"))
     if engine.work["method"] == "rloo-update":
-        loss = rloo.loss(rloo.RlooConfig())
+        algorithm = Rloo(RlooConfig())
 
     def step(number: int) -> dict[str, Any]:
         groups, drawn = (engine.groups(number), None) if alone else engine.rollouts(number)
@@ -229,8 +229,8 @@ def grpo_step(*arguments: Any) -> Step:
         reference = engine.reference_logprobs(batch, number, lower)
         logprobs = engine.logprobs(batch, number, lower)
         other = drawn if engine.int8 or engine.compact else None
-        read = Read(batch, logprobs, logprobs.detach(), reference, other, rewards)
-        return engine.update(loss(read, Totals(len(logprobs), rewards.numel()), 0.05))
+        read = Read(0, batch, lower, logprobs, logprobs.detach(), reference, other, rewards)
+        return engine.update(algorithm.loss(read, Totals(len(logprobs), rewards.numel()), 0.05))
 
     return step
 

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steersman import pipeline, talk
+from steersman import talk
 from steersman.data.formats import read
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example, chat_format
 from steersman.lm.head import choose_vocabulary, head_of
 from steersman.lm.model import export
+from steersman.recipe import Recipe, load_recipe
 from steersman.stats import wilson
 from steersman.store import read_jsonl
 from steersman.train import sft
@@ -35,7 +36,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results" / "outside.json"
 BATCH, LONGEST = 64, 96
 
 
-def exact_rows(recipe: pipeline.Recipe, run: Path, model: Any, chat: ChatFormat) -> torch.Tensor:
+def exact_rows(recipe: Recipe, run: Path, model: Any, chat: ChatFormat) -> torch.Tensor:
     """[V] bool: the rows that the run's training scored at every position."""
     train, validation = (read(run / "data" / f"{name}.jsonl", Demonstration) for name in ("train", "validation"))
     config = recipe.sft
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    recipe = pipeline.load_recipe(str(arguments.run / "recipe.yaml"), [])
+    recipe = load_recipe(str(arguments.run / "recipe.yaml"), [])
     base = pretrained.resolve(recipe.model, notify=print)
     tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base).eval()
     chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)

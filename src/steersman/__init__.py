@@ -12,12 +12,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from steersman.constitution.document import load as load_constitution
     from steersman.data.sources import load as load_data
-    from steersman.pipeline import Recipe, align, load_recipe
+    from steersman.pipeline import align
+    from steersman.recipe import Recipe, load_recipe
 
 _HOMES = {
-    "Recipe": ("steersman.pipeline", "Recipe"),
+    "Recipe": ("steersman.recipe", "Recipe"),
     "align": ("steersman.pipeline", "align"),
-    "load_recipe": ("steersman.pipeline", "load_recipe"),
+    "load_recipe": ("steersman.recipe", "load_recipe"),
     "load_constitution": ("steersman.constitution.document", "load"),
     "load_data": ("steersman.data.sources", "load"),
 }

@@ -49,11 +49,12 @@ def align(
 ) -> None:
     """Train, measure and report. Run it again to go on after an interruption."""
     from steersman import pipeline
+    from steersman.recipe import load_recipe
     from steersman.terminal import results
     from steersman.train import processes
 
     settings = [f"{k}={v}" for k, v in (("model", model), ("constitution", constitution)) if v] + (set_ or [])
-    chosen = pipeline.load_recipe(recipe, settings)
+    chosen = load_recipe(recipe, settings)
     if plan:
         from steersman.plan import plan as make_plan
         from steersman.plan import table

@@ -1,4 +1,4 @@
-"""The recipe and the order of the stages: the only file that knows either.
+"""The stages and their order: the only file that knows them.
 
 A stage is a function of its configuration and its inputs, which are files of earlier stages or one of the three
 sources (base model, constitution, data set). Its identity holds the digests of exactly those inputs, so that a change
@@ -11,142 +11,34 @@ import contextlib
 import functools
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, model_validator
 
 from steersman import __version__
 from steersman.constitution import document
 from steersman.constitution.document import Constitution
 from steersman.data import sources
 from steersman.data.formats import dump, read
-from steersman.data.sources import DataConfig, DataSet
+from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
 from steersman.evals import answers, capability, reward_card, scores
-from steersman.evals.answers import AnswersConfig, Condition
-from steersman.evals.capability import CapabilityConfig
+from steersman.evals.answers import Condition
 from steersman.lm import pretrained, tiny
 from steersman.lm.sampling import LocalModel
+from steersman.recipe import Recipe
 from steersman.report import page
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
 from steersman.terminal import console
-from steersman.train import dpo, processes, reward_model, sft
-from steersman.train.dpo import DpoConfig
+from steersman.train import dpo, processes, reward_model, rl, sft
+from steersman.train.grpo import Grpo, GrpoConfig
+from steersman.train.ppo import Ppo, PpoConfig
 from steersman.train.reward_model import RewardConfig, RewardModel
-from steersman.train.sft import SftConfig
-from steersman.types import Comparison, Demonstration, Prompt, Record, Slug
-from steersman.yaml_lines import load_yaml, parse, validate
-
-# In a source checkout the recipes lie beside src/; a wheel carries them inside the package.
-_CHECKOUT = Path(__file__).parents[2] / "recipes"
-RECIPES = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).parent / "recipes"
-
-
-class ReportConfig(Record):
-    """``featured`` are the questions shown first; those that are not evaluation prompts are passed over."""
-
-    title: str = "Raw and aligned"
-    featured: tuple[str, ...] = ()
-
-
-class Recipe(Record):
-    """Everything that decides what a run produces.
-
-    ``model`` is a name, a Hub id, a folder or a GGUF file; ``constitution`` a shipped name or a YAML file; ``data`` a
-    shipped name or a folder. Paths are relative to the recipe's file. Without ``dpo`` the policy
-    learns nothing from comparisons, and without ``reward_model`` there is none.
-    """
-
-    name: Slug
-    model: str
-    constitution: str
-    data: str
-    examples: DataConfig = DataConfig()
-    sft: SftConfig = SftConfig()
-    dpo: DpoConfig | None = None
-    reward_model: RewardConfig | None = None
-    answers: AnswersConfig = AnswersConfig()
-    capability: CapabilityConfig = CapabilityConfig()
-    report: ReportConfig = ReportConfig()
-
-    @model_validator(mode="after")
-    def _a_compact_vocabulary_needs_a_frozen_head(self) -> Recipe:
-        if self.sft.method == "full" and self.dpo and self.dpo.vocabulary == "compact":
-            raise ValueError("dpo.vocabulary: compact needs the frozen head of sft.method: lora; with full use full")
-        return self
-
-    @model_validator(mode="after")
-    def _a_reward_model_is_measured(self) -> Recipe:
-        if self.reward_model and not self.examples.held_out_comparisons:
-            raise ValueError(
-                "a reward_model is measured on held-out comparisons: set examples.held_out_comparisons: 0.15"
-            )
-        if self.reward_model and self.sft.method == "full":
-            raise ValueError("reward_model starts from the adapter of sft.method: lora")
-        return self
-
-
-# ── recipes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def recipes() -> list[str]:
-    """Names of the shipped recipes."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
-
-
-def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply ``key=value`` settings (``sft.epochs=3``; values are YAML).
-
-    Raises:
-        RecipeError: no such recipe, a wrong key or value (with its line), or a setting that is not key=value.
-    """
-    path = Path(name)
-    if not path.exists() and str(name) in recipes():
-        path = RECIPES / f"{name}.yaml"
-    if not path.exists():
-        raise RecipeError(
-            f"no recipe {str(name)!r}", expected="a YAML file or a shipped name", do=closest(str(name), recipes())
-        )
-    data, line_of = load_yaml(path, RecipeError)
-    recipe = validate(Recipe, data, path, line_of, RecipeError)
-    values = recipe.model_dump(mode="json")
-    for key in ("model", "constitution", "data"):
-        if (path.parent / values[key]).exists():
-            values[key] = str(path.parent / values[key])
-    for setting in settings:
-        _apply(values, setting)
-        try:  # one by one, so that the error names the setting
-            values = Recipe.model_validate(values).model_dump(mode="json")
-        except ValidationError as error:
-            detail = error.errors()[0]
-            raise RecipeError(detail["msg"].lower(), where=f"--set {setting}") from error
-    return Recipe.model_validate(values)
-
-
-def _apply(values: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
-    *parents, last = key.split(".")
-    node: Any = values
-    for depth, part in enumerate([*parents, last]):
-        if not equals or not isinstance(node, dict) or part not in node:
-            if node is None and equals and depth == 1:
-                raise RecipeError(
-                    f"the recipe has no section {parents[0]!r}",
-                    where=f"--set {setting}",
-                    do=f"add it with its defaults: --set {parents[0]}={{}}",
-                )
-            known = [".".join([*parents[:depth], k]) for k in node] if isinstance(node, dict) else []
-            raise RecipeError(
-                f"no setting {key!r}" if equals else "not of the form key=value",
-                where=f"--set {setting}",
-                expected="a key of the recipe, such as sft.epochs=3",
-                do=closest(key, known) if known else "",
-            )
-        if depth < len(parents):
-            node = node[part]
-    node[last] = parse(text)
+from steersman.train.rloo import Rloo, RlooConfig
+from steersman.types import Comparison, Demonstration, Prompt
 
 
 # ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,8 +66,8 @@ class Context:
 class Stage:
     """``inputs`` name sources (see `SOURCE_DIGESTS`), stages, or files of stages, such as ``data/train.jsonl``.
 
-    `POLICY` among them is the last stage of a recipe that trains. An ``optional`` stage without a configuration is left
-    out.
+    `POLICY` among them is the last stage of a recipe that trains, `OFFLINE` the one before reinforcement learning. An
+    ``optional`` stage without a configuration is left out.
     """
 
     name: str
@@ -186,11 +78,16 @@ class Stage:
     optional: bool = False
 
 
-POLICY = "policy"
+POLICY, OFFLINE = "policy", "offline"
 
 
 def policy_stage(recipe: Recipe) -> str:
     """The stage that leaves the aligned model."""
+    return "rl" if recipe.rl else offline_stage(recipe)
+
+
+def offline_stage(recipe: Recipe) -> str:
+    """The stage that leaves the model which reinforcement learning starts from."""
     return "dpo" if recipe.dpo else "sft"
 
 
@@ -228,6 +125,57 @@ def _reward_model(c: Context, out: StageFolder) -> None:
     arguments = (c.recipe.reward_model, c.base, c.done["sft"].path, *rows)
     processes.call("reward_model", out.path, *arguments)
     reward_model.run(*arguments, out)
+
+
+def _second_judge(c: Context, out: StageFolder) -> None:
+    config = _alone(c.recipe)
+    assert config is not None
+    rows = c.rows("held_out_comparisons.jsonl", Comparison), c.rows("train.jsonl", Demonstration)
+    arguments = (config, c.base, c.done["sft"].path, *rows)
+    processes.call("reward_model", out.path, *arguments)
+    reward_model.run(*arguments, out)
+
+
+def _alone(recipe: Recipe) -> RewardConfig | None:
+    """One reward model like those that are optimised for, to look on."""
+    return recipe.reward_model.model_copy(update={"members": 1}) if recipe.rl and recipe.reward_model else None
+
+
+def _rl(c: Context, out: StageFolder) -> None:
+    assert c.recipe.rl is not None
+    prompts, watched = c.rows("prompts.jsonl", Prompt), c.rows("held_out_prompts.jsonl", Prompt)
+    rows = rl.Rows(prompts, [row for row in watched if row.expect] or watched, c.rows("train.jsonl", Demonstration))
+    start, reward = c.done[offline_stage(c.recipe)].path, c.done["reward_model"].path
+    arguments = (c.recipe.rl, c.base, start, reward, rows, c.done["second_judge"].path)
+    processes.call("rl", out.path, *arguments)
+    _train_rl(*arguments, out)
+
+
+def _train_rl(
+    config: RlooConfig | GrpoConfig | PpoConfig,
+    base: Path,
+    start: Path,
+    reward: Path,
+    rows: rl.Rows,
+    second: Path,
+    out: StageFolder,
+) -> None:
+    algorithm: rl.Algorithm
+    match config:
+        case RlooConfig():
+            algorithm = Rloo(config)
+        case GrpoConfig():
+            algorithm = Grpo(config)
+        case PpoConfig():
+            algorithm = Ppo(config)
+    judges = rl.Judges(
+        # Whether an answer shows what its prompt expects is never optimised; it chooses the checkpoint.
+        gold=scores.kept if any(row.expect for row in rows.watched) else None,
+        cost=functools.partial(scores.violates, config.constraint.behaviours) if config.constraint else None,
+        seen_by={"refused": scores.refused},
+        second=second,
+    )
+    rl.run(config, algorithm, base, start, reward, rows, out, judges)
 
 
 def _reward_card(c: Context, out: StageFolder) -> None:
@@ -284,6 +232,30 @@ STAGES = (
         lambda r: r.reward_model,
         ("base", "reward_model", "data/held_out_comparisons.jsonl", "data/train.jsonl"),
         _reward_card,
+        optional=True,
+    ),
+    Stage(
+        "second_judge",
+        reward_model.VERSION,
+        _alone,
+        ("base", "sft", "data/held_out_comparisons.jsonl", "data/train.jsonl"),
+        _second_judge,
+        optional=True,
+    ),
+    Stage(
+        "rl",
+        rl.VERSION,
+        lambda r: r.rl,
+        (
+            "base",
+            OFFLINE,
+            "reward_model",
+            "second_judge",
+            "data/prompts.jsonl",
+            "data/held_out_prompts.jsonl",
+            "data/train.jsonl",
+        ),
+        _rl,
         optional=True,
     ),
     Stage(
@@ -374,6 +346,7 @@ TRAINING: Mapping[str, Callable[..., None]] = {
     "sft": sft.run,
     "dpo": dpo.run,
     "reward_model": reward_model.run,
+    "rl": _train_rl,
 }
 
 
@@ -405,9 +378,9 @@ def stages_of(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
     Raises:
         RecipeError: the recipe has no such stage.
     """
-    policy = policy_stage(recipe)
+    named = {POLICY: policy_stage(recipe), OFFLINE: offline_stage(recipe)}
     stages = tuple(
-        replace(stage, inputs=tuple(policy if name == POLICY else name for name in stage.inputs))
+        replace(stage, inputs=tuple(named.get(name, name) for name in stage.inputs))
         for stage in STAGES
         if not stage.optional or stage.config(recipe) is not None
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from steersman import pipeline
+from steersman.recipe import load_recipe
 from steersman.store import Run
 
 SETTINGS = (
@@ -38,7 +39,7 @@ Align = Callable[..., list[str]]
 def align_smoke(folder: Path, *settings: str, until: str | None = None) -> list[str]:
     """Run the smoke recipe with small limits; returns what was said, a line per stage."""
     said: list[str] = []
-    pipeline.align(pipeline.load_recipe("smoke", [*SETTINGS, *settings]), folder, until=until, echo=said.append)
+    pipeline.align(load_recipe("smoke", [*SETTINGS, *settings]), folder, until=until, echo=said.append)
     return said
 
 

@@ -19,6 +19,7 @@ from steersman import pipeline, talk
 from steersman.constitution import document
 from steersman.errors import ModelError, RecipeError
 from steersman.lm.model import load_policy
+from steersman.recipe import load_recipe
 from steersman.store import Run
 
 from .conftest import SETTINGS, align_smoke
@@ -63,8 +64,8 @@ def test_a_run_says_what_made_it(finished: Path) -> None:
     note = json.loads((finished / "run.json").read_text())
     assert note["model"]["name"] == "tiny-random"
     assert note["packages"]["torch"] == torch.__version__
-    again = pipeline.load_recipe(finished / "recipe.yaml")
-    assert again == pipeline.load_recipe("smoke", SETTINGS)
+    again = load_recipe(finished / "recipe.yaml")
+    assert again == load_recipe("smoke", SETTINGS)
     assert json.loads((finished / "constitution.json").read_text("utf-8"))["principles"]
 
 

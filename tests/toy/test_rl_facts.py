@@ -20,13 +20,15 @@ from steersman.lm.chat import ChatFormat, chat_format
 from steersman.lm.model import LoraConfig, add_lora, save_policy
 from steersman.lm.shared_prompt import Group
 from steersman.store import StageFolder
-from steersman.train import grpo, rl, rloo, sft
-from steersman.train.grpo import GrpoConfig
+from steersman.train import rl, sft
+from steersman.train.actor import RolloutConfig
+from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import RewardModel
-from steersman.train.rl import RlConfig, RolloutConfig, WatchConfig
-from steersman.train.rloo import RlooConfig
+from steersman.train.rl import Algorithm, Judges, RlConfig, Rows
+from steersman.train.rloo import Rloo, RlooConfig
 from steersman.train.sft import SftConfig
+from steersman.train.watch import WatchConfig
 from steersman.types import Prompt
 
 Score = Callable[[str, str], float]
@@ -82,7 +84,7 @@ class Course(NamedTuple):
 
 
 def train(
-    config: RlConfig, loss: rl.Loss, score: Score, base: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    config: RlConfig, algorithm: Algorithm, score: Score, base: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Course:
     """Reinforcement learning on a score, watched by the true reward."""
     chat = chat_format(pretrained.load_tokenizer(base))
@@ -95,7 +97,8 @@ def train(
     def true(prompt: Prompt, answer: str) -> float:
         return world.true_reward(prompt.prompt, answer)
 
-    rl.run(config, loss, base, base.parents[1] / "start", Path("none"), prompts, prompts * 8, [], stage, true)
+    start, rows = base.parents[1] / "start", Rows(prompts, prompts * 8, [])
+    rl.run(config, algorithm, base, start, Path("none"), rows, stage, Judges(true))
     looks = [event for event in events if event["event"] == "watch"]
     return Course(*([look[key] for look in looks] for key in ("score", "gold", "kl_nats_per_answer")))
 
@@ -133,8 +136,8 @@ def test_it_raises_the_true_reward_when_that_is_the_score(
     config: RlooConfig | GrpoConfig = RlooConfig(**settings())
     if algorithm == "grpo":
         config = GrpoConfig(**settings(), variant="dapo")
-    loss = rloo.loss(config) if isinstance(config, RlooConfig) else grpo.loss(config)
-    course = train(config, loss, world.true_reward, base, tmp_path / "out", monkeypatch)
+    chosen = Rloo(config) if isinstance(config, RlooConfig) else Grpo(config)
+    course = train(config, chosen, world.true_reward, base, tmp_path / "out", monkeypatch)
     assert course.kl[0] == pytest.approx(0, abs=1e-4)
     assert course.true[-1] > course.true[0] + 1
 
@@ -147,7 +150,7 @@ def test_without_a_leash_a_proxy_is_over_optimised(base: Path, tmp_path: Path, m
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
     watch = WatchConfig(every_steps=4, prompts=264, patience=100)
     config = RlooConfig(**settings(steps=60, watch=watch, optimiser=slow))
-    loose = train(config, rloo.loss(config), biased, base, tmp_path / "loose", monkeypatch)
+    loose = train(config, Rloo(config), biased, base, tmp_path / "loose", monkeypatch)
     assert loose.score[-1] > loose.score[0] + 2
     assert max(loose.true) > loose.true[0] + 0.1
     assert loose.true[-1] < loose.true[0] - 2
@@ -166,5 +169,5 @@ def gao_fit(course: Course) -> float:
 def test_a_leash_keeps_it_from_that(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
     config = RlooConfig(**settings(steps=60, kl_coefficient=0.3, optimiser=slow))
-    course = train(config, rloo.loss(config), biased, base, tmp_path / "leashed", monkeypatch)
+    course = train(config, Rloo(config), biased, base, tmp_path / "leashed", monkeypatch)
     assert course.true[-1] > course.true[0] + 0.3

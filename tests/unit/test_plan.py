@@ -22,12 +22,13 @@ from steersman.lm import head as head_module
 from steersman.lm import pretrained, sampling
 from steersman.lm.chat import chat_format
 from steersman.lm.sampling import SamplingConfig
-from steersman.pipeline import STAGES, Recipe, load_recipe
+from steersman.pipeline import STAGES
 from steersman.plan import Plan, plan, table
 from steersman.plan import calibration as calibration_module
 from steersman.plan import stages as stages_module
 from steersman.plan.calibration import Calibration, calibrate
 from steersman.plan.work import WORK, Amounts, Largest, Subject, schedule, spread
+from steersman.recipe import Recipe, load_recipe
 from steersman.store import Run, StageFolder
 from steersman.train import dpo, reward_model, sft
 from steersman.types import Comparison, Demonstration, Prompt

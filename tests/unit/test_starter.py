@@ -12,6 +12,7 @@ from steersman.data import sources
 from steersman.data.check import check
 from steersman.errors import UserError
 from steersman.evals.behaviours import detect
+from steersman.recipe import load_recipe
 from steersman.starter import init
 from steersman.types import plain_text
 
@@ -83,7 +84,7 @@ def test_the_recipe_s_paths_are_relative_to_the_recipe(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = pipeline.load_recipe("mine/recipe.yaml")
+    recipe = load_recipe("mine/recipe.yaml")
     assert (recipe.model, recipe.constitution, recipe.data) == ("gemma-3-270m", "mine/constitution.yaml", "mine/data")
     asked = {plain_text(row.prompt) for row in sources.load(recipe.data).evaluation}
     assert asked.issuperset(recipe.report.featured)
@@ -100,7 +101,7 @@ def test_the_project_aligns_from_the_first_command_to_the_report(project: Path, 
         "capability.neutral_passages=1",
     ]
     said: list[str] = []
-    recipe = pipeline.load_recipe(project / "recipe.yaml", settings)
+    recipe = load_recipe(project / "recipe.yaml", settings)
     run = pipeline.align(recipe, tmp_path / "run", echo=said.append)
     assert "question-desk" in (run.path / "constitution.json").read_text(encoding="utf-8")
     assert "Brackwater" in (run.path / "report" / "index.html").read_text(encoding="utf-8")

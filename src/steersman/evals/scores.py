@@ -17,13 +17,29 @@ from steersman.evals.answers import ANSWERS
 from steersman.evals.behaviours import detect
 from steersman.stats import Estimate, mcnemar_exact, paired_difference, ratio_of_perplexities, wilson
 from steersman.store import StageFolder, read_jsonl, write_json, write_jsonl
-from steersman.types import Prompt, plain_text
+from steersman.types import Behaviour, Prompt, plain_text
 
 VERSION = 1
 RAW, FEW_SHOT, ALIGNED = "raw", "raw_few_shot", "aligned"
 CONDITIONS = (RAW, FEW_SHOT, ALIGNED)
 
 Row = Mapping[str, Any]
+
+
+def kept(prompt: Prompt, answer: str) -> float:
+    """1 if an answer shows every behaviour that its prompt expects, else 0."""
+    return float(not violates(prompt.expect, prompt, answer))
+
+
+def violates(behaviours: Sequence[Behaviour], prompt: Prompt, answer: str) -> float:
+    """1 if an answer lacks one of these behaviours although its prompt expects it, else 0."""
+    text = plain_text(prompt.prompt)
+    return float(not all(detect(b, text, answer) for b in behaviours if b in prompt.expect))
+
+
+def refused(prompt: Prompt, answer: str) -> float:
+    """1 if an answer declines, else 0."""
+    return float(detect("refuses", plain_text(prompt.prompt), answer))
 
 
 def score(prompt: Prompt, answer: Row) -> dict[str, Any]:

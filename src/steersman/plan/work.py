@@ -17,7 +17,7 @@ from steersman.evals import answers, capability, reward_card, scores
 from steersman.lm.chat import ChatFormat, Example
 from steersman.lm.shared_prompt import Group
 from steersman.lm.trunk import whole_texts
-from steersman.pipeline import Recipe
+from steersman.recipe import Recipe
 from steersman.store import Run, read_jsonl
 from steersman.train import dpo, loop, reward_model, sft
 from steersman.types import Comparison, Demonstration, Message, Prompt, plain_text

@@ -10,7 +10,7 @@
 
 Where the KL goes is a setting: into the reward (k1, the default) or into the loss. k2 has the gradient of the reverse
 KL, k3 a lower variance and another gradient (`functional`); the paper has k3. w_t corrects for what int8 weights or a
-compact vocabulary sampled. There is one update for each batch of rollouts: the ratio is 1, and the clip bounds nothing.
+compact vocabulary sampled. With one update for each batch of rollouts, the ratio is 1, and the clip bounds nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from steersman.functional import (
     k3_nats,
     sampler_weights,
 )
-from steersman.train.rl import Loss, Read, RlConfig, Totals
+from steersman.train.actor import Read
+from steersman.train.rl import Algorithm, RlConfig, Totals
 
 VERSION = 1
 
@@ -72,10 +73,16 @@ VARIANTS: Mapping[str, Callable[[Read, Totals, float, GrpoConfig], Tensor]] = {
 PENALTIES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2_nats, "k3": k3_nats}
 
 
-def loss(config: GrpoConfig) -> Loss:
-    """The variant that the recipe names: a micro-batch's share of the step's loss."""
-    variant = VARIANTS[config.variant]
-    return lambda read, totals, beta: variant(read, totals, beta, config)
+class Grpo(Algorithm):
+    """The variant that the recipe names."""
+
+    def __init__(self, config: GrpoConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def loss(self, read: Read, totals: Totals, beta: float) -> Tensor:
+        """A micro-batch's share of the step's loss, a scalar."""
+        return VARIANTS[self.config.variant](read, totals, beta, self.config)
 
 
 def _rewards(read: Read, beta: float, config: GrpoConfig) -> Tensor:

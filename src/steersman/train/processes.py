@@ -14,10 +14,11 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
+T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # followers wait while the leader answers, scores and reports
 
 
@@ -82,6 +83,17 @@ def share(rows: Sequence[Any], most: int) -> list[Sequence[Any]]:
 def mine(number: int) -> bool:
     """Whether this process computes the micro-batch of this number."""
     return number % count() == rank()
+
+
+def gather(rows: Sequence[T]) -> list[T]:
+    """What all processes found, those of the first one first."""
+    if count() == 1:
+        return list(rows)
+    from torch import distributed
+
+    found: list[Any] = [None] * count()
+    distributed.all_gather_object(found, list(rows))
+    return [row for own in found for row in own]
 
 
 def add_up(parameters: Collection[Tensor], *measured: float) -> Sequence[float]:

@@ -5,8 +5,8 @@
     loss = mean over answers of w_i * -min(ratio_i A_i, clip(ratio_i, 1 - clip, 1 + clip) A_i)
 
 An answer is one action: its log-probability is the sum over its tokens. w_i corrects for answers that int8 weights or a
-compact vocabulary sampled, and is 1 otherwise. There is one update for each batch of rollouts, as in the paper: the
-ratio is 1, the clip bounds nothing, and the gradient is that of - A_i log pi(y_i | x).
+compact vocabulary sampled, and is 1 otherwise. With one update for each batch of rollouts, as in the paper, the ratio
+is 1, the clip bounds nothing, and the gradient is that of - A_i log pi(y_i | x).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from steersman.functional import clipped_surrogate, leave_one_out_advantages, sampler_weights
-from steersman.train.rl import Loss, Read, RlConfig, Totals
+from steersman.train.actor import Read
+from steersman.train.rl import Algorithm, RlConfig, Totals
 
 VERSION = 1
 
@@ -29,15 +30,19 @@ class RlooConfig(RlConfig):
     clip: float = Field(default=0.2, gt=0, lt=1)
 
 
-def loss(config: RlooConfig) -> Loss:
-    """A micro-batch's share of the step's loss, a scalar."""
+class Rloo(Algorithm):
+    """The loss above."""
 
-    def rloo(read: Read, totals: Totals, beta: float) -> Tensor:
+    def __init__(self, config: RlooConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def loss(self, read: Read, totals: Totals, beta: float) -> Tensor:
+        """A micro-batch's share of the step's loss, a scalar."""
+        clip = self.config.clip
         advantages = leave_one_out_advantages(read.rewards - beta * read.k1_per_answer()).flatten()
         logprobs, old = (read.batch.sum_per_sequence(values) for values in (read.logprobs, read.old))
-        losses = clipped_surrogate(logprobs, old, advantages, config.clip, config.clip)
+        losses = clipped_surrogate(logprobs, old, advantages, clip, clip)
         if read.drawn is not None:
             losses = losses * sampler_weights(old, read.batch.sum_per_sequence(read.drawn))
         return losses.sum() / totals.answers
-
-    return rloo

@@ -17,13 +17,16 @@ from steersman.lm.head import CompactConfig
 from steersman.lm.model import LoraConfig, load_adapter
 from steersman.lm.shared_prompt import Group, tree
 from steersman.store import StageFolder
-from steersman.train import grpo, loop, reward_model, rl, rloo, sft
-from steersman.train.grpo import GrpoConfig
+from steersman.train import loop, reward_model, rl, sft
+from steersman.train.actor import Actor, ActorConfig, Judge, Read, RolloutConfig
+from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.loop import OptimiserConfig
+from steersman.train.ppo import Ppo, PpoConfig
 from steersman.train.reward_model import RewardConfig
-from steersman.train.rl import Actor, Leash, Read, RlConfig, RolloutConfig, Totals, WatchConfig
-from steersman.train.rloo import RlooConfig
+from steersman.train.rl import Algorithm, Constraint, ConstraintConfig, Judges, Leash, RlConfig, Rows, Totals, Trainer
+from steersman.train.rloo import Rloo, RlooConfig
 from steersman.train.sft import SftConfig
+from steersman.train.watch import LOOKS, WatchConfig
 from steersman.types import Comparison, Demonstration, Prompt
 
 from .conftest import Stopped, recorder
@@ -36,7 +39,8 @@ SMALL: dict[str, Any] = {
     "micro_batch_size": 2,
     "checkpoint_every_steps": 2,
 }
-RLOO = rloo.loss(RlooConfig())
+RLOO = Rloo(RlooConfig())
+CONSTRAINT = ConstraintConfig(behaviours=("complies",), at_most=0.1, learning_rate=0.5)
 COMPACT = {"vocabulary": "compact", "compact": CompactConfig(extra_rows=20, full_share=0.3)}
 
 
@@ -61,9 +65,8 @@ def trained(tiny_base: Path, demonstrations: list[Demonstration], tmp_path_facto
     return folder
 
 
-def actor(config: RlConfig, base: Path, trained: Path, demonstrations: Sequence[Demonstration]) -> Actor:
-    texts = [(row.prompt, row.completion) for row in demonstrations]
-    return Actor.load(config, base, trained / "sft", trained / "reward", texts)
+def actor(config: ActorConfig, base: Path, trained: Path, demonstrations: Sequence[Demonstration]) -> Actor:
+    return Actor.load(config, base, trained / "sft", trained / "reward", demonstrations)
 
 
 # ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -73,7 +76,9 @@ def some_read(drawn: bool = False) -> Read:
     generator = torch.Generator().manual_seed(3)
     old = -torch.rand(7, generator=generator)
     return Read(
+        0,
         batch,
+        None,
         old.clone().requires_grad_(),
         old,
         old + torch.tensor([0.1, -0.2, 0.3, 0.0, 0.2, -0.1, 0.4]),
@@ -89,7 +94,7 @@ def test_rloo_by_hand() -> None:
     rewards = read.rewards - beta * k1
     advantages = [rewards[0, 0] - rewards[0, 1], rewards[0, 1] - rewards[0, 0]]
     advantages += [rewards[1, 0] - rewards[1, 1], rewards[1, 1] - rewards[1, 0]]
-    loss = RLOO(read, Totals(tokens=7, answers=4), beta)
+    loss = RLOO.loss(read, Totals(tokens=7, answers=4), beta)
     loss.backward()
     per_token = torch.stack([advantages[i] for i in (0, 1, 1, 2, 2, 2, 3)])
     torch.testing.assert_close(read.logprobs.grad, -per_token / 4)
@@ -98,7 +103,7 @@ def test_rloo_by_hand() -> None:
 def test_rloo_weighs_answers_that_another_distribution_sampled() -> None:
     plain, other = some_read(), some_read(drawn=True)
     for read in (plain, other):
-        RLOO(read, Totals(7, 4), 0.0).backward()
+        RLOO.loss(read, Totals(7, 4), 0.0).backward()
     assert plain.logprobs.grad is not None
     weights = torch.tensor([math.exp(-0.5 * n) for n in (1, 2, 2, 3, 3, 3, 1)])
     torch.testing.assert_close(other.logprobs.grad, plain.logprobs.grad * weights)
@@ -109,7 +114,7 @@ def test_rloo_weighs_answers_that_another_distribution_sampled() -> None:
 def test_grpo_by_hand(variant: Any, kl: Any) -> None:
     config = GrpoConfig(variant=variant, kl=kl, rollouts=RolloutConfig(max_new_tokens=8))
     read, beta = some_read(drawn=True), 0.3
-    grpo.loss(config)(read, Totals(tokens=7, answers=4), beta).backward()
+    Grpo(config).loss(read, Totals(tokens=7, answers=4), beta).backward()
     rewards = read.rewards - beta * read.k1_per_answer() if kl == "reward" else read.rewards
     centred = rewards - rewards.mean(1, keepdim=True)
     advantages = centred if variant == "dr_grpo" else centred / (rewards.std(1, keepdim=True) + 1e-4)
@@ -138,6 +143,21 @@ def test_the_leash_pulls_towards_its_target() -> None:
     assert constant.beta == 0.1
 
 
+def test_the_multiplier_follows_the_violations() -> None:
+    config = CONSTRAINT.model_copy(update={"window": 4})
+    constraint = Constraint(config)
+    scores, costs = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    torch.testing.assert_close(constraint.rewards(scores, costs), torch.tensor([[0.5, 0.5]]))
+    constraint.see(costs)
+    assert constraint.multiplier == pytest.approx(math.exp(0.5 * (0.5 - 0.1)))
+    before = constraint.multiplier
+    constraint.see(torch.zeros(2, 2))  # the window holds these four alone
+    assert constraint.multiplier == pytest.approx(before * math.exp(-0.5 * 0.1))
+    free = Constraint(None)
+    free.see(costs)
+    assert torch.equal(free.rewards(scores, costs), scores)
+
+
 # ── rollouts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_policy_reference_and_sampler_agree_at_the_start(
     tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
@@ -147,8 +167,7 @@ def test_policy_reference_and_sampler_agree_at_the_start(
     texts = [prompt.prompt for prompt in prompts[:4]]
     rollouts = own.rollouts(texts, 1)
     assert rollouts.scores.shape == rollouts.ended.shape == (4, 3)
-    torch.testing.assert_close(rollouts.rewards, rollouts.scores - (~rollouts.ended).float())
-    reads = list(own.read(rollouts, 0))
+    reads = [own.read(seen, rollouts.scores) for seen in own.look(rollouts, 0)]
     assert [read.rewards.shape for read in reads] == [(2, 3), (2, 3)]
     old = torch.cat([read.old for read in reads])
     torch.testing.assert_close(old, torch.cat(rollouts.drawn), atol=1e-4, rtol=0)
@@ -164,18 +183,19 @@ def test_what_others_sampled_is_told_apart(
     settings = SMALL | {"rollouts": SMALL["rollouts"].model_copy(update={"int8": True})}
     own = actor(RlooConfig(**settings), tiny_base, trained, demonstrations)
     rollouts = own.rollouts([prompt.prompt for prompt in prompts[:4]], 1)
-    read = next(iter(own.read(rollouts, 0)))
+    read = own.read(next(own.look(rollouts, 0)), rollouts.scores)
     assert read.drawn is not None
     assert 0 < float((read.drawn - read.old).abs().max()) < 1
     compact = actor(GrpoConfig(**SMALL, **COMPACT), tiny_base, trained, demonstrations)
-    read = next(iter(compact.read(compact.rollouts([prompt.prompt for prompt in prompts[:4]], 1), 0)))
+    rollouts = compact.rollouts([prompt.prompt for prompt in prompts[:4]], 1)
+    read = compact.read(next(compact.look(rollouts, 0)), rollouts.scores)
     assert torch.equal(read.old, read.reference)  # estimated at the same positions
     assert read.drawn is not None
 
 
-@pytest.mark.parametrize("vocabulary", ["full", "compact"])
+@pytest.mark.parametrize("kind", ["full", "compact", "ppo"])
 def test_micro_batches_change_nothing(
-    vocabulary: str,
+    kind: str,
     tiny_base: Path,
     trained: Path,
     demonstrations: list[Demonstration],
@@ -189,14 +209,16 @@ def test_micro_batches_change_nothing(
         return 0.0
 
     monkeypatch.setattr(loop, "optimiser_step", keep)
-    texts = [prompt.prompt for prompt in prompts[:4]]
     for size in (4, 3, 1):
-        settings = SMALL | {"micro_batch_size": size} | (COMPACT if vocabulary == "compact" else {})
-        config = GrpoConfig(**settings, variant="dapo", kl="k2")
+        settings = SMALL | {"micro_batch_size": size, "demonstration_weight": 0.5}
+        config: RlConfig = GrpoConfig(**settings, **(COMPACT if kind == "compact" else {}), variant="dapo", kl="k2")
+        algorithm: Algorithm = Grpo(config)  # type: ignore[arg-type]
+        if kind == "ppo":
+            config = PpoConfig(**settings, updates=1)
+            algorithm = Ppo(config)  # type: ignore[arg-type]
         own = actor(config, tiny_base, trained, demonstrations)
-        parameters = rl.trainable(own.policy)
-        optimiser = loop.adamw(parameters, config.optimiser)
-        rl.update(own, grpo.loss(config), parameters, optimiser, Leash(config), texts, 0, 0.0)
+        Trainer(config, algorithm, own, trained / "reward").step(0, prompts[:4], demonstrations[:5])
+        assert len(found[-1]) == len(rl.trainable(own.policy)) * (2 if kind == "ppo" else 1) + 2 * (kind == "ppo")
     for other in found[1:]:
         for name, value in found[0].items():
             torch.testing.assert_close(other[name], value, atol=2e-6, rtol=1e-4)
@@ -207,18 +229,18 @@ def test_the_exact_kl_is_what_samples_estimate(
 ) -> None:
     own = actor(RlooConfig(**SMALL), tiny_base, trained, demonstrations)
     groups = own.rollouts([prompt.prompt for prompt in prompts[:4]], 1).groups
-    assert own.kl_nats(groups) == pytest.approx(0, abs=1e-5)
+    assert own.divergence(groups)[0] == pytest.approx(0, abs=1e-5)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in rl.trainable(own.policy).values():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     rollouts = own.rollouts([prompt.prompt for prompt in prompts], 2)
     many = [own.rollouts([prompt.prompt for prompt in prompts], 3 + i) for i in range(20)]
-    sampled = torch.cat([read.k1_per_answer().flatten() for r in many for read in own.read(r, 0)])
-    exact = sum(own.kl_nats(r.groups) for r in many) / len(sampled)
+    sampled = torch.cat([own.read(seen, r.scores).k1_per_answer().flatten() for r in many for seen in own.look(r, 0)])
+    exact = sum(own.divergence(r.groups)[0] for r in many) / len(sampled)
     assert exact > 0.05
     assert float(sampled.mean()) == pytest.approx(exact, abs=4 * float(sampled.std()) / len(sampled) ** 0.5)
-    assert own.kl_nats(rollouts.groups) > 0
+    assert own.divergence(rollouts.groups)[0] > 0
 
 
 # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,15 +250,16 @@ def run(
     trained: Path,
     prompts: Sequence[Prompt],
     folder: Path,
-    gold: rl.Gold | None = None,
+    gold: Judge | None = None,
     stop_before: int | None = None,
-    loss: rl.Loss = RLOO,
+    algorithm: Algorithm | None = None,
 ) -> list[dict[str, Any]]:
     events, emit = recorder(stop_before)
     folder.mkdir(exist_ok=True)
     out = StageFolder(folder, "rl", emit)
-    texts = [(prompt.prompt, "some text") for prompt in prompts]
-    rl.run(config, loss, base, trained / "sft", trained / "reward", prompts[:14], prompts[14:], texts, out, gold)
+    rows = Rows(prompts[:14], prompts[14:], [Demonstration(prompt=p.prompt, completion="some text") for p in prompts])
+    chosen = algorithm or Rloo(RlooConfig())
+    rl.run(config, chosen, base, trained / "sft", trained / "reward", rows, out, Judges(gold, cost=long))
     return events
 
 
@@ -244,48 +267,52 @@ def timeless(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in event.items() if not k.endswith("seconds")} for event in events]
 
 
-@pytest.mark.parametrize("vocabulary", ["full", "compact"])
-def test_resuming_is_exact(
-    vocabulary: str, tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
-) -> None:
-    more: dict[str, Any] = COMPACT if vocabulary == "compact" else {}
-    config = RlooConfig(**SMALL, **more, kl_target_nats=0.5)
+def long(prompt: Prompt, answer: str) -> float:
+    return float(len(answer) > 12)
 
-    def gold(prompt: Prompt, answer: str) -> float:
-        return len(answer)
 
-    whole = run(config, tiny_base, trained, prompts, tmp_path / "whole", gold)
+@pytest.mark.parametrize("kind", ["full", "compact", "ppo"])
+def test_resuming_is_exact(kind: str, tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path) -> None:
+    """With everything that is steered: beta, the multiplier, the looks; for PPO the critic and its moments."""
+    steered: dict[str, Any] = {"kl_target_nats": 0.5, "constraint": CONSTRAINT, "demonstration_weight": 0.1}
+    config: RlConfig = RlooConfig(**SMALL, **steered, **(COMPACT if kind == "compact" else {}))
+    if kind == "ppo":
+        config = PpoConfig(**SMALL, **steered, updates=2)
+
+    def go(name: str, stop_before: int | None = None) -> list[dict[str, Any]]:
+        algorithm = Ppo(config) if isinstance(config, PpoConfig) else None
+        return run(config, tiny_base, trained, prompts, tmp_path / name, long, stop_before, algorithm)
+
+    whole = go("whole")
     with pytest.raises(Stopped):
-        run(config, tiny_base, trained, prompts, tmp_path / "killed", gold, stop_before=5)
-    again = run(config, tiny_base, trained, prompts, tmp_path / "killed", gold)
+        go("killed", stop_before=5)
+    again = go("killed")
+    assert whole[1]["gold"] > 0
+    assert [e["multiplier"] for e in whole if e["event"] == "train"][-1] != CONSTRAINT.multiplier
     assert again[0]["resumed_at_step"] == 4
     later = [event for event in whole if event["event"] in ("train", "watch", "taken") and event["step"] >= 4]
     taken = [event for event in whole if event["event"] == "taken"]
     assert timeless(again[1:]) == timeless([e for e in later if e["event"] != "taken"] + taken)
     files = [{p.name: p.read_bytes() for p in (tmp_path / n / "adapter").iterdir()} for n in ("whole", "killed")]
     assert files[0] == files[1]
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"adapter"}
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"adapter", LOOKS}
+    assert (tmp_path / "whole" / LOOKS).read_bytes() == (tmp_path / "killed" / LOOKS).read_bytes()
 
 
 def test_the_checkpoint_at_the_golds_best_is_taken(
     tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
     """Gold that falls from the second look on ends the training, and the policy of that look is saved."""
-    looks = iter([1.0, 3.0, 2.0, 2.0, 0.0])
-    values: dict[int, float] = {}
-    count = [0]
+    labels = iter([mean + noise for mean in (1.0, 3.0, 1.0, -5.0) for noise in (-0.1, 0.1) * 3])
 
     def gold(prompt: Prompt, answer: str) -> float:
-        number = count[0] // 6
-        count[0] += 1
-        if number not in values:
-            values[number] = next(looks)
-        return values[number]
+        return next(labels)
 
-    config = RlooConfig(**SMALL | {"steps": 20, "watch": WatchConfig(every_steps=2, prompts=6, patience=2)})
+    config = RlooConfig(**SMALL | {"steps": 20, "watch": WatchConfig(every_steps=2, prompts=6)})
     events = run(config, tiny_base, trained, prompts, tmp_path / "out", gold)
-    assert [e["gold"] for e in events if e["event"] == "watch"] == [1.0, 3.0, 2.0, 2.0]
-    assert events[-1] == {"event": "taken", "step": 2, "gold": 3.0}
+    assert [e["gold"] for e in events if e["event"] == "watch"] == pytest.approx([1.0, 3.0, 1.0, -5.0])
+    assert (events[-1]["event"], events[-1]["step"]) == ("taken", 2)
+    assert events[-1]["gold_falling"] > 0.9
     assert [e["step"] for e in events if e["event"] == "train"] == list(range(6))
     short = config.model_copy(update={"steps": 2})
     run(short, tiny_base, trained, prompts, tmp_path / "short")
@@ -311,10 +338,3 @@ def test_answers_that_never_differ_are_a_collapse(
 def test_without_prompts_nothing_is_begun(tiny_base: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no prompts to answer"):
         run(RlooConfig(**SMALL), tiny_base, trained, [], tmp_path / "out")
-
-
-def test_prompts_come_once_in_a_pass() -> None:
-    steps = [rl.prompts_of(step, 7, 3, seed=1) for step in range(7)]
-    flat = [index for step in steps for index in step]
-    assert all(sorted(flat[i : i + 7]) == list(range(7)) for i in range(0, 21, 7))
-    assert flat[:7] != flat[7:14]
