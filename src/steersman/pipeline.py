@@ -91,6 +91,11 @@ def offline_stage(recipe: Recipe) -> str:
     return "dpo" if recipe.dpo else "sft"
 
 
+def alone(recipe: Recipe) -> RewardConfig | None:
+    """What the stage `second_judge` trains: one reward model like those that are optimised for."""
+    return recipe.reward_model.model_copy(update={"members": 1}) if recipe.rl and recipe.reward_model else None
+
+
 def _data(c: Context, out: StageFolder) -> None:
     if c.recipe.dpo:
         dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)  # what is wrong there is said before an hour of training
@@ -128,17 +133,12 @@ def _reward_model(c: Context, out: StageFolder) -> None:
 
 
 def _second_judge(c: Context, out: StageFolder) -> None:
-    config = _alone(c.recipe)
+    config = alone(c.recipe)
     assert config is not None
     rows = c.rows("held_out_comparisons.jsonl", Comparison), c.rows("train.jsonl", Demonstration)
     arguments = (config, c.base, c.done["sft"].path, *rows)
     processes.call("reward_model", out.path, *arguments)
     reward_model.run(*arguments, out)
-
-
-def _alone(recipe: Recipe) -> RewardConfig | None:
-    """One reward model like those that are optimised for, to look on."""
-    return recipe.reward_model.model_copy(update={"members": 1}) if recipe.rl and recipe.reward_model else None
 
 
 def _rl(c: Context, out: StageFolder) -> None:
@@ -237,7 +237,7 @@ STAGES = (
     Stage(
         "second_judge",
         reward_model.VERSION,
-        _alone,
+        alone,
         ("base", "sft", "data/held_out_comparisons.jsonl", "data/train.jsonl"),
         _second_judge,
         optional=True,

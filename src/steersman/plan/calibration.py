@@ -17,9 +17,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steersman.lm.head import TILE_MB, CompactVocabulary, Head, completion_nll, head_of, token_logprobs, trunk
+from steersman.lm.head import (
+    TILE_MB,
+    CompactConfig,
+    CompactVocabulary,
+    Head,
+    completion_nll,
+    head_of,
+    token_logprobs,
+    trunk,
+)
 from steersman.lm.model import add_lora, trainable
-from steersman.lm.sampling import draw
+from steersman.lm.sampling import SamplingConfig, draw
 from steersman.plan.work import Amounts, Largest, Subject, scored
 from steersman.store import peak_memory_mb
 from steersman.train import loop
@@ -30,6 +39,8 @@ HELD = 1.5  # memory that the allocator holds for each byte of activations; meas
 REPEAT_SECONDS = 0.7  # for each kind of work
 HEAD_POSITIONS = 128  # scored over the whole vocabulary at once
 SHORT_CONTEXT, LONG_CONTEXT = 16, 272  # cached tokens
+
+Draws = Callable[[int], Callable[[], None]]  # for so many rows, what draws a token for each
 
 
 class Calibration(Record):
@@ -93,7 +104,9 @@ def calibrate(s: Subject) -> Calibration:
         reading = _fastest([_reading(model, ids) for model in models])
         hidden, targets = torch.randn(HEAD_POSITIONS, head.weight.shape[1]), torch.zeros(HEAD_POSITIONS).long()
         (score,) = _fastest([lambda: token_logprobs(hidden, targets, head)])
-        decode = _decode_prices(s, models, head, layers)
+        answering = s.recipe.answers.sampling
+        decode = _decode_prices(models, layers, _drawing(head, answering), min(answering.batch_size, len(s.evaluation)))
+        rollouts = _rollout_prices(s, models, layers, head)
         learn = _learning_price(s, head)
         policies = [_policy(model, s) for model in models]
         steps = [_training(model, policy, ids, s) for model, policy in zip(models, policies, strict=True)]
@@ -114,6 +127,8 @@ def calibrate(s: Subject) -> Calibration:
         decode_steps=decode.step,
         decode_rows=decode.row,
         decode_cached=decode.cached,
+        rollout_steps=rollouts.step,
+        rollout_rows=rollouts.row,
     )
     return Calibration(
         spent_seconds=seconds,
@@ -182,15 +197,27 @@ def _reading(model: Any, ids: Tensor) -> Callable[[], None]:
     return work
 
 
-def _decode_prices(s: Subject, models: Sequence[Any], head: Head, layers: int) -> _Prices:
+def _rollout_prices(s: Subject, models: Sequence[Any], layers: int, head: Head) -> _Prices:
+    """With fp32 weights: those of int8 are faster."""
+    config = s.recipe.rl
+    if config is None:
+        return _Prices(0.0, 0.0, 0.0, 0)
+    if config.vocabulary == "compact":
+        head = _compact(s, head, config.compact).head
+    rows = config.rollouts.prompts * config.rollouts.answers
+    return _decode_prices(models, layers, _drawing(head, SamplingConfig(temperature=1.0)), rows)
+
+
+def _decode_prices(
+    models: Sequence[Any], layers: int, drawing: Callable[[int], Callable[[], None]], many: int
+) -> _Prices:
     """Three points decide: many rows with much in the cache, many with little, and a few with little."""
-    many = min(s.recipe.answers.sampling.batch_size, len(s.evaluation))
     few = max(1, many // 4)
     points = [(many, LONG_CONTEXT), (many, SHORT_CONTEXT), (few, SHORT_CONTEXT)]
     decoders = [_decoding(model, rows, context) for rows, context in points for model in models]
     times = _fastest([step for step, _ in decoders])
     long, short, small = (grown(times[i : i + 2], layers) for i in (0, 2, 4))
-    short_draw, small_draw = _fastest([_drawing(s, head, many), _drawing(s, head, few)])
+    short_draw, small_draw = _fastest([drawing(many), drawing(few)])
     cached = max(0.0, long - short) / (many * (LONG_CONTEXT - SHORT_CONTEXT))
     row = max(0.0, short + short_draw - small - small_draw) / max(1, many - few)
     step = max(0.0, short + short_draw - many * row)
@@ -220,15 +247,20 @@ def _decoding(model: Any, rows: int, context: int) -> tuple[Callable[[], None], 
     return work, size // (rows * context)
 
 
-def _drawing(s: Subject, head: Head, rows: int) -> Callable[[], None]:
-    hidden = torch.randn(rows, head.weight.shape[1])
-    streams = [torch.Generator().manual_seed(i) for i in range(rows)]
+def _drawing(head: Head, config: SamplingConfig) -> Draws:
+    """The draw of a token for each of so many rows."""
 
-    def work() -> None:
-        with torch.inference_mode():
-            draw(head.logits(hidden), s.recipe.answers.sampling, streams)
+    def for_rows(rows: int) -> Callable[[], None]:
+        hidden = torch.randn(rows, head.weight.shape[1])
+        streams = [torch.Generator().manual_seed(i) for i in range(rows)]
 
-    return work
+        def work() -> None:
+            with torch.inference_mode():
+                draw(head.logits(hidden), config, streams)
+
+        return work
+
+    return for_rows
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,14 +273,10 @@ def _learning_price(s: Subject, head: Head) -> float:
     positions = min(in_a_batch, round(HEAD_POSITIONS / (compact.full_share if compact else 1)))
     hidden = torch.randn(positions, head.weight.shape[1], requires_grad=True)
     targets = torch.zeros(positions, dtype=torch.long)
-    if compact:
-        used = {token for e in (*s.train_examples, *s.validation_examples) for token in e.token_ids}
-        exact = torch.randperm(len(head.weight))[: len(used) + compact.extra_rows]
-        position = torch.zeros(len(head.weight), dtype=torch.long)
-        vocabulary = CompactVocabulary(exact, position, head.rows(exact), compact.full_share)
+    vocabulary = _compact(s, head, compact) if compact else None
 
     def work() -> None:
-        if compact:
+        if vocabulary:
             loss = vocabulary.nll(hidden, targets, head, torch.Generator().manual_seed(0))
         else:
             loss = completion_nll(hidden, targets, head)
@@ -256,6 +284,14 @@ def _learning_price(s: Subject, head: Head) -> float:
 
     (seconds,) = _fastest([work])
     return seconds / positions
+
+
+def _compact(s: Subject, head: Head, config: CompactConfig) -> CompactVocabulary:
+    """As many rows as the data's own tokens and the extra ones will be; which ones does not matter."""
+    used = {token for e in (*s.train_examples, *s.validation_examples) for token in e.token_ids}
+    exact = torch.randperm(len(head.weight))[: len(used) + config.extra_rows]
+    position = torch.zeros(len(head.weight), dtype=torch.long)
+    return CompactVocabulary(exact, position, head.rows(exact), config.full_share)
 
 
 def _policy(model: Any, s: Subject) -> Any:

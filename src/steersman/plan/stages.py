@@ -204,6 +204,8 @@ def _subject(context: Context, run: Run, base: Path | None, scratch: Path) -> Su
         validation=context.rows("validation.jsonl", Demonstration),
         comparisons=context.rows("comparisons.jsonl", Comparison),
         held_out=context.rows("held_out_comparisons.jsonl", Comparison),
+        prompts=context.rows("prompts.jsonl", Prompt),
+        held_out_prompts=context.rows("held_out_prompts.jsonl", Prompt),
         evaluation=context.rows("evaluation.jsonl", Prompt),
     )
 

@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from steersman.data import sources
 from steersman.evals import answers, capability, reward_card, scores
-from steersman.lm.chat import ChatFormat, Example
+from steersman.lm.chat import ChatFormat, Example, shorten
 from steersman.lm.shared_prompt import Group
 from steersman.lm.trunk import whole_texts
+from steersman.pipeline import alone
 from steersman.recipe import Recipe
 from steersman.store import Run, read_jsonl
 from steersman.train import dpo, loop, reward_model, sft
+from steersman.train.reward_model import RewardConfig
 from steersman.types import Comparison, Demonstration, Message, Prompt, plain_text
 
 # Mean answer lengths, until an earlier run in the same folder shows better: a share of max_new_tokens, and of the mean
@@ -43,6 +46,8 @@ class Amounts(NamedTuple):
     decode_steps: float = 0  # one token for each row of a batch
     decode_rows: float = 0  # tokens written
     decode_cached: float = 0  # cached tokens attended to, summed over rows and steps
+    rollout_steps: float = 0  # as decode_steps, drawn at temperature 1 from the vocabulary of reinforcement learning
+    rollout_rows: float = 0
 
 
 class Largest(NamedTuple):
@@ -91,6 +96,8 @@ class Subject:
     validation: Sequence[Demonstration]
     comparisons: Sequence[Comparison]
     held_out: Sequence[Comparison]
+    prompts: Sequence[Prompt]
+    held_out_prompts: Sequence[Prompt]
     evaluation: Sequence[Prompt]
 
     @functools.cached_property
@@ -113,6 +120,10 @@ class Subject:
             return float(limit * sum(seen) / len(seen) / manifest["config"]["sampling"]["max_new_tokens"])
         if condition in ANSWER_SHARE:
             return limit * ANSWER_SHARE[condition]
+        return self.like_demonstrations(limit)
+
+    def like_demonstrations(self, limit: int) -> float:
+        """Expected mean length of a fine-tuned model's answers of at most ``limit`` tokens."""
         lengths = [min(limit, scored(e)) for e in self.train_examples]
         return DEMONSTRATION_SHARE * sum(lengths) / len(lengths)
 
@@ -187,8 +198,14 @@ def _dpo(s: Subject) -> Work:
 
 
 def _has_frozen_layers(s: Subject) -> bool:
-    upper = s.recipe.sft.lora.trainable_layers
-    return s.recipe.sft.method == "lora" and upper is not None and upper < s.config.get_text_config().num_hidden_layers
+    return _upper_share(s) < 1
+
+
+def _upper_share(s: Subject) -> float:
+    """Of the layers, those that adapters are in or above."""
+    layers: int = s.config.get_text_config().num_hidden_layers
+    upper = s.recipe.sft.lora.trainable_layers if s.recipe.sft.method == "lora" else None
+    return (upper or layers) / layers
 
 
 def _trees(groups: Sequence[Group], size: int) -> list[int]:
@@ -197,9 +214,18 @@ def _trees(groups: Sequence[Group], size: int) -> list[int]:
 
 
 def _reward_model(s: Subject) -> Work:
-    config = s.recipe.reward_model
+    assert s.recipe.reward_model is not None
+    return _ranking(s, s.recipe.reward_model, s.comparisons)
+
+
+def _second_judge(s: Subject) -> Work:
+    config = alone(s.recipe)
     assert config is not None
-    groups = [row.group for row in reward_model.ranked(s.comparisons, s.chat, config.max_length)]
+    return _ranking(s, config, s.held_out)
+
+
+def _ranking(s: Subject, config: RewardConfig, comparisons: Sequence[Comparison]) -> Work:
+    groups = [row.group for row in reward_model.ranked(comparisons, s.chat, config.max_length)]
     steps = loop.plan_batches([g.tokens for g in groups], config.batch_size, 1, config.seed)
     tokens = [n for step in steps for n in _trees([groups[i] for i in step], config.micro_batch_size)]
     passes = config.members * config.epochs
@@ -281,6 +307,60 @@ def _raw_answers(s: Subject) -> Work:
     return _answers(s, "raw_answers", {scores.RAW: None, scores.FEW_SHOT: preamble})
 
 
+def _rl(s: Subject) -> Work:
+    config, rewarded = s.recipe.rl, s.recipe.reward_model
+    assert config is not None
+    assert rewarded is not None
+    limits, share, mean = config.rollouts, _upper_share(s), s.like_demonstrations(config.rollouts.max_new_tokens)
+    turns = loop.turns(len(s.prompts), config.steps * limits.prompts / len(s.prompts), config.steps, config.seed)
+    steps = [_rollout(s, [s.prompts[i] for i in turn], limits.answers, mean) for turn in turns]
+    shown = sources.spread(s.held_out_prompts, config.watch.prompts)
+    looks = [_rollout(s, shown, 1, mean)] * (math.ceil(config.steps / config.watch.every_steps) + 1)
+    imitated = sum(len(e.token_ids) for e in s.train_examples) / len(s.train_examples) * limits.prompts
+    learnt = config.updates * (2 if config.algorithm == "ppo" else 1)  # PPO's critic learns as well
+    prepared = 2 if config.algorithm == "ppo" else 0  # and reads before, as the policy does
+    trees = [n for groups, _ in steps for n in _trees(groups, config.micro_batch_size)]
+    watched = [n for groups, _ in looks for n in _trees(groups, config.micro_batch_size)]
+    judged = [rewarded.members * n for groups, _ in steps for n in _trees(groups, reward_model.BATCH)]
+    judged += [(rewarded.members + 1) * n for groups, _ in looks for n in _trees(groups, reward_model.BATCH)]
+    positions = sum(len(ids) for groups, _ in steps for g in groups for ids in g.completions)
+    seen = sum(len(ids) for groups, _ in looks for g in groups for ids in g.completions)
+    beside = config.steps * config.updates * imitated if config.demonstration_weight else 0
+    sampled = Amounts(*map(sum, zip(*(amounts for _, amounts in (*steps, *looks)), strict=True)))
+    amounts = sampled._replace(
+        loads=1,
+        train_tokens=learnt * sum(trees) + beside,
+        lower_tokens=sum(trees) + sum(watched) + beside if share < 1 else 0,
+        # The reference, and PPO before it learns, take one of the three products of a learning step.
+        train_scored=positions * (config.updates + (1 + prepared / 2) / 3),
+        checkpoints=config.steps // config.checkpoint_every_steps,
+        read_tokens=sampled.read_tokens + sum(judged) + share * ((1 + prepared) * sum(trees) + 2 * sum(watched)),
+        scored_tokens=3 * seen,  # over the whole vocabulary: the KL of two models, and an entropy
+    )
+    rows, widest = limits.prompts * limits.answers, max(trees)
+    most = config.micro_batch_size * max(sum(map(len, g.completions)) for groups, _ in steps for g in groups)
+    cached = rows * (limits.max_new_tokens + max(len(g.prompt) for groups, _ in steps for g in groups))
+    return Work(amounts, Largest(widest, most, widest, most, cached))
+
+
+def _rollout(s: Subject, prompts: Sequence[Prompt], each: int, mean: float) -> tuple[list[Group], Amounts]:
+    """Prompts with answers of about the mean length, and the work of sampling them; a prompt is read once."""
+    assert s.recipe.rl is not None
+    limits = s.recipe.rl.rollouts
+    starts = [shorten(s.chat.prompt_ids(row.prompt), limits.max_prompt_tokens) for row in prompts]
+    lengths = spread(mean, limits.max_new_tokens, len(prompts) * each)
+    amounts, _ = schedule([max(map(len, starts))] * len(lengths), lengths, 0, len(lengths))
+    groups = [Group(start, [[0] * n for n in lengths[i * each : (i + 1) * each]]) for i, start in enumerate(starts)]
+    amounts = amounts._replace(
+        read_tokens=amounts.read_tokens / each,
+        decode_steps=0,
+        decode_rows=0,
+        rollout_steps=amounts.decode_steps,
+        rollout_rows=amounts.decode_rows,
+    )
+    return groups, amounts
+
+
 # The stages that use a model; the others take a moment.
 WORK: Mapping[str, Callable[[Subject], Work]] = {
     "raw_answers": _raw_answers,
@@ -289,6 +369,8 @@ WORK: Mapping[str, Callable[[Subject], Work]] = {
     "dpo": _dpo,
     "reward_model": _reward_model,
     "reward_card": _reward_card,
+    "second_judge": _second_judge,
+    "rl": _rl,
     "aligned_answers": lambda s: _answers(s, "aligned_answers", {scores.ALIGNED: None}),
     "aligned_capability": _capability,
 }

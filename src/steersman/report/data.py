@@ -24,6 +24,7 @@ from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha
 RAW, FEW_SHOT, ALIGNED = CONDITIONS = ("raw", "raw_few_shot", "aligned")
 RULE = "the first evaluation prompt of each principle in the order of the file, featured questions apart"
 FAILURES_SHOWN = 12
+CHANGES_SHOWN = 4  # watched prompts whose answers are shown at several points of reinforcement learning
 NEEDED = {
     "data": ("counts.json",),
     "sft": (),
@@ -57,6 +58,7 @@ class Evidence:
     summary: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]  # scores.jsonl
     card: Mapping[str, Any] | None  # of the reward model, if there is one
+    looks: Sequence[Mapping[str, Any]]  # answers to watched prompts during reinforcement learning
 
 
 def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any]:
@@ -94,6 +96,7 @@ def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any
         "training": _training(_Recorded(found, "sft")),
         "preferences": _preferences(_Recorded(found, "dpo")),
         "reward_card": found.card,
+        "reinforcement": _reinforcement(found) if "rl" in found.manifests else None,
         "stages": _stages(found),
         "provenance": {
             "steersman": found.about.get("steersman"),
@@ -138,6 +141,7 @@ def read_evidence(run: Run) -> Evidence:
         summary=read_json(run.path / "scores" / "summary.json"),
         rows=read_jsonl(run.path / "scores" / "scores.jsonl"),
         card=read_json(run.path / "reward_card" / "card.json") if "reward_card" in manifests else None,
+        looks=read_jsonl(run.path / "rl" / "looks.jsonl") if "rl" in manifests else [],
     )
 
 
@@ -296,6 +300,40 @@ def _preferences(recorded: _Recorded) -> dict[str, Any]:
         "rejected": recorded.curve("train", "rejected_log_ratio_nats"),
         "accuracy": recorded.curve("train", "accuracy"),
         **recorded.setup("comparisons", "pairs_per_epoch", "truncated", "steps"),
+    }
+
+
+LOOKED_AT = (
+    *("score", "second_score", "gold", "gold_falling", "refused", "ended", "repeated_trigrams"),
+    *("mean_answer_tokens", "kl_nats_per_token", "entropy_nats_per_token"),
+)
+
+
+def _reinforcement(found: Evidence) -> dict[str, Any]:
+    """What was seen at every look, which policy was taken, and how a few answers changed."""
+    recorded = _Recorded(found, "rl")
+    rows = sorted((row for (name, _), row in recorded.latest.items() if name == "watch"), key=lambda row: row["step"])
+    looks = [
+        {"step": row["step"], "kl": row["kl_nats_per_answer"], **{key: finite(row.get(key)) for key in LOOKED_AT}}
+        for row in rows
+    ]
+    taken = next((dict(row) for (name, _), row in recorded.latest.items() if name == "taken"), {})
+    steps = [look["step"] for look in looks]
+    shown = sorted({0, taken.get("step", 0), steps[len(steps) // 2] if steps else 0, steps[-1] if steps else 0})
+    count = 1 + max((row["index"] for row in found.looks), default=-1)
+    examples = []
+    for index in range(0, count, max(1, count // CHANGES_SHOWN)):
+        answers = [row for row in found.looks if row["index"] == index and row["step"] in shown]
+        keys = ("step", "answer", "score", "gold")
+        examples.append(
+            {"prompt": answers[0]["prompt"], "answers": [{key: row[key] for key in keys} for row in answers]}
+        )
+    return {
+        "algorithm": found.recipe["rl"]["algorithm"],
+        "looks": looks,
+        "taken": {key: taken.get(key) for key in ("step", "gold", "gold_falling")},
+        "examples": examples[:CHANGES_SHOWN],
+        **recorded.setup("prompts", "watched", "steps"),
     }
 
 

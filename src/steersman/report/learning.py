@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steersman.report import charts, pieces
@@ -55,7 +55,12 @@ def training(data: Data) -> str:
         "plain small",
     )
     figure += pieces.details("The same as a table", table) if validation else ""
-    return pieces.section("training", "Training", figure + _preferences(data["preferences"]) + _reward_card(data))
+    later = _preferences(data["preferences"]) + _reward_card(data) + _reinforcement(data["reinforcement"])
+    return pieces.section("training", "Training", figure + later)
+
+
+def _signed(nats: float) -> str:
+    return f"{nats:+.2f}".translate(TRUE_MINUS)
 
 
 def _preferences(found: Data) -> str:
@@ -70,9 +75,9 @@ def _preferences(found: Data) -> str:
     told_apart = charts.smoothed(accuracy, window)[-1][1]
     said = (
         f"On {number(found['comparisons'], 0)} comparisons, the log-probability of the better answers changed by "
-        f"{better[-1][1]:+.2f} nats and that of the worse ones by {worse[-1][1]:+.2f}, against the model before; "
-        f"{percent(told_apart)} of the pairs of the last steps were told apart, all of them trained on."
-    ).translate(TRUE_MINUS)
+        f"{_signed(better[-1][1])} nats and that of the worse ones by {_signed(worse[-1][1])}, against the model "
+        f"before; {percent(told_apart)} of the pairs of the last steps were told apart, all of them trained on."
+    )
     keys = '<li><i class="swatch smooth"></i>better answers</li><li><i class="swatch light"></i>worse answers</li>'
     lines = [
         charts.Curve("chosen", "smooth", charts.thinned(better)),
@@ -125,3 +130,75 @@ def _reward_card(data: Data) -> str:
             "plain small",
         )
     )
+
+
+def _reinforcement(found: Data | None) -> str:
+    """The score against the KL with what was not optimised beside it, the policy taken, and how answers changed."""
+    if found is None or not found["looks"]:
+        return ""
+    looks, taken = found["looks"], found["taken"]
+    first, last = looks[0], looks[-1]
+    said = (
+        f"{found['algorithm'].upper()} over {last['step']} steps: the reward model's mean score of answers to "
+        f"{found['watched']} held-out prompts went from {_signed(first['score'])} to {_signed(last['score'])} nats"
+    )
+    curves = [charts.Curve("score", "smooth", [(look["kl"], look["score"]) for look in looks])]
+    keys = '<li><i class="swatch smooth"></i>the score that is optimised</li>'
+    if first["second_score"] is not None:
+        curves.append(charts.Curve("second", "light", [(look["kl"], look["second_score"]) for look in looks]))
+        said += f", that of a reward model trained on other data from {_signed(first['second_score'])} to "
+        said += f"{_signed(last['second_score'])}"
+        keys += '<li><i class="swatch light"></i>a reward model trained on other data</li>'
+    x_name = "KL to the model before, nats an answer"
+    parts = [pieces.figure(curves, f"{said}.", "score, nats", keys, x_name)]
+    if first["gold"] is not None:
+        gold = charts.Curve("gold", "marked", [(look["kl"], look["gold"]) for look in looks])
+        said = (
+            f"Answers that show all expected behaviours, which nothing optimises: {percent(first['gold'])} before, "
+            f"{percent(last['gold'])} at the end. The policy of step {taken['step']} was taken: the highest point of a "
+            f"curve fitted to these shares ({percent(taken['gold'])}). That they were falling at the end has a "
+            f"probability of {percent(taken['gold_falling'])}."
+        )
+        parts.append(pieces.figure([gold], said, "expected behaviours shown", "", x_name))
+    return "<h3>Reinforcement learning</h3>" + "".join(parts) + _looks(looks) + _changes(found)
+
+
+def _looks(looks: Sequence[Data]) -> str:
+    """Every look in numbers."""
+    heads = ("Step", "KL an answer", "Score", "Behaviours", "Refused", "Ends itself", "Tokens", "Repeats", "Entropy")
+    rows = (
+        pieces.row(
+            f"{look['step']}",
+            [
+                number(look["kl"], 2),
+                number(look["score"], 2).translate(TRUE_MINUS),
+                "–" if look["gold"] is None else percent(look["gold"]),
+                percent(look["refused"]),
+                percent(look["ended"]),
+                number(look["mean_answer_tokens"], 0),
+                percent(look["repeated_trigrams"]),
+                number(look["entropy_nats_per_token"], 2),
+            ],
+        )
+        for look in looks
+    )
+    return pieces.details(
+        "Every look as a table", pieces.table("Looks at held-out prompts", heads, rows, "plain small")
+    )
+
+
+def _changes(found: Data) -> str:
+    """The same prompts answered at several points of training."""
+    blocks = []
+    for example in found["examples"]:
+        prompt = example["prompt"] if isinstance(example["prompt"], str) else example["prompt"][-1]["content"]
+        answers = "".join(
+            f'<div class="answer {"ali" if answer["step"] == found["taken"]["step"] else "other"}">'
+            f'<p class="who"><b>Step {answer["step"]}</b> score {number(answer["score"], 2).translate(TRUE_MINUS)}</p>'
+            f'<p class="text" dir="auto">{html(answer["answer"])}</p></div>'
+            for answer in example["answers"]
+        )
+        blocks.append(
+            f'<blockquote class="question" dir="auto">{html(prompt)}</blockquote><div class="pair">{answers}</div>'
+        )
+    return pieces.details("How answers changed, sampled", "".join(blocks))

@@ -65,10 +65,10 @@ def points(figure: Figure) -> str:
     return difference(figure).translate(TRUE_MINUS)
 
 
-def figure(curves: Sequence[charts.Curve], said: str, y_name: str, keys: str = "") -> str:
+def figure(curves: Sequence[charts.Curve], said: str, y_name: str, keys: str = "", x_name: str = "step") -> str:
     """A line chart, drawn for wide and for narrow screens, with what it says below it."""
     drawn = "".join(
-        f'<div class="{kind}">{charts.lines(curves, said, width, y_name)}</div>'
+        f'<div class="{kind}">{charts.lines(curves, said, width, y_name, x_name)}</div>'
         for kind, width in (("wide", 760), ("narrow", 310))
     )
     legend = f'<ul class="legend" aria-label="Lines">{keys}</ul>' if keys else ""

@@ -24,6 +24,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from steersman.data import style
+from steersman.data.sources import spread
 from steersman.lm.model import restore, snapshot
 from steersman.lm.sampling import Completion
 from steersman.lm.shared_prompt import Group
@@ -103,8 +104,7 @@ class Watch:
         folder: Path,
     ) -> None:
         self.actor, self.config, self.gold, self.seen_by, self.folder = actor, config, gold, seen_by, folder
-        count = min(config.prompts, len(prompts))
-        self.prompts = [prompts[i * len(prompts) // count] for i in range(count)]
+        self.prompts = spread(prompts, config.prompts)
         self.looks: list[Look] = []
 
     def state(self) -> list[list[Any]]:
