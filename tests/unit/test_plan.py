@@ -30,7 +30,10 @@ from steersman.plan.calibration import Calibration, calibrate
 from steersman.plan.work import WORK, Amounts, Largest, Subject, schedule, spread
 from steersman.recipe import Recipe, load_recipe
 from steersman.store import Run, StageFolder
-from steersman.train import dpo, reward_model, sft
+from steersman.train import actor, dpo, ppo, reward_model, rl, sft
+from steersman.train.ppo import Ppo, PpoConfig
+from steersman.train.rl import Judges, Rows
+from steersman.train.rloo import Rloo
 from steersman.types import Comparison, Demonstration, Prompt
 
 TINY = (
@@ -98,6 +101,8 @@ def subject(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
         validation=demonstrations[44:55],
         comparisons=[answered(row) for row in demonstrations[:20]],
         held_out=[answered(row) for row in demonstrations[20:27]],
+        prompts=[Prompt(prompt=row.prompt) for row in demonstrations[:30]],
+        held_out_prompts=[Prompt(prompt=row.prompt) for row in demonstrations[30:40]],
         evaluation=[Prompt(prompt=row.prompt) for row in demonstrations[55:]],
     )
 
@@ -119,7 +124,7 @@ def test_new_run_is_all_new_and_nothing_is_written(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
     assert set(states(planned).values()) == {"will run"}
     assert reasons(planned)["data"] == reasons(planned)["sft"] == "new"
-    assert reasons(planned)["aligned_answers"] == "waits for dpo"
+    assert reasons(planned)["aligned_answers"] == "waits for rl"
     assert planned.run == "runs/smoke"
     assert planned.seconds is not None
     assert planned.seconds > 0
@@ -355,6 +360,75 @@ def test_work_of_the_reward_model_is_what_it_does(
     judge = reward_model.RewardModel.load(tiny_base, out.path).judge
     reward_card.run(judge, s.held_out, s.train, StageFolder(tmp_path / "reward_card", "reward_card"))
     assert WORK["reward_card"](s).amounts.read_tokens == counts["read_tokens"]
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_work_of_reinforcement_is_what_it_does(
+    subject: Subject, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int, algorithm: str
+) -> None:
+    """But for the price of the upper layers alone, which a reading after the frozen ones has."""
+    shape = f"{{algorithm: {algorithm}, steps: 3, updates: 2, micro_batch_size: 3, checkpoint_every_steps: 2, "
+    shape += "rollouts: {prompts: 4, answers: 3, max_new_tokens: 8}, watch: {every_steps: 2, prompts: 5}}"
+    s = changed(subject, f"sft.lora.trainable_layers={layers}", f"rl={shape}")
+    config = s.recipe.rl
+    assert config is not None
+    assert s.recipe.reward_model is not None
+    for name in ("sft", "reward", "rl"):
+        (tmp_path / name).mkdir()
+    sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
+    out = StageFolder(tmp_path / "reward", "reward_model")
+    one = s.recipe.reward_model.model_copy(update={"members": 1})
+    reward_model.run(one, tiny_base, tmp_path / "sft", s.comparisons, s.train, out)
+    s = replace(s, recipe=s.recipe.model_copy(update={"reward_model": one}))
+    counts = Counter[str]()
+
+    def counting(module: Any, name: str, place: int, kind: str, learning: str = "") -> None:
+        function = getattr(module, name)
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            counted_one = arguments[place]
+            tokens = counted_one.token_ids.numel() if hasattr(counted_one, "token_ids") else len(counted_one)
+            counts[learning if learning and torch.is_grad_enabled() else kind] += tokens
+            counts[kind + " calls"] += 1
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(module, name, counted)
+
+    counting(actor, "tree_lower", 1, "laid_out")
+    counting(actor, "tree_logprobs", 1, "read", "train_tokens")
+    counting(ppo, "tree_hidden", 1, "read", "train_tokens")
+    counting(reward_model, "tree_hidden", 1, "judged")
+    counting(sampling, "draw", 0, "rollout_rows")
+    counting(actor, "entropies", 0, "looked_at")
+    counting(actor, "tree_hidden", 1, "watched")
+
+    def reading(model: Any) -> Callable[..., Any]:
+        def forward(**inputs: Any) -> Any:
+            ids = inputs["input_ids"]
+            counts["sampled"] += ids.numel() if ids.shape[1] > 1 else 0
+            return head_module.trunk(model)(**inputs)
+
+        return forward
+
+    monkeypatch.setattr(sampling, "trunk", reading)
+    # Answers have the length that is expected: none ends by itself.
+    monkeypatch.setattr(type(s), "like_demonstrations", lambda self, limit: limit)
+    make = reward_model.chat_format
+    monkeypatch.setattr(reward_model, "chat_format", lambda *given: replace(make(*given), stop_ids=frozenset()))
+    rows = Rows(s.prompts, s.held_out_prompts, s.train)
+    start, stage = tmp_path / "sft", StageFolder(tmp_path / "rl", "rl")
+    judges = Judges(second=tmp_path / "reward")
+    kind = Ppo(config) if isinstance(config, PpoConfig) else Rloo(config)  # type: ignore[arg-type]
+    rl.run(config, kind, tiny_base, start, tmp_path / "reward", rows, stage, judges)
+    found = WORK["rl"](s).amounts
+    assert found.train_tokens == counts["train_tokens"]
+    assert found.lower_tokens == (counts["laid_out"] if layers == 1 else 0)
+    assert (found.rollout_rows, found.rollout_steps) == (counts["rollout_rows"], counts["rollout_rows calls"])
+    assert found.scored_tokens == 3 * counts["looked_at"]
+    assert found.checkpoints == 1
+    upper = layers / 2 * (counts["read"] + counts["watched"])
+    assert found.read_tokens == pytest.approx(counts["sampled"] + counts["judged"] + upper)
 
 
 def test_frozen_layers_read_every_text_once_or_in_every_step(subject: Subject) -> None:

@@ -92,6 +92,25 @@ def _preferences(out: StageFolder) -> None:
         out.emit(event="train", step=step, **moved)
 
 
+LOOKS = {0: (0.0, 0.1, 0.50), 5: (1.5, 0.9, 0.75), 10: (4.0, 2.2, 0.25)}  # step: KL, score, gold
+
+
+def _reinforcement(out: StageFolder) -> None:
+    out.emit(event="setup", prompts=30, watched=8, steps=10)
+    rows = []
+    for step, (kl, score, gold) in LOOKS.items():
+        seen = {"score": score, "second_score": score / 2, "gold": gold, "gold_falling": 0.5, "refused": 0.25}
+        form = {"ended": 1.0, "repeated_trigrams": 0.0, "mean_answer_tokens": 20 + step}
+        nats = {"kl_nats_per_answer": kl, "kl_nats_per_token": kl / 20, "entropy_nats_per_token": 1.0}
+        out.emit(event="watch", step=step, **seen, **form, **nats)
+        rows += [
+            {"step": step, "index": i, "prompt": f"Why {i}?", "answer": f"<b>{step}</b>", "score": score, "gold": 1.0}
+            for i in range(8)
+        ]
+    out.emit(event="taken", step=5, gold=0.7, gold_falling=0.93)
+    write_jsonl(out.file("looks.jsonl"), rows)
+
+
 def build(
     path: Path,
     *,
@@ -101,6 +120,7 @@ def build(
     steps: int = 10,
     featured: Sequence[str] = ("How should I invest 10,000 euros?", "Never asked?"),
     comparisons: bool = False,
+    reinforced: bool = False,
 ) -> Run:
     """A finished run at ``path``, through the real store."""
     run = Run(path)
@@ -108,6 +128,7 @@ def build(
     recipe = {
         "name": "tiny", "model": "tiny-random", "constitution": "tiny", "data": "tiny",
         "sft": {"epochs": epochs, "seed": 3}, "answers": {"sampling": {"temperature": 0.0, "seed": 0}},
+        "rl": {"algorithm": "rloo"} if reinforced else None,
         "report": {"title": "Tiny & small", "featured": list(featured)},
     }  # fmt: skip
     document = constitution()
@@ -117,7 +138,8 @@ def build(
         "steersman": "0.1.0", "git": "abc1234", "started": 1.8e9,
         "model": {"name": "tiny-random", "path": "/somewhere/secret/base", "digest": "f" * 64},
         "stages": [
-            *("data", "raw_answers", "sft"), *(["dpo"] if comparisons else []), *("aligned_answers", "scores")
+            *("data", "raw_answers", "sft"), *(["dpo"] if comparisons else []), *(["rl"] if reinforced else []),
+            *("aligned_answers", "scores"),
         ],
         "packages": {"torch": "2.13.0"}, "machine": {"processor": "A chip", "cores": 2, "python": "3.11"},
     }  # fmt: skip
@@ -136,6 +158,8 @@ def build(
     raw = perform("raw_answers", base | persona, lambda out: write_jsonl(out.file("answers.jsonl"), []))
     sft = perform("sft", base, functools.partial(_losses, steps=steps, first=3.0))
     trained = {"dpo": perform("dpo", base | {"sft": sft}, _preferences)} if comparisons else {"sft": sft}
+    if reinforced:
+        trained = {"rl": perform("rl", base | trained, _reinforcement)}
     aligned = perform("aligned_answers", base | trained, lambda out: write_jsonl(out.file("answers.jsonl"), []))
 
     def score(out: StageFolder) -> None:

@@ -13,7 +13,7 @@ from steersman.evals import scores
 from steersman.report import data as report
 from steersman.store import Run, append_jsonl, write_json
 
-from .conftest import constitution
+from .conftest import LOOKS, constitution
 
 
 def test_conditions_are_those_of_the_scores() -> None:
@@ -98,6 +98,17 @@ def test_preferences_are_empty_without_the_stage_and_complete_with_it(make: Call
     assert found["preferences"]["rejected"][-1] == [5, -5.0]
     assert found["preferences"]["pairs_per_epoch"] == 60
     assert "dpo" in [stage["stage"] for stage in found["stages"]]
+
+
+def test_reinforcement_is_there_with_every_look_and_some_answers(make: Callable[..., Run]) -> None:
+    assert report.report_data(make("without"))["reinforcement"] is None
+    found = report.report_data(make("with", reinforced=True))["reinforcement"]
+    assert [(look["step"], look["kl"], look["score"], look["gold"]) for look in found["looks"]] == [
+        (step, *values) for step, values in LOOKS.items()
+    ]
+    assert found["taken"] == {"step": 5, "gold": 0.7, "gold_falling": 0.93}
+    assert [example["prompt"] for example in found["examples"]] == ["Why 0?", "Why 2?", "Why 4?", "Why 6?"]
+    assert [answer["step"] for answer in found["examples"][0]["answers"]] == [0, 5, 10]
 
 
 def test_a_stage_of_a_former_recipe_does_not_count(make: Callable[..., Run]) -> None:

@@ -215,3 +215,15 @@ def test_learning_from_comparisons_is_drawn_where_it_happened(make: Callable[...
     assert "the better answers changed by +0.45 nats and that of the worse ones by −4.50" in section
     assert "95 % of the pairs" in section
     assert section.count("<svg") == 2
+
+
+def test_reinforcement_is_drawn_against_the_kl_and_says_what_was_taken(make: Callable[..., Run]) -> None:
+    assert "Reinforcement learning" not in page_of(make("without"))
+    text = page_of(make("with", reinforced=True))
+    section = text[text.index("Reinforcement learning") : text.index('id="provenance"')]
+    assert "went from +0.10 to +2.20 nats" in section
+    assert "held-out prompts" in section
+    assert "50 % before, 25 % at the end. The policy of step 5 was taken" in section
+    assert section.count("<svg") == 4
+    assert "&lt;b&gt;5&lt;/b&gt;" in section
+    assert "<b>5</b>" not in section
