@@ -77,7 +77,6 @@ class Grpo(Algorithm):
     """The variant that the recipe names."""
 
     def __init__(self, config: GrpoConfig) -> None:
-        super().__init__()
         self.config = config
 
     def loss(self, read: Read, totals: Totals, beta: float) -> Tensor:

@@ -62,9 +62,9 @@ class Ppo(Algorithm):
     """The losses above; its parameters are the critic's."""
 
     def __init__(self, config: PpoConfig) -> None:
-        super().__init__()
         self.config = config
         self.targets: dict[int, Targets] = {}
+        self.measured: dict[str, float] = {}
 
     def begin(self, actor: Actor, reward: Path) -> dict[str, Tensor]:
         """Put the critic beside the policy."""
@@ -80,7 +80,7 @@ class Ppo(Algorithm):
             own = {f"critic.{key}": parameter for key, parameter in trainable(actor.policy).items()}
         return {**own, **{f"critic.head.{key}": parameter for key, parameter in self.head.named_parameters()}}
 
-    def prepare(self, seen: Sequence[Seen], rewards: Tensor, beta: float) -> None:
+    def prepare(self, seen: Sequence[Seen], rewards: Tensor, beta: float) -> dict[str, float]:
         """Values and old log-probs of all micro-batches, and from them the advantages of the whole step."""
         self.measured = dict.fromkeys(("value_loss", "clipped"), 0.0)
         self.targets = {}
@@ -98,6 +98,7 @@ class Ppo(Algorithm):
         deviation = ((squares - count * mean**2) / max(1.0, count - 1) + 1e-8) ** 0.5
         for number, t in self.targets.items():
             self.targets[number] = t._replace(advantages=(t.advantages - mean) / deviation)
+        return self.measured
 
     def estimated(self, read: Read, values: Tensor, beta: float) -> Targets:
         """Advantages, not yet whitened, and returns.

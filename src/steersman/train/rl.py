@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -82,21 +82,19 @@ class Totals(NamedTuple):
     answers: int
 
 
-class Algorithm:
-    """Turns what was read into a loss. RLOO and GRPO need no more than `loss`.
-
-    ``measured``: sums over what `loss` saw, to be divided by the tokens of all updates; filled anew in every step.
-    """
-
-    def __init__(self) -> None:
-        self.measured: dict[str, float] = {}
+class Algorithm(Protocol):
+    """Turns what was read into a loss. RLOO and GRPO need no more than `loss`."""
 
     def begin(self, actor: Actor, reward: Path) -> dict[str, Tensor]:
         """Load what the algorithm has of its own; returns its parameters by name."""
         return {}
 
-    def prepare(self, seen: Sequence[Seen], rewards: Tensor, beta: float) -> None:
-        """Look at the step's micro-batches before the first update."""
+    def prepare(self, seen: Sequence[Seen], rewards: Tensor, beta: float) -> dict[str, float]:
+        """Look at the step's micro-batches before the first update.
+
+        Returns sums by name, 0 yet, to which `loss` adds what it measures; they are reported by token.
+        """
+        return {}
 
     def loss(self, read: Read, totals: Totals, beta: float) -> Tensor:
         """A micro-batch's share of the step's loss for the policy, a scalar."""
@@ -280,8 +278,7 @@ class Trainer:
         answers = rewards.numel()
         totals = Totals(sum(len(ids) for group in rollouts.groups for ids in group.completions), answers)
         seen, beta = list(actor.look(rollouts, step)), self.leash.beta
-        self.algorithm.measured = {}
-        self.algorithm.prepare(seen, rewards, beta)
+        measured = self.algorithm.prepare(seen, rewards, beta)
         value = norm = kl = 0.0
         for number in range(config.updates):
             found, k1 = self._update(seen, rewards, totals, step, demonstrations if config.demonstration_weight else [])
@@ -292,8 +289,7 @@ class Trainer:
         self.constraint.see(costs)
         silent = float((rewards.std(1) < 1e-6).float().mean())
         self.silence.see(silent, step)
-        names = sorted(self.algorithm.measured)
-        sums = processes.add_up((), *(self.algorithm.measured[name] for name in names))
+        sums = processes.add_up((), *measured.values())
         return {
             "learning_rate": rate,
             "loss": value,
@@ -306,7 +302,7 @@ class Trainer:
             "groups_without_signal": silent,
             "beta": self.leash.beta,
             "gradient_norm": norm,
-            **{name: total / (totals.tokens * config.updates) for name, total in zip(names, sums, strict=True)},
+            **{name: total / (totals.tokens * config.updates) for name, total in zip(measured, sums, strict=True)},
             "rollout_seconds": sampled - start,
             "update_seconds": time.perf_counter() - sampled,
         }

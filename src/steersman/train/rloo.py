@@ -34,7 +34,6 @@ class Rloo(Algorithm):
     """The loss above."""
 
     def __init__(self, config: RlooConfig) -> None:
-        super().__init__()
         self.config = config
 
     def loss(self, read: Read, totals: Totals, beta: float) -> Tensor:
