@@ -205,17 +205,17 @@ class _FusedDivergence(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, reference: Tensor, weight: Tensor, reference_head: Head) -> Tensor:
         tile = max(8, _tile(weight) // 2)
         total = hidden.new_zeros((), dtype=torch.float32)
-        gradient = torch.empty_like(hidden)
-        start = 0
+        gradients = []
         for h, r in zip(torch.split(hidden, tile), torch.split(reference, tile), strict=True):
             policy = torch.log_softmax((h @ weight.T).float(), -1)
             wanted = torch.log_softmax(reference_head.logits(r).float(), -1)
             difference = wanted - policy
             wanted.exp_()
             total += (wanted * difference).sum()
-            gradient[start : start + len(h)] = policy.exp_().sub_(wanted).to(h.dtype) @ weight
-            start += len(h)
-        ctx.save_for_backward(gradient)
+            if ctx.needs_input_grad[0]:
+                gradients.append(policy.exp_().sub_(wanted).to(h.dtype) @ weight)
+        if gradients:
+            ctx.save_for_backward(torch.cat(gradients))
         return total
 
     @staticmethod

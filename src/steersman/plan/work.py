@@ -22,6 +22,7 @@ from steersman.pipeline import alone
 from steersman.recipe import Recipe
 from steersman.store import Run, read_jsonl
 from steersman.train import dpo, loop, reward_model, sft
+from steersman.train.actor import KL_POSITIONS
 from steersman.train.reward_model import RewardConfig
 from steersman.types import Comparison, Demonstration, Message, Prompt, plain_text
 
@@ -324,7 +325,7 @@ def _rl(s: Subject) -> Work:
     judged = [rewarded.members * n for groups, _ in steps for n in _trees(groups, reward_model.BATCH)]
     judged += [(rewarded.members + 1) * n for groups, _ in looks for n in _trees(groups, reward_model.BATCH)]
     positions = sum(len(ids) for groups, _ in steps for g in groups for ids in g.completions)
-    seen = sum(len(ids) for groups, _ in looks for g in groups for ids in g.completions)
+    seen = sum(min(KL_POSITIONS, sum(len(ids) for g in groups for ids in g.completions)) for groups, _ in looks)
     beside = config.steps * config.updates * imitated if config.demonstration_weight else 0
     sampled = Amounts(*map(sum, zip(*(amounts for _, amounts in (*steps, *looks)), strict=True)))
     amounts = sampled._replace(

@@ -29,6 +29,7 @@ from steersman.train.reward_model import RewardModel, tokenised
 from steersman.types import Demonstration, Prompt, Record, Seed, Text
 
 POLICY, REFERENCE = "default", "reference"
+KL_POSITIONS = 512  # of a look; four passes over the whole head for each are most of its time
 IMITATED_TOKENS = 512  # of a demonstration with its prompt, at most
 
 Judge = Callable[[Prompt, str], float]  # something said of an answer, in a number
@@ -265,19 +266,26 @@ class Actor:
         return tree_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
 
     def divergence(self, groups: Sequence[Group]) -> tuple[float, float]:
-        """KL(policy || reference), and the policy's entropy, in nats, exact over the whole vocabulary.
+        """KL(policy || reference) and the policy's entropy, in nats a token of the answers, which are the policy's own.
 
-        Both are summed over the positions of the answers, which are the policy's own.
+        Over the whole vocabulary, at `KL_POSITIONS` tokens that are spread evenly over all answers.
         """
         kl = entropy = 0.0
+        total, met = sum(len(ids) for group in groups for ids in group.completions), 0
+        count = min(total, KL_POSITIONS)
+        chosen = torch.arange(count) * total // count
         with torch.no_grad():
             for i in range(0, len(groups), self.config.micro_batch_size):
                 batch = tree(groups[i : i + self.config.micro_batch_size], self.pad_id, self.model.device)
-                lower = tree_lower(self.model, batch, self.below)
+                own = chosen[(chosen >= met) & (chosen < met + len(batch.source))] - met
+                met += len(batch.source)
+                if not len(own):
+                    continue
+                at, lower = batch.source[own.to(batch.source.device)], tree_lower(self.model, batch, self.below)
                 with using(self.policy, REFERENCE):
-                    reference = tree_hidden(self.model, batch, batch.source, lower)
-                policy = tree_hidden(self.model, batch, batch.source, lower)
+                    reference = tree_hidden(self.model, batch, at, lower)
+                policy = tree_hidden(self.model, batch, at, lower)
                 # `divergence` is from its second argument to its first.
                 kl += float(divergence(reference, policy, self.head))
                 entropy += float(entropies(policy, self.head).sum())
-        return kl, entropy
+        return kl / count, entropy / count

@@ -125,14 +125,14 @@ class Watch:
         groups = [
             Group(actor.prompt_ids(text), [completion.token_ids]) for text, completion in zip(texts, found, strict=True)
         ]
-        tokens, kl, entropy = sum(len(completion.token_ids) for completion in found), *actor.divergence(groups)
+        tokens, (kl, entropy) = sum(len(completion.token_ids) for completion in found), actor.divergence(groups)
         said = [(prompt, completion.text) for prompt, completion in zip(self.prompts, found, strict=True)]
         scores = actor.reward.scores(groups).tolist()
-        measured = {
+        measured: dict[str, Any] = {
             "score": fmean(scores),
-            "kl_nats_per_token": kl / tokens,
-            "kl_nats_per_answer": kl / len(found),
-            "entropy_nats_per_token": entropy / tokens,
+            "kl_nats_per_token": kl,
+            "kl_nats_per_answer": kl * tokens / len(found),
+            "entropy_nats_per_token": entropy,
             "mean_answer_tokens": tokens / len(found),
             "ended": fmean(completion.finish_reason == "stop" for completion in found),
             "repeated_trigrams": fmean(map(_repeated, found)),
@@ -145,7 +145,7 @@ class Watch:
         self._write(step, said, scores, gold)
         if gold is None:
             return measured
-        self.looks.append(Look(step, kl / len(found), gold))
+        self.looks.append(Look(step, measured["kl_nats_per_answer"], gold))
         if processes.rank() == 0:
             save_file(snapshot(actor.policy, POLICY), self._kept(step))
         verdict = audit(self.looks)

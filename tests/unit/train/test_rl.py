@@ -17,6 +17,7 @@ from steersman.lm.head import CompactConfig
 from steersman.lm.model import LoraConfig, load_adapter
 from steersman.lm.shared_prompt import Group, tree
 from steersman.store import StageFolder
+from steersman.train import actor as actor_module
 from steersman.train import loop, reward_model, rl, sft
 from steersman.train.actor import Actor, ActorConfig, Judge, Read, RolloutConfig
 from steersman.train.grpo import Grpo, GrpoConfig
@@ -225,7 +226,11 @@ def test_micro_batches_change_nothing(
 
 
 def test_the_exact_kl_is_what_samples_estimate(
-    tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
+    tiny_base: Path,
+    trained: Path,
+    demonstrations: list[Demonstration],
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own = actor(RlooConfig(**SMALL), tiny_base, trained, demonstrations)
     groups = own.rollouts([prompt.prompt for prompt in prompts[:4]], 1).groups
@@ -237,7 +242,12 @@ def test_the_exact_kl_is_what_samples_estimate(
     rollouts = own.rollouts([prompt.prompt for prompt in prompts], 2)
     many = [own.rollouts([prompt.prompt for prompt in prompts], 3 + i) for i in range(20)]
     sampled = torch.cat([own.read(seen, r.scores).k1_per_answer().flatten() for r in many for seen in own.look(r, 0)])
-    exact = sum(own.divergence(r.groups)[0] for r in many) / len(sampled)
+    tokens = [sum(len(ids) for group in r.groups for ids in group.completions) for r in many]
+    exact = sum(own.divergence(r.groups)[0] * n for r, n in zip(many, tokens, strict=True)) / len(sampled)
+    monkeypatch.setattr(actor_module, "KL_POSITIONS", 30)  # of about a hundred
+    some = sum(own.divergence(r.groups)[0] * n for r, n in zip(many, tokens, strict=True)) / len(sampled)
+    assert some != exact
+    assert some == pytest.approx(exact, rel=0.1)
     assert exact > 0.05
     assert float(sampled.mean()) == pytest.approx(exact, abs=4 * float(sampled.std()) / len(sampled) ** 0.5)
     assert own.divergence(rollouts.groups)[0] > 0
