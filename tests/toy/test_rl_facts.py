@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 
 from steersman.data import toy_world as world
-from steersman.lm import pretrained, tiny
+from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format
-from steersman.lm.model import LoraConfig, add_lora, save_policy
 from steersman.lm.shared_prompt import Group
 from steersman.store import StageFolder
-from steersman.train import grpo, rl, rloo, sft
+from steersman.train import grpo, rl, rloo
 from steersman.train.grpo import GrpoConfig
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import RewardModel
 from steersman.train.rl import RlConfig, RolloutConfig, WatchConfig
 from steersman.train.rloo import RlooConfig
-from steersman.train.sft import SftConfig
 from steersman.types import Prompt
 
 Score = Callable[[str, str], float]
@@ -48,29 +46,8 @@ class Given:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the toy language, fine-tuned on demonstrations of mixed quality, with a fresh adapter beside it."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny.save(tiny.word_tokenizer(world.WORDS), folder / "base")
-    out = StageFolder(folder / "sft", "sft")
-    out.path.mkdir()
-    config = SftConfig(
-        method="full",
-        optimiser=OptimiserConfig(learning_rate=5e-3),
-        epochs=4,
-        batch_size=32,
-        micro_batch_size=32,
-        max_length=64,
-        checkpoint_every_steps=1000,
-    )
-    sft.run(config, folder / "base", "toy", world.demonstrations(1500), [], out)
-    base = folder / "sft" / "model"
-    torch.manual_seed(0)
-    model, tokenizer = pretrained.load_model(base), pretrained.load_tokenizer(base)
-    model.requires_grad_(False)
-    policy = add_lora(model, LoraConfig(rank=16, alpha=32.0), "toy")
-    save_policy(policy, folder / "start", tokenizer, pretrained.digest(base))
-    return base
+def base(fine_tuned: Path) -> Path:
+    return fine_tuned / "sft" / "model"
 
 
 class Course(NamedTuple):
