@@ -15,19 +15,17 @@ import torch
 from torch import Tensor
 
 from steersman.data import toy_world as world
-from steersman.lm import pretrained, tiny
+from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format
-from steersman.lm.model import LoraConfig, add_lora, save_policy
 from steersman.lm.shared_prompt import Group
 from steersman.store import StageFolder
-from steersman.train import rl, sft
+from steersman.train import rl
 from steersman.train.actor import RolloutConfig
 from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import RewardModel
 from steersman.train.rl import Algorithm, Judges, RlConfig, Rows
 from steersman.train.rloo import Rloo, RlooConfig
-from steersman.train.sft import SftConfig
 from steersman.train.watch import WatchConfig
 from steersman.types import Prompt
 
@@ -50,29 +48,8 @@ class Given:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the toy language, fine-tuned on demonstrations of mixed quality, with a fresh adapter beside it."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny.save(tiny.word_tokenizer(world.WORDS), folder / "base")
-    out = StageFolder(folder / "sft", "sft")
-    out.path.mkdir()
-    config = SftConfig(
-        method="full",
-        optimiser=OptimiserConfig(learning_rate=5e-3),
-        epochs=4,
-        batch_size=32,
-        micro_batch_size=32,
-        max_length=64,
-        checkpoint_every_steps=1000,
-    )
-    sft.run(config, folder / "base", "toy", world.demonstrations(1500), [], out)
-    base = folder / "sft" / "model"
-    torch.manual_seed(0)
-    model, tokenizer = pretrained.load_model(base), pretrained.load_tokenizer(base)
-    model.requires_grad_(False)
-    policy = add_lora(model, LoraConfig(rank=16, alpha=32.0), "toy")
-    save_policy(policy, folder / "start", tokenizer, pretrained.digest(base))
-    return base
+def base(fine_tuned: Path) -> Path:
+    return fine_tuned / "sft" / "model"
 
 
 class Course(NamedTuple):
@@ -106,7 +83,7 @@ def train(
 def settings(**changes: Any) -> dict[str, Any]:
     return {
         "rollouts": RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
-        "watch": WatchConfig(every_steps=10, prompts=264, patience=100),
+        "watch": WatchConfig(every_steps=10, prompts=264, stop_at=1),
         "steps": 60,
         "kl_coefficient": 0.0,
         "optimiser": OptimiserConfig(learning_rate=5e-3, schedule="constant", warmup_ratio=0.0),
@@ -148,7 +125,7 @@ def test_without_a_leash_a_proxy_is_over_optimised(base: Path, tmp_path: Path, m
     Measured: score 0.8 -> 4.2; true reward 0.05 -> 0.28 -> -5; R^2 0.993.
     """
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
-    watch = WatchConfig(every_steps=4, prompts=264, patience=100)
+    watch = WatchConfig(every_steps=4, prompts=264, stop_at=1)
     config = RlooConfig(**settings(steps=60, watch=watch, optimiser=slow))
     loose = train(config, Rloo(config), biased, base, tmp_path / "loose", monkeypatch)
     assert loose.score[-1] > loose.score[0] + 2

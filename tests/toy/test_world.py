@@ -10,6 +10,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,12 +20,7 @@ from torch import Tensor
 from steersman.data import toy_world as world
 from steersman.data.toy_world import Question, Rater, Vote
 from steersman.functional import preference_nll, rater_margins
-from steersman.lm import tiny
 from steersman.lm.sampling import LocalModel, SamplingConfig
-from steersman.store import StageFolder
-from steersman.train import sft
-from steersman.train.loop import OptimiserConfig
-from steersman.train.sft import SftConfig
 
 EACH = 384  # answers to each prompt
 
@@ -44,23 +40,8 @@ def minimise(parameters: Sequence[Tensor], loss: Callable[[], Tensor]) -> None:
 
 # ── the policy ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
-    """Fine-tuned on demonstrations of mixed quality, 188 steps in about 7 seconds."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny.save(tiny.word_tokenizer(world.WORDS), folder / "base")
-    out = StageFolder(folder / "sft", "sft")
-    out.path.mkdir()
-    config = SftConfig(
-        method="full",
-        optimiser=OptimiserConfig(learning_rate=5e-3),
-        epochs=4,
-        batch_size=32,
-        micro_batch_size=32,
-        max_length=64,
-        checkpoint_every_steps=1000,
-    )
-    sft.run(config, folder / "base", "toy", world.demonstrations(1500), [], out)
-    return LocalModel.load(folder / "base", folder / "sft")
+def policy(fine_tuned: Path) -> LocalModel:
+    return LocalModel.load(fine_tuned / "base", fine_tuned / "sft")
 
 
 class Sampled(NamedTuple):

@@ -38,11 +38,14 @@ FITTED = 4  # looks; below, the curve would go through all of them
 
 
 class WatchConfig(Record):
-    """Every so many steps, ``prompts`` held-out prompts are answered: so many gold labels does a look cost."""
+    """Every so many steps, ``prompts`` held-out prompts are answered: so many gold labels does a look cost.
+
+    A ``stop_at`` of 1 never ends training.
+    """
 
     every_steps: int = Field(default=5, ge=1)
     prompts: int = Field(default=32, ge=2)
-    stop_at: float = Field(default=0.9, gt=0.5, lt=1)
+    stop_at: float = Field(default=0.9, gt=0.5, le=1)
 
 
 class Look(NamedTuple):

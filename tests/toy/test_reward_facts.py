@@ -1,0 +1,96 @@
+"""Facts of reward models in a world whose true reward is known: they learn what raters prefer, their faults included.
+
+Measured numbers are in the docstrings; margins are wide, seeds fixed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steersman.data import toy_world as world
+from steersman.data.toy_world import Rater
+from steersman.store import StageFolder
+from steersman.train import reward_model, rl
+from steersman.train.actor import RolloutConfig
+from steersman.train.loop import OptimiserConfig
+from steersman.train.reward_model import RewardConfig, RewardModel, tokenised
+from steersman.train.rl import Judges, Rows
+from steersman.train.rloo import Rloo, RlooConfig
+from steersman.train.watch import WatchConfig
+from steersman.types import Prompt
+
+CLEAR = 0.5  # of the true reward: by so much the better answer of a pair is better
+
+
+def learn(rater: Rater, votes_each: int, batch_size: int, fine_tuned: Path, out: Path) -> None:
+    """Train a reward model on the votes of 20 such raters."""
+    asked = world.questions(20 * votes_each)
+    votes = world.votes(world.population(20, rater), asked, each=votes_each)
+    config = RewardConfig(
+        optimiser=OptimiserConfig(learning_rate=5e-3),
+        epochs=4,
+        batch_size=batch_size,
+        micro_batch_size=batch_size,
+        max_length=64,
+        checkpoint_every_steps=1000,
+    )
+    out.mkdir()
+    base, comparisons = fine_tuned / "sft" / "model", [vote.comparison() for vote in votes]
+    stage = StageFolder(out, "reward_model")
+    reward_model.run(config, base, fine_tuned / "start", comparisons, [], stage)
+
+
+def test_a_reward_model_of_honest_raters_ranks_pairs_that_it_has_not_seen(fine_tuned: Path, tmp_path: Path) -> None:
+    """The raters err: P(right) = sigmoid(difference / 0.3).
+
+    Measured: right in 95.5 % of the pairs whose true rewards differ by CLEAR or more, which are 82 %; 89.8 % of all.
+    """
+    learn(Rater(name="r"), 200, 64, fine_tuned, tmp_path / "model")
+    model = RewardModel.load(fine_tuned / "sft" / "model", tmp_path / "model")
+    held_out = world.questions(1000, seed=777)
+    groups = [tokenised(question.prompt, question.options, model.chat, 64) for question in held_out]
+    scores = model.scores(groups).view(-1, 2)
+    true = torch.tensor([[world.true_reward(q.prompt, text) for text in q.options] for q in held_out])
+    difference = true[:, 0] - true[:, 1]
+    right = ((scores[:, 0] - scores[:, 1]) * difference > 0).double()
+    clear = difference.abs() >= CLEAR
+    of_clear, of_all = float(right[clear].mean()), float(right[difference.abs() > 1e-6].mean())
+    assert clear.sum() > 700
+    assert of_clear > 0.9
+    assert of_all > 0.83
+
+
+def test_a_reward_model_of_raters_who_like_length_is_over_optimised(fine_tuned: Path, tmp_path: Path) -> None:
+    """A word counts as much as 0.3 of the true reward: answers get longer, the score rises, the true reward falls.
+
+    Measured: answers 7 -> 14.7 tokens, score -0.4 -> 1.4, true reward 0.27 -> -0.75, KL 4.7 nats an answer.
+    """
+    learn(Rater(name="r", length_bias=0.3), 150, 128, fine_tuned, tmp_path / "model")
+    config = RlooConfig(
+        rollouts=RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
+        watch=WatchConfig(every_steps=10, prompts=132, stop_at=1),
+        steps=20,
+        kl_coefficient=0.0,
+        optimiser=OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0),
+        micro_batch_size=16,
+        checkpoint_every_steps=1000,
+    )
+    (tmp_path / "rl").mkdir()
+    events: list[dict[str, Any]] = []
+    stage = StageFolder(tmp_path / "rl", "rl", lambda **row: events.append(row))
+    prompts = [Prompt(prompt=text) for text in world.PROMPTS]
+
+    def true(prompt: Prompt, answer: str) -> float:
+        return world.true_reward(prompt.prompt, answer)
+
+    base, start = fine_tuned / "sft" / "model", fine_tuned / "start"
+    rows = Rows(prompts, prompts * 4, [])
+    rl.run(config, Rloo(config), base, start, tmp_path / "model", rows, stage, Judges(true))
+    looks = [event for event in events if event["event"] == "watch"]
+    first, last = looks[0], looks[-1]
+    assert last["score"] > first["score"] + 0.5
+    assert last["gold"] < first["gold"] - 0.3
+    assert last["mean_answer_tokens"] > 1.4 * first["mean_answer_tokens"]
