@@ -153,13 +153,6 @@ def rater_margins(margins: Tensor, trust: Tensor, side: Tensor, bias: Tensor) ->
     return trust * margins + bias * side
 
 
-def pearson(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's correlation of two [N], a scalar with gradients; both must vary."""
-    a, b = a - a.mean(), b - b.mean()
-    correlation: Tensor = (a @ b) / (a.norm() * b.norm())
-    return correlation
-
-
 # ── policy gradients ─────────────────────────────────────────────────────────────────────────────────────────────────
 def group_advantages(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:
     """(r - mean) / (standard deviation + epsilon) within each prompt's group: GRPO, Shao et al. (arXiv:2402.03300).

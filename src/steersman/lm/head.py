@@ -20,7 +20,7 @@ log Z, and at affordable sample sizes it held the outside down too weakly (docs/
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,15 +36,17 @@ TILE_MB = 256  # of logits in flight
 
 @dataclass(frozen=True)
 class Head:
-    """The output layer of a decoder-only model: ``softcap(scale * (hidden @ weight.T + bias))``.
+    """The output layer of a decoder-only model: ``softcap(scale * (hidden @ weight.T + bias)) / temperature``.
 
-    ``weight`` is [V, H]; ``softcap`` is Gemma 2's tanh cap, ``scale`` covers Cohere's and Granite's logit scales.
+    ``weight`` is [V, H]; ``softcap`` is Gemma 2's tanh cap, ``scale`` covers Cohere's and Granite's logit scales. No
+    model has another ``temperature`` than 1; it makes the head that of a policy which samples at it.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     softcap: float | None = None
     scale: float = 1.0
+    temperature: float = 1.0
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, H] -> [N, V]."""
@@ -53,7 +55,7 @@ class Head:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
+        return logits if self.temperature == 1.0 else logits / self.temperature
 
     def product(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, [N, H] -> [N, V]."""
@@ -61,17 +63,22 @@ class Head:
 
     def rows(self, ids: Tensor) -> Head:
         """The same head with only some of its rows, in the order of ``ids``."""
-        return Head(self.weight[ids], None if self.bias is None else self.bias[ids], self.softcap, self.scale)
+        return replace(self, weight=self.weight[ids], bias=None if self.bias is None else self.bias[ids])
 
     def frozen_copy(self) -> Head:
         """The same head as it is now, whatever is learnt later."""
         bias = None if self.bias is None else self.bias.detach().clone()
-        return Head(self.weight.detach().clone(), bias, self.softcap, self.scale)
+        return replace(self, weight=self.weight.detach().clone(), bias=bias)
 
     @property
     def is_plain(self) -> bool:
         """Frozen and linear, so that its gradient can be written down."""
-        return not self.weight.requires_grad and self.bias is None and self.softcap is None and self.scale == 1.0
+        return not self.weight.requires_grad and self.bias is None and self.softcap is None
+
+    def scaled(self, hidden: Tensor) -> Tensor:
+        """The hidden states whose products with a plain head's weight are its logits."""
+        factor = self.scale / self.temperature
+        return hidden if factor == 1.0 else hidden * factor
 
 
 def head_of(model: Any) -> Head:
@@ -116,7 +123,7 @@ def token_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """
     if not head.is_plain:
         return _checkpointed_logprobs(hidden, targets, head)
-    logprobs: Tensor = _FusedLogprobs.apply(hidden, targets, head.weight)  # type: ignore[no-untyped-call]
+    logprobs: Tensor = _FusedLogprobs.apply(head.scaled(hidden), targets, head.weight)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -153,7 +160,7 @@ def divergence(hidden: Tensor, reference: Tensor, head: Head, reference_head: He
     reference_head = reference_head or head
     if not head.is_plain:
         return _checkpointed_divergence(hidden, reference, head, reference_head)
-    loss: Tensor = _FusedDivergence.apply(hidden, reference, head.weight, reference_head)  # type: ignore[no-untyped-call]
+    loss: Tensor = _FusedDivergence.apply(head.scaled(hidden), reference, head.weight, reference_head)  # type: ignore[no-untyped-call]
     return loss
 
 

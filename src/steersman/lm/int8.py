@@ -112,7 +112,7 @@ class Int8Copy:
             )
         rounding = Rounding()
         copy = Int8Linear(head.weight, head.bias, rounding)
-        self.head = _Int8Head(head.weight, head.bias, head.softcap, head.scale, copy)
+        self.head = _Int8Head(head.weight, head.bias, head.softcap, head.scale, head.temperature, copy)
         self._layers: list[tuple[Any, Int8Linear]] = []
         for name, module in trunk(model).named_modules():
             kind = type(module).__name__

@@ -7,7 +7,7 @@ policy, reference and critic, and kept over the updates that a batch of rollouts
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -36,14 +36,17 @@ Judge = Callable[[Prompt, str], float]  # something said of an answer, in a numb
 
 
 class RolloutConfig(Record):
-    """``answers`` to each of ``prompts`` a step, at temperature 1. Lengths are in tokens.
+    """``answers`` to each of ``prompts`` a step. Lengths are in tokens.
 
+    The policy that is improved, and its reference, are those that sample at ``temperature``: their logits are divided
+    by it everywhere. A small model's answers at temperature 1 are too odd for a reward model to judge.
     ``unended_penalty`` is taken off the score of an answer that does not end by itself. ``int8`` samples with rounded
     weights; the loss is corrected for it, and for a compact vocabulary.
     """
 
     prompts: int = Field(default=8, ge=1)
     answers: int = Field(default=4, ge=2)
+    temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=64, ge=1)
     max_prompt_tokens: int = Field(default=256, ge=8)
     unended_penalty: float = Field(default=1.0, ge=0)
@@ -150,7 +153,7 @@ class Actor:
         """
         tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
         model.requires_grad_(False)
-        head, vocabulary = head_of(model), None
+        head, vocabulary = replace(head_of(model), temperature=config.rollouts.temperature), None
         policy = load_adapter(model, base, start / ADAPTER, POLICY)
         load_adapter(policy, base, start / ADAPTER, REFERENCE)
         policy.set_adapter(POLICY)
@@ -174,9 +177,11 @@ class Actor:
         """
         starts = [ids for prompt in prompts for ids in [self.chat.prompt_ids(prompt)] * each]
         limits = self.config.rollouts
+        # A compact vocabulary's head, and an int8 one, have the temperature in them.
+        tempered = self.vocabulary is not None or self.int8 is not None
         own = [i for i in range(len(starts)) if i // each % processes.count() == processes.rank()]
         sampling = SamplingConfig(
-            temperature=1.0,
+            temperature=1.0 if tempered else limits.temperature,
             max_new_tokens=limits.max_new_tokens,
             max_prompt_tokens=limits.max_prompt_tokens,
             batch_size=max(1, len(own)),

@@ -73,9 +73,9 @@ class Ppo(Algorithm):
         load_adapter(actor.policy, actor.base, first / ADAPTER, CRITIC)
         saved = load_file(first / HEAD)
         self.head = nn.Linear(saved["weight"].shape[1], 1).to(actor.model.device)
-        with torch.no_grad():  # the reward model's quality; a disentangled style head stays behind
-            self.head.weight.copy_(saved["weight"][:1])
-            self.head.bias.copy_(saved["bias"][:1] - actor.reward.centre[0])
+        with torch.no_grad():
+            self.head.weight.copy_(saved["weight"])
+            self.head.bias.copy_(saved["bias"] - actor.reward.centre[0])
         with using(actor.policy, CRITIC):
             own = {f"critic.{key}": parameter for key, parameter in trainable(actor.policy).items()}
         return {**own, **{f"critic.head.{key}": parameter for key, parameter in self.head.named_parameters()}}

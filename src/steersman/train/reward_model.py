@@ -10,13 +10,15 @@ demonstrations average 0; a difference of two scores stays the log-odds that the
 What differs from the paper: LoRA on the fine-tuned policy instead of all weights; optionally
 - an **ensemble** of members with their own adapter, head and order of rows: mean, worst case, or mean minus variance
   (Coste et al. 2023, arXiv:2310.02743);
-- a **disentangled head** for style (ODIN, Chen et al. 2024, arXiv:2402.07319): the sum of quality and style explains
-  the comparisons; style is held to length, lists, emoji, exclamation, flattery and agreement, quality is held away from
-  them, and only quality is the score.
+- a score **without style**: what length, lists, emoji, exclamation, flattery and agreement explain of the comparisons
+  is explained by them first, with a weight each, and the model learns the rest, which alone is the score. It is Clark
+  et al.'s product of experts (2019, arXiv:1909.03683) with ODIN's purpose (Chen et al. 2024, arXiv:2402.07319); ODIN's
+  own second head, held to the features by correlation alone, learnt content as well where we knew the truth.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -26,13 +28,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from steersman.data import style
 from steersman.errors import DataError, ModelError
-from steersman.functional import pearson, preference_nll, ranking_nll
+from steersman.functional import preference_nll, ranking_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format
 from steersman.lm.model import ADAPTER, load_adapter, save_policy, trainable, using
@@ -44,7 +46,8 @@ from steersman.terminal import Progress
 from steersman.train import loop, processes
 from steersman.types import Comparison, Demonstration, Record, Seed, Text, transport
 
-VERSION = 1
+VERSION = 2
+RIDGE = 1e-3  # on the weights of style
 HEAD, ABOUT = "head.safetensors", "reward_model.json"
 
 
@@ -52,14 +55,14 @@ class RewardConfig(Record):
     """``members`` are trained one after another and scored as ``combine`` says. Lengths are in tokens.
 
     ``centre_weight`` times the mean square of the scores is added to the loss, which leaves their level free.
-    ``style_weight`` is that of the disentangled head, 0 for none. Adapters have the shape of the policy that they start
-    from; activations below them are kept in up to ``trunk_cache_mb`` of memory.
+    ``without_style`` takes out of the score what the style of answers explains by itself. Adapters have the shape of
+    the policy that they start from; activations below them are kept in up to ``trunk_cache_mb`` of memory.
     """
 
     members: int = Field(default=1, ge=1)
     combine: Literal["mean", "worst", "mean_minus_variance"] = "mean"
     centre_weight: float = Field(default=0.01, ge=0)
-    style_weight: float = Field(default=0.0, ge=0)
+    without_style: bool = False
     optimiser: loop.OptimiserConfig = loop.OptimiserConfig(learning_rate=1e-4)
     epochs: int = Field(default=1, ge=1)
     trunk_cache_mb: int = Field(default=1024, ge=0)
@@ -68,12 +71,6 @@ class RewardConfig(Record):
     max_length: int = Field(default=512, ge=16)
     checkpoint_every_steps: int = transport(20, ge=1)
     seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _correlations_need_whole_batches(self) -> RewardConfig:
-        if self.style_weight and self.micro_batch_size < self.batch_size:
-            raise ValueError("style_weight compares all answers of a step: micro_batch_size must be batch_size")
-        return self
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -125,31 +122,40 @@ def level_rows(demonstrations: Sequence[Demonstration], chat: ChatFormat, max_le
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def new_head(hidden: int, outputs: int, seed: int) -> nn.Linear:
-    """A head of standard deviation 1 / sqrt(hidden + 1) and bias 0, as in InstructGPT."""
-    head = nn.Linear(hidden, outputs)
+def new_head(hidden: int, seed: int) -> nn.Linear:
+    """One output, of standard deviation 1 / sqrt(hidden + 1) and bias 0, as in InstructGPT."""
+    head = nn.Linear(hidden, 1)
     with torch.no_grad():
-        head.weight.copy_(torch.randn(outputs, hidden, generator=random_stream(seed, hidden)) / math.sqrt(hidden + 1))
+        head.weight.copy_(torch.randn(1, hidden, generator=random_stream(seed, hidden)) / math.sqrt(hidden + 1))
         head.bias.zero_()
     return head
 
 
-def style_penalty(outputs: Tensor, written: Tensor, weight: Tensor) -> Tensor:
-    """What holds quality away from style, and style to it; a scalar, smaller is better.
+def style_alone(rows: Sequence[Ranked]) -> Tensor:
+    """How much each feature of style explains of the comparisons by itself, [F] nats a unit.
 
-        sum over features f of |corr(quality, f)| - corr(style_f, f) + cos(w_quality, w_f)^2
-
-    Args:
-        outputs: [S, 1 + F] quality and style of some answers; written: [S, F] their features; weight: [1 + F, H].
+    A logistic regression on the differences of the features within the pairs, with a little ridge (`RIDGE`).
     """
-    varied = written.std(0) > 1e-6  # a feature that all answers share correlates with nothing
-    entangled = sum((pearson(outputs[:, 0], f).abs() for f in written.T[varied]), outputs.new_zeros(()))
-    held = sum(
-        (pearson(own, f) for own, f in zip(outputs.T[1:][varied], written.T[varied], strict=True)),
-        outputs.new_zeros(()),
-    )
-    directions = nn.functional.normalize(weight, dim=1)
-    return entangled - held + (directions[1:] @ directions[0]).square().sum()
+    pairs = [
+        (above, below, row.weight, row.certainty)
+        for row in rows
+        for (rank, above), (other, below) in itertools.permutations(zip(row.ranks, row.style, strict=True), 2)
+        if rank < other
+    ]
+    better, worse = (torch.tensor([pair[side] for pair in pairs], dtype=torch.float64) for side in (0, 1))
+    weight, certainty = torch.tensor([pair[2:] for pair in pairs], dtype=torch.float64).T
+    found = torch.zeros(better.shape[1], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([found], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        optimiser.zero_grad()
+        nll = preference_nll((better - worse) @ found, certainty) @ weight / weight.sum()
+        value = nll + RIDGE * found.square().sum()
+        value.backward()
+        return float(value.detach())
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return found.detach()
 
 
 def run(
@@ -181,6 +187,7 @@ def run(
     # The same batches in every epoch, in another order: what the frozen layers make of them is computed once.
     steps = loop.plan_batches([row.group.tokens for row in rows], config.batch_size, 1, config.seed)
     batches = [[rows[i] for i in step] for step in steps]
+    explained = style_alone(rows) if config.without_style else torch.zeros(len(style.FEATURES))
     policy: Any = None
     lower: LowerStates | None = None
     for member in range(config.members):
@@ -190,7 +197,7 @@ def run(
         lower = lower or LowerStates(model, policy, name, config.trunk_cache_mb, tokenizer.pad_token_id or 0)
         if (folder / HEAD).exists():  # finished before a kill
             continue
-        trainer = Trainer.prepare(config, member, model, policy, lower)
+        trainer = Trainer.prepare(config, member, model, policy, lower, explained)
         _train(trainer, member, batches, folder, out)
         if processes.rank() == 0:
             save_policy(policy, folder, tokenizer, pretrained.digest(base), name)
@@ -198,7 +205,12 @@ def run(
             loop.drop_checkpoint(folder)
         processes.wait()
     if processes.rank() == 0:
-        about = {"combine": config.combine, "max_length": config.max_length, "centre": [0.0] * config.members}
+        about: dict[str, Any] = {
+            "combine": config.combine,
+            "max_length": config.max_length,
+            "centre": [0.0] * config.members,
+        }
+        about |= {"style_nats": dict(zip(style.FEATURES, explained.tolist(), strict=True))}
         write_json(out.file(ABOUT), about)
         centre = RewardModel.load(base, out.path, onto=(model, policy)).mean_scores(demonstrations)
         write_json(out.file(ABOUT), about | {"centre": centre})
@@ -257,17 +269,19 @@ class Trainer:
     model: Any
     head: nn.Linear
     lower: LowerStates
+    explained: Tensor  # [F], what style explains by itself
     parameters: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
 
     @classmethod
-    def prepare(cls, config: RewardConfig, member: int, model: Any, policy: Any, lower: LowerStates) -> Trainer:
+    def prepare(
+        cls, config: RewardConfig, member: int, model: Any, policy: Any, lower: LowerStates, explained: Tensor
+    ) -> Trainer:
         """A head of its own, and the adapter that is active."""
-        outputs = 1 + (len(style.FEATURES) if config.style_weight else 0)
-        head = new_head(model.config.get_text_config().hidden_size, outputs, config.seed + member).to(model.device)
+        head = new_head(model.config.get_text_config().hidden_size, config.seed + member).to(model.device)
         policy.train()
         parameters: dict[str, Tensor] = {**trainable(policy), **{f"head.{k}": p for k, p in head.named_parameters()}}
-        return cls(config, model, head, lower, parameters, loop.adamw(parameters, config.optimiser))
+        return cls(config, model, head, lower, explained, parameters, loop.adamw(parameters, config.optimiser))
 
     def step(self, batch: int, rows: Sequence[Ranked], rate: float) -> dict[str, Any]:
         """One optimiser step on the batch of this number; returns what was measured, over all processes."""
@@ -278,13 +292,9 @@ class Trainer:
             if not processes.mine(number):
                 continue
             laid_out, lower = self.lower.read((batch, number), [row.group for row in share])
-            outputs = self.head(tree_hidden(self.model, laid_out, laid_out.last, lower))
-            nll, right, pairs = self._ranking(outputs, share)
-            centred = outputs[:, 0].square().sum() / answers
-            loss = nll / total + config.centre_weight * centred
-            if config.style_weight:
-                written = outputs.new_tensor([values for row in share for values in row.style])
-                loss = loss + config.style_weight * style_penalty(outputs, written, self.head.weight)
+            quality = self.head(tree_hidden(self.model, laid_out, laid_out.last, lower))[:, 0]
+            nll, right, pairs = self._ranking(quality, share)
+            loss = nll / total + config.centre_weight * quality.square().sum() / answers
             loss.backward()
             parts = (loss, nll / total, right, pairs)
             sums += torch.stack([part.detach().double().cpu() for part in parts])
@@ -299,23 +309,24 @@ class Trainer:
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
 
-    def _ranking(self, outputs: Tensor, rows: Sequence[Ranked]) -> tuple[Tensor, Tensor, Tensor]:
+    def _ranking(self, quality: Tensor, rows: Sequence[Ranked]) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted sum of the rows' losses; pairs that quality puts in order, and all pairs."""
         counts = [len(row.ranks) for row in rows]
 
         def by_prompt(values: Tensor) -> Tensor:
             return nn.utils.rnn.pad_sequence(list(torch.split(values, counts)), batch_first=True)
 
-        ranks = by_prompt(torch.tensor([rank for row in rows for rank in row.ranks], device=outputs.device))
-        weight, certainty, margin = outputs.new_tensor([(r.weight, r.certainty, r.margin) for r in rows]).T
-        scores = by_prompt(outputs.sum(1))
+        ranks = by_prompt(torch.tensor([rank for row in rows for rank in row.ranks], device=quality.device))
+        weight, certainty, margin = quality.new_tensor([(r.weight, r.certainty, r.margin) for r in rows]).T
+        written = quality.new_tensor([values for row in rows for values in row.style])
+        scores = by_prompt(quality + written @ self.explained.to(written))
         difference = torch.where(ranks[:, 0] < ranks[:, 1], 1, -1) * (scores[:, 0] - scores[:, 1])
         of_two = preference_nll(difference - margin, certainty)
-        two = torch.tensor([count == 2 for count in counts], device=outputs.device)
+        two = torch.tensor([count == 2 for count in counts], device=quality.device)
         nll = (torch.where(two, of_two, ranking_nll(scores, ranks)) * weight).sum()
-        quality = by_prompt(outputs[:, 0].detach())
+        own = by_prompt(quality.detach())
         better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks > 0)[:, :, None]
-        return nll, (better & (quality[:, :, None] > quality[:, None, :])).sum(), better.sum()
+        return nll, (better & (own[:, :, None] > own[:, None, :])).sum(), better.sum()
 
 
 # ── scoring ──────────────────────────────────────────────────────────────────────────────────────────────────────────

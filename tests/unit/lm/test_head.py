@@ -41,7 +41,8 @@ HEADS = {
     "biased": Head(WEIGHT, bias=normal(V, seed=3)),
     "softcapped": Head(WEIGHT, softcap=3.0),
     "scaled": Head(WEIGHT, scale=0.25),
-    "everything": Head(WEIGHT, normal(V, seed=3), softcap=5.0, scale=0.5),
+    "tempered": Head(WEIGHT, temperature=0.7),
+    "everything": Head(WEIGHT, normal(V, seed=3), softcap=5.0, scale=0.5, temperature=1.3),
 }
 
 
@@ -333,3 +334,10 @@ def test_outside_mass_is_what_the_full_softmax_says(monkeypatch: pytest.MonkeyPa
     assert 0.05 < float(inside) < 0.95
     assert vocabulary.outside_mass(SMALL, HEADS["plain"]) == pytest.approx(1 - float(inside), abs=1e-6)
     assert compact(extra=V).outside_mass(SMALL, HEADS["plain"]) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_temperature_divides_the_logits(name: str) -> None:
+    head = HEADS[name]
+    hot = replace(head, temperature=2 * head.temperature)
+    torch.testing.assert_close(hot.logits(HIDDEN), head.logits(HIDDEN) / 2)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from steersman.data import style
@@ -18,16 +18,18 @@ from steersman.errors import DataError, ModelError
 from steersman.lm import pretrained
 from steersman.lm.chat import chat_format
 from steersman.lm.model import LoraConfig, load_adapter, using
+from steersman.lm.shared_prompt import Group
 from steersman.store import StageFolder
 from steersman.train import loop, reward_model, sft
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import (
     LowerStates,
+    Ranked,
     RewardConfig,
     RewardModel,
     Trainer,
     ranked,
-    style_penalty,
+    style_alone,
     tokenised,
 )
 from steersman.train.sft import SftConfig
@@ -85,7 +87,7 @@ def prepared(config: RewardConfig, base: Path, start: Path, rows: Sequence[Compa
     model.requires_grad_(False)
     policy = load_adapter(model, base, start / "adapter", "member-0")
     lower = LowerStates(model, policy, "member-0", config.trunk_cache_mb, 0)
-    trainer = Trainer.prepare(config, 0, model, policy, lower)
+    trainer = Trainer.prepare(config, 0, model, policy, lower, torch.zeros(len(style.FEATURES)))
     return policy, trainer, ranked(rows, chat_format(tokenizer), 512)
 
 
@@ -173,18 +175,19 @@ def test_style_features_count_what_they_say() -> None:
     assert style.features("It is not.")[2:] == [0.0, 0.0, 0.0, 0.0]
 
 
-def test_the_style_penalty_by_hand() -> None:
-    written = torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])  # the second feature never varies
-    outputs = torch.tensor([[3.0, 0.0, 9.0], [2.0, 1.0, 9.0], [1.0, 2.0, 9.0]])
-    weight = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    # corr(quality, length) = -1, corr(style, length) = 1, cosines 1 / sqrt 2 and 0
-    assert float(style_penalty(outputs, written, weight)) == pytest.approx(1 - 1 + 0.5, rel=1e-5)
+def test_what_style_explains_is_a_logistic_regression() -> None:
+    """Of two answers the longer one wins four times in five, whatever else they hold."""
+    group = Group([1], [[2], [3]])
+    rows = [Ranked(group, (1, 2) if i % 5 else (2, 1), [[1.0, i % 3, 0.0], [0.0, i % 3, 0.0]]) for i in range(100)]
+    found = style_alone(rows).tolist()
+    assert found[0] == pytest.approx(math.log(4), abs=0.05)  # the ridge takes a little
+    assert found[1:] == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
-def test_the_style_head_takes_the_length_out_of_the_score(
+def test_length_is_taken_out_of_the_score(
     tiny_base: Path, starts: Path, demonstrations: list[Demonstration], tmp_path: Path
 ) -> None:
-    """Raters who prefer what is long: a plain head learns that, a disentangled one keeps it out of quality."""
+    """Raters who prefer what is long: a plain model learns that; without style, there is nothing left to learn."""
     rows = [
         Comparison(
             prompt=d.prompt, options=(f"{d.completion} {'And so on. ' * (1 + i % 6)}", d.completion), ranking=(1, 2)
@@ -192,19 +195,14 @@ def test_the_style_head_takes_the_length_out_of_the_score(
         for i, d in enumerate(demonstrations[:40])
     ]
     moved = {}
-    for weight in (0.0, 2.0):
-        update = {"style_weight": weight, "micro_batch_size": 8, "epochs": 6}
-        run(FAST.model_copy(update=update), tiny_base, starts / "all", rows[:32], tmp_path / str(weight))
-        judge = RewardModel.load(tiny_base, tmp_path / str(weight)).judge
+    for without in (False, True):
+        update = {"without_style": without, "epochs": 6}
+        run(FAST.model_copy(update=update), tiny_base, starts / "all", rows[:32], tmp_path / str(without))
+        judge = RewardModel.load(tiny_base, tmp_path / str(without)).judge
         scores = [judge(row.prompt, row.options) for row in rows[32:]]
-        moved[weight] = sum(long - short for long, short in scores) / len(scores)
-    assert moved[0.0] > 1
-    assert abs(moved[2.0]) < 0.5 * moved[0.0]
-
-
-def test_style_needs_whole_batches() -> None:
-    with pytest.raises(ValidationError, match="micro_batch_size must be batch_size"):
-        RewardConfig(style_weight=1.0, micro_batch_size=4)
+        moved[without] = sum(long - short for long, short in scores) / len(scores)
+    assert moved[False] > 1
+    assert abs(moved[True]) < 0.5 * moved[False]
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -177,6 +177,22 @@ def test_policy_reference_and_sampler_agree_at_the_start(
     assert other.groups != rollouts.groups
 
 
+def test_the_policy_is_the_one_at_the_temperature(
+    tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
+) -> None:
+    """A compact vocabulary with all rows samples from what is read, at another temperature than 1."""
+    limits = SMALL["rollouts"].model_copy(update={"temperature": 0.5})
+    whole = {"vocabulary": "compact", "compact": CompactConfig(extra_rows=10**6, full_share=1.0)}
+    own = actor(RlooConfig(**SMALL | {"rollouts": limits} | whole), tiny_base, trained, demonstrations)
+    texts = [prompt.prompt for prompt in prompts[:4]]
+    rollouts = own.rollouts(texts, 1)
+    old = torch.cat([own.read(seen, rollouts.scores).old for seen in own.look(rollouts, 0)])
+    torch.testing.assert_close(old, torch.cat(rollouts.drawn), atol=1e-4, rtol=0)
+    plain = actor(RlooConfig(**SMALL), tiny_base, trained, demonstrations)
+    other = torch.cat([plain.read(seen, rollouts.scores).old for seen in plain.look(rollouts, 0)])
+    assert float(old.mean()) > float(other.mean()) + 0.1  # colder draws are likelier to a colder policy
+
+
 def test_what_others_sampled_is_told_apart(
     tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
 ) -> None:
