@@ -208,15 +208,7 @@ def run(
     processes.wait()
     counts = {"prompts": len(rows.prompts), "watched": len(watch.prompts), "steps": config.steps}
     out.emit(event="setup", **counts, resumed_at_step=first)
-    turns = loop.turns(
-        len(rows.prompts), config.steps * config.rollouts.prompts / len(rows.prompts), config.steps, config.seed
-    )
-    beside = loop.turns(
-        len(rows.demonstrations),
-        config.steps * config.rollouts.prompts / max(1, len(rows.demonstrations)),
-        config.steps,
-        config.seed + 1,
-    )
+    turns, beside = (_turns(config, len(given), i) for i, given in enumerate((rows.prompts, rows.demonstrations)))
     with Progress("rl", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
             if step % config.watch.every_steps == 0 or step == config.steps:
@@ -236,6 +228,12 @@ def run(
         save_policy(actor.policy, out.path, actor.chat.tokenizer, pretrained.digest(base), POLICY)
         loop.drop_checkpoint(out.path)
         watch.clear()
+
+
+def _turns(config: RlConfig, rows: int, stream: int) -> list[list[int]]:
+    """Which of some rows every step takes, as many as it has prompts."""
+    passes = config.steps * config.rollouts.prompts / max(1, rows)
+    return loop.turns(rows, passes, config.steps, config.seed + stream)
 
 
 class Trainer:
