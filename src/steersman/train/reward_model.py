@@ -9,7 +9,8 @@ demonstrations average 0; a difference of two scores stays the log-odds that the
 
 What differs from the paper: LoRA on the fine-tuned policy instead of all weights; optionally
 - an **ensemble** of members with their own adapter, head and order of rows: mean, worst case, or mean minus variance
-  (Coste et al. 2023, arXiv:2310.02743);
+  (Coste et al. 2023, arXiv:2310.02743), or one model with the mean of their weights (WARM, Ramé et al. 2024,
+  arXiv:2401.12187), which costs no more than one member;
 - a score **without style**: what length, lists, emoji, exclamation, flattery and agreement explain of the comparisons
   is explained by them first, with a weight each, and the model learns the rest, which alone is the score. It is Clark
   et al.'s product of experts (2019, arXiv:1909.03683) with ODIN's purpose (Chen et al. 2024, arXiv:2402.07319); ODIN's
@@ -37,7 +38,7 @@ from steersman.errors import DataError, ModelError
 from steersman.functional import preference_nll, ranking_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format
-from steersman.lm.model import ADAPTER, load_adapter, save_policy, trainable, using
+from steersman.lm.model import ADAPTER, load_adapter, restore, save_policy, trainable, using
 from steersman.lm.sampling import random_stream
 from steersman.lm.shared_prompt import Group, Tree, fitting, tree, tree_hidden, tree_lower
 from steersman.lm.trunk import FrozenTrunk, Lower
@@ -48,7 +49,7 @@ from steersman.types import Comparison, Demonstration, Record, Seed, Text, trans
 
 VERSION = 2
 RIDGE = 1e-3  # on the weights of style
-HEAD, ABOUT = "head.safetensors", "reward_model.json"
+HEAD, ABOUT, WEIGHTS = "head.safetensors", "reward_model.json", "adapter_model.safetensors"
 
 
 class RewardConfig(Record):
@@ -60,7 +61,7 @@ class RewardConfig(Record):
     """
 
     members: int = Field(default=1, ge=1)
-    combine: Literal["mean", "worst", "mean_minus_variance"] = "mean"
+    combine: Literal["mean", "worst", "mean_minus_variance", "weights"] = "mean"
     centre_weight: float = Field(default=0.01, ge=0)
     without_style: bool = False
     optimiser: loop.OptimiserConfig = loop.OptimiserConfig(learning_rate=1e-4)
@@ -205,13 +206,13 @@ def run(
             loop.drop_checkpoint(folder)
         processes.wait()
     if processes.rank() == 0:
-        about: dict[str, Any] = {
+        about = {
             "combine": config.combine,
             "max_length": config.max_length,
-            "centre": [0.0] * config.members,
+            "members": config.members,
+            "style_nats": dict(zip(style.FEATURES, explained.tolist(), strict=True)),
         }
-        about |= {"style_nats": dict(zip(style.FEATURES, explained.tolist(), strict=True))}
-        write_json(out.file(ABOUT), about)
+        write_json(out.file(ABOUT), about | {"centre": [0.0] * (1 if config.combine == "weights" else config.members)})
         centre = RewardModel.load(base, out.path, onto=(model, policy)).mean_scores(demonstrations)
         write_json(out.file(ABOUT), about | {"centre": centre})
 
@@ -335,6 +336,7 @@ COMBINED: Mapping[str, Callable[[Tensor], Tensor]] = {
     "worst": lambda scores: scores.min(0).values,
     # Coste et al.'s uncertainty-weighted optimisation with a weight of 1.
     "mean_minus_variance": lambda scores: scores.mean(0) - scores.var(0, unbiased=False),
+    "weights": lambda scores: scores[0],  # there is one model
 }
 
 
@@ -366,11 +368,15 @@ class RewardModel:
         model, policy = onto or (pretrained.load_model(base), None)
         active = None if onto is None else onto[1].active_adapter
         heads: dict[str, nn.Linear] = {}
-        for member in range(len(about["centre"])):
-            own, saved = f"{name}-{member}", load_file(folder / f"member-{member}" / HEAD)
-            policy = load_adapter(model if policy is None else policy, base, folder / f"member-{member}" / ADAPTER, own)
-            heads[own] = nn.Linear(saved["weight"].shape[1], saved["weight"].shape[0]).to(model.device)
-            heads[own].load_state_dict(saved)
+        folders = [folder / f"member-{member}" for member in range(about["members"])]
+        for group in [folders] if about["combine"] == "weights" else [[one] for one in folders]:
+            own = f"{name}-{len(heads)}"
+            policy = load_adapter(model if policy is None else policy, base, group[0] / ADAPTER, own)
+            saved = [load_file(one / HEAD) for one in group]
+            if len(group) > 1:
+                restore(policy, _mean([load_file(one / ADAPTER / WEIGHTS) for one in group]), own)
+            heads[own] = nn.Linear(saved[0]["weight"].shape[1], 1).to(model.device)
+            heads[own].load_state_dict(_mean(saved))
             heads[own].requires_grad_(False)
         assert policy is not None
         policy.set_adapter(active or next(iter(heads)))
@@ -406,6 +412,11 @@ class RewardModel:
         shown = level_rows(demonstrations, self.chat, self.max_length)
         means: list[float] = self.member_scores(shown).mean(1).tolist() if shown else [0.0] * len(self.heads)
         return means
+
+
+def _mean(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Of the same tensors in several files. Members start from one adapter, so that a mean of theirs is one as well."""
+    return {key: torch.stack([each[key] for each in weights]).mean(0) for key in weights[0]}
 
 
 BATCH = 8  # prompts in one forward pass of scoring

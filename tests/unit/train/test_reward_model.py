@@ -17,7 +17,7 @@ from steersman.data.sources import split_by_topic
 from steersman.errors import DataError, ModelError
 from steersman.lm import pretrained
 from steersman.lm.chat import chat_format
-from steersman.lm.model import LoraConfig, load_adapter, using
+from steersman.lm.model import LoraConfig, load_adapter, snapshot, using
 from steersman.lm.shared_prompt import Group
 from steersman.store import StageFolder
 from steersman.train import loop, reward_model, sft
@@ -161,6 +161,23 @@ def test_weights_count(
         _, trainer, encoded = prepared(config, tiny_base, starts / "all", rows)
         found.append(gradients(trainer, encoded, monkeypatch))
     torch.testing.assert_close(found[0]["head.weight"], found[1]["head.weight"], atol=1e-6, rtol=1e-4)
+
+
+def test_the_mean_of_the_weights_is_one_model(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    config = FAST.model_copy(update={"members": 2, "combine": "weights"})
+    run(config, tiny_base, starts / "all", comparisons[:24], tmp_path, demonstrations)
+    model = RewardModel.load(tiny_base, tmp_path)
+    assert len(model.heads) == 1
+    parts = [load_file(tmp_path / f"member-{i}" / "adapter" / "adapter_model.safetensors") for i in range(2)]
+    found = snapshot(model.policy, "reward-0")
+    assert any(not torch.equal(parts[0][key], parts[1][key]) for key in found)
+    for key, value in found.items():
+        torch.testing.assert_close(value, (parts[0][key] + parts[1][key]) / 2)
+    heads = [load_file(tmp_path / f"member-{i}" / "head.safetensors")["weight"] for i in range(2)]
+    torch.testing.assert_close(model.heads["reward-0"].weight.detach(), (heads[0] + heads[1]) / 2)
+    assert model.mean_scores(demonstrations) == pytest.approx([0.0], abs=1e-5)
 
 
 # ── style ────────────────────────────────────────────────────────────────────────────────────────────────────────────
