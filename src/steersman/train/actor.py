@@ -40,7 +40,7 @@ class RolloutConfig(Record):
 
     The policy that is improved, and its reference, are those that sample at ``temperature``: their logits are divided
     by it everywhere. A small model's answers at temperature 1 are too odd for a reward model to judge.
-    ``unended_penalty`` is taken off the score of an answer that does not end by itself. ``int8`` samples with rounded
+    ``unended_penalty`` is taken off the reward of an answer that does not end by itself. ``int8`` samples with rounded
     weights; the loss is corrected for it, and for a compact vocabulary.
     """
 

@@ -311,8 +311,8 @@ class Trainer:
         if self.cost is not None:
             said = zip(prompts, rollouts.answers, strict=True)
             costs = torch.tensor([[self.cost(prompt, answer) for answer in answers] for prompt, answers in said])
-        scores = rollouts.scores - self.config.rollouts.unended_penalty * (~rollouts.ended).float()
-        return costs, self.constraint.rewards(scores, costs)
+        penalties = self.config.rollouts.unended_penalty * (~rollouts.ended).float()
+        return costs, self.constraint.rewards(rollouts.scores, costs) - penalties
 
     def _update(
         self,
