@@ -93,7 +93,8 @@ def offline_stage(recipe: Recipe) -> str:
 
 def alone(recipe: Recipe) -> RewardConfig | None:
     """What the stage `second_judge` trains: one reward model like those that are optimised for."""
-    return recipe.reward_model.model_copy(update={"members": 1}) if recipe.rl and recipe.reward_model else None
+    single = {"members": 1, "combine": "mean"}
+    return recipe.reward_model.model_copy(update=single) if recipe.rl and recipe.reward_model else None
 
 
 def _data(c: Context, out: StageFolder) -> None:

@@ -1,4 +1,4 @@
-"""The smoke recipe end to end: every stage, reuse, what a change runs again, and `kill -9` in three stages."""
+"""The smoke recipe end to end: every stage, reuse, what a change runs again, and `kill -9` in six stages."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from steersman.store import Run
 from .conftest import SETTINGS, align_smoke
 
 NAMES = [stage.name for stage in pipeline.STAGES]
+AFTER_RL = ["rl", "aligned_answers", "aligned_capability", "scores"]
 
 
 def ran(said: list[str]) -> list[str]:
@@ -74,11 +75,14 @@ def test_training_changed_the_model_and_lowered_its_loss(finished: Path) -> None
     assert losses[-1] < losses[0]
     ids, base = torch.arange(3, 60)[None], finished / "base" / "model"
     with torch.no_grad():
-        raw, tuned, aligned = (
-            load_policy(base, x)(input_ids=ids).logits for x in (None, finished / "sft", finished / "dpo")
+        raw, tuned, preferred, reinforced = (
+            load_policy(base, x)(input_ids=ids).logits
+            for x in (None, finished / "sft", finished / "dpo", finished / "rl")
         )
     assert (raw - tuned).abs().max() > 1e-3
-    assert (tuned - aligned).abs().max() > 1e-3
+    assert (tuned - preferred).abs().max() > 1e-3
+    taken = [e["step"] for e in Run(finished).events("rl", "taken")]
+    assert ((preferred - reinforced).abs().max() > 1e-5) == (taken != [0])
 
 
 def test_a_second_call_runs_nothing(copy: Run) -> None:
@@ -105,16 +109,22 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
         ),
         (
             "sft.epochs=0.5",
-            ["sft", "dpo", "reward_model", "reward_card", "aligned_answers", "aligned_capability", "scores"],
+            ["sft", "dpo", "reward_model", "reward_card", "second_judge", *AFTER_RL],
             "changed: config.epochs: 1.0 -> 0.5",
         ),
         (
             "dpo.beta=0.3",
-            ["dpo", "aligned_answers", "aligned_capability", "scores"],
+            ["dpo", *AFTER_RL],
             "changed: config.beta: 0.1 -> 0.3",
         ),
-        ("reward_model.combine=worst", ["reward_model", "reward_card"], "changed: config.combine: mean -> worst"),
-        ("dpo=null", ["aligned_answers", "aligned_capability", "scores"], "changed: inputs.sft: absent -> "),
+        (
+            "reward_model.combine=worst",
+            ["reward_model", "reward_card", "rl"],  # of one member, the worst is the mean: the same policy comes out
+            "changed: config.combine: mean -> worst",
+        ),
+        ("dpo=null", AFTER_RL, "changed: inputs.sft: absent -> "),
+        # The audit took the policy before the first step, which is the one that answers now: the same scores.
+        ("rl=null", ["aligned_answers", "aligned_capability"], "changed: inputs.dpo: absent -> "),
         ("sft.checkpoint_every_steps=3", [], ""),  # it changes no output
         ("report.title=Another title", [], ""),
     ],
@@ -192,12 +202,13 @@ def kill_in(stage: str, writes_before: int, folder: Path) -> None:
     assert not (folder / stage).exists()
 
 
-def test_kill_9_in_five_stages_changes_no_byte_of_the_result(finished: Path, tmp_path: Path) -> None:
+def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     kill_in("raw_answers", 0, folder)  # the first condition is answered, the second is not
     kill_in("sft", 9, folder)  # two checkpoints are written, and steps after them are lost
     kill_in("dpo", 3, folder)  # one checkpoint is written, and a step after it is lost
     kill_in("reward_model", 1, folder)  # after its first checkpoint
+    kill_in("rl", 3, folder)  # after its first checkpoint and its second look
     kill_in("aligned_capability", 2, folder)  # three batches are scored
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves
@@ -205,13 +216,13 @@ def test_kill_9_in_five_stages_changes_no_byte_of_the_result(finished: Path, tmp
     assert ran(said) == ["aligned_capability", "scores"]
     assert reason(said, "aligned_capability") == "continues where it stopped"
     setups = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
-    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 2, 0, 1]
+    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 2, 0, 1, 0, 0, 2]
     for name in NAMES:
         mine, theirs = contents(folder / name), contents(finished / name)
         assert {f: c for f, c in mine.items() if f != "manifest.json"} == {
             f: c for f, c in theirs.items() if f != "manifest.json"
         }
-    for stage, loss in (("sft", "loss_nats_per_token"), ("dpo", "loss"), ("reward_model", "loss")):
+    for stage, loss in (("sft", "loss_nats_per_token"), ("dpo", "loss"), ("reward_model", "loss"), ("rl", "loss")):
         mine, theirs = ([(e["step"], e[loss]) for e in Run(f).events(stage, "train")] for f in (folder, finished))
         assert mine == theirs
     assert not [path.name for path in folder.iterdir() if path.suffix in (".partial", ".retired")]
@@ -226,7 +237,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path) -> None:
-    expected = logits(load_policy(finished / "base" / "model", finished / "dpo"))
+    expected = logits(load_policy(finished / "base" / "model", finished / "rl"))
     merged = AutoModelForCausalLM.from_pretrained(talk.export(finished, tmp_path / "merged", merged=True))
     adapter = talk.export(finished, tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(finished / "base" / "model")
@@ -235,7 +246,7 @@ def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path
 
 
 def test_without_comparisons_the_fine_tuned_model_is_the_aligned_one(copy: Run) -> None:
-    align_smoke(copy.path, "dpo=null")
+    align_smoke(copy.path, "dpo=null", "rl=null")
     expected = logits(load_policy(copy.path / "base" / "model", copy.path / "sft"))
     torch.testing.assert_close(logits(load_policy(talk.base_of(copy.path), talk.trained_of(copy.path))), expected)
 

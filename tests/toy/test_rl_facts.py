@@ -150,26 +150,3 @@ def test_a_leash_keeps_it_from_that(base: Path, tmp_path: Path, monkeypatch: pyt
     config = RlooConfig(**settings(steps=60, kl_coefficient=0.3, optimiser=slow))
     course = train(config, Rloo(config), biased, base, tmp_path / "leashed", monkeypatch)
     assert course.true[-1] > course.true[0] + 0.3
-
-
-def longwinded(prompt: str, answer: str) -> float:
-    """The true reward, and twice for every word what a word too many costs: better answers first, then long ones."""
-    return world.true_reward(prompt, answer) + 0.3 * world.style(answer).length
-
-
-def test_a_gold_audit_of_200_labels_keeps_the_peak(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten looks of 20 labels choose a policy that is, by 264 labels a look, as good as the best one was.
-
-    Measured: MEASURED
-    """
-    looks: dict[str, Any] = {"every_steps": 4, "stop_at": 1}
-    course = settings(steps=36, optimiser=OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0))
-
-    def go(prompts: int) -> Course:
-        config = RlooConfig(**course | {"watch": WatchConfig(prompts=prompts, **looks)})
-        return train(config, Rloo(config), longwinded, base, tmp_path / f"{prompts}", monkeypatch)
-
-    precise, audited = go(264), go(20)
-    peak = max(precise.true)
-    assert precise.true[-1] < peak - 0.5
-    assert precise.true[audited.taken // 4] > 0.95 * peak

@@ -19,7 +19,7 @@ from steersman import pipeline
 from steersman.errors import ModelError, RecipeError
 from steersman.evals import capability, reward_card
 from steersman.lm import head as head_module
-from steersman.lm import pretrained, sampling
+from steersman.lm import pretrained, sampling, shared_prompt
 from steersman.lm.chat import chat_format
 from steersman.lm.sampling import SamplingConfig
 from steersman.pipeline import STAGES
@@ -48,6 +48,8 @@ TINY = (
     "capability.neutral_passages=1",
 )
 NAMES = [stage.name for stage in STAGES]
+
+TRAINED = ("sft", "dpo", "reward_model", "second_judge", "rl")
 
 
 def tiny(*settings: str) -> Recipe:
@@ -147,11 +149,15 @@ def test_changed_field_is_named_and_what_follows_waits(finished: Path) -> None:
     assert states(planned) == {
         **dict.fromkeys(("data", "raw_answers", "raw_capability"), "reused"),
         **dict.fromkeys(
-            ("sft", "dpo", "reward_model", "reward_card", "aligned_answers", "aligned_capability", "scores"), "will run"
+            (
+                *("sft", "dpo", "reward_model", "reward_card", "second_judge", "rl"),
+                *("aligned_answers", "aligned_capability", "scores"),
+            ),
+            "will run",
         ),
     }
     assert reasons(planned)["sft"] == "changed: config.epochs: 1.0 -> 3.0"
-    assert reasons(planned)["aligned_capability"] == "waits for dpo"
+    assert reasons(planned)["aligned_capability"] == "waits for rl"
     assert "config.epochs: 1.0 -> 3.0" in shown(planned)
     assert [stage.seconds for stage in planned.stages[:3]] == [0, 0, 0]
 
@@ -205,9 +211,7 @@ def test_packaged_weights_that_are_not_prepared_stay_so(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
     assert seen[0].config.num_hidden_layers == 18
     assert planned.prepare_seconds == 60
-    assert planned.seconds == pytest.approx(
-        61 + sum(WORK[stage](seen[0]).amounts.train_tokens for stage in ("sft", "dpo", "reward_model"))
-    )
+    assert planned.seconds == pytest.approx(61 + sum(WORK[stage](seen[0]).amounts.train_tokens for stage in TRAINED))
     assert "converted once" in " ".join(shown(planned).split())
 
 
@@ -311,16 +315,16 @@ def test_work_of_dpo_is_what_dpo_does(
     for name in ("sft", "dpo"):
         (tmp_path / name).mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
-    counts, read, config = Counter[str](), dpo.tree_hidden, s.recipe.dpo
+    counts, read, config = Counter[str](), shared_prompt.tree_hidden, s.recipe.dpo
     assert config is not None
 
-    def counted(model: Any, batch: Any, at: Any) -> Any:
+    def counted(model: Any, batch: Any, at: Any, lower: Any) -> Any:
         kind = "train_tokens" if torch.is_grad_enabled() else "read_tokens"
         counts[kind] += batch.token_ids.numel()
         counts[kind.replace("tokens", "scored")] += len(at)
-        return read(model, batch, at)
+        return read(model, batch, at, lower)
 
-    monkeypatch.setattr(dpo, "tree_hidden", counted)
+    monkeypatch.setattr(shared_prompt, "tree_hidden", counted)
     dpo.run(config, tiny_base, tmp_path / "sft", s.comparisons, StageFolder(tmp_path / "dpo", "dpo"))
     found = WORK["dpo"](s).amounts
     assert found.train_tokens == counts["train_tokens"]
@@ -346,7 +350,8 @@ def test_work_of_the_reward_model_is_what_it_does(
         return read(model, batch, at, below)
 
     def counted_lower(model: Any, batch: Any, below: Any) -> Any:
-        counts["lower_tokens"] += batch.token_ids.numel()
+        if below is not None:
+            counts["lower_tokens"] += batch.token_ids.numel()
         return lower(model, batch, below)
 
     monkeypatch.setattr(reward_model, "tree_hidden", counted)
@@ -561,7 +566,7 @@ def test_weights_are_not_counted_as_activations() -> None:
 def test_calibration_follows_the_recipe(subject: Subject) -> None:
     from transformers import AutoModelForCausalLM
 
-    whole = calibrate(changed(subject, "reward_model=null", "sft.method=full"))
+    whole = calibrate(changed(subject, "rl=null", "reward_model=null", "sft.method=full"))
     assert whole.trainable_bytes == whole.weight_bytes
     adapters = calibrate(changed(subject, "sft.vocabulary=compact", "sft.compact.extra_rows=5"))
     rank, hidden = 4, subject.config.hidden_size
@@ -584,4 +589,4 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
         "config.optimiser.learning_rate: 0.003",
     ):
         assert change in text
-    assert "7 of 10 stages will run" in text
+    assert "9 of 12 stages will run" in text

@@ -304,7 +304,7 @@ def _preferences(recorded: _Recorded) -> dict[str, Any]:
 
 
 LOOKED_AT = (
-    *("score", "second_score", "gold", "gold_falling", "refused", "ended", "repeated_trigrams"),
+    *("score", "second_score", "gold", "gold_worse", "refused", "ended", "repeated_trigrams"),
     *("mean_answer_tokens", "kl_nats_per_token", "entropy_nats_per_token"),
 )
 
@@ -331,7 +331,7 @@ def _reinforcement(found: Evidence) -> dict[str, Any]:
     return {
         "algorithm": found.recipe["rl"]["algorithm"],
         "looks": looks,
-        "taken": {key: taken.get(key) for key in ("step", "gold", "gold_falling")},
+        "taken": {key: taken.get(key) for key in ("step", "gold", "gold_worse")},
         "examples": examples[:CHANGES_SHOWN],
         **recorded.setup("prompts", "watched", "steps"),
     }

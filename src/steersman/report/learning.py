@@ -155,9 +155,9 @@ def _reinforcement(found: Data | None) -> str:
         gold = charts.Curve("gold", "marked", [(look["kl"], look["gold"]) for look in looks])
         said = (
             f"Answers that show all expected behaviours, which nothing optimises: {percent(first['gold'])} before, "
-            f"{percent(last['gold'])} at the end. The policy of step {taken['step']} was taken: the highest point of a "
-            f"curve fitted to these shares ({percent(taken['gold'])}). That they were falling at the end has a "
-            f"probability of {percent(taken['gold_falling'])}."
+            f"{percent(last['gold'])} at the end. The policy of step {taken['step']} was taken: the highest "
+            f"share, each averaged with its neighbours ({percent(taken['gold'])}). That the last policy is worse has a "
+            f"probability of {percent(taken['gold_worse'])}."
         )
         parts.append(pieces.figure([gold], said, "expected behaviours shown", "", x_name))
     return "<h3>Reinforcement learning</h3>" + "".join(parts) + _looks(looks) + _changes(found)

@@ -2,13 +2,12 @@
 
 The score that is optimised is never what a checkpoint is chosen by: it rises whatever happens to the answers (Gao et
 al. 2022, arXiv:2210.10760). At every look the policy answers the same held-out prompts. If ``gold`` is given, a judge
-that training does not see, its labels of these answers are what is believed. They are few and noisy, so the curve is
-fitted that Gao et al. found for reinforcement learning,
+that training does not see, its labels of these answers are what is believed. They are few and noisy, so every look is
+averaged with its neighbours, and the highest one is taken. Training ends when the present look is worse than that one
+with a probability of ``stop_at``, by the paired labels of the two. Without gold, the last policy is taken: never the
+one with the highest score.
 
-    gold(d) = gold(0) + d (a - b log d)        d = sqrt(KL(policy || reference) of an answer)
-
-and its highest point among the looks is taken. Training ends when the curve falls at the present d with a probability
-of ``stop_at``. Without gold, the last policy is taken: never the one with the highest score.
+Gao et al.'s own curve, d (a - b log d) with d the root of the KL, is not what we fit: see docs/decisions/0009.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from pathlib import Path
 from statistics import NormalDist, fmean, variance
 from typing import Any, NamedTuple
 
-import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
@@ -34,7 +32,6 @@ from steersman.train.actor import POLICY, Actor, Judge
 from steersman.types import Prompt, Record
 
 LOOKS = "looks.jsonl"  # the answers of all looks, for a reader or a rater
-FITTED = 4  # looks; below, the curve would go through all of them
 
 
 class WatchConfig(Record):
@@ -45,49 +42,34 @@ class WatchConfig(Record):
 
     every_steps: int = Field(default=5, ge=1)
     prompts: int = Field(default=32, ge=2)
-    stop_at: float = Field(default=0.9, gt=0.5, le=1)
+    stop_at: float = Field(default=0.95, gt=0.5, le=1)
 
 
 class Look(NamedTuple):
-    """What the audit knows of a step: the KL of an answer in nats, and the gold of each answer."""
+    """What the audit knows of a step: the gold of each answer, in the order of the prompts."""
 
     step: int
-    kl: float
     gold: list[float]
 
 
 class Verdict(NamedTuple):
-    """The step to take, its gold by the curve, and how probable it is that gold is falling now."""
+    """The step to take, the smoothed mean of its gold, and how probable it is that the present look is worse."""
 
     step: int
     gold: float
-    falling: float
+    worse: float
 
 
 def audit(looks: Sequence[Look]) -> Verdict:
-    """Fit Gao's curve to the gold of some looks, the first of them at a KL of 0.
-
-    The labels of all looks share one variance. With fewer than `FITTED` looks the means themselves are compared, and
-    nothing is said of falling.
-    """
-    means = torch.tensor([fmean(look.gold) for look in looks], dtype=torch.float64)
-    if len(looks) < FITTED:
-        best = int(means.argmax())
-        return Verdict(looks[best].step, float(means[best]), 0.5)
-    d = torch.tensor([max(look.kl, 1e-6) for look in looks], dtype=torch.float64).sqrt()
-    terms = torch.stack([torch.ones_like(d), d, -d * d.log()], 1)
-    labels = torch.tensor([len(look.gold) for look in looks], dtype=torch.float64)
-    spread = fmean(variance(look.gold) for look in looks)
-    # Labels that all agree leave no noise to estimate; Laplace's half a disagreement stands in for it.
-    spread = max(spread, 0.5 / float(labels.sum()))
-    weights = labels / spread
-    covariance = torch.linalg.pinv(terms.T @ (weights[:, None] * terms), hermitian=True)
-    found = covariance @ terms.T @ (weights * means)
-    fitted = terms @ found
-    best = int(fitted.argmax())
-    slope = torch.tensor([0.0, 1.0, -float(d[-1].log()) - 1], dtype=torch.float64)
-    error = math.sqrt(max(float(slope @ covariance @ slope), 1e-12))
-    return Verdict(looks[best].step, float(fitted[best]), NormalDist().cdf(-float(slope @ found) / error))
+    """Take the highest look, each averaged with its neighbours by 1/4, 1/2, 1/4, and compare the last one with it."""
+    means = [fmean(look.gold) for look in looks]
+    padded = [means[0], *means, means[-1]]
+    smoothed = [(before + 2 * own + after) / 4 for before, own, after in zip(padded, means, padded[2:], strict=False)]
+    best = max(range(len(looks)), key=smoothed.__getitem__)
+    differences = [now - then for now, then in zip(looks[-1].gold, looks[best].gold, strict=True)]
+    change, error = fmean(differences), math.sqrt(variance(differences) / len(differences))
+    worse = NormalDist().cdf(-change / error) if error else 0.5 if change == 0 else float(change < 0)
+    return Verdict(looks[best].step, smoothed[best], worse)
 
 
 class Watch:
@@ -148,15 +130,15 @@ class Watch:
         self._write(step, said, scores, gold)
         if gold is None:
             return measured
-        self.looks.append(Look(step, measured["kl_nats_per_answer"], gold))
+        self.looks.append(Look(step, gold))
         if processes.rank() == 0:
             save_file(snapshot(actor.policy, POLICY), self._kept(step))
         verdict = audit(self.looks)
-        return measured | {"gold": fmean(gold), "gold_fitted_best": verdict.gold, "gold_falling": verdict.falling}
+        return measured | {"gold": fmean(gold), "gold_best": verdict.gold, "gold_worse": verdict.worse}
 
     def stops(self) -> bool:
-        """Whether gold is falling, as far as one can tell."""
-        return bool(self.looks) and audit(self.looks).falling > self.config.stop_at
+        """Whether the answers have become worse than at the best look, as far as one can tell."""
+        return bool(self.looks) and audit(self.looks).worse > self.config.stop_at
 
     def take(self) -> dict[str, Any] | None:
         """Put the policy of the best look back and say which; None, and the policy as it is, without gold."""
@@ -164,7 +146,7 @@ class Watch:
             return None
         verdict = audit(self.looks)
         restore(self.actor.policy, load_file(self._kept(verdict.step)), POLICY)
-        return {"step": verdict.step, "gold": verdict.gold, "gold_falling": verdict.falling}
+        return {"step": verdict.step, "gold": verdict.gold, "gold_worse": verdict.worse}
 
     def clear(self) -> None:
         """Remove the policies that were kept."""

@@ -99,7 +99,14 @@ def test_the_stage_writes_its_files_and_their_counts(tmp_path: Path) -> None:
     assert read(tmp_path / "validation.jsonl", Demonstration) == validation
     assert read(tmp_path / "evaluation.jsonl", Prompt) == [EVALUATION[0], EVALUATION[1], EVALUATION[3]]
     sides = {"train": len(train), "validation": len(validation)}
-    counts = {**sides, "comparisons": 1, "held_out_comparisons": 0, "evaluation": 3}
+    counts = {
+        **sides,
+        "comparisons": 1,
+        "held_out_comparisons": 0,
+        "prompts": 0,
+        "held_out_prompts": 0,
+        "evaluation": 3,
+    }
     assert read_json(tmp_path / "counts.json") == counts
     assert events == [{"event": "counts", **counts}]
 

@@ -54,7 +54,7 @@ def plain_logprobs(hidden: Tensor, weight: Tensor, head: Head) -> Tensor:
     logits = logits * head.scale
     if head.softcap:
         logits = head.softcap * torch.tanh(logits / head.softcap)
-    return torch.log_softmax(logits, -1)[torch.arange(len(hidden)), TARGETS[: len(hidden)]]
+    return torch.log_softmax(logits / head.temperature, -1)[torch.arange(len(hidden)), TARGETS[: len(hidden)]]
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -99,7 +99,7 @@ def _reinforcement(out: StageFolder) -> None:
     out.emit(event="setup", prompts=30, watched=8, steps=10)
     rows = []
     for step, (kl, score, gold) in LOOKS.items():
-        seen = {"score": score, "second_score": score / 2, "gold": gold, "gold_falling": 0.5, "refused": 0.25}
+        seen = {"score": score, "second_score": score / 2, "gold": gold, "gold_worse": 0.5, "refused": 0.25}
         form = {"ended": 1.0, "repeated_trigrams": 0.0, "mean_answer_tokens": 20 + step}
         nats = {"kl_nats_per_answer": kl, "kl_nats_per_token": kl / 20, "entropy_nats_per_token": 1.0}
         out.emit(event="watch", step=step, **seen, **form, **nats)
@@ -107,7 +107,7 @@ def _reinforcement(out: StageFolder) -> None:
             {"step": step, "index": i, "prompt": f"Why {i}?", "answer": f"<b>{step}</b>", "score": score, "gold": 1.0}
             for i in range(8)
         ]
-    out.emit(event="taken", step=5, gold=0.7, gold_falling=0.93)
+    out.emit(event="taken", step=5, gold=0.7, gold_worse=0.93)
     write_jsonl(out.file("looks.jsonl"), rows)
 
 

@@ -106,7 +106,7 @@ def test_reinforcement_is_there_with_every_look_and_some_answers(make: Callable[
     assert [(look["step"], look["kl"], look["score"], look["gold"]) for look in found["looks"]] == [
         (step, *values) for step, values in LOOKS.items()
     ]
-    assert found["taken"] == {"step": 5, "gold": 0.7, "gold_falling": 0.93}
+    assert found["taken"] == {"step": 5, "gold": 0.7, "gold_worse": 0.93}
     assert [example["prompt"] for example in found["examples"]] == ["Why 0?", "Why 2?", "Why 4?", "Why 6?"]
     assert [answer["step"] for answer in found["examples"][0]["answers"]] == [0, 5, 10]
 

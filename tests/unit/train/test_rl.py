@@ -190,7 +190,7 @@ def test_the_policy_is_the_one_at_the_temperature(
     torch.testing.assert_close(old, torch.cat(rollouts.drawn), atol=1e-4, rtol=0)
     plain = actor(RlooConfig(**SMALL), tiny_base, trained, demonstrations)
     other = torch.cat([plain.read(seen, rollouts.scores).old for seen in plain.look(rollouts, 0)])
-    assert float(old.mean()) > float(other.mean()) + 0.1  # colder draws are likelier to a colder policy
+    assert float(old.std()) > 1.5 * float(other.std())  # a colder policy tells its tokens further apart
 
 
 def test_what_others_sampled_is_told_apart(
@@ -328,16 +328,16 @@ def test_the_checkpoint_at_the_golds_best_is_taken(
     tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
     """Gold that falls from the second look on ends the training, and the policy of that look is saved."""
-    labels = iter([mean + noise for mean in (1.0, 3.0, 1.0, -5.0) for noise in (-0.1, 0.1) * 3])
+    labels = iter([mean + noise for mean in (1.0, 3.0, 2.9, -5.0) for noise in (-0.1, 0.1, 0.0) * 2])
 
     def gold(prompt: Prompt, answer: str) -> float:
         return next(labels)
 
     config = RlooConfig(**SMALL | {"steps": 20, "watch": WatchConfig(every_steps=2, prompts=6)})
     events = run(config, tiny_base, trained, prompts, tmp_path / "out", gold)
-    assert [e["gold"] for e in events if e["event"] == "watch"] == pytest.approx([1.0, 3.0, 1.0, -5.0])
+    assert [e["gold"] for e in events if e["event"] == "watch"] == pytest.approx([1.0, 3.0, 2.9, -5.0])
     assert (events[-1]["event"], events[-1]["step"]) == ("taken", 2)
-    assert events[-1]["gold_falling"] > 0.9
+    assert events[-1]["gold_worse"] > 0.9
     assert [e["step"] for e in events if e["event"] == "train"] == list(range(6))
     short = config.model_copy(update={"steps": 2})
     run(short, tiny_base, trained, prompts, tmp_path / "short")
