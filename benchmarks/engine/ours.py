@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from workload import ALPHA, LEARNING_RATE, RANK, reward
 
+from steersman.data import style
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, Example
@@ -201,10 +202,14 @@ def reward_stage_step(work: dict[str, Any], adapter: Path, _: str, __: int | Non
     )
     model, policy = load_trainable(Path(work["base"]), adapter.parent)
     lower = reward_model.LowerStates(model, policy, "default", 0, 0)
-    trainer = reward_model.Trainer.prepare(config, 0, model, policy, lower)
+    unstyled = [0.0] * len(style.FEATURES)
+    trainer = reward_model.Trainer.prepare(config, 0, model, policy, lower, torch.tensor(unstyled))
     with torch.no_grad():
         trainer.head.weight.copy_(torch.tensor(work["score"])[None])
-    steps = [[Ranked(Group(g["prompt"], g["completions"]), (1, 2), []) for g in groups] for groups in work["steps"]]
+    steps = [
+        [Ranked(Group(g["prompt"], g["completions"]), (1, 2), [unstyled] * 2) for g in groups]
+        for groups in work["steps"]
+    ]
     return lambda number: trainer.step(number, steps[number], work["learning_rate"])
 
 
