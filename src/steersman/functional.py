@@ -221,13 +221,14 @@ def generalised_advantages(
     return advantages, advantages + values
 
 
-def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8, over: Tensor | None = None) -> Tensor:
     """Mean 0 and variance 1 over all masked entries of a batch; 0 elsewhere.
 
     Args:
         values: any shape; mask: of the same shape, bool, with at least two true entries.
+        over: [N] whose mean and variance these are, where ``values`` are a part of the batch only.
     """
-    chosen = values[mask]
+    chosen = values[mask] if over is None else over
     scaled = (values - chosen.mean()) * torch.rsqrt(chosen.var() + epsilon)
     return torch.where(mask, scaled, 0.0)
 

@@ -111,45 +111,38 @@ def _raw_answers(c: Context, out: StageFolder) -> None:
     answers.run(c.recipe.answers, LocalModel.load(c.base), c.rows("evaluation.jsonl", Prompt), conditions, out)
 
 
+def _train(stage: str, out: StageFolder, *arguments: Any) -> None:
+    """Train in all processes: the followers are told, and this one takes part."""
+    processes.call(stage, out.path, *arguments)
+    TRAINING[stage](*arguments, out)
+
+
 def _sft(c: Context, out: StageFolder) -> None:
     train, validation = c.rows("train.jsonl", Demonstration), c.rows("validation.jsonl", Demonstration)
-    arguments = (c.recipe.sft, c.base, c.recipe.model, train, validation)
-    processes.call("sft", out.path, *arguments)
-    sft.run(*arguments, out)
+    _train("sft", out, c.recipe.sft, c.base, c.recipe.model, train, validation)
 
 
 def _dpo(c: Context, out: StageFolder) -> None:
-    assert c.recipe.dpo is not None  # or `stages_of` leaves the stage out
-    arguments = (c.recipe.dpo, c.base, c.done["sft"].path, c.rows("comparisons.jsonl", Comparison))
-    processes.call("dpo", out.path, *arguments)
-    dpo.run(*arguments, out)
+    _train("dpo", out, c.recipe.dpo, c.base, c.done["sft"].path, c.rows("comparisons.jsonl", Comparison))
 
 
-def _reward_model(c: Context, out: StageFolder) -> None:
-    assert c.recipe.reward_model is not None
-    rows = c.rows("comparisons.jsonl", Comparison), c.rows("train.jsonl", Demonstration)
-    arguments = (c.recipe.reward_model, c.base, c.done["sft"].path, *rows)
-    processes.call("reward_model", out.path, *arguments)
-    reward_model.run(*arguments, out)
+def _ranking(
+    config: Callable[[Recipe], RewardConfig | None], comparisons: str
+) -> Callable[[Context, StageFolder], None]:
+    """A stage that trains a reward model on a file of comparisons."""
 
+    def work(c: Context, out: StageFolder) -> None:
+        rows = c.rows(comparisons, Comparison), c.rows("train.jsonl", Demonstration)
+        _train("reward_model", out, config(c.recipe), c.base, c.done["sft"].path, *rows)
 
-def _second_judge(c: Context, out: StageFolder) -> None:
-    config = alone(c.recipe)
-    assert config is not None
-    rows = c.rows("held_out_comparisons.jsonl", Comparison), c.rows("train.jsonl", Demonstration)
-    arguments = (config, c.base, c.done["sft"].path, *rows)
-    processes.call("reward_model", out.path, *arguments)
-    reward_model.run(*arguments, out)
+    return work
 
 
 def _rl(c: Context, out: StageFolder) -> None:
-    assert c.recipe.rl is not None
     prompts, watched = c.rows("prompts.jsonl", Prompt), c.rows("held_out_prompts.jsonl", Prompt)
     rows = rl.Rows(prompts, [row for row in watched if row.expect] or watched, c.rows("train.jsonl", Demonstration))
     start, reward = c.done[offline_stage(c.recipe)].path, c.done["reward_model"].path
-    arguments = (c.recipe.rl, c.base, start, reward, rows, c.done["second_judge"].path)
-    processes.call("rl", out.path, *arguments)
-    _train_rl(*arguments, out)
+    _train("rl", out, c.recipe.rl, c.base, start, reward, rows, c.done["second_judge"].path)
 
 
 def _train_rl(
@@ -224,7 +217,7 @@ STAGES = (
         reward_model.VERSION,
         lambda r: r.reward_model,
         ("base", "sft", "data/comparisons.jsonl", "data/train.jsonl"),
-        _reward_model,
+        _ranking(lambda r: r.reward_model, "comparisons.jsonl"),
         optional=True,
     ),
     Stage(
@@ -240,7 +233,7 @@ STAGES = (
         reward_model.VERSION,
         alone,
         ("base", "sft", "data/held_out_comparisons.jsonl", "data/train.jsonl"),
-        _second_judge,
+        _ranking(alone, "held_out_comparisons.jsonl"),
         optional=True,
     ),
     Stage(

@@ -367,25 +367,8 @@ def test_work_of_the_reward_model_is_what_it_does(
     assert WORK["reward_card"](s).amounts.read_tokens == counts["read_tokens"]
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_work_of_reinforcement_is_what_it_does(
-    subject: Subject, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int, algorithm: str
-) -> None:
-    """But for the price of the upper layers alone, which a reading after the frozen ones has."""
-    shape = f"{{algorithm: {algorithm}, steps: 3, updates: 2, micro_batch_size: 3, checkpoint_every_steps: 2, "
-    shape += "rollouts: {prompts: 4, answers: 3, max_new_tokens: 8}, watch: {every_steps: 2, prompts: 5}}"
-    s = changed(subject, f"sft.lora.trainable_layers={layers}", f"rl={shape}")
-    config = s.recipe.rl
-    assert config is not None
-    assert s.recipe.reward_model is not None
-    for name in ("sft", "reward", "rl"):
-        (tmp_path / name).mkdir()
-    sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
-    out = StageFolder(tmp_path / "reward", "reward_model")
-    one = s.recipe.reward_model.model_copy(update={"members": 1})
-    reward_model.run(one, tiny_base, tmp_path / "sft", s.comparisons, s.train, out)
-    s = replace(s, recipe=s.recipe.model_copy(update={"reward_model": one}))
+def counted_reinforcement(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Filled, while reinforcement learning runs, with the tokens of each kind of work."""
     counts = Counter[str]()
 
     def counting(module: Any, name: str, place: int, kind: str, learning: str = "") -> None:
@@ -417,6 +400,29 @@ def test_work_of_reinforcement_is_what_it_does(
         return forward
 
     monkeypatch.setattr(sampling, "trunk", reading)
+    return counts
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_work_of_reinforcement_is_what_it_does(
+    subject: Subject, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int, algorithm: str
+) -> None:
+    """But for the price of the upper layers alone, which a reading after the frozen ones has."""
+    shape = f"{{algorithm: {algorithm}, steps: 3, updates: 2, micro_batch_size: 3, checkpoint_every_steps: 2, "
+    shape += "rollouts: {prompts: 4, answers: 3, max_new_tokens: 8}, watch: {every_steps: 2, prompts: 5}}"
+    s = changed(subject, f"sft.lora.trainable_layers={layers}", f"rl={shape}")
+    config = s.recipe.rl
+    assert config is not None
+    assert s.recipe.reward_model is not None
+    for name in ("sft", "reward", "rl"):
+        (tmp_path / name).mkdir()
+    sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
+    out = StageFolder(tmp_path / "reward", "reward_model")
+    one = s.recipe.reward_model.model_copy(update={"members": 1})
+    reward_model.run(one, tiny_base, tmp_path / "sft", s.comparisons, s.train, out)
+    s = replace(s, recipe=s.recipe.model_copy(update={"reward_model": one}))
+    counts = counted_reinforcement(monkeypatch)
     # Answers have the length that is expected: none ends by itself.
     monkeypatch.setattr(type(s), "like_demonstrations", lambda self, limit: limit)
     make = reward_model.chat_format

@@ -21,7 +21,7 @@ from steersman.lm.trunk import whole_texts
 from steersman.pipeline import alone
 from steersman.recipe import Recipe
 from steersman.store import Run, read_jsonl
-from steersman.train import dpo, loop, reward_model, sft
+from steersman.train import dpo, loop, reward_model, rl, sft
 from steersman.train.actor import KL_POSITIONS
 from steersman.train.reward_model import RewardConfig
 from steersman.types import Comparison, Demonstration, Message, Prompt, plain_text
@@ -313,7 +313,7 @@ def _rl(s: Subject) -> Work:
     assert config is not None
     assert rewarded is not None
     limits, share, mean = config.rollouts, _upper_share(s), s.like_demonstrations(config.rollouts.max_new_tokens)
-    turns = loop.turns(len(s.prompts), config.steps * limits.prompts / len(s.prompts), config.steps, config.seed)
+    turns = rl.turns_of(config, len(s.prompts), 0)
     steps = [_rollout(s, [s.prompts[i] for i in turn], limits.answers, mean) for turn in turns]
     shown = sources.spread(s.held_out_prompts, config.watch.prompts)
     looks = [_rollout(s, shown, 1, mean)] * (math.ceil(config.steps / config.watch.every_steps) + 1)

@@ -208,18 +208,19 @@ class Actor:
         found = self.answers(prompts, each, number)
         shape = (len(prompts), each)
         by_prompt = [found[i : i + each] for i in range(0, len(found), each)]
-        groups = [
-            Group(self.prompt_ids(prompt), [completion.token_ids for completion in answers])
-            for prompt, answers in zip(prompts, by_prompt, strict=True)
-        ]
+        groups = self.groups(prompts, by_prompt)
         scores = self.reward.scores(groups).view(shape)
         ended = torch.tensor([completion.finish_reason == "stop" for completion in found]).view(shape)
         drawn = [torch.tensor([x for completion in answers for x in completion.logprobs]) for answers in by_prompt]
         return Rollouts(groups, scores, ended, drawn, [[c.text for c in answers] for answers in by_prompt])
 
-    def prompt_ids(self, prompt: Text) -> list[int]:
-        """What sampling reads of a prompt."""
-        return shorten(self.chat.prompt_ids(prompt), self.config.rollouts.max_prompt_tokens)
+    def groups(self, prompts: Sequence[Text], by_prompt: Sequence[Sequence[Completion]]) -> list[Group]:
+        """Each prompt, as sampling read it, with its answers."""
+        most = self.config.rollouts.max_prompt_tokens
+        return [
+            Group(shorten(self.chat.prompt_ids(prompt), most), [completion.token_ids for completion in answers])
+            for prompt, answers in zip(prompts, by_prompt, strict=True)
+        ]
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def look(self, rollouts: Rollouts, step: int) -> Iterator[Seen]:

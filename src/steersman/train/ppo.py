@@ -25,7 +25,14 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from steersman.functional import clipped_surrogate, clipped_value_loss, generalised_advantages, k1_nats, sampler_weights
+from steersman.functional import (
+    clipped_surrogate,
+    clipped_value_loss,
+    generalised_advantages,
+    k1_nats,
+    sampler_weights,
+    whiten,
+)
 from steersman.lm.model import ADAPTER, load_adapter, trainable, using
 from steersman.lm.shared_prompt import Tree, tree_hidden
 from steersman.lm.trunk import Lower
@@ -91,13 +98,11 @@ class Ppo(Algorithm):
                     values = self.values(read.batch, read.lower)
                 self.targets[micro_batch.number] = self.estimated(read, values, beta)
         # Whitened over the step, in whatever micro-batches and processes.
-        every = [t.advantages.double() for t in self.targets.values()] or [torch.zeros(0, dtype=torch.float64)]
-        flat = torch.cat(every)
-        count, total, squares = processes.add_up((), float(len(flat)), float(flat.sum()), float(flat.square().sum()))
-        mean = total / count
-        deviation = ((squares - count * mean**2) / max(1.0, count - 1) + 1e-8) ** 0.5
+        own = [advantage for t in self.targets.values() for advantage in t.advantages.tolist()]
+        every = torch.tensor(processes.gather(own), dtype=torch.float64)
         for number, t in self.targets.items():
-            self.targets[number] = t._replace(advantages=(t.advantages - mean) / deviation)
+            mask = torch.ones_like(t.advantages, dtype=torch.bool)
+            self.targets[number] = t._replace(advantages=whiten(t.advantages, mask, over=every.to(mask.device)))
         return self.measured
 
     def estimated(self, read: Read, values: Tensor, beta: float) -> Targets:

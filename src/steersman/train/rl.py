@@ -208,7 +208,7 @@ def run(
     processes.wait()
     counts = {"prompts": len(rows.prompts), "watched": len(watch.prompts), "steps": config.steps}
     out.emit(event="setup", **counts, resumed_at_step=first)
-    turns, beside = (_turns(config, len(given), i) for i, given in enumerate((rows.prompts, rows.demonstrations)))
+    turns, beside = (turns_of(config, len(given), i) for i, given in enumerate((rows.prompts, rows.demonstrations)))
     with Progress("rl", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
             if step % config.watch.every_steps == 0 or step == config.steps:
@@ -230,7 +230,7 @@ def run(
         watch.clear()
 
 
-def _turns(config: RlConfig, rows: int, stream: int) -> list[list[int]]:
+def turns_of(config: RlConfig, rows: int, stream: int) -> list[list[int]]:
     """Which of some rows every step takes, as many as it has prompts."""
     passes = config.steps * config.rollouts.prompts / max(1, rows)
     return loop.turns(rows, passes, config.steps, config.seed + stream)

@@ -25,7 +25,6 @@ from steersman.data import style
 from steersman.data.sources import spread
 from steersman.lm.model import restore, snapshot
 from steersman.lm.sampling import Completion
-from steersman.lm.shared_prompt import Group
 from steersman.store import read_jsonl, write_jsonl
 from steersman.train import processes
 from steersman.train.actor import POLICY, Actor, Judge
@@ -107,9 +106,7 @@ class Watch:
         """Answer the prompts, always with the same random streams, and measure; with gold, keep the policy."""
         actor, texts = self.actor, [prompt.prompt for prompt in self.prompts]
         found = actor.answers(texts, 1, -1)
-        groups = [
-            Group(actor.prompt_ids(text), [completion.token_ids]) for text, completion in zip(texts, found, strict=True)
-        ]
+        groups = actor.groups(texts, [[completion] for completion in found])
         tokens, (kl, entropy) = sum(len(completion.token_ids) for completion in found), actor.divergence(groups)
         said = [(prompt, completion.text) for prompt, completion in zip(self.prompts, found, strict=True)]
         scores = actor.reward.scores(groups).tolist()
