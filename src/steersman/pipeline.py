@@ -36,7 +36,7 @@ from steersman.terminal import console
 from steersman.train import dpo, processes, reward_model, rl, sft
 from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.ppo import Ppo, PpoConfig
-from steersman.train.reward_model import RewardConfig, RewardModel
+from steersman.train.reward_model import CostConfig, RewardConfig, RewardModel
 from steersman.train.rloo import Rloo, RlooConfig
 from steersman.types import Comparison, Demonstration, Prompt
 
@@ -67,7 +67,7 @@ class Stage:
     """``inputs`` name sources (see `SOURCE_DIGESTS`), stages, or files of stages, such as ``data/train.jsonl``.
 
     `POLICY` among them is the last stage of a recipe that trains, `OFFLINE` the one before reinforcement learning. An
-    ``optional`` stage without a configuration is left out.
+    ``optional`` stage without a configuration is left out, also where it is an input.
     """
 
     name: str
@@ -100,6 +100,8 @@ def alone(recipe: Recipe) -> RewardConfig | None:
 def _data(c: Context, out: StageFolder) -> None:
     if c.recipe.dpo:
         dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)  # what is wrong there is said before an hour of training
+    if c.recipe.cost_model:
+        reward_model.of_principles(c.data.comparisons, c.recipe.cost_model.principles)
     sources.run(c.recipe.examples, c.data, out)
 
 
@@ -126,14 +128,14 @@ def _dpo(c: Context, out: StageFolder) -> None:
     _train("dpo", out, c.recipe.dpo, c.base, c.done["sft"].path, c.rows("comparisons.jsonl", Comparison))
 
 
-def _ranking(
-    config: Callable[[Recipe], RewardConfig | None], comparisons: str
-) -> Callable[[Context, StageFolder], None]:
+def _ranking(choose: Callable[[Recipe], RewardConfig | None], file: str) -> Callable[[Context, StageFolder], None]:
     """A stage that trains a reward model on a file of comparisons."""
 
     def work(c: Context, out: StageFolder) -> None:
-        rows = c.rows(comparisons, Comparison), c.rows("train.jsonl", Demonstration)
-        _train("reward_model", out, config(c.recipe), c.base, c.done["sft"].path, *rows)
+        config, rows = choose(c.recipe), c.rows(file, Comparison)
+        if isinstance(config, CostConfig):
+            rows = reward_model.of_principles(rows, config.principles)
+        _train("reward_model", out, config, c.base, c.done["sft"].path, rows, c.rows("train.jsonl", Demonstration))
 
     return work
 
@@ -142,7 +144,8 @@ def _rl(c: Context, out: StageFolder) -> None:
     prompts, watched = c.rows("prompts.jsonl", Prompt), c.rows("held_out_prompts.jsonl", Prompt)
     rows = rl.Rows(prompts, [row for row in watched if row.expect] or watched, c.rows("train.jsonl", Demonstration))
     start, reward = c.done[offline_stage(c.recipe)].path, c.done["reward_model"].path
-    _train("rl", out, c.recipe.rl, c.base, start, reward, rows, c.done["second_judge"].path)
+    second, cost = c.done["second_judge"].path, c.done["cost_model"].path if "cost_model" in c.done else None
+    _train("rl", out, c.recipe.rl, c.base, start, reward, rows, second, cost)
 
 
 def _train_rl(
@@ -152,6 +155,7 @@ def _train_rl(
     reward: Path,
     rows: rl.Rows,
     second: Path,
+    cost_model: Path | None,
     out: StageFolder,
 ) -> None:
     algorithm: rl.Algorithm
@@ -162,20 +166,24 @@ def _train_rl(
             algorithm = Grpo(config)
         case PpoConfig():
             algorithm = Ppo(config)
+    ruled = config.constraint.behaviours if config.constraint else ()
     judges = rl.Judges(
         # Whether an answer shows what its prompt expects is never optimised; it chooses the checkpoint.
         gold=scores.kept if any(row.expect for row in rows.watched) else None,
-        cost=functools.partial(scores.violates, config.constraint.behaviours) if config.constraint else None,
+        cost=functools.partial(scores.violates, ruled) if ruled else None,
         seen_by={"refused": scores.refused},
         second=second,
+        cost_model=cost_model,
     )
     rl.run(config, algorithm, base, start, reward, rows, out, judges)
 
 
 def _reward_card(c: Context, out: StageFolder) -> None:
     judge = RewardModel.load(c.base, c.done["reward_model"].path).judge
-    rows = c.rows("held_out_comparisons.jsonl", Comparison), c.rows("train.jsonl", Demonstration)
-    reward_card.run(judge, *rows, out)
+    held_out, config = c.rows("held_out_comparisons.jsonl", Comparison), c.recipe.reward_model
+    if config and config.by_principle:
+        held_out = reward_model.with_principles(held_out)
+    reward_card.run(judge, held_out, c.rows("train.jsonl", Demonstration), out)
 
 
 def _aligned_answers(c: Context, out: StageFolder) -> None:
@@ -237,6 +245,14 @@ STAGES = (
         optional=True,
     ),
     Stage(
+        "cost_model",
+        reward_model.VERSION,
+        lambda r: r.cost_model if r.rl else None,
+        ("base", "sft", "data/comparisons.jsonl", "data/train.jsonl"),
+        _ranking(lambda r: r.cost_model, "comparisons.jsonl"),
+        optional=True,
+    ),
+    Stage(
         "rl",
         rl.VERSION,
         lambda r: r.rl,
@@ -245,6 +261,7 @@ STAGES = (
             OFFLINE,
             "reward_model",
             "second_judge",
+            "cost_model",
             "data/prompts.jsonl",
             "data/held_out_prompts.jsonl",
             "data/train.jsonl",
@@ -373,10 +390,11 @@ def stages_of(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
         RecipeError: the recipe has no such stage.
     """
     named = {POLICY: policy_stage(recipe), OFFLINE: offline_stage(recipe)}
+    absent = {stage.name for stage in STAGES if stage.optional and stage.config(recipe) is None}
     stages = tuple(
-        replace(stage, inputs=tuple(named.get(name, name) for name in stage.inputs))
+        replace(stage, inputs=tuple(named.get(name, name) for name in stage.inputs if name not in absent))
         for stage in STAGES
-        if not stage.optional or stage.config(recipe) is not None
+        if stage.name not in absent
     )
     names = [stage.name for stage in stages]
     if until is not None and until not in names:

@@ -15,7 +15,7 @@ from steersman.evals.capability import CapabilityConfig
 from steersman.train.dpo import DpoConfig
 from steersman.train.grpo import GrpoConfig
 from steersman.train.ppo import PpoConfig
-from steersman.train.reward_model import RewardConfig
+from steersman.train.reward_model import CostConfig, RewardConfig
 from steersman.train.rloo import RlooConfig
 from steersman.train.sft import SftConfig
 from steersman.types import Record, Slug
@@ -52,6 +52,7 @@ class Recipe(Record):
     sft: SftConfig = SftConfig()
     dpo: DpoConfig | None = None
     reward_model: RewardConfig | None = None
+    cost_model: CostConfig | None = None
     rl: RlRecipe | None = None
     answers: AnswersConfig = AnswersConfig()
     capability: CapabilityConfig = CapabilityConfig()
@@ -79,6 +80,16 @@ class Recipe(Record):
             raise ValueError("rl maximises the score of a reward_model: add reward_model: {}")
         if self.rl and not self.examples.held_out_prompts:
             raise ValueError("rl is judged by held-out prompts: set examples.held_out_prompts: 0.2")
+        return self
+
+    @model_validator(mode="after")
+    def _a_cost_model_is_asked(self) -> Recipe:
+        constraint = self.rl.constraint if self.rl else None
+        asked = constraint is not None and constraint.costs_below is not None
+        if asked and not self.cost_model:
+            raise ValueError("rl.constraint.costs_below asks a cost_model: add cost_model: {principles: [...]}")
+        if self.cost_model and self.rl and not asked:
+            raise ValueError("nothing asks the cost_model: set rl.constraint.costs_below: -2.0")
         return self
 
 

@@ -70,6 +70,12 @@ def plain_text(text: Text) -> str:
     return text if isinstance(text, str) else "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in text)
 
 
+def judged_by(prompt: Text, principle: str) -> Text:
+    """The prompt as a judge reads it who is to judge by this principle alone: a system message says so."""
+    told = Message(role="system", content=f"Judge by one principle alone: {principle}.")
+    return (told, *messages_of(prompt))
+
+
 def _ends_with_user(text: Text) -> Text:
     if not isinstance(text, str) and (not text or text[-1].role != "user"):
         raise ValueError("a conversation must end with a user message")
@@ -210,6 +216,13 @@ class Comparison(Record):
             return self._likelier()
         places = sorted(set(self.ranking))
         return tuple(places.index(rank) + 1 for rank in self.ranking)
+
+    def on(self, principle: str) -> Comparison | None:
+        """What is said by one principle: its own ranking, or the whole row's if the row is about it."""
+        if principle in self.per_principle:
+            own = {"ranking": self.per_principle[principle], "soft_label": None, "margin": None}
+            return self.model_copy(update={**own, "principles": (principle,), "per_principle": {}})
+        return self if principle in self.principles else None
 
     def _likelier(self) -> tuple[int, ...]:
         if self.soft_label is None:

@@ -5,6 +5,7 @@ Measured numbers are in the docstrings; margins are wide, seeds fixed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,56 @@ import torch
 
 from steersman.data import toy_world as world
 from steersman.data.toy_world import Rater
-from steersman.store import StageFolder
+from steersman.store import StageFolder, read_json
 from steersman.train import reward_model, rl
 from steersman.train.actor import RolloutConfig
 from steersman.train.loop import OptimiserConfig
-from steersman.train.reward_model import RewardConfig, RewardModel, tokenised
+from steersman.train.reward_model import RATERS, RewardConfig, RewardModel, tokenised
 from steersman.train.rl import Judges, Rows
 from steersman.train.rloo import Rloo, RlooConfig
 from steersman.train.watch import WatchConfig
-from steersman.types import Prompt
+from steersman.types import Comparison, Prompt
 
 CLEAR = 0.5  # of the true reward: by so much the better answer of a pair is better
 
 
-def learn(rater: Rater, votes_each: int, batch_size: int, fine_tuned: Path, out: Path) -> None:
-    """Train a reward model on the votes of 20 such raters."""
-    asked = world.questions(20 * votes_each)
-    votes = world.votes(world.population(20, rater), asked, each=votes_each)
+def learn(
+    raters: Sequence[Rater], votes_each: int, batch_size: int, fine_tuned: Path, out: Path, trust_raters: bool = False
+) -> None:
+    """Train a reward model on the votes of some raters, who were also asked three questions with known answers."""
+    known = world.gold_questions(3)
+    votes = world.votes(raters, world.questions(len(raters) * votes_each), each=votes_each)
+    rows = [vote.comparison() for vote in [*votes, *world.votes(raters, known, each=3)]]
+    for question in known:
+        ranking = (1, 2) if question.right == 0 else (2, 1)
+        rows.append(Comparison(prompt=question.prompt, options=question.options, ranking=ranking, gold=True))
     config = RewardConfig(
         optimiser=OptimiserConfig(learning_rate=5e-3),
         epochs=4,
         batch_size=batch_size,
         micro_batch_size=batch_size,
         max_length=64,
+        trust_raters=trust_raters,
         checkpoint_every_steps=1000,
     )
     out.mkdir()
-    base, comparisons = fine_tuned / "sft" / "model", [vote.comparison() for vote in votes]
-    stage = StageFolder(out, "reward_model")
-    reward_model.run(config, base, fine_tuned / "start", comparisons, [], stage)
+    reward_model.run(
+        config, fine_tuned / "sft" / "model", fine_tuned / "start", rows, [], StageFolder(out, "reward_model")
+    )
+
+
+def right(fine_tuned: Path, folder: Path) -> tuple[float, float]:
+    """Shares of the pairs that a reward model puts in the true order: of those that are CLEAR, and of all."""
+    model = RewardModel.load(fine_tuned / "sft" / "model", folder)
+    held_out = world.questions(1000, seed=777)
+    groups = [tokenised(question.prompt, question.options, model.chat, 64) for question in held_out]
+    scores = model.scores(groups).view(-1, 2)
+    true = torch.tensor([[world.true_reward(q.prompt, text) for text in q.options] for q in held_out])
+    difference = true[:, 0] - true[:, 1]
+    found = ((scores[:, 0] - scores[:, 1]) * difference > 0).double()
+    clear = difference.abs() >= CLEAR
+    assert clear.sum() > 700
+    return float(found[clear].mean()), float(found[difference.abs() > 1e-6].mean())
 
 
 def test_a_reward_model_of_honest_raters_ranks_pairs_that_it_has_not_seen(fine_tuned: Path, tmp_path: Path) -> None:
@@ -48,19 +70,28 @@ def test_a_reward_model_of_honest_raters_ranks_pairs_that_it_has_not_seen(fine_t
 
     Measured: right in 95.5 % of the pairs whose true rewards differ by CLEAR or more, which are 82 %; 89.8 % of all.
     """
-    learn(Rater(name="r"), 200, 64, fine_tuned, tmp_path / "model")
-    model = RewardModel.load(fine_tuned / "sft" / "model", tmp_path / "model")
-    held_out = world.questions(1000, seed=777)
-    groups = [tokenised(question.prompt, question.options, model.chat, 64) for question in held_out]
-    scores = model.scores(groups).view(-1, 2)
-    true = torch.tensor([[world.true_reward(q.prompt, text) for text in q.options] for q in held_out])
-    difference = true[:, 0] - true[:, 1]
-    right = ((scores[:, 0] - scores[:, 1]) * difference > 0).double()
-    clear = difference.abs() >= CLEAR
-    of_clear, of_all = float(right[clear].mean()), float(right[difference.abs() > 1e-6].mean())
-    assert clear.sum() > 700
+    learn(world.population(20, Rater(name="r")), 200, 64, fine_tuned, tmp_path / "model")
+    of_clear, of_all = right(fine_tuned, tmp_path / "model")
     assert of_clear > 0.9
     assert of_all > 0.83
+
+
+def test_signed_trust_saves_a_reward_model_from_liars(fine_tuned: Path, tmp_path: Path) -> None:
+    """30 % liars and 20 % who toss a coin, of 20 raters.
+
+    Measured: TODO
+    """
+    mixed = world.population(20, Rater(name="r"), liars=0.3, coins=0.2)
+    found = {}
+    for trust in (False, True):
+        learn(mixed, 100, 64, fine_tuned, tmp_path / str(trust), trust)
+        _, found[trust] = right(fine_tuned, tmp_path / str(trust))
+    print(found)
+    beliefs = read_json(tmp_path / "True" / "member-0" / RATERS)
+    for rater in mixed:
+        trust = beliefs[rater.name]["trust"]
+        assert {"honest": trust > 0.3, "liar": trust < -0.3, "coin": abs(trust) < 0.3}[rater.kind], (rater, trust)
+    assert found[True] > found[False] + 0.1
 
 
 def test_a_reward_model_of_raters_who_like_length_is_over_optimised(fine_tuned: Path, tmp_path: Path) -> None:
@@ -68,7 +99,7 @@ def test_a_reward_model_of_raters_who_like_length_is_over_optimised(fine_tuned: 
 
     Measured: answers 7 -> 14.7 tokens, score -0.4 -> 1.4, true reward 0.27 -> -0.75, KL 4.7 nats an answer.
     """
-    learn(Rater(name="r", length_bias=0.3), 150, 128, fine_tuned, tmp_path / "model")
+    learn(world.population(20, Rater(name="r", length_bias=0.3)), 150, 128, fine_tuned, tmp_path / "model")
     config = RlooConfig(
         rollouts=RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
         watch=WatchConfig(every_steps=10, prompts=132, stop_at=1),

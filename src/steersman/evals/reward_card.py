@@ -24,7 +24,7 @@ VERSION = 1
 CARD = "card.json"
 BINS = 5  # of the calibration table, between 0.5 and 1
 BEST_OF = 4
-BIAS_ROWS = 80  # demonstrations whose answers are changed
+BIAS_ROWS = 48  # demonstrations whose answers are changed
 
 Judge = Callable[[Text, Sequence[str]], Sequence[float]]  # scores in nats: a difference is the log-odds of preference
 

@@ -114,6 +114,34 @@ def tree_lower(model: Any, batch: Tree, below: FrozenTrunk | None) -> Lower | No
     return None if below is None else Lower(below, below.read(**_inputs(model, batch)))
 
 
+class Below(NamedTuple):
+    """What the frozen lower layers make of some groups, [T, H] each: read once, for every adapter that goes on from it,
+    in whatever batches."""
+
+    trunk: FrozenTrunk
+    states: list[Tensor]
+
+    def of(self, places: Sequence[int]) -> Lower:
+        """Those of a tree of the groups at these places."""
+        rows = [self.states[place] for place in places]
+        return Lower(self.trunk, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
+
+
+def read_below(
+    model: Any, groups: Sequence[Group], below: FrozenTrunk | None, pad_id: int, batch_size: int
+) -> Below | None:
+    """Read groups, so many at a time; None where nothing is frozen."""
+    if below is None:
+        return None
+    states: list[Tensor] = []
+    for i in range(0, len(groups), batch_size):
+        some = groups[i : i + batch_size]
+        read = below.read(**_inputs(model, tree(some, pad_id, model.device)))
+        # Copies: a view would keep the padding.
+        states += [row[: group.tokens].clone() for row, group in zip(read, some, strict=True)]
+    return Below(below, states)
+
+
 def tree_logprobs(
     model: Any,
     batch: Tree,

@@ -225,8 +225,15 @@ def _second_judge(s: Subject) -> Work:
     return _ranking(s, config, s.held_out)
 
 
+def _cost_model(s: Subject) -> Work:
+    config = s.recipe.cost_model
+    assert config is not None
+    return _ranking(s, config, reward_model.of_principles(s.comparisons, config.principles))
+
+
 def _ranking(s: Subject, config: RewardConfig, comparisons: Sequence[Comparison]) -> Work:
-    groups = [row.group for row in reward_model.ranked(comparisons, s.chat, config.max_length)]
+    rows = reward_model.with_principles(comparisons) if config.by_principle else comparisons
+    groups = [row.group for row in reward_model.ranked(rows, s.chat, config.max_length)]
     steps = loop.plan_batches([g.tokens for g in groups], config.batch_size, 1, config.seed)
     tokens = [n for step in steps for n in _trees([groups[i] for i in step], config.micro_batch_size)]
     passes = config.members * config.epochs
@@ -320,11 +327,13 @@ def _rl(s: Subject) -> Work:
     imitated = sum(len(e.token_ids) for e in s.train_examples) / len(s.train_examples) * limits.prompts
     learnt = config.updates * (2 if config.algorithm == "ppo" else 1)  # PPO's critic learns as well
     prepared = 2 if config.algorithm == "ppo" else 0  # and reads before, as the policy does
-    trees = [n for groups, _ in steps for n in _trees(groups, config.micro_batch_size)]
+    learnt_from = [groups[: config.most_varied] for groups, _ in steps]  # which ones nobody knows yet
+    trees = [n for groups in learnt_from for n in _trees(groups, config.micro_batch_size)]
     watched = [n for groups, _ in looks for n in _trees(groups, config.micro_batch_size)]
-    judged = [rewarded.members * n for groups, _ in steps for n in _trees(groups, reward_model.BATCH)]
-    judged += [(rewarded.members + 1) * n for groups, _ in looks for n in _trees(groups, reward_model.BATCH)]
-    positions = sum(len(ids) for groups, _ in steps for g in groups for ids in g.completions)
+    judges = rewarded.members + (s.recipe.cost_model.members if s.recipe.cost_model else 0)
+    judged = [judges * n for groups, _ in steps for n in _trees(groups, reward_model.BATCH)]
+    judged += [(judges + 1) * n for groups, _ in looks for n in _trees(groups, reward_model.BATCH)]
+    positions = sum(len(ids) for groups in learnt_from for g in groups for ids in g.completions)
     seen = sum(min(KL_POSITIONS, sum(len(ids) for g in groups for ids in g.completions)) for groups, _ in looks)
     beside = config.steps * config.updates * imitated if config.demonstration_weight else 0
     sampled = Amounts(*map(sum, zip(*(amounts for _, amounts in (*steps, *looks)), strict=True)))
@@ -371,6 +380,7 @@ WORK: Mapping[str, Callable[[Subject], Work]] = {
     "reward_model": _reward_model,
     "reward_card": _reward_card,
     "second_judge": _second_judge,
+    "cost_model": _cost_model,
     "rl": _rl,
     "aligned_answers": lambda s: _answers(s, "aligned_answers", {scores.ALIGNED: None}),
     "aligned_capability": _capability,

@@ -1,7 +1,7 @@
 """The policy, its reference and the reward model on one base model: what they sample, score and read.
 
 All of them are adapters on the same weights. What the layers below the adapters make of a text is computed once for
-policy, reference and critic, and kept over the updates that a batch of rollouts is used for.
+policy, reference, critic and judges, and kept over the updates that a batch of rollouts is used for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_voc
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.model import ADAPTER, load_adapter, using
 from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_logprobs, tree_lower
+from steersman.lm.shared_prompt import Below, Group, Tree, read_below, tree, tree_hidden, tree_logprobs, tree_lower
 from steersman.lm.trunk import FrozenTrunk, Lower
 from steersman.train import processes
 from steersman.train.reward_model import RewardModel, tokenised
@@ -67,7 +67,8 @@ class Rollouts(NamedTuple):
     """Prompts with their sampled answers, P and G of each, in the order of the groups.
 
     ``scores``: [P, G] of the reward model; ``ended``: [P, G] bool; ``drawn``: a tensor for each prompt with the
-    log-probs of its answers' tokens as they were drawn; ``answers``: the texts by prompt.
+    log-probs of its answers' tokens as they were drawn; ``answers``: the texts by prompt; ``below``: what the layers
+    below all adapters make of the groups.
     """
 
     groups: list[Group]
@@ -75,6 +76,19 @@ class Rollouts(NamedTuple):
     ended: Tensor
     drawn: list[Tensor]
     answers: list[list[str]]
+    below: Below | None
+
+    @property
+    def tokens(self) -> int:
+        """Of all answers."""
+        return sum(len(ids) for group in self.groups for ids in group.completions)
+
+    def of(self, prompts: Sequence[int]) -> Rollouts:
+        """Those of these prompts alone."""
+        at = list(prompts)
+        groups, drawn = [self.groups[i] for i in at], [self.drawn[i] for i in at]
+        below = self.below and self.below._replace(states=[self.below.states[i] for i in at])
+        return Rollouts(groups, self.scores[at], self.ended[at], drawn, [self.answers[i] for i in at], below)
 
 
 @dataclass
@@ -120,7 +134,7 @@ class Read(NamedTuple):
 class Actor:
     """Policy, reference and reward model, and what sampling and reading them take.
 
-    ``second`` is a reward model that nothing is optimised for: it looks on.
+    ``second`` is a reward model that nothing is optimised for: it looks on. ``cost`` is one that a constraint asks.
     """
 
     config: ActorConfig
@@ -130,6 +144,7 @@ class Actor:
     chat: ChatFormat
     reward: RewardModel
     second: RewardModel | None
+    cost: RewardModel | None
     head: Head
     vocabulary: CompactVocabulary | None
     int8: Int8Copy | None
@@ -145,6 +160,7 @@ class Actor:
         reward: Path,
         demonstrations: Sequence[Demonstration],
         second: Path | None = None,
+        cost: Path | None = None,
     ) -> Actor:
         """Put the adapter in ``start`` twice on the base model, as policy and as reference, and the reward models.
 
@@ -158,15 +174,21 @@ class Actor:
         load_adapter(policy, base, start / ADAPTER, REFERENCE)
         policy.set_adapter(POLICY)
         judge = RewardModel.load(base, reward, onto=(model, policy))
-        other = RewardModel.load(base, second, onto=(model, policy), name="second") if second else None
+        other, costs = (
+            RewardModel.load(base, folder, onto=(model, policy), name=name) if folder else None
+            for folder, name in ((second, "second"), (cost, "cost"))
+        )
         if config.vocabulary == "compact":
             examples = [judge.chat.example(row.prompt, row.completion, IMITATED_TOKENS) for row in demonstrations]
             with using(policy, None):
                 vocabulary = choose_vocabulary(config.compact, model, head, examples)
         int8 = Int8Copy(model, vocabulary.head if vocabulary else head) if config.rollouts.int8 else None
-        below = FrozenTrunk.below(model, policy, POLICY)
+        # The same layers for all that read what was sampled.
+        names = [POLICY, *(name for reader in (judge, other, costs) if reader for name in reader.heads)]
+        trunks = [FrozenTrunk.below(model, policy, name) for name in names]
+        below = None if None in trunks else min(filter(None, trunks), key=lambda trunk: trunk.layers)
         pad_id = tokenizer.pad_token_id or 0
-        return cls(config, base, model, policy, judge.chat, judge, other, head, vocabulary, int8, below, pad_id)
+        return cls(config, base, model, policy, judge.chat, judge, other, costs, head, vocabulary, int8, below, pad_id)
 
     # ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def answers(self, prompts: Sequence[Text], each: int, number: int) -> list[Completion]:
@@ -209,10 +231,15 @@ class Actor:
         shape = (len(prompts), each)
         by_prompt = [found[i : i + each] for i in range(0, len(found), each)]
         groups = self.groups(prompts, by_prompt)
-        scores = self.reward.scores(groups).view(shape)
+        below = self.below_of(groups)
+        scores = self.reward.scores(groups, below).view(shape)
         ended = torch.tensor([completion.finish_reason == "stop" for completion in found]).view(shape)
         drawn = [torch.tensor([x for completion in answers for x in completion.logprobs]) for answers in by_prompt]
-        return Rollouts(groups, scores, ended, drawn, [[c.text for c in answers] for answers in by_prompt])
+        return Rollouts(groups, scores, ended, drawn, [[c.text for c in answers] for answers in by_prompt], below)
+
+    def below_of(self, groups: Sequence[Group]) -> Below | None:
+        """What the layers below all adapters make of groups: for policy, reference, critic and judges."""
+        return read_below(self.model, groups, self.below, self.pad_id, self.config.micro_batch_size)
 
     def groups(self, prompts: Sequence[Text], by_prompt: Sequence[Sequence[Completion]]) -> list[Group]:
         """Each prompt, as sampling read it, with its answers."""
@@ -233,7 +260,7 @@ class Actor:
                     self.vocabulary.pass_over(sum(len(rollouts.drawn[i]) for i in places), generator)
                 continue
             batch = tree([rollouts.groups[i] for i in places], self.pad_id, self.model.device)
-            lower = tree_lower(self.model, batch, self.below)
+            lower = rollouts.below and rollouts.below.of(places)
             stream = generator.get_state()
             with torch.no_grad(), using(self.policy, REFERENCE):
                 reference = self._logprobs(batch, generator, lower)
@@ -271,10 +298,13 @@ class Actor:
     def _logprobs(self, batch: Tree, generator: torch.Generator, lower: Lower | None) -> Tensor:
         return tree_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
 
-    def divergence(self, groups: Sequence[Group]) -> tuple[float, float]:
+    def divergence(self, groups: Sequence[Group], below: Below | None = None) -> tuple[float, float]:
         """KL(policy || reference) and the policy's entropy, in nats a token of the answers, which are the policy's own.
 
         Over the whole vocabulary, at `KL_POSITIONS` tokens that are spread evenly over all answers.
+
+        Args:
+            below: see `below_of`.
         """
         kl = entropy = 0.0
         total, met = sum(len(ids) for group in groups for ids in group.completions), 0
@@ -282,12 +312,13 @@ class Actor:
         chosen = torch.arange(count) * total // count
         with torch.no_grad():
             for i in range(0, len(groups), self.config.micro_batch_size):
-                batch = tree(groups[i : i + self.config.micro_batch_size], self.pad_id, self.model.device)
+                places = range(i, min(i + self.config.micro_batch_size, len(groups)))
+                batch = tree([groups[place] for place in places], self.pad_id, self.model.device)
                 own = chosen[(chosen >= met) & (chosen < met + len(batch.source))] - met
                 met += len(batch.source)
                 if not len(own):
                     continue
-                at, lower = batch.source[own.to(batch.source.device)], tree_lower(self.model, batch, self.below)
+                at, lower = batch.source[own.to(batch.source.device)], below and below.of(places)
                 with using(self.policy, REFERENCE):
                     reference = tree_hidden(self.model, batch, at, lower)
                 policy = tree_hidden(self.model, batch, at, lower)

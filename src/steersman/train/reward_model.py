@@ -34,36 +34,42 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from steersman.data import style
-from steersman.errors import DataError, ModelError
+from steersman.errors import DataError, ModelError, closest
 from steersman.functional import preference_nll, ranking_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format
 from steersman.lm.model import ADAPTER, load_adapter, restore, save_policy, trainable, using
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prompt import Group, Tree, fitting, tree, tree_hidden, tree_lower
+from steersman.lm.shared_prompt import Below, Group, Tree, fitting, tree, tree_hidden, tree_lower
 from steersman.lm.trunk import FrozenTrunk, Lower
 from steersman.store import StageFolder, write_json
 from steersman.terminal import Progress
-from steersman.train import loop, processes
-from steersman.types import Comparison, Demonstration, Record, Seed, Text, transport
+from steersman.train import loop, processes, raters
+from steersman.train.raters import Raters
+from steersman.types import Comparison, Demonstration, Record, Seed, Slug, Text, judged_by, transport
 
 VERSION = 2
 RIDGE = 1e-3  # on the weights of style
 HEAD, ABOUT, WEIGHTS = "head.safetensors", "reward_model.json", "adapter_model.safetensors"
+RATERS = "raters.json"
 
 
 class RewardConfig(Record):
     """``members`` are trained one after another and scored as ``combine`` says. Lengths are in tokens.
 
     ``centre_weight`` times the mean square of the scores is added to the loss, which leaves their level free.
-    ``without_style`` takes out of the score what the style of answers explains by itself. Adapters have the shape of
-    the policy that they start from; activations below them are kept in up to ``trunk_cache_mb`` of memory.
+    ``without_style`` takes out of the score what the style of answers explains by itself. ``trust_raters`` learns how
+    far each rater is to be believed, see `train/raters.py`. ``by_principle`` also learns the rankings by a principle,
+    from prompts that name it, so that one model judges by all of them or by one, see `types.judged_by`. Adapters have
+    the shape of the policy that they start from; activations below them are kept in up to ``trunk_cache_mb`` of memory.
     """
 
     members: int = Field(default=1, ge=1)
     combine: Literal["mean", "worst", "mean_minus_variance", "weights"] = "mean"
     centre_weight: float = Field(default=0.01, ge=0)
     without_style: bool = False
+    trust_raters: bool = False
+    by_principle: bool = False
     optimiser: loop.OptimiserConfig = loop.OptimiserConfig(learning_rate=1e-4)
     epochs: int = Field(default=1, ge=1)
     trunk_cache_mb: int = Field(default=1024, ge=0)
@@ -74,11 +80,43 @@ class RewardConfig(Record):
     seed: Seed = 0
 
 
+class CostConfig(RewardConfig):
+    """A reward model of these principles alone, which a constraint of reinforcement learning asks."""
+
+    principles: tuple[Slug, ...] = Field(min_length=1)
+
+
+def of_principles(rows: Sequence[Comparison], principles: Sequence[Slug]) -> list[Comparison]:
+    """What the comparisons say by these principles; a row that as a whole is about several of them counts once.
+
+    Raises:
+        DataError: nothing is said by one of them.
+    """
+    known = {principle for row in rows for principle in (*row.principles, *row.per_principle)}
+    for principle in principles:
+        if principle not in known:
+            raise DataError(
+                f"no comparison is about the principle {principle!r}",
+                where="cost_model.principles",
+                do=closest(principle, sorted(known)),
+            )
+    said = ([row.on(principle) for principle in principles] for row in rows)
+    return [row for found in said for row in list(dict.fromkeys(filter(None, found)))]
+
+
+def with_principles(rows: Sequence[Comparison]) -> list[Comparison]:
+    """The rows, and for each of their rankings by a principle one more, whose prompt names the principle."""
+    asked = [(row, principle) for row in rows for principle in row.per_principle]
+    own = ((row.on(principle), judged_by(row.prompt, principle)) for row, principle in asked)
+    return [*rows, *(row.model_copy(update={"prompt": prompt}) for row, prompt in own if row)]
+
+
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 class Ranked(NamedTuple):
     """The tokenised answers to a prompt, their ranks (1 is best, equal ones are ties), and how they are written.
 
     Of two answers, ``certainty`` is the probability that the better one is better, and ``margin`` by how much.
+    ``number`` is that of the row, and ``places`` are those at which its rater was shown the answers.
     """
 
     group: Group
@@ -87,6 +125,9 @@ class Ranked(NamedTuple):
     weight: float = 1.0
     certainty: float = 1.0
     margin: float = 0.0
+    number: int = 0
+    rater: str = ""
+    places: Sequence[float] = (0.0, 0.0)
 
 
 def tokenised(prompt: Text, answers: Sequence[str], chat: ChatFormat, max_length: int) -> Group:
@@ -111,8 +152,11 @@ def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> lis
             row.weight,
             1.0 if row.soft_label is None else max(row.soft_label, 1 - row.soft_label),
             row.margin or 0.0,
+            number,
+            row.rater,
+            raters.places(row),
         )
-        for row in ordered
+        for number, row in enumerate(ordered)
     ]
 
 
@@ -146,17 +190,13 @@ def style_alone(rows: Sequence[Ranked]) -> Tensor:
     better, worse = (torch.tensor([pair[side] for pair in pairs], dtype=torch.float64) for side in (0, 1))
     weight, certainty = torch.tensor([pair[2:] for pair in pairs], dtype=torch.float64).T
     found = torch.zeros(better.shape[1], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([found], max_iter=200, line_search_fn="strong_wolfe")
 
-    def loss() -> float:
-        optimiser.zero_grad()
+    def loss() -> Tensor:
         nll = preference_nll((better - worse) @ found, certainty) @ weight / weight.sum()
-        value = nll + RIDGE * found.square().sum()
-        value.backward()
-        return float(value.detach())
+        return torch.add(nll, found.square().sum(), alpha=RIDGE)
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return found.detach()
+    raters.minimise([found], loss)
+    return found
 
 
 def run(
@@ -184,11 +224,12 @@ def run(
         raise ModelError("a reward model starts from an adapter", where=str(start), do="train with sft.method: lora")
     model.requires_grad_(False)
     chat = chat_format(tokenizer, model.generation_config)
-    rows = ranked(comparisons, chat, config.max_length)
+    rows = ranked(with_principles(comparisons) if config.by_principle else comparisons, chat, config.max_length)
     # The same batches in every epoch, in another order: what the frozen layers make of them is computed once.
     steps = loop.plan_batches([row.group.tokens for row in rows], config.batch_size, 1, config.seed)
     batches = [[rows[i] for i in step] for step in steps]
     explained = style_alone(rows) if config.without_style else torch.zeros(len(style.FEATURES))
+    prior = raters.prior_trust(comparisons) if config.trust_raters else {}
     policy: Any = None
     lower: LowerStates | None = None
     for member in range(config.members):
@@ -198,10 +239,13 @@ def run(
         lower = lower or LowerStates(model, policy, name, config.trunk_cache_mb, tokenizer.pad_token_id or 0)
         if (folder / HEAD).exists():  # finished before a kill
             continue
-        trainer = Trainer.prepare(config, member, model, policy, lower, explained)
+        believed = Raters(rows, prior)
+        trainer = Trainer.prepare(config, member, model, policy, lower, explained, believed)
         _train(trainer, member, batches, folder, out)
         if processes.rank() == 0:
             save_policy(policy, folder, tokenizer, pretrained.digest(base), name)
+            if config.trust_raters:
+                write_json(folder / RATERS, {name: belief._asdict() for name, belief in believed.beliefs.items()})
             save_file({key: value.detach() for key, value in trainer.head.state_dict().items()}, folder / HEAD)
             loop.drop_checkpoint(folder)
         processes.wait()
@@ -227,6 +271,8 @@ def _train(trainer: Trainer, member: int, batches: Sequence[Sequence[Ranked]], f
     ]
     folder.mkdir(exist_ok=True)
     state = loop.load_checkpoint(folder, trainer.parameters, trainer.optimiser) or {"step": 0}
+    if state["step"]:
+        trainer.raters.resume(state["raters"])
     processes.wait()
     setup = {"comparisons": sum(map(len, batches)), "steps": total, "resumed_at_step": state["step"]}
     out.emit(
@@ -236,10 +282,13 @@ def _train(trainer: Trainer, member: int, batches: Sequence[Sequence[Ranked]], f
         for step in range(state["step"], total):
             rate = loop.learning_rate_at(step, total, config.optimiser)
             measured = trainer.step(order[step], batches[order[step]], rate)
+            if (step + 1) % raters.EVERY == 0:
+                trainer.raters.believe()
             out.emit(event="train", member=member, step=step, learning_rate=rate, **measured)
             progress.advance(loss=measured["loss"])
             if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < total and processes.rank() == 0:
-                loop.save_checkpoint(folder, step + 1, trainer.parameters, trainer.optimiser, {})
+                kept = {"raters": trainer.raters.state()}
+                loop.save_checkpoint(folder, step + 1, trainer.parameters, trainer.optimiser, kept)
 
 
 class LowerStates:
@@ -271,36 +320,50 @@ class Trainer:
     head: nn.Linear
     lower: LowerStates
     explained: Tensor  # [F], what style explains by itself
+    raters: Raters
     parameters: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
 
     @classmethod
     def prepare(
-        cls, config: RewardConfig, member: int, model: Any, policy: Any, lower: LowerStates, explained: Tensor
+        cls,
+        config: RewardConfig,
+        member: int,
+        model: Any,
+        policy: Any,
+        lower: LowerStates,
+        explained: Tensor,
+        believed: Raters | None = None,
     ) -> Trainer:
         """A head of its own, and the adapter that is active."""
         head = new_head(model.config.get_text_config().hidden_size, config.seed + member).to(model.device)
         policy.train()
         parameters: dict[str, Tensor] = {**trainable(policy), **{f"head.{k}": p for k, p in head.named_parameters()}}
-        return cls(config, model, head, lower, explained, parameters, loop.adamw(parameters, config.optimiser))
+        believed = believed or Raters([], {})
+        return cls(
+            config, model, head, lower, explained, believed, parameters, loop.adamw(parameters, config.optimiser)
+        )
 
     def step(self, batch: int, rows: Sequence[Ranked], rate: float) -> dict[str, Any]:
         """One optimiser step on the batch of this number; returns what was measured, over all processes."""
         start, config = time.perf_counter(), self.config
         total, answers = sum(row.weight for row in rows), sum(len(row.ranks) for row in rows)
-        sums = torch.zeros(4, dtype=torch.float64)
+        sums, heard = torch.zeros(4, dtype=torch.float64), []
         for number, share in enumerate(processes.share(rows, config.micro_batch_size)):
             if not processes.mine(number):
                 continue
             laid_out, lower = self.lower.read((batch, number), [row.group for row in share])
             quality = self.head(tree_hidden(self.model, laid_out, laid_out.last, lower))[:, 0]
             nll, right, pairs = self._ranking(quality, share)
+            own = torch.split(quality.detach(), [len(row.ranks) for row in share])
+            heard += [(row.number, values.tolist()) for row, values in zip(share, own, strict=True) if row.rater]
             loss = nll / total + config.centre_weight * quality.square().sum() / answers
             loss.backward()
             parts = (loss, nll / total, right, pairs)
             sums += torch.stack([part.detach().double().cpu() for part in parts])
         loss_sum, nll_sum, right_sum, pairs_sum = processes.add_up(self.parameters.values(), *sums.tolist())
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss_sum, rate, config.optimiser.max_grad_norm)
+        self.raters.hear(dict(processes.gather(heard)))
         tokens = sum(row.group.tokens for row in rows)
         return {
             "loss": loss_sum,
@@ -320,7 +383,10 @@ class Trainer:
         ranks = by_prompt(torch.tensor([rank for row in rows for rank in row.ranks], device=quality.device))
         weight, certainty, margin = quality.new_tensor([(r.weight, r.certainty, r.margin) for r in rows]).T
         written = quality.new_tensor([values for row in rows for values in row.style])
-        scores = by_prompt(quality + written @ self.explained.to(written))
+        believed = [self.raters.of(row.rater) for row in rows for _ in row.ranks]
+        trust, bias = quality.new_tensor(believed).T
+        places = quality.new_tensor([place for row in rows for place in row.places])
+        scores = by_prompt(trust * (quality + written @ self.explained.to(written)) + bias * places)
         difference = torch.where(ranks[:, 0] < ranks[:, 1], 1, -1) * (scores[:, 0] - scores[:, 1])
         of_two = preference_nll(difference - margin, certainty)
         two = torch.tensor([count == 2 for count in counts], device=quality.device)
@@ -383,24 +449,30 @@ class RewardModel:
         chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)
         return cls(model, policy, chat, heads, about["combine"], torch.tensor(about["centre"]), about["max_length"])
 
-    def member_scores(self, groups: Sequence[Group]) -> Tensor:
-        """[M, S] scores of all answers, in the order of the groups."""
+    def member_scores(self, groups: Sequence[Group], below: Below | None = None) -> Tensor:
+        """[M, S] scores of all answers, in the order of the groups.
+
+        Args:
+            below: what layers below all adapters make of the groups, if that is known.
+        """
         pad_id, found = self.chat.tokenizer.pad_token_id or 0, []
         was_training = self.policy.training
         self.policy.eval()
         with torch.no_grad():
             for i in range(0, len(groups), BATCH):
-                rows, parts = tree(groups[i : i + BATCH], pad_id, self.model.device), []
+                some = groups[i : i + BATCH]
+                rows, parts = tree(some, pad_id, self.model.device), []
+                lower = below and below.of(range(i, i + len(some)))
                 for name, head in self.heads.items():
                     with using(self.policy, name):
-                        parts.append(head(tree_hidden(self.model, rows, rows.last))[:, 0].float().cpu())
+                        parts.append(head(tree_hidden(self.model, rows, rows.last, lower))[:, 0].float().cpu())
                 found.append(torch.stack(parts))
         self.policy.train(was_training)
         return torch.cat(found, 1) - self.centre[:, None]
 
-    def scores(self, groups: Sequence[Group]) -> Tensor:
-        """[S] scores of all answers, the members combined."""
-        return COMBINED[self.combine](self.member_scores(groups))
+    def scores(self, groups: Sequence[Group], below: Below | None = None) -> Tensor:
+        """[S] scores of all answers, the members combined; see `member_scores`."""
+        return COMBINED[self.combine](self.member_scores(groups, below))
 
     def judge(self, prompt: Text, answers: Sequence[str]) -> list[float]:
         """Scores of some answers to a prompt."""

@@ -26,10 +26,10 @@ from statistics import fmean
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from steersman.errors import DataError, TrainingFailed
+from steersman.errors import DataError, RecipeError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.model import save_policy, trainable
 from steersman.store import StageFolder
@@ -44,20 +44,32 @@ COLLAPSED = 5  # steps without any difference within a prompt's answers
 
 
 class ConstraintConfig(Record):
-    """At most this share of answers may lack one of ``behaviours`` that their prompt expects.
+    """At most this share of answers may violate: lack one of ``behaviours`` that their prompt expects, or be scored
+    below ``costs_below`` by the cost model, for which demonstrations average 0.
 
     The multiplier starts at ``multiplier`` and follows the last ``window`` answers at ``learning_rate``.
     """
 
-    behaviours: tuple[Behaviour, ...] = Field(min_length=1)
+    behaviours: tuple[Behaviour, ...] = ()
+    costs_below: float | None = None
     at_most: float = Field(default=0.02, ge=0, le=1)
     multiplier: float = Field(default=1.0, gt=0)
     learning_rate: float = Field(default=0.1, gt=0)
     window: int = Field(default=128, ge=1)
 
+    @model_validator(mode="after")
+    def _something_violates(self) -> ConstraintConfig:
+        if not self.behaviours and self.costs_below is None:
+            raise ValueError("a constraint needs behaviours: [...], or costs_below for a cost_model")
+        return self
+
 
 class RlConfig(ActorConfig):
     """``kl_coefficient`` is beta. With ``kl_target_nats``, beta is changed until answers have this KL.
+
+    ``most_varied``: learn only from so many of a step's prompts, those whose answers' rewards differ most; all of them
+    when it is null. Where rewards are alike there is little to learn, and learning costs more than sampling: DAPO's
+    dynamic sampling (Yu et al. 2025, arXiv:2503.14476) leaves out those that do not differ at all.
 
     ``updates``: optimiser steps for each batch of rollouts. ``demonstration_weight`` times the negative log-likelihood
     of as many demonstrations as there are prompts is added to every loss, so that the policy forgets less (what
@@ -66,6 +78,7 @@ class RlConfig(ActorConfig):
 
     watch: WatchConfig = WatchConfig()
     steps: int = Field(default=40, ge=1)
+    most_varied: int | None = Field(default=None, ge=1)
     updates: int = Field(default=1, ge=1)
     kl_coefficient: float = Field(default=0.05, ge=0)
     kl_target_nats: float | None = Field(default=None, gt=0)
@@ -164,13 +177,15 @@ class Rows(NamedTuple):
 
 
 class Judges(NamedTuple):
-    """``gold`` says how good an answer to a watched prompt is, and chooses the checkpoint; ``cost`` is 1 for an answer
-    that violates the constraint; ``seen_by`` and ``second``, a reward model trained on other data, only look on."""
+    """``gold`` says how good an answer to a watched prompt is, and chooses the checkpoint. ``cost`` is 1 for an answer
+    that violates the constraint, and ``cost_model`` a reward model that is asked for ``costs_below``. ``seen_by`` and
+    ``second``, a reward model trained on other data, only look on."""
 
     gold: Judge | None = None
     cost: Judge | None = None
     seen_by: Mapping[str, Judge] = {}
     second: Path | None = None
+    cost_model: Path | None = None
 
 
 NOBODY = Judges()
@@ -197,7 +212,7 @@ def run(
     if not rows.prompts or not rows.watched:
         raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
     torch.manual_seed(config.seed)
-    actor = Actor.load(config, base, start, reward, rows.demonstrations, judges.second)
+    actor = Actor.load(config, base, start, reward, rows.demonstrations, judges.second, judges.cost_model)
     trainer = Trainer(config, algorithm, actor, reward, judges.cost)
     watch = Watch(actor, config.watch, rows.watched, judges.gold, judges.seen_by, out.path)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser)
@@ -236,6 +251,13 @@ def turns_of(config: RlConfig, rows: int, stream: int) -> list[list[int]]:
     return loop.turns(rows, passes, config.steps, config.seed + stream)
 
 
+def most_varied(rewards: Tensor, count: int | None) -> list[int]:
+    """The ``count`` rows of [P, G] rewards with the largest spread, all when it is None; in their own order."""
+    if count is None or count >= len(rewards):
+        return list(range(len(rewards)))
+    return sorted(rewards.std(1).argsort(descending=True, stable=True)[:count].tolist())
+
+
 class Trainer:
     """What a step needs, and what a resumed training must find again."""
 
@@ -243,6 +265,12 @@ class Trainer:
         self, config: RlConfig, algorithm: Algorithm, actor: Actor, reward: Path, cost: Judge | None = None
     ) -> None:
         self.config, self.algorithm, self.actor, self.cost = config, algorithm, actor, cost
+        floor = config.constraint.costs_below if config.constraint else None
+        if (floor is None) != (actor.cost is None):
+            raise RecipeError(
+                "a cost model and the constraint's costs_below need each other", do="give both, or neither"
+            )
+        self.floor = 0.0 if floor is None else floor
         self.leash, self.constraint, self.silence = Leash(config), Constraint(config.constraint), Silence()
         own = trainable(actor.policy)
         beside = algorithm.begin(actor, reward)
@@ -273,17 +301,18 @@ class Trainer:
         rollouts = actor.rollouts([prompt.prompt for prompt in prompts], step)
         sampled = time.perf_counter()
         costs, rewards = self.rewards(prompts, rollouts)
-        answers = rewards.numel()
-        totals = Totals(sum(len(ids) for group in rollouts.groups for ids in group.completions), answers)
-        seen, beta = list(actor.look(rollouts, step)), self.leash.beta
-        measured = self.algorithm.prepare(seen, rewards, beta)
+        chosen = most_varied(rewards, config.most_varied)
+        read, learnt = rollouts.of(chosen), rewards[chosen]
+        totals = Totals(read.tokens, learnt.numel())
+        seen, beta = list(actor.look(read, step)), self.leash.beta
+        measured = self.algorithm.prepare(seen, learnt, beta)
         value = norm = kl = 0.0
         for number in range(config.updates):
-            found, k1 = self._update(seen, rewards, totals, step, demonstrations if config.demonstration_weight else [])
+            found, k1 = self._update(seen, learnt, totals, step, demonstrations if config.demonstration_weight else [])
             kl = k1 if number == 0 else kl
             value += found / config.updates
             norm = loop.optimiser_step(self.optimiser, self.parameters, found, rate, config.optimiser.max_grad_norm)
-        self.leash.see(kl / answers)
+        self.leash.see(kl / totals.answers)
         self.constraint.see(costs)
         silent = float((rewards.std(1) < 1e-6).float().mean())
         self.silence.see(silent, step)
@@ -295,8 +324,8 @@ class Trainer:
             "reward": float(rewards.mean()),
             **({"cost": float(costs.mean()), "multiplier": self.constraint.multiplier} if config.constraint else {}),
             "ended": float(rollouts.ended.float().mean()),
-            "mean_answer_tokens": totals.tokens / answers,
-            "k1_nats_per_answer": kl / answers,
+            "mean_answer_tokens": rollouts.tokens / rewards.numel(),
+            "k1_nats_per_answer": kl / totals.answers,
             "groups_without_signal": silent,
             "beta": self.leash.beta,
             "gradient_norm": norm,
@@ -311,6 +340,9 @@ class Trainer:
         if self.cost is not None:
             said = zip(prompts, rollouts.answers, strict=True)
             costs = torch.tensor([[self.cost(prompt, answer) for answer in answers] for prompt, answers in said])
+        if self.actor.cost is not None:
+            scores = self.actor.cost.scores(rollouts.groups, rollouts.below).view_as(costs)
+            costs = torch.maximum(costs, (scores < self.floor).float())
         penalties = self.config.rollouts.unended_penalty * (~rollouts.ended).float()
         return costs, self.constraint.rewards(rollouts.scores, costs) - penalties
 

@@ -107,9 +107,10 @@ class Watch:
         actor, texts = self.actor, [prompt.prompt for prompt in self.prompts]
         found = actor.answers(texts, 1, -1)
         groups = actor.groups(texts, [[completion] for completion in found])
-        tokens, (kl, entropy) = sum(len(completion.token_ids) for completion in found), actor.divergence(groups)
+        below, tokens = actor.below_of(groups), sum(len(completion.token_ids) for completion in found)
+        kl, entropy = actor.divergence(groups, below)
         said = [(prompt, completion.text) for prompt, completion in zip(self.prompts, found, strict=True)]
-        scores = actor.reward.scores(groups).tolist()
+        scores = actor.reward.scores(groups, below).tolist()
         measured: dict[str, Any] = {
             "score": fmean(scores),
             "kl_nats_per_token": kl,
@@ -122,7 +123,9 @@ class Watch:
             **{name: fmean(judge(*answer) for answer in said) for name, judge in self.seen_by.items()},
         }
         if actor.second is not None:
-            measured["second_score"] = float(actor.second.scores(groups).mean())
+            measured["second_score"] = float(actor.second.scores(groups, below).mean())
+        if actor.cost is not None:
+            measured["cost_score"] = float(actor.cost.scores(groups, below).mean())
         gold = None if self.gold is None else [self.gold(*answer) for answer in said]
         self._write(step, said, scores, gold)
         if gold is None:

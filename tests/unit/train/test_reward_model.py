@@ -33,7 +33,7 @@ from steersman.train.reward_model import (
     tokenised,
 )
 from steersman.train.sft import SftConfig
-from steersman.types import Comparison, Demonstration
+from steersman.types import Comparison, Demonstration, Message
 
 from .conftest import Stopped, recorder
 
@@ -102,6 +102,35 @@ def gradients(trainer: Trainer, rows: Any, monkeypatch: pytest.MonkeyPatch) -> d
         patch.setattr(loop, "optimiser_step", keep)
         measured = trainer.step(0, rows, 0.0)
     return found | {"loss": torch.tensor(measured["loss"]), "accuracy": torch.tensor(measured["accuracy"])}
+
+
+def test_a_cost_model_learns_from_the_comparisons_of_its_principles() -> None:
+    about = [("a",), ("b", "c"), ("c",), ()]
+    rows = [Comparison(prompt="q", options=("x", "y"), ranking=(1, 2), principles=principles) for principles in about]
+    assert reward_model.of_principles(rows, ["a", "c"]) == rows[:3]
+    with pytest.raises(DataError, match="no comparison is about the principle 'bb'"):
+        reward_model.of_principles(rows, ["a", "bb"])
+
+
+def test_rankings_by_a_principle_are_rows_of_their_own() -> None:
+    """The prompt names the principle, the ranking is its own, and what was about the whole row is not carried over."""
+    whole = Comparison(prompt="q", options=("x", "y"), ranking=(1, 2), margin=2.0, rater="r", principles=("a",))
+    split = whole.model_copy(update={"per_principle": {"safety": (2, 1), "a": (1, 1)}})
+    assert reward_model.with_principles([whole]) == [whole]
+    rows = reward_model.with_principles([split])
+    assert rows[0] == split
+    assert [(row.ranking, row.margin, row.rater, row.principles) for row in rows[1:]] == [
+        ((2, 1), None, "r", ("safety",)),
+        ((1, 1), None, "r", ("a",)),
+    ]
+    told, asked = rows[1].prompt
+    assert (told.role, told.content) == ("system", "Judge by one principle alone: safety.")
+    assert asked == Message(role="user", content="q")
+    assert [row.ranking for row in reward_model.of_principles([whole, split], ["safety", "a"])] == [
+        (1, 2),
+        (2, 1),
+        (1, 1),
+    ]
 
 
 # ── the loss ─────────────────────────────────────────────────────────────────────────────────────────────────────────

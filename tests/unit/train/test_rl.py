@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from steersman.errors import DataError, TrainingFailed
+from steersman.errors import DataError, RecipeError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.head import CompactConfig
 from steersman.lm.model import LoraConfig, load_adapter
@@ -209,6 +210,18 @@ def test_what_others_sampled_is_told_apart(
     assert read.drawn is not None
 
 
+def gradients_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """A list that every optimiser step, which is not made, adds its gradients to."""
+    found: list[dict[str, Tensor]] = []
+
+    def keep(_: Any, parameters: dict[str, Tensor], *__: Any) -> float:
+        found.append({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
+        return 0.0
+
+    monkeypatch.setattr(loop, "optimiser_step", keep)
+    return found
+
+
 @pytest.mark.parametrize("kind", ["full", "compact", "ppo"])
 def test_micro_batches_change_nothing(
     kind: str,
@@ -218,13 +231,7 @@ def test_micro_batches_change_nothing(
     prompts: list[Prompt],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found: list[dict[str, Tensor]] = []
-
-    def keep(_: Any, parameters: dict[str, Tensor], *__: Any) -> float:
-        found.append({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
-        return 0.0
-
-    monkeypatch.setattr(loop, "optimiser_step", keep)
+    found = gradients_of_steps(monkeypatch)
     for size in (4, 3, 1):
         settings = SMALL | {"micro_batch_size": size, "demonstration_weight": 0.5}
         config: RlConfig = GrpoConfig(**settings, **(COMPACT if kind == "compact" else {}), variant="dapo", kl="k2")
@@ -238,6 +245,68 @@ def test_micro_batches_change_nothing(
     for other in found[1:]:
         for name, value in found[0].items():
             torch.testing.assert_close(other[name], value, atol=2e-6, rtol=1e-4)
+
+
+def test_a_cost_model_says_what_violates(
+    tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
+) -> None:
+    """Half the answers are scored below their median; a rule's violations are counted beside them, and once."""
+    asked = prompts[:4]
+    own = Actor.load(
+        RlooConfig(**SMALL), tiny_base, trained / "sft", trained / "reward", demonstrations, cost=trained / "reward"
+    )
+    rollouts = own.rollouts([row.prompt for row in asked], 0)
+    below = float(rollouts.scores.median()) + 1e-6
+    config = RlooConfig(**SMALL, constraint=ConstraintConfig(costs_below=below, multiplier=3.0))
+    costs, rewards = Trainer(config, RLOO, own, trained / "reward").rewards(asked, rollouts)
+    expected = (rollouts.scores < below).float()
+    assert expected.mean() == pytest.approx(0.5)
+    assert torch.equal(costs, expected)
+    penalties = (~rollouts.ended).float()
+    torch.testing.assert_close(rewards, (rollouts.scores - 3 * expected) / 4 - penalties)
+    both, _ = Trainer(config, RLOO, own, trained / "reward", cost=long).rewards(asked, rollouts)
+    ruled = torch.tensor(
+        [[long(row, text) for text in texts] for row, texts in zip(asked, rollouts.answers, strict=True)]
+    )
+    assert torch.equal(both, torch.maximum(expected, ruled))
+    assert not torch.equal(both, expected)
+
+
+def test_a_constraint_without_violations_is_refused(
+    tiny_base: Path, trained: Path, demonstrations: list[Demonstration]
+) -> None:
+    with pytest.raises(ValidationError, match="a constraint needs behaviours"):
+        ConstraintConfig()
+    config = RlooConfig(**SMALL, constraint=ConstraintConfig(costs_below=-1.0))
+    with pytest.raises(RecipeError, match="need each other"):
+        Trainer(config, RLOO, actor(config, tiny_base, trained, demonstrations), trained / "reward")
+
+
+def test_only_the_most_varied_prompts_are_learnt_from(
+    tiny_base: Path,
+    trained: Path,
+    demonstrations: list[Demonstration],
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step that samples four prompts and learns from two is a step on these two."""
+    spreads = torch.tensor([[0.0, 0.1, 0.2], [3.0, 0.0, 1.0], [5.0, 5.0, 5.0], [-1.0, 1.0, -2.0]])
+    assert rl.most_varied(spreads, 2) == [1, 3]
+    assert rl.most_varied(spreads, 3) == [0, 1, 3]
+    assert rl.most_varied(spreads, None) == rl.most_varied(spreads, 4) == [0, 1, 2, 3]
+    config = RlooConfig(**SMALL, most_varied=2)
+    rollouts = actor(config, tiny_base, trained, demonstrations).rollouts([row.prompt for row in prompts[:4]], 0)
+    rollouts = rollouts._replace(scores=spreads, below=None)  # that of another actor's model
+    measured, gradients = [], gradients_of_steps(monkeypatch)
+    for given in (rollouts, rollouts.of([1, 3])):
+        monkeypatch.setattr(Actor, "rollouts", lambda *_, given=given: given)
+        own = actor(config, tiny_base, trained, demonstrations)
+        measured.append(Trainer(config, RLOO, own, trained / "reward").step(0, prompts[: len(given.groups)], []))
+    assert measured[0]["score"] == pytest.approx(float(spreads.mean()))
+    assert measured[0]["groups_without_signal"] == 0.25
+    assert max(float(gradient.abs().max()) for gradient in gradients[1].values()) > 1e-3
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], gradient, atol=1e-7, rtol=1e-5)
 
 
 def test_the_exact_kl_is_what_samples_estimate(
@@ -258,7 +327,7 @@ def test_the_exact_kl_is_what_samples_estimate(
     many = [own.rollouts([prompt.prompt for prompt in prompts], 3 + i) for i in range(20)]
     sampled = torch.cat([own.read(seen, r.scores).k1_per_answer().flatten() for r in many for seen in own.look(r, 0)])
     tokens = [sum(len(ids) for group in r.groups for ids in group.completions) for r in many]
-    exact = sum(own.divergence(r.groups)[0] * n for r, n in zip(many, tokens, strict=True)) / len(sampled)
+    exact = sum(own.divergence(r.groups, r.below)[0] * n for r, n in zip(many, tokens, strict=True)) / len(sampled)
     monkeypatch.setattr(actor_module, "KL_POSITIONS", 30)  # of about a hundred
     some = sum(own.divergence(r.groups)[0] * n for r, n in zip(many, tokens, strict=True)) / len(sampled)
     assert some != exact
@@ -353,7 +422,9 @@ def test_answers_that_never_differ_are_a_collapse(
     tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        reward_model.RewardModel, "scores", lambda self, groups: torch.zeros(sum(len(g.completions) for g in groups))
+        reward_model.RewardModel,
+        "scores",
+        lambda self, groups, below: torch.zeros(sum(len(g.completions) for g in groups)),
     )
     config = RlooConfig(**SMALL | {"steps": 20, "rollouts": RolloutConfig(prompts=2, answers=2, max_new_tokens=1)})
     with pytest.raises(TrainingFailed, match="all answers to a prompt scored the same"):
