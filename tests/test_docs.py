@@ -191,7 +191,11 @@ def test_recipe_keys_are_documented_with_their_defaults() -> None:
         rl = {"algorithm": algorithm, "constraint": {"behaviours": ["refuses"]}}
         wanted |= dict(fields(steersman.Recipe.model_validate(WHOLE | {"rl": rl})))
     minimal = dict(fields(steersman.Recipe(**MINIMAL)))  # without the sections that can be left out
-    optional = {"rl.constraint": (False, "`null`"), "rl.constraint.behaviours": (False, "required")}
+    optional = {
+        "rl.constraint": (False, "`null`"),
+        "rl.constraint.behaviours": (False, "`[]`"),
+        "cost_model.principles": (False, "required"),
+    }
     assert page == wanted | minimal | optional
 
 

@@ -97,11 +97,17 @@ def alone(recipe: Recipe) -> RewardConfig | None:
     return recipe.reward_model.model_copy(update=single) if recipe.rl and recipe.reward_model else None
 
 
+def asked_cost_model(recipe: Recipe) -> CostConfig | None:
+    """What the stage `cost_model` trains; nothing unless a constraint asks it."""
+    constraint = recipe.rl.constraint if recipe.rl else None
+    return recipe.cost_model if constraint and constraint.costs_below is not None else None
+
+
 def _data(c: Context, out: StageFolder) -> None:
     if c.recipe.dpo:
         dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)  # what is wrong there is said before an hour of training
-    if c.recipe.cost_model:
-        reward_model.of_principles(c.data.comparisons, c.recipe.cost_model.principles)
+    if cost := asked_cost_model(c.recipe):
+        reward_model.of_principles(c.data.comparisons, cost.principles)
     sources.run(c.recipe.examples, c.data, out)
 
 
@@ -247,9 +253,9 @@ STAGES = (
     Stage(
         "cost_model",
         reward_model.VERSION,
-        lambda r: r.cost_model if r.rl else None,
+        asked_cost_model,
         ("base", "sft", "data/comparisons.jsonl", "data/train.jsonl"),
-        _ranking(lambda r: r.cost_model, "comparisons.jsonl"),
+        _ranking(asked_cost_model, "comparisons.jsonl"),
         optional=True,
     ),
     Stage(

@@ -83,13 +83,9 @@ class Recipe(Record):
         return self
 
     @model_validator(mode="after")
-    def _a_cost_model_is_asked(self) -> Recipe:
-        constraint = self.rl.constraint if self.rl else None
-        asked = constraint is not None and constraint.costs_below is not None
-        if asked and not self.cost_model:
+    def _who_is_asked_for_costs_exists(self) -> Recipe:
+        if self.rl and self.rl.constraint and self.rl.constraint.costs_below is not None and not self.cost_model:
             raise ValueError("rl.constraint.costs_below asks a cost_model: add cost_model: {principles: [...]}")
-        if self.cost_model and self.rl and not asked:
-            raise ValueError("nothing asks the cost_model: set rl.constraint.costs_below: -2.0")
         return self
 
 

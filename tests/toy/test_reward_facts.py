@@ -79,19 +79,19 @@ def test_a_reward_model_of_honest_raters_ranks_pairs_that_it_has_not_seen(fine_t
 def test_signed_trust_saves_a_reward_model_from_liars(fine_tuned: Path, tmp_path: Path) -> None:
     """30 % liars and 20 % who toss a coin, of 20 raters.
 
-    Measured: TODO
+    Measured: 61 % of all pairs pooled, 85 % with a trust for each. With twice the votes 64 % and 95.3 % of the clear
+    pairs, where honest raters have 95.5 %.
     """
     mixed = world.population(20, Rater(name="r"), liars=0.3, coins=0.2)
     found = {}
     for trust in (False, True):
         learn(mixed, 100, 64, fine_tuned, tmp_path / str(trust), trust)
         _, found[trust] = right(fine_tuned, tmp_path / str(trust))
-    print(found)
     beliefs = read_json(tmp_path / "True" / "member-0" / RATERS)
     for rater in mixed:
         trust = beliefs[rater.name]["trust"]
         assert {"honest": trust > 0.3, "liar": trust < -0.3, "coin": abs(trust) < 0.3}[rater.kind], (rater, trust)
-    assert found[True] > found[False] + 0.1
+    assert found[True] > found[False] + 0.15
 
 
 def test_a_reward_model_of_raters_who_like_length_is_over_optimised(fine_tuned: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from steersman.lm import head as head_module
 from steersman.lm import pretrained, sampling, shared_prompt
 from steersman.lm.chat import chat_format
 from steersman.lm.sampling import SamplingConfig
+from steersman.lm.trunk import FrozenTrunk
 from steersman.pipeline import STAGES
 from steersman.plan import Plan, plan, table
 from steersman.plan import calibration as calibration_module
@@ -49,7 +50,7 @@ TINY = (
 )
 NAMES = [stage.name for stage in STAGES]
 
-TRAINED = ("sft", "dpo", "reward_model", "second_judge", "rl")
+TRAINED = ("sft", "dpo", "reward_model", "second_judge", "cost_model", "rl")
 
 
 def tiny(*settings: str) -> Recipe:
@@ -150,7 +151,7 @@ def test_changed_field_is_named_and_what_follows_waits(finished: Path) -> None:
         **dict.fromkeys(("data", "raw_answers", "raw_capability"), "reused"),
         **dict.fromkeys(
             (
-                *("sft", "dpo", "reward_model", "reward_card", "second_judge", "rl"),
+                *("sft", "dpo", "reward_model", "reward_card", "second_judge", "cost_model", "rl"),
                 *("aligned_answers", "aligned_capability", "scores"),
             ),
             "will run",
@@ -383,13 +384,20 @@ def counted_reinforcement(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, counted)
 
-    counting(actor, "tree_lower", 1, "laid_out")
     counting(actor, "tree_logprobs", 1, "read", "train_tokens")
     counting(ppo, "tree_hidden", 1, "read", "train_tokens")
     counting(reward_model, "tree_hidden", 1, "judged")
     counting(sampling, "draw", 0, "rollout_rows")
     counting(actor, "entropies", 0, "looked_at")
     counting(actor, "tree_hidden", 1, "watched")
+
+    below = FrozenTrunk.read
+
+    def counted_below(self: FrozenTrunk, **inputs: Any) -> Any:
+        counts["laid_out"] += inputs["input_ids"].numel()
+        return below(self, **inputs)
+
+    monkeypatch.setattr(FrozenTrunk, "read", counted_below)
 
     def reading(model: Any) -> Callable[..., Any]:
         def forward(**inputs: Any) -> Any:
@@ -434,12 +442,13 @@ def test_work_of_reinforcement_is_what_it_does(
     rl.run(config, kind, tiny_base, start, tmp_path / "reward", rows, stage, judges)
     found = WORK["rl"](s).amounts
     assert found.train_tokens == counts["train_tokens"]
-    assert found.lower_tokens == (counts["laid_out"] if layers == 1 else 0)
+    assert found.lower_tokens == counts["laid_out"]
+    assert (counts["laid_out"] > 0) == (layers == 1)
     assert (found.rollout_rows, found.rollout_steps) == (counts["rollout_rows"], counts["rollout_rows calls"])
     assert found.scored_tokens == 3 * counts["looked_at"]
     assert found.checkpoints == 1
-    upper = layers / 2 * (counts["read"] + counts["watched"])
-    assert found.read_tokens == pytest.approx(counts["sampled"] + counts["judged"] + upper)
+    upper = layers / 2 * (counts["judged"] + counts["read"] + counts["watched"])
+    assert found.read_tokens == pytest.approx(counts["sampled"] + upper)
 
 
 def test_frozen_layers_read_every_text_once_or_in_every_step(subject: Subject) -> None:
@@ -595,4 +604,4 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
         "config.optimiser.learning_rate: 0.003",
     ):
         assert change in text
-    assert "9 of 12 stages will run" in text
+    assert "10 of 13 stages will run" in text

@@ -18,7 +18,7 @@ from steersman.evals import answers, capability, reward_card, scores
 from steersman.lm.chat import ChatFormat, Example, shorten
 from steersman.lm.shared_prompt import Group
 from steersman.lm.trunk import whole_texts
-from steersman.pipeline import alone
+from steersman.pipeline import alone, asked_cost_model
 from steersman.recipe import Recipe
 from steersman.store import Run, read_jsonl
 from steersman.train import dpo, loop, reward_model, rl, sft
@@ -226,7 +226,7 @@ def _second_judge(s: Subject) -> Work:
 
 
 def _cost_model(s: Subject) -> Work:
-    config = s.recipe.cost_model
+    config = asked_cost_model(s.recipe)
     assert config is not None
     return _ranking(s, config, reward_model.of_principles(s.comparisons, config.principles))
 
@@ -320,7 +320,7 @@ def _rl(s: Subject) -> Work:
     assert config is not None
     assert rewarded is not None
     limits, share, mean = config.rollouts, _upper_share(s), s.like_demonstrations(config.rollouts.max_new_tokens)
-    turns = rl.turns_of(config, len(s.prompts), 0)
+    turns = rl.turns_of(config, s.prompts)
     steps = [_rollout(s, [s.prompts[i] for i in turn], limits.answers, mean) for turn in turns]
     shown = sources.spread(s.held_out_prompts, config.watch.prompts)
     looks = [_rollout(s, shown, 1, mean)] * (math.ceil(config.steps / config.watch.every_steps) + 1)
@@ -329,8 +329,10 @@ def _rl(s: Subject) -> Work:
     prepared = 2 if config.algorithm == "ppo" else 0  # and reads before, as the policy does
     learnt_from = [groups[: config.most_varied] for groups, _ in steps]  # which ones nobody knows yet
     trees = [n for groups in learnt_from for n in _trees(groups, config.micro_batch_size)]
+    laid_out = [n for groups, _ in (*steps, *looks) for n in _trees(groups, config.micro_batch_size)]
     watched = [n for groups, _ in looks for n in _trees(groups, config.micro_batch_size)]
-    judges = rewarded.members + (s.recipe.cost_model.members if s.recipe.cost_model else 0)
+    cost = asked_cost_model(s.recipe)
+    judges = rewarded.members + (cost.members if cost else 0)
     judged = [judges * n for groups, _ in steps for n in _trees(groups, reward_model.BATCH)]
     judged += [(judges + 1) * n for groups, _ in looks for n in _trees(groups, reward_model.BATCH)]
     positions = sum(len(ids) for groups in learnt_from for g in groups for ids in g.completions)
@@ -340,11 +342,11 @@ def _rl(s: Subject) -> Work:
     amounts = sampled._replace(
         loads=1,
         train_tokens=learnt * sum(trees) + beside,
-        lower_tokens=sum(trees) + sum(watched) + beside if share < 1 else 0,
+        lower_tokens=sum(laid_out) + beside if share < 1 else 0,
         # The reference, and PPO before it learns, take one of the three products of a learning step.
         train_scored=positions * (config.updates + (1 + prepared / 2) / 3),
         checkpoints=config.steps // config.checkpoint_every_steps,
-        read_tokens=sampled.read_tokens + sum(judged) + share * ((1 + prepared) * sum(trees) + 2 * sum(watched)),
+        read_tokens=sampled.read_tokens + share * (sum(judged) + (1 + prepared) * sum(trees) + 2 * sum(watched)),
         scored_tokens=3 * seen,  # over the whole vocabulary: the KL of two models, and an entropy
     )
     rows, widest = limits.prompts * limits.answers, max(trees)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,13 +69,30 @@ def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: i
     return plan[: round(epochs * per_epoch)]
 
 
-def turns(rows: int, epochs: float, steps: int, seed: int) -> list[list[int]]:
-    """Which of some rows come with every step beside its batch: each once in an epoch, shuffled, spread evenly."""
+def turns(rows: int, epochs: float, steps: int, seed: int, kinds: Sequence[Hashable] | None = None) -> list[list[int]]:
+    """Which of some rows come with every step: each once in an epoch, shuffled, spread evenly.
+
+    Args:
+        kinds: of the rows; every stretch of the order then has about its share of each kind.
+    """
     total = round(epochs * rows)
     order: list[int] = []
     for epoch in range(math.ceil(epochs)):
-        order += torch.randperm(rows, generator=random_stream(seed, epoch)).tolist()
+        generator = random_stream(seed, epoch)
+        shuffled = torch.randperm(rows, generator=generator).tolist()
+        order += shuffled if kinds is None else _mixed(shuffled, kinds, generator)
     return [order[s * total // steps : (s + 1) * total // steps] for s in range(steps)]
+
+
+def _mixed(order: Sequence[int], kinds: Sequence[Hashable], generator: torch.Generator) -> list[int]:
+    members: dict[Hashable, list[int]] = {}
+    for row in order:
+        members.setdefault(kinds[row], []).append(row)
+    placed: list[tuple[float, int]] = []
+    for own in members.values():
+        offset = float(torch.rand(1, generator=generator))
+        placed += [((place + offset) / len(own), row) for place, row in enumerate(own)]
+    return [row for _, row in sorted(placed)]
 
 
 def passes_of(names: Sequence[set[str]], passes: Mapping[str, int], *, default: int, key: str, what: str) -> list[int]:

@@ -39,7 +39,7 @@ from steersman.train.actor import POLICY, Actor, ActorConfig, Judge, Read, Rollo
 from steersman.train.watch import Watch, WatchConfig
 from steersman.types import Behaviour, Demonstration, Prompt, Record, transport
 
-VERSION = 1
+VERSION = 2
 COLLAPSED = 5  # steps without any difference within a prompt's answers
 
 
@@ -223,7 +223,7 @@ def run(
     processes.wait()
     counts = {"prompts": len(rows.prompts), "watched": len(watch.prompts), "steps": config.steps}
     out.emit(event="setup", **counts, resumed_at_step=first)
-    turns, beside = (turns_of(config, len(given), i) for i, given in enumerate((rows.prompts, rows.demonstrations)))
+    turns, beside = turns_of(config, rows.prompts), turns_of(config, rows.demonstrations, 1)
     with Progress("rl", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
             if step % config.watch.every_steps == 0 or step == config.steps:
@@ -245,10 +245,14 @@ def run(
         watch.clear()
 
 
-def turns_of(config: RlConfig, rows: int, stream: int) -> list[list[int]]:
-    """Which of some rows every step takes, as many as it has prompts."""
-    passes = config.steps * config.rollouts.prompts / max(1, rows)
-    return loop.turns(rows, passes, config.steps, config.seed + stream)
+def turns_of(config: RlConfig, rows: Sequence[Prompt | Demonstration], stream: int = 0) -> list[list[int]]:
+    """Which of some rows every step takes, as many as it has prompts; a mixture like that of all of them.
+
+    Steps that by chance are mostly harmful requests, or mostly harmless ones, move the line between the two about.
+    """
+    passes = config.steps * config.rollouts.prompts / max(1, len(rows))
+    kinds = [(row.expect if isinstance(row, Prompt) else (), row.tags) for row in rows]
+    return loop.turns(len(rows), passes, config.steps, config.seed + stream, kinds)
 
 
 def most_varied(rewards: Tensor, count: int | None) -> list[int]:

@@ -436,6 +436,15 @@ def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.
     assert measured["replay_kl_nats_per_token"] == pytest.approx(kl / 3, rel=2e-5)  # fp32 of a small difference
 
 
+def test_turns_mix_kinds() -> None:
+    """Every third of 12 rows, of which 6, 3 and 3 are of a kind, has 2, 1 and 1 of them."""
+    kinds = "aaaaaabbbccc"
+    found = loop.turns(12, 1.0, 3, seed=1, kinds=kinds)
+    assert sorted(row for step in found for row in step) == list(range(12))
+    assert ["".join(sorted(kinds[row] for row in step)) for step in found] == ["aabc"] * 3
+    assert found != loop.turns(12, 1.0, 3, seed=2, kinds=kinds)
+
+
 def test_turns_are_shuffled_epochs_spread_evenly() -> None:
     found = loop.turns(6, 1.5, 7, seed=1)
     order = [i for turn in found for i in turn]
