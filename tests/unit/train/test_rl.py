@@ -247,6 +247,22 @@ def test_micro_batches_change_nothing(
             torch.testing.assert_close(other[name], value, atol=2e-6, rtol=1e-4)
 
 
+def test_what_lies_below_the_adapters_is_read_once_for_all(
+    tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
+) -> None:
+    """Scores of rollouts, and of some of them, are those of readings from the first layer."""
+    own = actor(RlooConfig(**SMALL), tiny_base, trained, demonstrations)
+    rollouts = own.rollouts([row.prompt for row in prompts[:5]], 0)
+    some = rollouts.of([4, 1])
+    assert rollouts.below is not None
+    assert some.below is not None
+    torch.testing.assert_close(rollouts.scores.flatten(), own.reward.scores(rollouts.groups))
+    torch.testing.assert_close(own.reward.scores(some.groups, some.below), some.scores.flatten())
+    assert float(rollouts.scores.std()) > 1e-4
+    assert some.answers == [rollouts.answers[4], rollouts.answers[1]]
+    assert some.tokens == sum(len(ids) for group in some.groups for ids in group.completions)
+
+
 def test_a_cost_model_says_what_violates(
     tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
 ) -> None:
