@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/reinforcement.py RUN RECIPE WORK [--only rloo ppo]
 
 RUN is a finished run of RECIPE up to its reward model and second judge; RECIPE has a section `rl` with what all
-algorithms share. DPO is that of the recipe `direct`. Each row is a copy of RUN in the folder WORK, in which the recipe is run again with this one change:
-what came before is reused. Rates are on the evaluation prompts, greedy, against the fine-tuned model on the same
-prompts. The table goes to benchmarks/results/reinforcement.json.
+algorithms share. DPO is that of the recipe `laptop`. Each row is a copy of RUN in the folder WORK, in which the recipe
+is run again with this one change: what came before is reused. Rates are on the evaluation prompts, greedy, against the
+fine-tuned model on the same prompts. The table goes to benchmarks/results/reinforcement.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def rows(recipe: steersman.Recipe) -> dict[str, dict[str, Any]]:
     ppo = {"algorithm": "ppo", "updates": 2}
     return {
         "sft": NONE,
-        "dpo": NONE | {"dpo": steersman.load_recipe("direct").model_dump(mode="json")["dpo"]},
+        "dpo": NONE | {"dpo": steersman.load_recipe("laptop").model_dump(mode="json")["dpo"]},
         "rloo": NONE | {"rl": shared | {"algorithm": "rloo"}},
         "grpo": NONE | {"rl": shared | {"algorithm": "grpo", "variant": "dr_grpo"}},
         "ppo": NONE | {"rl": shared | ppo},
