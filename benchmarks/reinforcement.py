@@ -81,7 +81,8 @@ def measured(folder: Path, before: Path) -> dict[str, Any]:
     nll_before, _ = capability.passages(read_jsonl(before / "aligned_capability" / capability.CAPABILITY))
     recipe = read_recipe(run)
     learnt = [name for name in ("dpo", "rl") if recipe[name]]
-    looks = [row for row in read_jsonl(folder / "events.jsonl") if row.get("event") in ("watch", "taken")]
+    key = (run.manifest("rl") or {}).get("key")
+    looks = _of_key(read_jsonl(folder / "events.jsonl"), key)
     return {
         "minutes": {name: run.manifest(name)["seconds"] / 60 for name in learnt},  # type: ignore[index]
         "overall": {row["label"]: row["rates"]["aligned"] for row in summary["overall"]},
@@ -93,6 +94,12 @@ def measured(folder: Path, before: Path) -> dict[str, Any]:
         "looks": looks if recipe["rl"] else [],
         "config": {name: recipe[name] for name in learnt},
     }
+
+
+def _of_key(events: list[dict[str, Any]], key: str | None) -> list[dict[str, Any]]:
+    """The looks of the last training with this key; a copied run's events begin with those of the original."""
+    starts = [i for i, row in enumerate(events) if row.get("stage") == "rl" and row.get("key") == key]
+    return [row for row in events[starts[-1] if starts else 0 :] if row.get("event") in ("watch", "taken")]
 
 
 if __name__ == "__main__":
