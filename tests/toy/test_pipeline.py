@@ -109,7 +109,7 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
         ),
         (
             "sft.epochs=0.5",
-            ["sft", "dpo", "reward_model", "reward_card", "second_judge", *AFTER_RL],
+            ["sft", "dpo", "reward_model", "reward_card", "second_judge", "cost_model", *AFTER_RL],
             "changed: config.epochs: 1.0 -> 0.5",
         ),
         (
@@ -216,7 +216,7 @@ def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, tmp_
     assert ran(said) == ["aligned_capability", "scores"]
     assert reason(said, "aligned_capability") == "continues where it stopped"
     setups = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
-    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 2, 0, 1, 0, 0, 2]
+    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 2, 0, 1, 0, 0, 0, 2]
     for name in NAMES:
         mine, theirs = contents(folder / name), contents(finished / name)
         assert {f: c for f, c in mine.items() if f != "manifest.json"} == {

@@ -67,7 +67,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     assert [event["event"] for event in together] == [event["event"] for event in alone]  # written by one of them
     for ours, wanted in zip(together, alone, strict=True):
         numbers = {key: wanted[key] for key in KEYS if key in wanted}
-        assert {key: ours[key] for key in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-6), wanted
+        # An answer's KL is the sum of eight differences of log-probs, each with a rounding error of 5e-7.
+        assert {key: ours[key] for key in numbers} == pytest.approx(numbers, rel=1e-4, abs=4e-6), wanted
     first, wanted = together[1], alone[1]
     assert wanted["event"] == "train"
     assert wanted["step"] == 0

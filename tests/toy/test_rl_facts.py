@@ -36,9 +36,9 @@ class Given:
     """Stands in for a reward model: any function of a prompt and an answer."""
 
     def __init__(self, chat: ChatFormat, score: Score) -> None:
-        self.chat, self.score = chat, score
+        self.chat, self.score, self.heads = chat, score, ()
 
-    def scores(self, groups: Sequence[Group]) -> Tensor:
+    def scores(self, groups: Sequence[Group], below: Any = None) -> Tensor:
         found = []
         for group in groups:
             prompt = self.chat.tokenizer.decode(group.prompt, skip_special_tokens=True)
