@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from steersman import talk
-from steersman.data.formats import read
+from steersman.data.formats import read, sort_out
 from steersman.data.sources import split_by_topic, spread
 from steersman.evals import reward_card
 from steersman.store import StageFolder
@@ -41,7 +41,9 @@ def main() -> None:
     torch.set_num_threads(2)
     values = {key: parse(value) for key, _, value in (word.partition("=") for word in arguments.set)}
     config = RewardConfig.model_validate(values)
-    rows = spread(read(arguments.comparisons, Comparison), arguments.rows)
+    usable, faults = sort_out(arguments.comparisons, Comparison)
+    print(f"{len(faults)} rows cannot be used, {len(usable)} can")
+    rows = spread(usable, arguments.rows)
     train, held_out = split_by_topic(rows, 0.2)
     demonstrations = read(arguments.run / "data" / "train.jsonl", Demonstration)
     base, start = talk.base_of(arguments.run), arguments.run / "sft"
