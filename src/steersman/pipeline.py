@@ -134,7 +134,7 @@ def _dpo(c: Context, out: StageFolder) -> None:
     _train("dpo", out, c.recipe.dpo, c.base, c.done["sft"].path, c.rows("comparisons.jsonl", Comparison))
 
 
-def _ranking(choose: Callable[[Recipe], RewardConfig | None], file: str) -> Callable[[Context, StageFolder], None]:
+def _ranking(name: str, choose: Callable[[Recipe], RewardConfig | None], file: str) -> Stage:
     """A stage that trains a reward model on a file of comparisons."""
 
     def work(c: Context, out: StageFolder) -> None:
@@ -143,7 +143,8 @@ def _ranking(choose: Callable[[Recipe], RewardConfig | None], file: str) -> Call
             rows = reward_model.of_principles(rows, config.principles)
         _train("reward_model", out, config, c.base, c.done["sft"].path, rows, c.rows("train.jsonl", Demonstration))
 
-    return work
+    inputs = ("base", "sft", f"data/{file}", "data/train.jsonl")
+    return Stage(name, reward_model.VERSION, choose, inputs, work, optional=True)
 
 
 def _rl(c: Context, out: StageFolder) -> None:
@@ -226,14 +227,7 @@ STAGES = (
     ),
     Stage("sft", sft.VERSION, lambda r: r.sft, ("base", "data/train.jsonl", "data/validation.jsonl"), _sft),
     Stage("dpo", dpo.VERSION, lambda r: r.dpo, ("base", "sft", "data/comparisons.jsonl"), _dpo, optional=True),
-    Stage(
-        "reward_model",
-        reward_model.VERSION,
-        lambda r: r.reward_model,
-        ("base", "sft", "data/comparisons.jsonl", "data/train.jsonl"),
-        _ranking(lambda r: r.reward_model, "comparisons.jsonl"),
-        optional=True,
-    ),
+    _ranking("reward_model", lambda r: r.reward_model, "comparisons.jsonl"),
     Stage(
         "reward_card",
         reward_card.VERSION,
@@ -242,22 +236,8 @@ STAGES = (
         _reward_card,
         optional=True,
     ),
-    Stage(
-        "second_judge",
-        reward_model.VERSION,
-        alone,
-        ("base", "sft", "data/held_out_comparisons.jsonl", "data/train.jsonl"),
-        _ranking(alone, "held_out_comparisons.jsonl"),
-        optional=True,
-    ),
-    Stage(
-        "cost_model",
-        reward_model.VERSION,
-        asked_cost_model,
-        ("base", "sft", "data/comparisons.jsonl", "data/train.jsonl"),
-        _ranking(asked_cost_model, "comparisons.jsonl"),
-        optional=True,
-    ),
+    _ranking("second_judge", alone, "held_out_comparisons.jsonl"),
+    _ranking("cost_model", asked_cost_model, "comparisons.jsonl"),
     Stage(
         "rl",
         rl.VERSION,

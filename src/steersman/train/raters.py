@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steersman.functional import preference_nll
+from steersman.functional import preference_nll, rater_margins
 from steersman.types import Comparison
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Raters:
         return self.beliefs.get(rater, PLAIN)
 
     def hear(self, scores: Mapping[int, list[float]]) -> None:
-        """The scores that the reward model now gives to the answers of some rows, by their number."""
-        self.heard.update((number, own) for number, own in scores.items() if self.rows[number].rater in self.prior)
+        """The scores that the reward model now gives to the answers of rows of these raters, by the rows' number."""
+        self.heard.update(scores)
 
     def believe(self) -> None:
         """Set every trust and bias to the likeliest ones, given what was heard."""
@@ -104,7 +104,7 @@ class Raters:
         trust, bias = centre.clone().requires_grad_(), torch.zeros_like(centre).requires_grad_()
 
         def loss() -> Tensor:
-            nll = preference_nll(trust[who] * margin + bias[who] * side, certainty) @ weight
+            nll = preference_nll(rater_margins(margin, trust[who], side, bias[who]), certainty) @ weight
             spread = (trust - centre).square().sum() / TRUST_VARIANCE + bias.square().sum() / BIAS_VARIANCE
             return torch.add(nll, spread, alpha=0.5)
 

@@ -356,14 +356,18 @@ class Trainer:
             quality = self.head(tree_hidden(self.model, laid_out, laid_out.last, lower))[:, 0]
             nll, right, pairs = self._ranking(quality, share)
             own = torch.split(quality.detach(), [len(row.ranks) for row in share])
-            heard += [(row.number, values.tolist()) for row, values in zip(share, own, strict=True) if row.rater]
+            of_raters = [
+                (row, values) for row, values in zip(share, own, strict=True) if row.rater in self.raters.prior
+            ]
+            heard += [(row.number, values.tolist()) for row, values in of_raters]
             loss = nll / total + config.centre_weight * quality.square().sum() / answers
             loss.backward()
             parts = (loss, nll / total, right, pairs)
             sums += torch.stack([part.detach().double().cpu() for part in parts])
         loss_sum, nll_sum, right_sum, pairs_sum = processes.add_up(self.parameters.values(), *sums.tolist())
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss_sum, rate, config.optimiser.max_grad_norm)
-        self.raters.hear(dict(processes.gather(heard)))
+        if self.raters.prior:
+            self.raters.hear(dict(processes.gather(heard)))
         tokens = sum(row.group.tokens for row in rows)
         return {
             "loss": loss_sum,
