@@ -64,6 +64,10 @@ class ModelError(UserError):
     """An unknown model, a broken or foreign checkpoint."""
 
 
+class JudgeRefused(UserError):
+    """A judge that was not measured, or is too weak to learn from."""
+
+
 class RunError(SteersmanError):
     """The input is right, but the run could not finish."""
 

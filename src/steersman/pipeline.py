@@ -22,13 +22,14 @@ from steersman import __version__
 from steersman.constitution import document
 from steersman.constitution.document import Constitution
 from steersman.data import sources
+from steersman.data.by_principle import of_principles
 from steersman.data.formats import dump, read
 from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
 from steersman.evals import answers, capability, reward_card, scores
 from steersman.evals.answers import Condition
 from steersman.lm import pretrained, tiny
-from steersman.lm.sampling import LocalModel
+from steersman.lm.local import LocalModel
 from steersman.recipe import Recipe
 from steersman.report import page
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
@@ -97,6 +98,11 @@ def alone(recipe: Recipe) -> RewardConfig | None:
     return recipe.reward_model.model_copy(update=single) if recipe.rl and recipe.reward_model else None
 
 
+def judges_by_principle(recipe: Recipe) -> bool:
+    """Whether a reward model reads the principles' texts."""
+    return any(config.by_principle for config in (recipe.reward_model, recipe.cost_model) if config)
+
+
 def asked_cost_model(recipe: Recipe) -> CostConfig | None:
     """What the stage `cost_model` trains; nothing unless a constraint asks it."""
     constraint = recipe.rl.constraint if recipe.rl else None
@@ -107,7 +113,7 @@ def _data(c: Context, out: StageFolder) -> None:
     if c.recipe.dpo:
         dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)  # what is wrong there is said before an hour of training
     if cost := asked_cost_model(c.recipe):
-        reward_model.of_principles(c.data.comparisons, cost.principles)
+        of_principles(c.data.comparisons, cost.principles)
     sources.run(c.recipe.examples, c.data, out)
 
 
@@ -138,12 +144,12 @@ def _ranking(name: str, choose: Callable[[Recipe], RewardConfig | None], file: s
     """A stage that trains a reward model on a file of comparisons."""
 
     def work(c: Context, out: StageFolder) -> None:
-        config, rows = choose(c.recipe), c.rows(file, Comparison)
-        if isinstance(config, CostConfig):
-            rows = reward_model.of_principles(rows, config.principles)
+        config = choose(c.recipe)
+        assert config is not None
+        rows = config.rows(c.rows(file, Comparison), c.constitution.texts)
         _train("reward_model", out, config, c.base, c.done["sft"].path, rows, c.rows("train.jsonl", Demonstration))
 
-    inputs = ("base", "sft", f"data/{file}", "data/train.jsonl")
+    inputs = ("base", "judged_texts", "sft", f"data/{file}", "data/train.jsonl")
     return Stage(name, reward_model.VERSION, choose, inputs, work, optional=True)
 
 
@@ -187,9 +193,7 @@ def _train_rl(
 
 def _reward_card(c: Context, out: StageFolder) -> None:
     judge = RewardModel.load(c.base, c.done["reward_model"].path).judge
-    held_out, config = c.rows("held_out_comparisons.jsonl", Comparison), c.recipe.reward_model
-    if config and config.by_principle:
-        held_out = reward_model.with_principles(held_out)
+    held_out = c.rows("held_out_comparisons.jsonl", Comparison)
     reward_card.run(judge, held_out, c.rows("train.jsonl", Demonstration), out)
 
 
@@ -417,6 +421,7 @@ SOURCE_DIGESTS: Mapping[str, Callable[[Context], str]] = {
     "base": lambda c: pretrained.digest(c.base),
     "persona": lambda c: sha256_text(c.constitution.persona),
     "data_source": lambda c: sha256_text(canonical([dump(rows) for rows in c.data[1:]])),
+    "judged_texts": lambda c: sha256_text(canonical(c.constitution.texts) if judges_by_principle(c.recipe) else ""),
     "capability_items": lambda c: capability.items_digest(),
 }
 

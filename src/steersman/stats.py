@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+BINS = 5  # of a calibration table, between 0.5 and 1
 
 
 class Estimate(NamedTuple):
@@ -136,3 +138,21 @@ def ratio_of_perplexities(
     low, high = np.quantile(ratios, [tail, 1 - tail])
     value = math.exp(float((after - before).sum() / count.sum()))
     return Estimate(value, float(low), float(high), len(count))
+
+
+def calibration(margins: Sequence[float]) -> dict[str, Any]:
+    """Claimed against observed: pairs by how sure the judge is, and the mean gap (expected calibration error).
+
+    Args:
+        margins: the better answer's score minus the worse one's, in nats; sigmoid of its size is the claim.
+    """
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
+    for margin in margins:
+        claimed = 1 / (1 + math.exp(-min(abs(margin), 50.0)))
+        bins[min(BINS - 1, int((claimed - 0.5) * 2 * BINS))].append((claimed, margin > 0))
+    rows, gap = [], 0.0
+    for found in filter(None, bins):
+        claimed, right = sum(c for c, _ in found) / len(found), wilson(sum(r for _, r in found), len(found))
+        rows.append({"claimed": claimed, "right": right._asdict()})
+        gap += right.n * abs(claimed - right.value)
+    return {"bins": rows, "expected_error": gap / len(margins) if margins else None}

@@ -16,7 +16,8 @@ from rich.text import Text as RichText
 from steersman.errors import ModelError, UserError
 from steersman.lm import model as policies
 from steersman.lm import pretrained
-from steersman.lm.sampling import LanguageModel, LocalModel, OnText, SamplingConfig
+from steersman.lm.local import LanguageModel, LocalModel
+from steersman.lm.sampling import OnText, SamplingConfig
 from steersman.store import open_run
 from steersman.types import Message
 

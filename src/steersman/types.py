@@ -71,8 +71,8 @@ def plain_text(text: Text) -> str:
 
 
 def judged_by(prompt: Text, principle: str) -> Text:
-    """The prompt as a judge reads it who is to judge by this principle alone: a system message says so."""
-    told = Message(role="system", content=f"Judge by one principle alone: {principle}.")
+    """The prompt as a judge reads it who is to judge by this principle alone: a system message holds its text."""
+    told = Message(role="system", content=f"Judge by this rule alone: {principle}")
     return (told, *messages_of(prompt))
 
 

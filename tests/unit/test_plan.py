@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from steersman import pipeline
+from steersman.constitution import document
 from steersman.errors import ModelError, RecipeError
 from steersman.evals import capability, reward_card
 from steersman.lm import head as head_module
@@ -95,7 +96,7 @@ def subject(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
 
     return Subject(
         recipe=tiny("sft.max_length=128"),
-        persona="You are plain.",
+        constitution=document.load("assistant"),
         earlier=Run(tmp_path / "none"),
         config=AutoConfig.from_pretrained(tiny_base, local_files_only=True),
         chat=chat_format(pretrained.load_tokenizer(tiny_base)),

@@ -33,6 +33,15 @@ LIBRARY = Path(__file__).parent / "library"
 Prose = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
+class CritiqueExample(Record):
+    """An answer, what it does against one principle, and the answer that keeps it: the same one if nothing is wrong."""
+
+    prompt: Prose
+    answer: Prose
+    critique: Prose
+    revision: Prose
+
+
 class Principle(Record):
     """One rule: what the model does, why, and how it can be seen."""
 
@@ -45,6 +54,12 @@ class Principle(Record):
     revision_request: Prose  # asks a model to rewrite the reply so that it keeps the principle
     behaviours: tuple[Behaviour, ...]  # what the evaluation looks for in replies
     collides_with: tuple[Slug, ...] = ()  # ids; naming the collision on one of the two sides is enough
+    examples: tuple[CritiqueExample, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The principle as a judge reads it."""
+        return f"{self.title}. {self.statement}"
 
 
 class Priority(Record):
@@ -92,6 +107,11 @@ class Constitution(Record):
         """Sha256 (hex) of the content: comments, layout and the order of keys do not count, every word does."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The principles as judges read them, by id."""
+        return {principle.id: principle.text for principle in self.principles}
 
     def principle(self, id: str) -> Principle:
         """The principle with this id.

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from steersman.lm.sampling import Completion, LanguageModel, SamplingConfig
-from steersman.store import StageFolder, append_jsonl, cut_torn_tail, read_jsonl, write_jsonl
+from steersman.lm.local import LanguageModel
+from steersman.lm.sampling import SamplingConfig
+from steersman.lm.transcript import Transcript
+from steersman.store import StageFolder, write_jsonl
 from steersman.terminal import Progress
 from steersman.types import Demonstration, Message, Prompt, Record, Text, plain_text
 
 VERSION = 1
 ANSWERS = "answers.jsonl"
-RESUMABLE = 128  # prompts between two points from which a killed run goes on
 
 
 class AnswersConfig(Record):
@@ -59,47 +60,25 @@ def run(
 ) -> None:
     """Answer every prompt under every condition and write answers.jsonl, ordered by condition and prompt.
 
-    A killed run goes on at the first batch without answers; batches are cut the same way each time, so that the
-    answers are those of an undisturbed run.
+    A killed run goes on at the first batch without answers, see `Transcript`.
     """
-    partial = out.file("answers.partial.jsonl")
-    cut_torn_tail(partial)
-    done = {(row["condition"], row["index"]) for row in read_jsonl(partial)}
-    order = sorted(range(len(prompts)), key=lambda i: (len(plain_text(prompts[i].prompt)), i))
-    batches = [order[i : i + RESUMABLE] for i in range(0, len(order), RESUMABLE)]
-    with Progress(out.stage, len(prompts) * len(conditions), len(done)) as progress:
-        for condition in conditions:
-            for batch in batches:
-                if all((condition.name, i) in done for i in batch):
-                    continue
-                texts = [prompts[i].prompt for i in batch]
-                rows = []
-                for answer in model.answers(texts, config.sampling, preamble=condition.preamble, indices=batch):
-                    rows.append(_row(condition, prompts[answer.index], answer))
-                    progress.advance()
-                append_jsonl(partial, rows)
-    names = [condition.name for condition in conditions]
-    # A batch that reached the disk only in part, before a kill or on a full disk, was answered a second time.
-    unique = {(names.index(row["condition"]), row["index"]): row for row in read_jsonl(partial)}
-    rows = [unique[key] for key in sorted(unique)]
+    transcript = Transcript(out.file("answers.partial.jsonl"))
+    rows: list[dict[str, Any]] = []
+    texts = {index: row.prompt for index, row in enumerate(prompts)}
+    with Progress(out.stage, len(prompts) * len(conditions), len(transcript.rows)) as progress:
+        for name, preamble in conditions:
+            found = transcript.answers(name, model, texts, config.sampling, preamble=preamble, advance=progress.advance)
+            mine = [_row(prompt, found[index]) for index, prompt in enumerate(prompts)]
+            out.emit(event="answers", condition=name, **_totals(mine))
+            rows += mine
     write_jsonl(out.file(ANSWERS), rows)
-    partial.unlink()
-    for name in names:
-        mine = [row for row in rows if row["condition"] == name]
-        out.emit(event="answers", condition=name, **_totals(mine))
+    transcript.file.unlink(missing_ok=True)
 
 
-def _row(condition: Condition, prompt: Prompt, answer: Completion) -> dict[str, Any]:
-    return {
-        "condition": condition.name,
-        "index": answer.index,
-        "prompt": prompt.model_dump(mode="json")["prompt"],
-        "answer": answer.text,
-        "finish_reason": answer.finish_reason,
-        "tokens": len(answer.token_ids),
-        "logprob_nats": round(sum(answer.logprobs), 3),
-        "truncated_prompt_tokens": answer.truncated_prompt_tokens,
-    }
+def _row(prompt: Prompt, answer: Mapping[str, Any]) -> dict[str, Any]:
+    asked = prompt.model_dump(mode="json")["prompt"]
+    kept = {key: value for key, value in answer.items() if key not in ("step", "index")}
+    return {"condition": answer["step"], "index": answer["index"], "prompt": asked, **kept}
 
 
 def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

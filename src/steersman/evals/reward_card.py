@@ -10,19 +10,17 @@ far the score moves.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from steersman.stats import Estimate, mean_estimate, wilson
+from steersman.stats import Estimate, calibration, mean_estimate, wilson
 from steersman.store import StageFolder, write_json
 from steersman.types import Comparison, Demonstration, Text, plain_text
 
 VERSION = 1
 CARD = "card.json"
-BINS = 5  # of the calibration table, between 0.5 and 1
 BEST_OF = 4
 BIAS_ROWS = 48  # demonstrations whose answers are changed
 
@@ -91,24 +89,6 @@ def _accuracy(pairs: Sequence[Scored]) -> Estimate:
     """The share of pairs in the people's order. An equal score is a coin flip: every second one counts."""
     right = sum(pair.margin > 0 for pair in pairs) + sum(pair.margin == 0 for pair in pairs) // 2
     return wilson(right, len(pairs))
-
-
-def calibration(margins: Sequence[float]) -> dict[str, Any]:
-    """Claimed against observed: pairs by how sure the judge is, and the mean gap (expected calibration error).
-
-    Args:
-        margins: the better answer's score minus the worse one's, in nats; sigmoid of its size is the claim.
-    """
-    bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
-    for margin in margins:
-        claimed = 1 / (1 + math.exp(-min(abs(margin), 50.0)))
-        bins[min(BINS - 1, int((claimed - 0.5) * 2 * BINS))].append((claimed, margin > 0))
-    rows, gap = [], 0.0
-    for found in filter(None, bins):
-        claimed, right = sum(c for c, _ in found) / len(found), wilson(sum(r for _, r in found), len(found))
-        rows.append({"claimed": claimed, "right": right._asdict()})
-        gap += right.n * abs(claimed - right.value)
-    return {"bins": rows, "expected_error": gap / len(margins) if margins else None}
 
 
 def ceiling(comparisons: Sequence[Comparison]) -> Estimate:

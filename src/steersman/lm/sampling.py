@@ -14,22 +14,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, chat_format, shorten
+from steersman.lm.chat import ChatFormat, shorten
 from steersman.lm.head import CompactVocabulary, Head, head_of, trunk
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.model import load_policy
 from steersman.types import Record, Seed, Text
 
 ROOM = 64  # columns that a KV cache grows at a time
 BLOCK = 512  # weights of the draw that are summed at a time
+READ_AT_ONCE = 16  # sequences of which only the next token is asked
+NEARLY_ALL = 0.9  # of a common beginning: from this share on it is not worth reading it again for the rest
 
 FinishReason = Literal["stop", "stop_string", "length"]
 
@@ -60,48 +59,6 @@ class Completion:
 
 
 OnText = Callable[[int, str], None]  # called with a prompt's index and its answer so far
-
-
-class LanguageModel(Protocol):
-    """Whatever answers prompts: weights in this process (`LocalModel`) or a script (`lm/scripted.py`)."""
-
-    def answers(
-        self,
-        prompts: Sequence[Text],
-        config: SamplingConfig,
-        *,
-        preamble: Text | None = None,
-        indices: Sequence[int] | None = None,
-        on_text: OnText | None = None,
-    ) -> Iterator[Completion]:
-        """Answer every prompt; arguments as in `generate`."""
-        ...
-
-
-@dataclass(frozen=True)
-class LocalModel:
-    """Weights in this process with their chat format."""
-
-    model: Any
-    chat: ChatFormat
-
-    @classmethod
-    def load(cls, base: Path, trained: Path | None = None) -> LocalModel:
-        """A base model's folder, with what was trained on it (see `load_policy`)."""
-        model = load_policy(base, trained)
-        return cls(model, chat_format(pretrained.load_tokenizer(base), model.generation_config))
-
-    def answers(
-        self,
-        prompts: Sequence[Text],
-        config: SamplingConfig,
-        *,
-        preamble: Text | None = None,
-        indices: Sequence[int] | None = None,
-        on_text: OnText | None = None,
-    ) -> Iterator[Completion]:
-        """See `generate`."""
-        return generate(self.model, self.chat, prompts, config, preamble=preamble, indices=indices, on_text=on_text)
 
 
 class _Row:
@@ -147,6 +104,9 @@ def generate(
     *,
     preamble: Text | None = None,
     indices: Sequence[int] | None = None,
+    vocabulary: CompactVocabulary | None = None,
+    int8: Int8Copy | None = None,
+    prefix: Prefix | None = None,
     on_text: OnText | None = None,
 ) -> Iterator[Completion]:
     """Answer every prompt; completions come as they end, each with the index of its prompt.
@@ -155,17 +115,29 @@ def generate(
         model: a decoder-only Hugging Face model, in evaluation mode.
         preamble: conversation put before every prompt and read only once.
         indices: the prompts' numbers, when these are a part of a longer list; they choose the random streams.
+        vocabulary, int8, prefix: see `continue_ids`.
         on_text: called with (index, answer so far) after every draw; for streaming.
     """
     full = [chat.prompt_ids(prompt, preamble) for prompt in prompts]
-    shared: list[int] = []
-    if preamble is not None and full:
-        shortest = min(full, key=len)
-        common = next((i for i in range(len(shortest)) if any(ids[i] != shortest[i] for ids in full)), len(shortest))
-        shared = shortest[: min(common, len(shortest) - 1)]
     yield from continue_ids(
-        model, chat, full, config, shared=shared, indices=indices or range(len(prompts)), on_text=on_text
+        model,
+        chat,
+        full,
+        config,
+        shared=common_beginning(full) if preamble is not None else None,
+        indices=indices or range(len(prompts)),
+        vocabulary=vocabulary,
+        int8=int8,
+        prefix=prefix,
+        on_text=on_text,
     )
+
+
+def common_beginning(full: Sequence[list[int]]) -> list[int]:
+    """The ids with which all of some sequences begin, but for a last one: every sequence keeps an id of its own."""
+    shortest = min(full, key=len, default=[])
+    common = next((i for i in range(len(shortest)) if any(ids[i] != shortest[i] for ids in full)), len(shortest))
+    return shortest[: max(0, min(common, len(shortest) - 1))]
 
 
 def continue_ids(
@@ -178,6 +150,7 @@ def continue_ids(
     indices: Sequence[int] | None = None,
     vocabulary: CompactVocabulary | None = None,
     int8: Int8Copy | None = None,
+    prefix: Prefix | None = None,
     on_text: OnText | None = None,
 ) -> Iterator[Completion]:
     """Continue token sequences, as `generate` continues prompts.
@@ -189,16 +162,19 @@ def continue_ids(
             model's: tokens outside never come, and the log-probs are those of the softmax over the exact rows.
         int8: read and decode with this copy of the weights, made for the head of ``vocabulary`` or the model's own.
             That is another distribution, too, and the log-probs are its own.
+        prefix: what an earlier call with the same weights read of its common beginning, and after it what this one did.
     """
-    rows = _rows(starts, shared or [], indices or range(len(starts)), config)
+    prefix = prefix or Prefix()
+    shared = prefix.part_of(shared or [])
+    rows = _rows(starts, shared, indices or range(len(starts)), config)
     first: dict[tuple[int, ...], int] = {}
     places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(rows)}
     rows.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts enter together
     ids = None if vocabulary is None else vocabulary.exact
 
     def decoded(head: Head) -> Iterator[Completion]:
-        prefix = _prefix_cache(model, shared) if shared else None
-        return _decode(model, head, ids, chat, rows, prefix, len(shared or []), config, on_text)
+        cache = prefix.read(model, shared) if shared else None
+        return _decode(model, head, ids, chat, rows, cache, len(shared), config, on_text)
 
     if int8 is not None:
         with int8.in_use():  # to the end, so that the caller never meets the model with it
@@ -294,11 +270,29 @@ def _cache() -> Any:
     return cache
 
 
-def _prefix_cache(model: Any, ids: list[int]) -> Any:
-    """KV cache of a common beginning, batch of one."""
-    cache = _cache()
-    trunk(model)(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
-    return cache
+class Prefix:
+    """The KV cache of a common beginning, batch of one, kept for later calls that begin alike."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._cache: Any = None
+
+    def part_of(self, shared: list[int]) -> list[int]:
+        """The common beginning to use: so much of it as was read before, if that is nearly all."""
+        same = next((i for i, (a, b) in enumerate(zip(shared, self.ids, strict=False)) if a != b), None)
+        same = min(len(shared), len(self.ids)) if same is None else same
+        return shared[:same] if same >= NEARLY_ALL * len(shared) else shared
+
+    def read(self, model: Any, ids: list[int]) -> Any:
+        """The cache of these ids, from what was read before if that begins with them."""
+        if self.ids[: len(ids)] != ids:
+            self._cache, self.ids = _cache(), ids
+            inputs = torch.tensor([ids], device=model.device)
+            trunk(model)(input_ids=inputs, past_key_values=self._cache, use_cache=True)
+        found = _cache()
+        for number, layer in enumerate(self._cache.layers):
+            found.update(layer.keys[:, :, : len(ids)], layer.values[:, :, : len(ids)], number)
+        return found
 
 
 def _read(model: Any, rows: list[_Row], prefix: Any, prefix_length: int, pad: int) -> tuple[_Batch, Tensor]:
@@ -465,3 +459,34 @@ def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).int().argmax(-1)
     index = torch.minimum(index, last)
     return index, (cumulative - weights).gather(1, index[:, None])[:, 0]
+
+
+def next_token_logprobs(
+    model: Any,
+    chat: ChatFormat,
+    starts: Sequence[list[int]],
+    tokens: Sequence[int],
+    *,
+    shared: bool,
+    prefix: Prefix | None = None,
+) -> Tensor:
+    """Log-probabilities in nats, over the whole vocabulary, that each of some tokens follows each sequence, [S, N].
+
+    Args:
+        shared: what all sequences begin with is read only once.
+        prefix: see `continue_ids`.
+    """
+    prefix = prefix or Prefix()
+    common = prefix.part_of(common_beginning(starts)) if shared else []
+    limit = SamplingConfig(max_prompt_tokens=max(map(len, starts)))
+    rows = sorted(_rows(starts, common, range(len(starts)), limit), key=lambda row: len(row.prompt))
+    pad, head = chat.tokenizer.pad_token_id or 0, head_of(model)
+    found = torch.empty(len(starts), len(tokens))
+    with torch.inference_mode():
+        cache = prefix.read(model, common) if common else None
+        for i in range(0, len(rows), READ_AT_ONCE):
+            some = rows[i : i + READ_AT_ONCE]
+            _, last = _read(model, some, cache, len(common), pad)
+            logprobs = head.logits(last).float().log_softmax(-1)
+            found[[row.index for row in some]] = logprobs[:, list(tokens)].cpu()
+    return found

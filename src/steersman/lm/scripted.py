@@ -5,6 +5,7 @@ A prompt that is not in the script is an error, unless the script says what to a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,3 +61,13 @@ class ScriptedModel:
                 prompt_tokens=len(asked.split()),
                 truncated_prompt_tokens=0,
             )
+
+    def choose(
+        self, prompts: Sequence[Text], options: Sequence[str], *, preamble: Text | None = None
+    ) -> list[tuple[float, ...] | None]:
+        """0 for the option that the scripted answer begins with, minus infinity for others; None if with none."""
+        found: list[tuple[float, ...] | None] = []
+        for answer in self.answers(prompts, SamplingConfig(max_new_tokens=10**6)):
+            said = tuple(0.0 if answer.text.startswith(option) else -math.inf for option in options)
+            found.append(said if max(said) == 0 else None)
+        return found

@@ -195,7 +195,7 @@ def _subject(context: Context, run: Run, base: Path | None, scratch: Path) -> Su
         return None
     return Subject(
         recipe=recipe,
-        persona=context.constitution.persona,
+        constitution=context.constitution,
         earlier=run,
         config=config,
         chat=chat_format(tokenizer),

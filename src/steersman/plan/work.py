@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from steersman.constitution.document import Constitution
 from steersman.data import sources
 from steersman.evals import answers, capability, reward_card, scores
 from steersman.lm.chat import ChatFormat, Example, shorten
 from steersman.lm.shared_prompt import Group
+from steersman.lm.transcript import RESUMABLE
 from steersman.lm.trunk import whole_texts
 from steersman.pipeline import alone, asked_cost_model
 from steersman.recipe import Recipe
@@ -88,7 +90,7 @@ class Subject:
     """A model's shape and tokenizer, and the rows that it will meet."""
 
     recipe: Recipe
-    persona: str
+    constitution: Constitution
     earlier: Run  # a former run in the same folder knows how long answers are
     config: Any  # the model's, of `transformers`
     chat: ChatFormat
@@ -228,11 +230,11 @@ def _second_judge(s: Subject) -> Work:
 def _cost_model(s: Subject) -> Work:
     config = asked_cost_model(s.recipe)
     assert config is not None
-    return _ranking(s, config, reward_model.of_principles(s.comparisons, config.principles))
+    return _ranking(s, config, s.comparisons)
 
 
 def _ranking(s: Subject, config: RewardConfig, comparisons: Sequence[Comparison]) -> Work:
-    rows = reward_model.with_principles(comparisons) if config.by_principle else comparisons
+    rows = config.rows(comparisons, s.constitution.texts)
     groups = [row.group for row in reward_model.ranked(rows, s.chat, config.max_length)]
     steps = loop.plan_batches([g.tokens for g in groups], config.batch_size, 1, config.seed)
     tokens = [n for step in steps for n in _trees([groups[i] for i in step], config.micro_batch_size)]
@@ -302,8 +304,8 @@ def _answers(s: Subject, stage: str, conditions: Mapping[str, tuple[Message, ...
         first = rows[0].prompt
         prefix = len(s.chat.prompt_ids(first, preamble)) - len(s.chat.prompt_ids(first)) if preamble else 0
         lengths = spread(s.answer_tokens(stage, name), config.max_new_tokens, len(rows))
-        for i in range(0, len(rows), answers.RESUMABLE):
-            part = slice(i, i + answers.RESUMABLE)
+        for i in range(0, len(rows), RESUMABLE):
+            part = slice(i, i + RESUMABLE)
             amounts, most = schedule(prompts[part], lengths[part], prefix, config.batch_size)
             total, cached = Amounts(*map(sum, zip(total, amounts, strict=True))), max(cached, most)
     width = min(config.batch_size, len(rows))
@@ -311,7 +313,7 @@ def _answers(s: Subject, stage: str, conditions: Mapping[str, tuple[Message, ...
 
 
 def _raw_answers(s: Subject) -> Work:
-    preamble = answers.few_shot_preamble(s.persona, s.train, s.recipe.answers.few_shot_examples)
+    preamble = answers.few_shot_preamble(s.constitution.persona, s.train, s.recipe.answers.few_shot_examples)
     return _answers(s, "raw_answers", {scores.RAW: None, scores.FEW_SHOT: preamble})
 
 

@@ -34,7 +34,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from steersman.data import style
-from steersman.errors import DataError, ModelError, closest
+from steersman.data.by_principle import of_principles, with_principles
+from steersman.errors import DataError, ModelError
 from steersman.functional import preference_nll, ranking_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format
@@ -46,7 +47,7 @@ from steersman.store import StageFolder, write_json
 from steersman.terminal import Progress
 from steersman.train import loop, processes, raters
 from steersman.train.raters import Raters
-from steersman.types import Comparison, Demonstration, Record, Seed, Slug, Text, judged_by, transport
+from steersman.types import Comparison, Demonstration, Record, Seed, Slug, Text, transport
 
 VERSION = 2
 RIDGE = 1e-3  # on the weights of style
@@ -59,9 +60,11 @@ class RewardConfig(Record):
 
     ``centre_weight`` times the mean square of the scores is added to the loss, which leaves their level free.
     ``without_style`` takes out of the score what the style of answers explains by itself. ``trust_raters`` learns how
-    far each rater is to be believed, see `train/raters.py`. ``by_principle`` also learns the rankings by a principle,
-    from prompts that name it, so that one model judges by all of them or by one, see `types.judged_by`. Adapters have
-    the shape of the policy that they start from; activations below them are kept in up to ``trunk_cache_mb`` of memory.
+    far each rater is to be believed, see `train/raters.py`. ``by_principle`` also learns what is said by one principle,
+    from prompts that hold its text, so that one model judges by all of them or by one, see `types.judged_by`; and, with
+    so many ``contrasts`` for each of those, that a principle which a pair is not about does not tell it apart. Adapters
+    have the shape of the policy that they start from; activations below them are kept in up to ``trunk_cache_mb`` of
+    memory.
     """
 
     members: int = Field(default=1, ge=1)
@@ -70,6 +73,7 @@ class RewardConfig(Record):
     without_style: bool = False
     trust_raters: bool = False
     by_principle: bool = False
+    contrasts: float = Field(default=0.5, ge=0)
     optimiser: loop.OptimiserConfig = loop.OptimiserConfig(learning_rate=1e-4)
     epochs: int = Field(default=1, ge=1)
     trunk_cache_mb: int = Field(default=1024, ge=0)
@@ -79,36 +83,24 @@ class RewardConfig(Record):
     checkpoint_every_steps: int = transport(20, ge=1)
     seed: Seed = 0
 
+    def rows(self, comparisons: Sequence[Comparison], texts: Mapping[str, str]) -> list[Comparison]:
+        """What is learnt of some comparisons.
+
+        Args:
+            texts: of the principles, by id.
+        """
+        rows = list(comparisons)
+        return with_principles(rows, texts, self.contrasts, self.seed) if self.by_principle else rows
+
 
 class CostConfig(RewardConfig):
     """A reward model of these principles alone, which a constraint of reinforcement learning asks."""
 
     principles: tuple[Slug, ...] = Field(min_length=1)
 
-
-def of_principles(rows: Sequence[Comparison], principles: Sequence[Slug]) -> list[Comparison]:
-    """What the comparisons say by these principles; a row that as a whole is about several of them counts once.
-
-    Raises:
-        DataError: nothing is said by one of them.
-    """
-    known = {principle for row in rows for principle in (*row.principles, *row.per_principle)}
-    for principle in principles:
-        if principle not in known:
-            raise DataError(
-                f"no comparison is about the principle {principle!r}",
-                where="cost_model.principles",
-                do=closest(principle, sorted(known)),
-            )
-    said = ([row.on(principle) for principle in principles] for row in rows)
-    return [row for found in said for row in list(dict.fromkeys(filter(None, found)))]
-
-
-def with_principles(rows: Sequence[Comparison]) -> list[Comparison]:
-    """The rows, and for each of their rankings by a principle one more, whose prompt names the principle."""
-    asked = [(row, principle) for row in rows for principle in row.per_principle]
-    own = ((row.on(principle), judged_by(row.prompt, principle)) for row, principle in asked)
-    return [*rows, *(row.model_copy(update={"prompt": prompt}) for row, prompt in own if row)]
+    def rows(self, comparisons: Sequence[Comparison], texts: Mapping[str, str]) -> list[Comparison]:
+        """What is said by these principles; see `RewardConfig.rows`."""
+        return super().rows(of_principles(comparisons, self.principles), texts)
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,12 +128,14 @@ def tokenised(prompt: Text, answers: Sequence[str], chat: ChatFormat, max_length
 
 
 def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> list[Ranked]:
-    """Comparisons that order at least two answers; ties alone teach nothing.
+    """Comparisons that order at least two answers, or say that two are equally likely to be better.
+
+    A ranking's ties alone teach nothing.
 
     Raises:
         DataError: there are none.
     """
-    ordered = [row for row in rows if row.pairs()]
+    ordered = [row for row in rows if row.pairs() or row.soft_label == 0.5]
     if not ordered:
         raise DataError("no comparisons that order two answers", do="add rows to comparisons.jsonl")
     return [
@@ -224,7 +218,7 @@ def run(
         raise ModelError("a reward model starts from an adapter", where=str(start), do="train with sft.method: lora")
     model.requires_grad_(False)
     chat = chat_format(tokenizer, model.generation_config)
-    rows = ranked(with_principles(comparisons) if config.by_principle else comparisons, chat, config.max_length)
+    rows = ranked(comparisons, chat, config.max_length)
     # The same batches in every epoch, in another order: what the frozen layers make of them is computed once.
     steps = loop.plan_batches([row.group.tokens for row in rows], config.batch_size, 1, config.seed)
     batches = [[rows[i] for i in step] for step in steps]
@@ -372,7 +366,7 @@ class Trainer:
         return {
             "loss": loss_sum,
             "nll_nats_per_prompt": nll_sum,
-            "accuracy": right_sum / pairs_sum,
+            "accuracy": right_sum / pairs_sum if pairs_sum else None,
             "gradient_norm": norm,
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }

@@ -11,7 +11,8 @@ import pytest
 
 from steersman.evals import answers
 from steersman.evals.answers import AnswersConfig, Condition, few_shot_preamble
-from steersman.lm.sampling import LocalModel, SamplingConfig
+from steersman.lm.local import LocalModel
+from steersman.lm.sampling import SamplingConfig
 from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder
 from steersman.types import Demonstration, Message, Prompt, plain_text

@@ -1,0 +1,205 @@
+"""Feedback by a judge that reads the principles: the labels of constitutional AI's second half (Bai et al. 2022,
+arXiv:2212.08073).
+
+    K answers ~ policy(prompt);   pairs of them;   label = P(first is better | principle), the mean over principles
+
+The judge is asked in both orders where the order could matter (`AskedJudge`), and the mean is a soft label. What comes
+out are comparisons as people's are, with ``source: ai``: a reward model and DPO take both, mixed as a recipe says.
+
+What differs from the paper: the principle is one that the prompt is about (``principles: any`` draws from all); each of
+several answers is compared and the pairs of which the judge is surest are kept, where the paper takes two; and no judge
+is heard whose card does not pass (`constitution/measure.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from steersman.constitution.document import Constitution, Principle
+from steersman.constitution.judges import Judge, Judgement, Question, all_of
+from steersman.errors import DataError
+from steersman.lm.local import LanguageModel
+from steersman.lm.sampling import SamplingConfig
+from steersman.lm.transcript import Transcript
+from steersman.stats import mean_estimate, wilson
+from steersman.store import StageFolder, write_json, write_jsonl
+from steersman.terminal import Progress
+from steersman.types import Comparison, Prompt, Record, Seed, Text
+
+VERSION = 1
+COMPARISONS, SUMMARY = "comparisons.jsonl", "feedback.json"
+
+
+class FeedbackConfig(Record):
+    """``answers`` to each of so many ``prompts`` (None for all, else spread evenly); of their pairs, ``pairs`` are
+    judged, and the ``keep`` surest of those kept. A pair whose label is nearer to one half than ``margin`` is left out.
+
+    ``principles``: by which a pair is compared: a drawn one of the prompt's ``own``, or of ``any``; ``ensemble`` draws
+    so many and takes the mean of what is said by them.
+    """
+
+    prompts: int | None = Field(default=None, ge=1)
+    answers: int = Field(default=4, ge=2)
+    pairs: int = Field(default=6, ge=1)
+    keep: int = Field(default=1, ge=1)
+    margin: float = Field(default=0.0, ge=0, lt=0.5)
+    principles: Literal["own", "any"] = "own"
+    ensemble: int = Field(default=1, ge=1)
+    sampling: SamplingConfig = SamplingConfig(temperature=0.9, max_new_tokens=72)
+    seed: Seed = 0
+
+
+def drawn(config: FeedbackConfig, constitution: Constitution, row: Prompt, number: int) -> list[Principle | None]:
+    """The principles by which the pairs of a prompt are compared; None is all in all, if it is about none of them."""
+    pool = [p for p in constitution.principles if config.principles == "any" or p.id in row.principles]
+    stream = random.Random(f"{config.seed} {number}")
+    return [*stream.sample(pool, min(config.ensemble, len(pool)))] or [None]
+
+
+class Asked:
+    """A pair of a prompt's answers, with a question for each of its principles."""
+
+    def __init__(self, row: Prompt, first: str, second: str, principles: Sequence[Principle | None]) -> None:
+        self.row, self.options = row, (first, second)
+        self.questions = [Question(row.prompt, first, second, principle, row.expect) for principle in principles]
+
+
+def pairs_of(
+    config: FeedbackConfig, constitution: Constitution, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]
+) -> list[list[Asked]]:
+    """By prompt, the pairs that are judged: drawn from those of its different answers."""
+    found = []
+    for number, (row, texts) in enumerate(zip(prompts, answers, strict=True)):
+        different = [text for text in dict.fromkeys(texts) if text.strip()]
+        stream = random.Random(f"{config.seed} {number} pairs")
+        every = [tuple(stream.sample(pair, 2)) for pair in itertools.combinations(different, 2)]
+        some = stream.sample(every, min(config.pairs, len(every)))
+        principles = drawn(config, constitution, row, number)
+        found.append([Asked(row, first, second, principles) for first, second in some])
+    return found
+
+
+def labelled(
+    config: FeedbackConfig, name: str, asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | None]
+) -> tuple[list[Comparison], Counter[str]]:
+    """The comparisons that are kept, and why the other pairs were not.
+
+    Args:
+        name: of the judge, who is the rater.
+        judgements: of all questions, in order.
+    """
+    comparisons: list[Comparison] = []
+    left: Counter[str] = Counter()
+    following = iter(judgements)
+    for pairs in asked:
+        found: list[tuple[float, Comparison]] = []
+        for pair in pairs:
+            said = [(question.principle, next(following)) for question in pair.questions]
+            given = [(principle, judgement.probability) for principle, judgement in said if judgement is not None]
+            if not given:
+                left["unanswered"] += 1
+                continue
+            label = sum(p for _, p in given) / len(given)
+            if abs(label - 0.5) <= config.margin:
+                left["undecided"] += 1
+                continue
+            found.append((abs(label - 0.5), _comparison(name, pair, label, given)))
+        found.sort(key=lambda pair: -pair[0])
+        comparisons += [row for _, row in found[: config.keep]]
+        left["less sure"] += len(found[config.keep :])
+    return comparisons, +left
+
+
+def _comparison(name: str, pair: Asked, label: float, given: Sequence[tuple[Principle | None, float]]) -> Comparison:
+    by: dict[str, tuple[int, ...]] = {
+        principle.id: (1, 1) if p == 0.5 else (1, 2) if p > 0.5 else (2, 1) for principle, p in given if principle
+    }
+    return Comparison(
+        prompt=pair.row.prompt,
+        options=pair.options,
+        soft_label=label,
+        per_principle=by if len(by) > 1 else {},
+        principles=tuple(by) or pair.row.principles,
+        topic=pair.row.topic,
+        tags=pair.row.tags,
+        rater=name,
+        group="ai",
+        source="ai",
+    )
+
+
+def summary(asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | None]) -> dict[str, Any]:
+    """What the judge said, as JSON values: how often each principle decided, how far two agree on a pair, the places.
+
+    A principle decided a pair if it was compared by it and not at one half.
+    """
+    decided: dict[str, list[bool]] = {}
+    agreed: list[bool] = []
+    following = iter(judgements)
+    for pair in itertools.chain.from_iterable(asked):
+        said = [(question.principle, next(following)) for question in pair.questions]
+        leans = []
+        for principle, judgement in said:
+            if judgement is not None:
+                decided.setdefault(principle.id if principle else "all in all", []).append(judgement.probability != 0.5)
+                if judgement.probability != 0.5:
+                    leans.append(judgement.probability > 0.5)
+        agreed += [a == b for a, b in itertools.combinations(leans, 2)]
+    given = [judgement for judgement in judgements if judgement is not None]
+    return {
+        "decided": {key: wilson(sum(values), len(values))._asdict() for key, values in sorted(decided.items())},
+        "principles_agree": wilson(sum(agreed), len(agreed))._asdict(),
+        "place_bias": mean_estimate([judgement.place_bias for judgement in given])._asdict(),
+        "unanswered": len(judgements) - len(given),
+    }
+
+
+def run(
+    config: FeedbackConfig,
+    policy: LanguageModel,
+    judge: Judge,
+    name: str,
+    prompts: Sequence[Prompt],
+    constitution: Constitution,
+    out: StageFolder,
+) -> None:
+    """Sample, judge, and write ``comparisons.jsonl`` and ``feedback.json``. A killed run goes on where it was.
+
+    Args:
+        name: of the judge, for the comparisons' ``rater``.
+
+    Raises:
+        DataError: no prompts, or not one pair was told apart.
+    """
+    if not prompts:
+        raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
+    transcript = Transcript(out.file("answers.partial.jsonl"))
+    asked: dict[int, Text] = {
+        number * config.answers + place: row.prompt
+        for number, row in enumerate(prompts)
+        for place in range(config.answers)
+    }
+    with Progress(out.stage, len(asked), len(transcript.rows)) as progress:
+        found = transcript.answers("answer", policy, asked, config.sampling, advance=progress.advance)
+    texts = [found[index]["answer"] for index in asked]
+    by_prompt = [texts[i : i + config.answers] for i in range(0, len(texts), config.answers)]
+    pairs = pairs_of(config, constitution, prompts, by_prompt)
+    questions = [question for some in pairs for pair in some for question in pair.questions]
+    judgements = all_of(judge.judge(questions), len(questions))
+    comparisons, left = labelled(config, name, pairs, judgements)
+    if not comparisons:
+        raise DataError(
+            f"the judge told none of {sum(map(len, pairs))} pairs apart",
+            do="sample more or hotter answers (feedback.answers, feedback.sampling.temperature), or take another judge",
+        )
+    write_jsonl(out.file(COMPARISONS), [row.model_dump(mode="json", exclude_defaults=True) for row in comparisons])
+    counts = {"prompts": len(prompts), "answers": len(texts), "kept": len(comparisons), "left_out": dict(left)}
+    write_json(out.file(SUMMARY), {**counts, **summary(pairs, judgements)})
+    transcript.file.unlink(missing_ok=True)
+    out.emit(event="feedback", **counts)

@@ -1,0 +1,298 @@
+"""Critiques and revisions: the supervised half of constitutional AI (Bai et al. 2022, arXiv:2212.08073).
+
+    answer ~ policy(prompt);  N times:  principle drawn,  critique ~ reviser(answer),  revision ~ reviser(.., critique)
+
+The reviser reads the principle's own examples, then the question, the answer and `critique_request`; then
+`revision_request` after its critique. The last revision, or the best by a judge, becomes a demonstration.
+
+What differs from the paper: the principle is drawn from those that the prompt is about (``principles: any`` draws from
+all, as the paper does); the examples are the principle's own and not the same for all; and revisions that nobody should
+learn from are dropped, and counted by reason: those that are empty, a copy, cut off, talk about themselves, repeat an
+example, or are worse by the judge than the answer they revise.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, Literal
+
+from pydantic import Field
+
+from steersman.constitution.document import Constitution, Principle
+from steersman.constitution.judges import Judge, Question, all_of
+from steersman.errors import DataError
+from steersman.lm.local import LanguageModel
+from steersman.lm.sampling import SamplingConfig
+from steersman.lm.transcript import Transcript
+from steersman.store import StageFolder, write_jsonl
+from steersman.terminal import Progress
+from steersman.types import Demonstration, Message, Prompt, Record, Request, Seed, Slug, Text, plain_text
+
+VERSION = 1
+REVISIONS, DEMONSTRATIONS = "revisions.jsonl", "demonstrations.jsonl"
+SAME = 0.95  # share of matching text from which a revision is a copy of what it revises, or of an example
+
+
+class RevisionsConfig(Record):
+    """``prompts``: how many, spread evenly over the training prompts; None for all.
+
+    ``reviser``: who criticises and revises, the fine-tuned policy or the raw ``base`` model, as in the paper.
+    ``principles``: each round's is drawn from the prompt's ``own``, or from ``any``. ``keep``: the ``last`` revision,
+    or the ``best`` of all by the judge.
+    """
+
+    prompts: int | None = Field(default=None, ge=1)
+    rounds: int = Field(default=1, ge=1)
+    reviser: Literal["policy", "base"] = "policy"
+    principles: Literal["own", "any"] = "own"
+    keep: Literal["last", "best"] = "best"
+    sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_new_tokens=72)
+    seed: Seed = 0
+
+
+class Round(Record):
+    """One critique and the revision that followed it."""
+
+    principle: Slug
+    critique: str
+    revision: str
+    ended: bool  # the revision ended by itself
+    seed: Seed  # of the critique; the revision's is the next one
+
+
+class Revised(Record):
+    """An answer with its whole history. ``kept`` is the text to learn from, ``dropped`` why there is none."""
+
+    prompt: Request
+    principles: tuple[Slug, ...]
+    topic: Slug | None
+    tags: tuple[str, ...]
+    answer: str
+    rounds: tuple[Round, ...]
+    answerer: str  # digests of the models
+    reviser: str
+    kept: str = ""
+    dropped: str = ""
+
+
+# ── what the reviser reads ───────────────────────────────────────────────────────────────────────────────────────────
+def asks_for_critique(prompt: Text, answer: str, principle: Principle) -> Message:
+    """The question, its answer and the principle's request."""
+    content = f"Question: {plain_text(prompt)}\nAnswer: {answer}\n\n{principle.critique_request}"
+    return Message(role="user", content=content)
+
+
+def examples_of(principle: Principle) -> tuple[Message, ...]:
+    """The principle's examples as conversations: answer, critique, revision. The same for all rows: it is read once."""
+    messages: list[Message] = []
+    for example in principle.examples:
+        messages.append(asks_for_critique(example.prompt, example.answer, principle))
+        messages.append(Message(role="assistant", content=example.critique))
+        messages.append(Message(role="user", content=principle.revision_request))
+        messages.append(Message(role="assistant", content=example.revision))
+    return tuple(messages)
+
+
+def drawn(config: RevisionsConfig, constitution: Constitution, row: Prompt, number: int) -> list[Principle]:
+    """The principle of every round, by the prompt's number.
+
+    Raises:
+        DataError: the prompt is about none of the constitution's principles.
+    """
+    pool = [p for p in constitution.principles if config.principles == "any" or p.id in row.principles]
+    if not pool:
+        raise DataError(
+            f"a prompt is about none of the constitution's principles: {plain_text(row.prompt)[:60]!r}",
+            expected="'principles' with one of: " + ", ".join(constitution.texts),
+            do="name one in prompts.jsonl, or set revisions.principles: any",
+        )
+    stream = random.Random(f"{config.seed} {number}")
+    return [stream.choice(pool) for _ in range(config.rounds)]
+
+
+# ── what nobody should learn from ────────────────────────────────────────────────────────────────────────────────────
+_META = re.compile(
+    r"^(?:sure|okay|certainly|of course)?[,.! ]*(?:here(?:'s| is| are)|this is|below is|the following is)"
+    r" (?:the|a|my|an) (?:\w+ )?(?:revis|rewrit|improv|correct|new|updat|better)\w*"
+    r"|^(?:\*\*)?(?:the )?(?:revis|rewrit|improv|correct|updat)\w* (?:answer|response|reply|version)\b"
+    r"|\b(?:the|this|my|your) (?:previous|original|earlier|above|revised|rewritten) (?:answer|response|reply)\b"
+    r"|\bcritique\b|\b(?:critique|revision)[ _]?request",
+    re.IGNORECASE,
+)
+
+
+def fault(revision: str, ended: bool, answer: str, principle: Principle) -> str:
+    """Why nobody should learn a revision; empty if there is nothing to see."""
+    if not revision.strip():
+        return "empty"
+    if _META.search(revision):
+        return "meta comment"
+    if not ended:
+        return "cut off"
+    if alike(revision, answer):
+        return "copy"
+    if any(alike(revision, example.revision) for example in principle.examples):
+        return "example"
+    return ""
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two texts are nearly the same but for case and spaces."""
+    first, second = (" ".join(text.casefold().split()) for text in (one, other))
+    if first == second:
+        return True
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    return matcher.quick_ratio() >= SAME and matcher.ratio() >= SAME
+
+
+# ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def run(
+    config: RevisionsConfig,
+    policy: LanguageModel,
+    reviser: LanguageModel,
+    digests: tuple[str, str],
+    prompts: Sequence[Prompt],
+    constitution: Constitution,
+    judge: Judge | None,
+    out: StageFolder,
+) -> None:
+    """Write ``revisions.jsonl``, a `Revised` per prompt, and ``demonstrations.jsonl`` with those to learn from.
+
+    A killed run goes on where it was.
+
+    Args:
+        digests: of the policy and the reviser.
+        judge: None if there is none that may be believed; then nothing is dropped as worse and the last is the best.
+
+    Raises:
+        DataError: a prompt without a known principle, or no prompts.
+    """
+    if not prompts:
+        raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
+    principles = [drawn(config, constitution, row, number) for number, row in enumerate(prompts)]
+    transcript = Transcript(out.file("texts.partial.jsonl"))
+    total = len(prompts) * (1 + 2 * config.rounds)
+    with Progress(out.stage, total, len(transcript.rows)) as progress:
+        asked = {number: row.prompt for number, row in enumerate(prompts)}
+        first = transcript.answers("answer", policy, asked, config.sampling, advance=progress.advance)
+        current = {number: row["answer"] for number, row in first.items()}
+        rounds: dict[int, list[Round]] = {number: [] for number in asked}
+        revising = Revising(config, reviser, prompts, transcript, progress.advance)
+        for turn in range(config.rounds):
+            for principle in constitution.principles:
+                own = {n: current[n] for n in asked if principles[n][turn] is principle}
+                for number, found in revising.round(turn, principle, own):
+                    rounds[number].append(found)
+                    current[number] = found.revision
+    rows = [
+        Revised(
+            prompt=row.prompt,
+            principles=row.principles,
+            topic=row.topic,
+            tags=row.tags,
+            answer=first[number]["answer"],
+            rounds=tuple(rounds[number]),
+            answerer=digests[0],
+            reviser=digests[1],
+        )
+        for number, row in enumerate(prompts)
+    ]
+    rows = _chosen(config, rows, prompts, constitution, judge)
+    write_jsonl(out.file(REVISIONS), [row.model_dump(mode="json") for row in rows])
+    write_jsonl(out.file(DEMONSTRATIONS), [_demonstration(row).model_dump(mode="json") for row in rows if row.kept])
+    transcript.file.unlink(missing_ok=True)
+    dropped = Counter(row.dropped for row in rows if row.dropped)
+    out.emit(event="revisions", rows=len(rows), kept=len(rows) - dropped.total(), dropped=dict(dropped))
+
+
+@dataclass(frozen=True)
+class Revising:
+    """What every round needs."""
+
+    config: RevisionsConfig
+    reviser: LanguageModel
+    prompts: Sequence[Prompt]
+    transcript: Transcript
+    advance: Callable[[], object]
+
+    def round(self, turn: int, principle: Principle, answers: Mapping[int, str]) -> Iterator[tuple[int, Round]]:
+        """A critique and a revision of some answers, given by their prompts' numbers, under one principle."""
+        seed = (self.config.seed + 1 + 2 * turn) % 2**32
+        asked = {n: (asks_for_critique(self.prompts[n].prompt, text, principle),) for n, text in answers.items()}
+        critiques = self._ask("critique", turn, principle, asked, seed)
+        then = Message(role="user", content=principle.revision_request)
+        critical = {n: Message(role="assistant", content=row["answer"]) for n, row in critiques.items()}
+        texts = {n: (*asked[n], critical[n], then) for n in answers}
+        revisions = self._ask("revision", turn, principle, texts, seed + 1)
+        for n in answers:
+            ended = revisions[n]["finish_reason"] != "length"
+            said = {"critique": critiques[n]["answer"], "revision": revisions[n]["answer"]}
+            yield n, Round(principle=principle.id, **said, ended=ended, seed=seed)
+
+    def _ask(
+        self, kind: str, turn: int, principle: Principle, texts: Mapping[int, Text], seed: int
+    ) -> dict[int, dict[str, Any]]:
+        sampling = self.config.sampling.model_copy(update={"seed": seed % 2**32})
+        step, examples = f"{kind} {turn + 1}, {principle.id}", examples_of(principle) or None
+        return self.transcript.answers(step, self.reviser, texts, sampling, preamble=examples, advance=self.advance)
+
+
+def _chosen(
+    config: RevisionsConfig,
+    rows: Sequence[Revised],
+    prompts: Sequence[Prompt],
+    constitution: Constitution,
+    judge: Judge | None,
+) -> list[Revised]:
+    """The rows with the revision to learn from, or why there is none."""
+    faults = []
+    for row in rows:
+        before = [row.answer, *(each.revision for each in row.rounds)]
+        faults.append(
+            [
+                fault(each.revision, each.ended, before[turn], constitution.principle(each.principle))
+                for turn, each in enumerate(row.rounds)
+            ]
+        )
+    wanted = [
+        [turn for turn, found in enumerate(own) if not found and (config.keep == "best" or turn == len(own) - 1)]
+        for own in faults
+    ]
+    questions, places = [], []
+    for number, (row, turns) in enumerate(zip(rows, wanted, strict=True)):
+        for turn in turns:
+            principle = constitution.principle(row.rounds[turn].principle)
+            expect = prompts[number].expect
+            questions.append(Question(row.prompt, row.rounds[turn].revision, row.answer, principle, expect))
+            places.append((number, turn))
+    better = dict.fromkeys(places, 1.0)
+    if judge is not None:
+        judged = all_of(judge.judge(questions), len(questions))
+        better = {place: found.probability if found else 0.0 for place, found in zip(places, judged, strict=True)}
+    chosen = []
+    for number, (row, turns) in enumerate(zip(rows, wanted, strict=True)):
+        best = max(turns, key=lambda turn: (better[number, turn], turn), default=None)
+        if best is None:
+            chosen.append(row.model_copy(update={"dropped": faults[number][-1]}))
+        elif better[number, best] <= 0.5:
+            chosen.append(row.model_copy(update={"dropped": "not better by the judge"}))
+        else:
+            chosen.append(row.model_copy(update={"kept": row.rounds[best].revision}))
+    return chosen
+
+
+def _demonstration(row: Revised) -> Demonstration:
+    return Demonstration(
+        prompt=row.prompt,
+        completion=row.kept,
+        principles=row.principles,
+        topic=row.topic,
+        tags=row.tags,
+        author="model",
+        source="revision",
+    )

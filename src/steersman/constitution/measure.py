@@ -1,0 +1,140 @@
+"""What a judge is worth: its card, which training asks for before it believes a word.
+
+A judge is asked about comparisons that people (or authors) have decided and that it was not trained on. The card says
+how often it agrees, by principle and by source, whether its probabilities mean what they say, how far the place at
+which an answer was shown moves them, and how many questions it left open. `admit` refuses a judge whose interval does
+not clear a threshold: raw models asked in the paper's way are often near a coin's 50 %.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from steersman.constitution.document import Constitution
+from steersman.constitution.judges import Judge, Judgement, Question, all_of
+from steersman.errors import JudgeRefused
+from steersman.stats import Estimate, calibration, mean_estimate, wilson
+from steersman.store import StageFolder, write_json
+from steersman.types import Comparison, Record, Seed
+
+VERSION = 1
+CARD = "judge_card.json"
+
+
+class AdmissionConfig(Record):
+    """A judge is believed if the lower end of its accuracy's interval is at least ``at_least``.
+
+    ``believe_anyway`` is how a recipe says in so many words that it takes a judge that is not.
+    """
+
+    at_least: float = Field(default=0.6, ge=0.5, le=1)
+    believe_anyway: bool = False
+    questions: int | None = Field(default=None, ge=1)  # as many of the held-out pairs as are asked; None for all
+    seed: Seed = 0
+
+
+def questions_of(
+    comparisons: Sequence[Comparison], constitution: Constitution, limit: int | None = None, seed: int = 0
+) -> list[tuple[Comparison, Question, bool]]:
+    """Every strictly ordered pair as a question under the principle that the row is about, and whether its first answer
+    is the better one: a fair coin decides, so that a judge who always says (A) is right half the time.
+
+    A row about none of the constitution's principles is asked about all in all.
+    """
+    stream, known = random.Random(seed), {principle.id: principle for principle in constitution.principles}
+    found = []
+    for row in comparisons:
+        principle = next((known[id] for id in row.principles if id in known), None)
+        for pair in row.pairs():
+            question = Question(row.prompt, pair.better, pair.worse, principle)
+            first = stream.random() < 0.5
+            found.append((row, question if first else question.turned(), first))
+    return found if limit is None or limit >= len(found) else stream.sample(found, limit)
+
+
+def card(judge: Judge, asked: Sequence[tuple[Comparison, Question, bool]]) -> dict[str, Any]:
+    """All figures as JSON values; rates with Wilson's intervals. See `questions_of`."""
+    judgements = all_of(judge.judge([question for _, question, _ in asked]), len(asked))
+    given = [
+        (row, question, judgement if first else judgement._replace(probability=1 - judgement.probability))
+        for (row, question, first), judgement in zip(asked, judgements, strict=True)
+        if judgement is not None
+    ]
+    by: dict[str, dict[str, list[Judgement]]] = {"principle": {}, "source": {}}
+    for row, question, judgement in given:
+        principle = question.principle.id if question.principle else "all in all"
+        for kind, key in (("principle", principle), ("source", row.source or "unnamed")):
+            by[kind].setdefault(key, []).append(judgement)
+    of_better = [judgement for _, _, judgement in given]
+    margins = [_log_odds(judgement.probability) for judgement in of_better]
+    return {
+        "accuracy": _accuracy(of_better)._asdict(),
+        "by": {
+            kind: {key: _accuracy(some)._asdict() for key, some in sorted(groups.items())}
+            for kind, groups in by.items()
+        },
+        "calibration": calibration([margin for margin in margins if margin]),
+        "place_bias": mean_estimate([judgement.place_bias for judgement in of_better])._asdict(),
+        "undecided": sum(judgement.probability == 0.5 for judgement in of_better),
+        "unanswered": len(asked) - len(given),
+    }
+
+
+def _accuracy(of_better: Sequence[Judgement]) -> Estimate:
+    """How often the better answer is the likelier one. One half is a coin flip: every second of them counts."""
+    right = sum(judgement.probability > 0.5 for judgement in of_better)
+    even = sum(judgement.probability == 0.5 for judgement in of_better)
+    return wilson(right + even // 2, len(of_better))
+
+
+def _log_odds(probability: float) -> float:
+    p = min(max(probability, 1e-12), 1 - 1e-12)
+    return math.log(p / (1 - p))
+
+
+def run(
+    config: AdmissionConfig,
+    about: Mapping[str, Any],
+    judge: Judge,
+    comparisons: Sequence[Comparison],
+    constitution: Constitution,
+    out: StageFolder,
+) -> None:
+    """Measure a judge and write its card.
+
+    Args:
+        about: what the judge is, for the reader of the card.
+        comparisons: that it was not trained on.
+    """
+    found = card(judge, questions_of(comparisons, constitution, config.questions, config.seed))
+    write_json(out.file(CARD), {"judge": dict(about), **found})
+    out.emit(event="accuracy", **found["accuracy"])
+
+
+def admit(config: AdmissionConfig, measured: Mapping[str, Any] | None) -> None:
+    """Let a judge's card pass, or refuse.
+
+    Raises:
+        JudgeRefused: the judge was not measured, or its interval does not clear ``at_least``.
+    """
+    if config.believe_anyway:
+        return
+    if measured is None or not measured["accuracy"]["n"]:
+        raise JudgeRefused(
+            "nobody has measured this judge: there were no held-out comparisons to ask it about",
+            do="set examples.held_out_comparisons: 0.2 or say judge.admission.believe_anyway: true",
+        )
+    accuracy = Estimate(**measured["accuracy"])
+    if accuracy.low < config.at_least:
+        raise JudgeRefused(
+            f"the judge agrees with people in {accuracy.percent()} of held-out comparisons",
+            where=f"its card, {CARD}",
+            expected=f"an interval above {100 * config.at_least:.0f} % (judge.admission.at_least)",
+            do="take another judge (judge.kind), give it more comparisons to learn from or to be measured on, or say "
+            "judge.admission.believe_anyway: true; what is trained on a coin flip learns noise",
+        )

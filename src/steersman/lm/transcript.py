@@ -1,0 +1,71 @@
+"""Answers of a model on their way to a file: whatever is there already is not asked again.
+
+For everything that asks a model thousands of times and may be killed: evaluation, critiques, revisions, feedback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from steersman.lm.local import LanguageModel
+from steersman.lm.sampling import Completion, SamplingConfig
+from steersman.store import append_jsonl, cut_torn_tail, read_jsonl
+from steersman.types import Text, plain_text
+
+RESUMABLE = 128  # prompts between two points from which a killed run goes on
+
+
+class Transcript:
+    """A JSONL file with a row per answer: its ``step`` (why it was asked), the ``index`` of its prompt, the answer."""
+
+    def __init__(self, file: Path) -> None:
+        cut_torn_tail(file)
+        self.file = file
+        # A batch that reached the disk only in part, before a kill or on a full disk, was answered a second time.
+        self.rows: dict[tuple[str, int], dict[str, Any]] = {
+            (row["step"], row["index"]): row for row in read_jsonl(file)
+        }
+
+    def answers(
+        self,
+        step: str,
+        model: LanguageModel,
+        prompts: Mapping[int, Text],
+        config: SamplingConfig,
+        *,
+        preamble: Text | None = None,
+        advance: Callable[[], object] = lambda: None,
+    ) -> dict[int, dict[str, Any]]:
+        """The rows of all prompts, by their indices, which choose the random streams.
+
+        Batches are cut the same way each time, so that after a kill the answers are those of an undisturbed run.
+
+        Args:
+            advance: called for each answer that is given now.
+        """
+        order = sorted(prompts, key=lambda index: (len(plain_text(prompts[index])), index))
+        for batch in (order[i : i + RESUMABLE] for i in range(0, len(order), RESUMABLE)):
+            if all((step, index) in self.rows for index in batch):
+                continue
+            found = []
+            texts = [prompts[index] for index in batch]
+            for answer in model.answers(texts, config, preamble=preamble, indices=batch):
+                found.append(_row(step, answer))
+                advance()
+            append_jsonl(self.file, found)
+            self.rows |= {(step, row["index"]): row for row in found}
+        return {index: self.rows[step, index] for index in prompts}
+
+
+def _row(step: str, answer: Completion) -> dict[str, Any]:
+    return {
+        "step": step,
+        "index": answer.index,
+        "answer": answer.text,
+        "finish_reason": answer.finish_reason,
+        "tokens": len(answer.token_ids),
+        "logprob_nats": round(sum(answer.logprobs), 3),
+        "truncated_prompt_tokens": answer.truncated_prompt_tokens,
+    }
