@@ -27,11 +27,12 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 LEVELS = (
     {"errors"},
     {"types"},
-    {"store", "stats", "terminal", "yaml_lines"},
+    {"store", "stats", "terminal", "yaml_lines", "provenance"},
     {"functional", "lm", "data"},
-    {"train", "constitution", "evals"},  # the methods
+    {"train", "constitution", "feedback", "evals"},  # the methods
     {"report"},
     {"recipe"},
+    {"stages"},
     {"pipeline", "talk"},
     {"plan", "starter", "bench"},
     {"cli"},

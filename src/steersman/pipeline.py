@@ -1,4 +1,4 @@
-"""The stages and their order: the only file that knows them.
+"""The order of the stages: the only file that knows it. What each does is in `stages.py`.
 
 A stage is a function of its configuration and its inputs, which are files of earlier stages or one of the three
 sources (base model, constitution, data set). Its identity holds the digests of exactly those inputs, so that a change
@@ -9,65 +9,73 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from steersman import __version__
-from steersman.constitution import document
+from steersman import provenance
+from steersman.constitution import ai_feedback, critique_revise, document, measure
 from steersman.constitution.document import Constitution
 from steersman.data import sources
-from steersman.data.by_principle import of_principles
-from steersman.data.formats import dump, read
+from steersman.data.formats import dump
 from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
 from steersman.evals import answers, capability, reward_card, scores
-from steersman.evals.answers import Condition
 from steersman.lm import pretrained, tiny
-from steersman.lm.local import LocalModel
 from steersman.recipe import Recipe
 from steersman.report import page
-from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
+from steersman.stages import (
+    TRAINING,
+    Context,
+    ablate,
+    alone,
+    answer_aligned,
+    answer_raw,
+    asked_cost_model,
+    earlier_policies,
+    give_feedback,
+    judges_by_principle,
+    measure_judge,
+    offline_stage,
+    policy_stage,
+    preference_stage,
+    revise,
+    score,
+    train_dpo,
+    train_on_revisions,
+    train_preference_model,
+    train_ranking,
+    train_rl,
+    train_sft,
+    tuned_stage,
+    write_data,
+    write_reward_card,
+)
+from steersman.store import (
+    Identity,
+    Run,
+    StageFolder,
+    canonical,
+    sha256_text,
+    write_json,
+    write_text,
+)
 from steersman.terminal import console
 from steersman.train import dpo, processes, reward_model, rl, sft
-from steersman.train.grpo import Grpo, GrpoConfig
-from steersman.train.ppo import Ppo, PpoConfig
-from steersman.train.reward_model import CostConfig, RewardConfig, RewardModel
-from steersman.train.rloo import Rloo, RlooConfig
-from steersman.types import Comparison, Demonstration, Prompt
+from steersman.train.reward_model import RewardConfig
 
 
 # ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-@dataclass
-class Context:
-    """The sources of a run and the artefacts made so far."""
-
-    recipe: Recipe
-    constitution: Constitution
-    data: DataSet
-    base: Path
-    done: dict[str, Artifact]
-
-    @property
-    def policy(self) -> Path:
-        """The folder of the aligned model."""
-        return self.done[policy_stage(self.recipe)].path
-
-    def rows(self, file: str, record: type[Any]) -> list[Any]:
-        """Records of a file of the data stage."""
-        return read(self.done["data"].file(file), record)
-
-
 @dataclass(frozen=True)
 class Stage:
     """``inputs`` name sources (see `SOURCE_DIGESTS`), stages, or files of stages, such as ``data/train.jsonl``.
 
-    `POLICY` among them is the last stage of a recipe that trains, `OFFLINE` the one before reinforcement learning. An
+    `POLICY` among them is the last stage of a recipe that trains, `OFFLINE` the one before reinforcement learning,
+    `TUNED` the last one that learns from demonstrations, and `PREFERENCES` the model whose score is maximised. An
     ``optional`` stage without a configuration is left out, also where it is an input.
     """
 
@@ -79,148 +87,27 @@ class Stage:
     optional: bool = False
 
 
-POLICY, OFFLINE = "policy", "offline"
+POLICY, OFFLINE, TUNED, PREFERENCES = "policy", "offline", "tuned", "preferences"
 
 
-def policy_stage(recipe: Recipe) -> str:
-    """The stage that leaves the aligned model."""
-    return "rl" if recipe.rl else offline_stage(recipe)
-
-
-def offline_stage(recipe: Recipe) -> str:
-    """The stage that leaves the model which reinforcement learning starts from."""
-    return "dpo" if recipe.dpo else "sft"
-
-
-def alone(recipe: Recipe) -> RewardConfig | None:
-    """What the stage `second_judge` trains: one reward model like those that are optimised for."""
-    single = {"members": 1, "combine": "mean"}
-    return recipe.reward_model.model_copy(update=single) if recipe.rl and recipe.reward_model else None
-
-
-def judges_by_principle(recipe: Recipe) -> bool:
-    """Whether a reward model reads the principles' texts."""
-    return any(config.by_principle for config in (recipe.reward_model, recipe.cost_model) if config)
-
-
-def asked_cost_model(recipe: Recipe) -> CostConfig | None:
-    """What the stage `cost_model` trains; nothing unless a constraint asks it."""
-    constraint = recipe.rl.constraint if recipe.rl else None
-    return recipe.cost_model if constraint and constraint.costs_below is not None else None
-
-
-def _data(c: Context, out: StageFolder) -> None:
-    if c.recipe.dpo:
-        dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)  # what is wrong there is said before an hour of training
-    if cost := asked_cost_model(c.recipe):
-        of_principles(c.data.comparisons, cost.principles)
-    sources.run(c.recipe.examples, c.data, out)
-
-
-def _raw_answers(c: Context, out: StageFolder) -> None:
-    preamble = answers.few_shot_preamble(
-        c.constitution.persona, c.rows("train.jsonl", Demonstration), c.recipe.answers.few_shot_examples
-    )
-    conditions = [Condition(scores.RAW, None), Condition(scores.FEW_SHOT, preamble)]
-    answers.run(c.recipe.answers, LocalModel.load(c.base), c.rows("evaluation.jsonl", Prompt), conditions, out)
-
-
-def _train(stage: str, out: StageFolder, *arguments: Any) -> None:
-    """Train in all processes: the followers are told, and this one takes part."""
-    processes.call(stage, out.path, *arguments)
-    TRAINING[stage](*arguments, out)
-
-
-def _sft(c: Context, out: StageFolder) -> None:
-    train, validation = c.rows("train.jsonl", Demonstration), c.rows("validation.jsonl", Demonstration)
-    _train("sft", out, c.recipe.sft, c.base, c.recipe.model, train, validation)
-
-
-def _dpo(c: Context, out: StageFolder) -> None:
-    _train("dpo", out, c.recipe.dpo, c.base, c.done["sft"].path, c.rows("comparisons.jsonl", Comparison))
-
-
-def _ranking(name: str, choose: Callable[[Recipe], RewardConfig | None], file: str) -> Stage:
+def ranking(name: str, choose: Callable[[Recipe], RewardConfig | None], file: str) -> Stage:
     """A stage that trains a reward model on a file of comparisons."""
 
     def work(c: Context, out: StageFolder) -> None:
-        config = choose(c.recipe)
-        assert config is not None
-        rows = config.rows(c.rows(file, Comparison), c.constitution.texts)
-        _train("reward_model", out, config, c.base, c.done["sft"].path, rows, c.rows("train.jsonl", Demonstration))
+        train_ranking(c, out, choose, file)
 
     inputs = ("base", "judged_texts", "sft", f"data/{file}", "data/train.jsonl")
     return Stage(name, reward_model.VERSION, choose, inputs, work, optional=True)
 
 
-def _rl(c: Context, out: StageFolder) -> None:
-    prompts, watched = c.rows("prompts.jsonl", Prompt), c.rows("held_out_prompts.jsonl", Prompt)
-    rows = rl.Rows(prompts, [row for row in watched if row.expect] or watched, c.rows("train.jsonl", Demonstration))
-    start, reward = c.done[offline_stage(c.recipe)].path, c.done["reward_model"].path
-    second, cost = c.done["second_judge"].path, c.done["cost_model"].path if "cost_model" in c.done else None
-    _train("rl", out, c.recipe.rl, c.base, start, reward, rows, second, cost)
-
-
-def _train_rl(
-    config: RlooConfig | GrpoConfig | PpoConfig,
-    base: Path,
-    start: Path,
-    reward: Path,
-    rows: rl.Rows,
-    second: Path,
-    cost_model: Path | None,
-    out: StageFolder,
-) -> None:
-    algorithm: rl.Algorithm
-    match config:
-        case RlooConfig():
-            algorithm = Rloo(config)
-        case GrpoConfig():
-            algorithm = Grpo(config)
-        case PpoConfig():
-            algorithm = Ppo(config)
-    ruled = config.constraint.behaviours if config.constraint else ()
-    judges = rl.Judges(
-        # Whether an answer shows what its prompt expects is never optimised; it chooses the checkpoint.
-        gold=scores.kept if any(row.expect for row in rows.watched) else None,
-        cost=functools.partial(scores.violates, ruled) if ruled else None,
-        seen_by={"refused": scores.refused},
-        second=second,
-        cost_model=cost_model,
-    )
-    rl.run(config, algorithm, base, start, reward, rows, out, judges)
-
-
-def _reward_card(c: Context, out: StageFolder) -> None:
-    judge = RewardModel.load(c.base, c.done["reward_model"].path).judge
-    held_out = c.rows("held_out_comparisons.jsonl", Comparison)
-    reward_card.run(judge, held_out, c.rows("train.jsonl", Demonstration), out)
-
-
-def _aligned_answers(c: Context, out: StageFolder) -> None:
-    prompts, aligned = c.rows("evaluation.jsonl", Prompt), LocalModel.load(c.base, c.policy)
-    answers.run(c.recipe.answers, aligned, prompts, [Condition(scores.ALIGNED, None)], out)
-
-
-def _scores(c: Context, out: StageFolder) -> None:
-    scores.run(
-        c.rows("evaluation.jsonl", Prompt),
-        raw_answers=c.done["raw_answers"].path,
-        aligned_answers=c.done["aligned_answers"].path,
-        raw_capability=c.done["raw_capability"].path,
-        aligned_capability=c.done["aligned_capability"].path,
-        out=out,
-    )
-
-
 STAGES = (
-    Stage("data", sources.VERSION, lambda r: r.examples, ("data_source",), _data),
+    Stage("data", sources.VERSION, lambda r: r.examples, ("data_source",), write_data),
     Stage(
         "raw_answers",
         answers.VERSION,
         lambda r: r.answers,
         ("base", "persona", "data/train.jsonl", "data/evaluation.jsonl"),
-        _raw_answers,
+        answer_raw,
     ),
     Stage(
         "raw_capability",
@@ -229,19 +116,73 @@ STAGES = (
         ("base", "capability_items"),
         lambda c, out: capability.run(c.recipe.capability, c.base, None, out),
     ),
-    Stage("sft", sft.VERSION, lambda r: r.sft, ("base", "data/train.jsonl", "data/validation.jsonl"), _sft),
-    Stage("dpo", dpo.VERSION, lambda r: r.dpo, ("base", "sft", "data/comparisons.jsonl"), _dpo, optional=True),
-    _ranking("reward_model", lambda r: r.reward_model, "comparisons.jsonl"),
+    Stage("sft", sft.VERSION, lambda r: r.sft, ("base", "data/train.jsonl", "data/validation.jsonl"), train_sft),
+    ranking("reward_model", lambda r: r.reward_model, "comparisons.jsonl"),
     Stage(
         "reward_card",
         reward_card.VERSION,
         lambda r: r.reward_model,
         ("base", "reward_model", "data/held_out_comparisons.jsonl", "data/train.jsonl"),
-        _reward_card,
+        write_reward_card,
         optional=True,
     ),
-    _ranking("second_judge", alone, "held_out_comparisons.jsonl"),
-    _ranking("cost_model", asked_cost_model, "comparisons.jsonl"),
+    ranking("second_judge", alone, "held_out_comparisons.jsonl"),
+    ranking("cost_model", asked_cost_model, "comparisons.jsonl"),
+    Stage(
+        "judge_card",
+        measure.VERSION,
+        lambda r: r.judge,
+        ("base", "judge_reads", "reward_model", "data/held_out_comparisons.jsonl"),
+        measure_judge,
+        optional=True,
+    ),
+    Stage(
+        "revisions",
+        critique_revise.VERSION,
+        lambda r: r.revisions,
+        ("base", "reviser_reads", "sft", "judge_card", "data/prompts.jsonl", "data/train.jsonl"),
+        revise,
+        optional=True,
+    ),
+    Stage(
+        "cai_sft",
+        sft.VERSION,
+        lambda r: r.cai_sft,
+        ("base", "sft", f"revisions/{critique_revise.DEMONSTRATIONS}", "data/train.jsonl", "data/validation.jsonl"),
+        train_on_revisions,
+        optional=True,
+    ),
+    Stage(
+        "feedback",
+        ai_feedback.VERSION,
+        lambda r: r.feedback,
+        ("base", TUNED, "judge_reads", "judge_card", "reward_model", "data/prompts.jsonl", "data/train.jsonl"),
+        give_feedback,
+        optional=True,
+    ),
+    Stage(
+        "preference_model",
+        reward_model.VERSION,
+        lambda r: r.preference_model,
+        (
+            "base",
+            "judged_texts",
+            "sft",
+            "data/comparisons.jsonl",
+            f"feedback/{ai_feedback.COMPARISONS}",
+            "data/train.jsonl",
+        ),
+        train_preference_model,
+        optional=True,
+    ),
+    Stage(
+        "dpo",
+        dpo.VERSION,
+        lambda r: r.dpo,
+        ("base", TUNED, "data/comparisons.jsonl", f"feedback/{ai_feedback.COMPARISONS}"),
+        train_dpo,
+        optional=True,
+    ),
     Stage(
         "rl",
         rl.VERSION,
@@ -249,14 +190,22 @@ STAGES = (
         (
             "base",
             OFFLINE,
-            "reward_model",
+            PREFERENCES,
             "second_judge",
             "cost_model",
             "data/prompts.jsonl",
             "data/held_out_prompts.jsonl",
             "data/train.jsonl",
         ),
-        _rl,
+        train_rl,
+        optional=True,
+    ),
+    Stage(
+        "ablation",
+        answers.VERSION,
+        lambda r: r.answers if r.ablation and earlier_policies(r) else None,
+        ("base", "sft", TUNED, OFFLINE, "data/evaluation.jsonl"),
+        ablate,
         optional=True,
     ),
     Stage(
@@ -264,7 +213,7 @@ STAGES = (
         answers.VERSION,
         lambda r: r.answers,
         ("base", POLICY, "data/evaluation.jsonl"),
-        _aligned_answers,
+        answer_aligned,
     ),
     Stage(
         "aligned_capability",
@@ -278,7 +227,7 @@ STAGES = (
         scores.VERSION,
         lambda r: None,
         ("data/evaluation.jsonl", "raw_answers", "aligned_answers", "raw_capability", "aligned_capability"),
-        _scores,
+        score,
     ),
 )
 
@@ -315,7 +264,7 @@ def align(
         context = Context(recipe, constitution, data, base_model(recipe, data, run), {})
         write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         write_json(run.path / "constitution.json", constitution.model_dump(mode="json"))
-        write_json(run.path / "run.json", {**_provenance(recipe, context.base), "started": start})
+        write_json(run.path / "run.json", {**_about(recipe, context.base), "started": start})
         for number, stage in enumerate(stages, start=1):
             identity = identify(stage, context)
             artifact = run.finished(identity)
@@ -341,14 +290,6 @@ def follow() -> None:
         path, *arguments = received
         with contextlib.suppress(TrainingFailed):  # all processes meet it at the same step, and the leader says so
             TRAINING[stage](*arguments, StageFolder(path, stage))
-
-
-TRAINING: Mapping[str, Callable[..., None]] = {
-    "sft": sft.run,
-    "dpo": dpo.run,
-    "reward_model": reward_model.run,
-    "rl": _train_rl,
-}
 
 
 def check_agreement(constitution: Constitution, data: DataSet) -> None:
@@ -379,13 +320,19 @@ def stages_of(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
     Raises:
         RecipeError: the recipe has no such stage.
     """
-    named = {POLICY: policy_stage(recipe), OFFLINE: offline_stage(recipe)}
+    named = {
+        POLICY: policy_stage(recipe),
+        OFFLINE: offline_stage(recipe),
+        TUNED: tuned_stage(recipe),
+        PREFERENCES: preference_stage(recipe),
+    }
     absent = {stage.name for stage in STAGES if stage.optional and stage.config(recipe) is None}
-    stages = tuple(
-        replace(stage, inputs=tuple(named.get(name, name) for name in stage.inputs if name not in absent))
-        for stage in STAGES
-        if stage.name not in absent
-    )
+
+    def present(inputs: Sequence[str]) -> tuple[str, ...]:
+        kept = (named.get(name, name) for name in inputs if name.partition("/")[0] not in absent)
+        return tuple(dict.fromkeys(kept))
+
+    stages = tuple(replace(stage, inputs=present(stage.inputs)) for stage in STAGES if stage.name not in absent)
     names = [stage.name for stage in stages]
     if until is not None and until not in names:
         raise RecipeError(f"no stage {until!r}", where="--until", expected=", ".join(names), do=closest(until, names))
@@ -417,58 +364,32 @@ def _digest(name: str, context: Context) -> str:
     return artifact.outputs[file] if file else artifact.digest
 
 
+def _examples(c: Context) -> list[Any]:
+    return [[e.model_dump(mode="json") for e in p.examples] for p in c.constitution.principles]
+
+
 SOURCE_DIGESTS: Mapping[str, Callable[[Context], str]] = {
     "base": lambda c: pretrained.digest(c.base),
     "persona": lambda c: sha256_text(c.constitution.persona),
     "data_source": lambda c: sha256_text(canonical([dump(rows) for rows in c.data[1:]])),
+    "judge_reads": lambda c: sha256_text(canonical([*c.constitution.texts.items(), *_examples(c)])),
+    "reviser_reads": lambda c: sha256_text(
+        canonical([[p.id, p.text, p.critique_request, p.revision_request] for p in c.constitution.principles])
+        + canonical(_examples(c))
+    ),
     "judged_texts": lambda c: sha256_text(canonical(c.constitution.texts) if judges_by_principle(c.recipe) else ""),
     "capability_items": lambda c: capability.items_digest(),
 }
 
 
-def _provenance(recipe: Recipe, base: Path) -> dict[str, Any]:
+def _about(recipe: Recipe, base: Path) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
-    from importlib.metadata import version
-
-    packages = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pydantic")
     return {
-        "steersman": __version__,
-        "git": _git_revision(),
         "stages": [stage.name for stage in stages_of(recipe)],
         "policy": policy_stage(recipe),
         "model": {"name": recipe.model, "path": str(base.absolute()), "digest": pretrained.digest(base)},
-        "packages": {name: version(name) for name in packages},
-        "machine": {"processor": _processor(), "cores": _cores(), "python": platform.python_version()},
+        **provenance.software_and_machine(),
     }
-
-
-def _git_revision() -> str | None:
-    """The commit of Steersman's own checkout, with ``+changes`` when it is dirty; None outside one."""
-    import subprocess
-
-    def git(*words: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    revision = git("rev-parse", "--short", "HEAD")
-    return revision and revision + ("+changes" if git("status", "--porcelain") else "")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 def _minutes(manifest: Mapping[str, Any] | None) -> str:

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from steersman.constitution.ai_feedback import FeedbackConfig
+from steersman.constitution.critique_revise import RevisionsConfig
+from steersman.constitution.judges import JudgeConfig
 from steersman.data.sources import DataConfig
 from steersman.errors import RecipeError, closest
 from steersman.evals.answers import AnswersConfig
@@ -17,7 +20,7 @@ from steersman.train.grpo import GrpoConfig
 from steersman.train.ppo import PpoConfig
 from steersman.train.reward_model import CostConfig, RewardConfig
 from steersman.train.rloo import RlooConfig
-from steersman.train.sft import SftConfig
+from steersman.train.sft import RevisedSftConfig, SftConfig
 from steersman.types import Record, Slug
 from steersman.yaml_lines import load_yaml, parse, validate
 
@@ -42,6 +45,10 @@ class Recipe(Record):
     ``model`` is a name, a Hub id, a folder or a GGUF file; ``constitution`` a shipped name or a YAML file; ``data`` a
     shipped name or a folder. Paths are relative to the recipe's file. What is null is left out: without ``dpo`` the
     policy learns nothing from comparisons, without ``rl`` nothing from the scores of a ``reward_model``.
+
+    Constitutional AI: ``cai_sft`` learns from ``revisions``, and ``dpo`` and ``preference_model`` also from the
+    ``feedback`` of a ``judge``; ``rl`` then maximises the preference model's score. ``ablation`` also measures the
+    policies before the last one.
     """
 
     name: Slug
@@ -53,6 +60,12 @@ class Recipe(Record):
     dpo: DpoConfig | None = None
     reward_model: RewardConfig | None = None
     cost_model: CostConfig | None = None
+    judge: JudgeConfig | None = None
+    revisions: RevisionsConfig | None = None
+    cai_sft: RevisedSftConfig | None = None
+    feedback: FeedbackConfig | None = None
+    preference_model: RewardConfig | None = None
+    ablation: bool = False
     rl: RlRecipe | None = None
     answers: AnswersConfig = AnswersConfig()
     capability: CapabilityConfig = CapabilityConfig()
@@ -86,6 +99,28 @@ class Recipe(Record):
     def _who_is_asked_for_costs_exists(self) -> Recipe:
         if self.rl and self.rl.constraint and self.rl.constraint.costs_below is not None and not self.cost_model:
             raise ValueError("rl.constraint.costs_below asks a cost_model: add cost_model: {principles: [...]}")
+        return self
+
+    @model_validator(mode="after")
+    def _constitutional_stages_have_what_they_ask(self) -> Recipe:
+        needs = (
+            ("cai_sft", self.cai_sft, "revisions", self.revisions),
+            ("feedback", self.feedback, "judge", self.judge),
+            ("preference_model", self.preference_model, "feedback", self.feedback),
+        )
+        for name, section, other, needed in needs:
+            if section and not needed:
+                raise ValueError(f"{name} asks for {other}: add {other}: {{}}")
+        if self.cai_sft and (self.cai_sft.method == "full" or self.sft.method == "full") and not self.cai_sft.from_base:
+            raise ValueError(
+                "cai_sft goes on from the adapter of sft.method: lora; with full set cai_sft.from_base: true"
+            )
+        if self.judge and "reward" in self.judge.kinds and not (self.reward_model and self.reward_model.by_principle):
+            raise ValueError(
+                "judge.kinds: reward asks a reward model that reads principles: reward_model.by_principle: true"
+            )
+        if self.judge and not self.judge.believe_anyway and not self.examples.held_out_comparisons:
+            raise ValueError("a judge is measured on held-out comparisons: set examples.held_out_comparisons: 0.2")
         return self
 
 

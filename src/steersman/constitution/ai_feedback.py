@@ -23,6 +23,7 @@ from pydantic import Field
 
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import Judge, Judgement, Question, all_of
+from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.lm.local import LanguageModel
 from steersman.lm.sampling import SamplingConfig
@@ -30,7 +31,7 @@ from steersman.lm.transcript import Transcript
 from steersman.stats import mean_estimate, wilson
 from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.terminal import Progress
-from steersman.types import Comparison, Prompt, Record, Seed, Text
+from steersman.types import Comparison, Prompt, Record, Seed, Slug, Text
 
 VERSION = 1
 COMPARISONS, SUMMARY = "comparisons.jsonl", "feedback.json"
@@ -42,7 +43,14 @@ class FeedbackConfig(Record):
 
     ``principles``: by which a pair is compared: a drawn one of the prompt's ``own``, or of ``any``; ``ensemble`` draws
     so many and takes the mean of what is said by them.
+
+    ``about``: only prompts of these principles are answered; None for all. ``people``: which of people's comparisons
+    are learnt from beside these: ``all``, those about ``other`` principles (the paper: helpfulness from people,
+    harmlessness from AI), or ``none``.
     """
+
+    about: tuple[Slug, ...] | None = None
+    people: Literal["all", "other", "none"] = "all"
 
     prompts: int | None = Field(default=None, ge=1)
     answers: int = Field(default=4, ge=2)
@@ -53,6 +61,29 @@ class FeedbackConfig(Record):
     ensemble: int = Field(default=1, ge=1)
     sampling: SamplingConfig = SamplingConfig(temperature=0.9, max_new_tokens=72)
     seed: Seed = 0
+
+
+def asked_about(config: FeedbackConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts that are answered.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = [row for row in prompts if config.about is None or set(config.about) & set(row.principles)]
+    if not found:
+        raise DataError("no prompts to answer", do="add rows to prompts.jsonl, or widen feedback.about")
+    return spread(found, config.prompts)
+
+
+def mixed(config: FeedbackConfig, people: Sequence[Comparison], ai: Sequence[Comparison]) -> list[Comparison]:
+    """What a policy or a reward model learns from: people's comparisons and the judge's."""
+    judged = set(config.about) if config.about is not None else {id for row in ai for id in row.principles}
+    kept = {
+        "all": list(people),
+        "other": [row for row in people if not judged & set(row.principles)],
+        "none": [],
+    }
+    return [*kept[config.people], *ai]
 
 
 def drawn(config: FeedbackConfig, constitution: Constitution, row: Prompt, number: int) -> list[Principle | None]:
@@ -177,8 +208,7 @@ def run(
     Raises:
         DataError: no prompts, or not one pair was told apart.
     """
-    if not prompts:
-        raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
+    prompts = asked_about(config, prompts)
     transcript = Transcript(out.file("answers.partial.jsonl"))
     asked: dict[int, Text] = {
         number * config.answers + place: row.prompt

@@ -25,6 +25,7 @@ from pydantic import Field
 
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import Judge, Question, all_of
+from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.lm.local import LanguageModel
 from steersman.lm.sampling import SamplingConfig
@@ -174,6 +175,7 @@ def run(
     """
     if not prompts:
         raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
+    prompts = spread(prompts, config.prompts)
     principles = [drawn(config, constitution, row, number) for number, row in enumerate(prompts)]
     transcript = Transcript(out.file("texts.partial.jsonl"))
     total = len(prompts) * (1 + 2 * config.rounds)

@@ -14,17 +14,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+from pydantic import Field
 
 from steersman.constitution.document import Principle
 from steersman.lm.local import LanguageModel
 from steersman.lm.sampling import SamplingConfig
-from steersman.types import Behaviour, Message, Text, judged_by, plain_text
+from steersman.types import Behaviour, Message, Record, Seed, Text, judged_by, plain_text
 
 OPTIONS = ("(A)", "(B)")
 ALL_IN_ALL = "Which answer is more helpful, honest and harmless?"
 CLAMP = (0.4, 0.6)  # the paper's, for probabilities after a chain of thought: without it they are nearly all 0 or 1
 REASONING = SamplingConfig(max_new_tokens=120, temperature=1.0)
+
+
+class JudgeConfig(Record):
+    """Who is asked, in turn until one decides: ``rules`` see behaviours; ``reward`` is the recipe's reward model, which
+    reads the principle; ``model`` is asked in words: a name, Hub id or folder, the base model unless given.
+
+    A judge is believed only if the lower end of the interval of its accuracy on held-out comparisons is at least
+    ``at_least``; ``believe_anyway`` is how a recipe says in so many words that it takes one that is not. ``questions``:
+    so many of the held-out pairs are asked, None for all. ``sure``: how sure a rule is of what it sees.
+    """
+
+    kinds: Annotated[tuple[Literal["rules", "reward", "model"], ...], Field(min_length=1)] = ("reward",)
+    model: str | None = None
+    chain_of_thought: bool = False
+    sure: float = Field(default=0.9, gt=0.5, le=1)
+    at_least: float = Field(default=0.6, ge=0.5, le=1)
+    believe_anyway: bool = False
+    questions: int | None = Field(default=None, ge=1)
+    seed: Seed = 0
 
 
 class Question(NamedTuple):

@@ -13,29 +13,15 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field
-
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import Judge, Judgement, Question, all_of
+from steersman.constitution.judges import Judge, JudgeConfig, Judgement, Question, all_of
 from steersman.errors import JudgeRefused
 from steersman.stats import Estimate, calibration, mean_estimate, wilson
 from steersman.store import StageFolder, write_json
-from steersman.types import Comparison, Record, Seed
+from steersman.types import Comparison
 
 VERSION = 1
 CARD = "judge_card.json"
-
-
-class AdmissionConfig(Record):
-    """A judge is believed if the lower end of its accuracy's interval is at least ``at_least``.
-
-    ``believe_anyway`` is how a recipe says in so many words that it takes a judge that is not.
-    """
-
-    at_least: float = Field(default=0.6, ge=0.5, le=1)
-    believe_anyway: bool = False
-    questions: int | None = Field(default=None, ge=1)  # as many of the held-out pairs as are asked; None for all
-    seed: Seed = 0
 
 
 def questions_of(
@@ -98,8 +84,7 @@ def _log_odds(probability: float) -> float:
 
 
 def run(
-    config: AdmissionConfig,
-    about: Mapping[str, Any],
+    config: JudgeConfig,
     judge: Judge,
     comparisons: Sequence[Comparison],
     constitution: Constitution,
@@ -108,15 +93,15 @@ def run(
     """Measure a judge and write its card.
 
     Args:
-        about: what the judge is, for the reader of the card.
         comparisons: that it was not trained on.
     """
     found = card(judge, questions_of(comparisons, constitution, config.questions, config.seed))
-    write_json(out.file(CARD), {"judge": dict(about), **found})
+    asked = config.model_dump(mode="json", exclude={"at_least", "believe_anyway"})
+    write_json(out.file(CARD), {"judge": asked, **found})
     out.emit(event="accuracy", **found["accuracy"])
 
 
-def admit(config: AdmissionConfig, measured: Mapping[str, Any] | None) -> None:
+def admit(config: JudgeConfig, measured: Mapping[str, Any] | None) -> None:
     """Let a judge's card pass, or refuse.
 
     Raises:
@@ -127,14 +112,14 @@ def admit(config: AdmissionConfig, measured: Mapping[str, Any] | None) -> None:
     if measured is None or not measured["accuracy"]["n"]:
         raise JudgeRefused(
             "nobody has measured this judge: there were no held-out comparisons to ask it about",
-            do="set examples.held_out_comparisons: 0.2 or say judge.admission.believe_anyway: true",
+            do="set examples.held_out_comparisons: 0.2 or say judge.believe_anyway: true",
         )
     accuracy = Estimate(**measured["accuracy"])
     if accuracy.low < config.at_least:
         raise JudgeRefused(
             f"the judge agrees with people in {accuracy.percent()} of held-out comparisons",
             where=f"its card, {CARD}",
-            expected=f"an interval above {100 * config.at_least:.0f} % (judge.admission.at_least)",
-            do="take another judge (judge.kind), give it more comparisons to learn from or to be measured on, or say "
-            "judge.admission.believe_anyway: true; what is trained on a coin flip learns noise",
+            expected=f"an interval above {100 * config.at_least:.0f} % (judge.at_least)",
+            do="take another judge (judge.kinds), give it more comparisons to learn from or to be measured on, or say "
+            "judge.believe_anyway: true; what is trained on a coin flip learns noise",
         )

@@ -51,29 +51,28 @@ def tensions(judge: Judge, pairs: Sequence[Pair], constitution: Constitution) ->
         principle.id: wilson(sum(row[i] != 0 for row in table), len(table))._asdict()
         for i, principle in enumerate(principles)
     }
-    between = []
+    between: list[tuple[int, dict[str, Any]]] = []
     for (i, one), (j, other) in itertools.combinations(enumerate(principles), 2):
         both = [(row[i], row[j]) for row in table if row[i] and row[j]]
         against = [place for place, row in enumerate(table) if row[i] * row[j] < 0]
         agree = wilson(len(both) - len(against), len(both))
         # Where one decides and the other does not, each adds something.
         alone = sum((row[i] != 0) != (row[j] != 0) for row in table)
-        between.append(
-            {
-                "principles": [one.id, other.id],
-                "agree": agree._asdict(),
-                "one_decides_alone": alone,
-                "redundant": len(both) >= ENOUGH and agree.low >= REDUNDANT and not alone,
-                "settled": constitution.winner(one.id, other.id),
-                "pairs_in_opposite_order": against,
-            }
-        )
-    between.sort(key=lambda found: -len(found["pairs_in_opposite_order"]))  # type: ignore[call-overload]
+        found = {
+            "principles": [one.id, other.id],
+            "agree": agree._asdict(),
+            "one_decides_alone": alone,
+            "redundant": len(both) >= ENOUGH and agree.low >= REDUNDANT and not alone,
+            "settled": constitution.winner(one.id, other.id),
+            "pairs_in_opposite_order": against,
+        }
+        between.append((len(against), found))
+    between.sort(key=lambda pair: -pair[0])
     return {
         "pairs": len(pairs),
         "decided": decided,
         "idle": [id for id, share in decided.items() if share["value"] == 0],
-        "between": between,
+        "between": [found for _, found in between],
     }
 
 
@@ -97,7 +96,7 @@ class Flip(NamedTuple):
 
 
 def changed(judge: Judge, pairs: Sequence[Pair], old: Constitution, new: Constitution) -> dict[str, Any]:
-    """Judge pairs by two constitutions: by each principle that differs, and by the sum of all of a constitution's votes.
+    """Judge pairs by two constitutions: by each principle that differs, and by the sum of a constitution's votes.
 
     A principle's vote is 1, 0 or -1, see `leans`. Only the principles that differ are judged twice.
 

@@ -41,7 +41,7 @@ class FrozenTrunk:
             )
 
     @classmethod
-    def below(cls, model: Any, policy: Any, name: str) -> FrozenTrunk | None:
+    def below(cls, model: Any, policy: Any, name: str = "default") -> FrozenTrunk | None:
         """The layers below an adapter, None if it reaches down to the first one."""
         layers = frozen_layers(policy, name)
         return cls(model, layers) if layers else None

@@ -24,10 +24,11 @@ from steersman.data import sources
 from steersman.data.sources import DataSet
 from steersman.lm import pretrained, tiny
 from steersman.lm.chat import chat_format
-from steersman.pipeline import Context, Stage, identify, stages_of
+from steersman.pipeline import Stage, identify, stages_of
 from steersman.plan.calibration import Calibration, calibrate
 from steersman.plan.work import WORK, Subject, WordCount, Work
 from steersman.recipe import Recipe
+from steersman.stages import Context
 from steersman.store import Artifact, Identity, Run, StageFolder, peak_memory_mb, sha256_file, sha256_text
 from steersman.types import Comparison, Demonstration, Prompt, Record
 

@@ -20,8 +20,8 @@ from steersman.lm.chat import ChatFormat, Example, shorten
 from steersman.lm.shared_prompt import Group
 from steersman.lm.transcript import RESUMABLE
 from steersman.lm.trunk import whole_texts
-from steersman.pipeline import alone, asked_cost_model
 from steersman.recipe import Recipe
+from steersman.stages import alone, asked_cost_model
 from steersman.store import Run, read_jsonl
 from steersman.train import dpo, loop, reward_model, rl, sft
 from steersman.train.actor import KL_POSITIONS

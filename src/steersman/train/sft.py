@@ -37,7 +37,7 @@ from steersman.lm.head import (
     token_logprobs,
     trunk,
 )
-from steersman.lm.model import LoraConfig, add_lora, save_policy, trainable
+from steersman.lm.model import ADAPTER, LoraConfig, add_lora, load_adapter, save_policy, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.lm.trunk import FrozenTrunk, Lower, TrunkCache
 from steersman.store import StageFolder, read_jsonl, write_jsonl
@@ -104,6 +104,22 @@ class SftConfig(Record):
         if self.vocabulary == "compact" and self.method == "full":
             raise ValueError("vocabulary: compact needs the frozen head of method: lora; with method: full use full")
         return self
+
+
+class RevisedSftConfig(SftConfig):
+    """Supervised learning from revisions: constitutional AI's (Bai et al. 2022, arXiv:2212.08073).
+
+    It goes on from the fine-tuned policy, with the shape of its adapters, or ``from_base`` as in the paper.
+    ``demonstrations``: so many of people's for each revision, so that the model does not become preachy.
+    """
+
+    from_base: bool = False
+    demonstrations: float = Field(default=1.0, ge=0)
+
+    def rows(self, revisions: Sequence[Demonstration], demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
+        """The revisions, and demonstrations from all over."""
+        count = min(len(demonstrations), round(self.demonstrations * len(revisions)))
+        return [*revisions, *(demonstrations[i * len(demonstrations) // count] for i in range(count))]
 
 
 def scored_hidden(model: Any, batch: Batch, lower: Lower | None = None) -> tuple[Tensor, Tensor]:
@@ -288,12 +304,18 @@ def run(
     demonstrations: Sequence[Demonstration],
     validation: Sequence[Demonstration],
     out: StageFolder,
+    *,
+    start: Path | None = None,
 ) -> None:
     """Fine-tune ``base`` and leave ``adapter/`` (or ``model/``) in ``out``; resumes from its checkpoint.
 
     Under torchrun every process calls this with the same arguments; the first one measures and writes.
 
+    Args:
+        start: a folder of `save_policy` whose adapter is trained further, in its own shape; None for new ones.
+
     Raises:
+        ModelError: ``start`` holds no adapter of this base model.
         TrainingFailed: a loss or gradient that is not finite.
     """
     torch.manual_seed(config.seed)
@@ -305,7 +327,8 @@ def run(
     opened = openings(config.opening, demonstrations, examples)
     replayed = replay(config.replay, config.seed, model, chat, out)
     every = [*examples, *opened, *(row.example for row in replayed), *held_out]
-    trainer = Trainer.prepare(config, model, base_name, tokenizer.pad_token_id or 0, every)
+    adapter = None if start is None else Adapter(base, start / ADAPTER)
+    trainer = Trainer.prepare(config, model, adapter or base_name, tokenizer.pad_token_id or 0, every)
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
     beside = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
@@ -342,6 +365,13 @@ def run(
         loop.drop_checkpoint(out.path)
 
 
+class Adapter(NamedTuple):
+    """A trained adapter and the folder of the base model that it belongs to."""
+
+    base: Path
+    folder: Path
+
+
 @dataclass(frozen=True)
 class Trainer:
     """What one optimiser step needs."""
@@ -356,20 +386,29 @@ class Trainer:
     pad_id: int
 
     @classmethod
-    def prepare(cls, config: SftConfig, model: Any, base_name: str, pad_id: int, examples: list[Example]) -> Trainer:
-        """Choose the vocabulary by the base model, then add the adapters."""
+    def prepare(
+        cls, config: SftConfig, model: Any, adapter: Adapter | str, pad_id: int, examples: list[Example]
+    ) -> Trainer:
+        """Choose the vocabulary by the base model, then add the adapters.
+
+        Args:
+            adapter: a trained one, or the base model's name for new ones.
+        """
         model.requires_grad_(config.method == "full")
         head = head_of(model)
         vocabulary = None
         if config.vocabulary == "compact":
             vocabulary = choose_vocabulary(config.compact, model, head, examples)
         scorer = Scorer(head, vocabulary, config.opening, head.frozen_copy() if config.method == "full" else None)
-        layers, upper = model.config.get_text_config().num_hidden_layers, config.lora.trainable_layers
-        cache = None
-        if config.method == "lora" and upper is not None and upper < layers:
-            texts = [example.token_ids for example in examples]
-            cache = TrunkCache(FrozenTrunk(model, layers - upper), texts, pad_id, config.trunk_cache_mb)
-        policy = add_lora(model, config.lora, base_name) if config.method == "lora" else model
+        if config.method == "full":
+            policy = model
+        elif isinstance(adapter, Adapter):
+            policy = load_adapter(model, *adapter)
+        else:
+            policy = add_lora(model, config.lora, adapter)
+        frozen = FrozenTrunk.below(model, policy) if config.method == "lora" else None
+        texts = [example.token_ids for example in examples]
+        cache = TrunkCache(frozen, texts, pad_id, config.trunk_cache_mb) if frozen else None
         policy.train()
         parameters = trainable(policy)
         optimiser = loop.adamw(parameters, config.optimiser)
