@@ -39,12 +39,16 @@ REVISIONS, DEMONSTRATIONS = "revisions.jsonl", "demonstrations.jsonl"
 SAME = 0.95  # share of matching text from which a revision is a copy of what it revises, or of an example
 
 
+Fault = Literal["empty", "meta comment", "cut off", "copy", "example"]
+
+
 class RevisionsConfig(Record):
     """``prompts``: how many, spread evenly over the training prompts; None for all.
 
     ``reviser``: who criticises and revises, the fine-tuned policy or the raw ``base`` model, as in the paper.
     ``principles``: each round's is drawn from the prompt's ``own``, or from ``any``. ``keep``: the ``last`` revision,
-    or the ``best`` of all by the judge.
+    or the ``best`` of all by the judge. ``drop``: the faults for which a revision is not learnt from, beside being
+    worse than the answer by the judge.
     """
 
     prompts: int | None = Field(default=None, ge=1)
@@ -52,6 +56,7 @@ class RevisionsConfig(Record):
     reviser: Literal["policy", "base"] = "policy"
     principles: Literal["own", "any"] = "own"
     keep: Literal["last", "best"] = "best"
+    drop: tuple[Fault, ...] = ("empty", "meta comment", "cut off", "copy", "example")
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_new_tokens=72)
     seed: Seed = 0
 
@@ -127,19 +132,18 @@ _META = re.compile(
 )
 
 
-def fault(revision: str, ended: bool, answer: str, principle: Principle) -> str:
-    """Why nobody should learn a revision; empty if there is nothing to see."""
+def faults(revision: str, ended: bool, answer: str, principle: Principle) -> Iterator[Fault]:
+    """Why nobody should learn a revision of an answer."""
     if not revision.strip():
-        return "empty"
+        yield "empty"
     if _META.search(revision):
-        return "meta comment"
+        yield "meta comment"
     if not ended:
-        return "cut off"
+        yield "cut off"
     if alike(revision, answer):
-        return "copy"
+        yield "copy"
     if any(alike(revision, example.revision) for example in principle.examples):
-        return "example"
-    return ""
+        yield "example"
 
 
 def alike(one: str, other: str) -> bool:
@@ -207,8 +211,15 @@ def run(
     rows = _chosen(config, rows, prompts, constitution, judge)
     write_jsonl(out.file(REVISIONS), [row.model_dump(mode="json") for row in rows])
     write_jsonl(out.file(DEMONSTRATIONS), [_demonstration(row).model_dump(mode="json") for row in rows if row.kept])
-    transcript.file.unlink(missing_ok=True)
     dropped = Counter(row.dropped for row in rows if row.dropped)
+    if dropped.total() == len(rows):
+        raise DataError(
+            f"none of {len(rows)} revisions is worth learning: "
+            + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()),
+            do="let another model revise (revisions.reviser), allow longer ones (revisions.sampling.max_new_tokens), "
+            "or write better examples under the constitution's principles",
+        )
+    transcript.file.unlink(missing_ok=True)
     out.emit(event="revisions", rows=len(rows), kept=len(rows) - dropped.total(), dropped=dict(dropped))
 
 
@@ -252,18 +263,17 @@ def _chosen(
     judge: Judge | None,
 ) -> list[Revised]:
     """The rows with the revision to learn from, or why there is none."""
-    faults = []
+    found = []
     for row in rows:
         before = [row.answer, *(each.revision for each in row.rounds)]
-        faults.append(
-            [
-                fault(each.revision, each.ended, before[turn], constitution.principle(each.principle))
-                for turn, each in enumerate(row.rounds)
-            ]
+        named = (
+            faults(each.revision, each.ended, before[turn], constitution.principle(each.principle))
+            for turn, each in enumerate(row.rounds)
         )
+        found.append([next((fault for fault in own if fault in config.drop), "") for own in named])
     wanted = [
-        [turn for turn, found in enumerate(own) if not found and (config.keep == "best" or turn == len(own) - 1)]
-        for own in faults
+        [turn for turn, fault in enumerate(own) if not fault and (config.keep == "best" or turn == len(own) - 1)]
+        for own in found
     ]
     questions, places = [], []
     for number, (row, turns) in enumerate(zip(rows, wanted, strict=True)):
@@ -275,12 +285,12 @@ def _chosen(
     better = dict.fromkeys(places, 1.0)
     if judge is not None:
         judged = all_of(judge.judge(questions), len(questions))
-        better = {place: found.probability if found else 0.0 for place, found in zip(places, judged, strict=True)}
+        better = {place: said.probability if said else 0.0 for place, said in zip(places, judged, strict=True)}
     chosen = []
     for number, (row, turns) in enumerate(zip(rows, wanted, strict=True)):
         best = max(turns, key=lambda turn: (better[number, turn], turn), default=None)
         if best is None:
-            chosen.append(row.model_copy(update={"dropped": faults[number][-1]}))
+            chosen.append(row.model_copy(update={"dropped": found[number][-1]}))
         elif better[number, best] <= 0.5:
             chosen.append(row.model_copy(update={"dropped": "not better by the judge"}))
         else:
