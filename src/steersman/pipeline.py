@@ -226,7 +226,7 @@ STAGES = (
         "scores",
         scores.VERSION,
         lambda r: None,
-        ("data/evaluation.jsonl", "raw_answers", "aligned_answers", "raw_capability", "aligned_capability"),
+        ("data/evaluation.jsonl", "raw_answers", "aligned_answers", "ablation", "raw_capability", "aligned_capability"),
         score,
     ),
 )

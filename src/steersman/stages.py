@@ -300,6 +300,7 @@ def answer_aligned(c: Context, out: StageFolder) -> None:
 
 def score(c: Context, out: StageFolder) -> None:
     """Behaviours, rates, differences."""
+    asked = earlier_policies(c.recipe) if "ablation" in c.done else []
     scores.run(
         c.rows("evaluation.jsonl", Prompt),
         raw_answers=c.done["raw_answers"].path,
@@ -307,6 +308,8 @@ def score(c: Context, out: StageFolder) -> None:
         raw_capability=c.done["raw_capability"].path,
         aligned_capability=c.done["aligned_capability"].path,
         out=out,
+        earlier={stage: c.done["ablation"].path / stage for stage in asked},
+        last=policy_stage(c.recipe),
     )
 
 

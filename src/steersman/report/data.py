@@ -24,6 +24,7 @@ from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha
 RAW, FEW_SHOT, ALIGNED = CONDITIONS = ("raw", "raw_few_shot", "aligned")
 RULE = "the first evaluation prompt of each principle in the order of the file, featured questions apart"
 FAILURES_SHOWN = 12
+CHAINS_SHOWN = 6  # answers with their critiques and revisions
 CHANGES_SHOWN = 4  # watched prompts whose answers are shown at several points of reinforcement learning
 NEEDED = {
     "data": ("counts.json",),
@@ -59,6 +60,9 @@ class Evidence:
     rows: Sequence[Mapping[str, Any]]  # scores.jsonl
     card: Mapping[str, Any] | None  # of the reward model, if there is one
     looks: Sequence[Mapping[str, Any]]  # answers to watched prompts during reinforcement learning
+    judge: Mapping[str, Any] | None  # its card
+    revisions: Sequence[Mapping[str, Any]]
+    feedback: Mapping[str, Any] | None
 
 
 def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any]:
@@ -97,6 +101,12 @@ def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any
         "preferences": _preferences(_Recorded(found, "dpo")),
         "reward_card": found.card,
         "reinforcement": _reinforcement(found) if "rl" in found.manifests else None,
+        "constitutional": {
+            "judge": found.judge,
+            "revisions": _revisions(found.revisions) if found.revisions else None,
+            "feedback": found.feedback,
+            "ablation": found.summary.get("ablation"),
+        },
         "stages": _stages(found),
         "provenance": {
             "steersman": found.about.get("steersman"),
@@ -130,6 +140,10 @@ def read_evidence(run: Run) -> Evidence:
         raise UserError(
             f"{stage} was made from another {source} than this run now holds", where=str(run.path / stage), do=again
         )
+
+    def of(stage: str, file: str) -> Any:
+        return read_json(run.path / stage / file) if stage in manifests else None
+
     return Evidence(
         path=run.path,
         recipe=read_recipe(run),
@@ -140,8 +154,11 @@ def read_evidence(run: Run) -> Evidence:
         counts=read_json(run.path / "data" / "counts.json"),
         summary=read_json(run.path / "scores" / "summary.json"),
         rows=read_jsonl(run.path / "scores" / "scores.jsonl"),
-        card=read_json(run.path / "reward_card" / "card.json") if "reward_card" in manifests else None,
+        card=of("reward_card", "card.json"),
         looks=read_jsonl(run.path / "rl" / "looks.jsonl") if "rl" in manifests else [],
+        judge=of("judge_card", "judge_card.json"),
+        revisions=read_jsonl(run.path / "revisions" / "revisions.jsonl") if "revisions" in manifests else [],
+        feedback=of("feedback", "feedback.json"),
     )
 
 
@@ -335,6 +352,20 @@ def _reinforcement(found: Evidence) -> dict[str, Any]:
         "examples": examples[:CHANGES_SHOWN],
         **recorded.setup("prompts", "watched", "steps"),
     }
+
+
+def _revisions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts, and chains from all over, half of them learnt from and half dropped."""
+    kept = [row for row in rows if row["kept"]]
+    dropped = Counter(row["dropped"] for row in rows if row["dropped"])
+    some = [_evenly(kept, CHAINS_SHOWN // 2), _evenly([row for row in rows if row["dropped"]], CHAINS_SHOWN // 2)]
+    shown = ("prompt", "answer", "rounds", "kept", "dropped")
+    examples = [{key: row[key] for key in shown} for part in some for row in part]
+    return {"rows": len(rows), "kept": len(kept), "dropped": dict(dropped.most_common()), "examples": examples}
+
+
+def _evenly(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else list(rows)
 
 
 def _stages(found: Evidence) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steersman.report import charts, pieces
+from steersman.report.constitutional import constitutional
 from steersman.report.pieces import TRUE_MINUS
 from steersman.report.wording import html, number, percent, phrase
 from steersman.report.wording import rate as rate_of
@@ -55,8 +56,8 @@ def training(data: Data) -> str:
         "plain small",
     )
     figure += pieces.details("The same as a table", table) if validation else ""
-    later = _preferences(data["preferences"]) + _reward_card(data) + _reinforcement(data["reinforcement"])
-    return pieces.section("training", "Training", figure + later)
+    later = (_preferences(data["preferences"]), _reward_card(data), constitutional(data))
+    return pieces.section("training", "Training", "".join((figure, *later, _reinforcement(data["reinforcement"]))))
 
 
 def _signed(nats: float) -> str:
