@@ -34,6 +34,7 @@ LEVELS = (
     {"recipe"},
     {"stages"},
     {"pipeline", "talk"},
+    {"judging"},
     {"plan", "starter", "bench"},
     {"cli"},
 )

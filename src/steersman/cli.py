@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from steersman.errors import SteersmanError
+
+if TYPE_CHECKING:
+    from steersman.constitution.judges import JudgeConfig
 
 app = typer.Typer(
     help="Write down how your model should behave; Steersman trains it, and shows with error bars whether it worked.",
@@ -194,6 +198,78 @@ def constitution_check(
     errors = sum(finding.severity == "error" for finding in findings)
     typer.echo(f"{file}: {len(constitution.principles)} principles, {len(findings)} finding(s), {errors} error(s)")
     raise typer.Exit(2 if errors else 0)
+
+
+Kinds = Annotated[
+    list[str] | None, typer.Option("--kind", help="rules, reward or model; several are asked in turn. The run's own.")
+]
+Pairs = Annotated[int, typer.Option(min=1, help="How many of the run's pairs of answers are judged.")]
+
+
+@constitution_app.command("judge")
+def constitution_judge(
+    run: RunFolder,
+    measure: Annotated[bool, typer.Option("--measure", help="Ask the judge now; else the run's own card.")] = False,
+    kind: Kinds = None,
+    model: Annotated[str | None, typer.Option(help="Whom --kind model asks; the base model unless given.")] = None,
+    chain_of_thought: Annotated[bool, typer.Option("--chain-of-thought")] = False,
+    comparisons: Annotated[Path | None, typer.Option(help="Any file that is read; the run's held-out ones.")] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="So many pairs; all unless given.")] = None,
+    json: Json = False,
+) -> None:
+    """What a judge is worth: accuracy, calibration, place bias, by principle and by source."""
+    from steersman import judging
+    from steersman.terminal import results
+
+    if measure:
+        config = _judge_config(run, kind, model=model, chain_of_thought=chain_of_thought, questions=questions)
+        card = judging.measured(run, config, comparisons)
+    else:
+        card = judging.stored(run)
+    _print(card, judging.card_table(card), json, results)
+
+
+@constitution_app.command("tensions")
+def constitution_tensions(run: RunFolder, kind: Kinds = None, pairs: Pairs = 200, json: Json = False) -> None:
+    """Which principles disagree on a run's pairs of answers, which are redundant, which never decide."""
+    from steersman import judging
+    from steersman.terminal import results
+
+    found = judging.tensions(run, _judge_config(run, kind), pairs)
+    _print(found, judging.tensions_table(found), json, results)
+
+
+@constitution_app.command("diff")
+def constitution_diff(
+    old: Annotated[str, typer.Argument(help="A YAML file or a shipped name.")],
+    new: Annotated[str, typer.Argument(help="A YAML file or a shipped name.")],
+    run: Annotated[Path, typer.Option(help="A run's folder, whose pairs of answers are judged by both.")],
+    kind: Kinds = None,
+    pairs: Pairs = 200,
+    json: Json = False,
+) -> None:
+    """What a change of the constitution changes: the pairs of answers whose order flips."""
+    from steersman import judging
+    from steersman.terminal import results
+
+    found = judging.difference_of(old, new, run, _judge_config(run, kind), pairs)
+    _print(found, judging.difference_text(found), json, results)
+
+
+def _judge_config(run: Path, kinds: list[str] | None, **settings: Any) -> JudgeConfig:
+    """The run's own judge, or one of these kinds."""
+    from steersman.judging import configured
+
+    return configured(run, kinds, settings)
+
+
+def _print(found: Any, shown: Any, json: bool, results: Callable[[], Any]) -> None:
+    if json:
+        import json as json_module
+
+        typer.echo(json_module.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        results().print(shown, markup=False, highlight=False)
 
 
 @data_app.command("check")

@@ -10,7 +10,7 @@ from typing import Any
 
 from steersman.constitution import ai_feedback, critique_revise, measure
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import AskedJudge, FirstThatDecides, Judge, RuleJudge, ScoringJudge
+from steersman.constitution.judges import AskedJudge, FirstThatDecides, Judge, JudgeConfig, RuleJudge, ScoringJudge
 from steersman.data import sources
 from steersman.data.by_principle import of_principles
 from steersman.data.formats import read
@@ -200,20 +200,28 @@ def write_reward_card(c: Context, out: StageFolder) -> None:
 
 
 # ── constitutional AI ────────────────────────────────────────────────────────────────────────────────────────────────
-def _judge(c: Context) -> Judge:
-    """The judges of the recipe, asked in turn."""
-    config = c.recipe.judge
-    assert config is not None
+def judge_of(config: JudgeConfig, base: Path, reward: Path) -> Judge:
+    """The judges of a configuration, asked in turn.
+
+    Args:
+        reward: the folder of a reward model that reads principles, if the configuration asks one.
+    """
     found: list[Judge] = []
     for kind in config.kinds:
         if kind == "rules":
             found.append(RuleJudge(detect, config.sure))
         elif kind == "reward":
-            found.append(ScoringJudge(RewardModel.load(c.base, c.done["reward_model"].path).judge))
+            found.append(ScoringJudge(RewardModel.load(base, reward).judge))
         else:
-            model = LocalModel.load(pretrained.resolve(config.model) if config.model else c.base)
+            model = LocalModel.load(pretrained.resolve(config.model) if config.model else base)
             found.append(AskedJudge(model, config.chain_of_thought))
     return found[0] if len(found) == 1 else FirstThatDecides(found)
+
+
+def _judge(c: Context) -> Judge:
+    assert c.recipe.judge is not None
+    reward = c.done["reward_model"].path if "reward_model" in c.done else Path()
+    return judge_of(c.recipe.judge, c.base, reward)
 
 
 def _admitted_judge(c: Context) -> Judge:
