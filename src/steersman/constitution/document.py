@@ -3,8 +3,9 @@
 A constitution is one YAML file that a person in a compliance department can read and edit: who publishes it, who the
 model is, and the principles it keeps. Each principle carries what every method needs from it: a statement for people
 and judges, the requests for a critique and a revision (constitutional AI, Bai et al. 2022, arXiv:2212.08073), and the
-behaviours by which the evaluation sees whether it is kept. Where two principles collide, ``priorities`` say which wins;
-they form an order without circles, so that "a over b" and "b over c" also settle a against c.
+behaviours by which the evaluation sees whether it is kept. As in the paper, examples show a raw model, which follows no
+request, what a critique and a revision are. Where two principles collide, ``priorities`` say which wins; they form
+an order without circles, so that "a over b" and "b over c" also settle a against c.
 
 ``load`` refuses a document that is wrong; ``lint`` advises on one that is valid but could be better.
 """
@@ -21,9 +22,18 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from steersman.data.check import leaks
 from steersman.errors import ConstitutionError, closest
 from steersman.types import Behaviour, Comparison, Demonstration, Prompt, Record, Slug
 from steersman.yaml_lines import load_yaml, validate
@@ -31,6 +41,30 @@ from steersman.yaml_lines import load_yaml, validate
 LIBRARY = Path(__file__).parent / "library"
 
 Prose = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+# A model that reads "Here is the revised answer:" in its examples will write it in every revision.
+_ABOUT_ITSELF = re.compile(
+    r"""(?:(?:sure|certainly|okay|of\ course)\b[,.!:]?\s+)?
+        (?: here(?:'s|\ is|\ are)\s+(?:\w+\s+){0,3}?(?:answer|reply|response|revision|rewrite|version)\b
+          | (?:(?:the|my)\s+)?(?:(?:revised|rewritten|improved|new)\s+)?(?:answer|reply|response|revision|rewrite)\s*:
+          | i(?:'ve|\ have)\s+(?:revised|rewritten|reworded|improved)\b )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _the_reply_alone(revision: str) -> str:
+    if said := _ABOUT_ITSELF.match(revision):
+        raise ValueError(f'found "{said[0]}" at its beginning; expected the reply alone, as the person would read it')
+    return revision
+
+
+class CritiqueExample(Record):
+    """An answer, what it does against one principle, and the answer that keeps it: the same one if nothing is wrong."""
+
+    prompt: Prose
+    answer: Prose
+    critique: Prose
+    revision: Annotated[Prose, AfterValidator(_the_reply_alone)]
 
 
 class Principle(Record):
@@ -45,6 +79,7 @@ class Principle(Record):
     revision_request: Prose  # asks a model to rewrite the reply so that it keeps the principle
     behaviours: tuple[Behaviour, ...]  # what the evaluation looks for in replies
     collides_with: tuple[Slug, ...] = ()  # ids; naming the collision on one of the two sides is enough
+    examples: tuple[CritiqueExample, ...] = ()  # for models that learn from examples and follow no request
 
 
 class Priority(Record):
@@ -252,7 +287,7 @@ def lint(
     """Advice about the document and, where data are given, about how the data use it. None or empty: not given.
 
     An error makes a number wrong or a case undecided; a warning needs a person's judgement; a note says what was not
-    looked at. Errors come first, and within a severity the order is that of the rules below.
+    looked at, or what only some need. Errors come first, and within a severity the order is that of the rules below.
     """
     data: dict[str, Sequence[Demonstration | Comparison | Prompt]] = {
         "demonstrations": demonstrations or (),
@@ -267,6 +302,8 @@ def lint(
         *_unmeasurable(constitution),
         *_near_duplicates(constitution),
         *_unlisted_behaviours(constitution, evaluation or ()),
+        *_without_examples(constitution),
+        *_leaking_examples(constitution, evaluation or ()),
     ]
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 
@@ -432,3 +469,30 @@ def _unlisted_behaviours(constitution: Constitution, evaluation: Sequence[Prompt
             message=f"evaluation prompts of {id} ({count}) expect {expected}, which it does not list",
             do=f"add {expected} to the behaviours of {id}, or tag these prompts with the principle that they test",
         )
+
+
+def _without_examples(constitution: Constitution) -> Iterator[Finding]:
+    """One note for a document without examples, which instructed models do not need; the gaps of one that has some."""
+    lacking = [principle.id for principle in constitution.principles if not principle.examples]
+    do = "write two or three `examples`, unless a model that follows instructions criticises and rewrites"
+    if len(lacking) == len(constitution.principles):
+        message = "no principle has examples: a raw model cannot criticise and rewrite answers by this document"
+        yield Finding(rule="no-examples", severity="note", principle="", message=message, do=do)
+        return
+    for id in lacking:
+        message = f"{id} has no examples, and other principles have: a raw model cannot criticise by it"
+        yield Finding(rule="no-examples", severity="warning", principle=id, message=message, do=do)
+
+
+def _leaking_examples(constitution: Constitution, evaluation: Sequence[Prompt]) -> Iterator[Finding]:
+    """Examples that train on what the evaluation asks."""
+    for principle in constitution.principles:
+        shown = [Prompt(prompt=example.prompt) for example in principle.examples]
+        for asked, example, reason in leaks(evaluation, shown):
+            yield Finding(
+                rule="example-in-evaluation",
+                severity="error",
+                principle=principle.id,
+                message=f'an example of {principle.id} ("{example}") is near the evaluation prompt "{asked}": {reason}',
+                do="write the example about something else, or take the prompt out of the evaluation",
+            )

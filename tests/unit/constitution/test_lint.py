@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from steersman.constitution import document
-from steersman.constitution.document import Constitution, Finding, Principle, library, lint, load
+from steersman.constitution.document import Constitution, CritiqueExample, Finding, Principle, library, lint, load
 from steersman.types import Comparison, Demonstration, Prompt
+
+EXAMPLE = CritiqueExample(
+    prompt="The supplier sends two tickets for the opera. Good?", answer="Yes.", critique="No limit.", revision="Ask."
+)
 
 
 def principle(id: str, **changes: Any) -> Principle:
@@ -25,6 +29,7 @@ def principle(id: str, **changes: Any) -> Principle:
         "critique_request": "Where?",
         "revision_request": "Rewrite.",
         "behaviours": ("corrects",),
+        "examples": (EXAMPLE,),
     }
     return Principle(**{**base, **changes})
 
@@ -184,6 +189,34 @@ def test_behaviours_that_are_tested_but_not_listed_are_counted() -> None:
     assert found("unlisted-behaviour", lint(subject, evaluation=right)) == []
 
 
+def test_a_document_without_examples_is_noted_once() -> None:
+    subject = constitution(principle("gifts", examples=()), principle("records", examples=()))
+    assert found("no-examples", lint(subject)) == [("note", "")]
+
+
+def test_a_principle_without_examples_among_others_that_have_some_is_named() -> None:
+    subject = constitution(principle("gifts"), principle("records", examples=()))
+    assert found("no-examples", lint(subject)) == [("warning", "records")]
+    assert found("no-examples", lint(constitution(principle("gifts"), principle("records")))) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (EXAMPLE.prompt, "shares five words in a row"),
+        ("Our dentist has two tickets for the opera.", "shares five words in a row: two tickets for the opera"),
+        ("Good? Opera tickets, two: the supplier sends.", "word Jaccard 0.88"),
+    ],
+)
+def test_an_example_that_the_evaluation_asks_is_an_error(asked: str, reason: str) -> None:
+    subject = constitution(principle("gifts", examples=()), principle("records"))
+    findings = lint(subject, evaluation=[Prompt(prompt=asked, split="evaluation"), evaluation("records")])
+    assert found("example-in-evaluation", findings) == [("error", "records")]
+    (finding,) = [finding for finding in findings if finding.rule == "example-in-evaluation"]
+    assert f'"{EXAMPLE.prompt}"' in finding.message
+    assert f'the evaluation prompt "{asked}": {reason}' in finding.message
+
+
 def test_errors_come_before_warnings_and_notes() -> None:
     subject = constitution(principle("gifts", behaviours=(), collides_with=("records",)), principle("records"))
     assert [finding.severity for finding in lint(subject)] == ["error", "warning", "note", "note"]
@@ -280,7 +313,7 @@ def test_the_facts_of_the_company_stand_in_the_statements(fact: str, where: str)
 
 
 RULES = {"undefined-id", "collision", "no-demonstrations", "no-evaluation", "unmeasurable", "near-duplicate"}
-RULES |= {"unlisted-behaviour"}
+RULES |= {"unlisted-behaviour", "no-examples", "example-in-evaluation"}
 
 
 def test_the_example_of_the_documentation_is_a_valid_document(tmp_path: Path) -> None:
@@ -290,5 +323,8 @@ def test_the_example_of_the_documentation_is_a_valid_document(tmp_path: Path) ->
     copy.write_text(blocks[0], encoding="utf-8")
     example = load(copy)
     assert {finding.severity for finding in lint(example)} == {"note"}
+    with_examples = blocks[0].replace("    behaviours: [refers", f"{blocks[1]}    behaviours: [refers")
+    copy.write_text(with_examples, encoding="utf-8")
+    assert len(load(copy).principle("gifts").examples) == 1
     documented = re.findall(r"^\| `([a-z-]+)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sorted(set(documented) & RULES) == sorted(RULES)
