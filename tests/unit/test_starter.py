@@ -80,6 +80,14 @@ def test_the_demonstrations_show_the_behaviours_of_their_principles(project: Pat
         assert {behaviour for behaviour in wanted if not detect(behaviour, text, row.completion)} == set(), text
 
 
+def test_each_principle_has_an_example_whose_revision_keeps_it_and_whose_answer_does_not(project: Path) -> None:
+    for principle in document.load(project / "constitution.yaml").principles:
+        (example,) = principle.examples
+        wanted = set(principle.behaviours) - ({"complies"} if "refuses" in principle.behaviours else set())
+        assert all(detect(behaviour, example.prompt, example.revision) for behaviour in wanted), principle.id
+        assert not all(detect(behaviour, example.prompt, example.answer) for behaviour in wanted), principle.id
+
+
 def test_the_recipe_s_paths_are_relative_to_the_recipe(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
