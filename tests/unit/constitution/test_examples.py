@@ -12,7 +12,7 @@ import pytest
 
 from steersman.constitution.document import CritiqueExample, Principle, library, load
 from steersman.data import sources
-from steersman.data.check import exact_overlap, jaccard, leaks, twins, words
+from steersman.data.check import Row, exact_overlap, jaccard, leaks, twins, words
 from steersman.evals.behaviours import detect
 from steersman.types import Behaviour, Prompt
 
@@ -58,7 +58,7 @@ def test_no_example_is_near_an_evaluation_prompt_or_copied_from_the_data() -> No
     for name in (*sources.library(), *library()):
         _, demonstrations, comparisons, prompts, evaluation = sources.load(name)
         assert leaks(evaluation, shown) == []
-        training = [*demonstrations, *comparisons, *prompts]
+        training: list[Row] = [*demonstrations, *comparisons, *prompts]
         assert exact_overlap(shown, training) == []
         assert leaks(shown, training) == []
     assert twins(example.prompt for _, example in EXAMPLES) == []
@@ -110,7 +110,7 @@ def test_most_faulty_answers_fail_by_the_detectors_or_take_the_wrong_side() -> N
 
 
 def test_critiques_point_at_the_answer() -> None:
-    """A critique quotes the answer, or shares words with it that are longer than those of every sentence."""
+    """What stands in quotation marks was said: in the answer, the prompt or the statement."""
     for principle, example in FAULTY:
         quoted = [part.strip(" .,!?") for part in example.critique.split('"')[1::2]]
         assert all(words(part) for part in quoted)
