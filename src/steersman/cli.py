@@ -180,13 +180,14 @@ def constitution_check(
 ) -> None:
     """Validate a constitution and lint it, alone or against a data set."""
     from steersman.constitution import document
+    from steersman.constitution.lint import lint
     from steersman.data import sources
 
     constitution = document.load(file)
     if data is None and file in sources.library():
         data = file
     rows = sources.load(data) if data else None
-    findings = document.lint(
+    findings = lint(
         constitution,
         demonstrations=rows.demonstrations if rows else None,
         comparisons=rows.comparisons if rows else None,

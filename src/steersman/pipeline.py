@@ -20,6 +20,7 @@ import yaml
 from steersman import provenance
 from steersman.constitution import ai_feedback, critique_revise, document, measure
 from steersman.constitution.document import Constitution
+from steersman.constitution.lint import lint
 from steersman.data import sources
 from steersman.data.formats import dump
 from steersman.data.sources import DataSet
@@ -298,7 +299,7 @@ def check_agreement(constitution: Constitution, data: DataSet) -> None:
     Raises:
         ConstitutionError: the lint finds errors; warnings are left to `steersman constitution check`.
     """
-    findings = document.lint(
+    findings = lint(
         constitution,
         demonstrations=data.demonstrations,
         comparisons=data.comparisons,

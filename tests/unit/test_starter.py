@@ -8,6 +8,7 @@ import pytest
 
 from steersman import pipeline, starter
 from steersman.constitution import document
+from steersman.constitution.lint import lint
 from steersman.data import sources
 from steersman.data.check import check
 from steersman.errors import UserError
@@ -57,7 +58,7 @@ def test_the_constitution_is_sound_alone_and_with_its_data(project: Path) -> Non
     assert 3 <= len(constitution.principles) <= 4
     assert constitution.publisher != "Steersman"
     _, demonstrations, comparisons, prompts, evaluation = data
-    findings = document.lint(
+    findings = lint(
         constitution, demonstrations=demonstrations, comparisons=comparisons, prompts=prompts, evaluation=evaluation
     )
     assert findings == []
@@ -78,6 +79,14 @@ def test_the_demonstrations_show_the_behaviours_of_their_principles(project: Pat
         wanted -= {"complies"} if "harmful" in row.tags else {"refuses"}
         text = plain_text(row.prompt)
         assert {behaviour for behaviour in wanted if not detect(behaviour, text, row.completion)} == set(), text
+
+
+def test_each_principle_has_an_example_whose_revision_keeps_it_and_whose_answer_does_not(project: Path) -> None:
+    for principle in document.load(project / "constitution.yaml").principles:
+        (example,) = principle.examples
+        wanted = set(principle.behaviours) - ({"complies"} if "refuses" in principle.behaviours else set())
+        assert all(detect(behaviour, example.prompt, example.revision) for behaviour in wanted), principle.id
+        assert not all(detect(behaviour, example.prompt, example.answer) for behaviour in wanted), principle.id
 
 
 def test_the_recipe_s_paths_are_relative_to_the_recipe(

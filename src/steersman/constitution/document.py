@@ -1,12 +1,13 @@
-"""The constitution document: load it, validate it, and lint it.
+"""The constitution document: load it and validate it.
 
 A constitution is one YAML file that a person in a compliance department can read and edit: who publishes it, who the
 model is, and the principles it keeps. Each principle carries what every method needs from it: a statement for people
 and judges, the requests for a critique and a revision (constitutional AI, Bai et al. 2022, arXiv:2212.08073), and the
-behaviours by which the evaluation sees whether it is kept. Where two principles collide, ``priorities`` say which wins;
-they form an order without circles, so that "a over b" and "b over c" also settle a against c.
+behaviours by which the evaluation sees whether it is kept. As in the paper, examples show a raw model, which follows no
+request, what a critique and a revision are. Where two principles collide, ``priorities`` say which wins; they form
+an order without circles, so that "a over b" and "b over c" also settle a against c.
 
-``load`` refuses a document that is wrong; ``lint`` advises on one that is valid but could be better.
+``load`` refuses a document that is wrong; `constitution/lint.py` advises on one that is valid but could be better.
 """
 
 from __future__ import annotations
@@ -14,23 +15,43 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from steersman.errors import ConstitutionError, closest
-from steersman.types import Behaviour, Comparison, Demonstration, Prompt, Record, Slug
+from steersman.types import Behaviour, Record, Slug
 from steersman.yaml_lines import load_yaml, validate
 
 LIBRARY = Path(__file__).parent / "library"
 
 Prose = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+# A model that reads "Here is the revised answer:" in its examples will write it in every revision.
+_ABOUT_ITSELF = re.compile(
+    r"""(?:(?:sure|certainly|okay|of\ course)\b[,.!:]?\s+)?
+        (?: here(?:'s|\ is|\ are)\s+(?:\w+\s+){0,3}?(?:answer|reply|response|revision|rewrite|version)\b
+          | (?:(?:the|my)\s+)?(?:(?:revised|rewritten|improved|new)\s+)?(?:answer|reply|response|revision|rewrite)\s*:
+          | i(?:'ve|\ have)\s+(?:revised|rewritten|reworded|improved)\b )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def _the_reply_alone(revision: str) -> str:
+    if said := _ABOUT_ITSELF.match(revision):
+        raise ValueError(f'found "{said[0]}" at its beginning; expected the reply alone, as the person would read it')
+    return revision
 
 
 class CritiqueExample(Record):
@@ -39,7 +60,7 @@ class CritiqueExample(Record):
     prompt: Prose
     answer: Prose
     critique: Prose
-    revision: Prose
+    revision: Annotated[Prose, AfterValidator(_the_reply_alone)]
 
 
 class Principle(Record):
@@ -54,7 +75,7 @@ class Principle(Record):
     revision_request: Prose  # asks a model to rewrite the reply so that it keeps the principle
     behaviours: tuple[Behaviour, ...]  # what the evaluation looks for in replies
     collides_with: tuple[Slug, ...] = ()  # ids; naming the collision on one of the two sides is enough
-    examples: tuple[CritiqueExample, ...] = ()
+    examples: tuple[CritiqueExample, ...] = ()  # for models that learn from examples and follow no request
 
     @property
     def text(self) -> str:
@@ -246,209 +267,3 @@ def _chain(edges: Sequence[tuple[str, str]], start: str, goal: str) -> tuple[str
                 seen.add(under)
                 chains.append((*chain, under))
     return ()
-
-
-# ------------------------------------------------------------------------------------------------------------- lint
-
-
-class Finding(Record):
-    """One piece of advice about a valid document, and what to do about it."""
-
-    rule: str
-    severity: Literal["error", "warning", "note"]
-    principle: str  # the id, or "" where the whole document is meant
-    message: str
-    do: str
-
-
-def lint(
-    constitution: Constitution,
-    *,
-    demonstrations: Sequence[Demonstration] | None = None,
-    comparisons: Sequence[Comparison] | None = None,
-    prompts: Sequence[Prompt] | None = None,
-    evaluation: Sequence[Prompt] | None = None,
-) -> list[Finding]:
-    """Advice about the document and, where data are given, about how the data use it. None or empty: not given.
-
-    An error makes a number wrong or a case undecided; a warning needs a person's judgement; a note says what was not
-    looked at. Errors come first, and within a severity the order is that of the rules below.
-    """
-    data: dict[str, Sequence[Demonstration | Comparison | Prompt]] = {
-        "demonstrations": demonstrations or (),
-        "comparisons": comparisons or (),
-        "prompts": prompts or (),
-        "evaluation prompts": evaluation or (),
-    }
-    findings = [
-        *_undefined_ids(constitution, data),
-        *_collisions(constitution),
-        *_uncovered(constitution, data),
-        *_unmeasurable(constitution),
-        *_near_duplicates(constitution),
-        *_unlisted_behaviours(constitution, evaluation or ()),
-    ]
-    return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
-
-
-def _undefined_ids(
-    constitution: Constitution, data: Mapping[str, Sequence[Demonstration | Comparison | Prompt]]
-) -> Iterator[Finding]:
-    """Ids that data rows carry and no principle has: these rows would count for nothing."""
-    known = [principle.id for principle in constitution.principles]
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for kind, rows in data.items():
-        for row in rows:
-            for id in set(row.principles) - set(known):
-                counts[id][kind] += 1
-    for id, by_kind in sorted(counts.items()):
-        where = ", ".join(f"{kind} ({count})" for kind, count in by_kind.items())
-        yield Finding(
-            rule="undefined-id",
-            severity="error",
-            principle=id,
-            message=f'"{id}" is used in {where}, but no principle has this id',
-            do=f"correct the id in the data, or add the principle; {closest(id, known)}",
-        )
-
-
-def _collisions(constitution: Constitution) -> Iterator[Finding]:
-    """Declared collisions without a priority, and pairs of which one can only refuse and the other only comply."""
-    declared = {frozenset((one.id, other)) for one in constitution.principles for other in one.collides_with}
-    for one, other in combinations(constitution.principles, 2):
-        if constitution.winner(one.id, other.id):
-            continue
-        sides = [("refuses" in principle.behaviours, "complies" in principle.behaviours) for principle in (one, other)]
-        do = "add to `priorities`: over (the one that wins), under (the one that yields) and a reason"
-        if frozenset((one.id, other.id)) in declared:
-            message = f"{one.id} and {other.id} are said to collide, but no priority says which one wins"
-            yield Finding(rule="collision", severity="error", principle=one.id, message=message, do=do)
-        elif {(True, False), (False, True)} == set(sides):
-            message = f"{one.id} and {other.id} may collide: one can only be kept by refusing, the other by complying"
-            yield Finding(rule="collision", severity="warning", principle=one.id, message=message, do=do)
-
-
-def _uncovered(
-    constitution: Constitution, data: Mapping[str, Sequence[Demonstration | Comparison | Prompt]]
-) -> Iterator[Finding]:
-    """Principles that nothing teaches or nothing tests; one note for each kind of data that was not given."""
-    for kind, rule, lack in (
-        ("demonstrations", "no-demonstrations", "nothing teaches it"),
-        ("evaluation prompts", "no-evaluation", "no number in the report can speak about it"),
-    ):
-        used = {id for row in data[kind] for id in row.principles}
-        if not data[kind]:
-            message = f"no {kind} were given: it was not checked which principles have some"
-            yield Finding(rule=rule, severity="note", principle="", message=message, do=f"give the {kind} as well")
-            continue
-        for principle in constitution.principles:
-            if principle.id not in used:
-                message = f"{principle.id} has no {kind}: {lack}"
-                do = f'write some, tagged with "{principle.id}"'
-                yield Finding(rule=rule, severity="warning", principle=principle.id, message=message, do=do)
-
-
-# Words that say nothing an observer could check: function words, general verbs and nouns, and praise.
-_EMPTY_WORDS = """
-    a all an and any are as at be being but by can do does for from has have he her his how if in into is it its may
-    more most must no nor not of on or our own shall she should so some such than that the their them then there these
-    they this to under very was we were what when where which while who will with would you your
-
-    act acts aim aims always avoid avoids become becomes behave behaves ensure ensures help helps keep keeps make makes
-    never remain remains seek seeks show shows strive strives treat treats tries try
-
-    according answer answers assistant behaviour conduct every everyone everything harm human humanity humans interest
-    interests manner model models others people person reply replies response responses society standard standards
-    things time times user users way ways world
-
-    acceptable accurate appropriate appropriately bad beneficial best better careful carefully caring correct correctly
-    decent ethical ethically ethics evil excellent fair fairly friendly good goodness great harmless helpful helpfully
-    high highest honest honestly honesty integrity just kind kindly kindness legal moral morally morals nice nicely
-    polite politely positive professional professionally proper properly quality reasonable reasonably respect
-    respectful respectfully responsible responsibly right safe safely safety sensible sensibly sound trustworthy
-    truthful truthfully unethical value values virtuous well wise wisely wrong
-"""
-_MIN_CONCRETE_WORDS = 2  # "Says that it is an AI" has few, "be good" none
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.casefold())
-
-
-def _unmeasurable(constitution: Constitution) -> Iterator[Finding]:
-    """Statements that praise instead of describing, and principles without behaviours."""
-    empty = set(_EMPTY_WORDS.split())
-    for principle in constitution.principles:
-        if not principle.behaviours:
-            yield Finding(
-                rule="unmeasurable",
-                severity="warning",
-                principle=principle.id,
-                message=f"{principle.id} lists no behaviours: nothing can be counted",
-                do="list the behaviours that a good reply shows",
-            )
-        foreign = any(
-            letter.isalpha() and not letter.isascii() for letter in principle.statement
-        )  # the list is English
-        concrete = set(_words(principle.statement)) - empty
-        if not foreign and len(concrete) < _MIN_CONCRETE_WORDS:
-            yield Finding(
-                rule="unmeasurable",
-                severity="warning",
-                principle=principle.id,
-                message=f'the statement of {principle.id} ("{principle.statement}") names nothing that can be observed',
-                do="say what the model does or does not do, so that two readers of a reply would agree whether it did",
-            )
-
-
-def _jaccard(one: set[Any], other: set[Any]) -> float:
-    return len(one & other) / len(one | other) if one | other else 0.0
-
-
-def _near_duplicates(constitution: Constitution) -> Iterator[Finding]:
-    """Pairs with almost the same title, or statements that share most words or whole passages."""
-    texts = [(p, " ".join(sorted(_words(p.title))), _words(p.statement)) for p in constitution.principles]
-    for (one, one_title, one_words), (other, other_title, other_words) in combinations(texts, 2):
-        passages = [
-            set(zip(*(words[start:] for start in range(5)), strict=False)) for words in (one_words, other_words)
-        ]
-        what = ""
-        if SequenceMatcher(None, one_title, other_title).ratio() >= SAME_TITLE:
-            what = "have almost the same title"
-        elif _jaccard(set(one_words), set(other_words)) >= SAME_WORDS:
-            what = "say almost the same in their statements"
-        elif _jaccard(*passages) >= SAME_PASSAGES:
-            what = "share whole passages of their statements"
-        if what:
-            yield Finding(
-                rule="near-duplicate",
-                severity="warning",
-                principle=other.id,
-                message=f"{one.id} and {other.id} {what}",
-                do="merge them, or say in each statement what the other does not cover",
-            )
-
-
-# Shares from 0 to 1; how far the shipped documents stay below them is tested.
-SAME_TITLE = 0.85
-SAME_WORDS = 0.5
-SAME_PASSAGES = 0.2
-
-
-def _unlisted_behaviours(constitution: Constitution, evaluation: Sequence[Prompt]) -> Iterator[Finding]:
-    """Behaviours that evaluation prompts expect and none of their principles lists."""
-    listed = {principle.id: set(principle.behaviours) for principle in constitution.principles}
-    counts: Counter[tuple[str, str]] = Counter()
-    for prompt in evaluation:
-        known = [id for id in prompt.principles if id in listed]
-        for behaviour in prompt.expect if known else ():
-            if not any(behaviour in listed[id] for id in known):
-                counts[known[0], behaviour] += 1
-    for (id, expected), count in sorted(counts.items()):
-        yield Finding(
-            rule="unlisted-behaviour",
-            severity="warning",
-            principle=id,
-            message=f"evaluation prompts of {id} ({count}) expect {expected}, which it does not list",
-            do=f"add {expected} to the behaviours of {id}, or tag these prompts with the principle that they test",
-        )

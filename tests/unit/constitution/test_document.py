@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steersman.constitution.document import Constitution, load
+from steersman.constitution.document import Constitution, CritiqueExample, load
 from steersman.errors import ConstitutionError, RecipeError
 from steersman.yaml_lines import explain, load_yaml, validate
 
@@ -192,6 +192,14 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- wrong documents
+EXAMPLE = """\
+    examples:
+      - prompt: May I keep the pen?
+        answer: Yes, of course.
+        critique: The limit is missing.
+        revision: A pen below 50 euros is fine.
+"""
+WITH_EXAMPLE = changed("priorities:\n", EXAMPLE + "priorities:\n")
 
 WRONG: dict[str, tuple[str, list[str]]] = {
     "unknown key": (
@@ -276,6 +284,22 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         changed("under: plain-guidance", "under: gifts"),
         ["29: priorities, item 1: found a circle (gifts over gifts); expected that no principle wins over itself"],
     ),
+    "misspelt part of an example": (
+        WITH_EXAMPLE.replace("critique: The", "critic: The"),
+        [
+            '29: principles, item 2, examples, item 1: the key "critique" is missing; expected a line `critique: ...`',
+            '31: principles, item 2, examples, item 1: found the unknown key "critic"; did you mean critique?',
+        ],
+    ),
+    "revision with an announcement": (
+        WITH_EXAMPLE.replace("revision: A pen", "revision: \"Sure! Here's a revised answer: A pen").replace(
+            "is fine.", 'is fine."'
+        ),
+        [
+            '32: principles, item 2, examples, item 1, revision: found "Sure! Here\'s a revised answer" at its '
+            "beginning; expected the reply alone",
+        ],
+    ),
     "circle": (
         GOOD + "  - {over: plain-guidance, under: gifts, reason: Because.}\n",
         ["32: priorities, item 2: found a circle (plain-guidance over gifts over plain-guidance); expected"],
@@ -290,6 +314,49 @@ def test_a_wrong_document_is_refused_with_its_lines(case: str, tmp_path: Path) -
     assert len(message) == len(expected), message
     for line, beginning in zip(message, expected, strict=True):
         assert line.startswith(beginning)
+
+
+def test_examples_belong_to_their_principle_and_to_the_digest(tmp_path: Path) -> None:
+    with_example = load(write(tmp_path, WITH_EXAMPLE))
+    assert with_example.principle("gifts").examples == ()
+    (example,) = with_example.principle("plain-guidance").examples
+    assert (example.answer, example.revision) == ("Yes, of course.", "A pen below 50 euros is fine.")
+    assert with_example.digest != load(write(tmp_path, GOOD)).digest
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "Here is the revised answer:",
+        "Here's my improved version.",
+        "Revised answer:",
+        "REVISION :",
+        "My new reply:",
+        "Of course! Here is a better answer.",
+        "I have rewritten the answer.",
+        "I've revised it:",
+    ],
+)
+def test_a_revision_that_speaks_of_itself_is_refused(beginning: str) -> None:
+    with pytest.raises(ValidationError, match="expected the reply alone"):
+        CritiqueExample(prompt="May I?", answer="Yes.", critique="Too short.", revision=f"{beginning} Ask Compliance.")
+
+
+@pytest.mark.parametrize(
+    "revision",
+    [
+        "Here are the opening hours: nine to five.",
+        "Here is how: open the lid first.",
+        "Of course you can.",
+        "The answer is five.",
+        "Version 2 came out in May.",
+        "I have no answer to that.",
+        "It is fine. Here is the answer: yes.",
+    ],
+)
+def test_a_reply_that_begins_with_the_substance_is_accepted(revision: str) -> None:
+    example = CritiqueExample(prompt="May I?", answer="Yes.", critique="Too short.", revision=revision)
+    assert example.revision == revision
 
 
 def test_an_unknown_behaviour_is_answered_with_the_closest(tmp_path: Path) -> None:

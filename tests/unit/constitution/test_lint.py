@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
-from steersman.constitution import document
-from steersman.constitution.document import Constitution, Finding, Principle, library, lint, load
+from steersman.constitution import lint as lint_module
+from steersman.constitution.document import Constitution, CritiqueExample, Principle, library, load
+from steersman.constitution.lint import Finding, lint
 from steersman.types import Comparison, Demonstration, Prompt
+
+EXAMPLE = CritiqueExample(
+    prompt="The supplier sends two tickets for the opera. Good?", answer="Yes.", critique="No limit.", revision="Ask."
+)
 
 
 def principle(id: str, **changes: Any) -> Principle:
@@ -25,6 +30,7 @@ def principle(id: str, **changes: Any) -> Principle:
         "critique_request": "Where?",
         "revision_request": "Rewrite.",
         "behaviours": ("corrects",),
+        "examples": (EXAMPLE,),
     }
     return Principle(**{**base, **changes})
 
@@ -184,6 +190,34 @@ def test_behaviours_that_are_tested_but_not_listed_are_counted() -> None:
     assert found("unlisted-behaviour", lint(subject, evaluation=right)) == []
 
 
+def test_a_document_without_examples_is_noted_once() -> None:
+    subject = constitution(principle("gifts", examples=()), principle("records", examples=()))
+    assert found("no-examples", lint(subject)) == [("note", "")]
+
+
+def test_a_principle_without_examples_among_others_that_have_some_is_named() -> None:
+    subject = constitution(principle("gifts"), principle("records", examples=()))
+    assert found("no-examples", lint(subject)) == [("warning", "records")]
+    assert found("no-examples", lint(constitution(principle("gifts"), principle("records")))) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (EXAMPLE.prompt, "shares five words in a row"),
+        ("Our dentist has two tickets for the opera.", "shares five words in a row: two tickets for the opera"),
+        ("Good? Opera tickets, two: the supplier sends.", "word Jaccard 0.88"),
+    ],
+)
+def test_an_example_that_the_evaluation_asks_is_an_error(asked: str, reason: str) -> None:
+    subject = constitution(principle("gifts", examples=()), principle("records"))
+    findings = lint(subject, evaluation=[Prompt(prompt=asked, split="evaluation"), evaluation("records")])
+    assert found("example-in-evaluation", findings) == [("error", "records")]
+    (finding,) = [finding for finding in findings if finding.rule == "example-in-evaluation"]
+    assert f'"{EXAMPLE.prompt}"' in finding.message
+    assert f'the evaluation prompt "{asked}": {reason}' in finding.message
+
+
 def test_errors_come_before_warnings_and_notes() -> None:
     subject = constitution(principle("gifts", behaviours=(), collides_with=("records",)), principle("records"))
     assert [finding.severity for finding in lint(subject)] == ["error", "warning", "note", "note"]
@@ -243,8 +277,8 @@ def test_the_principles_of_a_shipped_document_stay_clear_of_the_near_duplicate_l
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit in ("SAME_WORDS", "SAME_PASSAGES"):
-        monkeypatch.setattr(document, limit, 0.6 * getattr(document, limit))
-    monkeypatch.setattr(document, "SAME_TITLE", 0.7)
+        monkeypatch.setattr(lint_module, limit, 0.6 * getattr(lint_module, limit))
+    monkeypatch.setattr(lint_module, "SAME_TITLE", 0.7)
     assert found("near-duplicate", lint(load(name))) == []
 
 
@@ -280,7 +314,7 @@ def test_the_facts_of_the_company_stand_in_the_statements(fact: str, where: str)
 
 
 RULES = {"undefined-id", "collision", "no-demonstrations", "no-evaluation", "unmeasurable", "near-duplicate"}
-RULES |= {"unlisted-behaviour"}
+RULES |= {"unlisted-behaviour", "no-examples", "example-in-evaluation"}
 
 
 def test_the_example_of_the_documentation_is_a_valid_document(tmp_path: Path) -> None:
@@ -290,5 +324,8 @@ def test_the_example_of_the_documentation_is_a_valid_document(tmp_path: Path) ->
     copy.write_text(blocks[0], encoding="utf-8")
     example = load(copy)
     assert {finding.severity for finding in lint(example)} == {"note"}
+    with_examples = blocks[0].replace("    behaviours: [refers", f"{blocks[1]}    behaviours: [refers")
+    copy.write_text(with_examples, encoding="utf-8")
+    assert len(load(copy).principle("gifts").examples) == 1
     documented = re.findall(r"^\| `([a-z-]+)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sorted(set(documented) & RULES) == sorted(RULES)
