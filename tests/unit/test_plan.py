@@ -507,7 +507,7 @@ def test_earlier_answers_tell_how_long_answers_are(finished: Path, subject: Subj
 
 
 def test_every_stage_that_uses_the_model_has_its_work() -> None:
-    assert {stage.name for stage in STAGES if "base" in stage.inputs} == set(WORK)
+    assert {stage.name for stage in STAGES if "base" in stage.inputs} == set(stages_module.WORK)
 
 
 def test_estimate_scales_with_epochs(subject: Subject) -> None:

@@ -25,8 +25,10 @@ from steersman.data.sources import DataSet
 from steersman.lm import pretrained, tiny
 from steersman.lm.chat import chat_format
 from steersman.pipeline import Stage, identify, stages_of
+from steersman.plan import work as work_of
 from steersman.plan.calibration import Calibration, calibrate
-from steersman.plan.work import WORK, Subject, WordCount, Work
+from steersman.plan.constitutional import CONSTITUTIONAL
+from steersman.plan.work import Subject, WordCount, Work
 from steersman.recipe import Recipe
 from steersman.stages import Context
 from steersman.store import Artifact, Identity, Run, StageFolder, peak_memory_mb, sha256_file, sha256_text
@@ -50,6 +52,9 @@ PACKAGED_SHAPE = {
     "head_dim": 256,
     "query_pre_attn_scalar": 256,
 }
+
+
+WORK = {**work_of.WORK, **CONSTITUTIONAL}
 
 
 class StagePlan(Record):

@@ -142,6 +142,11 @@ def _padded(lengths: Sequence[int], size: int) -> list[int]:
     return [len(batch) * max(batch) for batch in batches]
 
 
+def added(*amounts: Amounts) -> Amounts:
+    """The sum of several."""
+    return Amounts(*map(sum, zip(*amounts, strict=True)))
+
+
 # ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _sft(s: Subject) -> Work:
     config, held_out = s.recipe.sft, s.validation_examples
@@ -211,33 +216,34 @@ def _upper_share(s: Subject) -> float:
     return (upper or layers) / layers
 
 
-def _trees(groups: Sequence[Group], size: int) -> list[int]:
+def trees(groups: Sequence[Group], size: int) -> list[int]:
     """Tokens of each batch of ``size`` rows that hold a prompt with all its answers, padding included."""
     return _padded([g.tokens for g in groups], size)
 
 
 def _reward_model(s: Subject) -> Work:
     assert s.recipe.reward_model is not None
-    return _ranking(s, s.recipe.reward_model, s.comparisons)
+    return ranking(s, s.recipe.reward_model, s.comparisons)
 
 
 def _second_judge(s: Subject) -> Work:
     config = alone(s.recipe)
     assert config is not None
-    return _ranking(s, config, s.held_out)
+    return ranking(s, config, s.held_out)
 
 
 def _cost_model(s: Subject) -> Work:
     config = asked_cost_model(s.recipe)
     assert config is not None
-    return _ranking(s, config, s.comparisons)
+    return ranking(s, config, s.comparisons)
 
 
-def _ranking(s: Subject, config: RewardConfig, comparisons: Sequence[Comparison]) -> Work:
+def ranking(s: Subject, config: RewardConfig, comparisons: Sequence[Comparison]) -> Work:
+    """A reward model on comparisons."""
     rows = config.rows(comparisons, s.constitution.texts)
     groups = [row.group for row in reward_model.ranked(rows, s.chat, config.max_length)]
     steps = loop.plan_batches([g.tokens for g in groups], config.batch_size, 1, config.seed)
-    tokens = [n for step in steps for n in _trees([groups[i] for i in step], config.micro_batch_size)]
+    tokens = [n for step in steps for n in trees([groups[i] for i in step], config.micro_batch_size)]
     passes = config.members * config.epochs
     frozen, states = _has_frozen_layers(s), 4 * s.config.get_text_config().hidden_size * sum(tokens)
     kept_mb = min(states // 2**20, config.trunk_cache_mb) if frozen else 0
@@ -247,7 +253,7 @@ def _ranking(s: Subject, config: RewardConfig, comparisons: Sequence[Comparison]
         train_tokens=passes * sum(tokens),
         lower_tokens=sum(tokens) if frozen else 0,
         checkpoints=config.members * ((len(steps) * config.epochs - 1) // config.checkpoint_every_steps),
-        read_tokens=config.members * sum(_trees(shown, reward_model.BATCH)),
+        read_tokens=config.members * sum(trees(shown, reward_model.BATCH)),
     )
     return Work(amounts, Largest(max(tokens), read_tokens=max(tokens), lower_mb=kept_mb))
 
@@ -258,7 +264,7 @@ def _reward_card(s: Subject) -> Work:
     asked = [(row.prompt, row.options) for row in s.held_out if row.pairs()]
     asked += [(row.prompt, (row.completion, *changed.values())) for row, changed in reward_card.dressed(s.train)]
     groups = [reward_model.tokenised(prompt, answers, s.chat, config.max_length) for prompt, answers in asked]
-    tokens = _trees(groups, 1)  # a judge is asked about one prompt at a time
+    tokens = trees(groups, 1)  # a judge is asked about one prompt at a time
     return Work(Amounts(loads=1, read_tokens=config.members * sum(tokens)), Largest(read_tokens=max(tokens)))
 
 
@@ -295,7 +301,8 @@ def _capability(s: Subject) -> Work:
     return Work(amounts, Largest(read_tokens=max(tokens), scored=max(positions)))
 
 
-def _answers(s: Subject, stage: str, conditions: Mapping[str, tuple[Message, ...] | None]) -> Work:
+def answered(s: Subject, stage: str, conditions: Mapping[str, tuple[Message, ...] | None]) -> Work:
+    """A model's answers to the evaluation prompts."""
     config = s.recipe.answers.sampling
     rows = sorted(s.evaluation, key=lambda row: len(plain_text(row.prompt)))
     prompts = [min(len(s.chat.prompt_ids(row.prompt)), config.max_prompt_tokens) for row in rows]
@@ -307,14 +314,14 @@ def _answers(s: Subject, stage: str, conditions: Mapping[str, tuple[Message, ...
         for i in range(0, len(rows), RESUMABLE):
             part = slice(i, i + RESUMABLE)
             amounts, most = schedule(prompts[part], lengths[part], prefix, config.batch_size)
-            total, cached = Amounts(*map(sum, zip(total, amounts, strict=True))), max(cached, most)
+            total, cached = added(total, amounts), max(cached, most)
     width = min(config.batch_size, len(rows))
     return Work(total, Largest(read_tokens=width * max(prompts), scored=width, cached_tokens=cached))
 
 
 def _raw_answers(s: Subject) -> Work:
     preamble = answers.few_shot_preamble(s.constitution.persona, s.train, s.recipe.answers.few_shot_examples)
-    return _answers(s, "raw_answers", {scores.RAW: None, scores.FEW_SHOT: preamble})
+    return answered(s, "raw_answers", {scores.RAW: None, scores.FEW_SHOT: preamble})
 
 
 def _rl(s: Subject) -> Work:
@@ -330,28 +337,28 @@ def _rl(s: Subject) -> Work:
     learnt = config.updates * (2 if config.algorithm == "ppo" else 1)  # PPO's critic learns as well
     prepared = 2 if config.algorithm == "ppo" else 0  # and reads before, as the policy does
     learnt_from = [groups[: config.most_varied] for groups, _ in steps]  # which ones nobody knows yet
-    trees = [n for groups in learnt_from for n in _trees(groups, config.micro_batch_size)]
-    laid_out = [n for groups, _ in (*steps, *looks) for n in _trees(groups, config.micro_batch_size)]
-    watched = [n for groups, _ in looks for n in _trees(groups, config.micro_batch_size)]
+    laid = [n for groups in learnt_from for n in trees(groups, config.micro_batch_size)]
+    laid_out = [n for groups, _ in (*steps, *looks) for n in trees(groups, config.micro_batch_size)]
+    watched = [n for groups, _ in looks for n in trees(groups, config.micro_batch_size)]
     cost = asked_cost_model(s.recipe)
     judges = rewarded.members + (cost.members if cost else 0)
-    judged = [judges * n for groups, _ in steps for n in _trees(groups, reward_model.BATCH)]
-    judged += [(judges + 1) * n for groups, _ in looks for n in _trees(groups, reward_model.BATCH)]
+    judged = [judges * n for groups, _ in steps for n in trees(groups, reward_model.BATCH)]
+    judged += [(judges + 1) * n for groups, _ in looks for n in trees(groups, reward_model.BATCH)]
     positions = sum(len(ids) for groups in learnt_from for g in groups for ids in g.completions)
     seen = sum(min(KL_POSITIONS, sum(len(ids) for g in groups for ids in g.completions)) for groups, _ in looks)
     beside = config.steps * config.updates * imitated if config.demonstration_weight else 0
-    sampled = Amounts(*map(sum, zip(*(amounts for _, amounts in (*steps, *looks)), strict=True)))
+    sampled = added(*(amounts for _, amounts in (*steps, *looks)))
     amounts = sampled._replace(
         loads=1,
-        train_tokens=learnt * sum(trees) + beside,
+        train_tokens=learnt * sum(laid) + beside,
         lower_tokens=sum(laid_out) + beside if share < 1 else 0,
         # The reference, and PPO before it learns, take one of the three products of a learning step.
         train_scored=positions * (config.updates + (1 + prepared / 2) / 3),
         checkpoints=config.steps // config.checkpoint_every_steps,
-        read_tokens=sampled.read_tokens + share * (sum(judged) + (1 + prepared) * sum(trees) + 2 * sum(watched)),
+        read_tokens=sampled.read_tokens + share * (sum(judged) + (1 + prepared) * sum(laid) + 2 * sum(watched)),
         scored_tokens=3 * seen,  # over the whole vocabulary: the KL of two models, and an entropy
     )
-    rows, widest = limits.prompts * limits.answers, max(trees)
+    rows, widest = limits.prompts * limits.answers, max(laid)
     most = config.micro_batch_size * max(sum(map(len, g.completions)) for groups, _ in steps for g in groups)
     cached = rows * (limits.max_new_tokens + max(len(g.prompt) for groups, _ in steps for g in groups))
     return Work(amounts, Largest(widest, most, widest, most, cached))
@@ -375,7 +382,7 @@ def _rollout(s: Subject, prompts: Sequence[Prompt], each: int, mean: float) -> t
     return groups, amounts
 
 
-# The stages that use a model; the others take a moment.
+# The stages that use a model, see also `plan/constitutional.py`; the others take a moment.
 WORK: Mapping[str, Callable[[Subject], Work]] = {
     "raw_answers": _raw_answers,
     "raw_capability": _capability,
@@ -386,7 +393,7 @@ WORK: Mapping[str, Callable[[Subject], Work]] = {
     "second_judge": _second_judge,
     "cost_model": _cost_model,
     "rl": _rl,
-    "aligned_answers": lambda s: _answers(s, "aligned_answers", {scores.ALIGNED: None}),
+    "aligned_answers": lambda s: answered(s, "aligned_answers", {scores.ALIGNED: None}),
     "aligned_capability": _capability,
 }
 
