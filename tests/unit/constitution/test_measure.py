@@ -1,0 +1,100 @@
+"""A judge's card, and who passes with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steersman.constitution import measure
+from steersman.constitution.document import Constitution
+from steersman.constitution.judges import JudgeConfig, Question
+from steersman.errors import JudgeRefused
+from steersman.store import StageFolder
+from steersman.types import Comparison
+from tests.unit.constitution.conftest import ToldJudge
+
+
+def rows(count: int = 40) -> list[Comparison]:
+    return [
+        Comparison(
+            prompt=f"q{i}",
+            options=("good", "bad") if i % 3 else ("bad", "good"),
+            ranking=(1, 2) if i % 3 else (2, 1),
+            principles=(("apples",), ("pears",), ("plums",), ())[i % 4],
+            source="human" if i % 2 else "authored",
+        )
+        for i in range(count)
+    ]
+
+
+def right(question: Question) -> float:
+    return 0.9 if question.first == "good" else 0.1
+
+
+def test_pairs_are_asked_with_the_better_answer_first_about_half_the_time(constitution: Constitution) -> None:
+    """So that a judge who always says (A) is right half the time, and one that knows the answer always."""
+    asked = measure.questions_of(rows(400), constitution)
+    assert 150 < sum(first for *_, first in asked) < 250
+    assert all((question.first == "good") == first for _, question, first in asked)
+    names = [question.principle and question.principle.id for _, question, _ in asked[:4]]
+    assert names == ["apples", "pears", None, None]
+    always_a = measure.card(ToldJudge(lambda _: 0.9), asked)
+    assert 0.4 < always_a["accuracy"]["value"] < 0.6
+
+
+def test_the_card_says_how_often_by_what_and_for_whom(constitution: Constitution) -> None:
+    asked = measure.questions_of(rows(), constitution)
+
+    def says(question: Question) -> float | None:
+        if question.prompt == "q3":
+            return None
+        return 0.5 if question.prompt == "q5" else right(question) if question.prompt != "q4" else 1 - right(question)
+
+    card = measure.card(ToldJudge(says, place_bias=0.1), asked)
+    assert (card["unanswered"], card["undecided"], card["accuracy"]["n"]) == (1, 1, 39)
+    # q4 is wrong, and the coin of q5 falls on the wrong side.
+    assert card["accuracy"]["value"] == pytest.approx(37 / 39)
+    assert card["by"]["principle"]["apples"] == pytest.approx(
+        {**card["by"]["principle"]["apples"], "value": 0.9, "n": 10}
+    )
+    assert card["by"]["principle"]["all in all"]["n"] == 19
+    assert {key: found["n"] for key, found in card["by"]["source"].items()} == {"authored": 20, "human": 19}
+    assert card["place_bias"]["value"] == pytest.approx(0.1)
+    # 38 decided at a claim of 0.9, of which 37 are right.
+    assert card["calibration"]["expected_error"] == pytest.approx(37 / 38 - 0.9)
+
+
+def test_so_many_questions_are_drawn_by_the_seed(constitution: Constitution) -> None:
+    some, again, other = (measure.questions_of(rows(), constitution, 7, seed) for seed in (0, 0, 1))
+    assert len(some) == 7
+    assert some == again != other
+
+
+def card_of(right_ones: int, n: int, folder: Path, constitution: Constitution) -> dict[str, Any]:
+    told = ToldJudge(lambda q: right(q) if int(str(q.prompt)[1:]) < right_ones else 1 - right(q))
+    out = StageFolder(folder, "judge_card", lambda **_: None)
+    measure.run(JudgeConfig(at_least=0.99), told, rows(n), constitution, out)
+    found: dict[str, Any] = json.loads((folder / measure.CARD).read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_judge_passes_whose_interval_clears_the_threshold(constitution: Constitution, tmp_path: Path) -> None:
+    card = card_of(70, 100, tmp_path, constitution)  # 70 % [60, 78]
+    assert card["judge"]["kinds"] == ["reward"]
+    assert "at_least" not in card["judge"]  # what a recipe demands is not what a judge is
+    measure.admit(JudgeConfig(at_least=0.6), card)
+    with pytest.raises(JudgeRefused, match=r"70 % \[60, 78\], n=100") as refused:
+        measure.admit(JudgeConfig(at_least=0.61), card)
+    assert "61 %" in refused.value.expected
+    assert "believe_anyway: true" in refused.value.do
+    measure.admit(JudgeConfig(at_least=0.61, believe_anyway=True), card)
+
+
+def test_a_judge_that_nobody_measured_is_refused(constitution: Constitution, tmp_path: Path) -> None:
+    with pytest.raises(JudgeRefused, match="nobody has measured"):
+        measure.admit(JudgeConfig(), None)
+    with pytest.raises(JudgeRefused, match="nobody has measured"):
+        measure.admit(JudgeConfig(), card_of(0, 0, tmp_path, constitution))
