@@ -31,7 +31,7 @@ from steersman.types import Record, Seed, Text
 ROOM = 64  # columns that a KV cache grows at a time
 BLOCK = 512  # weights of the draw that are summed at a time
 
-FinishReason = Literal["stop", "stop_string", "length"]
+FinishReason = Literal["stop", "stop_string", "length", "filtered"]  # filtered: by an endpoint, lm/remote.py
 
 
 class SamplingConfig(Record):
