@@ -42,19 +42,7 @@ LINES_OF_A_FUNCTION = 60
 LINES_OF_A_FILE = 500
 HELP_S = 1.0
 HEAVY = ("torch", "transformers", "peft", "scipy", "numpy")
-NETWORK = (
-    "requests",
-    "httpx",
-    "httpx2",
-    "httpcore2",
-    "aiohttp",
-    "openai",
-    "urllib",
-    "http",
-    "socket",
-    "ftplib",
-    "smtplib",
-)
+NETWORK = ("requests", "httpx", "httpcore2", "aiohttp", "openai", "urllib", "http", "socket", "ftplib", "smtplib")
 TRACKERS = ("wandb", "mlflow", "tensorboard", "comet_ml", "neptune", "trackio", "sentry_sdk", "posthog", "segment")
 PICKLES = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 

@@ -18,6 +18,7 @@ import math
 import os
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -301,29 +302,28 @@ class _Round:
         self.failed_in_a_row = 0
 
     async def run(self, missing: Mapping[str, dict[str, Any]]) -> None:
-        queue = iter(missing.items())
-        count = min(self.config.concurrency, len(missing))
-        limits = httpx2.Limits(max_connections=count, max_keepalive_connections=count)
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        near = _is_loopback(httpx2.URL(self.config.base_url).host)  # no proxy between this machine and itself
-        client = httpx2.AsyncClient(headers=headers, limits=limits, timeout=None, trust_env=not near)
-        async with client, asyncio.TaskGroup() as workers:
-            for _ in range(count):
-                workers.create_task(self._work(client, queue))
+        queue, trusted = iter(missing.items()), httpx2.create_ssl_context()
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(min(self.config.concurrency, len(missing))):
+                workers.create_task(self._work(queue, trusted))
         if self.reason is not None:
             raise self.reason
 
-    async def _work(self, client: httpx2.AsyncClient, queue: Iterator[tuple[str, dict[str, Any]]]) -> None:
-        for key, body in queue:
-            try:
-                reply = self.cache.get(key) or await self._answer(client, key, body)
-                if reply is not None:
-                    self.arrived(key, reply)
-            except SteersmanError as error:  # the others finish what they have on its way, and it is kept
-                self.reason = self.reason or error
-                self.stop.set()
-            if self.stop.is_set():
-                return
+    async def _work(self, queue: Iterator[tuple[str, dict[str, Any]]], trusted: ssl.SSLContext) -> None:
+        """Answer requests until none is left. A client of its own keeps one connection: a pool would search all."""
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        near = _is_loopback(httpx2.URL(self.url).host)  # no proxy between this machine and itself
+        async with httpx2.AsyncClient(headers=headers, verify=trusted, timeout=None, trust_env=not near) as client:
+            for key, body in queue:
+                try:
+                    reply = self.cache.get(key) or await self._answer(client, key, body)
+                    if reply is not None:
+                        self.arrived(key, reply)
+                except SteersmanError as error:  # the others finish what they have on its way, and it is kept
+                    self.reason = self.reason or error
+                    self.stop.set()
+                if self.stop.is_set():
+                    return
 
     async def _answer(self, client: httpx2.AsyncClient, key: str, body: Mapping[str, Any]) -> Reply | None:
         """The reply after as many attempts as it takes, stored; None if the round stops before it is there."""

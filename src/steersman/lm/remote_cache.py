@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -48,13 +49,14 @@ class AnswerCache:
         self._synced = time.monotonic()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+b", buffering=0)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
             raise UserError(
                 f"no answers can be kept here ({(error.strerror or '').lower()})",
                 where=str(path),
                 expected="a file that can be written, or the name of a new one",
             ) from error
+        weakref.finalize(self, os.close, self._file)
         with self._alone():
             pass
 
@@ -78,13 +80,8 @@ class AnswerCache:
     def sync(self) -> None:
         """Wait until the disk has everything."""
         with disk_full_is_explained(self.path):
-            os.fsync(self._file.fileno())
+            os.fsync(self._file)
         self._synced = time.monotonic()
-
-    def close(self) -> None:
-        """Sync, and let go of the file."""
-        self.sync()
-        self._file.close()
 
     # internals ──────────────────────────────────────────────────────────────────────────────────────────────────────
     @contextmanager
@@ -94,7 +91,7 @@ class AnswerCache:
         try:
             self._read_on()
             if self._size() > self._read:  # writers hold the lock, so whoever wrote this is dead
-                self._file.truncate(self._read)
+                os.truncate(self._file, self._read)
                 self.dropped += 1
             yield
         finally:
@@ -104,18 +101,18 @@ class AnswerCache:
         rest = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         with disk_full_is_explained(self.path):
             while rest:
-                rest = rest[self._file.write(rest) :]
+                rest = rest[os.write(self._file, rest) :]
         self._read_on()
         if time.monotonic() - self._synced > SYNC_S:
             self.sync()
 
     def _size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
+        return os.fstat(self._file).st_size
 
     def _read_on(self) -> None:
         """Take in the whole lines that were written since."""
         while (unread := self._size() - self._read) > 0:
-            lines = os.pread(self._file.fileno(), min(unread, AT_ONCE), self._read)
+            lines = os.pread(self._file, min(unread, AT_ONCE), self._read)
             lines = lines[: lines.rfind(b"\n") + 1]
             if not lines:
                 return

@@ -206,7 +206,7 @@ def seconds_in(retry_after: str | None) -> float:
 def choice_of(reply: Reply, options: Sequence[str]) -> Choice:
     """The options' probabilities in a reply: from log-probs if there are any, else from the text."""
     if reply.outcome in ("filtered", "failed", "empty"):
-        return Choice(None, reply.outcome, None, None, reply)  # type: ignore[arg-type]  # narrowed by `in`
+        return Choice(None, reply.outcome, None, None, reply)
     if (masses := _masses(reply, options)) is not None:
         total = sum(masses)
         return Choice(tuple(m / total for m in masses), "chosen", "logprobs", min(total, 1.0), reply)
