@@ -302,7 +302,8 @@ class _Round:
         self.failed_in_a_row = 0
 
     async def run(self, missing: Mapping[str, dict[str, Any]]) -> None:
-        queue, trusted = iter(missing.items()), httpx2.create_ssl_context()
+        queue = iter(missing.items())
+        trusted = httpx2.create_ssl_context(verify=self.url.startswith("https:"))  # 0.1 s of reading certificates
         async with asyncio.TaskGroup() as workers:
             for _ in range(min(self.config.concurrency, len(missing))):
                 workers.create_task(self._work(queue, trusted))

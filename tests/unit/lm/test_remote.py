@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -551,6 +553,34 @@ def test_damaged_lines_are_counted_and_asked_again(serve: Callable[..., Served],
     assert [reply.reused for reply in model.complete(["a", "b", "c"])] == [True, False, True]
     assert AnswerCache(path).dropped == 2  # the torn tail was cut off
     assert served.stats()["requests"] == 4
+
+
+def test_of_two_answers_to_one_request_the_first_holds_for_both_and_both_are_paid(tmp_path: Path) -> None:
+    one, two = AnswerCache(tmp_path / "answers.jsonl"), AnswerCache(tmp_path / "answers.jsonl")
+    assert one.put("a", Reply("first", "answered", Usage(1, 2))).text == "first"
+    assert two.put("a", Reply("second", "answered", Usage(3, 4))).text == "first"
+    one.put("b", Reply("other", "answered"))
+    found = two.get("b")
+    assert found is not None
+    assert (found.text, two.paid) == ("other", Usage(4, 6))
+
+
+def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    AnswerCache(path).put("one", Reply("one", "answered"))
+    line = path.read_bytes().replace(b"one", b"two")
+    opened: list[AnswerCache] = []
+    with path.open("ab", buffering=0) as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        writer.write(line[:30])
+        reader = threading.Thread(target=lambda: opened.append(AnswerCache(path)))
+        reader.start()
+        reader.join(0.3)
+        assert reader.is_alive()  # it waits
+        writer.write(line[30:])
+    reader.join()
+    assert opened[0].dropped == 0
+    assert [reply and reply.text for reply in map(opened[0].get, ("one", "two", "three"))] == ["one", "two", None]
 
 
 def test_a_cache_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
