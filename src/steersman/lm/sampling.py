@@ -30,7 +30,7 @@ BLOCK = 512  # weights of the draw that are summed at a time
 READ_AT_ONCE = 16  # sequences of which only the next token is asked
 NEARLY_ALL = 0.9  # of a common beginning: from this share on it is not worth reading it again for the rest
 
-FinishReason = Literal["stop", "stop_string", "length"]
+FinishReason = Literal["stop", "stop_string", "length", "filtered"]  # filtered: by an endpoint, lm/remote.py
 
 
 class SamplingConfig(Record):
