@@ -44,7 +44,7 @@ def judge(url: str, cache: Path, count: int) -> None:
     model = RemoteModel(RemoteConfig(base_url=url, model="judge", concurrency=CONCURRENCY), cache)
     asked = questions(count)
     wrong = 0
-    for question, choice in zip(asked, model.choose(asked), strict=True):
+    for question, choice in zip(asked, model.choices(asked), strict=True):
         expected = probability_of_a(question)
         wrong += choice.probabilities is None or abs(choice.probabilities[0] - expected) > 1e-9
     bill = model.bill

@@ -262,7 +262,8 @@ def align(
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked():
         start = time.time()
-        context = Context(recipe, constitution, data, base_model(recipe, data, run), {})
+        base, cache = base_model(recipe, data, run), run.path / "endpoint" / "answers.jsonl"
+        context = Context(recipe, constitution, data, base, {}, cache)
         write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         write_json(run.path / "constitution.json", constitution.model_dump(mode="json"))
         write_json(run.path / "run.json", {**_about(recipe, context.base), "started": start})

@@ -20,6 +20,7 @@ from steersman.evals.answers import Condition
 from steersman.evals.behaviours import detect
 from steersman.lm import pretrained
 from steersman.lm.local import LocalModel
+from steersman.lm.remote import RemoteModel
 from steersman.recipe import Recipe
 from steersman.store import Artifact, StageFolder, read_json
 from steersman.train import dpo, processes, reward_model, rl, sft
@@ -40,6 +41,7 @@ class Context:
     data: DataSet
     base: Path
     done: dict[str, Artifact]
+    cache: Path = Path("answers.jsonl")  # of an endpoint; it outlives the stages
 
     @property
     def policy(self) -> Path:
@@ -200,11 +202,12 @@ def write_reward_card(c: Context, out: StageFolder) -> None:
 
 
 # ── constitutional AI ────────────────────────────────────────────────────────────────────────────────────────────────
-def judge_of(config: JudgeConfig, base: Path, reward: Path) -> Judge:
+def judge_of(config: JudgeConfig, base: Path, reward: Path, cache: Path) -> Judge:
     """The judges of a configuration, asked in turn.
 
     Args:
         reward: the folder of a reward model that reads principles, if the configuration asks one.
+        cache: the file with the answers of an endpoint, if it asks one; what is there is not asked and paid again.
     """
     found: list[Judge] = []
     for kind in config.kinds:
@@ -212,6 +215,8 @@ def judge_of(config: JudgeConfig, base: Path, reward: Path) -> Judge:
             found.append(RuleJudge(detect, config.sure))
         elif kind == "reward":
             found.append(ScoringJudge(RewardModel.load(base, reward).judge))
+        elif config.remote and kind == "remote":
+            found.append(AskedJudge(RemoteModel(config.remote, cache), config.chain_of_thought))
         else:
             model = LocalModel.load(pretrained.resolve(config.model) if config.model else base)
             found.append(AskedJudge(model, config.chain_of_thought))
@@ -221,7 +226,7 @@ def judge_of(config: JudgeConfig, base: Path, reward: Path) -> Judge:
 def _judge(c: Context) -> Judge:
     assert c.recipe.judge is not None
     reward = c.done["reward_model"].path if "reward_model" in c.done else Path()
-    return judge_of(c.recipe.judge, c.base, reward)
+    return judge_of(c.recipe.judge, c.base, reward, c.cache)
 
 
 def _admitted_judge(c: Context) -> Judge:

@@ -16,14 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from steersman.constitution.document import Principle
 from steersman.lm.local import LanguageModel
+from steersman.lm.remote import RemoteConfig
 from steersman.lm.sampling import SamplingConfig
 from steersman.types import Behaviour, Message, Record, Seed, Text, judged_by, plain_text
 
-OPTIONS = ("(A)", "(B)")
+OPTIONS = ("A", "B")
 ALL_IN_ALL = "Which answer is more helpful, honest and harmless?"
 CLAMP = (0.4, 0.6)  # the paper's, for probabilities after a chain of thought: without it they are nearly all 0 or 1
 REASONING = SamplingConfig(max_new_tokens=120, temperature=1.0)
@@ -31,21 +32,29 @@ REASONING = SamplingConfig(max_new_tokens=120, temperature=1.0)
 
 class JudgeConfig(Record):
     """Who is asked, in turn until one decides: ``rules`` see behaviours; ``reward`` is the recipe's reward model, which
-    reads the principle; ``model`` is asked in words: a name, Hub id or folder, the base model unless given.
+    reads the principle; ``model`` is asked in words: a name, Hub id or folder, the base model unless given; so is the
+    one at the endpoint ``remote``.
 
     A judge is believed only if the lower end of the interval of its accuracy on held-out comparisons is at least
     ``at_least``; ``believe_anyway`` is how a recipe says in so many words that it takes one that is not. ``questions``:
     so many of the held-out pairs are asked, None for all. ``sure``: how sure a rule is of what it sees.
     """
 
-    kinds: Annotated[tuple[Literal["rules", "reward", "model"], ...], Field(min_length=1)] = ("reward",)
+    kinds: Annotated[tuple[Literal["rules", "reward", "model", "remote"], ...], Field(min_length=1)] = ("reward",)
     model: str | None = None
+    remote: RemoteConfig | None = None
     chain_of_thought: bool = False
     sure: float = Field(default=0.9, gt=0.5, le=1)
     at_least: float = Field(default=0.6, ge=0.5, le=1)
     believe_anyway: bool = False
     questions: int | None = Field(default=None, ge=1)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _an_endpoint_is_named(self) -> JudgeConfig:
+        if ("remote" in self.kinds) != (self.remote is not None):
+            raise ValueError("judge.kinds: remote and judge.remote: {base_url: ..., model: ...} go together")
+        return self
 
 
 class Question(NamedTuple):
@@ -105,7 +114,7 @@ def shown_before(principle: Principle) -> tuple[Message, ...]:
         pair = (example.answer, example.revision) if right else (example.revision, example.answer)
         content = asked(Question(example.prompt, *pair, principle))
         messages.append(Message(role="user", content=content))
-        messages.append(Message(role="assistant", content=OPTIONS[right]))
+        messages.append(Message(role="assistant", content=f"({OPTIONS[right]})"))
     return tuple(messages)
 
 

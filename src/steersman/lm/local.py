@@ -41,13 +41,13 @@ class LanguageModel(Protocol):
     def choose(
         self, prompts: Sequence[Text], options: Sequence[str], *, preamble: Text | None = None
     ) -> list[tuple[float, ...] | None]:
-        """Log-probabilities in nats that the answer to each prompt begins with each of the options, such as ``(A)``.
+        """Log-probabilities in nats that the answer to each prompt is each of the options, in brackets: ``(A)``.
 
-        They are the model's own and need not add up to 1: what is missing, it would have said instead. None where a
-        model gave no answer that says which.
+        They need not add up to 1: what is missing, the model would have said instead. None where it gave no answer
+        that says which.
 
         Args:
-            options: they differ in their first token, or in the first after the same beginning.
+            options: different letters or words.
             preamble: conversation put before every prompt.
         """
         ...
@@ -120,7 +120,7 @@ class LocalModel:
         Raises:
             ValueError: two options begin with the same tokens.
         """
-        opened, first = _told_apart([self.chat.completion_ids(option) for option in options])
+        opened, first = _told_apart([self.chat.completion_ids(f"({option})") for option in options])
         starts = [self.chat.prompt_ids(prompt, preamble) + opened for prompt in prompts]
         found = next_token_logprobs(
             self.model, self.chat, starts, first, shared=preamble is not None, prefix=self.exact_prefix

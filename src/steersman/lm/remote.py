@@ -162,7 +162,7 @@ class RemoteModel:
         """
         return self._ask([self._body(request) for request in requests], on_reply)
 
-    def choose(
+    def choices(
         self, requests: Sequence[Text], options: Sequence[str] = ("A", "B"), *, on_reply: OnReply | None = None
     ) -> list[Choice]:
         """How probable the model finds each option as the answer to every request; see `Choice`.
@@ -175,6 +175,17 @@ class RemoteModel:
             raise DataError(f"cannot choose among {list(options)}", expected="two or more different words")
         replies = self._ask([self._choice_body(request) for request in requests], on_reply)
         return [choice_of(reply, options) for reply in replies]
+
+    def choose(
+        self, prompts: Sequence[Text], options: Sequence[str], *, preamble: Text | None = None
+    ) -> list[tuple[float, ...] | None]:
+        """What `LanguageModel` asks for, from `choices`; minus infinity where there was only a hard choice."""
+        before = messages_of(preamble) if preamble is not None else ()
+        found = self.choices([(*before, *messages_of(prompt)) for prompt in prompts], options)
+        return [
+            tuple(math.log(p) if p else -math.inf for p in said.probabilities) if said.probabilities else None
+            for said in found
+        ]
 
     def answers(
         self,
@@ -223,7 +234,7 @@ class RemoteModel:
             )
 
     def estimate(self, requests: Sequence[Text], *, choose: bool = False) -> Cost:
-        """What `complete`, or `choose`, will cost at most. Nothing is asked."""
+        """What `complete`, or `choices`, will cost at most. Nothing is asked."""
         prompt_tokens, completion_tokens, seen, reused = 0, 0, set[str](), 0
         for request in requests:
             body = self._choice_body(request) if choose else self._body(request)

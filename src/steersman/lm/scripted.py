@@ -65,9 +65,9 @@ class ScriptedModel:
     def choose(
         self, prompts: Sequence[Text], options: Sequence[str], *, preamble: Text | None = None
     ) -> list[tuple[float, ...] | None]:
-        """0 for the option that the scripted answer begins with, minus infinity for others; None if with none."""
+        """0 for the option with which the scripted answer begins, in brackets or not, minus infinity for others."""
         found: list[tuple[float, ...] | None] = []
         for answer in self.answers(prompts, SamplingConfig(max_new_tokens=10**6)):
-            said = tuple(0.0 if answer.text.startswith(option) else -math.inf for option in options)
+            said = tuple(0.0 if answer.text.lstrip("(").startswith(option) else -math.inf for option in options)
             found.append(said if max(said) == 0 else None)
         return found

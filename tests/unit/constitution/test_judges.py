@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tests.unit.constitution.conftest import ToldJudge
 
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import (
@@ -22,7 +23,6 @@ from steersman.constitution.judges import (
 from steersman.lm.sampling import Completion, SamplingConfig
 from steersman.lm.scripted import ScriptedModel
 from steersman.types import Message, Text, judged_by, plain_text
-from tests.unit.constitution.conftest import ToldJudge
 
 
 @dataclass

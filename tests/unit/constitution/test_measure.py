@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.constitution.conftest import ToldJudge
 
 from steersman.constitution import measure
 from steersman.constitution.document import Constitution
@@ -14,7 +15,6 @@ from steersman.constitution.judges import JudgeConfig, Question
 from steersman.errors import JudgeRefused
 from steersman.store import StageFolder
 from steersman.types import Comparison
-from tests.unit.constitution.conftest import ToldJudge
 
 
 def rows(count: int = 40) -> list[Comparison]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests.unit.constitution.conftest import ToldJudge, principle
+
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Question
 from steersman.constitution.outer import ENOUGH, Pair, changed, tensions
-from tests.unit.constitution.conftest import ToldJudge, principle
 
 PAIRS = [Pair(f"q{i}", f"first {i}", f"second {i}") for i in range(4 * ENOUGH)]
 

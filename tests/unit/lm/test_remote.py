@@ -91,7 +91,7 @@ def test_a_thousand_judgements_through_every_fault(serve: Callable[..., Served],
     model = RemoteModel(served.config(concurrency=24, **prices), tmp_path / "answers.jsonl")
     asked = questions(1000)
     expected = model.estimate(asked, choose=True)
-    choices = model.choose(asked)
+    choices = model.choices(asked)
     stats = served.stats()
 
     assert [c.probabilities for c in choices] == [pytest.approx((p, 1 - p)) for p in map(probability_of_a, asked)]
@@ -109,7 +109,7 @@ def test_a_thousand_judgements_through_every_fault(serve: Callable[..., Served],
     assert (expected.requests, expected.reused, expected.usage.completion_tokens) == (1000, 0, 4000)
 
     again = RemoteModel(served.config(), tmp_path / "answers.jsonl")
-    assert [c.probabilities for c in again.choose(asked)] == [c.probabilities for c in choices]
+    assert [c.probabilities for c in again.choices(asked)] == [c.probabilities for c in choices]
     assert served.stats()["requests"] == stats["requests"]
     assert (again.bill.reused, again.bill.attempts, again.bill.usage) == (1000, 0, Usage())
     assert again.estimate(asked, choose=True).reused == 1000
@@ -125,7 +125,7 @@ remote.BACKOFF_S = 0.01
 url, cache, count = sys.argv[1:]
 model = remote.RemoteModel(remote.RemoteConfig(base_url=url, model="judge", concurrency=8), Path(cache))
 asked = [f"Which answer to question {i} is better, A or B?" for i in range(int(count))]
-for choice in model.choose(asked):
+for choice in model.choices(asked):
     print(choice.probabilities)
 print("attempts", model.bill.attempts, "dropped", model.cache.dropped)
 """
@@ -158,7 +158,7 @@ def test_after_kill_9_nothing_that_was_answered_is_asked_again(serve: Callable[.
     assert len(kept) >= 160
     assert model.cache.dropped == 1
 
-    choices = model.choose(asked)
+    choices = model.choices(asked)
     after = served.stats()
     assert [c.probabilities for c in choices] == [pytest.approx((p, 1 - p)) for p in map(probability_of_a, asked)]
     assert {q: after["attempts"][q] for q in kept} == {q: before["attempts"][q] for q in kept}
@@ -242,7 +242,7 @@ def test_every_outcome_is_stated_and_stored(
 def test_choices_without_logprobs_are_hard_and_say_so(serve: Callable[..., Served], tmp_path: Path) -> None:
     model = RemoteModel(serve().config(), tmp_path / "answers.jsonl")
     prompts = ["[plain] one", "[prose] one", "[bracket] one", "[filter] one", "[empty] one"]
-    plain, prose, bracket, blocked, empty = model.choose(prompts)
+    plain, prose, bracket, blocked, empty = model.choices(prompts)
     assert (plain.source, plain.mass) == ("text", None)
     assert plain.probabilities == ((1.0, 0.0) if probability_of_a(prompts[0]) > 0.5 else (0.0, 1.0))
     assert (prose.outcome, prose.probabilities) == ("no_option", None)
@@ -254,9 +254,9 @@ def test_choices_without_logprobs_are_hard_and_say_so(serve: Callable[..., Serve
 def test_an_endpoint_that_refuses_logprobs_is_read_from_the_text(serve: Callable[..., Served], tmp_path: Path) -> None:
     served = serve()
     with pytest.raises(ModelError, match="no logprobs") as caught:
-        RemoteModel(served.config(), tmp_path / "answers.jsonl").choose(["[400] which?"])
+        RemoteModel(served.config(), tmp_path / "answers.jsonl").choices(["[400] which?"])
     assert "top_logprobs: 0" in str(caught.value)
-    (choice,) = RemoteModel(served.config(top_logprobs=0), tmp_path / "answers.jsonl").choose(["[bracket] which?"])
+    (choice,) = RemoteModel(served.config(top_logprobs=0), tmp_path / "answers.jsonl").choices(["[bracket] which?"])
     assert choice.source == "text"
     assert "logprobs" not in served.stats()["last_body"]
 
@@ -309,7 +309,7 @@ def test_bad_options_and_bad_requests_are_errors(serve: Callable[..., Served], t
     model = RemoteModel(serve().config(), tmp_path / "answers.jsonl")
     for options in (("A",), ("A", "A"), ("yes", "Yes"), ("the first", "B")):
         with pytest.raises(DataError, match="cannot choose"):
-            model.choose(["which?"], options)
+            model.choices(["which?"], options)
     with pytest.raises(DataError, match="assistant message"):
         model.complete([(Message(role="assistant", content="Hi"),)])
     assert model.complete([]) == []
@@ -394,7 +394,7 @@ def test_a_wrong_key_ends_at_once_and_names_the_variable(
     monkeypatch.setenv("JUDGE_KEY", KEY)
     model = RemoteModel(served.config(key_variable="JUDGE_KEY", concurrency=4), tmp_path / "answers.jsonl")
     with pytest.raises(ModelError, match="answers 401") as caught:
-        model.choose(questions(100))
+        model.choices(questions(100))
     assert "environment variable JUDGE_KEY" in str(caught.value)
     assert "[key]" in str(caught.value)  # the endpoint repeats it, and we do not
     assert served.stats()["requests"] <= 4
