@@ -166,9 +166,7 @@ def run(
     judge: Judge | None,
     out: StageFolder,
 ) -> None:
-    """Write ``revisions.jsonl``, a `Revised` per prompt, and ``demonstrations.jsonl`` with those to learn from.
-
-    A killed run goes on where it was.
+    """Write ``revisions.jsonl``, a `Revised` per prompt, and ``demonstrations.jsonl``; a killed run goes on.
 
     Args:
         digests: of the policy and the reviser.
@@ -197,10 +195,7 @@ def run(
                     current[number] = found.revision
     rows = [
         Revised(
-            prompt=row.prompt,
-            principles=row.principles,
-            topic=row.topic,
-            tags=row.tags,
+            **{name: getattr(row, name) for name in ("prompt", "principles", "topic", "tags")},
             answer=first[number]["answer"],
             rounds=tuple(rounds[number]),
             answerer=digests[0],
@@ -213,9 +208,9 @@ def run(
     write_jsonl(out.file(DEMONSTRATIONS), [_demonstration(row).model_dump(mode="json") for row in rows if row.kept])
     dropped = Counter(row.dropped for row in rows if row.dropped)
     if dropped.total() == len(rows):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         raise DataError(
-            f"none of {len(rows)} revisions is worth learning: "
-            + ", ".join(f"{count} {reason}" for reason, count in dropped.most_common()),
+            f"none of {len(rows)} revisions is worth learning: {reasons}",
             do="let another model revise (revisions.reviser), allow longer ones (revisions.sampling.max_new_tokens), "
             "or write better examples under the constitution's principles",
         )

@@ -98,7 +98,7 @@ def _feedback(found: Data | None, titles: Mapping[str, str]) -> str:
     return f"<h3>The judge\u2019s comparisons</h3>{said}{table}"
 
 
-STAGES = {
+AFTER = {
     "sft": "Supervised fine-tuning",
     "cai_sft": "+ revisions",
     "dpo": "+ comparisons (DPO)",
@@ -119,7 +119,7 @@ def _ablation(steps: Any, titles: Mapping[str, str]) -> str:
             since = f'<span class="interval">{pieces.points(rate["versus_first"])}</span>' if place else ""
             cells.append(pieces.value(rate, "strong" if label == labels[0] else "") + since)
         rows.append(
-            pieces.row(html(STAGES.get(step["stage"], step["stage"])), [*cells, number(step["mean_answer_tokens"])])
+            pieces.row(html(AFTER.get(step["stage"], step["stage"])), [*cells, number(step["mean_answer_tokens"])])
         )
     heads = ("After", *(html(label.capitalize()) for label in labels), "Tokens")
     table = pieces.table("What each training stage did", heads, rows, "plain small")
@@ -127,7 +127,7 @@ def _ablation(steps: Any, titles: Mapping[str, str]) -> str:
         pieces.row(html(titles.get(id, id)), [pieces.value(step["violations"][id]) for step in steps])
         for id in steps[0]["violations"]
     ]
-    names = ("Principle", *(html(STAGES.get(step["stage"], step["stage"])) for step in steps))
+    names = ("Principle", *(html(AFTER.get(step["stage"], step["stage"])) for step in steps))
     return (
         "<h3>What each stage did</h3>"
         f"{table}<p>Below each rate: its interval, then the change since the first row in points, paired.</p>"

@@ -315,7 +315,6 @@ def run(
         start: a folder of `save_policy` whose adapter is trained further, in its own shape; None for new ones.
 
     Raises:
-        ModelError: ``start`` holds no adapter of this base model.
         TrainingFailed: a loss or gradient that is not finite.
     """
     torch.manual_seed(config.seed)
@@ -327,26 +326,24 @@ def run(
     opened = openings(config.opening, demonstrations, examples)
     replayed = replay(config.replay, config.seed, model, chat, out)
     every = [*examples, *opened, *(row.example for row in replayed), *held_out]
-    adapter = None if start is None else Adapter(base, start / ADAPTER)
-    trainer = Trainer.prepare(config, model, adapter or base_name, tokenizer.pad_token_id or 0, every)
+    adapter = base_name if start is None else Adapter(base, start / ADAPTER)
+    trainer = Trainer.prepare(config, model, adapter, tokenizer.pad_token_id or 0, every)
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
     beside = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     processes.wait()  # before the first one writes the next checkpoint
     leads = processes.rank() == 0
+    counts: dict[str, Any] = {
+        "openings": len(opened),
+        "replayed": len(replayed),
+        "validation": len(held_out),
+        "steps": len(plan),
+    }
+    counts |= trainer.counts()
     out.emit(
-        event="setup",
-        demonstrations=len(demonstrations),
-        openings=len(opened),
-        replayed=len(replayed),
-        validation=len(held_out),
-        truncated=truncated,
-        steps=len(plan),
-        trainable_parameters=sum(p.numel() for p in trainer.parameters.values()),
-        exact_rows=None if trainer.scorer.vocabulary is None else len(trainer.scorer.vocabulary.exact),
-        resumed_at_step=state["step"],
+        event="setup", demonstrations=len(demonstrations), truncated=truncated, resumed_at_step=state["step"], **counts
     )
-    with Progress("sft", len(plan), done=state["step"]) as progress:
+    with Progress(out.stage, len(plan), done=state["step"]) as progress:
         for step in range(state["step"], len(plan)):
             if step % config.eval_every_steps == 0 and held_out and leads:
                 out.emit(event="validation", step=step, **trainer.validate(held_out, outside=step == 0))
@@ -413,6 +410,12 @@ class Trainer:
         parameters = trainable(policy)
         optimiser = loop.adamw(parameters, config.optimiser)
         return cls(config, model, policy, scorer, cache, parameters, optimiser, pad_id)
+
+    def counts(self) -> dict[str, Any]:
+        """How much learns, and how many rows of a compact vocabulary are exact."""
+        vocabulary = self.scorer.vocabulary
+        parameters = sum(p.numel() for p in self.parameters.values())
+        return {"trainable_parameters": parameters, "exact_rows": None if vocabulary is None else len(vocabulary.exact)}
 
     def step(
         self, step: int, rows: Sequence[Sequence[Example]], replayed: Sequence[Replayed], rate: float

@@ -151,12 +151,8 @@ def test_dropped_rows_are_counted_by_reason(constitution: Constitution, tmp_path
     reviser = Reviser("", "draft", "Here is the revised text: x.", "A new text, whose judge likes it.")
     judge = ToldJudge(lambda q: 0.9 if q.prompt != "q3" else 0.4)
     rows, demonstrations, events = run(tmp_path, constitution, reviser, judge)
-    assert [row["dropped"] for row in rows] == ["empty", "copy", "meta comment", "not better by the judge"] + [
-        "empty",
-        "copy",
-        "meta comment",
-        "",
-    ]
+    first = ["empty", "copy", "meta comment"]
+    assert [row["dropped"] for row in rows] == [*first, "not better by the judge", *first, ""]
     assert [plain_text(row["prompt"]) for row in demonstrations] == ["q7"]
     assert events[-1]["kept"] == 1
     assert events[-1]["dropped"] == {"empty": 2, "copy": 2, "meta comment": 2, "not better by the judge": 1}

@@ -11,6 +11,7 @@ import pytest
 
 from steersman.evals import answers
 from steersman.evals.answers import AnswersConfig, Condition, few_shot_preamble
+from steersman.lm import transcript
 from steersman.lm.local import LocalModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.scripted import ScriptedModel
@@ -34,7 +35,7 @@ class Killed(Exception):
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "RESUMABLE", 5)  # twelve prompts: batches of 5, 5, 2
+    monkeypatch.setattr(transcript, "RESUMABLE", 5)  # twelve prompts: batches of 5, 5, 2
 
 
 def run(base: Path, folder: Path) -> list[dict[str, Any]]:
@@ -49,7 +50,7 @@ def run(base: Path, folder: Path) -> list[dict[str, Any]]:
 def whole(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "RESUMABLE", 5)
+        patch.setattr(transcript, "RESUMABLE", 5)
         events = run(tiny_base, folder)
     assert [file.name for file in folder.iterdir()] == ["answers.jsonl"]
     return (folder / "answers.jsonl").read_bytes(), events
@@ -151,12 +152,12 @@ def test_a_killed_run_goes_on_to_the_same_file(
 
 
 @pytest.mark.parametrize("kept", [2, 4])
-@pytest.mark.parametrize("torn", [b"", b'{"condition": "raw", "ind'])
+@pytest.mark.parametrize("torn", [b"", b'{"step": "raw", "ind'])
 def test_a_batch_of_which_only_some_rows_reached_the_disk_is_answered_again(
     kept: int, torn: bytes, tiny_base: Path, tmp_path: Path, whole: tuple[bytes, list[dict[str, Any]]]
 ) -> None:
     """A full disk, or a kill in the middle of a write, leaves whole lines of half a batch."""
-    lines = whole[0].splitlines(keepends=True)
+    lines = whole[0].replace(b'"condition"', b'"step"').splitlines(keepends=True)
     first = sorted(range(12), key=lambda i: (len(plain_text(PROMPTS[i].prompt)), i))[:5]
     for order in (first, first[::-1]):  # with and without the batch's first row
         partial = tmp_path / "answers.partial.jsonl"

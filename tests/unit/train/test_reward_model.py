@@ -33,7 +33,7 @@ from steersman.train.reward_model import (
     tokenised,
 )
 from steersman.train.sft import SftConfig
-from steersman.types import Comparison, Demonstration, Message
+from steersman.types import Comparison, Demonstration
 
 from .conftest import Stopped, recorder
 
@@ -104,33 +104,16 @@ def gradients(trainer: Trainer, rows: Any, monkeypatch: pytest.MonkeyPatch) -> d
     return found | {"loss": torch.tensor(measured["loss"]), "accuracy": torch.tensor(measured["accuracy"])}
 
 
-def test_a_cost_model_learns_from_the_comparisons_of_its_principles() -> None:
-    about = [("a",), ("b", "c"), ("c",), ()]
-    rows = [Comparison(prompt="q", options=("x", "y"), ranking=(1, 2), principles=principles) for principles in about]
-    assert reward_model.of_principles(rows, ["a", "c"]) == rows[:3]
-    with pytest.raises(DataError, match="no comparison is about the principle 'bb'"):
-        reward_model.of_principles(rows, ["a", "bb"])
-
-
-def test_rankings_by_a_principle_are_rows_of_their_own() -> None:
-    """The prompt names the principle, the ranking is its own, and what was about the whole row is not carried over."""
-    whole = Comparison(prompt="q", options=("x", "y"), ranking=(1, 2), margin=2.0, rater="r", principles=("a",))
-    split = whole.model_copy(update={"per_principle": {"safety": (2, 1), "a": (1, 1)}})
-    assert reward_model.with_principles([whole]) == [whole]
-    rows = reward_model.with_principles([split])
-    assert rows[0] == split
-    assert [(row.ranking, row.margin, row.rater, row.principles) for row in rows[1:]] == [
-        ((2, 1), None, "r", ("safety",)),
-        ((1, 1), None, "r", ("a",)),
-    ]
-    told, asked = rows[1].prompt
-    assert (told.role, told.content) == ("system", "Judge by one principle alone: safety.")
-    assert asked == Message(role="user", content="q")
-    assert [row.ranking for row in reward_model.of_principles([whole, split], ["safety", "a"])] == [
-        (1, 2),
-        (2, 1),
-        (1, 1),
-    ]
+def test_rows_that_say_two_answers_are_equally_good_pull_their_scores_together(starts: Path, tiny_base: Path) -> None:
+    """A probability of one half does; a ranking's tie says nothing of the kind, and is left out."""
+    even = Comparison(prompt="Why?", options=("Because it is.", "Nobody knows."), soft_label=0.5)
+    tie = Comparison(prompt="Why?", options=("Because it is.", "Nobody knows."), ranking=(1, 1))
+    _, trainer, rows = prepared(RewardConfig(centre_weight=0.0), tiny_base, starts / "all", [even, tie])
+    assert len(rows) == 1
+    losses = [trainer.step(0, rows, 1e-3) for _ in range(20)]
+    assert losses[0]["accuracy"] is None
+    assert losses[0]["loss"] > losses[-1]["loss"] >= math.log(2) - 1e-6
+    assert losses[-1]["loss"] == pytest.approx(math.log(2), abs=1e-4)
 
 
 # ── the loss ─────────────────────────────────────────────────────────────────────────────────────────────────────────
