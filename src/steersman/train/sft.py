@@ -333,13 +333,8 @@ def run(
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     processes.wait()  # before the first one writes the next checkpoint
     leads = processes.rank() == 0
-    counts: dict[str, Any] = {
-        "openings": len(opened),
-        "replayed": len(replayed),
-        "validation": len(held_out),
-        "steps": len(plan),
-    }
-    counts |= trainer.counts()
+    sizes = {"openings": opened, "replayed": replayed, "validation": held_out, "steps": plan}
+    counts = {name: len(some) for name, some in sizes.items()} | trainer.counts()  # type: ignore[arg-type]
     out.emit(
         event="setup", demonstrations=len(demonstrations), truncated=truncated, resumed_at_step=state["step"], **counts
     )
