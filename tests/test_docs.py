@@ -167,7 +167,8 @@ def test_no_placeholder_is_left(name: str) -> None:
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 MINIMAL: dict[str, Any] = {"name": "x", "model": "m", "constitution": "c", "data": "d"}
 EXAMPLES = {"held_out_comparisons": 0.5, "held_out_prompts": 0.5}
-WHOLE = MINIMAL | {"dpo": {}, "reward_model": {}, "examples": EXAMPLES}
+CONSTITUTIONAL = {"judge": {"kinds": ["rules"]}, "revisions": {}, "feedback": {}}
+WHOLE = MINIMAL | {"dpo": {}, "reward_model": {}, "examples": EXAMPLES} | CONSTITUTIONAL
 
 
 def fields(record: Record, prefix: str = "") -> Iterator[tuple[str, tuple[bool, str]]]:
@@ -195,6 +196,9 @@ def test_recipe_keys_are_documented_with_their_defaults() -> None:
         "rl.constraint": (False, "`null`"),
         "rl.constraint.behaviours": (False, "`[]`"),
         "cost_model.principles": (False, "required"),
+        "judge.kinds": (False, '`["reward"]`'),
+        "cai_sft.from_base": (False, "`false`"),
+        "cai_sft.demonstrations": (False, "`1.0`"),
     }
     assert page == wanted | minimal | optional
 
