@@ -22,7 +22,7 @@ from steersman.lm import pretrained
 from steersman.lm.local import LocalModel
 from steersman.lm.remote import RemoteModel
 from steersman.recipe import Recipe
-from steersman.store import Artifact, StageFolder, read_json
+from steersman.store import Artifact, StageFolder
 from steersman.train import dpo, processes, reward_model, rl, sft
 from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.ppo import Ppo, PpoConfig
@@ -229,25 +229,19 @@ def _judge(c: Context) -> Judge:
     return judge_of(c.recipe.judge, c.base, reward, c.cache)
 
 
-def _admitted_judge(c: Context) -> Judge:
-    """The judge, if its card allows."""
-    assert c.recipe.judge is not None
-    measure.admit(c.recipe.judge, read_json(c.done["judge_card"].file(measure.CARD)))
-    return _judge(c)
-
-
 def measure_judge(c: Context, out: StageFolder) -> None:
-    """What the judge is worth."""
+    """What the judge is worth; a recipe whose judge does not pass ends here."""
     assert c.recipe.judge is not None
     held_out = c.rows("held_out_comparisons.jsonl", Comparison)
-    measure.run(c.recipe.judge, _judge(c), held_out, c.constitution, out)
+    card = measure.run(c.recipe.judge, _judge(c), held_out, c.constitution, out)
+    measure.admit(c.recipe.judge, card)
 
 
 def revise(c: Context, out: StageFolder) -> None:
     """Answers, critiques and revisions."""
     config, examples = c.recipe.revisions, c.rows("train.jsonl", Demonstration)
     assert config is not None
-    judge = _admitted_judge(c) if c.recipe.judge else None
+    judge = _judge(c) if c.recipe.judge else None
     policy = reviser = LocalModel.quick(c.base, c.done["sft"].path, examples)
     digests = [c.done["sft"].digest, c.done["sft"].digest]
     if config.reviser == "base":
@@ -283,7 +277,7 @@ def give_feedback(c: Context, out: StageFolder) -> None:
     config, examples = c.recipe.feedback, c.rows("train.jsonl", Demonstration)
     assert config is not None
     assert c.recipe.judge is not None
-    judge, name = _admitted_judge(c), "+".join(c.recipe.judge.kinds)
+    judge, name = _judge(c), "+".join(c.recipe.judge.kinds)
     policy = LocalModel.quick(c.base, c.tuned, examples)
     ai_feedback.run(config, policy, judge, name, c.rows("prompts.jsonl", Prompt), c.constitution, out)
 

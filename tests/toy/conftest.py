@@ -19,7 +19,17 @@ from steersman.train import sft
 from steersman.train.loop import OptimiserConfig
 from steersman.train.sft import SftConfig
 
-SETTINGS = (
+# Constitutional AI has a run of its own: tests/toy/test_constitutional.py.
+PLAIN = (
+    "cai_sft=null",
+    "preference_model=null",
+    "feedback=null",
+    "revisions=null",
+    "judge=null",
+    "ablation=false",
+    "reward_model.by_principle=false",
+)
+SMALL = (
     "examples.limit_demonstrations=60",
     "examples.limit_comparisons=24",
     "examples.limit_evaluation=10",
@@ -44,6 +54,7 @@ SETTINGS = (
     "capability.neutral_passages=2",
     "capability.batch_size=4",
 )
+SETTINGS = (*PLAIN, *SMALL)
 Align = Callable[..., list[str]]
 
 

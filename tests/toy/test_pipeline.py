@@ -24,7 +24,7 @@ from steersman.store import Run
 
 from .conftest import SETTINGS, align_smoke
 
-NAMES = [stage.name for stage in pipeline.STAGES]
+NAMES = [stage.name for stage in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
 AFTER_RL = ["rl", "aligned_answers", "aligned_capability", "scores"]
 
 
@@ -109,7 +109,7 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
         ),
         (
             "sft.epochs=0.5",
-            ["sft", "dpo", "reward_model", "reward_card", "second_judge", "cost_model", *AFTER_RL],
+            ["sft", "reward_model", "reward_card", "second_judge", "cost_model", "dpo", *AFTER_RL],
             "changed: config.epochs: 1.0 -> 0.5",
         ),
         (
@@ -166,7 +166,8 @@ def test_until_stops_after_a_stage(tmp_path: Path) -> None:
 CHILD = """
 import sys, time
 from steersman import cli, store
-from steersman.evals import answers, capability
+from steersman.evals import capability
+from steersman.lm import transcript
 
 place, rows_before = sys.argv.pop(1), int(sys.argv.pop(1))
 append, seen = store.append_jsonl, [0]
@@ -179,7 +180,7 @@ def watched(path, rows):
         print("here", flush=True)
         time.sleep(600)
 
-for module in (store, answers, capability):
+for module in (store, transcript, capability):
     module.append_jsonl = watched
 cli.main()
 """

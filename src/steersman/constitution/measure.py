@@ -89,8 +89,8 @@ def run(
     comparisons: Sequence[Comparison],
     constitution: Constitution,
     out: StageFolder,
-) -> None:
-    """Measure a judge and write its card.
+) -> dict[str, Any]:
+    """Measure a judge, write its card and return it.
 
     Args:
         comparisons: that it was not trained on.
@@ -99,9 +99,10 @@ def run(
     asked = config.model_dump(mode="json", exclude={"at_least", "believe_anyway"})
     write_json(out.file(CARD), {"judge": asked, **found})
     out.emit(event="accuracy", **found["accuracy"])
+    return found
 
 
-def admit(config: JudgeConfig, measured: Mapping[str, Any] | None) -> None:
+def admit(config: JudgeConfig, measured: Mapping[str, Any]) -> None:
     """Let a judge's card pass, or refuse.
 
     Raises:
@@ -109,7 +110,7 @@ def admit(config: JudgeConfig, measured: Mapping[str, Any] | None) -> None:
     """
     if config.believe_anyway:
         return
-    if measured is None or not measured["accuracy"]["n"]:
+    if not measured["accuracy"]["n"]:
         raise JudgeRefused(
             "nobody has measured this judge: there were no held-out comparisons to ask it about",
             do="set examples.held_out_comparisons: 0.2 or say judge.believe_anyway: true",
@@ -118,7 +119,7 @@ def admit(config: JudgeConfig, measured: Mapping[str, Any] | None) -> None:
     if accuracy.low < config.at_least:
         raise JudgeRefused(
             f"the judge agrees with people in {accuracy.percent()} of held-out comparisons",
-            where=f"its card, {CARD}",
+            where=CARD,
             expected=f"an interval above {100 * config.at_least:.0f} % (judge.at_least)",
             do="take another judge (judge.kinds), give it more comparisons to learn from or to be measured on, or say "
             "judge.believe_anyway: true; what is trained on a coin flip learns noise",

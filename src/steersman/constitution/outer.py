@@ -40,7 +40,8 @@ def leans(judge: Judge, pairs: Sequence[Pair], principles: Sequence[Principle | 
         0 if judgement is None or abs(judgement.probability - 0.5) < LEAN else 1 if judgement.probability > 0.5 else -1
         for judgement in all_of(judge.judge(questions), len(questions))
     ]
-    return [found[i : i + len(principles)] for i in range(0, len(found), len(principles))]
+    width = len(principles)
+    return [found[i * width : (i + 1) * width] for i in range(len(pairs))]
 
 
 def tensions(judge: Judge, pairs: Sequence[Pair], constitution: Constitution) -> dict[str, Any]:

@@ -95,6 +95,4 @@ def test_a_judge_passes_whose_interval_clears_the_threshold(constitution: Consti
 
 def test_a_judge_that_nobody_measured_is_refused(constitution: Constitution, tmp_path: Path) -> None:
     with pytest.raises(JudgeRefused, match="nobody has measured"):
-        measure.admit(JudgeConfig(), None)
-    with pytest.raises(JudgeRefused, match="nobody has measured"):
         measure.admit(JudgeConfig(), card_of(0, 0, tmp_path, constitution))

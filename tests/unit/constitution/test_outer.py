@@ -77,6 +77,13 @@ def test_a_changed_principle_lists_the_pairs_that_it_turns_round_and_nothing_els
     ]
 
 
+def test_the_same_constitution_changes_nothing(constitution: Constitution) -> None:
+    judge = ToldJudge(lambda _: 0.9)
+    found = changed(judge, PAIRS, constitution, constitution)
+    assert (found["differences"], found["flips"]) == ({"added": [], "removed": [], "changed": []}, [])
+    assert len(judge.asked) == len(PAIRS) * 2
+
+
 def test_added_and_removed_principles_are_named_and_count_in_the_sum(constitution: Constitution) -> None:
     old, new = three(constitution, "apples", "pears"), three(constitution, "apples", "figs", "plums")
     judge = ToldJudge(lambda q: 0.9 if id_of(q) in ("apples", "pears") else 0.1)
