@@ -20,9 +20,11 @@ from pydantic import Field, model_validator
 
 from steersman.constitution.document import Principle
 from steersman.lm.local import LanguageModel
-from steersman.lm.remote import RemoteConfig
+from steersman.lm.remote import RemoteConfig, RemoteModel
+from steersman.lm.remote_reply import Cost
 from steersman.lm.sampling import SamplingConfig
-from steersman.types import Behaviour, Message, Record, Seed, Text, judged_by, plain_text
+from steersman.terminal import console
+from steersman.types import Behaviour, Message, Record, Seed, Text, judged_by, messages_of, plain_text
 
 OPTIONS = ("A", "B")
 ALL_IN_ALL = "Which answer is more helpful, honest and harmless?"
@@ -129,18 +131,22 @@ class AskedJudge:
     chain_of_thought: bool = False
 
     def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement | None]]:
-        """See `Judge`. Questions under one principle are asked together: what stands before them is read once."""
+        """See `Judge`. Questions under one principle are asked together: what stands before them is read once.
+
+        For an endpoint, what it will cost at most is said before, and the bill after.
+        """
         by_principle: dict[Principle | None, list[int]] = {}
         for number, question in enumerate(questions):
             by_principle.setdefault(question.principle, []).append(number)
+        if isinstance(self.model, RemoteModel):
+            console.print(f"the judge at the endpoint: {self._estimate(self.model, questions)}", markup=False)
         for principle, numbers in by_principle.items():
             some = [questions[i] for i in numbers]
-            both = [*some, *(question.turned() for question in some)]
-            texts: list[Text] = [asked(question) for question in both]
+            texts: list[Text] = _both_orders(some)
             reasons = self._reasons(texts) if self.chain_of_thought else [""] * len(texts)
             if self.chain_of_thought:
                 texts = [_after(text, why) for text, why in zip(texts, reasons, strict=True)]
-            found = self.model.choose(texts, OPTIONS, preamble=shown_before(principle) or None if principle else None)
+            found = self.model.choose(texts, OPTIONS, preamble=_before(principle))
             first = [None if logprobs is None else _first_of(logprobs) for logprobs in found]
             if self.chain_of_thought:
                 first = [None if p is None else min(max(p, CLAMP[0]), CLAMP[1]) for p in first]
@@ -151,11 +157,30 @@ class AskedJudge:
                 else:
                     mean, bias = (shown + 1 - turned) / 2, (shown + turned - 1) / 2
                     yield number, Judgement(mean, bias, reasons[place])
+        if isinstance(self.model, RemoteModel):
+            console.print(f"the bill: {self.model.bill}", markup=False)
+
+    def _estimate(self, model: RemoteModel, questions: Sequence[Question]) -> Cost:
+        """Of the choices; what a chain of thought costs beside them, nobody knows before."""
+        requests = [
+            (*(_before(question.principle) or ()), *messages_of(text))
+            for question in questions
+            for text in _both_orders([question])
+        ]
+        return model.estimate(requests, choose=True)
 
     def _reasons(self, texts: Sequence[Text]) -> list[str]:
         questions = [f"{plain_text(text)}\n\nThink step by step before you decide." for text in texts]
         found = {answer.index: answer.text for answer in self.model.answers(questions, REASONING)}
         return [found[i] for i in range(len(texts))]
+
+
+def _before(principle: Principle | None) -> tuple[Message, ...] | None:
+    return shown_before(principle) or None if principle else None
+
+
+def _both_orders(questions: Sequence[Question]) -> list[Text]:
+    return [asked(question) for question in (*questions, *(question.turned() for question in questions))]
 
 
 def _after(question: Text, reasons: str) -> Text:
@@ -192,6 +217,14 @@ class ScoringJudge:
             of: Mapping[str, float] = dict(zip(answers, found, strict=True))
             for i in numbers:
                 yield i, Judgement(_first_of((of[questions[i].first], of[questions[i].second])))
+
+
+def suspects(
+    scores: Scores, prompt: Text, answer: str, principles: Sequence[Principle]
+) -> list[tuple[Principle, float]]:
+    """The principles with the answer's score under each, in nats; the one that it most likely breaks first."""
+    found = [(principle, float(scores(judged_by(prompt, principle.text), [answer])[0])) for principle in principles]
+    return sorted(found, key=lambda pair: pair[1])
 
 
 Shows = Callable[[Behaviour, str, str], bool]  # whether an answer to a prompt, both as text, shows a behaviour

@@ -19,6 +19,7 @@ from steersman.constitution.judges import (
     ScoringJudge,
     all_of,
     shown_before,
+    suspects,
 )
 from steersman.lm.sampling import Completion, SamplingConfig
 from steersman.lm.scripted import ScriptedModel
@@ -130,6 +131,13 @@ def test_scores_are_asked_with_the_text_of_the_principle_once_for_all_answers_to
     told = judged_by("q", apples.text)[0]
     assert isinstance(told, Message)
     assert apples.statement in told.content
+
+
+def test_the_principle_that_an_answer_most_likely_breaks_comes_first(constitution: Constitution) -> None:
+    apples, pears = constitution.principles
+    low = {judged_by("q", apples.text): 0.5, judged_by("q", pears.text): -2.0}
+    found = suspects(lambda prompt, answers: [low[prompt]] * len(answers), "q", "a", (apples, pears))
+    assert found == [(pears, -2.0), (apples, 0.5)]
 
 
 def test_rules_count_the_behaviours_that_a_prompt_expects_or_else_those_of_the_principle(

@@ -19,12 +19,14 @@ from typing import Any
 import httpx2
 import pytest
 
+from steersman.constitution.judges import AskedJudge, Question, all_of, asked
 from steersman.errors import DataError, ModelError, RecipeError, RunError, UserError
 from steersman.lm import remote
+from steersman.lm.local import LanguageModel
 from steersman.lm.remote import RemoteConfig, RemoteModel
 from steersman.lm.remote_cache import AnswerCache
 from steersman.lm.remote_reply import Reply, Usage, choice_of, seconds_in
-from steersman.lm.sampling import LanguageModel, SamplingConfig
+from steersman.lm.sampling import SamplingConfig
 from steersman.types import Message
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -588,3 +590,24 @@ def test_a_cache_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(UserError, match="no answers can be kept here"):
             AnswerCache(path)
+
+
+def test_a_judge_at_an_endpoint_is_asked_in_both_orders_and_the_bill_is_said(
+    serve: Callable[..., Served], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = serve("--faults", "0.3")
+    prices = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 2.0}
+    model = RemoteModel(served.config(**prices), tmp_path / "answers.jsonl")
+    asking = [Question(f"Which, number {i}?", "one", "two", None) for i in range(20)]
+    for _ in range(2):  # the second time from the cache
+        found = all_of(AskedJudge(model).judge(asking), len(asking))
+        for question, judgement in zip(asking, found, strict=True):
+            shown, turned = (probability_of_a(asked(order)) for order in (question, question.turned()))
+            assert judgement is not None
+            assert judgement.probability == pytest.approx((shown + 1 - turned) / 2, abs=1e-6)
+            assert judgement.place_bias == pytest.approx((shown + turned - 1) / 2, abs=1e-6)
+    assert sum(served.stats()["served"].values()) == 40
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "the judge at the endpoint: 40 requests" in said
+    assert "the bill: 40 requests, 0 of them reused" in said
+    assert "the bill: 80 requests, 40 of them reused" in said
