@@ -80,12 +80,13 @@ def measured(folder: Path, before: Path) -> dict[str, Any]:
     nll, counts = capability.passages(read_jsonl(folder / "aligned_capability" / capability.CAPABILITY))
     nll_before, _ = capability.passages(read_jsonl(before / "aligned_capability" / capability.CAPABILITY))
     recipe = read_recipe(run)
-    learnt = [name for name in ("dpo", "rl") if recipe[name]]
+    learnt = [name for name in ("revisions", "cai_sft", "feedback", "dpo", "rl") if recipe.get(name)]
     key = (run.manifest("rl") or {}).get("key")
     looks = _of_key(read_jsonl(folder / "events.jsonl"), key)
     return {
         "minutes": {name: run.manifest(name)["seconds"] / 60 for name in learnt},  # type: ignore[index]
         "overall": {row["label"]: row["rates"]["aligned"] for row in summary["overall"]},
+        "kept_by_principle": {row["principle"]: row["rates"]["aligned"] for row in summary["principles"]},
         "kept_minus_sft": paired_difference(*map(list, zip(*judged, strict=True)))._asdict(),
         "tokens_ratio_to_sft": tokens[1] / tokens[0],
         "perplexity_ratio_to_sft": ratio_of_perplexities(nll_before, nll, counts)._asdict(),
