@@ -107,7 +107,7 @@ def asked_cost_model(recipe: Recipe) -> CostConfig | None:
 def write_data(c: Context, out: StageFolder) -> None:
     """The rows of the data set, divided; what is wrong with them is said before an hour of training."""
     if c.recipe.dpo and not c.recipe.feedback:
-        dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)  # what is wrong there is said before an hour of training
+        dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)
     if cost := asked_cost_model(c.recipe):
         of_principles(c.data.comparisons, cost.principles)
     sources.run(c.recipe.examples, c.data, out)
