@@ -168,7 +168,8 @@ def minimise(parameters: Sequence[Tensor], loss: Callable[[], Tensor], steps: in
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    if any(parameter.numel() for parameter in parameters):  # the optimiser cannot do nothing
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
     for parameter in parameters:
         parameter.requires_grad_(False)
 
