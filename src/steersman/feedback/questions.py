@@ -28,7 +28,7 @@ from steersman.stats import Estimate, clustered_mean
 from steersman.types import Comparison, Text
 
 GROWTH = 1.1  # votes, since raters were last believed anew
-HELD_OUT = 0.5  # of the random arm's questions
+HELD_OUT = 0.5  # of the random arm's votes
 
 
 class Asked(Protocol):
@@ -110,10 +110,10 @@ class Gain(NamedTuple):
 def gain(votes: Sequence[Comparison], arms: Sequence[str], seed: int = 0) -> Gain:
     """What choosing questions has brought, per vote: the informed arm against the random one, informed minus random.
 
-    Half of the random arm's questions are held out, a fair sample of all questions. Of the others, and of the informed
-    arm, as many votes are taken as both have, the earliest ones; each then predicts the held-out votes of raters who
-    are believed. All intervals respect that votes about one prompt hang together. An answer that an arm knows nothing
-    of is a coin's.
+    Half of the random arm's votes are held out: a fair sample of all questions, which the informed arm's own are not
+    (it asks what is hard). Of the others, and of the informed arm, as many are taken as both have, the earliest ones;
+    each then predicts the held-out votes of raters who are believed. The intervals respect that votes about one prompt
+    hang together. A pair of which an arm knows nothing is a coin's.
 
     Args:
         arms: how each vote's question was chosen: ``informed``, ``random``, or anything else, which is left out.
@@ -123,7 +123,8 @@ def gain(votes: Sequence[Comparison], arms: Sequence[str], seed: int = 0) -> Gai
     """
     if len(arms) != len(votes):
         raise DataError(f"{len(arms)} arms for {len(votes)} votes", expected="the arm of every vote")
-    held = _held_out(votes, arms, seed)
+    generator = random.Random(f"held out {seed}")
+    held = {i for i, arm in enumerate(arms) if arm == "random" and generator.random() < HELD_OUT}
     learnt = [vote for index, vote in enumerate(votes) if index not in held]
     beliefs = believe(learnt).beliefs
     by_arm = {
@@ -146,11 +147,3 @@ def gain(votes: Sequence[Comparison], arms: Sequence[str], seed: int = 0) -> Gai
     difference = [a - b for a, b in zip(right["informed"], right["random"], strict=True)]
     informed, control = (clustered_mean(right[arm], prompts, rate=True).estimate for arm in ("informed", "random"))
     return Gain(informed, control, clustered_mean(difference, prompts).estimate, count, len(tests))
-
-
-def _held_out(votes: Sequence[Comparison], arms: Sequence[str], seed: int) -> set[int]:
-    """Indices of the votes that nobody learns from: all about half of the questions that the random arm asked."""
-    asked = {(vote.prompt, frozenset(vote.options)) for vote, arm in zip(votes, arms, strict=True) if arm == "random"}
-    generator = random.Random(f"held out {seed}")
-    chosen = {question for question in sorted(asked, key=repr) if generator.random() < HELD_OUT}
-    return {i for i, vote in enumerate(votes) if (vote.prompt, frozenset(vote.options)) in chosen and not vote.gold}

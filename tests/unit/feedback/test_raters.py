@@ -210,8 +210,8 @@ def test_the_side_bias_of_each_rater_is_recovered() -> None:
     """40 raters, 200 votes each, planted -1 to 1 logits.
 
     In logits no method can: even a coin's bias has a standard error of 1 / sqrt(200 / 4) = 0.14, and where answers
-    differ much a vote tells less. Measured: root mean square 0.19 logits, as the standard errors say (0.21). As the share of
-    left answers among equally good ones it is within 0.1 for all 40, 0.03 off on average.
+    differ much a vote tells less. Measured: root mean square 0.19 logits, as the standard errors say (0.21). As the
+    share of left answers among equally good ones it is within 0.1 for all 40, 0.03 off on average.
     """
     planted = [2 * i / 39 - 1 for i in range(40)]
     people = [Rater(name=f"r{i:02}", temperature=1.0, side_bias=bias) for i, bias in enumerate(planted)]
