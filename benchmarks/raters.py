@@ -322,9 +322,10 @@ def labelled(items: Sequence[dict[str, Any]], level: Any = "nominal") -> Figures
 
 def compared(votes: Sequence[Comparison]) -> Figures:
     """Alpha, consistency and trust of the raters of comparisons."""
-    fit, alike = believe(votes), consistency(votes)
+    fit, alike, agreed = believe(votes), consistency(votes), alpha(preferences(votes))
     return {
-        "alpha": alpha(preferences(votes))._asdict() | {"alpha": alpha(preferences(votes)).alpha._asdict()},
+        "alpha": agreed.alpha._asdict(),
+        "labels": agreed.labels,
         "raters": {
             name: {**belief._asdict(), "with_others": alike[name].with_others._asdict()}
             for name, belief in fit.beliefs.items()

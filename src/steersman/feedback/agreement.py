@@ -30,6 +30,7 @@ Level = Literal["nominal", "ordinal", "interval", "ratio"]
 Label = float | str
 Labels = Mapping[str, Label]  # of one item, by rater
 RESAMPLES = 1000
+TINY = np.finfo(float).tiny  # has a logarithm
 SMOOTHING = 0.01  # of a vote, in each cell of a confusion matrix: a rater's first error stays possible
 
 
@@ -142,34 +143,31 @@ def dawid_skene(
         {label for item in seen for said in item.values() for label in said}, key=lambda x: (str(type(x)), x)
     )
     raters = sorted({rater for item in seen for rater in item})
-    if not classes:
-        raise DataError("no item has a label", expected="labels by rater")
-    counts = np.zeros((len(seen), len(raters), len(classes)))
+    if not classes or not all(seen):
+        raise DataError("no item has a label" if not classes else "an item without a label", expected="labels by rater")
     row, column = {name: i for i, name in enumerate(raters)}, {label: i for i, label in enumerate(classes)}
-    for i, item in enumerate(seen):
-        for rater, said in item.items():
-            for label in said:
-                counts[i, row[rater], column[label]] += 1
-    votes = counts.sum(1)
-    posterior = votes / votes.sum(1, keepdims=True)
+    said = [(i, row[rater], column[label]) for i, item in enumerate(seen) for rater in item for label in item[rater]]
+    items_of, who, labels = np.array(said).T
+    posterior = np.zeros((len(seen), len(classes)))
+    np.add.at(posterior, (items_of, labels), 1.0)
+    posterior /= posterior.sum(1, keepdims=True)
     likelihoods: list[float] = []
     for _ in range(rounds):
         prior = posterior.mean(0)
-        errors = np.einsum("nc,nrl->rcl", posterior, counts) + smoothing
-        errors /= np.maximum(errors.sum(2, keepdims=True), np.finfo(float).tiny)
-        posterior, likelihood = _expected(counts, prior, errors)
+        errors = np.full((len(raters), len(classes), len(classes)), smoothing)  # by rater, label and true class
+        np.add.at(errors, (who, labels), posterior[items_of])
+        errors /= np.maximum(errors.sum(1, keepdims=True), TINY)
+        joint = np.tile(np.log(np.maximum(prior, TINY)), (len(seen), 1))
+        np.add.at(joint, items_of, np.log(np.maximum(errors, TINY))[who, labels])
+        posterior, likelihood = _normalised(joint)
         likelihoods.append(likelihood)
         if len(likelihoods) > 1 and likelihood - likelihoods[-2] < tolerance * len(seen):
             break
-    return Truth(classes, posterior, prior, {name: errors[i] for name, i in row.items()}, likelihoods)
+    return Truth(classes, posterior, prior, {name: errors[i].T for name, i in row.items()}, likelihoods)
 
 
-def _expected(
-    counts: NDArray[np.float64], prior: NDArray[np.float64], errors: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """P(class | labels) of every item, [items, C], and the log-likelihood of all labels."""
-    tiny = np.finfo(float).tiny
-    joint = np.log(np.maximum(prior, tiny)) + np.einsum("nrl,rcl->nc", counts, np.log(np.maximum(errors, tiny)))
+def _normalised(joint: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """P(class | labels) of every item, [items, C], from logs of P(class, labels); and the log-likelihood of all."""
     highest = joint.max(1, keepdims=True)
     weights = np.exp(joint - highest)
     total = weights.sum(1, keepdims=True)

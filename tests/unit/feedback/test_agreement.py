@@ -137,6 +137,8 @@ def test_planted_confusions_are_found_and_beat_the_majority() -> None:
 def test_no_label_is_refused() -> None:
     with pytest.raises(DataError, match="no item has a label"):
         dawid_skene([])
+    with pytest.raises(DataError, match="an item without a label"):
+        dawid_skene([{"a": 1}, {}])
 
 
 # ── consistency ──────────────────────────────────────────────────────────────────────────────────────────────────────
