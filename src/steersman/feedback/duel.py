@@ -51,11 +51,7 @@ def duel(
     for vote, authors in zip(votes, origins, strict=True):
         if vote.gold:
             continue
-        if sorted(authors) != sorted(models) or models[0] == models[1]:
-            raise DataError(
-                f"a vote about answers of {', '.join(authors) or 'nobody'}",
-                expected=f"one each of {' and '.join(models)}",
-            )
+        _of_these(authors, models)
         both_bad += vote.both_bad
         if not (ranks := vote.ranks()):
             unordered += 1
@@ -84,6 +80,12 @@ def duel(
         "votes_needed": {"margin": margin, **_needed(found, margin)},
         "shown_first_won": wilson(sum(first_won), len(first_won))._asdict() if first_won else None,
     }
+
+
+def _of_these(authors: Sequence[str], models: tuple[str, str]) -> None:
+    if sorted(authors) != sorted(models) or models[0] == models[1]:
+        found = f"a vote about answers of {', '.join(authors) or 'nobody'}"
+        raise DataError(found, expected=f"one each of {' and '.join(models)}")
 
 
 def _figure(found: Clustered) -> dict[str, float | int] | None:
