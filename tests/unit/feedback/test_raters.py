@@ -77,12 +77,12 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 
 def test_the_loss_by_hand() -> None:
-    """One vote of a rater with trust 2 and bias 0.5 who saw his choice on the right: sigmoid(2 (0.3 + 0.1) - 0.5)."""
+    """One vote of a liar with trust -2 and bias 0.5 who saw his choice on the right: sigmoid(-2 (0.3 + 0.1) - 0.5)."""
     found = read([vote("a", "x", "y", order_shown=(1, 0))], ["a"])
     loss = raters.objective(found.pairs, torch.tensor([1.0], dtype=torch.float64))
-    parts = [torch.tensor(values, dtype=torch.float64) for values in ([0.3, -0.1], [2.0], [0.5])]
-    prior = 0.5 * ((0.09 + 0.01) / 10 + (2 - 1) ** 2 / 2 + 0.25)
-    assert float(loss(*parts)) == pytest.approx(math.log1p(math.exp(-(2 * 0.4 - 0.5))) + prior)
+    parts = [torch.tensor(values, dtype=torch.float64) for values in ([0.3, -0.1], [-2.0], [0.5])]
+    prior = 0.5 * ((0.09 + 0.01) / 10 + (-2 - 1) ** 2 / 2 + 0.25)
+    assert float(loss(*parts)) == pytest.approx(math.log1p(math.exp(2 * 0.4 + 0.5)) + prior)
 
 
 def test_covariances_and_errors_are_those_of_the_whole_hessian() -> None:
