@@ -6,6 +6,8 @@ sequences of one prompt, K ranked answers, T positions, N scored positions of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -151,6 +153,25 @@ def rater_margins(margins: Tensor, trust: Tensor, side: Tensor, bias: Tensor) ->
         [P], for `preference_nll`.
     """
     return trust * margins + bias * side
+
+
+def minimise(parameters: Sequence[Tensor], loss: Callable[[], Tensor], steps: int = 200) -> None:
+    """Move a few parameters of a smooth loss to its minimum by L-BFGS; afterwards they need no gradient.
+
+    A convex loss has one. Of others, it is the one downhill from where the parameters are.
+    """
+    optimiser = torch.optim.LBFGS(list(parameters), max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimiser.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    if any(parameter.numel() for parameter in parameters):  # the optimiser cannot do nothing
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
 
 
 # ── policy gradients ─────────────────────────────────────────────────────────────────────────────────────────────────

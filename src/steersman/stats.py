@@ -6,10 +6,11 @@ All intervals are two-sided at ``confidence`` (0.95 unless said otherwise).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 BINS = 5  # of a calibration table, between 0.5 and 1
 
@@ -41,10 +42,14 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate:
         raise ValueError(f"successes must lie between 0 and n, got {successes} of {n}")
     if n == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
-    z, p = _z(confidence), successes / n
+    return Estimate(successes / n, *_score_limits(successes / n, n, _z(confidence)), n)
+
+
+def _score_limits(p: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's limits for a rate among n observations, which need not be a whole number."""
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence: float = 0.95) -> Estimate:
@@ -113,6 +118,80 @@ def mean_estimate(values: Sequence[float], confidence: float = 0.95, resamples: 
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(float(data.mean()), float(low), float(high), len(data))
+
+
+class Clustered(NamedTuple):
+    """A mean of observations that hang together. ``design_effect`` is how many times more of them are needed than of
+    independent ones, 1 or more; ``quantile`` is how many standard errors the interval reaches to each side."""
+
+    estimate: Estimate
+    design_effect: float
+    quantile: float
+
+
+def clustered_mean(
+    values: Sequence[float], *clusters: Sequence[Hashable], confidence: float = 0.95, rate: bool = False
+) -> Clustered:
+    """A mean whose observations share a prompt, a rater or both: the sandwich of Cameron, Gelbach & Miller (2011).
+
+    The variance is the sum of each clustering's less that of their intersection, and no less than any single one's;
+    Student's quantile has the degrees of freedom of the clustering with the fewest clusters. One with a single cluster
+    is left out: about other such clusters the data say nothing.
+
+    Args:
+        values: of the observations; clusters: for each clustering, to which cluster an observation belongs.
+        rate: values lie in [0, 1], and the limits are Wilson's with n over the design effect (Korn & Graubard 1998),
+            which do not leave [0, 1] and are honest where all values are alike: then a cluster is one observation.
+    """
+    n = len(values)
+    if n == 0:
+        return Clustered(Estimate(math.nan, *((0.0, 1.0) if rate else (-math.inf, math.inf)), 0), 1.0, _z(confidence))
+    data = np.asarray(values, dtype=np.float64)
+    errors, mean = data - data.mean(), float(data.mean())
+    ways = [way for way in clusters if len(set(way)) > 1]
+    variance, alone = _sandwich(errors, ways), float(errors @ errors) / max(1, n * (n - 1))
+    effect = max(1.0, variance / alone if alone else n / min(map(len, map(set, ways)), default=n))
+    freedom = min((len(set(way)) for way in ways), default=n) - 1
+    z = _t(confidence, freedom) if freedom else _z(confidence)
+    half = z * math.sqrt(alone * effect)
+    limits = _score_limits(mean, n / effect, z) if rate else (mean - half, mean + half)
+    return Clustered(Estimate(mean, *limits, n), effect, z)
+
+
+def _sandwich(errors: NDArray[np.float64], ways: Sequence[Sequence[Hashable]]) -> float:
+    """The variance of a mean by up to two clusterings."""
+
+    def of(way: Sequence[Hashable]) -> float:
+        sums: dict[Hashable, float] = {}
+        for cluster, error in zip(way, errors.tolist(), strict=True):
+            sums[cluster] = sums.get(cluster, 0.0) + error
+        return len(sums) / (len(sums) - 1) * sum(s * s for s in sums.values()) / len(errors) ** 2
+
+    single = [of(way) for way in ways]
+    both = sum(single) - of(list(zip(*ways, strict=True))) if len(ways) == 2 else 0.0
+    return max([both, *single], default=0.0)
+
+
+def _t(confidence: float, freedom: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + confidence / 2))
+
+
+def observations_for(rate: float, margin: float, quantile: float) -> float:
+    """How many independent observations give Wilson's interval this half width; not a whole number.
+
+    Args:
+        rate: as it is expected, in [0, 1]; margin: in (0, 0.5); quantile: as of `Clustered`.
+    """
+    if not (0 <= rate <= 1 and 0 < margin < 0.5):
+        raise ValueError(f"a rate in [0, 1] and a margin in (0, 0.5) are needed, got {rate} and {margin}")
+    few, many = 1e-6, 1e12
+    for _ in range(200):  # the width falls as n grows
+        n = math.sqrt(few * many)
+        low, high = _score_limits(rate, n, quantile)
+        few, many = (n, many) if high - low > 2 * margin else (few, n)
+    return many
 
 
 def ratio_of_perplexities(

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]
 
-from steersman.stats import independent_difference, mcnemar_exact, paired_difference, ratio_of_perplexities, wilson
+from steersman.stats import (
+    clustered_mean,
+    independent_difference,
+    mcnemar_exact,
+    observations_for,
+    paired_difference,
+    ratio_of_perplexities,
+    wilson,
+)
 
 
 def pairs(both: int, only_after: int, only_before: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -177,3 +185,39 @@ def test_passages_need_equal_lengths() -> None:
     for before, after, tokens in (([], [], []), ([1], [1, 2], [1, 2]), ([1, 2], [1, 2], [1])):
         with pytest.raises(ValueError, match="equal, non-zero lengths"):
             ratio_of_perplexities(before, after, tokens)
+
+
+# ── observations that hang together ──────────────────────────────────────────────────────────────────────────────────
+def test_the_clustered_variance_by_hand() -> None:
+    """Two clusters of two, errors (1/2, 1/2) and (-1/2, -1/2): 2 / 1 * (1 + 1) / 16 = 1/4, three times that alone."""
+    found = clustered_mean([1, 1, 0, 0], ["a", "a", "b", "b"])
+    alone = 1 / 12
+    assert found.design_effect == pytest.approx(0.25 / alone)
+    assert found.quantile == pytest.approx(12.706, abs=1e-3)  # Student's with one degree of freedom
+    assert found.estimate.high == pytest.approx(0.5 + 12.706 * 0.5, abs=1e-3)
+
+
+def test_two_clusterings_add_and_their_intersection_does_not_count_twice() -> None:
+    """Crossed one by one, each variance is 1/4 and that of the intersection 1/12; no single one's is gone below."""
+    values, rows, columns = [1, 1, 0, 0], ["a", "a", "b", "b"], ["x", "y", "x", "y"]
+    both = clustered_mean(values, rows, columns)
+    assert both.design_effect == pytest.approx(0.25 * 12)  # the columns' sums cancel: 1/4 + 0 - 1/12 is less than 1/4
+    assert clustered_mean(values, rows, ["x"] * 4).design_effect == both.design_effect  # one cluster tells nothing
+
+
+def test_a_clustered_rate_stays_within_its_bounds() -> None:
+    unanimous = clustered_mean([1.0] * 20, [i // 5 for i in range(20)], rate=True)
+    assert unanimous.design_effect == 5.0
+    assert unanimous.estimate.high == 1.0
+    assert unanimous.estimate.low < wilson(4, 4).low  # four observations, and Student's quantile
+    nothing = clustered_mean([], [], rate=True)
+    assert nothing.estimate[1:] == (0.0, 1.0, 0)
+
+
+def test_observations_for_a_margin() -> None:
+    z = 1.959964
+    n = observations_for(0.3, 0.05, z)
+    low, high = wilson(round(0.3 * n), round(n))[1:3]
+    assert (high - low) / 2 == pytest.approx(0.05, rel=5e-3)
+    with pytest.raises(ValueError, match="margin in"):
+        observations_for(0.3, 0.0, z)

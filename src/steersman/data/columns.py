@@ -8,12 +8,15 @@
     OpenRLHF         prompt+chosen+rejected, whose messages may repeat the prompt's
     PKU-SafeRLHF     prompt+response_0+response_1+better_response_id+safer_response_id
     Argilla          fields+responses, as its records are exported to JSON
+    Label Studio     data+annotations (JSON), or the task's fields with annotator+annotation_id (JSON-MIN)
+    LMArena          winner+conversation_a+conversation_b, or prompt+response_a+response_b+winner_model_a+...
 
 What a mapping cannot make sense of is left for the record to refuse by name.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +33,7 @@ HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def records_of(row: Any, record: type[Record]) -> list[Row]:
-    """A row of any tool as records of ours: one, but for Argilla's, which holds one for each rater.
+    """A row of any tool as records of ours: one, but for Argilla's and Label Studio's, which hold one for each rater.
 
     Raises:
         DataError: the row means something else, or contradicts itself.
@@ -57,6 +60,10 @@ def records_of(row: Any, record: type[Record]) -> list[Row]:
 def _comparisons(row: Row) -> list[Row]:
     if "fields" in row:
         return argilla(row)
+    if {"data", "annotations"} <= row.keys() or {"annotator", "annotation_id"} <= row.keys():
+        return label_studio(row)
+    if {"winner", "winner_model_a"} & row.keys():
+        return [lmarena(row)]
     if "response_0" in row:
         return [pku(row)]
     if "options" in row:
@@ -241,6 +248,159 @@ def _argilla_ranks(question: str, value: list[Any], names: list[str]) -> list[An
     if ranks.keys() != set(names):
         raise DataError(f"{question!r} ranks {', '.join(ranks)}, but the answers are {', '.join(names)}")
     return [ranks[name] for name in names]
+
+
+# ── Label Studio ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def label_studio(row: Row) -> list[Row]:
+    """A task of Label Studio as one comparison for each of its annotations, from its JSON or its JSON-MIN export.
+
+    The data field ``prompt``, ``instruction`` or ``question`` is the prompt. For Pairwise, the other text fields are
+    the options, from left to right; for Ranker, the items of the list, by ``body``, ``html`` or ``title``. A text area
+    is the rationale, ``completed_by`` the rater (by number, not by address), ``lead_time`` the seconds. Annotations of
+    the ground truth are gold. Cancelled annotations, predictions and other fields are left out.
+    """
+    if "annotation_id" in row:
+        row = _from_json_min(row)
+    data, annotations = _object(row["data"], "data"), _objects(row["annotations"], "annotations", "annotations")
+    prompt = next((name for name in ("prompt", "instruction", "question") if name in data), None)
+    if prompt is None:
+        raise DataError(f"no field 'prompt', 'instruction' or 'question' among {', '.join(data) or 'none'}")
+    texts = [value for name, value in data.items() if name != prompt and isinstance(value, str)]
+    lists = [value for value in data.values() if isinstance(value, list)]
+    found: list[Row] = []
+    for annotation in annotations:
+        results = _objects(annotation.get("result") or [], "result", "results")
+        if annotation.get("was_cancelled") or not results:
+            continue
+        said: Row = {"prompt": data[prompt], "source": "label studio"}
+        for result in results:
+            kind, value = result.get("type"), _object(result.get("value") or {}, "value")
+            if kind == "pairwise":
+                said |= {"options": texts, "ranking": _left_or_right(value.get("selected")), "order_shown": [0, 1]}
+            elif kind == "ranker":
+                said |= _studio_ranks(value.get("ranker"), lists)
+            elif kind == "textarea" and (words := value.get("text")):
+                said["rationale"] = "\n".join(words) if isinstance(words, list) else words
+        who = annotation.get("completed_by")
+        who = who.get("id") if isinstance(who, dict) else who
+        if annotation.get("ground_truth"):
+            said["gold"] = True
+        elif who is not None:
+            said["rater"] = str(who)
+        if annotation.get("lead_time") is not None:
+            said["seconds"] = annotation["lead_time"]
+        found.append(said)
+    if not found:
+        raise DataError("no annotation that says anything: all are cancelled or empty")
+    return found
+
+
+def _from_json_min(row: Row) -> Row:
+    """JSON-MIN, where results stand beside the data, as a task with one annotation."""
+    about = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
+    results: list[Row] = []
+    data: Row = {}
+    for name, value in row.items():
+        chosen = value.get("selected") if isinstance(value, dict) else value
+        if name not in about and isinstance(chosen, str) and chosen in ("left", "right"):
+            results.append({"type": "pairwise", "value": {"selected": chosen}})
+        elif name not in about and isinstance(value, dict) and "ranker" in value:
+            results.append({"type": "ranker", "value": value})
+        elif name not in about:
+            data[name] = value
+    annotation = {"result": results, "completed_by": row["annotator"], "lead_time": row.get("lead_time")}
+    return {"data": data, "annotations": [annotation]}
+
+
+def _left_or_right(selected: Any) -> list[int]:
+    if selected not in ("left", "right"):
+        raise DataError(f"'selected' must be 'left' or 'right', found {str(selected)[:60]!r}")
+    return [1, 2] if selected == "left" else [2, 1]
+
+
+def _studio_ranks(order: Any, lists: list[list[Any]]) -> Row:
+    """The items of the task's list as options, ranked by a list of their ids or by a single bucket with them."""
+    if isinstance(order, dict):
+        filled = [ids for ids in order.values() if ids]
+        if len(filled) != 1:
+            raise DataError(f"items sorted into {len(filled)} buckets, where one order was expected")
+        order = filled[0]
+    if len(lists) != 1:
+        raise DataError(f"{len(lists)} lists of items, where the answers are one")
+    items = _objects(lists[0], "items", "items")
+    ids = [str(item.get("id")) for item in items]
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(ids):
+        raise DataError(f"'ranker' orders {str(order)[:60]}, but the items are {', '.join(ids)[:60]}")
+    place = {str(name): rank for rank, name in enumerate(order, start=1)}
+    texts = [next((item[name] for name in ("body", "html", "title") if item.get(name)), None) for item in items]
+    return {"options": texts, "ranking": [place[name] for name in ids], "order_shown": list(range(len(ids)))}
+
+
+# ── LMArena ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+ARENA = {"model_a": [1, 2], "model_b": [2, 1], "tie": [1, 1]}
+ARENA_BOTH_BAD = ("tie (bothbad)", "bothbad", "both_bad")
+
+
+def lmarena(row: Row) -> Row:
+    """A battle of the Chatbot Arena, from its conversations (33k, 100k, 140k) or the columns of its 55k set.
+
+    Models become the tags ``model_a:NAME`` and ``model_b:NAME``, and ``judge`` the rater; A was shown on the left. A
+    tie of two bad answers is ``both_bad`` and no order. Conversations that differ before their last answers are
+    refused: there is no common prompt. Other columns (languages, times, moderation) are left out.
+    """
+    if "winner" in row:
+        winner = row["winner"]
+    else:
+        winners = [name for name in ("model_a", "model_b", "tie") if row.get(f"winner_{name}") in (1, "1", True)]
+        winner = winners[0] if len(winners) == 1 else None
+    if not isinstance(winner, str) or winner not in (*ARENA, *ARENA_BOTH_BAD):
+        raise DataError(f"'winner' must be one of {', '.join((*ARENA, ARENA_BOTH_BAD[0]))}, found {str(winner)[:60]!r}")
+    talks = [_arena_turns(row, side) for side in "ab"]
+    if talks[0][:-1] != talks[1][:-1]:
+        raise DataError("the conversations differ already before their last answers: there is no common prompt")
+    said: Row = {"both_bad": True} if winner in ARENA_BOTH_BAD else {"ranking": ARENA[winner]}
+    tags = [f"{name}:{row[name]}" for name in ("model_a", "model_b") if isinstance(row.get(name), str)]
+    judge = {"rater": str(row["judge"])} if row.get("judge") else {}
+    options = [_last(talk[-1:], f"conversation_{side}") for talk, side in zip(talks, "ab", strict=True)]
+    about = {"order_shown": [0, 1], "tags": tags, "source": "lmarena", **judge}
+    return {"prompt": _slot(talks[0][:-1]), "options": options, **said, **about}
+
+
+def _arena_turns(row: Row, side: str) -> list[Row]:
+    """One model's conversation as messages of text."""
+    if f"conversation_{side}" in row:
+        turns = _objects(row[f"conversation_{side}"], f"conversation_{side}")
+        return [{"role": turn.get("role"), "content": _arena_text(turn.get("content"))} for turn in turns]
+    asked, answered = (_arena_list(row.get(name), name) for name in ("prompt", f"response_{side}"))
+    if len(asked) != len(answered):
+        raise DataError(f"{len(asked)} requests and {len(answered)} answers of model {side}")
+    pairs = zip(asked, answered, strict=True)
+    return [
+        {"role": role, "content": text}
+        for both in pairs
+        for role, text in zip(("user", "assistant"), both, strict=True)
+    ]
+
+
+def _arena_text(content: Any) -> Any:
+    """Text, or a list of parts of which all are text."""
+    if not isinstance(content, list):
+        return content
+    parts = _objects(content, "content", "parts")
+    if any(part.get("type") != "text" or part.get("image") for part in parts):
+        raise DataError("a turn that is not only text")
+    return "\n".join(str(part.get("text")) for part in parts)
+
+
+def _arena_list(value: Any, name: str) -> list[Any]:
+    """The 55k set's turns, a JSON list written as text."""
+    try:
+        turns = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise DataError(f"{name!r} is no JSON list of turns") from None
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f"{name!r} must be a list of turns, found {str(value)[:60]!r}")
+    return turns
 
 
 # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -54,14 +54,23 @@ def convert(file: Path, out: Path, style: Style) -> list[str]:
         raise DataError(found, where=str(out), expected="the name of a new .jsonl file", do="choose another name")
     comparisons, faults = sort_out(file, Comparison)
     rows, refused = export(comparisons, style)
-    unread = Counter("; ".join(reasons) for reasons in faults.values())
-    first = {"; ".join(reasons): line for line, reasons in reversed(faults.items())}
-    said = [f"not read: {n} row(s), the first in line {first[reason]}: {reason}" for reason, n in unread.most_common()]
-    said += [f"not written: {n} comparison(s): {reason}" for reason, n in Counter(refused.values()).most_common()]
+    said = [*unread(faults), *unwritten(refused)]
     if not rows:
         raise DataError("\n  ".join(["no row to write", *said]), where=str(file), expected="comparisons")
     write_jsonl(out, rows)
     return [f"{out}: {len(rows)} row(s) from {len(comparisons) - len(refused)} comparison(s)", *said]
+
+
+def unread(faults: Mapping[int, Sequence[str]]) -> list[str]:
+    """What is wrong with rows, by line: each reason once, with its number of rows and the first of them."""
+    reasons = Counter("; ".join(own) for own in faults.values())
+    first = {"; ".join(own): line for line, own in sorted(faults.items(), reverse=True)}
+    return [f"not read: {n} row(s), the first in line {first[reason]}: {reason}" for reason, n in reasons.most_common()]
+
+
+def unwritten(refused: Mapping[int, str]) -> list[str]:
+    """Why comparisons have no row, each reason once with its number."""
+    return [f"not written: {n} comparison(s): {reason}" for reason, n in Counter(refused.values()).most_common()]
 
 
 def trl(comparison: Comparison) -> list[Row]:

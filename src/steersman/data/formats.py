@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,12 +45,14 @@ def read(path: Path, record: type[R]) -> list[R]:
 def sort_out(path: Path, record: type[R]) -> tuple[list[R], dict[int, list[str]]]:
     """The records of the rows that can be read, and what is wrong with each of the others, by line.
 
+    A ``.json`` file, as annotation tools write them, is one list; its rows count from 1.
+
     Raises:
         DataError: the file is missing or not UTF-8.
     """
     rows: list[R] = []
     faults: dict[int, list[str]] = {}
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_rows(path), start=1):
         if not line.strip():
             continue
         try:
@@ -64,6 +67,26 @@ def sort_out(path: Path, record: type[R]) -> tuple[list[R], dict[int, list[str]]
 def dump(rows: Sequence[Record]) -> list[dict[str, Any]]:
     """Rows as plain JSON values, without fields left at their default."""
     return [row.model_dump(mode="json", exclude_defaults=True) for row in rows]
+
+
+def _rows(path: Path) -> list[str]:
+    """The text of each row: a line, or an element of the one list that a ``.json`` file holds."""
+    lines = _lines(path)
+    if path.suffixes[-1:] != [".json"] and path.suffixes[-2:] != [".json", ".gz"]:
+        return lines
+    text = "\n".join(lines)
+    if not (opening := re.match(r"\s*\[\s*", text)):
+        raise DataError("no list of rows", where=str(path), expected="a JSON list [...], or lines in a .jsonl file")
+    rows: list[str] = []
+    decoder, gap, at = json.JSONDecoder(), re.compile(r"\s*(?:,\s*)?"), opening.end()
+    try:
+        while text[at : at + 1] != "]":
+            _, end = decoder.raw_decode(text, at)
+            rows.append(text[at:end])
+            at = gap.match(text, end).end()  # type: ignore[union-attr]
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not valid JSON ({error})", where=f"{path}, row {len(rows) + 1}") from None
+    return rows
 
 
 def _lines(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ answers are of every quality and style; style is independent of quality, so that
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -172,6 +173,19 @@ class Question(Record):
     options: tuple[str, str]
     right: Literal[0, 1] | None = None
 
+    def key(self) -> Comparison:
+        """What is known of a gold question, as a row by which raters are measured.
+
+        Raises:
+            DataError: it is no gold question.
+        """
+        if self.right is None:
+            raise DataError("a question without a known answer", where=self.prompt, expected="a gold question")
+        ranking = (1, 2) if self.right == 0 else (2, 1)
+        return Comparison(
+            prompt=self.prompt, options=self.options, ranking=ranking, gold=True, author="toy world", source="toy world"
+        )
+
 
 class Rater(Record):
     """Someone who compares answers: P(first) = sigmoid(sees / temperature + side_bias * side).
@@ -262,6 +276,21 @@ def questions(count: int, seed: Seed = 0) -> list[Question]:
     """Pairs of different sampled answers to a prompt."""
     generator = random.Random(f"questions {seed}")
     return [_question(generator) for _ in range(count)]
+
+
+def pool(answers: int, seed: Seed = 0, prompts: Sequence[str] = PROMPTS) -> list[Question]:
+    """Every pair of so many different sampled answers to each prompt, so that questions share answers.
+
+    What is said of some pairs then says something of the others; `questions` hardly ever meet an answer again.
+    """
+    generator = random.Random(f"pool {seed}")
+    found: list[Question] = []
+    for prompt in prompts:
+        drawn: dict[str, None] = {}
+        while len(drawn) < answers:
+            drawn[sample_answer(prompt, generator)] = None
+        found += [Question(prompt=prompt, options=pair) for pair in itertools.combinations(drawn, 2)]
+    return found
 
 
 def gold_questions(count: int, seed: Seed = 0, difference: float = 1.5) -> list[Question]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from steersman.data import votes
 from steersman.stats import Estimate, calibration, mean_estimate, wilson
 from steersman.store import StageFolder, write_json
-from steersman.types import Comparison, Demonstration, Text, plain_text
+from steersman.types import Comparison, Demonstration, Text
 
 VERSION = 1
 CARD = "card.json"
@@ -94,15 +94,12 @@ def _accuracy(pairs: Sequence[Scored]) -> Estimate:
 def ceiling(comparisons: Sequence[Comparison]) -> Estimate:
     """How often two raters who saw the same two answers put them in the same order; n = 0 if nobody did.
 
-    No judge can agree with one rater's vote more often than raters agree with each other, but for luck.
+    What somebody said twice is one rater's. No judge can agree with one rater's vote more often than raters agree with
+    each other, but for luck.
     """
-    votes: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
-    for row in comparisons:
-        for (rank, text), (other_rank, other) in itertools.combinations(zip(row.ranks(), row.options, strict=False), 2):
-            if rank != other_rank:
-                first, second = sorted((text, other))
-                votes[plain_text(row.prompt), first, second].append((rank < other_rank) == (text == first))
-    pairs = [a == b for seen in votes.values() for a, b in itertools.combinations(seen, 2)]
+    seen = [[order for order in orders if order.said] for orders in votes.orders(comparisons).values()]
+    couples = [couple for orders in seen for couple in itertools.combinations(orders, 2)]
+    pairs = [a.said == b.said for a, b in couples if a.rater != b.rater or not a.rater]
     return wilson(sum(pairs), len(pairs))
 
 

@@ -9,21 +9,19 @@ stand still; every few steps these are set to what is likeliest given the r of a
 
 Scores and trusts that all change their sign explain the same votes. **Gold questions** decide: where a comparison is
 ``gold``, what the raters said of the same prompt and answers is right or wrong, and their share of right answers is
-the centre of the prior of their trust. Without any the centre is 1, which believes the majority.
+the centre of the prior of their trust (`data/votes.py`). Without any the centre is 1, which believes the majority.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from steersman.functional import preference_nll, rater_margins
-from steersman.types import Comparison
+from steersman.functional import minimise, preference_nll, rater_margins
 
 if TYPE_CHECKING:
     from steersman.train.reward_model import Ranked
@@ -40,33 +38,6 @@ class Belief(NamedTuple):
 
 
 PLAIN = Belief()
-
-
-def places(row: Comparison) -> tuple[float, ...]:
-    """By option, 1/2 for the one shown first to -1/2 for the last; 0 where nobody knows."""
-    if row.order_shown is None:
-        return (0.0,) * len(row.options)
-    return tuple(0.5 - row.order_shown.index(i) / (len(row.options) - 1) for i in range(len(row.options)))
-
-
-def prior_trust(rows: Sequence[Comparison]) -> dict[str, float]:
-    """The centre of each rater's trust: half the logit of his smoothed share of right answers to gold questions."""
-    gold = {_question(row): _order(row) for row in rows if row.gold}
-    said: dict[str, list[float]] = {row.rater: [] for row in rows if row.rater and not row.gold}
-    for row in rows:
-        known = gold.get(_question(row))
-        if known and not row.gold and row.rater:
-            said[row.rater].append(len(known & _order(row)) / len(known))
-    smoothed = {rater: (sum(right) + 1) / (len(right) + 2) for rater, right in said.items() if right}
-    return {rater: 0.5 * math.log(s / (1 - s)) if (s := smoothed.get(rater)) else 1.0 for rater in said}
-
-
-def _question(row: Comparison) -> tuple[Any, frozenset[str]]:
-    return row.prompt, frozenset(row.options)
-
-
-def _order(row: Comparison) -> set[tuple[str, str]]:
-    return {(pair.better, pair.worse) for pair in row.pairs()}
 
 
 class Raters:
@@ -119,18 +90,3 @@ class Raters:
         """Put `state` back."""
         self.beliefs = {rater: Belief(*values) for rater, values in state["beliefs"].items()}
         self.heard = {int(number): values for number, values in state["heard"]}
-
-
-def minimise(parameters: Sequence[Tensor], loss: Callable[[], Tensor]) -> None:
-    """Move a few parameters of a convex loss to its minimum."""
-    optimiser = torch.optim.LBFGS(list(parameters), max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> float:
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.detach())
-
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    for parameter in parameters:
-        parameter.requires_grad_(False)

@@ -33,10 +33,10 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from steersman.data import style
+from steersman.data import style, votes
 from steersman.data.by_principle import of_principles, with_principles
 from steersman.errors import DataError, ModelError
-from steersman.functional import preference_nll, ranking_nll
+from steersman.functional import minimise, preference_nll, ranking_nll
 from steersman.lm import pretrained
 from steersman.lm.chat import ChatFormat, chat_format
 from steersman.lm.model import ADAPTER, load_adapter, restore, save_policy, trainable, using
@@ -148,7 +148,7 @@ def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> lis
             row.margin or 0.0,
             number,
             row.rater,
-            raters.places(row),
+            votes.places(row),
         )
         for number, row in enumerate(ordered)
     ]
@@ -189,7 +189,7 @@ def style_alone(rows: Sequence[Ranked]) -> Tensor:
         nll = preference_nll((better - worse) @ found, certainty) @ weight / weight.sum()
         return torch.add(nll, found.square().sum(), alpha=RIDGE)
 
-    raters.minimise([found], loss)
+    minimise([found], loss)
     return found
 
 
@@ -223,7 +223,7 @@ def run(
     steps = loop.plan_batches([row.group.tokens for row in rows], config.batch_size, 1, config.seed)
     batches = [[rows[i] for i in step] for step in steps]
     explained = style_alone(rows) if config.without_style else torch.zeros(len(style.FEATURES))
-    prior = raters.prior_trust(comparisons) if config.trust_raters else {}
+    prior = votes.prior_trust(comparisons) if config.trust_raters else {}
     policy: Any = None
     lower: LowerStates | None = None
     for member in range(config.members):

@@ -198,3 +198,24 @@ def test_questions_offer_two_different_answers() -> None:
     assert all(
         question.options[0] != question.options[1] and question.right is None for question in world.questions(500)
     )
+
+
+def test_a_pool_holds_every_pair_of_each_prompts_answers() -> None:
+    found = world.pool(4, seed=1, prompts=world.PROMPTS[:3])
+    assert len(found) == 3 * 6
+    for prompt in world.PROMPTS[:3]:
+        pairs = [question.options for question in found if question.prompt == prompt]
+        assert len({text for pair in pairs for text in pair}) == 4
+        assert len(set(map(frozenset, pairs))) == 6
+    assert found == world.pool(4, seed=1, prompts=world.PROMPTS[:3])
+    assert found != world.pool(4, seed=2, prompts=world.PROMPTS[:3])
+
+
+def test_the_key_of_a_gold_question_is_right() -> None:
+    for question in world.gold_questions(20):
+        key = question.key()
+        ((better, worse, _, _),) = key.pairs()
+        assert world.true_reward(key.prompt, better) > world.true_reward(key.prompt, worse)
+        assert key.gold
+    with pytest.raises(DataError, match="without a known answer"):
+        world.questions(1)[0].key()

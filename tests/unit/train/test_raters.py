@@ -1,43 +1,15 @@
-"""How far raters are believed: places, gold questions, and planted trusts and biases that are found again."""
+"""How far raters are believed beside a reward model: planted trusts and biases that are found again."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
 
 from steersman.lm.shared_prompt import Group
-from steersman.train.raters import PLAIN, Raters, places, prior_trust
+from steersman.train.raters import PLAIN, Raters
 from steersman.train.reward_model import Ranked
-from steersman.types import Comparison
-
-
-def said(rater: str, better: str, worse: str, prompt: str = "q", **rest: Any) -> Comparison:
-    return Comparison(prompt=prompt, options=(better, worse), ranking=(1, 2), rater=rater, **rest)
-
-
-def test_places_run_from_the_first_shown_to_the_last() -> None:
-    assert places(said("a", "x", "y")) == (0.0, 0.0)
-    assert places(said("a", "x", "y", order_shown=(1, 0))) == (-0.5, 0.5)
-    three = Comparison(prompt="q", options=("x", "y", "z"), ranking=(1, 2, 3), order_shown=(2, 0, 1))
-    assert places(three) == (0.0, -0.5, 0.5)
-
-
-def test_gold_questions_centre_the_trust() -> None:
-    """One of two right, none of two right, and one who was never asked; the gold row's own author is not judged."""
-    gold = [said("expert", "good", "bad", prompt=prompt, gold=True) for prompt in ("q", "r")]
-    rows = [
-        *gold,
-        said("half", "good", "bad"),
-        said("half", "bad", "good", prompt="r"),
-        said("liar", "bad", "good"),
-        said("liar", "bad", "good", prompt="r"),
-        said("new", "anything", "else"),
-    ]
-    assert prior_trust(rows) == pytest.approx({"half": 0.0, "liar": 0.5 * math.log((1 / 4) / (3 / 4)), "new": 1.0})
 
 
 def heard(trusts: Sequence[tuple[float, float]], each: int) -> tuple[list[Ranked], dict[int, list[float]]]:

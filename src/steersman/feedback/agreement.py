@@ -1,0 +1,211 @@
+"""How far raters agree, and what is likely true of an item that they label differently.
+
+**Krippendorff's alpha** (1970; Content Analysis, 4th ed. 2019, ch. 12) is 1 - observed / expected disagreement: 1 for
+raters who always agree, 0 for labels handed out by chance. Any number of raters, gaps allowed; an item with one label
+says nothing and is left out. The interval resamples items (Zapf et al. 2016, doi:10.1186/s12874-016-0200-9).
+
+**Dawid & Skene** (1979, Applied Statistics 28) explain categorical labels by an unknown true class of each item and a
+confusion matrix of each rater, by expectation maximisation from the shares of votes. It needs about three labels an
+item; for comparisons of answers, whose votes are about different pairs, there is `raters.py`.
+
+Comparisons are turned into labels by `preferences`, in the order of the texts and never of the places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import krippendorff
+import numpy as np
+from numpy.typing import NDArray
+
+from steersman.data.votes import orders
+from steersman.errors import DataError
+from steersman.stats import Estimate, mean_estimate, wilson
+from steersman.types import Comparison
+
+Level = Literal["nominal", "ordinal", "interval", "ratio"]
+Label = float | str
+Labels = Mapping[str, Label]  # of one item, by rater
+RESAMPLES = 1000
+TINY = np.finfo(float).tiny  # has a logarithm
+SMOOTHING = 0.01  # of a vote, in each cell of a confusion matrix: a rater's first error stays possible
+
+
+class Agreement(NamedTuple):
+    """Alpha with its interval; ``n`` are the items with two labels or more. ``why`` it is no number, if it is none."""
+
+    alpha: Estimate
+    raters: int
+    labels: int
+    why: str = ""
+
+
+def preferences(votes: Sequence[Comparison]) -> list[dict[str, Label]]:
+    """Two answers to a prompt are an item; its labels are 1 the first is better, -1 the second, 0 a tie.
+
+    Of what a rater said twice the first is taken, and votes without a rater are people of their own. Gold rows are no
+    votes.
+    """
+    found = []
+    votes = [vote for vote in votes if not vote.gold]
+    for seen in orders(votes).values():
+        labels: dict[str, Label] = {}
+        for order in seen:
+            labels.setdefault(order.rater or f"vote {order.row}", order.said)
+        found.append(labels)
+    return found
+
+
+def alpha(items: Sequence[Labels], level: Level = "nominal", confidence: float = 0.95, seed: int = 0) -> Agreement:
+    """Krippendorff's alpha of the labels of items, with a bootstrap interval over items.
+
+    Args:
+        items: labels by rater; numbers, unless the level is nominal.
+        level: how far apart two labels are: ``nominal`` different or not; ``ordinal`` by the labels between them;
+            ``interval`` and ``ratio`` by their difference.
+
+    Raises:
+        DataError: labels are text and the level is not nominal.
+    """
+    paired = [list(labels.values()) for labels in items if len(labels) > 1]
+    raters, labels = len({rater for item in items for rater in item}), sum(map(len, items))
+    nothing = Estimate(math.nan, -1.0, 1.0, len(paired))
+    if not paired:
+        return Agreement(nothing, raters, labels, "no item has two labels")
+    found = {label for item in paired for label in item}
+    if level != "nominal" and any(isinstance(label, str) for label in found):
+        raise DataError(f"labels are text at the level {level!r}", expected="numbers, or the level 'nominal'")
+    domain = _sorted(found)
+    if len(domain) == 1:
+        return Agreement(nothing, raters, labels, f"every label is {domain[0]!r}: nothing could have been disagreed on")
+    place = {label: i for i, label in enumerate(domain)}
+    counts = np.zeros((len(paired), len(domain)), dtype=np.int64)
+    for i, item in enumerate(paired):
+        for label in item:
+            counts[i, place[label]] += 1
+    values = np.arange(len(domain)) if level == "nominal" else np.asarray(domain, dtype=np.float64)
+    generator, drawn = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        picked = counts[generator.integers(0, len(counts), len(counts))]
+        if (picked.sum(0) > 0).sum() > 1:  # a sample of one label alone has no alpha
+            drawn.append(_alpha(picked, values, level))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Agreement(Estimate(_alpha(counts, values, level), float(low), float(high), len(paired)), raters, labels)
+
+
+def _sorted(labels: Iterable[Label]) -> list[Label]:
+    """Numbers by size, then text."""
+    return sorted(labels, key=lambda label: (isinstance(label, str), label))
+
+
+def _alpha(counts: NDArray[np.int64], values: NDArray[np.generic], level: Level) -> float:
+    return float(krippendorff.alpha(value_counts=counts, value_domain=values, level_of_measurement=level))
+
+
+# ── Dawid & Skene ────────────────────────────────────────────────────────────────────────────────────────────────────
+class Truth(NamedTuple):
+    """``classes`` in the order of all columns; ``posterior`` [items, C]; ``prior`` [C]; ``confusion`` by rater, [C, C]:
+    a row for each true class, with the probability of each label; ``log_likelihood`` in nats, after every round."""
+
+    classes: list[Label]
+    posterior: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    confusion: dict[str, NDArray[np.float64]]
+    log_likelihood: list[float]
+
+    def accuracy(self, rater: str) -> float:
+        """The probability that this rater labels an item rightly, over the classes as common as they are."""
+        return float(self.prior @ np.diag(self.confusion[rater]))
+
+
+def dawid_skene(
+    items: Sequence[Mapping[str, Label | tuple[Label, ...]]],
+    rounds: int = 200,
+    tolerance: float = 1e-8,
+    smoothing: float = SMOOTHING,
+) -> Truth:
+    """The likeliest class of every item, how common classes are, and how each rater errs.
+
+    Args:
+        items: labels by rater, one or more an item. A rater's repeated look is written as a tuple of labels.
+        tolerance: the gain of the log-likelihood, in nats an item, below which the search ends.
+        smoothing: of a vote, added to every cell; 0 is the paper's maximum likelihood.
+
+    Raises:
+        DataError: there is no label.
+    """
+    seen = [{rater: said if isinstance(said, tuple) else (said,) for rater, said in item.items()} for item in items]
+    classes = sorted(
+        {label for item in seen for said in item.values() for label in said}, key=lambda x: (str(type(x)), x)
+    )
+    raters = sorted({rater for item in seen for rater in item})
+    if not classes or not all(seen):
+        raise DataError("no item has a label" if not classes else "an item without a label", expected="labels by rater")
+    row, column = {name: i for i, name in enumerate(raters)}, {label: i for i, label in enumerate(classes)}
+    said = [(i, row[rater], column[label]) for i, item in enumerate(seen) for rater in item for label in item[rater]]
+    items_of, who, labels = np.array(said).T
+    posterior = np.zeros((len(seen), len(classes)))
+    np.add.at(posterior, (items_of, labels), 1.0)
+    posterior /= posterior.sum(1, keepdims=True)
+    likelihoods: list[float] = []
+    for _ in range(rounds):
+        prior = posterior.mean(0)
+        errors = np.full((len(raters), len(classes), len(classes)), smoothing)  # by rater, label and true class
+        np.add.at(errors, (who, labels), posterior[items_of])
+        errors /= np.maximum(errors.sum(1, keepdims=True), TINY)
+        joint = np.tile(np.log(np.maximum(prior, TINY)), (len(seen), 1))
+        np.add.at(joint, items_of, np.log(np.maximum(errors, TINY))[who, labels])
+        posterior, likelihood = _normalised(joint)
+        likelihoods.append(likelihood)
+        if len(likelihoods) > 1 and likelihood - likelihoods[-2] < tolerance * len(seen):
+            break
+    return Truth(classes, posterior, prior, {name: errors[i].T for name, i in row.items()}, likelihoods)
+
+
+def _normalised(joint: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """P(class | labels) of every item, [items, C], from logs of P(class, labels); and the log-likelihood of all."""
+    highest = joint.max(1, keepdims=True)
+    weights = np.exp(joint - highest)
+    total = weights.sum(1, keepdims=True)
+    return weights / total, float((highest + np.log(total)).sum())
+
+
+# ── consistency ──────────────────────────────────────────────────────────────────────────────────────────────────────
+class Consistency(NamedTuple):
+    """Of a rater: the mean share of others who said the same of a pair of answers, and how often he repeats himself.
+
+    ``with_others`` and ``with_himself`` count pairs; n = 0 where nobody else, or he himself never again, was asked.
+    """
+
+    with_others: Estimate
+    with_himself: Estimate
+
+
+def consistency(votes: Sequence[Comparison]) -> dict[str, Consistency]:
+    """Inter- and intra-rater consistency by rater. A tie agrees with a tie, first words are
+    compared with first words, and gold rows are no votes."""
+    votes = [vote for vote in votes if not vote.gold]
+    others: dict[str, list[float]] = {vote.rater: [] for vote in votes if vote.rater}
+    again: dict[str, list[bool]] = {rater: [] for rater in others}
+    for seen in orders(votes).values():
+        own: dict[str, list[int]] = {}
+        for order in seen:
+            own.setdefault(order.rater or f"vote {order.row}", []).append(order.said)
+        for rater, said in own.items():
+            if rater not in others:
+                continue
+            elsewhere = [rest[0] for name, rest in own.items() if name != rater]
+            if elsewhere:
+                others[rater].append(elsewhere.count(said[0]) / len(elsewhere))
+            if len(said) > 1:
+                again[rater].append(said[0] == said[1])
+    return {
+        rater: Consistency(
+            mean_estimate(others[rater], resamples=RESAMPLES), wilson(sum(again[rater]), len(again[rater]))
+        )
+        for rater in sorted(others)
+    }
