@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from steersman.errors import DataError, ModelError, TrainingFailed
 from steersman.lm import pretrained
@@ -475,3 +476,35 @@ def test_no_replayed_rows_write_nothing(
     setup, *_ = run(FAST.model_copy(update={"epochs": 0.3}), tiny_base, demonstrations, tmp_path)
     assert (setup["demonstrations"], setup["replayed"]) == (52, 0)
     assert not (tmp_path / "replay.jsonl").exists()
+
+
+# ── going on from a trained adapter ──────────────────────────────────────────────────────────────────────────────────
+def test_training_goes_on_from_an_adapter_in_its_own_shape(
+    tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    """With a learning rate of 0 it stays as it is, whatever rank and layers the configuration names."""
+    for name in ("first", "still", "further"):
+        (tmp_path / name).mkdir()
+    quick = OptimiserConfig(learning_rate=1e-2)
+    first = SftConfig(lora=LoraConfig(rank=2, trainable_layers=1), epochs=0.5, optimiser=quick)
+    sft.run(first, tiny_base, "tiny", demonstrations, [], StageFolder(tmp_path / "first", "sft"))
+    for name, rate in (("still", 0.0), ("further", 1e-2)):
+        config = SftConfig(epochs=0.5, optimiser=OptimiserConfig(learning_rate=rate))
+        out = StageFolder(tmp_path / name, "sft")
+        sft.run(config, tiny_base, "tiny", demonstrations, [], out, start=tmp_path / "first")
+    before, still, further = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("first", "still", "further")
+    )
+    assert before.keys() == still.keys() == further.keys()
+    assert all(torch.equal(before[key], still[key]) for key in before)
+    assert any(not torch.equal(before[key], further[key]) for key in before)
+    assert {tensor.shape[0] for key, tensor in before.items() if "lora_A" in key} == {2}
+
+
+def test_revisions_are_mixed_with_demonstrations_from_all_over(demonstrations: list[Demonstration]) -> None:
+    revisions = [row.model_copy(update={"source": "revision"}) for row in demonstrations[:4]]
+    config = sft.RevisedSftConfig(demonstrations=1.5)
+    assert config.rows(revisions, demonstrations) == [*revisions, *demonstrations[::10]]
+    assert sft.RevisedSftConfig(demonstrations=0.0).rows(revisions, demonstrations) == revisions
+    everything = sft.RevisedSftConfig(demonstrations=99.0).rows(revisions, demonstrations)
+    assert everything == [*revisions, *demonstrations]
