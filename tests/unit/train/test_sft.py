@@ -482,13 +482,13 @@ def test_no_replayed_rows_write_nothing(
 def test_training_goes_on_from_an_adapter_in_its_own_shape(
     tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
 ) -> None:
-    """With a learning rate of 0 it stays as it is, whatever rank and layers the configuration names."""
+    """With next to no learning rate it stays as it is, whatever rank and layers the configuration names."""
     for name in ("first", "still", "further"):
         (tmp_path / name).mkdir()
     quick = OptimiserConfig(learning_rate=1e-2)
     first = SftConfig(lora=LoraConfig(rank=2, trainable_layers=1), epochs=0.5, optimiser=quick)
     sft.run(first, tiny_base, "tiny", demonstrations, [], StageFolder(tmp_path / "first", "sft"))
-    for name, rate in (("still", 0.0), ("further", 1e-2)):
+    for name, rate in (("still", 1e-12), ("further", 1e-2)):
         config = SftConfig(epochs=0.5, optimiser=OptimiserConfig(learning_rate=rate))
         out = StageFolder(tmp_path / name, "sft")
         sft.run(config, tiny_base, "tiny", demonstrations, [], out, start=tmp_path / "first")
@@ -496,7 +496,7 @@ def test_training_goes_on_from_an_adapter_in_its_own_shape(
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("first", "still", "further")
     )
     assert before.keys() == still.keys() == further.keys()
-    assert all(torch.equal(before[key], still[key]) for key in before)
+    assert all(torch.allclose(before[key], still[key], rtol=0, atol=1e-9) for key in before)
     assert any(not torch.equal(before[key], further[key]) for key in before)
     assert {tensor.shape[0] for key, tensor in before.items() if "lora_A" in key} == {2}
 
