@@ -303,7 +303,7 @@ def align(
     """
     say = echo or console.print
     stages = stages_of(recipe, until)
-    constitution, data = document.load(recipe.constitution), sources.load(recipe.data)
+    constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
     check_agreement(constitution, data)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked():

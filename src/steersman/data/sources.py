@@ -74,8 +74,11 @@ def locate(name: str | Path) -> Path:
     )
 
 
-def load(name: str | Path) -> DataSet:
+def load(name: str | Path, votes: str | Path | None = None) -> DataSet:
     """Read a data set; every bad row of a file is reported at once.
+
+    Args:
+        votes: a file of further comparisons, such as `steersman rate export` writes.
 
     Raises:
         DataError: no such data set, no demonstrations.jsonl, or bad rows.
@@ -89,7 +92,7 @@ def load(name: str | Path) -> DataSet:
     return DataSet(
         folder,
         read(find("demonstrations") or folder / "demonstrations.jsonl", Demonstration),
-        read(comparisons, Comparison) if comparisons else [],
+        (read(comparisons, Comparison) if comparisons else []) + (read(Path(votes), Comparison) if votes else []),
         read(prompts, Prompt) if prompts else [],
         read(evaluation, Prompt) if evaluation else [],
     )

@@ -17,10 +17,9 @@ from starlette.routing import Route
 
 from steersman.errors import UserError
 from steersman.feedback.pages import page
-from steersman.feedback.people import People
+from steersman.feedback.people import People, hashed
 from steersman.feedback.standing import standing
 from steersman.feedback.store import RatingStore
-from steersman.store import sha256_text
 
 LONGEST_QUERY = 2_000
 
@@ -30,7 +29,7 @@ class Desk:
 
     def __init__(self, store: RatingStore, people: People, token: str, *, cookie: str) -> None:
         self.store, self.people, self.cookie = store, people, cookie
-        self._token = sha256_text(token)
+        self._token = hashed(token)
         self._sessions: set[str] = set()
 
     def routes(self) -> list[Route]:
@@ -46,12 +45,12 @@ class Desk:
 
     def known(self, request: Request) -> bool:
         """Whether the request comes from an administrator's session."""
-        return sha256_text(request.cookies.get(self.cookie, "")) in self._sessions
+        return hashed(request.cookies.get(self.cookie, "")) in self._sessions
 
     def show(self, request: Request) -> Response:
         """The page, or the door."""
         if not self.known(request):
-            return HTMLResponse(page("enter.html", title="Administration"), status_code=401)
+            return HTMLResponse(page("enter.html", title="Administration"))
         votes = self.store.votes()
         questions = dict(self.store.questions())
         figures = standing(votes)
@@ -70,10 +69,10 @@ class Desk:
         """Exchange the token for a session."""
         said = await _object(request)
         token = str(said.get("token", ""))
-        if not secrets.compare_digest(sha256_text(token.encode("utf-8", "replace").decode()), self._token):
+        if not secrets.compare_digest(hashed(token), self._token):
             return JSONResponse({"error": "This is not the token that the server printed."}, status_code=403)
         session = secrets.token_urlsafe(32)
-        self._sessions.add(sha256_text(session))
+        self._sessions.add(hashed(session))
         response = JSONResponse({"next": "/admin"})
         secure = request.url.scheme == "https"
         response.set_cookie(self.cookie, session, path="/admin", httponly=True, samesite="strict", secure=secure)

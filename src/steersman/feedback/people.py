@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import exists, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, exists, insert, select, update
 
 from steersman.errors import UserError
 from steersman.feedback.schema import Database, assignments, items, queries, raters, replies, superseded, votes
 from steersman.store import sha256_text
 
 LONGEST_NAME = 100
+
+
+def hashed(secret: str) -> str:
+    """What is stored of a token, or of anything that was sent as one."""
+    return sha256_text(secret.encode("utf-8", "replace").decode())
 
 
 class Rater(NamedTuple):
@@ -73,7 +78,7 @@ class People:
 
     def invited(self, token: str) -> Rater | None:
         """Whom a link is for, whether or not it was used."""
-        return self._rater(raters.c.invitation == sha256_text(token))
+        return self._rater(raters.c.invitation == hashed(token))
 
     def join(self, token: str, consent: str) -> str | None:
         """Use a link; returns the session's secret. None if there is no such link, or it was used or taken back.
@@ -83,7 +88,7 @@ class People:
         """
         session = secrets.token_urlsafe(32)
         unused = (
-            raters.c.invitation == sha256_text(token),
+            raters.c.invitation == hashed(token),
             raters.c.joined_at.is_(None),
             raters.c.revoked_at.is_(None),
         )
@@ -95,7 +100,7 @@ class People:
     # sessions ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def of_session(self, session: str) -> Rater | None:
         """Whose cookie this is."""
-        return self._rater(raters.c.session == sha256_text(session)) if session else None
+        return self._rater(raters.c.session == hashed(session)) if session else None
 
     def revoke(self, rater: int) -> None:
         """End a rater's session and link; the votes stay."""
@@ -112,9 +117,9 @@ class People:
         with self.database.reading() as c:
             return [_rater(row) for row in c.execute(select(raters).order_by(raters.c.id))]
 
-    def _rater(self, where: object) -> Rater | None:
+    def _rater(self, where: ColumnElement[bool]) -> Rater | None:
         with self.database.reading() as c:
-            row = c.execute(select(raters).where(where)).first()  # type: ignore[arg-type]
+            row = c.execute(select(raters).where(where)).first()
         return None if row is None else _rater(row)
 
     # questions about answers ────────────────────────────────────────────────────────────────────────────────────────
@@ -173,7 +178,7 @@ class People:
         with self.database.reading() as c:
             return [(Query(row.id, row.item_id, row.text), row.name, row.said) for row in c.execute(query)]
 
-    def _answered(self, item: int) -> object:
+    def _answered(self, item: int) -> Select[tuple[int]]:
         return (
             select(votes.c.rater_id)
             .join(assignments, assignments.c.id == votes.c.assignment_id)
@@ -182,8 +187,8 @@ class People:
         )
 
 
-def _rater(row: object) -> Rater:
+def _rater(row: Row[Any]) -> Rater:
     joined, withdrawn, revoked = (
         getattr(row, name) is not None for name in ("joined_at", "withdrawn_at", "revoked_at")
     )
-    return Rater(row.id, row.name, row.grp, joined, withdrawn, revoked)  # type: ignore[attr-defined]
+    return Rater(row.id, row.name, row.grp, joined, withdrawn, revoked)

@@ -19,8 +19,8 @@ LONGEST_ANSWER = 60_000  # characters
 LONGEST_RATIONALE = 4_000
 CONSENT = (
     "What you choose and write here is stored with the time that it took, under a number and not under your name. It "
-    "is used to train and to measure language models. You may stop at any time, and withdraw: nothing that you said "
-    "is then used any more."
+    "is used to train and to measure language models. You may stop at any time, and withdraw: from then on nothing "
+    "that you said is handed on."
 )
 
 Arm = Literal["informed", "random", "gold", "repeat"]
@@ -33,7 +33,8 @@ class Round(Record):
 
     ``gold_share`` of a rater's questions have a known answer, ``repeat_share`` were put to the same rater before.
     Where a scorer chooses the questions, ``random_share`` of them are drawn at random all the same, as its control.
-    ``lease_s`` is how long a question stays reserved for the rater who has it on the screen.
+    ``lease_s`` is how long a question stays reserved for the rater who has it on the screen. ``source`` says what the
+    questions were made of.
     """
 
     title: str = "Which answer is better?"
@@ -47,6 +48,7 @@ class Round(Record):
     repeat_share: float = Field(default=0.05, ge=0, le=0.5)
     random_share: float = Field(default=0.2, gt=0, le=1)
     lease_s: float = Field(default=1200.0, gt=0)
+    source: dict[str, Any] = Field(default={})
 
 
 class Question(Record):
@@ -147,7 +149,7 @@ class Submission(Record):
         """Whether it can be about this many answers, and about these principles."""
         ranks: list[Any] = [self.ranking, *self.per_principle.values()]
         return (
-            all(r is None or len(r) == count for r in ranks)
+            all(r is None or (len(r) == count and max(r) <= count) for r in ranks)
             and set(self.per_principle) <= set(principles)
             and (self.edit is None or self.edit.position < count)
         )

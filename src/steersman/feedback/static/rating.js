@@ -176,7 +176,9 @@ function drawLadder() {
   $("#ranking-said").textContent = rungs.length ? `Ranking: ${spoken()}` : "";
   for (const button of $$(".choose")) {
     const at = rungs.findIndex((rung) => rung.includes(Number(button.dataset.place)));
-    button.closest(".answer").classList.toggle("placed", at >= 0);
+    const card = button.closest(".answer");
+    card.classList.toggle("placed", at >= 0);
+    $(".at", card).textContent = at < 0 ? "" : ` · place ${1 + rungs.slice(0, at).flat().length}`;
     button.disabled = at >= 0;
   }
 }
