@@ -63,7 +63,7 @@ def warning(address: Address) -> str | None:
 
 
 def listen(address: Address) -> socket.socket:
-    """A bound socket.
+    """A socket on which connections wait already, so that a link may be opened as soon as it is printed.
 
     Raises:
         UserError: the address is taken, or not this machine's.
@@ -73,6 +73,7 @@ def listen(address: Address) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((address.host, address.port))
+        bound.listen(CONNECTIONS)
     except OSError as error:
         bound.close()
         raise UserError(
