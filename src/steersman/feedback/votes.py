@@ -53,6 +53,7 @@ class Vote(NamedTuple):
             rationale=self.rationale,
             principles=self.question.principles,
             topic=self.question.topic,
+            tags=(f"arm:{self.arm}", *(("late",) if self.late else ())),
             source="human",
         )
 

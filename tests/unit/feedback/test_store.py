@@ -104,6 +104,7 @@ def test_a_late_vote_is_kept_and_marked(opened: Open, clock: Clock) -> None:
     store.submit(1, said(task, 1, 2))
     store.submit(2, said(other, 1, 2))
     assert [(vote.rater, vote.late) for vote in store.votes()] == [(1, True), (2, False)]
+    assert [row.tags for row in comparisons(store.votes())] == [("arm:random", "late"), ("arm:random",)]
 
 
 def test_a_lapsed_lease_that_nobody_took_is_not_late(opened: Open, clock: Clock) -> None:
