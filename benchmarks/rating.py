@@ -3,11 +3,10 @@
     python benchmarks/rating.py [--raters 200] [--votes 12] [--think-s 4] [--store postgresql://...]
 
 The server runs in a process of its own. First one rater votes alone; then all vote at once, each after thinking for
-an exponentially distributed time (people need longer than the mean of 4 s); then all without thinking, which no people
-do; and last some vote while the server is killed (`kill -9`) and started again. A submit is measured by the client,
-from sending the vote to having read the next question. Every vote carries, as its rationale, who cast it and what was on
-the page, and is compared with what the store holds. Times are as measured; `load_average` says how busy the
-machine was.
+an exponentially distributed time (people need longer than the mean of 4 s); then all without thinking, as no people do;
+and last some vote while the server is killed (`kill -9`) and started again. A submit is measured by the client, from
+sending the vote to having read the next question. Every vote carries, as its rationale, who cast it and what was on the
+page, and is compared with what the store holds. Times are as measured; `load_average` says how busy the machine was.
 """
 
 from __future__ import annotations

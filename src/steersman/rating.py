@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -232,29 +232,31 @@ def _principles(where: Path) -> dict[str, str]:
     return {p["id"]: p["statement"] for p in read_json(where / "constitution.json")["principles"]}
 
 
-def invitations(people: People, names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """By name, the token of a link: for new raters, and for those who have not used theirs. ``name:group`` is both."""
-    known = {rater.name: rater for rater in people.all()}
-    for told in names or (() if known else ("me",)):
-        name, _, group = told.partition(":")
-        rater = known.get(name.strip())
-        if rater is None:
-            yield name.strip(), people.invite(name, group)
-    for rater in known.values():
-        if not (rater.withdrawn or rater.revoked):
-            yield rater.name, None if rater.joined else people.invite_again(rater.id)
+def invitations(people: People, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The name and the link's token of everyone who is new; ``name:group`` is both. You, if nobody was ever invited.
+
+    Who was invited before is passed over: a new link would end the one that was sent.
+    """
+    known = {rater.name for rater in people.all()}
+    told = [(name.strip(), group) for name, _, group in (word.partition(":") for word in names)]
+    return [
+        (name, people.invite(name, group)) for name, group in told or [("me", "")][: not known] if name not in known
+    ]
 
 
 def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: Address, store: str | None) -> None:
-    """Begin or go on with a round, print everyone's link, and serve until interrupted."""
+    """Begin or go on with a round, print the new raters' links, and serve until interrupted."""
     address.names()  # before minutes are spent on sampling
     opened = begin(where, given, store)
     bound = listen(address)
     base, token = address.link(bound.getsockname()[1]), new_token()
     app = RatingApp(opened, token)
+    before = len(app.people.all())
     print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")
     for name, invitation in invitations(app.people, names):
-        print(f"  {name}: {f'{base}/join#{invitation}' if invitation else 'goes on where the link was opened'}")
+        print(f"  {name}: {base}/join#{invitation}")
+    if before:
+        print(f"  invited before: {before}; their links and browsers go on (a new link: administration)")
     print(f"\n  administration: {base}/admin#{token}\n\nCtrl-C ends; the same command goes on.", flush=True)
     serve(app, address, bound)
 

@@ -21,8 +21,8 @@ from steersman.store import read_json, write_jsonl
 from steersman.types import Comparison, Demonstration
 
 SETTINGS = (
-    "dpo=null", "rl=null", "cost_model=null", "examples.limit_demonstrations=48", "examples.limit_comparisons=24",
-    "examples.limit_evaluation=12", "sft.epochs=1", "reward_model.members=1", "capability.knowledge_items=4",
+    "rl=null", "cost_model=null", "dpo=null", "reward_model=null", "examples.limit_demonstrations=48",
+    "examples.limit_comparisons=24", "examples.limit_evaluation=12", "sft.epochs=1", "capability.knowledge_items=4",
     "capability.neutral_passages=2", "answers.sampling.max_new_tokens=6",
 )  # fmt: skip
 
@@ -31,7 +31,7 @@ SETTINGS = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a tiny random model."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    return align(load_recipe("smoke", SETTINGS), folder, echo=lambda _: None).path
+    return align(load_recipe("smoke", SETTINGS), folder, until="aligned_answers", echo=lambda _: None).path
 
 
 def vote(store: RatingStore, count: int, **more: Any) -> None:
@@ -63,7 +63,7 @@ def test_votes_train_the_reward_model_by_one_command(run: Path) -> None:
     assert all(row.order_shown and row.seconds is not None and row.rationale == "longer" for row in rows)
     edits = read(run / "rating" / "demonstrations.jsonl", Demonstration)
     assert {row.completion for row in edits} == {"what I would have said"}
-    told = CliRunner().invoke(cli, ["rate", "train", str(run)])
+    told = CliRunner().invoke(cli, ["rate", "train", str(run), "--set", "reward_model.epochs=1"])
     assert told.exit_code == 0, told.output
     after = run.with_name("tiny-votes")
     learnt = read(after / "data" / "comparisons.jsonl", Comparison)

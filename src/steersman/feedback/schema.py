@@ -7,6 +7,7 @@ once to a rater (and once more as a repeat), no more raters at a question than i
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,9 +210,10 @@ def open_database(where: str | Path) -> Database:
             ) from error
     try:
         metadata.create_all(engine)
-    except DatabaseError as error:
+    except (DatabaseError, sqlite3.DatabaseError) as error:
+        said = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise UserError(
-            f"the rating store cannot be opened ({str(error.orig).strip().splitlines()[0]})",
+            f"the rating store cannot be opened ({said})",
             where=str(where).split("@")[-1],
             do="check the path, or that the database server is running and the URL is right",
         ) from error

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -434,3 +435,13 @@ def test_many_threads_lose_and_double_nothing(opened: Open) -> None:
     assert Counter(vote.rater for vote in votes) == Counter(rater for rater, _ in acknowledged)
     assert Counter(Counter(vote.item for vote in votes).values()) == {1: how_many, 2: how_many}
     assert not any(vote.late for vote in votes)
+
+
+def test_what_is_no_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no database at all, and longer than a header of one" * 20)
+    with pytest.raises(UserError, match="cannot be opened"):
+        RatingStore(tmp_path / "notes.txt")
+    with pytest.raises(UserError, match="no rating store"):
+        RatingStore("nonsense://x")
+    with pytest.raises(UserError, match="no rating round has begun"):
+        _ = RatingStore(tmp_path / "new.sqlite").round
