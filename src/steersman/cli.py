@@ -26,10 +26,12 @@ data_app = typer.Typer(help="Work on data sets.", no_args_is_help=True)
 class RunByDefault(TyperGroup):
     """`rate RUN` is `rate open RUN`."""
 
+    default = "open"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """A first word that is no verb is a run."""
         own = bool(args) and args[0] not in self.commands and args[0] not in ctx.help_option_names
-        return super().parse_args(ctx, ["open", *args] if own else args)
+        return super().parse_args(ctx, [self.default, *args] if own else args)
 
 
 rate_app = typer.Typer(
@@ -226,7 +228,7 @@ def data_check(
     from steersman.data.check import check
     from steersman.data.check_table import as_json, print_report
 
-    found = check(*sources.load(name)[1:])
+    found = check(*sources.load(name)[1:5])
     if json:
         typer.echo(as_json(found))
     else:

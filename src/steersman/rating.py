@@ -61,6 +61,7 @@ def questions_of(where: Path, source: Source, seed: int) -> list[Question]:
     Raises:
         UserError: there is nothing to ask, or the run has not got so far.
     """
+    known = _gold(source)  # before minutes are spent on sampling
     if where.is_dir():
         run = open_run(where)
         found = _compared(run, source) if source.compare else _sampled(run, source, seed)
@@ -69,7 +70,7 @@ def questions_of(where: Path, source: Source, seed: int) -> list[Question]:
     else:
         found = [_question(row) for row in _limited(read(where, Comparison, _judged), source)]
     found = [question.model_copy(update={"raters": source.raters}) for question in found]
-    return [*found, *_gold(source)]
+    return [*found, *known]
 
 
 def _limited(rows: Sequence[Any], source: Source) -> list[Any]:
