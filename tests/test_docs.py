@@ -71,6 +71,8 @@ def parsed(words: list[str]) -> None:
     """Walk from the program to the verb, and look every flag up there. Nothing is run."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] not in command.commands and hasattr(command, "default"):
+            words = [command.default, *words]
         assert words[0] in command.commands, f"no verb {words[0]!r}"
         command, words = command.commands[words[0]], words[1:]
     known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}

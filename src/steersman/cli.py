@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from steersman.errors import SteersmanError
 
@@ -24,10 +25,31 @@ app = typer.Typer(
 )
 constitution_app = typer.Typer(help="Work on constitutions.", no_args_is_help=True)
 data_app = typer.Typer(help="Work on data sets.", no_args_is_help=True)
+
+
+class RunByDefault(TyperGroup):
+    """`rate RUN` is `rate open RUN`."""
+
+    default = "open"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """A first word that is no verb is a run."""
+        own = bool(args) and args[0] not in self.commands and args[0] not in ctx.help_option_names
+        return super().parse_args(ctx, [self.default, *args] if own else args)
+
+
+rate_app = typer.Typer(
+    help="Put answers to human raters, and use what they say. `rate RUN` is short for `rate open RUN`.",
+    no_args_is_help=True,
+    cls=RunByDefault,
+)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(data_app, name="data")
+app.add_typer(rate_app, name="rate")
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/laptop.")]
+Rated = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or a .jsonl file of comparisons.")]
+Store = Annotated[str | None, typer.Option(help="A file, or postgresql://USER@HOST/DB; RUN/rating unless given.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -283,7 +305,7 @@ def data_check(
     from steersman.data.check import check
     from steersman.data.check_table import as_json, print_report
 
-    found = check(*sources.load(name)[1:])
+    found = check(*sources.load(name)[1:5])
     if json:
         typer.echo(as_json(found))
     else:
@@ -302,6 +324,64 @@ def data_convert(
 
     for line in convert(file, out, to):
         typer.echo(line)
+
+
+@rate_app.command("open")
+def rate_open(
+    run: Rated,
+    compare: Annotated[str | None, typer.Option(help="A blind test of two, such as raw,aligned.")] = None,
+    rater: Annotated[list[str] | None, typer.Option(help="NAME or NAME:GROUP, once for each; you, if none.")] = None,
+    answers: Annotated[int | None, typer.Option(help="Sampled for each prompt, 2 to 9; 4.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="At most so many, evenly over the file; all.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the sampled answers; 1.")] = None,
+    raters: Annotated[int | None, typer.Option(help="Different people for each question; 1.")] = None,
+    per_rater: Annotated[int | None, typer.Option(help="At most so many questions for each; no limit.")] = None,
+    gold: Annotated[str | None, typer.Option(help="Comparisons with a known answer, a .jsonl file.")] = None,
+    principles: Annotated[bool | None, typer.Option("--principles", help="Ask by each principle too.")] = None,
+    seed: int | None = None,
+    store: Store = None,
+    host: Annotated[str, typer.Option(help="Only this machine unless given.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8642,
+    url: Annotated[str | None, typer.Option(help="How raters reach the server, if not by host and port.")] = None,
+) -> None:
+    """Open the rating application over a run; a second call goes on."""
+    from steersman.feedback.serving import Address
+    from steersman.rating import rate
+
+    source = {"answers": answers, "prompts": prompts, "temperature": temperature, "raters": raters, "gold": gold}
+    settings = {"per_rater": per_rater, "ask_principles": principles, "seed": seed}
+    pair = None if compare is None else tuple(part.strip() for part in compare.split(","))
+    address = Address(host=host, port=port, url=url)
+    rate(run, {**source, **settings, "compare": pair}, rater or [], address, store)
+
+
+@rate_app.command("export")
+def rate_export(
+    run: Rated,
+    to: Annotated[Path | None, typer.Option(help="A folder; RUN/rating unless given.")] = None,
+    store: Store = None,
+) -> None:
+    """Write what raters said: comparisons.jsonl, and demonstrations.jsonl with the answers that they made better."""
+    from steersman.rating import export as write
+
+    for name, count in write(run, to, store).items():
+        typer.echo(f"wrote {name} ({count} rows)")
+
+
+@rate_app.command("train")
+def rate_train(
+    run: RunFolder,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. reward_model.epochs=2.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The new run's folder; RUN-votes unless given.")] = None,
+    store: Store = None,
+) -> None:
+    """Train the reward model on the run's comparisons and the raters' votes, and say what it is worth."""
+    from steersman.rating import train
+    from steersman.store import read_json
+
+    done = train(run, set_ or [], out, store)
+    accuracy = read_json(done.path / "reward_card" / "card.json")["accuracy"]
+    typer.echo(f"Reward model: {done.path / 'reward_model'}, right about {accuracy['value']:.0%} of held-out pairs")
 
 
 def main() -> None:

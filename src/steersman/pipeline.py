@@ -257,7 +257,7 @@ def align(
     """
     say = echo or console.print
     stages = stages_of(recipe, until)
-    constitution, data = document.load(recipe.constitution), sources.load(recipe.data)
+    constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
     check_agreement(constitution, data)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked():
@@ -373,7 +373,7 @@ def _examples(c: Context) -> list[Any]:
 SOURCE_DIGESTS: Mapping[str, Callable[[Context], str]] = {
     "base": lambda c: pretrained.digest(c.base),
     "persona": lambda c: sha256_text(c.constitution.persona),
-    "data_source": lambda c: sha256_text(canonical([dump(rows) for rows in c.data[1:]])),
+    "data_source": lambda c: sha256_text(canonical([dump(rows) for rows in c.data[1:5]])),
     "judge_reads": lambda c: sha256_text(canonical([*c.constitution.texts.items(), *_examples(c)])),
     "reviser_reads": lambda c: sha256_text(
         canonical([[p.id, p.text, p.critique_request, p.revision_request] for p in c.constitution.principles])

@@ -43,8 +43,9 @@ class Recipe(Record):
     """Everything that decides what a run produces.
 
     ``model`` is a name, a Hub id, a folder or a GGUF file; ``constitution`` a shipped name or a YAML file; ``data`` a
-    shipped name or a folder. Paths are relative to the recipe's file. What is null is left out: without ``dpo`` the
-    policy learns nothing from comparisons, without ``rl`` nothing from the scores of a ``reward_model``.
+    shipped name or a folder, and ``votes`` a file of comparisons that are added to its own, such as human raters made.
+    Paths are relative to the recipe's file. What is null is left out: without ``dpo`` the policy learns nothing from
+    comparisons, without ``rl`` nothing from the scores of a ``reward_model``.
 
     Constitutional AI: ``cai_sft`` learns from ``revisions``, and ``dpo`` and ``preference_model`` also from the
     ``feedback`` of a ``judge``; ``rl`` then maximises the preference model's score. ``ablation`` also measures the
@@ -55,6 +56,7 @@ class Recipe(Record):
     model: str
     constitution: str
     data: str
+    votes: str | None = None
     examples: DataConfig = DataConfig()
     sft: SftConfig = SftConfig()
     dpo: DpoConfig | None = None
@@ -146,8 +148,8 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
     data, line_of = load_yaml(path, RecipeError)
     recipe = validate(Recipe, data, path, line_of, RecipeError)
     values = recipe.model_dump(mode="json")
-    for key in ("model", "constitution", "data"):
-        if (path.parent / values[key]).exists():
+    for key in ("model", "constitution", "data", "votes"):
+        if values[key] is not None and (path.parent / values[key]).exists():
             values[key] = str(path.parent / values[key])
     for setting in settings:
         _apply(values, setting)

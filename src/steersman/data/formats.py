@@ -9,7 +9,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,13 +23,16 @@ R = TypeVar("R", bound=Record)
 SHOWN_ROWS = 10
 
 
-def read(path: Path, record: type[R]) -> list[R]:
+def read(path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row: row) -> list[R]:
     """All rows of a ``.jsonl`` or ``.jsonl.gz`` file as records of one type.
+
+    Args:
+        prepare: what is done to a row before its columns are mapped.
 
     Raises:
         DataError: the file is missing or not UTF-8, or rows are bad; names the line, the fault and the cure.
     """
-    rows, faults = sort_out(path, record)
+    rows, faults = sort_out(path, record, prepare)
     if faults:
         shown = [f"line {n}: {fault}" for n in list(faults)[:SHOWN_ROWS] for fault in faults[n]]
         more = [f"and {len(faults) - SHOWN_ROWS} more"] if len(faults) > SHOWN_ROWS else []
@@ -42,7 +45,9 @@ def read(path: Path, record: type[R]) -> list[R]:
     return rows
 
 
-def sort_out(path: Path, record: type[R]) -> tuple[list[R], dict[int, list[str]]]:
+def sort_out(
+    path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row: row
+) -> tuple[list[R], dict[int, list[str]]]:
     """The records of the rows that can be read, and what is wrong with each of the others, by line.
 
     A ``.json`` file, as annotation tools write them, is one list; its rows count from 1.
@@ -56,7 +61,7 @@ def sort_out(path: Path, record: type[R]) -> tuple[list[R], dict[int, list[str]]
         if not line.strip():
             continue
         try:
-            rows += [record.model_validate(row) for row in records_of(_parse(line), record)]
+            rows += [record.model_validate(row) for row in records_of(prepare(_parse(line)), record)]
         except ValidationError as error:
             faults[number] = _faults(error, record)
         except DataError as error:

@@ -44,13 +44,14 @@ class DataConfig(Record):
 
 
 class DataSet(NamedTuple):
-    """The four files of a data set, read and checked row by row."""
+    """The four files of a data set, read and checked row by row. The last ``votes`` comparisons are from elsewhere."""
 
     folder: Path
     demonstrations: list[Demonstration]
     comparisons: list[Comparison]
     prompts: list[Prompt]
     evaluation: list[Prompt]
+    votes: int = 0
 
 
 def library() -> list[str]:
@@ -74,8 +75,11 @@ def locate(name: str | Path) -> Path:
     )
 
 
-def load(name: str | Path) -> DataSet:
+def load(name: str | Path, votes: str | Path | None = None) -> DataSet:
     """Read a data set; every bad row of a file is reported at once.
+
+    Args:
+        votes: a file of further comparisons, such as `steersman rate export` writes.
 
     Raises:
         DataError: no such data set, no demonstrations.jsonl, or bad rows.
@@ -86,12 +90,14 @@ def load(name: str | Path) -> DataSet:
         return next((path for end in ("jsonl", "jsonl.gz") if (path := folder / f"{file}.{end}").exists()), None)
 
     comparisons, prompts, evaluation = find("comparisons"), find("prompts"), find("evaluation")
+    further = read(Path(votes), Comparison) if votes else []
     return DataSet(
         folder,
         read(find("demonstrations") or folder / "demonstrations.jsonl", Demonstration),
-        read(comparisons, Comparison) if comparisons else [],
+        (read(comparisons, Comparison) if comparisons else []) + further,
         read(prompts, Prompt) if prompts else [],
         read(evaluation, Prompt) if evaluation else [],
+        len(further),
     )
 
 
@@ -145,9 +151,9 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
     train, validation = split_validation(demonstrations, config.validation_share)
     if not train:
         raise DataError("no demonstrations to train on", where=str(data.folder / "demonstrations.jsonl"))
-    comparisons, held_out = split_by_topic(
-        spread(data.comparisons, config.limit_comparisons), config.held_out_comparisons
-    )
+    own = data.comparisons[: len(data.comparisons) - data.votes]  # the limit is for these: votes are all taken
+    limited = spread(own, config.limit_comparisons) + data.comparisons[len(own) :]
+    comparisons, held_out = split_by_topic(limited, config.held_out_comparisons)
     prompts, watched = split_by_topic(data.prompts, config.held_out_prompts)
     files: dict[str, Sequence[Record]] = {
         "train": train,

@@ -1,1 +1,2 @@
-"""Human raters: who said what, how far it is believed, what to ask next, and what comes out of it."""
+"""Human raters: the application in which they answer, the store that keeps it, how far they are believed, what to ask
+next, and what comes out of it."""

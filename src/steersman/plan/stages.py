@@ -98,7 +98,7 @@ def plan(recipe: Recipe, out: str | Path | None = None, *, until: str | None = N
         UserError: something in the input is wrong; what `pipeline.align` would say before it trains.
     """
     stages = stages_of(recipe, until)
-    constitution, data = document.load(recipe.constitution), sources.load(recipe.data)
+    constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with tempfile.TemporaryDirectory(prefix="steersman-plan-") as folder:
         scratch = Path(folder)

@@ -36,7 +36,7 @@ def shipped(name: str) -> DataSet:
 
 @functools.cache
 def report(name: str) -> DataReport:
-    return check(*shipped(name)[1:])
+    return check(*shipped(name)[1:5])
 
 
 def rows(name: str) -> list[Demonstration | Comparison | Prompt]:

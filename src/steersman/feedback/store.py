@@ -1,0 +1,428 @@
+"""What a rating round keeps: questions, who has which on the screen, and votes that are only ever added.
+
+A question is handed out on a *lease*. While it runs nobody else gets the question (beyond the number of raters that it
+wants); when it has run out, the question goes back, and whoever had it may still answer: the vote is kept, and marked
+late if another rater has been asked meanwhile. So nothing that a person did is lost, and nothing counts twice.
+
+Leases run in *ticks*, the seconds that the server has been up, counted on from where the store left off. The machine's
+clock may jump: it is written beside every vote for people to read, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
+
+from steersman.errors import UserError
+from steersman.feedback.round import Arm, Question, Round, Scorer, Submission, arm_of, order_shown
+from steersman.feedback.schema import VERSION, Database, assignments, items, open_database, rounds, superseded, votes
+from steersman.feedback.votes import Vote, standing_votes
+
+RESCORED = 20  # votes between two askings of the scorer
+REPEAT_AFTER = 10  # questions between one and its repetition
+
+
+class Refused(Exception):
+    """A submission that does not count; ``reason`` is for the rater."""
+
+    def __init__(self, reason: str, *, status: int = 409) -> None:
+        super().__init__(reason)
+        self.reason, self.status = reason, status
+
+
+class Task(NamedTuple):
+    """An assignment as its rater may see it: nothing here says who wrote an answer, or why it was chosen."""
+
+    assignment: str
+    prompt: Any
+    answers: tuple[str, ...]  # from left to right
+    principles: tuple[str, ...]
+
+
+class Progress(NamedTuple):
+    """How far a rater is. ``left`` counts what could still come to this rater."""
+
+    answered: int
+    left: int
+
+
+class Ticks:
+    """Seconds of the server's own life, counted on from ``start``."""
+
+    def __init__(self, start: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._start, self._monotonic, self._zero = start, monotonic, monotonic()
+
+    def now(self) -> float:
+        """Never less than it was."""
+        return self._start + self._monotonic() - self._zero
+
+
+class RatingStore:
+    """The questions and votes of one round; safe from many threads.
+
+    Args:
+        where: a file, or a database URL.
+        scorer: chooses the questions of the informed arm; without one all are drawn at random.
+        monotonic: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        *,
+        scorer: Scorer | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.database: Database = open_database(where)
+        self.where, self._scorer = str(where), scorer
+        self._scores: dict[int, float] = {}
+        self._scored_at = -1
+        self._scoring = Lock()
+        with self.database.reading() as c:
+            shown = c.scalar(select(func.max(assignments.c.shown_tick))) or 0.0
+            voted = c.scalar(select(func.max(votes.c.tick))) or 0.0
+            known = c.execute(select(rounds)).first()
+        self.ticks = Ticks(max(shown, voted), monotonic)
+        if known is not None and known.version != VERSION:
+            raise UserError(
+                f"the rating store has version {known.version}, and this Steersman reads version {VERSION}",
+                where=self.where.split("@")[-1],
+                do="finish the round with the Steersman that began it",
+            )
+        self._round = Round.model_validate(known.settings) if known is not None else None
+
+    @property
+    def round(self) -> Round:
+        """The settings of the round.
+
+        Raises:
+            UserError: none has begun.
+        """
+        if self._round is None:
+            raise UserError("no rating round has begun here", where=self.where.split("@")[-1], do="steersman rate RUN")
+        return self._round
+
+    @property
+    def begun(self) -> bool:
+        """Whether a round has begun."""
+        return self._round is not None
+
+    def begin(self, settings: Round, questions: Sequence[Question]) -> int:
+        """Begin the round, or go on with it; returns how many of the questions are new.
+
+        Raises:
+            UserError: the round was begun with other settings, or there is nothing to ask.
+        """
+        old = self._round.model_dump() if self._round else settings.model_dump()
+        changed = [
+            f"{name}: {old[name]!r} -> {new!r}" for name, new in settings.model_dump().items() if old[name] != new
+        ]
+        if changed:
+            raise UserError(
+                f"this round was begun with other settings ({'; '.join(changed)[:300]})",
+                where=self.where.split("@")[-1],
+                do="leave these settings out to go on, or begin another round with --store",
+            )
+        with self.database.writing() as c:
+            if self._round is None:
+                values = {"id": 1, "version": VERSION, "settings": settings.model_dump(mode="json")}
+                c.execute(insert(rounds).values(**values, begun_at=time.time()))
+            known = set(c.scalars(select(items.c.key)))
+            fresh = {question.key: question for question in questions if question.key not in known}
+            rows = [
+                {
+                    "key": key,
+                    "question": question.model_dump(mode="json"),
+                    "position": random.Random(f"position {settings.seed} {key}").random(),
+                    "gold": question.gold is not None,
+                    "wanted": 0 if question.gold else question.raters,
+                    "taken": 0,
+                }
+                for key, question in fresh.items()
+            ]
+            if rows:
+                c.execute(insert(items), rows)
+            elif not known:
+                raise UserError("there is no question to ask", do="give prompts with at least two different answers")
+        self._round = settings
+        return len(rows)
+
+    # handing out ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def next_task(self, rater: int) -> Task | None:
+        """The question on this rater's screen: the one that is open, else a new one; None when there is no more."""
+        self._refresh_scores()
+        with self.database.writing(durable=False) as c:
+            self._return_lapsed(c, rater)
+            row = self._open_of(c, rater) or self._reopened(c, rater) or self._chosen(c, rater)
+            return None if row is None else self._task(row)
+
+    def progress(self, rater: int) -> Progress:
+        """How many questions this rater has answered, and how many may still come."""
+        with self.database.reading() as c:
+            mine = select(assignments.c.item_id).where(assignments.c.rater_id == rater)
+            settled = mine.where(assignments.c.state.in_(("answered", "skipped")))
+            answered = c.scalar(select(func.count()).select_from(settled.subquery())) or 0
+            could = select(func.count()).where(
+                or_(items.c.taken < items.c.wanted, items.c.id.in_(mine.where(assignments.c.state == "open"))),
+                items.c.id.not_in(settled),
+            )
+            left = c.scalar(could) or 0
+            quota = self.round.per_rater
+            return Progress(answered, left if quota is None else min(left, max(0, quota - answered)))
+
+    def _open_of(self, c: Connection, rater: int) -> Row[Any] | None:
+        """What the rater has on the screen already; its lease begins anew."""
+        row = self._joined(c, and_(assignments.c.rater_id == rater, assignments.c.state == "open"))
+        if row is not None:
+            until = self.ticks.now() + self.round.lease_s
+            c.execute(update(assignments).where(assignments.c.id == row.id).values(lease_until=until))
+        return row
+
+    def _reopened(self, c: Connection, rater: int) -> Row[Any] | None:
+        """What the rater had before and nobody else has taken since; after an undo, what was on the screen then."""
+        free = or_(items.c.taken < items.c.wanted, items.c.gold, assignments.c.repeat)
+        mine = and_(assignments.c.rater_id == rater, assignments.c.state == "returned", free)
+        row = self._joined(c, mine)
+        if row is not None:
+            self._open(c, row.id, row.item_id, counted=not (row.gold or row.repeat))
+        return row
+
+    def _chosen(self, c: Connection, rater: int) -> Row[Any] | None:
+        """A question that this rater has not had, by the arm that is due."""
+        settings = self.round
+        number = c.scalar(select(func.count()).where(assignments.c.rater_id == rater)) or 0
+        if settings.per_rater is not None and number >= settings.per_rater:
+            return None
+        arm: Arm = arm_of(settings, rater, number, informed=bool(self._scores))
+        item = score = None
+        if arm == "gold":
+            item = self._unseen_gold(c, rater, settings.seed)
+        elif arm == "repeat":
+            item = self._to_repeat(c, rater, number)
+        if arm in ("gold", "repeat") and item is None:
+            arm = "random"
+        if item is None:
+            item, score = self._open_item(c, rater, informed=arm == "informed")
+        if item is None:
+            return None
+        return self._assign(c, rater, item, arm, score)
+
+    def _unseen_gold(self, c: Connection, rater: int, seed: int) -> int | None:
+        seen = select(assignments.c.item_id).where(assignments.c.rater_id == rater)
+        unseen = list(c.scalars(select(items.c.id).where(items.c.gold, items.c.id.not_in(seen)).order_by(items.c.id)))
+        return random.Random(f"which gold {seed} {rater} {len(unseen)}").choice(unseen) if unseen else None
+
+    def _to_repeat(self, c: Connection, rater: int, number: int) -> int | None:
+        """The question that was answered longest ago and has not come twice, if that was long enough ago."""
+        again = assignments.alias()
+        twice = exists().where(again.c.item_id == assignments.c.item_id, again.c.rater_id == rater, again.c.repeat)
+        first = (
+            select(assignments.c.item_id)
+            .join(items, items.c.id == assignments.c.item_id)
+            .where(assignments.c.rater_id == rater, assignments.c.state == "answered", ~assignments.c.repeat)
+            .where(~items.c.gold, ~twice)
+            .order_by(assignments.c.id)
+        )
+        return c.scalar(first.limit(1)) if number >= REPEAT_AFTER else None
+
+    def _open_item(self, c: Connection, rater: int, *, informed: bool) -> tuple[int | None, float | None]:
+        """The open question that tells most, or the next in the random order."""
+        had = exists().where(assignments.c.item_id == items.c.id, assignments.c.rater_id == rater)
+        free = select(items.c.id).where(items.c.taken < items.c.wanted, ~had).order_by(items.c.position)
+        if informed:
+            scored = [i for i in c.scalars(free) if i in self._scores]
+            if scored:
+                best = max(scored, key=self._scores.__getitem__)  # of equal ones the first in the random order
+                return best, self._scores[best]
+        return c.scalar(free.limit(1)), None
+
+    def _assign(self, c: Connection, rater: int, item: int, arm: Arm, score: float | None) -> Row[Any] | None:
+        row = c.execute(select(items).where(items.c.id == item)).one()
+        order = order_shown(self.round.seed, row.key, rater, len(row.question["options"]), repeat=arm == "repeat")
+        values = {
+            "public": secrets.token_urlsafe(12),
+            "item_id": item,
+            "rater_id": rater,
+            "repeat": arm == "repeat",
+            "arm": arm,
+            "score": score,
+            "order_shown": list(order),
+            "state": "returned",
+            "seated": False,
+            "shown_at": time.time(),
+            "shown_tick": self.ticks.now(),
+            "lease_until": 0.0,
+        }
+        made = c.execute(insert(assignments).values(**values).returning(assignments.c.id)).scalar_one()
+        self._open(c, made, item, counted=arm not in ("gold", "repeat"))
+        return self._joined(c, assignments.c.id == made)
+
+    def _open(self, c: Connection, assignment: int, item: int, *, counted: bool) -> None:
+        """Put an assignment on its rater's screen; ``counted`` in the number of raters that its question wants."""
+        now = self.ticks.now()
+        seated = counted and _seat(c, item)
+        values = {"state": "open", "seated": seated, "shown_tick": now, "lease_until": now + self.round.lease_s}
+        c.execute(update(assignments).where(assignments.c.id == assignment).values(**values))
+
+    def _return_lapsed(self, c: Connection, rater: int) -> None:
+        """Take back what others have left lying; a rater's own question stays."""
+        lapsed = and_(assignments.c.state == "open", assignments.c.lease_until < self.ticks.now())
+        for row in c.execute(select(assignments).where(lapsed, assignments.c.rater_id != rater)).all():
+            _return(c, row)
+
+    def _joined(self, c: Connection, where: Any) -> Row[Any] | None:
+        query = select(assignments, items.c.question, items.c.gold).join(items, items.c.id == assignments.c.item_id)
+        return c.execute(query.where(where).order_by(assignments.c.id.desc()).limit(1)).first()
+
+    def _task(self, row: Row[Any]) -> Task:
+        question = Question.model_validate(row.question)
+        asked = question.principles or tuple(self.round.principles)
+        answers = tuple(question.options[i] for i in row.order_shown)
+        return Task(row.public, question.prompt, answers, tuple(p for p in asked if p in self.round.principles))
+
+    # taking in ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def submit(self, rater: int, said: Submission) -> bool:
+        """Keep a vote or a skip; returns False if the same submission was kept before. On disk when it returns.
+
+        Raises:
+            Refused: not this rater's question, answered already, or not about these answers.
+        """
+        with self.database.writing() as c:
+            if self._sent_before(c, rater, said.submission, said.digest):
+                return False
+            mine = and_(assignments.c.public == said.assignment, assignments.c.rater_id == rater)
+            row = self._joined(c, mine)
+            if row is None:
+                raise Refused("This question is not yours to answer.", status=404)
+            if row.state in ("answered", "skipped"):
+                raise Refused("You have answered this question already, perhaps in another tab. That answer stands.")
+            if not said.fits(len(row.order_shown), self._task(row).principles):
+                raise Refused("These ranks do not fit the answers on the page.", status=422)
+            plain = not (row.gold or row.repeat)
+            seated = row.seated or (plain and not said.skip and _seat(c, row.item_id))
+            late = plain and not seated and not said.skip
+            if said.skip and row.seated:
+                _unseat(c, row.item_id)
+                seated = False
+            state = {"state": "skipped" if said.skip else "answered", "seated": seated}
+            c.execute(update(assignments).where(assignments.c.id == row.id).values(**state))
+            c.execute(insert(votes).values(**self._vote(row, said), late=late))
+            return True
+
+    def _vote(self, row: Row[Any], said: Submission) -> dict[str, Any]:
+        """The columns of a vote; ranks by place on the page become ranks by option."""
+
+        def by_option(ranks: Sequence[int]) -> list[int]:
+            return [ranks[row.order_shown.index(i)] for i in range(len(ranks))]
+
+        now = self.ticks.now()
+        elapsed = now - row.shown_tick
+        edit = said.edit
+        return {
+            "submission": said.submission,
+            "digest": said.digest,
+            "rater_id": row.rater_id,
+            "assignment_id": row.id,
+            "kind": "skip" if said.skip else "vote",
+            "ranking": by_option(said.ranking) if said.ranking else None,
+            "both_bad": said.both_bad,
+            "per_principle": {principle: by_option(ranks) for principle, ranks in said.per_principle.items()},
+            "rationale": said.rationale,
+            "edited_option": row.order_shown[edit.position] if edit else None,
+            "edited_text": edit.text if edit else None,
+            # The time that the page was in sight, as the browser says, and never more than passed here.
+            "seconds": elapsed if said.visible_s is None else min(said.visible_s, elapsed),
+            "answered_at": time.time(),
+            "tick": now,
+        }
+
+    def undo(self, rater: int, submission: str) -> bool:
+        """Take back the rater's last vote or skip, which comes on the screen again; False if there is none left.
+
+        Raises:
+            Refused: this name was used for something else.
+        """
+        with self.database.writing() as c:
+            if self._sent_before(c, rater, submission, "undo"):
+                return True
+            last = c.execute(
+                select(votes.c.id, votes.c.assignment_id)
+                .where(votes.c.rater_id == rater, votes.c.kind != "undo", votes.c.id.not_in(superseded()))
+                .order_by(votes.c.id.desc())
+            ).first()
+            if last is None:
+                return False
+            undone = {"submission": submission, "digest": "undo", "rater_id": rater, "kind": "undo"}
+            times = {"answered_at": time.time(), "tick": self.ticks.now()}
+            about = {"assignment_id": last.assignment_id, "supersedes": last.id}
+            c.execute(insert(votes).values(**undone, **about, **times))
+            on_screen = self._open_of(c, rater)
+            if on_screen is not None:
+                _return(c, on_screen)
+            row = self._joined(c, assignments.c.id == last.assignment_id)
+            assert row is not None, "a vote without its assignment"
+            if row.seated:
+                _unseat(c, row.item_id)
+            self._open(c, row.id, row.item_id, counted=not (row.gold or row.repeat))
+            return True
+
+    def _sent_before(self, c: Connection, rater: int, submission: str, digest: str) -> bool:
+        mine = and_(votes.c.rater_id == rater, votes.c.submission == submission)
+        known = c.scalar(select(votes.c.digest).where(mine))
+        if known is not None and known != digest:
+            raise Refused("This submission was sent before with another content. The first one stands.")
+        return known is not None
+
+    # reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def votes(self) -> list[Vote]:
+        """All votes and skips that stand, in the order in which they came; not those of raters who withdrew."""
+        return standing_votes(self.database)
+
+    def questions(self) -> list[tuple[int, Question]]:
+        """All questions with their numbers."""
+        with self.database.reading() as c:
+            rows = c.execute(select(items.c.id, items.c.question).order_by(items.c.id)).all()
+        return [(row.id, Question.model_validate(row.question)) for row in rows]
+
+    # choosing ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _refresh_scores(self) -> None:
+        """Ask the scorer again after some votes. Others go on with the old scores meanwhile."""
+        if self._scorer is None or not self._scoring.acquire(blocking=False):
+            return
+        try:
+            with self.database.reading() as c:
+                count = c.scalar(select(func.count()).select_from(votes)) or 0
+                if self._scored_at >= 0 and count < self._scored_at + RESCORED:
+                    return
+                rows = c.execute(select(items.c.id, items.c.question).where(items.c.taken < items.c.wanted)).all()
+            said = [row for vote in self.votes() if (row := vote.comparison()) is not None]
+            asked = [Question.model_validate(row.question) for row in rows]
+            scores = self._scorer(asked, said) if asked else []
+            self._scores = {row.id: float(score) for row, score in zip(rows, scores, strict=True)}
+            self._scored_at = count
+        finally:
+            self._scoring.release()
+
+
+def _seat(c: Connection, item: int) -> bool:
+    """One more rater at a question, if it wants one."""
+    wants = and_(items.c.id == item, items.c.taken < items.c.wanted)
+    return c.execute(update(items).where(wants).values(taken=items.c.taken + 1)).rowcount == 1
+
+
+def _unseat(c: Connection, item: int) -> None:
+    c.execute(update(items).where(items.c.id == item).values(taken=items.c.taken - 1))
+
+
+def _return(c: Connection, row: Row[Any]) -> None:
+    """An open assignment goes back, and its question to whoever comes next."""
+    if row.seated:
+        _unseat(c, row.item_id)
+    c.execute(update(assignments).where(assignments.c.id == row.id).values(state="returned", seated=False))

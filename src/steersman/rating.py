@@ -1,0 +1,321 @@
+"""A rating round over a run: where its questions come from, who is invited, and what becomes of the votes.
+
+    RUN/rating/  store.sqlite          questions, raters and votes
+                 comparisons.jsonl     what was said, written by `steersman rate export`
+                 demonstrations.jsonl  answers that raters made better
+
+Questions that train are drawn from a run's prompts: its model answers each several times. Questions that measure put
+two of a run's answers to the evaluation prompts side by side; nobody is told which is whose, and nothing is trained
+on what is said of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from steersman.data.formats import dump, read
+from steersman.data.sources import spread
+from steersman.errors import DataError, UserError, closest
+from steersman.feedback.app import RatingApp, new_token
+from steersman.feedback.people import People
+from steersman.feedback.round import Question, Round
+from steersman.feedback.serving import Address, listen, serve
+from steersman.feedback.store import RatingStore
+from steersman.feedback.votes import comparisons, demonstrations
+from steersman.store import Run, open_run, read_json, read_jsonl, write_jsonl, write_text
+from steersman.types import Comparison, Prompt, Record
+
+FOLDER, STORE = "rating", "store.sqlite"
+COMPARISONS, DEMONSTRATIONS = "comparisons.jsonl", "demonstrations.jsonl"
+ANSWER_STAGES = ("raw_answers", "aligned_answers")
+REUSED = ("base", "data", "raw_answers", "raw_capability", "sft")  # by a run on the votes, where nothing changed
+
+
+class Source(Record):
+    """What the questions of a round are made of.
+
+    ``compare`` names two conditions of the run's answers, such as raw and aligned. Without it the run's model answers
+    ``prompts`` of its prompts, ``answers`` times each. ``raters`` different people see every question.
+    """
+
+    compare: tuple[str, str] | None = None
+    answers: int = Field(default=4, ge=2, le=9)
+    prompts: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=160, ge=1)
+    raters: int = Field(default=1, ge=1)
+    gold: str | None = None
+
+
+# ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def questions_of(where: Path, source: Source, seed: int) -> list[Question]:
+    """The questions of a run's folder or of a JSON Lines file.
+
+    Raises:
+        UserError: there is nothing to ask, or the run has not got so far.
+    """
+    known = _gold(source)  # before minutes are spent on sampling
+    if where.is_dir():
+        run = open_run(where)
+        found = _compared(run, source) if source.compare else _sampled(run, source, seed)
+    elif source.compare:
+        raise UserError("--compare puts the answers of a run side by side", where=str(where), expected="a run's folder")
+    else:
+        found = [_question(row) for row in _limited(read(where, Comparison, _judged), source)]
+    found = [question.model_copy(update={"raters": source.raters}) for question in found]
+    return [*found, *known]
+
+
+def _limited(rows: Sequence[Any], source: Source) -> list[Any]:
+    return spread(rows, source.prompts)
+
+
+def _judged(row: Any) -> Any:
+    """A row with options that nobody has judged yet reads as a comparison that says nothing of their order."""
+    said = ("ranking", "choice", "both_bad", "soft_label", "per_principle")
+    unsaid = isinstance(row, dict) and "options" in row and not any(row.get(name) for name in said)
+    return {**row, "both_bad": True} if unsaid else row
+
+
+def _question(row: Comparison) -> Question:
+    """The question behind a comparison. What was said of it is known to be right only where it is gold."""
+    known = row.ranking if row.gold else None
+    return Question(prompt=row.prompt, options=row.options, gold=known, principles=row.principles, topic=row.topic)
+
+
+def _gold(source: Source) -> list[Question]:
+    """Questions with a known answer, one a row of a file of comparisons."""
+    if source.gold is None:
+        return []
+    rows = read(Path(source.gold), Comparison)
+    unordered = [row for row in rows if not row.pairs()]
+    if unordered:
+        raise DataError(
+            f"{len(unordered)} row(s) do not say which answer is better, the first has the prompt "
+            f"{str(unordered[0].prompt)[:60]!r}",
+            where=source.gold,
+            expected="comparisons whose order is known to be right",
+        )
+    return [
+        Question(prompt=r.prompt, options=r.options, gold=r.ranks(), principles=r.principles, topic=r.topic)
+        for r in rows
+    ]
+
+
+def _compared(run: Run, source: Source) -> list[Question]:
+    """Two conditions' answers to each evaluation prompt; where they are the same text there is nothing to ask."""
+    assert source.compare is not None
+    rows = [row for stage in ANSWER_STAGES for row in read_jsonl(run.path / stage / "answers.jsonl")]
+    known = sorted({row["condition"] for row in rows})
+    if not known:
+        raise UserError("this run has no answers yet", where=str(run.path), do="finish it with `steersman align`")
+    for name in source.compare:
+        if name not in known:
+            raise UserError(f"no answers of {name!r}", where="--compare", do=closest(name, known))
+    if source.compare[0] == source.compare[1]:
+        raise UserError("a model cannot be compared with itself", where="--compare", expected=" and ".join(known))
+    first, second = ({r["index"]: r for r in rows if r["condition"] == name} for name in source.compare)
+    asked = read(run.path / "data" / "evaluation.jsonl", Prompt)
+    found = [
+        Question(
+            prompt=asked[i].prompt,
+            options=(first[i]["answer"], second[i]["answer"]),
+            origins=source.compare,
+            principles=asked[i].principles,
+            topic=asked[i].topic,
+        )
+        for i in _limited(sorted(first.keys() & second.keys()), source)
+        if _different([first[i]["answer"], second[i]["answer"]])
+    ]
+    _say_left_out(len(_limited(sorted(first.keys() & second.keys()), source)) - len(found))
+    return found
+
+
+def _sampled(run: Run, source: Source, seed: int) -> list[Question]:
+    """The run's model answers its prompts; equal and empty answers are put together and left out."""
+    from steersman.lm.sampling import SamplingConfig  # brings torch, which a round over a file does without
+    from steersman.talk import speaker
+
+    prompts = read(run.path / "data" / "prompts.jsonl", Prompt) if (run.path / "data").is_dir() else []
+    if not prompts:
+        raise UserError(
+            "this run has no prompts to sample answers for",
+            where=str(run.path / "data" / "prompts.jsonl"),
+            do="add prompts.jsonl to the data set and align again, or give a file of comparisons",
+        )
+    chosen = spread(prompts, source.prompts)
+    sampling = SamplingConfig(temperature=source.temperature, max_new_tokens=source.max_new_tokens, seed=seed)
+    model = speaker(run.path, aligned=True).model
+    texts = [row.prompt for row in chosen for _ in range(source.answers)]
+    answers: list[list[str]] = [[] for _ in chosen]
+    for answer in model.answers(texts, sampling):
+        text, mine = answer.text, answers[answer.index // source.answers]
+        if text.strip() and text not in mine:
+            mine.append(text)
+    found = [
+        Question(
+            prompt=row.prompt,
+            options=tuple(sorted(mine)),
+            origins=("aligned",) * len(mine),
+            principles=row.principles,
+            topic=row.topic,
+        )
+        for row, mine in zip(chosen, answers, strict=True)
+        if len(mine) > 1
+    ]
+    _say_left_out(len(chosen) - len(found))
+    return found
+
+
+def _different(answers: Sequence[str]) -> bool:
+    return all(text.strip() for text in answers) and len(set(answers)) == len(answers)
+
+
+def _say_left_out(count: int) -> None:
+    if count:
+        print(f"left out: {count} prompt(s) whose answers are empty or all the same", file=sys.stderr)
+
+
+# ── a round ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def store_of(where: Path, store: str | None) -> RatingStore:
+    """The store of a run's round (RUN/rating/store.sqlite), of a file's (beside it), or the one that is named."""
+    if not where.exists():
+        raise UserError("no such run or file", where=str(where), expected="a run's folder, or a .jsonl file")
+    if store is None:
+        store = str(open_run(where).path / FOLDER / STORE if where.is_dir() else where.with_suffix(".rating.sqlite"))
+    return RatingStore(store)
+
+
+def begin(where: Path, given: Mapping[str, Any], store: str | None = None) -> RatingStore:
+    """Begin a round with these settings, or go on with the one that is there.
+
+    Args:
+        given: what was said of `Source` and `Round`; the rest is the round's own, or else the default.
+
+    Raises:
+        UserError: a setting is wrong, differs from those of a round that has begun, or there is nothing to ask.
+    """
+    opened = store_of(where, store)
+    told = {name: value for name, value in given.items() if value is not None}
+    of_source = {name: told.pop(name) for name in list(told) if name in Source.model_fields}
+    try:
+        if opened.begun:
+            old = opened.round
+            source = Source.model_validate({**old.source, **of_source})
+            opened.begin(old.model_copy(update={**told, "source": source.model_dump(mode="json")}), [])
+            return opened
+        source = Source.model_validate(of_source)
+        principles = _principles(where)
+        settings = Round.model_validate({"principles": principles, "source": source.model_dump(mode="json"), **told})
+    except ValidationError as error:
+        detail = error.errors()[0]
+        name = ".".join(str(part) for part in detail["loc"])
+        raise UserError(detail["msg"].lower().removeprefix("value error, "), where=name) from error
+    if settings.ask_principles and not principles:
+        raise UserError(
+            "there are no principles to ask about", where=str(where), expected="a run, with constitution.json"
+        )
+    opened.begin(settings, questions_of(where, source, settings.seed))
+    return opened
+
+
+def _principles(where: Path) -> dict[str, str]:
+    """What a run's constitution says, by principle."""
+    if not (where / "constitution.json").exists():
+        return {}
+    return {p["id"]: p["statement"] for p in read_json(where / "constitution.json")["principles"]}
+
+
+def invitations(people: People, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The name and the link's token of everyone who is new; ``name:group`` is both. You, if nobody was ever invited.
+
+    Who was invited before is passed over: a new link would end the one that was sent.
+    """
+    known = {rater.name for rater in people.all()}
+    told = [(name.strip(), group) for name, _, group in (word.partition(":") for word in names)]
+    return [
+        (name, people.invite(name, group)) for name, group in told or [("me", "")][: not known] if name not in known
+    ]
+
+
+def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: Address, store: str | None) -> None:
+    """Begin or go on with a round, print the new raters' links, and serve until interrupted."""
+    address.names()  # before minutes are spent on sampling
+    opened = begin(where, given, store)
+    bound = listen(address)
+    base, token = address.link(bound.getsockname()[1]), new_token()
+    app = RatingApp(opened, token)
+    before = len(app.people.all())
+    print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")
+    for name, invitation in invitations(app.people, names):
+        print(f"  {name}: {base}/join#{invitation}")
+    if before:
+        print(f"  invited before: {before}; their links and browsers go on (a new link: administration)")
+    print(f"\n  administration: {base}/admin#{token}\n\nCtrl-C ends; the same command goes on.", flush=True)
+    serve(app, address, bound)
+
+
+# ── votes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def export(where: Path, to: Path | None = None, store: str | None = None) -> dict[str, int]:
+    """Write what was said as comparisons and demonstrations; returns how many rows each file has.
+
+    Raises:
+        UserError: no round has begun here.
+    """
+    opened = store_of(where, store)
+    _ = opened.round
+    target = to or (where / FOLDER if where.is_dir() else where.parent)
+    target.mkdir(parents=True, exist_ok=True)
+    votes = opened.votes()
+    rows: dict[str, Sequence[Record]] = {COMPARISONS: comparisons(votes), DEMONSTRATIONS: demonstrations(votes)}
+    for name, records in rows.items():
+        write_jsonl(target / name, dump(records))
+    return {str(target / name): len(records) for name, records in rows.items()}
+
+
+def train(
+    where: Path,
+    settings: Sequence[str] = (),
+    out: Path | None = None,
+    store: str | None = None,
+    until: Literal["reward_model", "reward_card"] = "reward_card",
+) -> Run:
+    """Train the reward model of a run's recipe on its own comparisons and the votes, and write its card.
+
+    A new run, ``RUN-votes``; what the votes do not change is taken over from the old one.
+
+    Raises:
+        UserError: there are no votes, or the round put evaluation prompts to the raters.
+    """
+    from steersman import pipeline
+    from steersman.recipe import load_recipe
+
+    run = open_run(where)
+    if store_of(where, store).round.source.get("compare"):
+        raise UserError(
+            "this round measured two models on the evaluation prompts, and nothing may be trained on those",
+            where=str(run.path / FOLDER),
+            do="begin another round without --compare, with --store of its own",
+        )
+    target = out or run.path.with_name(f"{run.path.name}-votes")
+    counts = export(where, target, store)
+    if not counts[str(target / COMPARISONS)]:
+        raise UserError("nobody has voted yet", where=str(run.path / FOLDER), do="steersman rate " + str(run.path))
+    recipe = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe |= {"name": f"{recipe['name']}-votes", "votes": str((target / COMPARISONS).absolute())}
+    recipe["reward_model"] = recipe["reward_model"] or {}
+    recipe["examples"]["held_out_comparisons"] = recipe["examples"]["held_out_comparisons"] or 0.15
+    # Neither changes a reward model, and both would be trained again on the votes before it.
+    recipe |= {"dpo": None, "rl": None, "cost_model": None}
+    write_text(target / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
+    for stage in REUSED:
+        if (run.path / stage).is_dir() and not (target / stage).exists():
+            shutil.copytree(run.path / stage, target / stage)
+    return pipeline.align(load_recipe(target / "recipe.yaml", settings), target, until=until)
