@@ -224,7 +224,7 @@ def constitution_check(
 
 
 Kinds = Annotated[
-    list[str] | None, typer.Option("--kind", help="rules, reward or model; several are asked in turn. The run's own.")
+    list[str] | None, typer.Option("--kind", help="rules, reward, model or remote; several in turn. The run's own.")
 ]
 Pairs = Annotated[int, typer.Option(min=1, help="How many of the run's pairs of answers are judged.")]
 
@@ -276,7 +276,7 @@ def constitution_diff(
     from steersman.terminal import results
 
     found = judging.difference_of(old, new, run, _judge_config(run, kind), pairs)
-    _print(found, judging.difference_text(found), json, results)
+    _print(judging.difference_json(found), judging.difference_text(found), json, results)
 
 
 def _judge_config(run: Path, kinds: list[str] | None, **settings: Any) -> JudgeConfig:

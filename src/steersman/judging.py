@@ -41,7 +41,11 @@ def configured(folder: Path, kinds: Sequence[str] | None, settings: Mapping[str,
     try:
         return JudgeConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(error.errors()[0]["msg"], where="--kind", expected="rules, reward or model") from error
+        raise UserError(
+            error.errors()[0]["msg"],
+            where="--kind",
+            expected="rules, reward, model, or remote if the run's recipe names an endpoint",
+        ) from error
 
 
 def constitution_of(run: Run) -> Constitution:
@@ -166,6 +170,12 @@ def tensions_table(found: Mapping[str, Any]) -> RenderableType:
     redundant = [" / ".join(row["principles"]) for row in found["between"] if row["redundant"]]
     said = "Redundant to this judge: " + (", ".join(redundant) or "none") + "."
     return Group(decided, RichText(), against, RichText(), RichText(said))
+
+
+def difference_json(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `difference_of` found, as JSON values."""
+    flips = [{**flip.pair._asdict(), **flip._asdict()} for flip in found["flips"]]
+    return {**found, "flips": [{key: flip[key] for key in flip if key != "pair"} for flip in flips]}
 
 
 def difference_text(found: Mapping[str, Any]) -> str:
