@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from steersman.constitution import ai_feedback, critique_revise, measure
+from steersman.constitution.critique_revise import Revised, RevisionsConfig
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import AskedJudge, FirstThatDecides, Judge, JudgeConfig, RuleJudge, ScoringJudge
 from steersman.data import sources
 from steersman.data.by_principle import of_principles
 from steersman.data.formats import read
 from steersman.data.sources import DataSet
+from steersman.errors import DataError
 from steersman.evals import answers, reward_card, scores
 from steersman.evals.answers import Condition
 from steersman.evals.behaviours import detect
@@ -239,15 +241,23 @@ def measure_judge(c: Context, out: StageFolder) -> None:
 
 def revise(c: Context, out: StageFolder) -> None:
     """Answers, critiques and revisions."""
-    config, examples = c.recipe.revisions, c.rows("train.jsonl", Demonstration)
+    config = c.recipe.revisions
     assert config is not None
+    prompts = sources.spread(c.rows("prompts.jsonl", Prompt), config.prompts)
+    if not prompts:
+        raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
+    rows = _written(c, config, prompts, out)  # the models that wrote leave the memory before the judge comes
     judge = _judge(c) if c.recipe.judge else None
+    critique_revise.choose(config, rows, prompts, c.constitution, judge, out)
+
+
+def _written(c: Context, config: RevisionsConfig, prompts: Sequence[Prompt], out: StageFolder) -> list[Revised]:
+    examples = c.rows("train.jsonl", Demonstration)
     policy = reviser = LocalModel.quick(c.base, c.done["sft"].path, examples)
     digests = [c.done["sft"].digest, c.done["sft"].digest]
     if config.reviser == "base":
         reviser, digests[1] = LocalModel.quick(c.base, None, examples), pretrained.digest(c.base)
-    prompts = c.rows("prompts.jsonl", Prompt)
-    critique_revise.run(config, policy, reviser, (digests[0], digests[1]), prompts, c.constitution, judge, out)
+    return critique_revise.write(config, policy, reviser, (digests[0], digests[1]), prompts, c.constitution, out)
 
 
 def train_on_revisions(c: Context, out: StageFolder) -> None:
@@ -274,12 +284,14 @@ def _train_from(
 
 def give_feedback(c: Context, out: StageFolder) -> None:
     """The judge's comparisons of the policy's answers."""
-    config, examples = c.recipe.feedback, c.rows("train.jsonl", Demonstration)
+    config = c.recipe.feedback
     assert config is not None
     assert c.recipe.judge is not None
-    judge, name = _judge(c), "+".join(c.recipe.judge.kinds)
-    policy = LocalModel.quick(c.base, c.tuned, examples)
-    ai_feedback.run(config, policy, judge, name, c.rows("prompts.jsonl", Prompt), c.constitution, out)
+    prompts = ai_feedback.asked_about(config, c.rows("prompts.jsonl", Prompt))
+    examples = c.rows("train.jsonl", Demonstration)
+    found = ai_feedback.sample(config, LocalModel.quick(c.base, c.tuned, examples), prompts, out)
+    name = "+".join(c.recipe.judge.kinds)
+    ai_feedback.compare(config, found, _judge(c), name, prompts, c.constitution, out)
 
 
 def ablate(c: Context, out: StageFolder) -> None:

@@ -34,7 +34,7 @@ from steersman.terminal import Progress
 from steersman.types import Comparison, Prompt, Record, Seed, Slug, Text
 
 VERSION = 1
-COMPARISONS, SUMMARY = "comparisons.jsonl", "feedback.json"
+COMPARISONS, SUMMARY, ANSWERS = "comparisons.jsonl", "feedback.json", "answers.partial.jsonl"
 
 
 class FeedbackConfig(Record):
@@ -191,25 +191,11 @@ def summary(asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | N
     }
 
 
-def run(
-    config: FeedbackConfig,
-    policy: LanguageModel,
-    judge: Judge,
-    name: str,
-    prompts: Sequence[Prompt],
-    constitution: Constitution,
-    out: StageFolder,
-) -> None:
-    """Sample, judge, and write ``comparisons.jsonl`` and ``feedback.json``. A killed run goes on where it was.
-
-    Args:
-        name: of the judge, for the comparisons' ``rater``.
-
-    Raises:
-        DataError: no prompts, or not one pair was told apart.
-    """
-    prompts = asked_about(config, prompts)
-    transcript = Transcript(out.file("answers.partial.jsonl"))
+def sample(
+    config: FeedbackConfig, policy: LanguageModel, prompts: Sequence[Prompt], out: StageFolder
+) -> list[list[str]]:
+    """The policy's answers by prompt; a killed run goes on where it was."""
+    transcript = Transcript(out.file(ANSWERS))
     asked: dict[int, Text] = {
         number * config.answers + place: row.prompt
         for number, row in enumerate(prompts)
@@ -218,8 +204,27 @@ def run(
     with Progress(out.stage, len(asked), len(transcript.rows)) as progress:
         found = transcript.answers("answer", policy, asked, config.sampling, advance=progress.advance)
     texts = [found[index]["answer"] for index in asked]
-    by_prompt = [texts[i : i + config.answers] for i in range(0, len(texts), config.answers)]
-    pairs = pairs_of(config, constitution, prompts, by_prompt)
+    return [texts[i : i + config.answers] for i in range(0, len(texts), config.answers)]
+
+
+def compare(
+    config: FeedbackConfig,
+    answers: Sequence[Sequence[str]],
+    judge: Judge,
+    name: str,
+    prompts: Sequence[Prompt],
+    constitution: Constitution,
+    out: StageFolder,
+) -> None:
+    """Judge what `sample` left, and write ``comparisons.jsonl`` and ``feedback.json``.
+
+    Args:
+        name: of the judge, for the comparisons' ``rater``.
+
+    Raises:
+        DataError: not one pair was told apart.
+    """
+    pairs = pairs_of(config, constitution, prompts, answers)
     questions = [question for some in pairs for pair in some for question in pair.questions]
     judgements = all_of(judge.judge(questions), len(questions))
     comparisons, left = labelled(config, name, pairs, judgements)
@@ -229,7 +234,8 @@ def run(
             do="sample more or hotter answers (feedback.answers, feedback.sampling.temperature), or take another judge",
         )
     write_jsonl(out.file(COMPARISONS), [row.model_dump(mode="json", exclude_defaults=True) for row in comparisons])
-    counts = {"prompts": len(prompts), "answers": len(texts), "kept": len(comparisons), "left_out": dict(left)}
+    sampled = sum(map(len, answers))
+    counts = {"prompts": len(prompts), "answers": sampled, "kept": len(comparisons), "left_out": dict(left)}
     write_json(out.file(SUMMARY), {**counts, **summary(pairs, judgements)})
-    transcript.file.unlink(missing_ok=True)
+    out.file(ANSWERS).unlink(missing_ok=True)
     out.emit(event="feedback", **counts)

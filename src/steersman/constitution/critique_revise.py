@@ -25,7 +25,6 @@ from pydantic import Field
 
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import Judge, Question, all_of
-from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.lm.local import LanguageModel
 from steersman.lm.sampling import SamplingConfig
@@ -35,7 +34,7 @@ from steersman.terminal import Progress
 from steersman.types import Demonstration, Message, Prompt, Record, Request, Seed, Slug, Text, plain_text
 
 VERSION = 1
-REVISIONS, DEMONSTRATIONS = "revisions.jsonl", "demonstrations.jsonl"
+REVISIONS, DEMONSTRATIONS, TEXTS = "revisions.jsonl", "demonstrations.jsonl", "texts.partial.jsonl"
 SAME = 0.95  # share of matching text from which a revision is a copy of what it revises, or of an example
 
 
@@ -156,30 +155,26 @@ def alike(one: str, other: str) -> bool:
 
 
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def run(
+def write(
     config: RevisionsConfig,
     policy: LanguageModel,
     reviser: LanguageModel,
     digests: tuple[str, str],
     prompts: Sequence[Prompt],
     constitution: Constitution,
-    judge: Judge | None,
     out: StageFolder,
-) -> None:
-    """Write ``revisions.jsonl``, a `Revised` per prompt, and ``demonstrations.jsonl``; a killed run goes on.
+) -> list[Revised]:
+    """Answers with their critiques and revisions; a killed run goes on where it was.
 
     Args:
+        prompts: all of them are answered.
         digests: of the policy and the reviser.
-        judge: None if there is none that may be believed; then nothing is dropped as worse and the last is the best.
 
     Raises:
-        DataError: a prompt without a known principle, or no prompts.
+        DataError: a prompt without a known principle.
     """
-    if not prompts:
-        raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
-    prompts = spread(prompts, config.prompts)
     principles = [drawn(config, constitution, row, number) for number, row in enumerate(prompts)]
-    transcript = Transcript(out.file("texts.partial.jsonl"))
+    transcript = Transcript(out.file(TEXTS))
     total = len(prompts) * (1 + 2 * config.rounds)
     with Progress(out.stage, total, len(transcript.rows)) as progress:
         asked = {number: row.prompt for number, row in enumerate(prompts)}
@@ -193,7 +188,7 @@ def run(
                 for number, found in revising.round(turn, principle, own):
                     rounds[number].append(found)
                     current[number] = found.revision
-    rows = [
+    return [
         Revised(
             **{name: getattr(row, name) for name in ("prompt", "principles", "topic", "tags")},
             answer=first[number]["answer"],
@@ -203,19 +198,38 @@ def run(
         )
         for number, row in enumerate(prompts)
     ]
-    rows = _chosen(config, rows, prompts, constitution, judge)
-    write_jsonl(out.file(REVISIONS), [row.model_dump(mode="json") for row in rows])
-    write_jsonl(out.file(DEMONSTRATIONS), [_demonstration(row).model_dump(mode="json") for row in rows if row.kept])
-    dropped = Counter(row.dropped for row in rows if row.dropped)
-    if dropped.total() == len(rows):
+
+
+def choose(
+    config: RevisionsConfig,
+    rows: Sequence[Revised],
+    prompts: Sequence[Prompt],
+    constitution: Constitution,
+    judge: Judge | None,
+    out: StageFolder,
+) -> None:
+    """Write ``revisions.jsonl`` and, with those to learn from, ``demonstrations.jsonl``.
+
+    Args:
+        rows: what `write` made of the prompts.
+        judge: None if there is none; then nothing is dropped as worse, and the last is the best.
+
+    Raises:
+        DataError: no revision is worth learning.
+    """
+    chosen = _chosen(config, rows, prompts, constitution, judge)
+    write_jsonl(out.file(REVISIONS), [row.model_dump(mode="json") for row in chosen])
+    write_jsonl(out.file(DEMONSTRATIONS), [_demonstration(row).model_dump(mode="json") for row in chosen if row.kept])
+    dropped = Counter(row.dropped for row in chosen if row.dropped)
+    if dropped.total() == len(chosen):
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         raise DataError(
-            f"none of {len(rows)} revisions is worth learning: {reasons}",
+            f"none of {len(chosen)} revisions is worth learning: {reasons}",
             do="let another model revise (revisions.reviser), allow longer ones (revisions.sampling.max_new_tokens), "
             "or write better examples under the constitution's principles",
         )
-    transcript.file.unlink(missing_ok=True)
-    out.emit(event="revisions", rows=len(rows), kept=len(rows) - dropped.total(), dropped=dict(dropped))
+    out.file(TEXTS).unlink(missing_ok=True)
+    out.emit(event="revisions", rows=len(chosen), kept=len(chosen) - dropped.total(), dropped=dict(dropped))
 
 
 @dataclass(frozen=True)

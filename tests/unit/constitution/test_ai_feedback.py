@@ -48,7 +48,10 @@ def run(
 ) -> tuple[list[Comparison], dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     out = StageFolder(folder, "feedback", lambda **_: None)
-    ai_feedback.run(FeedbackConfig(**settings), Policy(), judge, "rules", PROMPTS, constitution, out)
+    config = FeedbackConfig(**settings)
+    found = ai_feedback.sample(config, Policy(), PROMPTS, out)
+    ai_feedback.compare(config, found, judge, "rules", PROMPTS, constitution, out)
+    assert sorted(file.name for file in folder.iterdir()) == ["comparisons.jsonl", "feedback.json"]
     return read(folder / "comparisons.jsonl", Comparison), json.loads((folder / "feedback.json").read_text())
 
 

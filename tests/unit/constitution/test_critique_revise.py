@@ -63,7 +63,8 @@ def run(
     events: list[dict[str, Any]] = []
     out = StageFolder(folder, "revisions", lambda **event: events.append(event))
     config = RevisionsConfig(**settings)
-    critique_revise.run(config, reviser, reviser, ("p", "r"), PROMPTS, constitution, judge, out)
+    written = critique_revise.write(config, reviser, reviser, ("p", "r"), PROMPTS, constitution, out)
+    critique_revise.choose(config, written, PROMPTS, constitution, judge, out)
     read = [
         [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
         for name in ("revisions.jsonl", "demonstrations.jsonl")
