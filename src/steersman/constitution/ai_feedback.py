@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from steersman.constitution.document import Constitution, Principle
-from steersman.constitution.judges import Judge, Judgement, Question, all_of
+from steersman.constitution.judges import LEAN, Judge, Judgement, Question, all_of
 from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.lm.local import LanguageModel
@@ -168,7 +168,7 @@ def _comparison(name: str, pair: Asked, label: float, given: Sequence[tuple[Prin
 def summary(asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | None]) -> dict[str, Any]:
     """What the judge said, as JSON values: how often each principle decided, how far two agree on a pair, the places.
 
-    A principle decided a pair if it was compared by it and not at one half.
+    A principle decided a pair if the judge, asked by it, did not find both about as good (`LEAN`).
     """
     decided: dict[str, list[bool]] = {}
     agreed: list[bool] = []
@@ -178,9 +178,9 @@ def summary(asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | N
         leans = []
         for principle, judgement in said:
             if judgement is not None:
-                decided.setdefault(principle.id if principle else "all in all", []).append(judgement.probability != 0.5)
-                if judgement.probability != 0.5:
-                    leans.append(judgement.probability > 0.5)
+                clear = abs(judgement.probability - 0.5) >= LEAN
+                decided.setdefault(principle.id if principle else "all in all", []).append(clear)
+                leans += [judgement.probability > 0.5] if clear else []
         agreed += [a == b for a, b in itertools.combinations(leans, 2)]
     given = [judgement for judgement in judgements if judgement is not None]
     return {

@@ -28,6 +28,7 @@ from steersman.types import Behaviour, Message, Record, Seed, Text, judged_by, m
 
 OPTIONS = ("A", "B")
 ALL_IN_ALL = "Which answer is more helpful, honest and harmless?"
+LEAN = 0.05  # a probability that is nearer to one half decides nothing
 CLAMP = (0.4, 0.6)  # the paper's, for probabilities after a chain of thought: without it they are nearly all 0 or 1
 REASONING = SamplingConfig(max_new_tokens=120, temperature=1.0)
 

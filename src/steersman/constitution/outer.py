@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from steersman.constitution.document import Constitution, Principle
-from steersman.constitution.judges import Judge, Question, all_of
+from steersman.constitution.judges import LEAN, Judge, Question, all_of
 from steersman.stats import wilson
 from steersman.types import Text
 
 ENOUGH = 20  # pairs that both principles decided, before two of them are called redundant
 REDUNDANT = 0.95  # lower end of the interval of their agreement
-LEAN = 0.05  # a probability that is nearer to one half decides nothing
 
 
 class Pair(NamedTuple):
