@@ -63,9 +63,8 @@ def main() -> None:
         print(row["stage"], f"{row['mean_answer_tokens']:.1f} tokens")
         for label, rate in row["rates"].items():
             since = rate["versus_first"]
-            print(
-                f"  {label}: {rate['value']:.3f}, since SFT {since['value']:+.3f} [{since['low']:.3f}, {since['high']:.3f}]"
-            )
+            change = f"{since['value']:+.3f} [{since['low']:.3f}, {since['high']:.3f}]"
+            print(f"  {label}: {rate['value']:.3f}, since SFT {change}")
 
 
 def scored(run: Run, stage: str) -> list[dict[str, Any]]:
