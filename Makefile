@@ -20,7 +20,7 @@ smoke: .venv/.dev
 	$(BIN)/steersman align smoke
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n auto --dist loadfile  # a worker for each core; a file's tests share their fixtures
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -207,8 +207,8 @@ def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, tmp_
     folder = tmp_path / "run"
     kill_in("raw_answers", 0, folder)  # the first condition is answered, the second is not
     kill_in("sft", 9, folder)  # two checkpoints are written, and steps after them are lost
-    kill_in("dpo", 3, folder)  # one checkpoint is written, and a step after it is lost
     kill_in("reward_model", 1, folder)  # after its first checkpoint
+    kill_in("dpo", 3, folder)  # one checkpoint is written, and a step after it is lost
     kill_in("rl", 3, folder)  # after its first checkpoint and its second look
     kill_in("aligned_capability", 2, folder)  # three batches are scored
     with (folder / "events.jsonl").open("a") as events:
@@ -217,7 +217,7 @@ def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, tmp_
     assert ran(said) == ["aligned_capability", "scores"]
     assert reason(said, "aligned_capability") == "continues where it stopped"
     setups = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
-    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 2, 0, 1, 0, 0, 0, 2]
+    assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 1, 0, 0, 0, 2, 0, 2]
     for name in NAMES:
         mine, theirs = contents(folder / name), contents(finished / name)
         assert {f: c for f, c in mine.items() if f != "manifest.json"} == {

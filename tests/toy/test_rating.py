@@ -20,8 +20,10 @@ from steersman.recipe import load_recipe
 from steersman.store import read_json, write_jsonl
 from steersman.types import Comparison, Demonstration
 
+from .conftest import PLAIN
+
 SETTINGS = (
-    "rl=null", "cost_model=null", "dpo=null", "reward_model=null", "examples.limit_demonstrations=48",
+    *PLAIN, "rl=null", "cost_model=null", "dpo=null", "reward_model=null", "examples.limit_demonstrations=48",
     "examples.limit_comparisons=24", "examples.limit_evaluation=12", "sft.epochs=1", "capability.knowledge_items=4",
     "capability.neutral_passages=2", "answers.sampling.max_new_tokens=6",
 )  # fmt: skip

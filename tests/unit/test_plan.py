@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from tests.toy.conftest import PLAIN, SMALL
 
 from steersman import pipeline
 from steersman.constitution import document
@@ -29,6 +30,7 @@ from steersman.plan import Plan, plan, table
 from steersman.plan import calibration as calibration_module
 from steersman.plan import stages as stages_module
 from steersman.plan.calibration import Calibration, calibrate
+from steersman.plan.constitutional import CONSTITUTIONAL
 from steersman.plan.work import WORK, Amounts, Largest, Subject, schedule, spread
 from steersman.recipe import Recipe, load_recipe
 from steersman.store import Run, StageFolder
@@ -39,6 +41,7 @@ from steersman.train.rloo import Rloo
 from steersman.types import Comparison, Demonstration, Prompt
 
 TINY = (
+    *PLAIN,
     "examples.limit_demonstrations=24",
     "examples.limit_evaluation=6",
     "examples.validation_share=0.3",
@@ -49,13 +52,15 @@ TINY = (
     "capability.knowledge_items=2",
     "capability.neutral_passages=1",
 )
-NAMES = [stage.name for stage in STAGES]
 
 TRAINED = ("sft", "dpo", "reward_model", "second_judge", "cost_model", "rl")
 
 
 def tiny(*settings: str) -> Recipe:
     return load_recipe("smoke", [*TINY, *settings])
+
+
+NAMES = [stage.name for stage in pipeline.stages_of(tiny())]
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
@@ -606,3 +611,22 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
     ):
         assert change in text
     assert "10 of 13 stages will run" in text
+
+
+# ── constitutional AI ────────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_work_of_constitutional_stages_grows_with_what_they_write_and_judge(tmp_path: Path) -> None:
+    """Who keeps which revision nobody knows before; how much is written and read is known."""
+
+    def tokens(*settings: str) -> dict[str, int]:
+        chosen = load_recipe("smoke", [*SMALL, "rl=null", "cost_model=null", *settings])
+        return {stage.name: stage.tokens or 0 for stage in plan(chosen, tmp_path / "none").stages}
+
+    once = tokens()
+    assert all(once[name] > 0 for name in CONSTITUTIONAL)
+    more = tokens("revisions.prompts=24", "feedback.answers=6", "judge.questions=4")
+    assert more["revisions"] > 1.5 * once["revisions"]
+    assert more["cai_sft"] > 1.5 * once["cai_sft"]
+    assert more["feedback"] > 1.3 * once["feedback"]
+    assert more["judge_card"] < once["judge_card"]
+    assert more["ablation"] == once["ablation"]
+    assert tokens("revisions.rounds=1")["revisions"] < once["revisions"]

@@ -56,7 +56,7 @@ def test_no_opening_dominates() -> None:
 def test_no_example_is_near_an_evaluation_prompt_or_copied_from_the_data() -> None:
     shown = [Prompt(prompt=example.prompt) for _, example in EXAMPLES]
     for name in (*sources.library(), *library()):
-        _, demonstrations, comparisons, prompts, evaluation = sources.load(name)
+        _, demonstrations, comparisons, prompts, evaluation, _ = sources.load(name)
         assert leaks(evaluation, shown) == []
         training: list[Row] = [*demonstrations, *comparisons, *prompts]
         assert exact_overlap(shown, training) == []

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from steersman.constitution import document
+from steersman.constitution.lint import lint
 from steersman.data import sources
 from steersman.data.check import DataReport, check, exact_overlap
 from steersman.data.sources import DataSet
@@ -40,7 +41,7 @@ def report(name: str) -> DataReport:
 
 
 def rows(name: str) -> list[Demonstration | Comparison | Prompt]:
-    _, demonstrations, comparisons, prompts, evaluation = shipped(name)
+    _, demonstrations, comparisons, prompts, evaluation, _ = shipped(name)
     return [*demonstrations, *comparisons, *prompts, *evaluation]
 
 
@@ -65,8 +66,8 @@ def test_every_principle_is_taught_compared_prompted_and_measured(name: str) -> 
 
 
 def test_the_lint_finds_nothing_to_remark_on(name: str) -> None:
-    _, demonstrations, comparisons, prompts, evaluation = shipped(name)
-    findings = document.lint(
+    _, demonstrations, comparisons, prompts, evaluation, _ = shipped(name)
+    findings = lint(
         document.load(name),
         demonstrations=demonstrations,
         comparisons=comparisons,
@@ -82,7 +83,7 @@ def test_no_topic_is_trained_on_and_evaluated(name: str) -> None:
 
 
 def test_no_evaluation_prompt_is_a_near_duplicate_of_anything_trained_on(name: str) -> None:
-    _, demonstrations, comparisons, prompts, evaluation = shipped(name)
+    _, demonstrations, comparisons, prompts, evaluation, _ = shipped(name)
     assert report(name).leaks == []
     assert exact_overlap(evaluation, [*demonstrations, *comparisons, *prompts]) == []
 
