@@ -23,9 +23,10 @@ from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select,
 from steersman.errors import UserError
 from steersman.feedback.round import Arm, Question, Round, Scorer, Submission, arm_of, order_shown
 from steersman.feedback.schema import VERSION, Database, assignments, items, open_database, rounds, superseded, votes
-from steersman.feedback.votes import Vote, standing_votes
+from steersman.feedback.votes import Vote, comparisons, standing_votes
 
-RESCORED = 20  # votes between two askings of the scorer
+RESCORED = 20  # votes between two askings of the scorer, and
+RESTED = 20  # times as long as it took before it is asked again, so that raters do not wait for it
 REPEAT_AFTER = 10  # questions between one and its repetition
 
 
@@ -83,7 +84,7 @@ class RatingStore:
         self.database: Database = open_database(where)
         self.where, self._scorer = str(where), scorer
         self._scores: dict[int, float] = {}
-        self._scored_at = -1
+        self._scored_at, self._rested_at = -1, 0.0
         self._scoring = Lock()
         with self.database.reading() as c:
             shown = c.scalar(select(func.max(assignments.c.shown_tick))) or 0.0
@@ -394,19 +395,20 @@ class RatingStore:
     # choosing ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _refresh_scores(self) -> None:
         """Ask the scorer again after some votes. Others go on with the old scores meanwhile."""
-        if self._scorer is None or not self._scoring.acquire(blocking=False):
+        if self._scorer is None or self.round.random_share == 1 or not self._scoring.acquire(blocking=False):
             return
         try:
+            began = self.ticks.now()
             with self.database.reading() as c:
                 count = c.scalar(select(func.count()).select_from(votes)) or 0
-                if self._scored_at >= 0 and count < self._scored_at + RESCORED:
+                if self._scored_at >= 0 and (count < self._scored_at + RESCORED or began < self._rested_at):
                     return
                 rows = c.execute(select(items.c.id, items.c.question).where(items.c.taken < items.c.wanted)).all()
-            said = [row for vote in self.votes() if (row := vote.comparison()) is not None]
             asked = [Question.model_validate(row.question) for row in rows]
-            scores = self._scorer(asked, said) if asked else []
+            scores = self._scorer(asked, comparisons(self.votes())) if asked else []
             self._scores = {row.id: float(score) for row, score in zip(rows, scores, strict=True)}
-            self._scored_at = count
+            self._scored_at, now = count, self.ticks.now()
+            self._rested_at = now + RESTED * (now - began)
         finally:
             self._scoring.release()
 
