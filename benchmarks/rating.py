@@ -40,14 +40,18 @@ RESULTS = Path(__file__).parent / "results" / "rating.json"
 TARGET_MS = 100.0
 SERVER = """
 import sys
+import torch
 from steersman.feedback.app import RatingApp
 from steersman.feedback.questions import Informed
 from steersman.feedback.serving import Address, listen, serve
 from steersman.feedback.store import RatingStore
+torch.set_num_threads(1)
 address = Address(port=int(sys.argv[2]))
 bound = listen(address)
 print(bound.getsockname()[1], flush=True)
-serve(RatingApp(RatingStore(sys.argv[1], scorer=Informed()), "x" * 20), address, bound)
+store = RatingStore(sys.argv[1], scorer=Informed())
+store.waits_for_scores = False
+serve(RatingApp(store, "x" * 20), address, bound)
 """
 
 

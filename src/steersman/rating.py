@@ -258,10 +258,14 @@ def invitations(people: People, names: Sequence[str]) -> list[tuple[str, str]]:
 
 def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: Address, store: str | None) -> None:
     """Begin or go on with a round, print the new raters' links, and serve until interrupted."""
+    import torch
+
     address.names()  # before minutes are spent on sampling
     opened = begin(where, given, store)
     bound = listen(address)
     base, token = address.link(bound.getsockname()[1]), new_token()
+    torch.set_num_threads(1)  # believing raters is quick, and many threads for it would keep people waiting
+    opened.waits_for_scores = False
     app = RatingApp(opened, token)
     before = len(app.people.all())
     print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")

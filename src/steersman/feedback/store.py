@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
@@ -87,6 +87,7 @@ class RatingStore:
         self._scores: dict[int, float] = {}  # the best first, of equal ones the first in the random order
         self._scored_at, self._rested_at = -1, 0.0
         self._scoring = Lock()
+        self.waits_for_scores = True  # whoever asks for a question when scores are due; else a thread sees to them
         with self.database.reading() as c:
             shown = c.scalar(select(func.max(assignments.c.shown_tick))) or 0.0
             voted = c.scalar(select(func.max(votes.c.tick))) or 0.0
@@ -403,15 +404,34 @@ class RatingStore:
         """Ask the scorer again after some votes. Others go on with the old scores meanwhile."""
         if self._scorer is None or self.round.random_share == 1 or not self._scoring.acquire(blocking=False):
             return
+        count = None
+        try:
+            count = self._votes_if_due()
+        finally:
+            if count is None:
+                self._scoring.release()
+        if count is not None and self.waits_for_scores:
+            self._score(count)
+        elif count is not None:
+            Thread(target=self._score, args=(count,), daemon=True).start()
+
+    def _votes_if_due(self) -> int | None:
+        """How many votes there are, if it is time to score again."""
+        if self._scored_at >= 0 and self.ticks.now() < self._rested_at:
+            return None
+        with self.database.reading() as c:
+            count = c.scalar(select(func.count()).select_from(votes)) or 0
+        return None if self._scored_at >= 0 and count < self._scored_at + RESCORED else count
+
+    def _score(self, count: int) -> None:
+        """Give every open question its score, with ``count`` votes there."""
         try:
             began = self.ticks.now()
             with self.database.reading() as c:
-                count = c.scalar(select(func.count()).select_from(votes)) or 0
-                if self._scored_at >= 0 and (count < self._scored_at + RESCORED or began < self._rested_at):
-                    return
                 free = select(items.c.id, items.c.question).where(items.c.taken < items.c.wanted)
                 rows = c.execute(free.order_by(items.c.position)).all()
             asked = [Question.model_validate(row.question) for row in rows]
+            assert self._scorer is not None
             scores = self._scorer(asked, comparisons(self.votes())) if asked else []
             scored = [(row.id, float(score)) for row, score in zip(rows, scores, strict=True)]
             self._scores = dict(sorted(scored, key=lambda one: -one[1]))

@@ -368,6 +368,30 @@ def test_a_slow_scorer_rests(opened: Open, clock: Clock) -> None:
     assert asked == [0, 51]  # rested from the 1st to the 21st second
 
 
+def test_nobody_waits_for_scores_in_a_server(opened: Open) -> None:
+    asked, told = threading.Event(), threading.Event()
+
+    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
+        asked.set()
+        told.wait(30)
+        return [0.0] * len(open_ones)
+
+    store = opened(scorer=scorer)
+    store.begin(PLAIN, questions(30))
+    store.waits_for_scores = False
+    People(store.database).join(People(store.database).invite("a"), "")
+    task = store.next_task(1)  # with the scorer still at work
+    assert task is not None
+    assert asked.wait(30)
+    told.set()
+    for _ in range(1000):
+        if store._scores:
+            break
+        time.sleep(0.01)
+    store.submit(1, said(task, 1, 2))
+    assert {store.next_task(1) is not None, bool(store._scores)} == {True}
+
+
 def test_all_at_random_asks_no_scorer(opened: Open) -> None:
     store = opened(scorer=lambda open_ones, votes: pytest.fail("asked"))
     store.begin(PLAIN.model_copy(update={"random_share": 1.0}), questions(30))
