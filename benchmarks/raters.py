@@ -44,7 +44,7 @@ from steersman.stats import Estimate, mean_estimate
 from steersman.types import Comparison
 
 RESULTS = Path(__file__).resolve().parent / "results" / "raters.json"
-SEEDS, HTTP_SEEDS = 5, 2
+SEEDS, HTTP_SEEDS = 5, 1
 Figures = dict[str, Any]
 
 

@@ -248,7 +248,8 @@ class RatingStore:
             left = set(c.scalars(free.where(items.c.id.in_(some)).order_by(None)))
             if left:
                 best = next(item for item in some if item in left)
-                return best, scores[best]
+                # Until the next scoring others are asked something else: what this one tells is about to be known.
+                return best, scores.pop(best)
         return c.scalar(free.limit(1)), None
 
     def _assign(self, c: Connection, rater: int, item: int, arm: Arm, score: float | None) -> Row[Any] | None:

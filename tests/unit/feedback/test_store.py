@@ -333,6 +333,15 @@ def test_the_scorer_chooses_beside_a_random_arm(opened: Open) -> None:
     assert asked == [0, 20]
 
 
+def test_raters_are_not_all_asked_what_tells_most(opened: Open) -> None:
+    store = opened(scorer=lambda open_ones, votes: [float(str(q.prompt).split()[1]) for q in open_ones])
+    store.begin(PLAIN.model_copy(update={"random_share": 0.001}), questions(40, raters=10))
+    for number in range(1, 11):
+        People(store.database).join(People(store.database).invite(f"rater {number}"), "")
+    tasks = [store.next_task(number) for number in range(1, 11)]
+    assert {str(task.prompt) for task in tasks if task} == {f"question {i}" for i in range(30, 40)}
+
+
 def test_the_scorer_hears_the_keys_of_gold_questions(opened: Open) -> None:
     heard: list[Sequence[Comparison]] = []
 
