@@ -10,12 +10,16 @@ to labels of people. Results go to benchmarks/results/raters.json; sections that
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gzip
+import html
 import json
 import math
 import platform
 import random
+import re
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -29,13 +33,18 @@ from steersman.data import toy_world as world
 from steersman.data.toy_world import Question, Rater
 from steersman.feedback.agreement import alpha, consistency, dawid_skene, preferences
 from steersman.feedback.duel import duel
+from steersman.feedback.people import People
 from steersman.feedback.questions import Informed, gain
 from steersman.feedback.raters import Fit, believe, qualities
+from steersman.feedback.round import Question as Asked
+from steersman.feedback.round import Round
+from steersman.feedback.store import RatingStore
+from steersman.feedback.votes import arms, comparisons
 from steersman.stats import Estimate, mean_estimate
 from steersman.types import Comparison
 
 RESULTS = Path(__file__).resolve().parent / "results" / "raters.json"
-SEEDS = 5
+SEEDS, HTTP_SEEDS = 5, 1
 Figures = dict[str, Any]
 
 
@@ -198,6 +207,77 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Estimate):
         return value._asdict()
     return {k: _plain(v) for k, v in value._asdict().items()} if hasattr(value, "_asdict") else value
+
+
+def http() -> Figures:
+    """Pair accuracy of votes that came through the application: 20 raters read pages and post, 60 questions each, at
+    least 3 of them gold, on 165 questions of 11 prompts chosen by what they tell. Every second rater leans to the first
+    answer by half a logit; sides are the server's."""
+    found: Figures = {}
+    mixtures = {"honest": {}, "30 % liars, 20 % coins": {"liars": 0.3, "coins": 0.2}, "50 % liars": {"liars": 0.5}}
+    pool = world.pool(6, prompts=world.PROMPTS[::3])
+    for name, shares in mixtures.items():
+        rows: dict[str, list[float]] = defaultdict(list)
+        for seed in range(HTTP_SEEDS):
+            people = [
+                rater.model_copy(update={"side_bias": 0.5 * (i % 2)})
+                for i, rater in enumerate(world.population(20, Rater(name="r"), **shares))
+            ]
+            votes = asyncio.run(through_the_application(people, pool, seed))
+            beliefs = believe(votes).beliefs
+            own = [vote for vote in votes if not vote.gold]
+            rows["pooled"].append(pair_accuracy(pooled(own), pool))
+            rows["majority"].append(pair_accuracy(majority(own), pool))
+            rows["signed, 3 gold questions each"].append(pair_accuracy(believe(votes), pool))
+            biases = [beliefs[f"rater-{i}"].bias - rater.side_bias for i, rater in enumerate(people, start=1)]
+            rows["side bias missed by, logits"].append(statistics.mean(map(abs, biases)))
+            rows["votes"].append(len(own))
+        found[name] = {method: {**figure(values), "least": min(values)} for method, values in rows.items()}
+        found[name]["informed against random, last round"] = _plain(gain(votes, arms(votes)))
+    return found
+
+
+async def through_the_application(people: Sequence[Rater], pool: Sequence[Question], seed: int) -> list[Comparison]:
+    """The votes of a round on a server of its own, with the key of every gold question."""
+    from rating import Rater as Browser  # the file beside this one, whose readers tests load without the folder
+    from rating import Server
+
+    generator = random.Random(f"http {seed}")
+    asked = [Asked(prompt=q.prompt, options=q.options, raters=20) for q in pool]
+    known = [Asked(prompt=q.prompt, options=q.options, gold=q.key().ranks()) for q in world.gold_questions(3, seed)]
+    with tempfile.TemporaryDirectory() as folder:
+        store = RatingStore(f"{folder}/store.sqlite")
+        store.begin(Round(per_rater=60, repeat_share=0, seed=seed), [*asked, *known])
+        invited = People(store.database)
+        tokens = [invited.invite(f"{i}") for i in range(len(people))]
+        server = Server(store.where)
+        try:
+            url = f"http://127.0.0.1:{server.port}"
+            browsers = [Browser(url, token, i) for i, token in enumerate(tokens, start=1)]
+            for browser in browsers:
+                await browser.join()
+            for turn in range(60):
+                for browser, rater in zip(browsers, people, strict=True):
+                    await _one_vote(browser, rater, turn, generator)
+            for browser in browsers:
+                await browser.client.aclose()
+            return comparisons(store.votes())
+        finally:
+            server.kill()
+            store.database.engine.dispose()
+
+
+async def _one_vote(browser: Any, rater: Rater, turn: int, generator: random.Random) -> None:
+    """What this rater says of the question on the page, whose first answer is on the left."""
+    name = re.search(r'data-assignment="([^"]+)"', browser.text)
+    if name is None:
+        return
+    prompt = html.unescape(re.findall(r'<p dir="auto">(.*?)</p>', browser.text)[0])
+    left, right = map(html.unescape, re.findall(r'<textarea class="raw"[^>]*>\n(.*?)</textarea>', browser.text))
+    first = world.chooses_first(rater, Question(prompt=prompt, options=(left, right)), 0)
+    ranking = [1, 2] if generator.random() < first else [2, 1]
+    body = {"submission": f"submission-{turn}", "assignment": name[1], "ranking": ranking}
+    browser.text = await browser.sent("POST", "/vote", body)
 
 
 def speed() -> Figures:
@@ -368,6 +448,7 @@ SECTIONS: dict[str, Callable[[], Figures]] = {
     "liars": liars,
     "side_bias": side_bias,
     "informed": informed,
+    "http": http,
     "speed": speed,
 }
 

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,18 @@ RESULTS = Path(__file__).parent / "results" / "rating.json"
 TARGET_MS = 100.0
 SERVER = """
 import sys
+import torch
 from steersman.feedback.app import RatingApp
+from steersman.feedback.questions import Informed
 from steersman.feedback.serving import Address, listen, serve
 from steersman.feedback.store import RatingStore
+torch.set_num_threads(1)
 address = Address(port=int(sys.argv[2]))
 bound = listen(address)
 print(bound.getsockname()[1], flush=True)
-serve(RatingApp(RatingStore(sys.argv[1]), "x" * 20), address, bound)
+store = RatingStore(sys.argv[1], scorer=Informed())
+store.waits_for_scores = False
+serve(RatingApp(store, "x" * 20), address, bound)
 """
 
 
@@ -162,10 +168,8 @@ def checked(store: RatingStore, raters: list[Rater]) -> dict[str, int]:
 
 async def measure(asked: argparse.Namespace, where: str) -> dict[str, Any]:
     store = RatingStore(where)
-    each = asked.votes * 2 + 40
-    questions = [
-        Question(prompt=f"question {i}", options=(f"best {i}", f"second {i}")) for i in range((asked.raters + 1) * each)
-    ]
+    count = 500 + asked.raters * asked.votes * 2  # more than are answered
+    questions = [Question(prompt=f"question {i}", options=(f"best {i}", f"second {i}")) for i in range(count)]
     store.begin(Round(gold_share=0, repeat_share=0), questions)
     people = People(store.database)
     tokens = [people.invite(f"rater {i}") for i in range(asked.raters + 1)]
@@ -182,6 +186,7 @@ async def measure(asked: argparse.Namespace, where: str) -> dict[str, Any]:
         result["without_thinking"] = await phase(raters[1:], max(2, asked.votes // 4), 0.0)
         result["killed"] = await killed(raters[1:21], 8, server)
         result["votes"] = checked(store, raters)
+        result["arms"] = Counter(vote.arm for vote in store.votes())
     finally:
         server.kill()
         for rater in raters:

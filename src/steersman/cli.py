@@ -358,14 +358,18 @@ def rate_open(
 @rate_app.command("export")
 def rate_export(
     run: Rated,
-    to: Annotated[Path | None, typer.Option(help="A folder; RUN/rating unless given.")] = None,
+    to: Annotated[
+        Literal["votes", "ranked", "trl", "demonstrations"] | None,
+        typer.Option(help="One file: the raw votes, weighed rows, TRL's pairs, or the best answers."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder, RUN/rating unless given; with --to a new .jsonl.")] = None,
     store: Store = None,
 ) -> None:
-    """Write what raters said: comparisons.jsonl, and demonstrations.jsonl with the answers that they made better."""
+    """Write what raters said, weighed by how far each is believed; agreement; the win rate of a blind test."""
     from steersman.rating import export as write
 
-    for name, count in write(run, to, store).items():
-        typer.echo(f"wrote {name} ({count} rows)")
+    for line in write(run, out, store, to):
+        typer.echo(line)
 
 
 @rate_app.command("train")
@@ -373,13 +377,16 @@ def rate_train(
     run: RunFolder,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. reward_model.epochs=2.")] = None,
     out: Annotated[Path | None, typer.Option(help="The new run's folder; RUN-votes unless given.")] = None,
+    votes: Annotated[
+        Path | None, typer.Option(help="Argilla's, Label Studio's, LMArena's or another file, instead of the round's.")
+    ] = None,
     store: Store = None,
 ) -> None:
     """Train the reward model on the run's comparisons and the raters' votes, and say what it is worth."""
     from steersman.rating import train
     from steersman.store import read_json
 
-    done = train(run, set_ or [], out, store)
+    done = train(run, set_ or [], out, store, votes=votes)
     accuracy = read_json(done.path / "reward_card" / "card.json")["accuracy"]
     typer.echo(f"Reward model: {done.path / 'reward_model'}, right about {accuracy['value']:.0%} of held-out pairs")
 

@@ -1,8 +1,10 @@
 """A rating round over a run: where its questions come from, who is invited, and what becomes of the votes.
 
     RUN/rating/  store.sqlite          questions, raters and votes
-                 comparisons.jsonl     what was said, written by `steersman rate export`
+                 comparisons.jsonl     what the votes are weighed into, written by `steersman rate export`
                  demonstrations.jsonl  answers that raters made better
+                 raters.json           agreement, how far each rater is believed, what choosing questions brought
+                 duel-raw-aligned.json the blind test of two models, which the report shows
 
 Questions that train are drawn from a run's prompts: its model answers each several times. Questions that measure put
 two of a run's answers to the evaluation prompts side by side; nobody is told which is whose, and nothing is trained
@@ -28,13 +30,15 @@ from steersman.feedback.people import People
 from steersman.feedback.round import Question, Round
 from steersman.feedback.serving import Address, listen, serve
 from steersman.feedback.store import RatingStore
-from steersman.feedback.votes import comparisons, demonstrations
-from steersman.store import Run, open_run, read_json, read_jsonl, write_jsonl, write_text
-from steersman.types import Comparison, Prompt, Record
+from steersman.feedback.votes import arms, comparisons, demonstrations
+from steersman.stats import Estimate
+from steersman.store import Run, open_run, read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
+from steersman.types import Comparison, Demonstration, Prompt, Record
 
 FOLDER, STORE = "rating", "store.sqlite"
-COMPARISONS, DEMONSTRATIONS = "comparisons.jsonl", "demonstrations.jsonl"
+COMPARISONS, DEMONSTRATIONS, RATERS = "comparisons.jsonl", "demonstrations.jsonl", "raters.json"
 ANSWER_STAGES = ("raw_answers", "aligned_answers")
+Form = Literal["votes", "ranked", "trl", "demonstrations"]  # of `exchange.give_out`, which brings torch
 REUSED = ("base", "data", "raw_answers", "raw_capability", "sft")  # by a run on the votes, where nothing changed
 
 
@@ -185,12 +189,17 @@ def _say_left_out(count: int) -> None:
 
 # ── a round ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def store_of(where: Path, store: str | None) -> RatingStore:
-    """The store of a run's round (RUN/rating/store.sqlite), of a file's (beside it), or the one that is named."""
+    """The store of a run's round (RUN/rating/store.sqlite), of a file's (beside it), or the one that is named.
+
+    It asks what is expected to tell most, beside a random arm.
+    """
+    from steersman.feedback.questions import Informed  # brings torch, which wrong settings are refused without
+
     if not where.exists():
         raise UserError("no such run or file", where=str(where), expected="a run's folder, or a .jsonl file")
     if store is None:
         store = str(open_run(where).path / FOLDER / STORE if where.is_dir() else where.with_suffix(".rating.sqlite"))
-    return RatingStore(store)
+    return RatingStore(store, scorer=Informed())
 
 
 def begin(where: Path, given: Mapping[str, Any], store: str | None = None) -> RatingStore:
@@ -213,6 +222,8 @@ def begin(where: Path, given: Mapping[str, Any], store: str | None = None) -> Ra
             return opened
         source = Source.model_validate(of_source)
         principles = _principles(where)
+        if source.compare:
+            told = {"random_share": 1.0, **told}  # what tells most is no fair sample of what is measured
         settings = Round.model_validate({"principles": principles, "source": source.model_dump(mode="json"), **told})
     except ValidationError as error:
         detail = error.errors()[0]
@@ -247,10 +258,14 @@ def invitations(people: People, names: Sequence[str]) -> list[tuple[str, str]]:
 
 def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: Address, store: str | None) -> None:
     """Begin or go on with a round, print the new raters' links, and serve until interrupted."""
+    import torch
+
     address.names()  # before minutes are spent on sampling
     opened = begin(where, given, store)
     bound = listen(address)
     base, token = address.link(bound.getsockname()[1]), new_token()
+    torch.set_num_threads(1)  # believing raters is quick, and many threads for it would keep people waiting
+    opened.waits_for_scores = False
     app = RatingApp(opened, token)
     before = len(app.people.all())
     print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")
@@ -263,21 +278,107 @@ def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: A
 
 
 # ── votes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def export(where: Path, to: Path | None = None, store: str | None = None) -> dict[str, int]:
-    """Write what was said as comparisons and demonstrations; returns how many rows each file has.
+def export(where: Path, out: Path | None = None, store: str | None = None, form: Form | None = None) -> list[str]:
+    """Write what was said, and say what it comes to.
+
+    Args:
+        out: a folder for the files that `rate train` and the report read, RUN/rating unless given; with ``form`` a new
+            .jsonl file.
+        form: of `exchange.give_out`: votes, ranked, trl or demonstrations.
 
     Raises:
-        UserError: no round has begun here.
+        UserError: no round has begun here, nobody has voted, or the run's answers are no longer those compared.
     """
+    from steersman.feedback.exchange import give_out
+
     opened = store_of(where, store)
-    _ = opened.round
-    target = to or (where / FOLDER if where.is_dir() else where.parent)
-    target.mkdir(parents=True, exist_ok=True)
+    rows, edits = _said(opened)
+    if form is not None:
+        if out is None:
+            raise UserError("a file to write is missing", where="--out", expected="the name of a new .jsonl file")
+        return give_out(rows, form, out, edits)
+    if out is not None and out.suffix == ".jsonl":
+        raise UserError("this is a file, and several are written", where="--out", expected="a folder, or --to with it")
+    target = out or (where / FOLDER if where.is_dir() else where.parent)
+    told = [f"wrote {name} ({count} rows)" for name, count in _write_rows(rows, edits, target).items()]
+    told += _write_raters(rows, target / RATERS)
+    pair = opened.round.source.get("compare")
+    return told + (_write_duel(opened, open_run(where), (pair[0], pair[1])) if pair else [])
+
+
+def _said(opened: RatingStore) -> tuple[list[Comparison], list[Demonstration]]:
+    _ = opened.round  # one has begun
     votes = opened.votes()
-    rows: dict[str, Sequence[Record]] = {COMPARISONS: comparisons(votes), DEMONSTRATIONS: demonstrations(votes)}
-    for name, records in rows.items():
+    rows = comparisons(votes)
+    if not rows:
+        raise UserError("nobody has voted yet", where=opened.where.split("@")[-1], do="steersman rate RUN")
+    return rows, demonstrations(votes)
+
+
+def _write_rows(
+    rows: Sequence[Comparison], edits: Sequence[Demonstration], target: Path, *, weighed: bool = True
+) -> dict[str, int]:
+    """The rows to train on, and how many each file has."""
+    from steersman.feedback.raters import weigh
+
+    target.mkdir(parents=True, exist_ok=True)
+    files: dict[str, Sequence[Record]] = {
+        COMPARISONS: weigh(rows) if weighed else rows,
+        DEMONSTRATIONS: edits,
+    }
+    for name, records in files.items():
         write_jsonl(target / name, dump(records))
-    return {str(target / name): len(records) for name, records in rows.items()}
+    return {str(target / name): len(records) for name, records in files.items()}
+
+
+def _write_raters(rows: Sequence[Comparison], file: Path) -> list[str]:
+    """What is known of the raters, and what choosing their questions has brought."""
+    from steersman.feedback.questions import gain
+    from steersman.feedback.raters import card
+
+    about, found = card(rows), gain(rows, arms(rows))
+    values = {name: v._asdict() if isinstance(v, Estimate) else v for name, v in found._asdict().items()}
+    write_json(file, {**about, "gain": values if found.known else None})
+    alpha = about["alpha"]
+    agreed = f"alpha {Estimate(**alpha).plain()}" if alpha else about["why_no_alpha"]
+    return [f"wrote {file}", f"raters agree: {agreed}", f"informed questions: {found.told()}"]
+
+
+def _write_duel(opened: RatingStore, run: Run, models: tuple[str, str]) -> list[str]:
+    """The figures of a blind test, for the report; gold questions and repeated ones measure raters and no model."""
+    from steersman.feedback.duel import duel
+
+    asked = [question for _, question in opened.questions() if question.origins]
+    held = {question.key for question in _compared(run, Source.model_validate(opened.round.source))}
+    if gone := sum(question.key not in held for question in asked):
+        raise UserError(
+            f"{gone} of the {len(asked)} questions compare answers that this run no longer holds",
+            where=str(run.path),
+            do="begin another round, with --store of its own",
+        )
+    plain = [vote for vote in opened.votes() if vote.question.origins and vote.arm != "repeat"]
+    votes = [(row, vote.question.origins) for vote in plain if (row := vote.comparison()) is not None]
+    found = duel([row for row, _ in votes], [origins for _, origins in votes], models)
+    inputs = {f"{stage}/answers.jsonl": run.path / stage / "answers.jsonl" for stage in ANSWER_STAGES}
+    file = run.path / FOLDER / f"duel-{'-'.join(models)}.json"
+    file.parent.mkdir(exist_ok=True)
+    write_json(file, {**found, "inputs": {name: sha256_file(path) for name, path in inputs.items()}})
+    return [*_duel_told(found), f"wrote {file}; `steersman report {run.path}` shows it"]
+
+
+def _duel_told(found: Mapping[str, Any]) -> list[str]:
+    first, second = found["models"]
+    if found["win_rate"] is None:
+        return [f"{first} against {second}: no vote orders their answers yet"]
+    needed = found["votes_needed"]
+    decide = "no number" if needed["to_decide"] is None else needed["to_decide"]
+    rate = Estimate(**found["win_rate"]).percent()
+    return [
+        f"{first} wins against {second}: {rate} votes (wins {found['wins']}, ties {found['ties']}, "
+        f"losses {found['losses']}); {found['prompts']} prompts, {found['raters']} raters",
+        f"better: {found['decided'] or 'not decided'}; votes still needed: {decide} to decide if the rate stays, "
+        f"{needed['for_margin']} for +-{100 * needed['margin']:.0f} points",
+    ]
 
 
 def train(
@@ -286,10 +387,15 @@ def train(
     out: Path | None = None,
     store: str | None = None,
     until: Literal["reward_model", "reward_card"] = "reward_card",
+    votes: Path | None = None,
 ) -> Run:
     """Train the reward model of a run's recipe on its own comparisons and the votes, and write its card.
 
-    A new run, ``RUN-votes``; what the votes do not change is taken over from the old one.
+    A new run, ``RUN-votes``; what the votes do not change is taken over from the old one. Votes are weighed before,
+    unless the reward model learns by itself how far to believe each rater (``trust_raters``).
+
+    Args:
+        votes: a file of another tool's, instead of those of the run's round.
 
     Raises:
         UserError: there are no votes, or the round put evaluation prompts to the raters.
@@ -298,16 +404,9 @@ def train(
     from steersman.recipe import load_recipe
 
     run = open_run(where)
-    if store_of(where, store).round.source.get("compare"):
-        raise UserError(
-            "this round measured two models on the evaluation prompts, and nothing may be trained on those",
-            where=str(run.path / FOLDER),
-            do="begin another round without --compare, with --store of its own",
-        )
+    rows, edits = (_taken_in(votes), []) if votes else _of_round(run, store)
     target = out or run.path.with_name(f"{run.path.name}-votes")
-    counts = export(where, target, store)
-    if not counts[str(target / COMPARISONS)]:
-        raise UserError("nobody has voted yet", where=str(run.path / FOLDER), do="steersman rate " + str(run.path))
+    target.mkdir(parents=True, exist_ok=True)
     recipe = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
     recipe |= {"name": f"{recipe['name']}-votes", "votes": str((target / COMPARISONS).absolute())}
     recipe["reward_model"] = recipe["reward_model"] or {}
@@ -315,7 +414,32 @@ def train(
     # Neither changes a reward model, and both would be trained again on the votes before it.
     recipe |= {"dpo": None, "rl": None, "cost_model": None}
     write_text(target / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
+    chosen = load_recipe(target / "recipe.yaml", settings)
+    trusting = chosen.reward_model is not None and chosen.reward_model.trust_raters
+    _write_rows(rows, edits, target, weighed=not trusting)
     for stage in REUSED:
         if (run.path / stage).is_dir() and not (target / stage).exists():
             shutil.copytree(run.path / stage, target / stage)
-    return pipeline.align(load_recipe(target / "recipe.yaml", settings), target, until=until)
+    return pipeline.align(chosen, target, until=until)
+
+
+def _of_round(run: Run, store: str | None) -> tuple[list[Comparison], list[Demonstration]]:
+    """What was said in a run's round, if it may be trained on."""
+    opened = store_of(run.path, store)
+    if opened.round.source.get("compare"):
+        raise UserError(
+            "this round measured two models on the evaluation prompts, and nothing may be trained on those",
+            where=str(run.path / FOLDER),
+            do="begin another round without --compare, with --store of its own",
+        )
+    return _said(opened)
+
+
+def _taken_in(file: Path) -> list[Comparison]:
+    """Another tool's votes; what became of its rows is said on stderr."""
+    from steersman.feedback.exchange import take_in
+
+    found = take_in(file)
+    for line in found.said:
+        print(line, file=sys.stderr)
+    return found.votes

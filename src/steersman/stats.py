@@ -29,6 +29,10 @@ class Estimate(NamedTuple):
             return "no data"
         return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}], n={self.n}"
 
+    def plain(self) -> str:
+        """For people, where it is no rate: ``0.62 [0.51, 0.70], n=120``."""
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n={self.n}" if self.n else "no data"
+
 
 def _z(confidence: float) -> float:
     from statistics import NormalDist

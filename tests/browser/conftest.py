@@ -119,6 +119,7 @@ def join(page: Any, link: str) -> None:
     page.check("input[name=consent]")
     page.click("text=Begin")
     page.wait_for_selector("#task h2")
+    page.wait_for_load_state("load")  # the script runs before it, and hears the keys only then
 
 
 def on_screen(page: Any) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +12,19 @@ import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from steersman import pipeline
 from steersman.cli import app as cli
+from steersman.data import toy_world as world
 from steersman.data.formats import read
 from steersman.errors import UserError
 from steersman.feedback.app import RatingApp
+from steersman.feedback.people import People
+from steersman.feedback.round import Submission
 from steersman.feedback.store import RatingStore
 from steersman.pipeline import align
-from steersman.rating import Source, begin, invitations, questions_of
+from steersman.rating import Source, begin, export, invitations, questions_of, train
 from steersman.recipe import load_recipe
-from steersman.store import read_json, write_jsonl
+from steersman.store import Run, read_json, read_jsonl, write_jsonl
 from steersman.types import Comparison, Demonstration
 
 from .conftest import PLAIN
@@ -57,12 +64,16 @@ def test_votes_train_the_reward_model_by_one_command(run: Path) -> None:
     given = {"answers": 3, "prompts": 30, "max_new_tokens": 8, "gold_share": 0, "repeat_share": 0}
     store = begin(run, given)
     vote(store, 30, rationale="longer", edit={"position": 0, "text": "what I would have said"})
-    told = CliRunner().invoke(cli, ["rate", "export", str(run)])
-    assert told.exit_code == 0, told.output
-    rows = read(run / "rating" / "comparisons.jsonl", Comparison)
-    assert len(rows) > 10
+    weighed = run / "rating" / "comparisons.jsonl"
+    raw = run / "rating" / "votes.jsonl"
+    for more in ([], ["--to", "votes", "--out", str(raw)]):
+        told = CliRunner().invoke(cli, ["rate", "export", str(run), *more])
+        assert told.exit_code == 0, told.output
+    rows = read(raw, Comparison)
+    assert len(read(weighed, Comparison)) == len(rows) > 10
     assert all(row.rater == "rater-1" and row.group == "staff" and row.source == "human" for row in rows)
     assert all(row.order_shown and row.seconds is not None and row.rationale == "longer" for row in rows)
+    assert all(not row.rater and row.author == "1 raters" for row in read(weighed, Comparison))
     edits = read(run / "rating" / "demonstrations.jsonl", Demonstration)
     assert {row.completion for row in edits} == {"what I would have said"}
     told = CliRunner().invoke(cli, ["rate", "train", str(run), "--set", "reward_model.epochs=1"])
@@ -83,9 +94,94 @@ def test_a_blind_test_puts_both_models_side_by_side(run: Path, tmp_path: Path) -
     assert asked
     assert all(question.origins == ("raw", "aligned") for question in asked)
     vote(store, 3)
+    assert {one.arm for one in store.votes()} <= {"random", "repeat"}  # what tells most is no fair sample
+    told = CliRunner().invoke(cli, ["rate", "export", str(run), "--store", place, "--out", str(tmp_path / "out")])
+    assert told.exit_code == 0, told.output
+    found = read_json(run / "rating" / "duel-raw-aligned.json")
+    longer = [len(one.question.options[0]) - len(one.question.options[1]) for one in store.votes()]
+    assert [found[name] for name in ("wins", "ties", "losses")] == [
+        sum(x > 0 for x in longer), longer.count(0), sum(x < 0 for x in longer)
+    ]  # fmt: skip
+    assert f"raw wins against aligned: {100 * found['win_rate']['value']:.0f} % [" in told.output
+    assert f"{found['votes_needed']['for_margin']} for +-5 points" in told.output
+    manifest = read_json(run / "raw_answers" / "manifest.json")
+    assert found["inputs"]["raw_answers/answers.jsonl"] == manifest["outputs"]["answers.jsonl"]
     refused = CliRunner().invoke(cli, ["rate", "train", str(run), "--store", place])
     assert isinstance(refused.exception, UserError)
     assert "evaluation prompts" in str(refused.exception)
+
+
+def test_a_blind_test_of_answers_that_are_gone_is_refused(run: Path, tmp_path: Path) -> None:
+    again, place = tmp_path / "again", str(tmp_path / "blind.sqlite")
+    shutil.copytree(run, again)
+    store = begin(again, {"compare": ("raw", "aligned")}, place)
+    vote(store, 3)
+    file = again / "aligned_answers" / "answers.jsonl"
+    write_jsonl(file, [{**row, "answer": row["answer"] + " now"} for row in read_jsonl(file)])
+    with pytest.raises(UserError, match="no longer holds"):
+        export(again, store=place)
+
+
+def test_votes_of_another_tool_train_the_reward_model(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """As weighed rows, or as they are where the reward model learns whom to believe."""
+    file = tmp_path / "theirs.jsonl"
+    said = {"prompt": "p", "chosen": "x", "rejected": "y", "weight": 1.0}
+    write_jsonl(file, [{**said, "rater": name} for name in ("a", "b", "c")])
+    monkeypatch.setattr(pipeline, "align", lambda recipe, out, until: Run(out))
+    for count, settings in ((1, []), (3, ["reward_model.trust_raters=true"])):
+        done = train(run, settings, tmp_path / f"out-{count}", votes=file)
+        rows = read(done.path / "comparisons.jsonl", Comparison)
+        assert len(rows) == count
+        assert rows[0].weight == pytest.approx(3 / count, abs=0.3)
+        assert load_recipe(done.path / "recipe.yaml").votes == str(done.path / "comparisons.jsonl")
+    refused = CliRunner().invoke(cli, ["rate", "train", str(run), "--votes", str(tmp_path / "no.jsonl")])
+    assert "does not exist" in str(refused.exception)
+
+
+def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
+    """Liars and honest raters over a file: informed questions beside random ones, weights, soft labels, forms."""
+    pool, generator = world.pool(4, prompts=world.PROMPTS[::8]), random.Random(1)
+    file = tmp_path / "asked.jsonl"
+    write_jsonl(file, [{"prompt": q.prompt, "options": list(q.options)} for q in pool])
+    store = begin(file, {"gold_share": 0, "repeat_share": 0, "raters": 5, "random_share": 0.4})
+    people = world.population(5, world.Rater(name="r"), liars=0.2)
+    tokens = [People(store.database).invite(rater.name) for rater in people]
+    for token in tokens:
+        People(store.database).join(token, "the words")
+    for turn in range(len(pool) * len(people)):
+        number = 1 + turn % len(people)
+        task = store.next_task(number)
+        assert task is not None
+        asked = world.Question(prompt=task.prompt, options=task.answers)
+        ranking = world.vote(people[number - 1], asked, generator).comparison().ranks()
+        body = {"submission": f"submission-{turn}", "assignment": task.assignment, "ranking": ranking}
+        store.submit(number, Submission.model_validate(body))
+    chosen = Counter(vote.arm for vote in store.votes())
+    assert chosen["informed"] > chosen["random"] > 10
+    told = CliRunner().invoke(cli, ["rate", "export", str(file)])
+    assert told.exit_code == 0, told.output
+    about = read_json(tmp_path / "raters.json")
+    gain = about["gain"]
+    assert f"informed questions: {100 * gain['difference']['value']:+.1f} points [" in told.output
+    assert (
+        gain["difference"]["low"] <= gain["informed"]["value"] - gain["random"]["value"] <= gain["difference"]["high"]
+    )
+    assert f"alpha {about['alpha']['value']:.2f} [" in told.output
+    liar = [f"rater-{n}" for n, rater in enumerate(people, start=1) if rater.kind == "liar"]
+    assert [name for name, one in about["raters"].items() if one["trust"] < 0] == liar
+    rows = read(tmp_path / "comparisons.jsonl", Comparison)
+    assert len(rows) == len(pool)
+    assert all(row.soft_label is not None and 2 < row.weight <= 5 for row in rows)
+    for form, count in (("votes", len(pool) * 5), ("ranked", len(pool)), ("trl", 1), ("demonstrations", 1)):
+        out = tmp_path / f"{form}-form.jsonl"
+        told = CliRunner().invoke(cli, ["rate", "export", str(file), "--to", form, "--out", str(out)])
+        assert told.exit_code == 0, told.output
+        written = read_jsonl(out)
+        assert len(written) >= count
+        assert ("chosen" in written[0]) == (form == "trl")
+        assert ("rater" in written[0]) == (form == "votes")
+    nowhere = CliRunner().invoke(cli, ["rate", "export", str(file), "--to", "trl"])
+    assert "--out" in str(nowhere.exception)
 
 
 @pytest.mark.parametrize(

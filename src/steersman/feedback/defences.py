@@ -91,7 +91,8 @@ class Defences:
         now = self._monotonic()
         left, then = self._buckets.pop(who, (BURST, now))
         left = min(BURST, left + (now - then) * RATE_PER_S)
-        self._buckets[who] = (max(0.0, left - 1), now)
+        # What is refused takes nothing, or whoever tries again often enough would never get in.
+        self._buckets[who] = (left - 1 if left >= 1 else left, now)
         while len(self._buckets) > BUCKETS:
             self._buckets.popitem(last=False)
         if left < 1:

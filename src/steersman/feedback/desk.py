@@ -20,6 +20,7 @@ from steersman.feedback.pages import page
 from steersman.feedback.people import People, hashed
 from steersman.feedback.standing import standing
 from steersman.feedback.store import RatingStore
+from steersman.feedback.votes import arms, comparisons
 
 LONGEST_QUERY = 2_000
 
@@ -51,7 +52,11 @@ class Desk:
         """The page, or the door."""
         if not self.known(request):
             return HTMLResponse(page("enter.html", title="Administration"))
+        from steersman.feedback.questions import gain  # brings torch
+        from steersman.feedback.raters import card
+
         votes = self.store.votes()
+        rows = comparisons(votes)
         questions = dict(self.store.questions())
         figures = standing(votes)
         shown = {
@@ -59,6 +64,8 @@ class Desk:
             "raters": self.people.all(),
             "figures": {one.rater: one for one in figures.raters},
             "standing": figures,
+            "believed": card(rows),
+            "gain": gain(rows, arms(rows)),
             "questions": questions,
             "answered": sum(vote.kind == "vote" for vote in votes),
             "replies": self.people.replies(),

@@ -106,6 +106,19 @@ class Gain(NamedTuple):
     votes_each: int
     held_out: int
 
+    @property
+    def known(self) -> bool:
+        """Whether there were votes to learn from and votes to ask about."""
+        return self.votes_each > 0 and self.held_out > 0
+
+    def told(self) -> str:
+        """For people, in points."""
+        if not self.known:
+            return "their gain is not known yet"
+        value, low, high = (f"{100 * x:+.1f}" for x in self.difference[:3])
+        compared = f"after {self.votes_each} votes in each arm, n={self.held_out} held-out pairs"
+        return f"{value} points [{low}, {high}] against random ones, {compared}"
+
 
 def gain(votes: Sequence[Comparison], arms: Sequence[str], seed: int = 0) -> Gain:
     """What choosing questions has brought, per vote: the informed arm against the random one, informed minus random.

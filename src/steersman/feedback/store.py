@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
@@ -23,9 +23,11 @@ from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select,
 from steersman.errors import UserError
 from steersman.feedback.round import Arm, Question, Round, Scorer, Submission, arm_of, order_shown
 from steersman.feedback.schema import VERSION, Database, assignments, items, open_database, rounds, superseded, votes
-from steersman.feedback.votes import Vote, standing_votes
+from steersman.feedback.votes import Vote, comparisons, standing_votes
 
-RESCORED = 20  # votes between two askings of the scorer
+RESCORED = 20  # votes between two askings of the scorer, and
+RESTED = 20  # times as long as it took before it is asked again, so that raters do not wait for it
+AT_ONCE = 200  # questions that are looked up, the best first
 REPEAT_AFTER = 10  # questions between one and its repetition
 
 
@@ -82,9 +84,10 @@ class RatingStore:
     ) -> None:
         self.database: Database = open_database(where)
         self.where, self._scorer = str(where), scorer
-        self._scores: dict[int, float] = {}
-        self._scored_at = -1
+        self._scores: dict[int, float] = {}  # the best first, of equal ones the first in the random order
+        self._scored_at, self._rested_at = -1, 0.0
         self._scoring = Lock()
+        self.waits_for_scores = True  # whoever asks for a question when scores are due; else a thread sees to them
         with self.database.reading() as c:
             shown = c.scalar(select(func.max(assignments.c.shown_tick))) or 0.0
             voted = c.scalar(select(func.max(votes.c.tick))) or 0.0
@@ -169,11 +172,13 @@ class RatingStore:
             mine = select(assignments.c.item_id).where(assignments.c.rater_id == rater)
             settled = mine.where(assignments.c.state.in_(("answered", "skipped")))
             answered = c.scalar(select(func.count()).select_from(settled.subquery())) or 0
-            could = select(func.count()).where(
-                or_(items.c.taken < items.c.wanted, items.c.id.in_(mine.where(assignments.c.state == "open"))),
-                items.c.id.not_in(settled),
-            )
-            left = c.scalar(could) or 0
+            # One by one, because each is a look into an index and their union reads every question.
+            free = items.c.taken < items.c.wanted
+            everyone = select(func.count()).select_from(items).where(free)
+            done = select(func.count()).select_from(items).where(free, items.c.id.in_(settled))
+            mine_alone = and_(~free, items.c.id.in_(mine.where(assignments.c.state == "open")))
+            open_here = select(func.count()).select_from(items).where(mine_alone, items.c.id.not_in(settled))
+            left = (c.scalar(everyone) or 0) - (c.scalar(done) or 0) + (c.scalar(open_here) or 0)
             quota = self.round.per_rater
             return Progress(answered, left if quota is None else min(left, max(0, quota - answered)))
 
@@ -236,11 +241,15 @@ class RatingStore:
         """The open question that tells most, or the next in the random order."""
         had = exists().where(assignments.c.item_id == items.c.id, assignments.c.rater_id == rater)
         free = select(items.c.id).where(items.c.taken < items.c.wanted, ~had).order_by(items.c.position)
-        if informed:
-            scored = [i for i in c.scalars(free) if i in self._scores]
-            if scored:
-                best = max(scored, key=self._scores.__getitem__)  # of equal ones the first in the random order
-                return best, self._scores[best]
+        scores = self._scores if informed else {}
+        ranked = list(scores)
+        for start in range(0, len(ranked), AT_ONCE):
+            some = ranked[start : start + AT_ONCE]
+            left = set(c.scalars(free.where(items.c.id.in_(some)).order_by(None)))
+            if left:
+                best = next(item for item in some if item in left)
+                # Until the next scoring others are asked something else: what this one tells is about to be known.
+                return best, scores.pop(best)
         return c.scalar(free.limit(1)), None
 
     def _assign(self, c: Connection, rater: int, item: int, arm: Arm, score: float | None) -> Row[Any] | None:
@@ -394,19 +403,41 @@ class RatingStore:
     # choosing ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _refresh_scores(self) -> None:
         """Ask the scorer again after some votes. Others go on with the old scores meanwhile."""
-        if self._scorer is None or not self._scoring.acquire(blocking=False):
+        if self._scorer is None or self.round.random_share == 1 or not self._scoring.acquire(blocking=False):
             return
+        count = None
         try:
+            count = self._votes_if_due()
+        finally:
+            if count is None:
+                self._scoring.release()
+        if count is not None and self.waits_for_scores:
+            self._score(count)
+        elif count is not None:
+            Thread(target=self._score, args=(count,), daemon=True).start()
+
+    def _votes_if_due(self) -> int | None:
+        """How many votes there are, if it is time to score again."""
+        if self._scored_at >= 0 and self.ticks.now() < self._rested_at:
+            return None
+        with self.database.reading() as c:
+            count = c.scalar(select(func.count()).select_from(votes)) or 0
+        return None if self._scored_at >= 0 and count < self._scored_at + RESCORED else count
+
+    def _score(self, count: int) -> None:
+        """Give every open question its score, with ``count`` votes there."""
+        try:
+            began = self.ticks.now()
             with self.database.reading() as c:
-                count = c.scalar(select(func.count()).select_from(votes)) or 0
-                if self._scored_at >= 0 and count < self._scored_at + RESCORED:
-                    return
-                rows = c.execute(select(items.c.id, items.c.question).where(items.c.taken < items.c.wanted)).all()
-            said = [row for vote in self.votes() if (row := vote.comparison()) is not None]
+                free = select(items.c.id, items.c.question).where(items.c.taken < items.c.wanted)
+                rows = c.execute(free.order_by(items.c.position)).all()
             asked = [Question.model_validate(row.question) for row in rows]
-            scores = self._scorer(asked, said) if asked else []
-            self._scores = {row.id: float(score) for row, score in zip(rows, scores, strict=True)}
-            self._scored_at = count
+            assert self._scorer is not None
+            scores = self._scorer(asked, comparisons(self.votes())) if asked else []
+            scored = [(row.id, float(score)) for row, score in zip(rows, scores, strict=True)]
+            self._scores = dict(sorted(scored, key=lambda one: -one[1]))
+            self._scored_at, now = count, self.ticks.now()
+            self._rested_at = now + RESTED * (now - began)
         finally:
             self._scoring.release()
 

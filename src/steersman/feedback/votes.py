@@ -5,6 +5,7 @@ Raters are numbers here (``rater-3``) and their names stay in the store. What a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import select
@@ -128,6 +129,11 @@ def comparisons(standing: list[Vote]) -> list[Comparison]:
         for question in gold.values()
     ]
     return known + [row for vote in standing if (row := vote.comparison()) is not None]
+
+
+def arms(rows: Sequence[Comparison]) -> list[str]:
+    """How each row's question was chosen, from its tags; empty for the key of a gold question."""
+    return [next((tag[4:] for tag in row.tags if tag.startswith("arm:")), "") for row in rows]
 
 
 def demonstrations(standing: list[Vote]) -> list[Demonstration]:

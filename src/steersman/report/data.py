@@ -63,6 +63,7 @@ class Evidence:
     judge: Mapping[str, Any] | None  # its card
     revisions: Sequence[Mapping[str, Any]]
     feedback: Mapping[str, Any] | None
+    duels: Sequence[Mapping[str, Any]]  # blind tests by human raters
 
 
 def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any
             "feedback": found.feedback,
             "ablation": found.summary.get("ablation"),
         },
+        "duels": [_duel(duel, found.manifests) for duel in found.duels],
         "stages": _stages(found),
         "provenance": {
             "steersman": found.about.get("steersman"),
@@ -159,6 +161,7 @@ def read_evidence(run: Run) -> Evidence:
         judge=of("judge_card", "judge_card.json"),
         revisions=read_jsonl(run.path / "revisions" / "revisions.jsonl") if "revisions" in manifests else [],
         feedback=of("feedback", "feedback.json"),
+        duels=[read_json(path) for path in sorted(run.path.glob("rating/duel-*.json"))],
     )
 
 
@@ -366,6 +369,13 @@ def _revisions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _evenly(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
     return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else list(rows)
+
+
+def _duel(duel: Mapping[str, Any], manifests: Mapping[str, Any]) -> dict[str, Any]:
+    """A blind test, and whether the answers that it compared are still those of the run."""
+    held = {f"{stage}/{file}": digest for stage, m in manifests.items() for file, digest in m["outputs"].items()}
+    shown = {name: value for name, value in duel.items() if name != "inputs"}
+    return {**shown, "current": all(held.get(name) == digest for name, digest in duel["inputs"].items())}
 
 
 def _stages(found: Evidence) -> list[dict[str, Any]]:

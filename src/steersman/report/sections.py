@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from steersman.report import charts, learning, pieces
+from steersman.report import charts, human, learning, pieces
 from steersman.report.data import ALIGNED, CONDITIONS, FEW_SHOT, RAW
 from steersman.report.pieces import TRUE_MINUS
 from steersman.report.wording import (
@@ -208,6 +208,7 @@ def principles(data: Data) -> str:
             f'<dl class="meanings">{meanings}</dl>'
             + _rates("By behaviour", "Behaviour and principle", data["behaviours"], behaviour),
         )
+        + human.blind_tests(data)
     )
     return pieces.section("principles", "Principles before and after", content)
 

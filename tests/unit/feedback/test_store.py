@@ -333,6 +333,82 @@ def test_the_scorer_chooses_beside_a_random_arm(opened: Open) -> None:
     assert asked == [0, 20]
 
 
+def test_raters_are_not_all_asked_what_tells_most(opened: Open) -> None:
+    store = opened(scorer=lambda open_ones, votes: [float(str(q.prompt).split()[1]) for q in open_ones])
+    store.begin(PLAIN.model_copy(update={"random_share": 0.001}), questions(40, raters=10))
+    for number in range(1, 11):
+        People(store.database).join(People(store.database).invite(f"rater {number}"), "")
+    tasks = [store.next_task(number) for number in range(1, 11)]
+    assert {str(task.prompt) for task in tasks if task} == {f"question {i}" for i in range(30, 40)}
+
+
+def test_the_scorer_hears_the_keys_of_gold_questions(opened: Open) -> None:
+    heard: list[Sequence[Comparison]] = []
+
+    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
+        heard.append(votes)
+        return [0.0] * len(open_ones)
+
+    store = opened(scorer=scorer)
+    gold = Question(prompt="gold", options=("best g", "second g"), gold=(1, 2))
+    store.begin(Round(gold_share=0.5, repeat_share=0), [*questions(40), gold])
+    People(store.database).join(People(store.database).invite("a"), "")
+    finish(store, 1)
+    assert sum(vote.gold for vote in heard[-1]) == 1
+    assert sum(vote.prompt == "gold" for vote in heard[-1]) == 2
+
+
+def test_a_slow_scorer_rests(opened: Open, clock: Clock) -> None:
+    asked: list[int] = []
+
+    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
+        asked.append(len(votes))
+        clock.now += 1.0
+        return [0.0] * len(open_ones)
+
+    store = opened(scorer=scorer)
+    store.begin(PLAIN, questions(100))
+    People(store.database).join(People(store.database).invite("a"), "")
+    for number in range(60):
+        task = store.next_task(1)
+        assert task is not None
+        store.submit(1, said(task, 1, 2))
+        clock.now += 15.0 if number == 50 else 0.1
+    assert asked == [0, 51]  # rested from the 1st to the 21st second
+
+
+def test_nobody_waits_for_scores_in_a_server(opened: Open) -> None:
+    asked, told = threading.Event(), threading.Event()
+
+    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
+        asked.set()
+        told.wait(30)
+        return [0.0] * len(open_ones)
+
+    store = opened(scorer=scorer)
+    store.begin(PLAIN, questions(30))
+    store.waits_for_scores = False
+    People(store.database).join(People(store.database).invite("a"), "")
+    task = store.next_task(1)  # with the scorer still at work
+    assert task is not None
+    assert asked.wait(30)
+    told.set()
+    for _ in range(1000):
+        if store._scores:
+            break
+        time.sleep(0.01)
+    store.submit(1, said(task, 1, 2))
+    assert {store.next_task(1) is not None, bool(store._scores)} == {True}
+
+
+def test_all_at_random_asks_no_scorer(opened: Open) -> None:
+    store = opened(scorer=lambda open_ones, votes: pytest.fail("asked"))
+    store.begin(PLAIN.model_copy(update={"random_share": 1.0}), questions(30))
+    People(store.database).join(People(store.database).invite("a"), "")
+    assert finish(store, 1) == 30
+    assert {vote.arm for vote in store.votes()} == {"random"}
+
+
 def test_a_question_without_a_scorer_is_drawn_from_the_seed(opened: Open) -> None:
     store = begun(opened, 30)
     finish(store, 1)

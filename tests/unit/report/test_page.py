@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
+from steersman.feedback.duel import duel
 from steersman.report.page import render, report_data, write
-from steersman.store import Run
+from steersman.store import Run, read_json, write_json
+from steersman.types import Comparison
 
 from .conftest import ANSWERS, DATA
 
@@ -227,3 +229,31 @@ def test_reinforcement_is_drawn_against_the_kl_and_says_what_was_taken(make: Cal
     assert section.count("<svg") == 4
     assert "&lt;b&gt;5&lt;/b&gt;" in section
     assert "<b>5</b>" not in section
+
+
+def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None:
+    models = ("raw", "aligned")
+    votes = [
+        Comparison(prompt=f"p{i % 10}", options=("x", "y"), ranking=(2, 1), rater=f"r{i}", order_shown=(0, 1))
+        for i in range(20)
+    ]
+    held = {
+        f"{stage}/answers.jsonl": read_json(run.path / stage / "manifest.json")["outputs"]["answers.jsonl"]
+        for stage in ("raw_answers", "aligned_answers")
+    }
+    assert "What people preferred" not in render(report_data(run))
+    found = duel(votes, [models] * 20, models)
+    (run.path / "rating").mkdir()
+    file = run.path / "rating" / "duel-raw-aligned.json"
+    write_json(file, {**found, "inputs": held})
+    page = render(report_data(run))
+    Page(page)
+    figure = found["win_rate"]
+    assert f'0 %</span><span class="interval">[0, {100 * figure["high"]:.0f}]' in page
+    assert "<td>0, 0, 20</td><td>10</td><td>20</td><td>aligned</td>" in page
+    assert f"{found['votes_needed']['for_margin']} for ±5 points" in page
+    assert report_data(run)["duels"][0]["win_rate"] == figure
+    write_json(file, {**found, "inputs": {**held, "raw_answers/answers.jsonl": "0" * 64}})
+    page = render(report_data(run))
+    assert "no longer holds" in page
+    assert "<td>0, 0, 20</td>" not in page
