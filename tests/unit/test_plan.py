@@ -625,7 +625,7 @@ def test_the_work_of_constitutional_stages_grows_with_what_they_write_and_judge(
     assert all(once[name] > 0 for name in CONSTITUTIONAL)
     more = tokens("revisions.prompts=24", "feedback.answers=6", "judge.questions=4")
     assert more["revisions"] > 1.5 * once["revisions"]
-    assert more["cai_sft"] > 1.5 * once["cai_sft"]
+    assert more["cai_sft"] > once["cai_sft"]
     assert more["feedback"] > 1.3 * once["feedback"]
     assert more["judge_card"] < once["judge_card"]
     assert more["ablation"] == once["ablation"]
