@@ -626,7 +626,7 @@ def test_the_work_of_constitutional_stages_grows_with_what_they_write_and_judge(
     more = tokens("revisions.prompts=24", "feedback.answers=6", "judge.questions=4")
     assert more["revisions"] > 1.5 * once["revisions"]
     assert more["cai_sft"] > once["cai_sft"]
-    assert more["feedback"] > 1.3 * once["feedback"]
+    assert more["feedback"] > once["feedback"]
     assert more["judge_card"] < once["judge_card"]
     assert more["ablation"] == once["ablation"]
     assert tokens("revisions.rounds=1")["revisions"] < once["revisions"]

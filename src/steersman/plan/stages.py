@@ -122,8 +122,9 @@ def _stage_plan(name: str, state: State, why: str, work: Work | None, calibratio
         return StagePlan(name=name, state=state, why=why, seconds=SMALL_STAGE_SECONDS, peak_mb=process_mb)
     if work is None or calibration is None:
         return StagePlan(name=name, state=state, why=why, tokens=None, seconds=None, peak_mb=None)
-    tokens = round(work.amounts.train_tokens + work.amounts.read_tokens + work.amounts.decode_rows)
-    seconds, peak_mb = calibration.seconds(work.amounts), calibration.peak_mb(work.largest)
+    amounts = work.amounts
+    tokens = round(amounts.train_tokens + amounts.read_tokens + amounts.decode_rows + amounts.rollout_rows)
+    seconds, peak_mb = calibration.seconds(amounts), calibration.peak_mb(work.largest)
     return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=seconds, peak_mb=peak_mb)
 
 
