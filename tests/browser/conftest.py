@@ -79,7 +79,7 @@ def serving(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.store.database.engine.dispose()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright leaves a running event loop behind until it is stopped
 def chromium() -> Iterator[Any]:
     """A headless browser."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
