@@ -21,7 +21,7 @@ from steersman.data.sources import spread
 from steersman.errors import DataError, UserError
 from steersman.report.data import read_recipe
 from steersman.report.wording import difference, rate
-from steersman.stages import judge_of
+from steersman.stages import ENDPOINT, judge_of
 from steersman.store import Run, open_run, read_json
 from steersman.types import Comparison, plain_text
 
@@ -67,7 +67,7 @@ def judge_in(run: Run, config: JudgeConfig) -> Judge:
             where=str(reward),
             do="train one (reward_model.by_principle: true), or ask another judge: --kind rules, --kind model",
         )
-    return judge_of(config, talk.base_of(run.path), reward, run.path / "endpoint" / "answers.jsonl")
+    return judge_of(config, talk.base_of(run.path), reward, run.path / ENDPOINT)
 
 
 def comparisons_of(run: Run, file: Path | None) -> list[Comparison]:

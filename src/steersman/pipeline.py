@@ -30,6 +30,7 @@ from steersman.lm import pretrained, tiny
 from steersman.recipe import Recipe
 from steersman.report import page
 from steersman.stages import (
+    ENDPOINT,
     TRAINING,
     Context,
     ablate,
@@ -262,7 +263,7 @@ def align(
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked():
         start = time.time()
-        base, cache = base_model(recipe, data, run), run.path / "endpoint" / "answers.jsonl"
+        base, cache = base_model(recipe, data, run), run.path / ENDPOINT
         context = Context(recipe, constitution, data, base, {}, cache)
         write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         write_json(run.path / "constitution.json", constitution.model_dump(mode="json"))

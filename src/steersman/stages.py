@@ -33,6 +33,8 @@ from steersman.train.rloo import Rloo, RlooConfig
 from steersman.train.sft import RevisedSftConfig
 from steersman.types import Comparison, Demonstration, Prompt
 
+ENDPOINT = "endpoint/answers.jsonl"  # in a run: what a remote judge said
+
 
 @dataclass
 class Context:
@@ -43,7 +45,7 @@ class Context:
     data: DataSet
     base: Path
     done: dict[str, Artifact]
-    cache: Path = Path("answers.jsonl")  # of an endpoint; it outlives the stages
+    cache: Path = Path(ENDPOINT)  # of an endpoint's answers; it outlives the stages
 
     @property
     def policy(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,10 +58,10 @@ SETTINGS = (*PLAIN, *SMALL)
 Align = Callable[..., list[str]]
 
 
-def align_smoke(folder: Path, *settings: str, until: str | None = None) -> list[str]:
+def align_smoke(folder: Path, *settings: str, until: str | None = None, limits: Sequence[str] = SETTINGS) -> list[str]:
     """Run the smoke recipe with small limits; returns what was said, a line per stage."""
     said: list[str] = []
-    pipeline.align(load_recipe("smoke", [*SETTINGS, *settings]), folder, until=until, echo=said.append)
+    pipeline.align(load_recipe("smoke", [*limits, *settings]), folder, until=until, echo=said.append)
     return said
 
 

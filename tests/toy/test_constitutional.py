@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -21,7 +22,7 @@ from steersman.recipe import load_recipe
 from steersman.store import Run
 from steersman.types import Comparison
 
-from .conftest import SMALL
+from .conftest import SMALL, align_smoke
 from .test_pipeline import ran, reason
 
 SETTINGS = (*SMALL, "rl=null", "cost_model=null", "answers.few_shot_examples=1")
@@ -29,10 +30,7 @@ STAGES = [stage.name for stage in pipeline.stages_of(load_recipe("smoke", SETTIN
 FROM_REVISIONS = ["revisions", "cai_sft", "feedback", "preference_model", "dpo", "ablation", "aligned_answers"]
 
 
-def align(folder: Path, *settings: str) -> list[str]:
-    said: list[str] = []
-    pipeline.align(load_recipe("smoke", [*SETTINGS, *settings]), folder, echo=said.append)
-    return said
+align = functools.partial(align_smoke, limits=SETTINGS)
 
 
 @pytest.fixture(scope="module")

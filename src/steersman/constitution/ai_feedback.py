@@ -17,12 +17,12 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from steersman.constitution.document import Constitution, Principle
-from steersman.constitution.judges import LEAN, Judge, Judgement, Question, all_of
+from steersman.constitution.judges import Judge, Judgement, Question, all_of
 from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.lm.local import LanguageModel
@@ -51,7 +51,6 @@ class FeedbackConfig(Record):
 
     about: tuple[Slug, ...] | None = None
     people: Literal["all", "other", "none"] = "all"
-
     prompts: int | None = Field(default=None, ge=1)
     answers: int = Field(default=4, ge=2)
     pairs: int = Field(default=6, ge=1)
@@ -88,7 +87,7 @@ def mixed(config: FeedbackConfig, people: Sequence[Comparison], ai: Sequence[Com
 
 def drawn(config: FeedbackConfig, constitution: Constitution, row: Prompt, number: int) -> list[Principle | None]:
     """The principles by which the pairs of a prompt are compared; None is all in all, if it is about none of them."""
-    pool = [p for p in constitution.principles if config.principles == "any" or p.id in row.principles]
+    pool = constitution.pool(config.principles, row.principles)
     stream = random.Random(f"{config.seed} {number}")
     return [*stream.sample(pool, min(config.ensemble, len(pool)))] or [None]
 
@@ -116,41 +115,55 @@ def pairs_of(
     return found
 
 
+class Heard(NamedTuple):
+    """A pair, and what the judge said of it by each principle; where it said nothing, there is nothing."""
+
+    pair: Asked
+    said: list[tuple[Principle | None, Judgement]]
+
+
+def heard(asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | None]) -> list[list[Heard]]:
+    """By prompt, every pair with its own of the judgements, which are of all questions in order."""
+    following = iter(judgements)
+    return [
+        [Heard(pair, [(q.principle, said) for q in pair.questions if (said := next(following))]) for pair in pairs]
+        for pairs in asked
+    ]
+
+
 def labelled(
-    config: FeedbackConfig, name: str, asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | None]
+    config: FeedbackConfig, name: str, by_prompt: Sequence[Sequence[Heard]]
 ) -> tuple[list[Comparison], Counter[str]]:
     """The comparisons that are kept, and why the other pairs were not.
 
     Args:
         name: of the judge, who is the rater.
-        judgements: of all questions, in order.
     """
     comparisons: list[Comparison] = []
     left: Counter[str] = Counter()
-    following = iter(judgements)
-    for pairs in asked:
+    for pairs in by_prompt:
         found: list[tuple[float, Comparison]] = []
-        for pair in pairs:
-            said = [(question.principle, next(following)) for question in pair.questions]
-            given = [(principle, judgement.probability) for principle, judgement in said if judgement is not None]
-            if not given:
+        for pair, said in pairs:
+            if not said:
                 left["unanswered"] += 1
                 continue
-            label = sum(p for _, p in given) / len(given)
+            label = sum(judgement.probability for _, judgement in said) / len(said)
             if abs(label - 0.5) <= config.margin:
                 left["undecided"] += 1
                 continue
-            found.append((abs(label - 0.5), _comparison(name, pair, label, given)))
+            found.append((abs(label - 0.5), _comparison(name, pair, label, said)))
         found.sort(key=lambda pair: -pair[0])
         comparisons += [row for _, row in found[: config.keep]]
         left["less sure"] += len(found[config.keep :])
     return comparisons, +left
 
 
-def _comparison(name: str, pair: Asked, label: float, given: Sequence[tuple[Principle | None, float]]) -> Comparison:
-    by: dict[str, tuple[int, ...]] = {
-        principle.id: (1, 1) if p == 0.5 else (1, 2) if p > 0.5 else (2, 1) for principle, p in given if principle
-    }
+def _comparison(name: str, pair: Asked, label: float, said: Sequence[tuple[Principle | None, Judgement]]) -> Comparison:
+    by: dict[str, tuple[int, ...]] = {}
+    for principle, judgement in said:
+        if principle:
+            p = judgement.probability
+            by[principle.id] = (1, 1) if p == 0.5 else (1, 2) if p > 0.5 else (2, 1)
     return Comparison(
         prompt=pair.row.prompt,
         options=pair.options,
@@ -165,29 +178,27 @@ def _comparison(name: str, pair: Asked, label: float, given: Sequence[tuple[Prin
     )
 
 
-def summary(asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | None]) -> dict[str, Any]:
+def summary(by_prompt: Sequence[Sequence[Heard]]) -> dict[str, Any]:
     """What the judge said, as JSON values: how often each principle decided, how far two agree on a pair, the places.
 
-    A principle decided a pair if the judge, asked by it, did not find both about as good (`LEAN`).
+    A principle decided a pair if the judge, asked by it, leant to one side (`Judgement.lean`).
     """
     decided: dict[str, list[bool]] = {}
     agreed: list[bool] = []
-    following = iter(judgements)
-    for pair in itertools.chain.from_iterable(asked):
-        said = [(question.principle, next(following)) for question in pair.questions]
-        leans = []
+    given: list[Judgement] = []
+    questions = 0
+    for pair, said in itertools.chain.from_iterable(by_prompt):
+        questions += len(pair.questions)
         for principle, judgement in said:
-            if judgement is not None:
-                clear = abs(judgement.probability - 0.5) >= LEAN
-                decided.setdefault(principle.id if principle else "all in all", []).append(clear)
-                leans += [judgement.probability > 0.5] if clear else []
+            decided.setdefault(principle.id if principle else "all in all", []).append(judgement.lean != 0)
+            given.append(judgement)
+        leans = [judgement.lean for _, judgement in said if judgement.lean]
         agreed += [a == b for a, b in itertools.combinations(leans, 2)]
-    given = [judgement for judgement in judgements if judgement is not None]
     return {
         "decided": {key: wilson(sum(values), len(values))._asdict() for key, values in sorted(decided.items())},
         "principles_agree": wilson(sum(agreed), len(agreed))._asdict(),
         "place_bias": mean_estimate([judgement.place_bias for judgement in given])._asdict(),
-        "unanswered": len(judgements) - len(given),
+        "unanswered": questions - len(given),
     }
 
 
@@ -226,8 +237,8 @@ def compare(
     """
     pairs = pairs_of(config, constitution, prompts, answers)
     questions = [question for some in pairs for pair in some for question in pair.questions]
-    judgements = all_of(judge.judge(questions), len(questions))
-    comparisons, left = labelled(config, name, pairs, judgements)
+    by_prompt = heard(pairs, all_of(judge.judge(questions), len(questions)))
+    comparisons, left = labelled(config, name, by_prompt)
     if not comparisons:
         raise DataError(
             f"the judge told none of {sum(map(len, pairs))} pairs apart",
@@ -236,6 +247,6 @@ def compare(
     write_jsonl(out.file(COMPARISONS), [row.model_dump(mode="json", exclude_defaults=True) for row in comparisons])
     sampled = sum(map(len, answers))
     counts = {"prompts": len(prompts), "answers": sampled, "kept": len(comparisons), "left_out": dict(left)}
-    write_json(out.file(SUMMARY), {**counts, **summary(pairs, judgements)})
+    write_json(out.file(SUMMARY), {**counts, **summary(by_prompt)})
     out.file(ANSWERS).unlink(missing_ok=True)
     out.emit(event="feedback", **counts)

@@ -109,7 +109,7 @@ def drawn(config: RevisionsConfig, constitution: Constitution, row: Prompt, numb
     Raises:
         DataError: the prompt is about none of the constitution's principles.
     """
-    pool = [p for p in constitution.principles if config.principles == "any" or p.id in row.principles]
+    pool = constitution.pool(config.principles, row.principles)
     if not pool:
         raise DataError(
             f"a prompt is about none of the constitution's principles: {plain_text(row.prompt)[:60]!r}",

@@ -134,6 +134,10 @@ class Constitution(Record):
         """The principles as judges read them, by id."""
         return {principle.id: principle.text for principle in self.principles}
 
+    def pool(self, principles: Literal["own", "any"], ids: Sequence[str]) -> list[Principle]:
+        """From which a method draws: those with these ids, the ``own`` ones of a prompt, or ``any``."""
+        return [principle for principle in self.principles if principles == "any" or principle.id in ids]
+
     def principle(self, id: str) -> Principle:
         """The principle with this id.
 

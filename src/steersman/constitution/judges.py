@@ -88,6 +88,13 @@ class Judgement(NamedTuple):
     place_bias: float = 0.0
     reasons: str = ""
 
+    @property
+    def lean(self) -> int:
+        """1 if the first answer is better, -1 if the second is, 0 if both are about as good (`LEAN`)."""
+        if abs(self.probability - 0.5) < LEAN:
+            return 0
+        return 1 if self.probability > 0.5 else -1
+
 
 class Judge(Protocol):
     """Whoever can be asked."""

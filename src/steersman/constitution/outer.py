@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from steersman.constitution.document import Constitution, Principle
-from steersman.constitution.judges import LEAN, Judge, Question, all_of
+from steersman.constitution.judges import Judge, Question, all_of
 from steersman.stats import wilson
 from steersman.types import Text
 
@@ -35,10 +35,8 @@ class Pair(NamedTuple):
 def leans(judge: Judge, pairs: Sequence[Pair], principles: Sequence[Principle | None]) -> list[list[int]]:
     """By pair and principle: 1 if the first answer is better, -1 if the second is, 0 if the judge does not say."""
     questions = [Question(*pair, principle) for pair in pairs for principle in principles]
-    found = [
-        0 if judgement is None or abs(judgement.probability - 0.5) < LEAN else 1 if judgement.probability > 0.5 else -1
-        for judgement in all_of(judge.judge(questions), len(questions))
-    ]
+    judgements = all_of(judge.judge(questions), len(questions))
+    found = [0 if judgement is None else judgement.lean for judgement in judgements]
     width = len(principles)
     return [found[i * width : (i + 1) * width] for i in range(len(pairs))]
 

@@ -21,7 +21,7 @@ from steersman.errors import DataError, closest
 from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
-R = TypeVar("R", bound=Record)
+Row = TypeVar("Row")
 Asked = TypeVar("Asked", Comparison, Prompt)
 LIBRARY = Path(__file__).parent / "library"
 VERSION = 4
@@ -124,7 +124,7 @@ def _fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-def spread(rows: Sequence[R], limit: int | None) -> list[R]:
+def spread(rows: Sequence[Row], limit: int | None) -> list[Row]:
     """At most ``limit`` rows, evenly over the file, so that every part of it is represented."""
     if limit is None or limit >= len(rows):
         return list(rows)

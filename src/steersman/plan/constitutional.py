@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from steersman.constitution.ai_feedback import asked_about
 from steersman.constitution.critique_revise import asks_for_critique, examples_of
 from steersman.constitution.judges import Question, asked, shown_before
 from steersman.constitution.measure import questions_of
@@ -13,7 +14,7 @@ from steersman.lm.shared_prompt import Group
 from steersman.plan.work import Amounts, Largest, Subject, Work, added, answered, ranking, schedule, spread, trees
 from steersman.stages import earlier_policies
 from steersman.train.reward_model import tokenised
-from steersman.types import Message, Prompt, Text
+from steersman.types import Message, Text
 
 KEPT_SHARE = 0.3  # of revisions, and of prompts with a pair that is kept
 READ_AT_ONCE = 16  # answers in one forward pass of sampling's reader
@@ -83,7 +84,7 @@ def feedback(s: Subject) -> Work:
     """Several answers to each prompt, and the judge reads them."""
     config = s.recipe.feedback
     assert config is not None
-    rows = _asked_rows(s)
+    rows = asked_about(config, s.prompts)
     limit = config.sampling.max_new_tokens
     mean = s.like_demonstrations(limit)
     sampled = _sampled(s, [row.prompt for row in rows], config.answers, mean, limit)
@@ -99,19 +100,12 @@ def feedback(s: Subject) -> Work:
     return Work(added(sampled._replace(loads=1), judge.amounts), most)
 
 
-def _asked_rows(s: Subject) -> list[Prompt]:
-    config = s.recipe.feedback
-    assert config is not None
-    about = [row for row in s.prompts if config.about is None or set(config.about) & set(row.principles)]
-    return sources.spread(about, config.prompts)
-
-
 def preference_model(s: Subject) -> Work:
     """People's comparisons, and about as many of the judge's as prompts have a pair that is kept."""
     config, given = s.recipe.preference_model, s.recipe.feedback
     assert config is not None
     assert given is not None
-    count = round(KEPT_SHARE * len(_asked_rows(s)) * given.keep)
+    count = round(KEPT_SHARE * len(asked_about(given, s.prompts)) * given.keep)
     people = [] if given.people == "none" else s.comparisons
     some = [s.comparisons[i % len(s.comparisons)] for i in range(count)] if s.comparisons else []
     return ranking(s, config, [*people, *some])

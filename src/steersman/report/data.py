@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from steersman.data.sources import spread
 from steersman.errors import UserError
 from steersman.evals.behaviours import BEHAVIOURS
 from steersman.report.wording import finite
@@ -361,14 +362,10 @@ def _revisions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts, and chains from all over, half of them learnt from and half dropped."""
     kept = [row for row in rows if row["kept"]]
     dropped = Counter(row["dropped"] for row in rows if row["dropped"])
-    some = [_evenly(kept, CHAINS_SHOWN // 2), _evenly([row for row in rows if row["dropped"]], CHAINS_SHOWN // 2)]
+    some = [spread(part, CHAINS_SHOWN // 2) for part in (kept, [row for row in rows if row["dropped"]])]
     shown = ("prompt", "answer", "rounds", "kept", "dropped")
     examples = [{key: row[key] for key in shown} for part in some for row in part]
     return {"rows": len(rows), "kept": len(kept), "dropped": dict(dropped.most_common()), "examples": examples}
-
-
-def _evenly(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else list(rows)
 
 
 def _duel(duel: Mapping[str, Any], manifests: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.functional import aggregate, gather_scored, scored_positions
 from steersman.lm import pretrained
@@ -118,8 +119,7 @@ class RevisedSftConfig(SftConfig):
 
     def rows(self, revisions: Sequence[Demonstration], demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
         """The revisions, and demonstrations from all over."""
-        count = min(len(demonstrations), round(self.demonstrations * len(revisions)))
-        return [*revisions, *(demonstrations[i * len(demonstrations) // count] for i in range(count))]
+        return [*revisions, *spread(demonstrations, round(self.demonstrations * len(revisions)))]
 
 
 def scored_hidden(model: Any, batch: Batch, lower: Lower | None = None) -> tuple[Tensor, Tensor]:
