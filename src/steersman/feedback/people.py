@@ -10,10 +10,11 @@ import secrets
 import time
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, exists, insert, select, update
+from sqlalchemy import Row, Select, insert, select, update
 
 from steersman.errors import UserError
-from steersman.feedback.schema import Database, assignments, items, queries, raters, replies, superseded, votes
+from steersman.feedback.schema import Database, assignments, queries, raters, replies, superseded, votes
+from steersman.feedback.statements import QUERIES_TO_RATER, RATER_OF_SESSION
 from steersman.store import sha256_text
 
 LONGEST_NAME = 100
@@ -78,7 +79,7 @@ class People:
 
     def invited(self, token: str) -> Rater | None:
         """Whom a link is for, whether or not it was used."""
-        return self._rater(raters.c.invitation == hashed(token))
+        return self._rater(select(raters).where(raters.c.invitation == hashed(token)))
 
     def join(self, token: str, consent: str) -> str | None:
         """Use a link; returns the session's secret. None if there is no such link, or it was used or taken back.
@@ -100,7 +101,7 @@ class People:
     # sessions ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def of_session(self, session: str) -> Rater | None:
         """Whose cookie this is."""
-        return self._rater(raters.c.session == hashed(session)) if session else None
+        return self._rater(RATER_OF_SESSION, a_session=hashed(session)) if session else None
 
     def revoke(self, rater: int) -> None:
         """End a rater's session and link; the votes stay."""
@@ -117,9 +118,9 @@ class People:
         with self.database.reading() as c:
             return [_rater(row) for row in c.execute(select(raters).order_by(raters.c.id))]
 
-    def _rater(self, where: ColumnElement[bool]) -> Rater | None:
+    def _rater(self, query: Select[Any], **values: str) -> Rater | None:
         with self.database.reading() as c:
-            row = c.execute(select(raters).where(where)).first()
+            row = c.execute(query, values).first()
         return None if row is None else _rater(row)
 
     # questions about answers ────────────────────────────────────────────────────────────────────────────────────────
@@ -140,19 +141,11 @@ class People:
 
     def asked_of(self, rater: int) -> list[tuple[Query, object]]:
         """What this rater has been asked and not answered yet, each with the item's question as stored."""
-        mine = (
-            select(queries, items.c.question)
-            .join(items, items.c.id == queries.c.item_id)
-            .where(
-                exists()
-                .where(assignments.c.item_id == queries.c.item_id, assignments.c.rater_id == rater)
-                .where(assignments.c.state == "answered")
-            )
-            .where(~exists().where(replies.c.query_id == queries.c.id, replies.c.rater_id == rater))
-            .order_by(queries.c.id)
-        )
         with self.database.reading() as c:
-            return [(Query(row.id, row.item_id, row.text), row.question) for row in c.execute(mine)]
+            return [
+                (Query(row.id, row.item_id, row.text), row.question)
+                for row in c.execute(QUERIES_TO_RATER, {"a_rater": rater})
+            ]
 
     def reply(self, rater: int, query: int, text: str) -> bool:
         """Answer such a question, once; False if it is not open to this rater."""

@@ -18,16 +18,17 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, exists, func, insert, select
 
 from steersman.errors import UserError
+from steersman.feedback import statements as sql
 from steersman.feedback.round import Arm, Question, Round, Scorer, Submission, arm_of, order_shown
 from steersman.feedback.schema import VERSION, Database, assignments, items, open_database, rounds, superseded, votes
 from steersman.feedback.votes import Vote, comparisons, standing_votes
 
 RESCORED = 20  # votes between two askings of the scorer, and
 RESTED = 20  # times as long as it took before it is asked again, so that raters do not wait for it
-AT_ONCE = 200  # questions that are looked up, the best first
+AT_ONCE = 20  # questions that are looked up, the best first
 REPEAT_AFTER = 10  # questions between one and its repetition
 
 
@@ -163,68 +164,48 @@ class RatingStore:
         self._refresh_scores()
         with self.database.writing(durable=False) as c:
             self._return_lapsed(c, rater)
-            row = self._open_of(c, rater) or self._reopened(c, rater) or self._chosen(c, rater)
-            return None if row is None else self._task(row)
+            row = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
+            if row is None:
+                return self._chosen(c, rater)
+            if row.state == "open":
+                _update(c, row.id, lease_until=self.ticks.now() + self.round.lease_s)
+            else:
+                self._open(c, row)
+            return self._task(row.public, row.question, row.order_shown)
 
     def progress(self, rater: int) -> Progress:
         """How many questions this rater has answered, and how many may still come."""
         with self.database.reading() as c:
-            mine = select(assignments.c.item_id).where(assignments.c.rater_id == rater)
-            settled = mine.where(assignments.c.state.in_(("answered", "skipped")))
-            answered = c.scalar(select(func.count()).select_from(settled.subquery())) or 0
-            # One by one, because each is a look into an index and their union reads every question.
-            free = items.c.taken < items.c.wanted
-            everyone = select(func.count()).select_from(items).where(free)
-            done = select(func.count()).select_from(items).where(free, items.c.id.in_(settled))
-            mine_alone = and_(~free, items.c.id.in_(mine.where(assignments.c.state == "open")))
-            open_here = select(func.count()).select_from(items).where(mine_alone, items.c.id.not_in(settled))
-            left = (c.scalar(everyone) or 0) - (c.scalar(done) or 0) + (c.scalar(open_here) or 0)
-            quota = self.round.per_rater
-            return Progress(answered, left if quota is None else min(left, max(0, quota - answered)))
+            settled, wanting, done, mine_alone = c.execute(sql.PROGRESS, {"a_rater": rater}).one()
+        left = wanting - done + mine_alone
+        quota = self.round.per_rater
+        return Progress(settled, left if quota is None else min(left, max(0, quota - settled)))
 
-    def _open_of(self, c: Connection, rater: int) -> Row[Any] | None:
-        """What the rater has on the screen already; its lease begins anew."""
-        row = self._joined(c, and_(assignments.c.rater_id == rater, assignments.c.state == "open"))
-        if row is not None:
-            until = self.ticks.now() + self.round.lease_s
-            c.execute(update(assignments).where(assignments.c.id == row.id).values(lease_until=until))
-        return row
-
-    def _reopened(self, c: Connection, rater: int) -> Row[Any] | None:
-        """What the rater had before and nobody else has taken since; after an undo, what was on the screen then."""
-        free = or_(items.c.taken < items.c.wanted, items.c.gold, assignments.c.repeat)
-        mine = and_(assignments.c.rater_id == rater, assignments.c.state == "returned", free)
-        row = self._joined(c, mine)
-        if row is not None:
-            self._open(c, row.id, row.item_id, counted=not (row.gold or row.repeat))
-        return row
-
-    def _chosen(self, c: Connection, rater: int) -> Row[Any] | None:
+    def _chosen(self, c: Connection, rater: int) -> Task | None:
         """A question that this rater has not had, by the arm that is due."""
         settings = self.round
-        number = c.scalar(select(func.count()).where(assignments.c.rater_id == rater)) or 0
+        number = c.scalar(sql.NUMBER_OF_ASSIGNMENTS, {"a_rater": rater}) or 0
         if settings.per_rater is not None and number >= settings.per_rater:
             return None
         arm: Arm = arm_of(settings, rater, number, informed=bool(self._scores))
-        item = score = None
+        item: Row[Any] | None = None
         if arm == "gold":
             item = self._unseen_gold(c, rater, settings.seed)
         elif arm == "repeat":
             item = self._to_repeat(c, rater, number)
         if arm in ("gold", "repeat") and item is None:
             arm = "random"
+        score = None
         if item is None:
             item, score = self._open_item(c, rater, informed=arm == "informed")
-        if item is None:
-            return None
-        return self._assign(c, rater, item, arm, score)
+        return None if item is None else self._assign(c, rater, item, arm, score)
 
-    def _unseen_gold(self, c: Connection, rater: int, seed: int) -> int | None:
+    def _unseen_gold(self, c: Connection, rater: int, seed: int) -> Row[Any] | None:
         seen = select(assignments.c.item_id).where(assignments.c.rater_id == rater)
         unseen = list(c.scalars(select(items.c.id).where(items.c.gold, items.c.id.not_in(seen)).order_by(items.c.id)))
-        return random.Random(f"which gold {seed} {rater} {len(unseen)}").choice(unseen) if unseen else None
+        return _item(c, random.Random(f"which gold {seed} {rater} {len(unseen)}").choice(unseen)) if unseen else None
 
-    def _to_repeat(self, c: Connection, rater: int, number: int) -> int | None:
+    def _to_repeat(self, c: Connection, rater: int, number: int) -> Row[Any] | None:
         """The question that was answered longest ago and has not come twice, if that was long enough ago."""
         again = assignments.alias()
         twice = exists().where(again.c.item_id == assignments.c.item_id, again.c.rater_id == rater, again.c.repeat)
@@ -235,66 +216,62 @@ class RatingStore:
             .where(~items.c.gold, ~twice)
             .order_by(assignments.c.id)
         )
-        return c.scalar(first.limit(1)) if number >= REPEAT_AFTER else None
+        item = c.scalar(first.limit(1)) if number >= REPEAT_AFTER else None
+        return None if item is None else _item(c, item)
 
-    def _open_item(self, c: Connection, rater: int, *, informed: bool) -> tuple[int | None, float | None]:
+    def _open_item(self, c: Connection, rater: int, *, informed: bool) -> tuple[Row[Any] | None, float | None]:
         """The open question that tells most, or the next in the random order."""
-        had = exists().where(assignments.c.item_id == items.c.id, assignments.c.rater_id == rater)
-        free = select(items.c.id).where(items.c.taken < items.c.wanted, ~had).order_by(items.c.position)
         scores = self._scores if informed else {}
         ranked = list(scores)
         for start in range(0, len(ranked), AT_ONCE):
             some = ranked[start : start + AT_ONCE]
-            left = set(c.scalars(free.where(items.c.id.in_(some)).order_by(None)))
+            left = {row.id: row for row in c.execute(sql.OPEN_AMONG, {"a_rater": rater, "some": some})}
             if left:
                 best = next(item for item in some if item in left)
                 # Until the next scoring others are asked something else: what this one tells is about to be known.
-                return best, scores.pop(best)
-        return c.scalar(free.limit(1)), None
+                return left[best], scores.pop(best)
+        return c.execute(sql.NEXT_AT_RANDOM, {"a_rater": rater}).first(), None
 
-    def _assign(self, c: Connection, rater: int, item: int, arm: Arm, score: float | None) -> Row[Any] | None:
-        row = c.execute(select(items).where(items.c.id == item)).one()
-        order = order_shown(self.round.seed, row.key, rater, len(row.question["options"]), repeat=arm == "repeat")
+    def _assign(self, c: Connection, rater: int, item: Row[Any], arm: Arm, score: float | None) -> Task:
+        """A new assignment, on its rater's screen."""
+        count = len(item.question["options"])
+        order = order_shown(self.round.seed, item.key, rater, count, repeat=arm == "repeat")
+        counted = arm not in ("gold", "repeat")
+        now = self.ticks.now()
         values = {
             "public": secrets.token_urlsafe(12),
-            "item_id": item,
+            "item_id": item.id,
             "rater_id": rater,
             "repeat": arm == "repeat",
             "arm": arm,
             "score": score,
             "order_shown": list(order),
-            "state": "returned",
-            "seated": False,
+            "state": "open",
+            "seated": counted and _seat(c, item.id),
             "shown_at": time.time(),
-            "shown_tick": self.ticks.now(),
-            "lease_until": 0.0,
+            "shown_tick": now,
+            "lease_until": now + self.round.lease_s,
         }
-        made = c.execute(insert(assignments).values(**values).returning(assignments.c.id)).scalar_one()
-        self._open(c, made, item, counted=arm not in ("gold", "repeat"))
-        return self._joined(c, assignments.c.id == made)
+        c.execute(sql.INSERT_ASSIGNMENT, values)
+        return self._task(values["public"], item.question, order)
 
-    def _open(self, c: Connection, assignment: int, item: int, *, counted: bool) -> None:
-        """Put an assignment on its rater's screen; ``counted`` in the number of raters that its question wants."""
+    def _open(self, c: Connection, row: Row[Any]) -> None:
+        """Put an assignment on its rater's screen again, where its question wants one more or anybody may have it."""
         now = self.ticks.now()
-        seated = counted and _seat(c, item)
-        values = {"state": "open", "seated": seated, "shown_tick": now, "lease_until": now + self.round.lease_s}
-        c.execute(update(assignments).where(assignments.c.id == assignment).values(**values))
+        seated = not (row.gold or row.repeat) and _seat(c, row.item_id)
+        until = now + self.round.lease_s
+        _update(c, row.id, state="open", seated=seated, shown_tick=now, lease_until=until)
 
     def _return_lapsed(self, c: Connection, rater: int) -> None:
         """Take back what others have left lying; a rater's own question stays."""
-        lapsed = and_(assignments.c.state == "open", assignments.c.lease_until < self.ticks.now())
-        for row in c.execute(select(assignments).where(lapsed, assignments.c.rater_id != rater)).all():
+        for row in c.execute(sql.LAPSED, {"now": self.ticks.now(), "a_rater": rater}).all():
             _return(c, row)
 
-    def _joined(self, c: Connection, where: Any) -> Row[Any] | None:
-        query = select(assignments, items.c.question, items.c.gold).join(items, items.c.id == assignments.c.item_id)
-        return c.execute(query.where(where).order_by(assignments.c.id.desc()).limit(1)).first()
-
-    def _task(self, row: Row[Any]) -> Task:
-        question = Question.model_validate(row.question)
-        asked = question.principles or tuple(self.round.principles)
-        answers = tuple(question.options[i] for i in row.order_shown)
-        return Task(row.public, question.prompt, answers, tuple(p for p in asked if p in self.round.principles))
+    def _task(self, public: str, question: Any, order: Sequence[int]) -> Task:
+        asked = Question.model_validate(question)
+        principles = asked.principles or tuple(self.round.principles)
+        answers = tuple(asked.options[i] for i in order)
+        return Task(public, asked.prompt, answers, tuple(p for p in principles if p in self.round.principles))
 
     # taking in ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def submit(self, rater: int, said: Submission) -> bool:
@@ -306,13 +283,12 @@ class RatingStore:
         with self.database.writing() as c:
             if self._sent_before(c, rater, said.submission, said.digest):
                 return False
-            mine = and_(assignments.c.public == said.assignment, assignments.c.rater_id == rater)
-            row = self._joined(c, mine)
+            row = c.execute(sql.ASSIGNMENT_BY_PUBLIC, {"a_public": said.assignment, "a_rater": rater}).first()
             if row is None:
                 raise Refused("This question is not yours to answer.", status=404)
             if row.state in ("answered", "skipped"):
                 raise Refused("You have answered this question already, perhaps in another tab. That answer stands.")
-            if not said.fits(len(row.order_shown), self._task(row).principles):
+            if not said.fits(len(row.order_shown), self._task(row.public, row.question, row.order_shown).principles):
                 raise Refused("These ranks do not fit the answers on the page.", status=422)
             plain = not (row.gold or row.repeat)
             seated = row.seated or (plain and not said.skip and _seat(c, row.item_id))
@@ -320,9 +296,8 @@ class RatingStore:
             if said.skip and row.seated:
                 _unseat(c, row.item_id)
                 seated = False
-            state = {"state": "skipped" if said.skip else "answered", "seated": seated}
-            c.execute(update(assignments).where(assignments.c.id == row.id).values(**state))
-            c.execute(insert(votes).values(**self._vote(row, said), late=late))
+            _update(c, row.id, state="skipped" if said.skip else "answered", seated=seated)
+            c.execute(sql.INSERT_VOTE, {**self._vote(row, said), "late": late})
             return True
 
     def _vote(self, row: Row[Any], said: Submission) -> dict[str, Any]:
@@ -372,19 +347,17 @@ class RatingStore:
             times = {"answered_at": time.time(), "tick": self.ticks.now()}
             about = {"assignment_id": last.assignment_id, "supersedes": last.id}
             c.execute(insert(votes).values(**undone, **about, **times))
-            on_screen = self._open_of(c, rater)
-            if on_screen is not None:
+            on_screen = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
+            if on_screen is not None and on_screen.state == "open":
                 _return(c, on_screen)
-            row = self._joined(c, assignments.c.id == last.assignment_id)
-            assert row is not None, "a vote without its assignment"
+            row = c.execute(sql.ASSIGNMENT_BY_ID, {"an_assignment": last.assignment_id}).one()
             if row.seated:
                 _unseat(c, row.item_id)
-            self._open(c, row.id, row.item_id, counted=not (row.gold or row.repeat))
+            self._open(c, row)
             return True
 
     def _sent_before(self, c: Connection, rater: int, submission: str, digest: str) -> bool:
-        mine = and_(votes.c.rater_id == rater, votes.c.submission == submission)
-        known = c.scalar(select(votes.c.digest).where(mine))
+        known = c.scalar(sql.DIGEST_OF_SUBMISSION, {"a_rater": rater, "a_submission": submission})
         if known is not None and known != digest:
             raise Refused("This submission was sent before with another content. The first one stands.")
         return known is not None
@@ -442,18 +415,25 @@ class RatingStore:
             self._scoring.release()
 
 
+def _item(c: Connection, item: int) -> Row[Any]:
+    return c.execute(sql.ITEM, {"an_item": item}).one()
+
+
+def _update(c: Connection, assignment: int, **values: Any) -> None:
+    c.execute(sql.UPDATE_ASSIGNMENT, {"an_assignment": assignment, **values})
+
+
 def _seat(c: Connection, item: int) -> bool:
     """One more rater at a question, if it wants one."""
-    wants = and_(items.c.id == item, items.c.taken < items.c.wanted)
-    return c.execute(update(items).where(wants).values(taken=items.c.taken + 1)).rowcount == 1
+    return c.execute(sql.SEAT, {"an_item": item}).rowcount == 1
 
 
 def _unseat(c: Connection, item: int) -> None:
-    c.execute(update(items).where(items.c.id == item).values(taken=items.c.taken - 1))
+    c.execute(sql.UNSEAT, {"an_item": item})
 
 
 def _return(c: Connection, row: Row[Any]) -> None:
     """An open assignment goes back, and its question to whoever comes next."""
     if row.seated:
         _unseat(c, row.item_id)
-    c.execute(update(assignments).where(assignments.c.id == row.id).values(state="returned", seated=False))
+    _update(c, row.id, state="returned", seated=False)
