@@ -339,6 +339,9 @@ def rate_open(
     gold: Annotated[str | None, typer.Option(help="Comparisons with a known answer, a .jsonl file.")] = None,
     principles: Annotated[bool | None, typer.Option("--principles", help="Ask by each principle too.")] = None,
     seed: int | None = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Another setting of the round: title, consent, gold_share, ...")
+    ] = None,
     store: Store = None,
     host: Annotated[str, typer.Option(help="Only this machine unless given.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8642,
@@ -346,13 +349,13 @@ def rate_open(
 ) -> None:
     """Open the rating application over a run; a second call goes on."""
     from steersman.feedback.serving import Address
-    from steersman.rating import rate
+    from steersman.rating import rate, settings_of
 
     source = {"answers": answers, "prompts": prompts, "temperature": temperature, "raters": raters, "gold": gold}
-    settings = {"per_rater": per_rater, "ask_principles": principles, "seed": seed}
+    told = {"per_rater": per_rater, "ask_principles": principles, "seed": seed, **settings_of(set_ or [])}
     pair = None if compare is None else tuple(part.strip() for part in compare.split(","))
     address = Address(host=host, port=port, url=url)
-    rate(run, {**source, **settings, "compare": pair}, rater or [], address, store)
+    rate(run, {**source, **told, "compare": pair}, rater or [], address, store)
 
 
 @rate_app.command("export")

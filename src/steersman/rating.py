@@ -34,6 +34,7 @@ from steersman.feedback.votes import arms, comparisons, demonstrations
 from steersman.stats import Estimate
 from steersman.store import Run, open_run, read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
 from steersman.types import Comparison, Demonstration, Prompt, Record
+from steersman.yaml_lines import parse
 
 FOLDER, STORE = "rating", "store.sqlite"
 COMPARISONS, DEMONSTRATIONS, RATERS = "comparisons.jsonl", "demonstrations.jsonl", "raters.json"
@@ -235,6 +236,26 @@ def begin(where: Path, given: Mapping[str, Any], store: str | None = None) -> Ra
         )
     opened.begin(settings, questions_of(where, source, settings.seed))
     return opened
+
+
+def settings_of(words: Sequence[str]) -> dict[str, Any]:
+    """What ``--set`` says of a `Round`: words such as ``gold_share=0.2`` or ``title=Which is kinder?``.
+
+    Raises:
+        UserError: no such setting, or not of the form key=value.
+    """
+    known = [name for name in Round.model_fields if name not in ("principles", "source")]
+    found = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or name not in known:
+            raise UserError(
+                f"no setting {name!r}" if equals else "not of the form key=value",
+                where=f"--set {word}",
+                do=closest(name, known),
+            )
+        found[name] = text if Round.model_fields[name].annotation is str else parse(text)
+    return found
 
 
 def _principles(where: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from steersman.feedback.people import People
 from steersman.feedback.round import Submission
 from steersman.feedback.store import RatingStore
 from steersman.pipeline import align
-from steersman.rating import Source, begin, export, invitations, questions_of, train
+from steersman.rating import Source, begin, export, invitations, questions_of, settings_of, train
 from steersman.recipe import load_recipe
 from steersman.store import Run, read_json, read_jsonl, write_jsonl
 from steersman.types import Comparison, Demonstration
@@ -217,6 +217,24 @@ def test_a_file_of_options_makes_a_round(tmp_path: Path) -> None:
     write_jsonl(gold, [{"prompt": "k", "options": ["x", "y"], "both_bad": True}])
     with pytest.raises(UserError, match="do not say which answer is better"):
         questions_of(file, Source(gold=str(gold)), 0)
+
+
+def test_settings_of_a_round_are_given_as_words(tmp_path: Path) -> None:
+    file = tmp_path / "asked.jsonl"
+    write_jsonl(file, [{"prompt": "p", "options": ["a", "b"]}])
+    words = ["title=Which: a or b?", "gold_share=0.25", "consent=Yes"]
+    store = begin(file, settings_of(words))
+    assert (store.round.title, store.round.gold_share, store.round.consent) == ("Which: a or b?", 0.25, "Yes")
+    store.database.engine.dispose()
+    for word, told in {
+        "gold_shre=1": "did you mean gold_share",
+        "principles={}": "no setting 'principles'",
+        "title": "not of the form key=value",
+    }.items():
+        with pytest.raises(UserError, match=told):
+            settings_of([word])
+    with pytest.raises(UserError, match="gold_share"):
+        begin(file, settings_of(["gold_share=half"]), str(tmp_path / "other.sqlite"))
 
 
 def test_a_round_that_has_begun_goes_on(tmp_path: Path) -> None:
