@@ -50,7 +50,7 @@ address = Address(port=int(sys.argv[2]))
 bound = listen(address)
 print(bound.getsockname()[1], flush=True)
 store = RatingStore(sys.argv[1], scorer=Informed())
-store.waits_for_scores = False
+store.scoring.move_apart()
 serve(RatingApp(store, "x" * 20), address, bound)
 """
 

@@ -286,7 +286,8 @@ def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: A
     bound = listen(address)
     base, token = address.link(bound.getsockname()[1]), new_token()
     torch.set_num_threads(1)  # believing raters is quick, and many threads for it would keep people waiting
-    opened.waits_for_scores = False
+    if opened.scoring and opened.round.random_share < 1:
+        opened.scoring.move_apart()
     app = RatingApp(opened, token)
     before = len(app.people.all())
     print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")

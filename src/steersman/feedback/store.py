@@ -15,7 +15,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Lock, Thread
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, exists, func, insert, select
@@ -24,10 +23,9 @@ from steersman.errors import UserError
 from steersman.feedback import statements as sql
 from steersman.feedback.round import Arm, Question, Round, Scorer, Submission, arm_of, order_shown
 from steersman.feedback.schema import VERSION, Database, assignments, items, open_database, rounds, superseded, votes
-from steersman.feedback.votes import Vote, comparisons, standing_votes
+from steersman.feedback.scoring import Scoring
+from steersman.feedback.votes import Vote, standing_votes
 
-RESCORED = 20  # votes between two askings of the scorer, and
-RESTED = 20  # times as long as it took before it is asked again, so that raters do not wait for it
 AT_ONCE = 20  # questions that are looked up, the best first
 REPEAT_AFTER = 10  # questions between one and its repetition
 
@@ -84,16 +82,13 @@ class RatingStore:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.database: Database = open_database(where)
-        self.where, self._scorer = str(where), scorer
-        self._scores: dict[int, float] = {}  # the best first, of equal ones the first in the random order
-        self._scored_at, self._rested_at = -1, 0.0
-        self._scoring = Lock()
-        self.waits_for_scores = True  # whoever asks for a question when scores are due; else a thread sees to them
+        self.where = str(where)
         with self.database.reading() as c:
             shown = c.scalar(select(func.max(assignments.c.shown_tick))) or 0.0
             voted = c.scalar(select(func.max(votes.c.tick))) or 0.0
             known = c.execute(select(rounds)).first()
         self.ticks = Ticks(max(shown, voted), monotonic)
+        self.scoring = Scoring(self.database, self.where, scorer, self.ticks.now) if scorer else None
         if known is not None and known.version != VERSION:
             raise UserError(
                 f"the rating store has version {known.version}, and this Steersman reads version {VERSION}",
@@ -161,7 +156,8 @@ class RatingStore:
     # handing out ────────────────────────────────────────────────────────────────────────────────────────────────────
     def next_task(self, rater: int) -> Task | None:
         """The question on this rater's screen: the one that is open, else a new one; None when there is no more."""
-        self._refresh_scores()
+        if self.scoring and self.round.random_share < 1:
+            self.scoring.refresh()
         with self.database.writing(durable=False) as c:
             self._return_lapsed(c, rater)
             row = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
@@ -187,7 +183,7 @@ class RatingStore:
         number = c.scalar(sql.NUMBER_OF_ASSIGNMENTS, {"a_rater": rater}) or 0
         if settings.per_rater is not None and number >= settings.per_rater:
             return None
-        arm: Arm = arm_of(settings, rater, number, informed=bool(self._scores))
+        arm: Arm = arm_of(settings, rater, number, informed=bool(self.scoring and self.scoring.scores))
         item: Row[Any] | None = None
         if arm == "gold":
             item = self._unseen_gold(c, rater, settings.seed)
@@ -221,7 +217,7 @@ class RatingStore:
 
     def _open_item(self, c: Connection, rater: int, *, informed: bool) -> tuple[Row[Any] | None, float | None]:
         """The open question that tells most, or the next in the random order."""
-        scores = self._scores if informed else {}
+        scores = self.scoring.scores if self.scoring and informed else {}
         ranked = list(scores)
         for start in range(0, len(ranked), AT_ONCE):
             some = ranked[start : start + AT_ONCE]
@@ -365,54 +361,13 @@ class RatingStore:
     # reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
     def votes(self) -> list[Vote]:
         """All votes and skips that stand, in the order in which they came; not those of raters who withdrew."""
-        return standing_votes(self.database)
+        return standing_votes(self.database, {})
 
     def questions(self) -> list[tuple[int, Question]]:
         """All questions with their numbers."""
         with self.database.reading() as c:
             rows = c.execute(select(items.c.id, items.c.question).order_by(items.c.id)).all()
         return [(row.id, Question.model_validate(row.question)) for row in rows]
-
-    # choosing ───────────────────────────────────────────────────────────────────────────────────────────────────────
-    def _refresh_scores(self) -> None:
-        """Ask the scorer again after some votes. Others go on with the old scores meanwhile."""
-        if self._scorer is None or self.round.random_share == 1 or not self._scoring.acquire(blocking=False):
-            return
-        count = None
-        try:
-            count = self._votes_if_due()
-        finally:
-            if count is None:
-                self._scoring.release()
-        if count is not None and self.waits_for_scores:
-            self._score(count)
-        elif count is not None:
-            Thread(target=self._score, args=(count,), daemon=True).start()
-
-    def _votes_if_due(self) -> int | None:
-        """How many votes there are, if it is time to score again."""
-        if self._scored_at >= 0 and self.ticks.now() < self._rested_at:
-            return None
-        with self.database.reading() as c:
-            count = c.scalar(select(func.count()).select_from(votes)) or 0
-        return None if self._scored_at >= 0 and count < self._scored_at + RESCORED else count
-
-    def _score(self, count: int) -> None:
-        """Give every open question its score, with ``count`` votes there."""
-        try:
-            began = self.ticks.now()
-            with self.database.reading() as c:
-                free = select(items.c.id, items.c.question).where(items.c.taken < items.c.wanted)
-                rows = c.execute(free.order_by(items.c.position)).all()
-            asked = [Question.model_validate(row.question) for row in rows]
-            assert self._scorer is not None
-            scores = self._scorer(asked, comparisons(self.votes())) if asked else []
-            scored = [(row.id, float(score)) for row, score in zip(rows, scores, strict=True)]
-            self._scores = dict(sorted(scored, key=lambda one: -one[1]))
-            self._scored_at, now = count, self.ticks.now()
-            self._rested_at = now + RESTED * (now - began)
-        finally:
-            self._scoring.release()
 
 
 def _item(c: Connection, item: int) -> Row[Any]:

@@ -72,8 +72,12 @@ class Vote(NamedTuple):
         )
 
 
-def standing_votes(database: Database) -> list[Vote]:
-    """All votes and skips that were not taken back, in the order in which they came."""
+def standing_votes(database: Database, questions: dict[int, Question]) -> list[Vote]:
+    """All votes and skips that were not taken back, in the order in which they came.
+
+    Args:
+        questions: those read before, by their items' numbers; the others are put in.
+    """
     query = (
         select(votes, assignments, items.c.question, raters.c.grp)
         .join(assignments, assignments.c.id == votes.c.assignment_id)
@@ -84,7 +88,6 @@ def standing_votes(database: Database) -> list[Vote]:
     )
     with database.reading() as c:
         rows = c.execute(query).all()
-    questions: dict[int, Question] = {}
     for row in rows:
         if row.item_id not in questions:
             questions[row.item_id] = Question.model_validate(row.question)

@@ -127,6 +127,8 @@ def opened(where: str, clock: Clock) -> Iterator[Callable[..., RatingStore]]:
 
     yield open_again
     for store in stores:
+        if store.scoring and store.scoring._apart:
+            store.scoring._apart._process.kill()
         store.database.engine.dispose()
 
 

@@ -377,28 +377,64 @@ def test_a_slow_scorer_rests(opened: Open, clock: Clock) -> None:
     assert asked == [0, 51]  # rested from the 1st to the 21st second
 
 
-def test_nobody_waits_for_scores_in_a_server(opened: Open) -> None:
-    asked, told = threading.Event(), threading.Event()
+class Patient:
+    """A scorer that waits until a file is there; it works in another process."""
 
-    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
-        asked.set()
-        told.wait(30)
-        return [0.0] * len(open_ones)
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
-    store = opened(scorer=scorer)
-    store.begin(PLAIN, questions(30))
-    store.waits_for_scores = False
-    People(store.database).join(People(store.database).invite("a"), "")
-    task = store.next_task(1)  # with the scorer still at work
-    assert task is not None
-    assert asked.wait(30)
-    told.set()
-    for _ in range(1000):
-        if store._scores:
-            break
+    def __call__(self, open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
+        while not self.file.exists():
+            time.sleep(0.01)
+        return [float(question.prompt == "question 7") for question in open_ones]  # type: ignore[comparison-overlap]
+
+
+def until(true: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if true():
+            return
         time.sleep(0.01)
-    store.submit(1, said(task, 1, 2))
-    assert {store.next_task(1) is not None, bool(store._scores)} == {True}
+    raise AssertionError("nothing came in 30 seconds")
+
+
+def test_a_server_has_its_questions_scored_in_another_process(opened: Open, tmp_path: Path) -> None:
+    store = opened(scorer=Patient(tmp_path / "go on"))
+    settings = PLAIN.model_copy(update={"random_share": 1e-9})
+    store.begin(settings, questions(30))
+    people = People(store.database)
+    for name in "abc":
+        people.join(people.invite(name), "")
+    scoring = store.scoring
+    assert scoring is not None
+    scoring.move_apart()
+    assert store.next_task(1) is not None  # with the scorer still at work
+    assert not scoring.scores
+    (tmp_path / "go on").touch()
+    until(lambda: scoring.scores)
+    told = store.next_task(2)
+    assert told is not None
+    assert told.prompt == "question 7"
+
+
+def test_a_scorer_that_was_killed_begins_again(
+    opened: Open, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = opened(scorer=Patient(tmp_path / "go on"))
+    store.begin(PLAIN, questions(60))
+    People(store.database).join(People(store.database).invite("a"), "")
+    scoring = store.scoring
+    assert scoring is not None
+    scoring.move_apart()
+    assert store.next_task(1) is not None
+    process = scoring._apart._process  # type: ignore[union-attr]
+    process.kill()
+    process.join(30)
+    until(lambda: not scoring._turn.locked())
+    assert "begins another" in capsys.readouterr().err
+    (tmp_path / "go on").touch()
+    clock.now += 3600
+    assert store.next_task(1) is not None
+    until(lambda: scoring.scores)
 
 
 def test_all_at_random_asks_no_scorer(opened: Open) -> None:
