@@ -6,12 +6,12 @@ raters share one processor. What runs seldom is built where it runs.
 
 from __future__ import annotations
 
-from sqlalchemy import Integer, and_, bindparam, case, exists, func, insert, literal_column, or_, select, update
+from sqlalchemy import Integer, and_, bindparam, case, exists, func, insert, or_, select, update
 
 from steersman.feedback.schema import assignments, items, queries, raters, replies, votes
 
 _rater, _item, _assignment = (bindparam(name, type_=Integer) for name in ("a_rater", "an_item", "an_assignment"))
-_is_open = assignments.c.state == literal_column("'open'")  # as text: no parameter lets a partial index be used
+_is_open = assignments.c.state == "open"
 _wants = items.c.taken < items.c.wanted
 _mine = assignments.c.rater_id == _rater
 _joined = select(assignments, items.c.question, items.c.gold).join(items, items.c.id == assignments.c.item_id)
@@ -47,11 +47,11 @@ OPEN_OR_RETURNED = (
     _joined.where(_mine)
     .where(
         or_(
-            assignments.c.state == "open",
+            _is_open,
             and_(assignments.c.state == "returned", or_(_wants, items.c.gold, assignments.c.repeat)),
         )
     )
-    .order_by(case((assignments.c.state == "open", 0), else_=1), assignments.c.id.desc())
+    .order_by(case((_is_open, 0), else_=1), assignments.c.id.desc())
     .limit(1)
 )
 NUMBER_OF_ASSIGNMENTS = select(func.count()).select_from(assignments).where(_mine)
@@ -64,7 +64,7 @@ INSERT_ASSIGNMENT = insert(assignments)
 # ── progress ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 # Four numbers, each a look into an index; one condition that joins them would read every question.
 _settled = select(assignments.c.item_id).where(_mine, assignments.c.state.in_(("answered", "skipped")))
-_open_here = select(assignments.c.item_id).where(_mine, assignments.c.state == "open")
+_open_here = select(assignments.c.item_id).where(_mine, _is_open)
 PROGRESS = select(
     select(func.count()).select_from(_settled.subquery()).scalar_subquery().label("settled"),
     select(func.count()).select_from(items).where(_wants).scalar_subquery().label("wanting"),
