@@ -176,8 +176,9 @@ def stage_step(work: dict[str, Any], adapter: Path, vocabulary: str, _: int | No
     model, policy = load_trainable(Path(work["base"]), adapter.parent)
     steps = [[Group(g["prompt"], g["completions"]) for g in groups] for groups in work["steps"]]
     trainer = dpo.Trainer.prepare(config, model, policy, 0, [group for groups in steps for group in groups])
-    references = trainer.references(steps)
-    return lambda number: trainer.step(number, steps[number], references[number], work["learning_rate"])
+    batches = [[dpo.Pair(group) for group in groups] for groups in steps]
+    references = trainer.references(batches)
+    return lambda number: trainer.step(number, batches[number], references[number], work["learning_rate"])
 
 
 def reward_step(*arguments: Any) -> Step:

@@ -185,7 +185,8 @@ def _sft(s: Subject) -> Work:
 def _dpo(s: Subject) -> Work:
     config = s.recipe.dpo
     assert config is not None  # or `stages_of` leaves the stage out
-    groups, _ = dpo.pairs(dpo.repeated(s.comparisons, config.passes), s.chat, config)
+    compared, _ = dpo.pairs(dpo.repeated(s.comparisons, config.passes), s.chat, config)
+    groups = [pair.group for pair in compared]
     lengths = [g.tokens for g in groups]
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
     tokens = [n for step in plan for n in _padded([lengths[i] for i in step], config.micro_batch_size)]

@@ -9,9 +9,10 @@ does not push margins to infinity (Azar et al. 2023, arXiv:2310.12036), `kto_los
 
 What differs from the paper: the reference is the policy as supervised fine-tuning left it, and its log-probabilities
 are taken once, before the first step, so that it needs no memory afterwards. Chosen and rejected share a row with their
-prompt (`lm/shared_prompt.py`). ``tokens`` compares only the beginnings of answers, where a model decides whether it
-refuses, asks or tells. ``nll_weight`` adds the chosen answers' own negative log-likelihood, without which both sides
-often become less likely (Pang et al. 2024, arXiv:2404.19733).
+prompt (`lm/shared_prompt.py`). A soft label counts as both orders, each as surely as it says (conservative DPO, with a
+label of its own for every pair), and a weight as so many pairs. ``tokens`` compares only the beginnings of answers,
+where a model decides whether it refuses, asks or tells. ``nll_weight`` adds the chosen answers' own negative
+log-likelihood, without which both sides often become less likely (Pang et al. 2024, arXiv:2404.19733).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from steersman.terminal import Progress
 from steersman.train import loop, processes
 from steersman.types import Comparison, Record, Seed, transport
 
-VERSION = 1
+VERSION = 2
 CHOSEN, REJECTED = slice(0, None, 2), slice(1, None, 2)  # among the completions of a batch
 
 
@@ -75,6 +76,10 @@ class Answers(NamedTuple):
     chosen_tokens: Tensor
     rejected_tokens: Tensor
 
+    def turned(self) -> Answers:
+        """As if the rejected ones had been chosen."""
+        return Answers(self.rejected, self.chosen, self.rejected_tokens, self.chosen_tokens)
+
 
 def dpo_losses(answers: Answers, beta: float, _: float = 0.0) -> Tensor:
     """-log sigmoid(beta * (r(chosen) - r(rejected))), [P]."""
@@ -104,6 +109,13 @@ LOSSES: Mapping[str, Callable[[Answers, float, float], Tensor]] = {
 }
 
 
+def expected_losses(config: DpoConfig, answers: Answers, certainty: Tensor, baseline: float) -> Tensor:
+    """[P]: the mean over which answer is better, the chosen one with a probability of ``certainty``, [P]."""
+    loss = LOSSES[config.loss]
+    as_said, turned = (loss(side, config.beta, baseline) for side in (answers, answers.turned()))
+    return certainty * as_said + (1 - certainty) * turned
+
+
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def repeated(rows: Sequence[Comparison], passes: Mapping[str, int]) -> list[Comparison]:
     """The comparisons of one epoch; those that put no answer before another are left out.
@@ -122,7 +134,15 @@ def repeated(rows: Sequence[Comparison], passes: Mapping[str, int]) -> list[Comp
     return [row for row, count in zip(rows, times, strict=True) for _ in range(count)]
 
 
-def pairs(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> tuple[list[Group], int]:
+class Pair(NamedTuple):
+    """A better and a worse answer to a prompt, how surely the one is better, and as how many pairs it counts."""
+
+    group: Group
+    certainty: float = 1.0
+    weight: float = 1.0
+
+
+def pairs(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> tuple[list[Pair], int]:
     """Every pair of a better and a worse answer, tokenised in this order, and how many were truncated.
 
     See `fitting`; both sides keep the same prompt.
@@ -134,7 +154,8 @@ def pairs(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> tu
             answers = [chat.completion_ids(text)[: config.tokens] for text in (pair.better, pair.worse)]
             group = fitting(whole, answers, config.max_length)
             truncated += group.tokens < len(whole) + sum(map(len, answers))
-            found.append(group)
+            certainty = 1.0 if row.soft_label is None else max(row.soft_label, 1 - row.soft_label)
+            found.append(Pair(group, certainty, pair.weight))
     return found, truncated
 
 
@@ -150,10 +171,11 @@ def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Compar
     torch.manual_seed(config.seed)
     tokenizer, (model, policy) = pretrained.load_tokenizer(base), load_trainable(base, start)
     chat = chat_format(tokenizer, model.generation_config)
-    groups, truncated = pairs(repeated(comparisons, config.passes), chat, config)
+    compared, truncated = pairs(repeated(comparisons, config.passes), chat, config)
+    groups = [pair.group for pair in compared]
     trainer = Trainer.prepare(config, model, policy, tokenizer.pad_token_id or 0, groups)
     plan = loop.plan_batches([g.tokens for g in groups], config.batch_size, config.epochs, config.seed)
-    batches = [[groups[i] for i in rows] for rows in plan]
+    batches = [[compared[i] for i in rows] for rows in plan]
     references = trainer.references(batches)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0}
     processes.wait()  # before the first one writes the next checkpoint
@@ -162,7 +184,7 @@ def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Compar
         event="setup",
         comparisons=len(comparisons),
         without_order=sum(not row.pairs() for row in comparisons),
-        pairs_per_epoch=len(groups),
+        pairs_per_epoch=len(compared),
         truncated=truncated,
         steps=len(plan),
         trainable_parameters=sum(p.numel() for p in trainer.parameters.values()),
@@ -213,31 +235,37 @@ class Trainer:
         parameters = trainable(policy)
         return cls(config, model, head, vocabulary, parameters, loop.adamw(parameters, config.optimiser), pad_id)
 
-    def references(self, batches: Sequence[Sequence[Group]]) -> list[Reference]:
+    def references(self, batches: Sequence[Sequence[Pair]]) -> list[Reference]:
         """What the policy, as it is now, gives to the tokens of every optimiser step; its dropout is off."""
         found = []
         self.model.eval()
         with torch.no_grad(), Progress("reference", len(batches)) as progress:
-            for step, groups in enumerate(batches):
+            for step, batch in enumerate(batches):
+                groups = [pair.group for pair in batch]
                 own = [logprobs for _, logprobs in self._read(step, groups)]
                 found.append(Reference(own, [logprobs for _, logprobs in self._foreign(step, groups)]))
                 progress.advance()
         self.model.train()
         return found
 
-    def step(self, step: int, groups: Sequence[Group], reference: Reference, rate: float) -> dict[str, Any]:
+    def step(self, step: int, compared: Sequence[Pair], reference: Reference, rate: float) -> dict[str, Any]:
         """One optimiser step on some pairs; returns what was measured, over all processes."""
         start, config = time.perf_counter(), self.config
+        groups = [pair.group for pair in compared]
+        weights = sum(pair.weight for pair in compared)
         chosen_tokens = sum(len(g.completions[0]) for g in groups)
         baseline = self._baseline(step, groups, reference)
         sums = torch.zeros(5, dtype=torch.float64)
-        for (batch, logprobs), before in zip(self._read(step, groups), reference.own, strict=True):
+        shares: list[Sequence[Pair]] = processes.share(compared, config.micro_batch_size)
+        mine = [share for number, share in enumerate(shares) if processes.mine(number)]
+        for (batch, logprobs), before, share in zip(self._read(step, groups), reference.own, mine, strict=True):
             ratios = batch.sum_per_sequence(logprobs - before)
             lengths = batch.sum_per_sequence(torch.ones_like(logprobs))
             answers = Answers(ratios[CHOSEN], ratios[REJECTED], lengths[CHOSEN], lengths[REJECTED])
-            preference = LOSSES[config.loss](answers, config.beta, baseline).sum() / len(groups)
+            certainty, weight = ratios.new_tensor([(pair.certainty, pair.weight) for pair in share]).T
+            preference = (expected_losses(config, answers, certainty, baseline) * weight).sum() / weights
             nll = -logprobs[batch.sequence % 2 == 0].sum() / chosen_tokens
-            (preference + config.nll_weight * nll).backward()  # type: ignore[no-untyped-call]
+            (preference + config.nll_weight * nll).backward()
             won = (answers.chosen > answers.rejected).float()
             means = [values.sum() / len(groups) for values in (answers.chosen, answers.rejected, won)]
             sums += torch.stack([preference, nll, *means]).detach().double().cpu()

@@ -18,7 +18,18 @@ from steersman.lm.model import LoraConfig, load_policy, load_trainable
 from steersman.lm.shared_prompt import Group
 from steersman.store import StageFolder
 from steersman.train import dpo, sft
-from steersman.train.dpo import Answers, DpoConfig, Trainer, dpo_losses, ipo_losses, kto_losses, pairs, repeated
+from steersman.train.dpo import (
+    Answers,
+    DpoConfig,
+    Pair,
+    Trainer,
+    dpo_losses,
+    expected_losses,
+    ipo_losses,
+    kto_losses,
+    pairs,
+    repeated,
+)
 from steersman.train.loop import OptimiserConfig
 from steersman.train.sft import SftConfig
 from steersman.types import Comparison, Demonstration
@@ -63,11 +74,21 @@ def starts(tiny_base: Path, demonstrations: list[Demonstration], tmp_path_factor
 
 def prepared(config: DpoConfig, base: Path, start: Path, rows: Sequence[Comparison]) -> tuple[Trainer, list[Group]]:
     tokenizer, (model, policy) = pretrained.load_tokenizer(base), load_trainable(base, start)
-    groups, _ = pairs(rows, chat_format(tokenizer), config)
+    groups = [pair.group for pair in pairs(rows, chat_format(tokenizer), config)[0]]
     return Trainer.prepare(config, model, policy, 0, groups), groups
 
 
-def gradients(trainer: Trainer, groups: Sequence[Group], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def sure(groups: Sequence[Group]) -> list[Pair]:
+    """Pairs whose order is certain."""
+    return [Pair(group) for group in groups]
+
+
+def gradients(
+    trainer: Trainer,
+    groups: Sequence[Group],
+    monkeypatch: pytest.MonkeyPatch,
+    pairs_of: Sequence[Pair] | None = None,
+) -> dict[str, Any]:
     """What a step measures, and the gradients that it would follow: the second one, with the policy off its start."""
     found: dict[str, Any] = {}
 
@@ -75,14 +96,14 @@ def gradients(trainer: Trainer, groups: Sequence[Group], monkeypatch: pytest.Mon
         found.update({name: p.grad.clone() for name, p in parameters.items() if p.grad is not None})
         return 0.0
 
-    references = trainer.references([groups, groups])
+    references = trainer.references([sure(groups), sure(groups)])
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in trainer.parameters.values():
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
     with monkeypatch.context() as patch:
         patch.setattr(dpo.loop, "optimiser_step", keep)
-        measured = trainer.step(1, groups, references[1], 0.0)
+        measured = trainer.step(1, sure(groups) if pairs_of is None else pairs_of, references[1], 0.0)
     return found | {"loss": torch.tensor(measured["loss"]), "accuracy": torch.tensor(measured["accuracy"])}
 
 
@@ -102,6 +123,48 @@ def test_the_losses_by_hand() -> None:
         (1 - sigmoid(0.5 * (0 - 1)) + 1 - sigmoid(0.5 * (1 - 4))) / 2,
     ]
     torch.testing.assert_close(kto_losses(answers, 0.5, 1.0), torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "kto"])
+def test_a_soft_label_is_the_mean_over_both_orders(loss: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ratios = torch.randn(2, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([[3.0, 5, 2, 4, 4, 9], [4.0, 4, 7, 1, 2, 3]], dtype=torch.float64)
+    certainty = torch.tensor([1.0, 0.5, 0.7, 0.99, 0.51, 0.8], dtype=torch.float64)
+    answers, config = Answers(*ratios, *lengths), DpoConfig(loss=loss, beta=0.4)
+    losses = expected_losses(config, answers, certainty, 0.3)
+    (gradient,) = torch.autograd.grad(losses.sum(), ratios)
+    assert losses[0] == dpo.LOSSES[loss](answers, 0.4, 0.3)[0]  # a sure one is as it was
+    if loss == "dpo":  # Mitchell's conservative DPO, as TRL writes it
+        margin = 0.4 * (ratios[0] - ratios[1])
+        smoothing = 1 - certainty
+        by_hand = -torch.nn.functional.logsigmoid(margin) * (1 - smoothing)
+        torch.testing.assert_close(losses, by_hand - torch.nn.functional.logsigmoid(-margin) * smoothing)
+    if loss == "ipo":  # the square's target moves from 1 / (2 beta) to (2 p - 1) / (2 beta)
+        margin = ratios[0] / lengths[0] - ratios[1] / lengths[1]
+        (moved,) = torch.autograd.grad(((margin - (2 * certainty - 1) / 0.8) ** 2).sum(), ratios)
+        torch.testing.assert_close(gradient, moved)
+
+
+def test_a_step_counts_labels_and_weights(
+    tiny_base: Path, starts: Path, comparisons: list[Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FAST.model_copy(update={"micro_batch_size": 2})
+    trainer, groups = prepared(config, tiny_base, starts / "lora", comparisons[:4])
+    weighed = [Pair(group, 0.7, weight) for group, weight in zip(groups, (2.0, 1.0, 1.0, 1.0), strict=True)]
+    ours = gradients(trainer, groups, monkeypatch, weighed)
+    turned = [Group(g.prompt, g.completions[::-1]) for g in groups]
+    parts = {
+        (side, i): gradients(prepared(config, tiny_base, starts / "lora", comparisons[:4])[0], [g], monkeypatch)
+        for side, some in (("as said", groups), ("turned", turned))
+        for i, g in enumerate(some)
+    }
+    shares = {("as said", 0): 1.4, ("turned", 0): 0.6} | {
+        (side, i): p for side, p in (("as said", 0.7), ("turned", 0.3)) for i in (1, 2, 3)
+    }
+    for name in ours.keys() - {"accuracy"}:
+        wanted = sum(share * parts[key][name] for key, share in shares.items()) / 5
+        torch.testing.assert_close(ours[name], wanted, rtol=1e-4, atol=1e-6)
 
 
 def plain_log_ratios(base: Path, trainer: Trainer, start: Path, row: Group) -> torch.Tensor:
@@ -177,8 +240,8 @@ def test_micro_batches_change_nothing(
 def test_at_the_start_policy_and_reference_agree(tiny_base: Path, starts: Path, comparisons: list[Comparison]) -> None:
     """To the bit, also where both are estimated: chance falls on them alike."""
     trainer, groups = prepared(FAST.model_copy(update=COMPACT), tiny_base, starts / "lora", comparisons)
-    references = trainer.references([groups[:8], groups[8:16]])
-    measured = trainer.step(1, groups[8:16], references[1], 0.0)
+    references = trainer.references([sure(groups[:8]), sure(groups[8:16])])
+    measured = trainer.step(1, sure(groups[8:16]), references[1], 0.0)
     assert measured["preference_loss"] == pytest.approx(math.log(2), rel=1e-6)
     assert measured["chosen_log_ratio_nats"] == measured["rejected_log_ratio_nats"] == 0.0
 
@@ -188,7 +251,7 @@ def test_ktos_baseline_is_the_mean_ratio_of_foreign_answers(
 ) -> None:
     config = FAST.model_copy(update={"loss": "kto"})
     trainer, groups = prepared(config, tiny_base, starts / "lora", comparisons[:5])
-    (reference,) = trainer.references([groups])
+    (reference,) = trainer.references([sure(groups)])
     with torch.no_grad():
         for parameter in trainer.parameters.values():
             parameter.mul_(0.5)
@@ -199,7 +262,7 @@ def test_ktos_baseline_is_the_mean_ratio_of_foreign_answers(
         ratios = [plain_log_ratios(tiny_base, trainer, starts / "lora", g).mean() for g in foreign]
         trainer.model.train()
     expected = max(0.0, float(torch.stack(ratios).mean()))
-    measured = trainer.step(0, groups, reference, 0.0)
+    measured = trainer.step(0, sure(groups), reference, 0.0)
     assert measured["baseline_nats"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
@@ -227,7 +290,9 @@ def test_rankings_become_pairs_and_rows_without_an_order_are_left_out(tiny_base:
     tie = Comparison(prompt="Why?", options=("a", "b"), ranking=(1, 1))
     found, _ = pairs(repeated([tie, ranked], {}), chat, DpoConfig())
     a, b, c = (chat.completion_ids(text) for text in ranked.options)
-    assert found == [Group(chat.prompt_ids("Why?"), [b, worse]) for worse in (a, c)]
+    assert found == [Pair(Group(chat.prompt_ids("Why?"), [b, worse])) for worse in (a, c)]
+    unsure = Comparison(prompt="Why?", options=("a", "b"), soft_label=0.2, weight=3.0)
+    assert pairs([unsure], chat, DpoConfig())[0] == [Pair(Group(chat.prompt_ids("Why?"), [b, a]), 0.8, 3.0)]
     with pytest.raises(DataError, match="none of 2 comparisons says which answer is better"):
         repeated([tie, tie], {})
 
@@ -236,14 +301,14 @@ def test_long_rows_lose_the_same_beginning_on_both_sides(tiny_base: Path) -> Non
     chat = chat_format(pretrained.load_tokenizer(tiny_base))
     answers = ("Yes.", "No, and no, and no again, " * 12)
     row = Comparison(prompt="one two three " * 30, options=answers, ranking=(1, 2))
-    ((prompt, (chosen, rejected)),), truncated = pairs([row], chat, DpoConfig(max_length=96))
+    (((prompt, (chosen, rejected)), _, _),), truncated = pairs([row], chat, DpoConfig(max_length=96))
     whole = chat.prompt_ids(row.prompt)
     assert truncated == 1
     assert prompt == [whole[0], *whole[len(whole) - len(prompt) + 1 :]]
     assert len(prompt) + len(rejected) == 96 or len(prompt) == 2
     assert chosen == chat.completion_ids("Yes.")
     assert len(prompt) + max(len(chosen), len(rejected)) <= 96
-    ((_, cut),), _ = pairs([row], chat, DpoConfig(tokens=3))
+    (((_, cut), _, _),), _ = pairs([row], chat, DpoConfig(tokens=3))
     assert [len(ids) for ids in cut] == [min(3, len(chosen)), 3]
 
 
