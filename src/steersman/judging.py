@@ -34,10 +34,16 @@ def configured(folder: Path, kinds: Sequence[str] | None, settings: Mapping[str,
     Raises:
         UserError: an unknown kind.
     """
-    recipe = read_recipe(open_run(folder)).get("judge") or {}
+    return chosen(read_recipe(open_run(folder)).get("judge") or {}, kinds, settings)
+
+
+def chosen(recipe: Mapping[str, Any], kinds: Sequence[str] | None, settings: Mapping[str, Any]) -> JudgeConfig:
+    """The judge of a recipe's section; see `configured`."""
     values = {**recipe, **{key: value for key, value in settings.items() if value}}
     if kinds:
         values["kinds"] = list(kinds)
+        if "remote" not in kinds:
+            values["remote"] = None
     try:
         return JudgeConfig.model_validate(values)
     except ValidationError as error:
@@ -99,6 +105,8 @@ def stored(folder: Path) -> dict[str, Any]:
         UserError: it has none.
     """
     path = folder / "judge_card" / measure.CARD
+    if not path.exists():  # a card that was refused stays where the stage stopped
+        path = folder / "judge_card.partial" / measure.CARD
     if not path.exists():
         raise UserError("this run has measured no judge", where=str(folder), do="add --measure, with --kind")
     found: dict[str, Any] = read_json(path)

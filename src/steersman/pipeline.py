@@ -367,18 +367,22 @@ def _digest(name: str, context: Context) -> str:
     return artifact.outputs[file] if file else artifact.digest
 
 
-def _examples(c: Context) -> list[Any]:
-    return [[e.model_dump(mode="json") for e in p.examples] for p in c.constitution.principles]
+def _shown(c: Context) -> list[Any]:
+    """What a judge or a reviser goes by beside the words of a principle: its examples, and what rules look for."""
+    rows = [p.model_dump(mode="json", include={"examples", "behaviours"}) for p in c.constitution.principles]
+    judge = c.recipe.judge
+    asked = judge.model if judge and judge.model and Path(judge.model).exists() else None
+    return [*rows, pretrained.digest(Path(asked)) if asked else ""]
 
 
 SOURCE_DIGESTS: Mapping[str, Callable[[Context], str]] = {
     "base": lambda c: pretrained.digest(c.base),
     "persona": lambda c: sha256_text(c.constitution.persona),
     "data_source": lambda c: sha256_text(canonical([dump(rows) for rows in c.data[1:5]])),
-    "judge_reads": lambda c: sha256_text(canonical([*c.constitution.texts.items(), *_examples(c)])),
+    "judge_reads": lambda c: sha256_text(canonical([*c.constitution.texts.items(), *_shown(c)])),
     "reviser_reads": lambda c: sha256_text(
         canonical([[p.id, p.text, p.critique_request, p.revision_request] for p in c.constitution.principles])
-        + canonical(_examples(c))
+        + canonical(_shown(c))
     ),
     "judged_texts": lambda c: sha256_text(canonical(c.constitution.texts) if judges_by_principle(c.recipe) else ""),
     "capability_items": lambda c: capability.items_digest(),

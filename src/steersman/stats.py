@@ -29,6 +29,11 @@ class Estimate(NamedTuple):
             return "no data"
         return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}], n={self.n}"
 
+    def json(self) -> dict[str, float | int | None]:
+        """For a file: null for what no observation says, because JSON has neither NaN nor infinity."""
+        value, low, high = (x if math.isfinite(x) else None for x in self[:3])
+        return {"value": value, "low": low, "high": high, "n": self.n}
+
     def plain(self) -> str:
         """For people, where it is no rate: ``0.62 [0.51, 0.70], n=120``."""
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n={self.n}" if self.n else "no data"

@@ -83,7 +83,7 @@ def test_the_report_shows_the_judge_the_chains_and_what_each_stage_did(finished:
 
 
 # ── what a change runs again ─────────────────────────────────────────────────────────────────────────────────────────
-def changed(constitution: Constitution, id: str, **fields: str) -> Constitution:
+def changed(constitution: Constitution, id: str, **fields: Any) -> Constitution:
     principles = tuple(p.model_copy(update=fields) if p.id == id else p for p in constitution.principles)
     return constitution.model_copy(update={"principles": principles})
 
@@ -93,6 +93,7 @@ def changed(constitution: Constitution, id: str, **fields: str) -> Constitution:
     [
         ("rationale", []),  # for people; no method reads it
         ("critique_request", FROM_REVISIONS),
+        ("behaviours", ["judge_card", *FROM_REVISIONS]),  # what rules look for
         # The judge reads the text of the rule, and so does the reward model that is asked.
         ("statement", ["reward_model", "reward_card", "second_judge", "judge_card", *FROM_REVISIONS]),
     ],
@@ -101,14 +102,15 @@ def test_a_changed_principle_runs_what_reads_it(
     field: str, stages: list[str], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = document.load
-    monkeypatch.setattr(document, "load", lambda name: changed(load(name), "refuse-harm", **{field: "Says blue."}))
+    value: Any = ("refuses",) if field == "behaviours" else "Says blue."
+    monkeypatch.setattr(document, "load", lambda name: changed(load(name), "privacy", **{field: value}))
     said = align(copy)
     found = [name for name in ran(said) if name not in ("scores", "aligned_capability")]
     # A stage whose inputs come out the same again is reused, and so may be what follows it.
     assert set(found) <= set(stages)
     assert found[:1] == stages[:1]
     if stages:
-        inputs = {"critique_request": "reviser_reads", "statement": "judged_texts"}
+        inputs = {"critique_request": "reviser_reads", "statement": "judged_texts", "behaviours": "judge_reads"}
         assert reason(said, stages[0]).startswith(f"changed: inputs.{inputs[field]}: ")
         assert {"revisions", *stages[:1]} <= set(found)
 
@@ -142,6 +144,8 @@ def test_a_runs_judge_is_measured_and_its_principles_held_against_each_other(fin
     stored = judging.stored(finished)
     assert card["accuracy"] == stored["accuracy"]
     assert card["by"] == stored["by"]
+    remote = {"kinds": ["remote"], "remote": {"base_url": "http://127.0.0.1:1/v1", "model": "m"}}
+    assert judging.chosen(remote, ["rules"], {}).kinds == ("rules",)  # a run with a paid judge has free ones too
     found = judging.tensions(finished, JudgeConfig(kinds=("rules",)), 6)
     assert found["pairs"] == 6
     assert set(found["decided"]) == {p.id for p in document.load("assistant").principles}

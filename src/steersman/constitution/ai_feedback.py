@@ -33,7 +33,7 @@ from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.terminal import Progress
 from steersman.types import Comparison, Prompt, Record, Seed, Slug, Text
 
-VERSION = 1
+VERSION = 2
 COMPARISONS, SUMMARY, ANSWERS = "comparisons.jsonl", "feedback.json", "answers.partial.jsonl"
 
 
@@ -44,6 +44,9 @@ class FeedbackConfig(Record):
     ``principles``: by which a pair is compared: a drawn one of the prompt's ``own``, or of ``any``; ``ensemble`` draws
     so many and takes the mean of what is said by them.
 
+    ``ended_only``: an answer that did not end by itself is not compared, because a policy that learnt from it would
+    learn to stop in the middle.
+
     ``about``: only prompts of these principles are answered; None for all. ``people``: which of people's comparisons
     are learnt from beside these: ``all``, those about ``other`` principles (the paper: helpfulness from people,
     harmlessness from AI), or ``none``.
@@ -53,6 +56,7 @@ class FeedbackConfig(Record):
     people: Literal["all", "other", "none"] = "all"
     prompts: int | None = Field(default=None, ge=1)
     answers: int = Field(default=4, ge=2)
+    ended_only: bool = True
     pairs: int = Field(default=6, ge=1)
     keep: int = Field(default=1, ge=1)
     margin: float = Field(default=0.0, ge=0, lt=0.5)
@@ -195,9 +199,9 @@ def summary(by_prompt: Sequence[Sequence[Heard]]) -> dict[str, Any]:
         leans = [judgement.lean for _, judgement in said if judgement.lean]
         agreed += [a == b for a, b in itertools.combinations(leans, 2)]
     return {
-        "decided": {key: wilson(sum(values), len(values))._asdict() for key, values in sorted(decided.items())},
-        "principles_agree": wilson(sum(agreed), len(agreed))._asdict(),
-        "place_bias": mean_estimate([judgement.place_bias for judgement in given])._asdict(),
+        "decided": {key: wilson(sum(values), len(values)).json() for key, values in sorted(decided.items())},
+        "principles_agree": wilson(sum(agreed), len(agreed)).json(),
+        "place_bias": mean_estimate([judgement.place_bias for judgement in given]).json(),
         "unanswered": questions - len(given),
     }
 
@@ -205,7 +209,7 @@ def summary(by_prompt: Sequence[Sequence[Heard]]) -> dict[str, Any]:
 def sample(
     config: FeedbackConfig, policy: LanguageModel, prompts: Sequence[Prompt], out: StageFolder
 ) -> list[list[str]]:
-    """The policy's answers by prompt; a killed run goes on where it was."""
+    """The policy's answers by prompt, empty where one is not compared; a killed run goes on where it was."""
     transcript = Transcript(out.file(ANSWERS))
     asked: dict[int, Text] = {
         number * config.answers + place: row.prompt
@@ -214,7 +218,10 @@ def sample(
     }
     with Progress(out.stage, len(asked), len(transcript.rows)) as progress:
         found = transcript.answers("answer", policy, asked, config.sampling, advance=progress.advance)
-    texts = [found[index]["answer"] for index in asked]
+    texts = [
+        "" if config.ended_only and found[index]["finish_reason"] == "length" else found[index]["answer"]
+        for index in asked
+    ]
     return [texts[i : i + config.answers] for i in range(0, len(texts), config.answers)]
 
 
@@ -245,8 +252,15 @@ def compare(
             do="sample more or hotter answers (feedback.answers, feedback.sampling.temperature), or take another judge",
         )
     write_jsonl(out.file(COMPARISONS), [row.model_dump(mode="json", exclude_defaults=True) for row in comparisons])
-    sampled = sum(map(len, answers))
-    counts = {"prompts": len(prompts), "answers": sampled, "kept": len(comparisons), "left_out": dict(left)}
+    texts = [text for some in answers for text in some]
+    unusable = sum(not text.strip() for text in texts)
+    counts = {
+        "prompts": len(prompts),
+        "answers": len(texts),
+        "empty_or_cut_off": unusable,
+        "kept": len(comparisons),
+        "left_out": dict(left),
+    }
     write_json(out.file(SUMMARY), {**counts, **summary(by_prompt)})
     out.file(ANSWERS).unlink(missing_ok=True)
     out.emit(event="feedback", **counts)

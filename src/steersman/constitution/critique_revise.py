@@ -33,7 +33,7 @@ from steersman.store import StageFolder, write_jsonl
 from steersman.terminal import Progress
 from steersman.types import Demonstration, Message, Prompt, Record, Request, Seed, Slug, Text, plain_text
 
-VERSION = 1
+VERSION = 2
 REVISIONS, DEMONSTRATIONS, TEXTS = "revisions.jsonl", "demonstrations.jsonl", "texts.partial.jsonl"
 SAME = 0.95  # share of matching text from which a revision is a copy of what it revises, or of an example
 
@@ -274,10 +274,8 @@ def _chosen(
     """The rows with the revision to learn from, or why there is none."""
     found = []
     for row in rows:
-        before = [row.answer, *(each.revision for each in row.rounds)]
         named = (
-            faults(each.revision, each.ended, before[turn], constitution.principle(each.principle))
-            for turn, each in enumerate(row.rounds)
+            faults(each.revision, each.ended, row.answer, constitution.principle(each.principle)) for each in row.rounds
         )
         found.append([next((fault for fault in own if fault in config.drop), "") for own in named])
     wanted = [
@@ -294,12 +292,13 @@ def _chosen(
     better = dict.fromkeys(places, 1.0)
     if judge is not None:
         judged = all_of(judge.judge(questions), len(questions))
-        better = {place: said.probability if said else 0.0 for place, said in zip(places, judged, strict=True)}
+        better = {place: said.probability for place, said in zip(places, judged, strict=True) if said}
     chosen = []
     for number, (row, turns) in enumerate(zip(rows, wanted, strict=True)):
-        best = max(turns, key=lambda turn: (better[number, turn], turn), default=None)
+        answered = [turn for turn in turns if (number, turn) in better]
+        best = max(answered, key=lambda turn: (better[number, turn], turn), default=None)
         if best is None:
-            chosen.append(row.model_copy(update={"dropped": found[number][-1]}))
+            chosen.append(row.model_copy(update={"dropped": "unanswered" if turns else found[number][-1]}))
         elif better[number, best] <= 0.5:
             chosen.append(row.model_copy(update={"dropped": "not better by the judge"}))
         else:

@@ -111,7 +111,7 @@ def asked(question: Question) -> str:
     which = "Which answer keeps the rule better?" if question.principle else ALL_IN_ALL
     return (
         f"Consider this conversation.\n\n{plain_text(question.prompt)}\n\n{rule}"
-        f"{which}\n(A) {question.first}\n(B) {question.second}"
+        f"{which}\n(A) {question.first}\n(B) {question.second}\n\nAnswer with (A) or (B) alone."
     )
 
 
@@ -147,7 +147,9 @@ class AskedJudge:
         for number, question in enumerate(questions):
             by_principle.setdefault(question.principle, []).append(number)
         if isinstance(self.model, RemoteModel):
-            console.print(f"the judge at the endpoint: {self._estimate(self.model, questions)}", markup=False)
+            beside = f", and as many chains of thought of up to {REASONING.max_new_tokens} tokens"
+            said = f"{self._estimate(self.model, questions)}{beside if self.chain_of_thought else ''}"
+            console.print(f"the judge at the endpoint: {said}", markup=False)
         for principle, numbers in by_principle.items():
             some = [questions[i] for i in numbers]
             texts: list[Text] = _both_orders(some)
@@ -169,7 +171,7 @@ class AskedJudge:
             console.print(f"the bill: {self.model.bill}", markup=False)
 
     def _estimate(self, model: RemoteModel, questions: Sequence[Question]) -> Cost:
-        """Of the choices; what a chain of thought costs beside them, nobody knows before."""
+        """Of the choices alone: what a chain of thought says, and so what is read after it, nobody knows before."""
         requests = [
             (*(_before(question.principle) or ()), *messages_of(text))
             for question in questions

@@ -16,11 +16,11 @@ from typing import Any
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge, JudgeConfig, Judgement, Question, all_of
 from steersman.errors import JudgeRefused
-from steersman.stats import Estimate, calibration, mean_estimate, wilson
+from steersman.stats import Estimate, calibration, clustered_mean, mean_estimate
 from steersman.store import StageFolder, write_json
 from steersman.types import Comparison
 
-VERSION = 1
+VERSION = 2
 CARD = "judge_card.json"
 
 
@@ -44,38 +44,47 @@ def questions_of(
 
 
 def card(judge: Judge, asked: Sequence[tuple[Comparison, Question, bool]]) -> dict[str, Any]:
-    """All figures as JSON values; rates with Wilson's intervals. See `questions_of`."""
+    """All figures as JSON values. See `questions_of`.
+
+    Accuracy is over all that was asked: a question that was left open, or not answered, is right by a coin's chance.
+    Pairs of one prompt hang together, and the interval respects it.
+    """
     judgements = all_of(judge.judge([question for _, question, _ in asked]), len(asked))
     given = [
         (row, question, judgement if first else judgement._replace(probability=1 - judgement.probability))
         for (row, question, first), judgement in zip(asked, judgements, strict=True)
         if judgement is not None
     ]
-    by: dict[str, dict[str, list[Judgement]]] = {"principle": {}, "source": {}}
-    for row, question, judgement in given:
+    right = {id(question): _right(judgement) for _, question, judgement in given}
+    everything = [(row, question, right.get(id(question), 0.5)) for row, question, _ in asked]
+    by: dict[str, dict[str, list[tuple[Comparison, Question, float]]]] = {"principle": {}, "source": {}}
+    for one in everything:
+        row, question, _ = one
         principle = question.principle.id if question.principle else "all in all"
         for kind, key in (("principle", principle), ("source", row.source or "unnamed")):
-            by[kind].setdefault(key, []).append(judgement)
+            by[kind].setdefault(key, []).append(one)
     of_better = [judgement for _, _, judgement in given]
     margins = [_log_odds(judgement.probability) for judgement in of_better]
     return {
-        "accuracy": _accuracy(of_better)._asdict(),
+        "accuracy": _accuracy(everything).json(),
         "by": {
-            kind: {key: _accuracy(some)._asdict() for key, some in sorted(groups.items())}
-            for kind, groups in by.items()
+            kind: {key: _accuracy(some).json() for key, some in sorted(groups.items())} for kind, groups in by.items()
         },
         "calibration": calibration([margin for margin in margins if margin]),
-        "place_bias": mean_estimate([judgement.place_bias for judgement in of_better])._asdict(),
+        "place_bias": mean_estimate([judgement.place_bias for judgement in of_better]).json(),
         "undecided": sum(judgement.probability == 0.5 for judgement in of_better),
         "unanswered": len(asked) - len(given),
     }
 
 
-def _accuracy(of_better: Sequence[Judgement]) -> Estimate:
-    """How often the better answer is the likelier one. One half is a coin flip: every second of them counts."""
-    right = sum(judgement.probability > 0.5 for judgement in of_better)
-    even = sum(judgement.probability == 0.5 for judgement in of_better)
-    return wilson(right + even // 2, len(of_better))
+def _right(of_better: Judgement) -> float:
+    """1 if the better answer is the likelier one; one half is a coin flip."""
+    return 0.5 if of_better.probability == 0.5 else float(of_better.probability > 0.5)
+
+
+def _accuracy(some: Sequence[tuple[Comparison, Question, float]]) -> Estimate:
+    values, prompts = [right for *_, right in some], [row.prompt for row, *_ in some]
+    return clustered_mean(values, prompts, rate=True).estimate
 
 
 def _log_odds(probability: float) -> float:
@@ -117,8 +126,9 @@ def admit(config: JudgeConfig, measured: Mapping[str, Any]) -> None:
         )
     accuracy = Estimate(**measured["accuracy"])
     if accuracy.low < config.at_least:
+        silent = f", where {measured['unanswered']} got no answer" if measured["unanswered"] else ""
         raise JudgeRefused(
-            f"the judge agrees with people in {accuracy.percent()} of held-out comparisons",
+            f"the judge agrees with people in {accuracy.percent()} of held-out comparisons{silent}",
             where=CARD,
             expected=f"an interval above {100 * config.at_least:.0f} % (judge.at_least)",
             do="take another judge (judge.kinds), give it more comparisons to learn from or to be measured on, or say "

@@ -75,8 +75,8 @@ def tensions(judge: Judge, pairs: Sequence[Pair], constitution: Constitution) ->
 
 
 def differences(old: Constitution, new: Constitution) -> dict[str, list[str]]:
-    """Ids of the principles that were added, removed, and worded differently for a judge."""
-    before, after = old.texts, new.texts
+    """Ids of the principles that were added, removed, and that a judge reads otherwise: words, behaviours, examples."""
+    before, after = ({p.id: (one.texts[p.id], p.behaviours, p.examples) for p in one.principles} for one in (old, new))
     return {
         "added": [id for id in after if id not in before],
         "removed": [id for id in before if id not in after],

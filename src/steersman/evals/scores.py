@@ -15,7 +15,7 @@ from typing import Any
 from steersman.evals import capability
 from steersman.evals.answers import ANSWERS
 from steersman.evals.behaviours import detect
-from steersman.stats import Estimate, mcnemar_exact, paired_difference, ratio_of_perplexities, wilson
+from steersman.stats import mcnemar_exact, paired_difference, ratio_of_perplexities, wilson
 from steersman.store import StageFolder, read_jsonl, write_json, write_jsonl
 from steersman.types import Behaviour, Prompt, plain_text
 
@@ -73,19 +73,13 @@ def measure(
     """
     facts = {name: [fact(row) for row in rows] for name, rows in by_condition.items()}
     result: dict[str, Any] = {"label": label, **extra, "n": len(facts[ALIGNED])}
-    result["rates"] = {name: _plain(wilson(sum(values), len(values))) for name, values in facts.items()}
+    result["rates"] = {name: wilson(sum(values), len(values)).json() for name, values in facts.items()}
     for baseline in (name for name in facts if name != ALIGNED):
         result[f"versus_{baseline}"] = {
-            **_plain(paired_difference(facts[baseline], facts[ALIGNED])),
+            **paired_difference(facts[baseline], facts[ALIGNED]).json(),
             "p_exact": mcnemar_exact(facts[baseline], facts[ALIGNED]),
         }
     return result
-
-
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    """NaN means "no observations" and is written as null, because JSON has no NaN."""
-    value = None if math.isnan(estimate.value) else estimate.value
-    return {"value": value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
 
 
 def _group(rows: Sequence[Row], wanted: Callable[[Row], bool]) -> dict[str, list[Row]]:
@@ -135,10 +129,10 @@ def ablation(steps: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
         for label, (wanted, fact) in COUNTED.items():
             now = [fact(row) for row in rows if wanted(row)]
             before = [fact(row) for row in first if wanted(row)]
-            rates[label] = _plain(wilson(sum(now), len(now)))
-            rates[label]["versus_first"] = _plain(paired_difference(before, now))
+            rates[label] = wilson(sum(now), len(now)).json()
+            rates[label]["versus_first"] = paired_difference(before, now).json()
         broken = {
-            principle: _plain(wilson(sum(not row["kept"] for row in own), len(own)))
+            principle: wilson(sum(not row["kept"] for row in own), len(own)).json()
             for principle, own in _by_principle(rows).items()
         }
         tokens = sum(row["tokens"] for row in rows) / max(1, len(rows))
@@ -162,15 +156,15 @@ def cost_of_alignment(raw: Path, aligned: Path) -> dict[str, Any]:
     nll_after, _ = capability.passages(after)
     return {
         "knowledge": {
-            RAW: _plain(wilson(sum(known_before), len(known_before))),
-            ALIGNED: _plain(wilson(sum(known_after), len(known_after))),
-            "difference": _plain(paired_difference(known_before, known_after)),
+            RAW: wilson(sum(known_before), len(known_before)).json(),
+            ALIGNED: wilson(sum(known_after), len(known_after)).json(),
+            "difference": paired_difference(known_before, known_after).json(),
             "p_exact": mcnemar_exact(known_before, known_after),
         },
         "perplexity": {
             RAW: math.exp(sum(nll_before) / sum(tokens)),
             ALIGNED: math.exp(sum(nll_after) / sum(tokens)),
-            "ratio": _plain(ratio_of_perplexities(nll_before, nll_after, tokens)),
+            "ratio": ratio_of_perplexities(nll_before, nll_after, tokens).json(),
             "tokens": sum(tokens),
         },
     }

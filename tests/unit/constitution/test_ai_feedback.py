@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,26 @@ def test_undecided_and_unanswered_pairs_are_left_out_and_counted(constitution: C
     asked = sum(row["n"] for row in summary["decided"].values())
     assert (asked, round(sum(row["n"] * row["value"] for row in summary["decided"].values()))) == (5, 3)
     assert summary["place_bias"]["value"] == pytest.approx(0.2)
+
+
+def test_answers_that_were_cut_off_are_not_compared_and_counted(constitution: Constitution, tmp_path: Path) -> None:
+    class Wordy(Policy):
+        def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
+            for answer in super().answers(prompts, config, **options):
+                yield replace(answer, finish_reason="length" if answer.index % 4 == 3 else "stop")
+
+    for ended_only, best in ((True, 2), (False, 3)):
+        folder = tmp_path / str(ended_only)
+        folder.mkdir()
+        out = StageFolder(folder, "feedback", lambda **_: None)
+        config = FeedbackConfig(answers=4, ended_only=ended_only)
+        found = ai_feedback.sample(config, Wordy(), PROMPTS, out)
+        ai_feedback.compare(config, found, ToldJudge(longer), "rules", PROMPTS, constitution, out)
+        rows = read(folder / "comparisons.jsonl", Comparison)
+        assert [row.pairs()[0].better for row in rows] == [f"text {4 * i + best}" for i in range(6)]
+        summary = json.loads((folder / "feedback.json").read_text())
+        assert (summary["answers"], summary["empty_or_cut_off"]) == (24, 6 if ended_only else 0)
+        assert "NaN" not in json.dumps(summary)
 
 
 def test_an_ensemble_of_principles_is_averaged_and_its_agreement_said(

@@ -178,6 +178,19 @@ def test_the_last_or_the_best_revision_is_learnt(constitution: Constitution, tmp
         assert {row["completion"] for row in demonstrations} == {wanted}
 
 
+def test_rounds_that_agree_are_no_copies_of_the_answer(constitution: Constitution, tmp_path: Path) -> None:
+    """The reviser finds nothing more to mend after the first round: that is what should be learnt."""
+    rows, _, events = run(tmp_path, constitution, Reviser("A good text."), rounds=3, keep="last")
+    assert {row["kept"] for row in rows} == {"A good text."}
+    assert events[-1]["dropped"] == {}
+
+
+def test_what_the_judge_did_not_answer_is_said_so(constitution: Constitution, tmp_path: Path) -> None:
+    judge = ToldJudge(lambda q: None if q.prompt == "q3" else 0.9)
+    rows, _, _ = run(tmp_path, constitution, Reviser("A good text."), judge)
+    assert [row["dropped"] for row in rows] == ["unanswered" if i == 3 else "" for i in range(8)]
+
+
 def test_a_killed_run_goes_on_and_asks_nothing_twice(constitution: Constitution, tmp_path: Path) -> None:
     class Killed(Exception):
         pass

@@ -54,14 +54,14 @@ def test_the_card_says_how_often_by_what_and_for_whom(constitution: Constitution
         return 0.5 if question.prompt == "q5" else right(question) if question.prompt != "q4" else 1 - right(question)
 
     card = measure.card(ToldJudge(says, place_bias=0.1), asked)
-    assert (card["unanswered"], card["undecided"], card["accuracy"]["n"]) == (1, 1, 39)
-    # q4 is wrong, and the coin of q5 falls on the wrong side.
-    assert card["accuracy"]["value"] == pytest.approx(37 / 39)
+    assert (card["unanswered"], card["undecided"], card["accuracy"]["n"]) == (1, 1, 40)
+    # q4 is wrong; of q3, which got no answer, and q5 a coin decides.
+    assert card["accuracy"]["value"] == pytest.approx((37 + 0.5 + 0.5) / 40)
     assert card["by"]["principle"]["apples"] == pytest.approx(
         {**card["by"]["principle"]["apples"], "value": 0.9, "n": 10}
     )
-    assert card["by"]["principle"]["all in all"]["n"] == 19
-    assert {key: found["n"] for key, found in card["by"]["source"].items()} == {"authored": 20, "human": 19}
+    assert card["by"]["principle"]["all in all"]["n"] == 20
+    assert {key: found["n"] for key, found in card["by"]["source"].items()} == {"authored": 20, "human": 20}
     assert card["place_bias"]["value"] == pytest.approx(0.1)
     # 38 decided at a claim of 0.9, of which 37 are right.
     assert card["calibration"]["expected_error"] == pytest.approx(37 / 38 - 0.9)
@@ -96,3 +96,26 @@ def test_a_judge_passes_whose_interval_clears_the_threshold(constitution: Consti
 def test_a_judge_that_nobody_measured_is_refused(constitution: Constitution, tmp_path: Path) -> None:
     with pytest.raises(JudgeRefused, match="nobody has measured"):
         measure.admit(JudgeConfig(), card_of(0, 0, tmp_path, constitution))
+
+
+def test_pairs_of_one_prompt_are_no_independent_witnesses(constitution: Constitution) -> None:
+    """180 pairs of 30 rankings of four answers: a judge that is right by prompt is no surer than 30 pairs make it."""
+    ranked = [
+        Comparison(prompt=f"q{i}", options=("a", "b", "c", "d"), ranking=(1, 2, 3, 4), principles=("apples",))
+        for i in range(30)
+    ]
+    told = ToldJudge(lambda q: 0.9 if (q.first < q.second) == (int(str(q.prompt)[1:]) < 20) else 0.1)
+    accuracy = measure.card(told, measure.questions_of(ranked, constitution))["accuracy"]
+    assert (accuracy["n"], accuracy["value"]) == (180, pytest.approx(2 / 3))
+    assert accuracy["low"] < 0.5  # 20 of 30; with 180 pairs for independent ones it would be 0.595
+
+
+def test_a_judge_that_says_nothing_is_no_better_than_a_coin(constitution: Constitution, tmp_path: Path) -> None:
+    out = StageFolder(tmp_path, "judge_card", lambda **_: None)
+    silent = ToldJudge(lambda q: right(q) if int(str(q.prompt)[1:]) < 30 else None)
+    card = measure.run(JudgeConfig(), silent, rows(130), constitution, out)
+    with pytest.raises(JudgeRefused, match="where 100 got no answer"):
+        measure.admit(JudgeConfig(at_least=0.6), card)
+    nobody = measure.card(ToldJudge(lambda _: None), [])
+    assert "NaN" not in json.dumps(nobody)
+    assert "Infinity" not in json.dumps(nobody)

@@ -6,7 +6,7 @@ from tests.unit.constitution.conftest import ToldJudge, principle
 
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Question
-from steersman.constitution.outer import ENOUGH, Pair, changed, tensions
+from steersman.constitution.outer import ENOUGH, Pair, changed, differences, tensions
 
 PAIRS = [Pair(f"q{i}", f"first {i}", f"second {i}") for i in range(4 * ENOUGH)]
 
@@ -82,6 +82,15 @@ def test_the_same_constitution_changes_nothing(constitution: Constitution) -> No
     found = changed(judge, PAIRS, constitution, constitution)
     assert (found["differences"], found["flips"]) == ({"added": [], "removed": [], "changed": []}, [])
     assert len(judge.asked) == len(PAIRS) * 2
+
+
+def test_what_a_judge_reads_beside_the_words_counts_as_a_change(constitution: Constitution) -> None:
+    old = three(constitution, "apples", "pears")
+    for other in ({"behaviours": ("complies", "refuses")}, {"examples": ()}):
+        second = old.principles[1].model_copy(update=other)
+        assert second != old.principles[1]
+        new = old.model_copy(update={"principles": (old.principles[0], second)})
+        assert differences(old, new)["changed"] == ["pears"]
 
 
 def test_added_and_removed_principles_are_named_and_count_in_the_sum(constitution: Constitution) -> None:
