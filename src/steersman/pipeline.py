@@ -38,6 +38,7 @@ from steersman.stages import (
     answer_aligned,
     answer_raw,
     asked_cost_model,
+    check,
     earlier_policies,
     give_feedback,
     judges_by_principle,
@@ -260,6 +261,7 @@ def align(
     stages = stages_of(recipe, until)
     constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
     check_agreement(constitution, data)
+    check(recipe, constitution, data)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked():
         start = time.time()

@@ -22,7 +22,7 @@ from steersman.evals.answers import Condition
 from steersman.evals.behaviours import detect
 from steersman.lm import pretrained
 from steersman.lm.local import LocalModel
-from steersman.lm.remote import RemoteModel
+from steersman.lm.remote import RemoteModel, secret
 from steersman.recipe import Recipe
 from steersman.store import Artifact, StageFolder
 from steersman.train import dpo, processes, reward_model, rl, sft
@@ -108,12 +108,33 @@ def asked_cost_model(recipe: Recipe) -> CostConfig | None:
     return recipe.cost_model if constraint and constraint.costs_below is not None else None
 
 
+def check(recipe: Recipe, constitution: Constitution, data: DataSet) -> None:
+    """Find what only a late stage would stumble over, before an hour of training.
+
+    Raises:
+        UserError: names the setting, the row, or the variable.
+    """
+    if recipe.dpo and not recipe.feedback:
+        dpo.repeated(data.comparisons, recipe.dpo.passes)
+    if cost := asked_cost_model(recipe):
+        of_principles(data.comparisons, cost.principles)
+    if (recipe.revisions or recipe.feedback) and not data.prompts:
+        raise DataError(
+            "there are no prompts to answer", where=str(data.folder / "prompts.jsonl"), do="add rows to prompts.jsonl"
+        )
+    if recipe.revisions:
+        for number, row in enumerate(data.prompts):
+            critique_revise.drawn(recipe.revisions, constitution, row, number)
+    if recipe.feedback:
+        ai_feedback.asked_about(recipe.feedback, constitution, data.prompts)
+    if recipe.judge and recipe.judge.remote:
+        secret(recipe.judge.remote)
+    if recipe.judge and recipe.judge.model:
+        pretrained.prepared(recipe.judge.model)
+
+
 def write_data(c: Context, out: StageFolder) -> None:
-    """The rows of the data set, divided; what is wrong with them is said before an hour of training."""
-    if c.recipe.dpo and not c.recipe.feedback:
-        dpo.repeated(c.data.comparisons, c.recipe.dpo.passes)
-    if cost := asked_cost_model(c.recipe):
-        of_principles(c.data.comparisons, cost.principles)
+    """The rows of the data set, divided."""
     sources.run(c.recipe.examples, c.data, out)
 
 
@@ -246,8 +267,6 @@ def revise(c: Context, out: StageFolder) -> None:
     config = c.recipe.revisions
     assert config is not None
     prompts = sources.spread(c.rows("prompts.jsonl", Prompt), config.prompts)
-    if not prompts:
-        raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
     rows = _written(c, config, prompts, out)  # the models that wrote leave the memory before the judge comes
     judge = _judge(c) if c.recipe.judge else None
     critique_revise.choose(config, rows, prompts, c.constitution, judge, out)
@@ -289,7 +308,7 @@ def give_feedback(c: Context, out: StageFolder) -> None:
     config = c.recipe.feedback
     assert config is not None
     assert c.recipe.judge is not None
-    prompts = ai_feedback.asked_about(config, c.rows("prompts.jsonl", Prompt))
+    prompts = ai_feedback.asked_about(config, c.constitution, c.rows("prompts.jsonl", Prompt))
     examples = c.rows("train.jsonl", Demonstration)
     found = ai_feedback.sample(config, LocalModel.quick(c.base, c.tuned, examples), prompts, out)
     name = "+".join(c.recipe.judge.kinds)

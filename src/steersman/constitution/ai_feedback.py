@@ -24,7 +24,7 @@ from pydantic import Field
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import Judge, Judgement, Question, all_of
 from steersman.data.sources import spread
-from steersman.errors import DataError
+from steersman.errors import DataError, closest
 from steersman.lm.local import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript
@@ -66,12 +66,17 @@ class FeedbackConfig(Record):
     seed: Seed = 0
 
 
-def asked_about(config: FeedbackConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
+def asked_about(config: FeedbackConfig, constitution: Constitution, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts that are answered.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or ``about`` names what is no principle.
     """
+    known = list(constitution.texts)
+    if unknown := [id for id in config.about or () if id not in known]:
+        raise DataError(
+            f"the constitution has no principle {unknown[0]!r}", where="feedback.about", do=closest(unknown[0], known)
+        )
     found = [row for row in prompts if config.about is None or set(config.about) & set(row.principles)]
     if not found:
         raise DataError("no prompts to answer", do="add rows to prompts.jsonl, or widen feedback.about")

@@ -306,7 +306,7 @@ class _Round:
     ) -> None:
         self.config, self.cache, self.bill, self.arrived = config, cache, bill, arrived
         self.url = f"{config.base_url}/chat/completions"
-        self.key = _secret(config)
+        self.key = secret(config)
         self.stop = asyncio.Event()
         self.reason: SteersmanError | None = None
         self.not_before = 0.0  # of time.monotonic(): the endpoint asked for a pause
@@ -449,8 +449,8 @@ def _down(found: str, config: RemoteConfig) -> RunError:
     )
 
 
-def _secret(config: RemoteConfig) -> str:
-    """The key from the environment; empty if none is to be sent."""
+def secret(config: RemoteConfig) -> str:
+    """The key from the environment, empty if none is to be sent; a ModelError says what is wrong with the variable."""
     if config.key_variable is None:
         return ""
     key = os.environ.get(config.key_variable, "").strip()

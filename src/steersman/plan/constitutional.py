@@ -84,7 +84,7 @@ def feedback(s: Subject) -> Work:
     """Several answers to each prompt, and the judge reads them."""
     config = s.recipe.feedback
     assert config is not None
-    rows = asked_about(config, s.prompts)
+    rows = asked_about(config, s.constitution, s.prompts)
     limit = config.sampling.max_new_tokens
     mean = s.like_demonstrations(limit)
     sampled = _sampled(s, [row.prompt for row in rows], config.answers, mean, limit)
@@ -105,7 +105,7 @@ def preference_model(s: Subject) -> Work:
     config, given = s.recipe.preference_model, s.recipe.feedback
     assert config is not None
     assert given is not None
-    count = round(KEPT_SHARE * len(asked_about(given, s.prompts)) * given.keep)
+    count = round(KEPT_SHARE * len(asked_about(given, s.constitution, s.prompts)) * given.keep)
     people = [] if given.people == "none" else s.comparisons
     some = [s.comparisons[i % len(s.comparisons)] for i in range(count)] if s.comparisons else []
     return ranking(s, config, [*people, *some])

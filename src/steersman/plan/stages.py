@@ -30,7 +30,7 @@ from steersman.plan.calibration import Calibration, calibrate
 from steersman.plan.constitutional import CONSTITUTIONAL
 from steersman.plan.work import Subject, WordCount, Work
 from steersman.recipe import Recipe
-from steersman.stages import Context
+from steersman.stages import Context, check
 from steersman.store import Artifact, Identity, Run, StageFolder, peak_memory_mb, sha256_file, sha256_text
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
@@ -99,6 +99,7 @@ def plan(recipe: Recipe, out: str | Path | None = None, *, until: str | None = N
     """
     stages = stages_of(recipe, until)
     constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
+    check(recipe, constitution, data)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with tempfile.TemporaryDirectory(prefix="steersman-plan-") as folder:
         scratch = Path(folder)

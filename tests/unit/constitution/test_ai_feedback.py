@@ -145,14 +145,18 @@ def test_principles_are_drawn_from_the_prompts_own_or_from_all(constitution: Con
     assert drawn(FeedbackConfig(), constitution, Prompt(prompt="q"), 0) == [None]  # all in all
 
 
-def test_prompts_and_peoples_comparisons_can_be_divided_by_principle() -> None:
+def test_prompts_and_peoples_comparisons_can_be_divided_by_principle(constitution: Constitution) -> None:
     """Harmlessness from the judge, helpfulness from people."""
     config = FeedbackConfig(about=("pears",), people="other")
-    assert [row.prompt for row in asked_about(config, PROMPTS)] == [f"q{i}" for i in range(6)]
-    assert [row.prompt for row in asked_about(FeedbackConfig(about=("apples",)), PROMPTS)] == ["q0", "q2", "q4"]
-    assert len(asked_about(FeedbackConfig(prompts=2), PROMPTS)) == 2
+    assert [row.prompt for row in asked_about(config, constitution, PROMPTS)] == [f"q{i}" for i in range(6)]
+    apples = FeedbackConfig(about=("apples",))
+    assert [row.prompt for row in asked_about(apples, constitution, PROMPTS)] == ["q0", "q2", "q4"]
+    assert len(asked_about(FeedbackConfig(prompts=2), constitution, PROMPTS)) == 2
     with pytest.raises(DataError, match="no prompts"):
-        asked_about(FeedbackConfig(about=("plums",)), PROMPTS)
+        asked_about(apples, constitution, PROMPTS[1::2])
+    with pytest.raises(DataError, match="no principle 'aples'") as refused:
+        asked_about(FeedbackConfig(about=("pears", "aples")), constitution, PROMPTS)
+    assert "apples" in refused.value.do
 
     def about(*principles: str) -> Comparison:
         return Comparison(prompt="q", options=("a", "b"), ranking=(1, 2), principles=principles)
