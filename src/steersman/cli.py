@@ -252,6 +252,21 @@ def constitution_judge(
     _print(card, judging.card_table(card), json, results)
 
 
+@constitution_app.command("broken")
+def constitution_broken(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Argument(help="What was asked.")],
+    answer: Annotated[str, typer.Argument(help="What was answered.")],
+    json: Json = False,
+) -> None:
+    """Which principle an answer breaks, by the run's reward model: its score under each."""
+    from steersman import judging
+    from steersman.terminal import results
+
+    found = judging.broken(run, prompt, answer)
+    _print([{"principle": id, "nats": score} for id, score in found], judging.broken_table(found), json, results)
+
+
 @constitution_app.command("tensions")
 def constitution_tensions(run: RunFolder, kind: Kinds = None, pairs: Pairs = 200, json: Json = False) -> None:
     """Which principles disagree on a run's pairs of answers, which are redundant, which never decide."""

@@ -14,7 +14,7 @@ from rich.text import Text as RichText
 from steersman import talk
 from steersman.constitution import document, measure, outer
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import Judge, JudgeConfig
+from steersman.constitution.judges import Judge, JudgeConfig, ScoringJudge, suspects
 from steersman.constitution.outer import Flip, Pair
 from steersman.data.formats import sort_out
 from steersman.data.sources import spread
@@ -98,6 +98,19 @@ def measured(folder: Path, config: JudgeConfig, file: Path | None) -> dict[str, 
     return measure.card(judge_in(run, config), asked)
 
 
+def broken(folder: Path, prompt: str, answer: str) -> list[tuple[str, float]]:
+    """The run's principles with the score that its reward model gives an answer under each, in nats, the lowest first:
+    the one that it most likely breaks. How often that is right: benchmarks/judges.py.
+
+    Raises:
+        UserError: the run has no reward model that reads principles.
+    """
+    run = open_run(folder)
+    judge = judge_in(run, JudgeConfig(kinds=("reward",)))
+    assert isinstance(judge, ScoringJudge)
+    return [(p.id, score) for p, score in suspects(judge.scores, prompt, answer, constitution_of(run).principles)]
+
+
 def stored(folder: Path) -> dict[str, Any]:
     """The card that a run made of its judge.
 
@@ -161,6 +174,14 @@ def card_table(card: Mapping[str, Any]) -> RenderableType:
         f"Undecided: {card['undecided']}; no answer: {card['unanswered']}.",
     ]
     return Group(grid, RichText(), RichText("\n".join(notes)))
+
+
+def broken_table(found: Sequence[tuple[str, float]]) -> RenderableType:
+    """An answer's scores by principle."""
+    grid = _table("principle, the most likely broken first", "score, nats")
+    for id, score in found:
+        grid.add_row(id, f"{score:+.2f}")
+    return grid
 
 
 def tensions_table(found: Mapping[str, Any]) -> RenderableType:

@@ -21,7 +21,7 @@ from steersman.evals import answers, reward_card, scores
 from steersman.evals.answers import Condition
 from steersman.evals.behaviours import detect
 from steersman.lm import pretrained
-from steersman.lm.local import LocalModel
+from steersman.lm.local import LanguageModel, LocalModel
 from steersman.lm.remote import RemoteModel, secret
 from steersman.recipe import Recipe
 from steersman.store import Artifact, StageFolder
@@ -127,8 +127,9 @@ def check(recipe: Recipe, constitution: Constitution, data: DataSet) -> None:
             critique_revise.drawn(recipe.revisions, constitution, row, number)
     if recipe.feedback:
         ai_feedback.asked_about(recipe.feedback, constitution, data.prompts)
-    if recipe.judge and recipe.judge.remote:
-        secret(recipe.judge.remote)
+    for section in (recipe.judge, recipe.revisions):
+        if section and section.remote:
+            secret(section.remote)
     if recipe.judge and recipe.judge.model:
         pretrained.prepared(recipe.judge.model)
 
@@ -274,9 +275,12 @@ def revise(c: Context, out: StageFolder) -> None:
 
 def _written(c: Context, config: RevisionsConfig, prompts: Sequence[Prompt], out: StageFolder) -> list[Revised]:
     examples = c.rows("train.jsonl", Demonstration)
-    policy = reviser = LocalModel.quick(c.base, c.done["sft"].path, examples)
+    policy = LocalModel.quick(c.base, c.done["sft"].path, examples)
+    reviser: LanguageModel = policy
     digests = [c.done["sft"].digest, c.done["sft"].digest]
-    if config.reviser == "base":
+    if config.remote:
+        reviser, digests[1] = RemoteModel(config.remote, c.cache), config.remote.model
+    elif config.reviser == "base":
         reviser, digests[1] = LocalModel.quick(c.base, None, examples), pretrained.digest(c.base)
     return critique_revise.write(config, policy, reviser, (digests[0], digests[1]), prompts, c.constitution, out)
 

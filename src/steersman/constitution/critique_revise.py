@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import Judge, Question, all_of
 from steersman.errors import DataError
 from steersman.lm.local import LanguageModel
+from steersman.lm.remote import RemoteConfig
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript
 from steersman.store import StageFolder, write_jsonl
@@ -44,7 +45,8 @@ Fault = Literal["empty", "meta comment", "cut off", "copy", "example"]
 class RevisionsConfig(Record):
     """``prompts``: how many, spread evenly over the training prompts; None for all.
 
-    ``reviser``: who criticises and revises, the fine-tuned policy or the raw ``base`` model, as in the paper.
+    ``reviser``: who criticises and revises, the fine-tuned policy, the raw ``base`` model as in the paper, or the model
+    at the endpoint ``remote``.
     ``principles``: each round's is drawn from the prompt's ``own``, or from ``any``. ``keep``: the ``last`` revision,
     or the ``best`` of all by the judge. ``drop``: the faults for which a revision is not learnt from, beside being
     worse than the answer by the judge.
@@ -52,12 +54,19 @@ class RevisionsConfig(Record):
 
     prompts: int | None = Field(default=None, ge=1)
     rounds: int = Field(default=1, ge=1)
-    reviser: Literal["policy", "base"] = "policy"
+    reviser: Literal["policy", "base", "remote"] = "policy"
+    remote: RemoteConfig | None = None
     principles: Literal["own", "any"] = "own"
     keep: Literal["last", "best"] = "best"
     drop: tuple[Fault, ...] = ("empty", "meta comment", "cut off", "copy", "example")
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_new_tokens=72)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _an_endpoint_is_named(self) -> RevisionsConfig:
+        if (self.reviser == "remote") != (self.remote is not None):
+            raise ValueError("revisions.reviser: remote and revisions.remote: {base_url: ..., model: ...} go together")
+        return self
 
 
 class Round(Record):
@@ -79,7 +88,7 @@ class Revised(Record):
     tags: tuple[str, ...]
     answer: str
     rounds: tuple[Round, ...]
-    answerer: str  # digests of the models
+    answerer: str  # digests of the models; of one at an endpoint, its name
     reviser: str
     kept: str = ""
     dropped: str = ""

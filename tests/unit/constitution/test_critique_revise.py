@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from tests.unit.constitution.conftest import ToldJudge
 
+from steersman import stages
 from steersman.constitution import critique_revise
 from steersman.constitution.critique_revise import (
     RevisionsConfig,
@@ -21,6 +24,7 @@ from steersman.constitution.critique_revise import (
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge
 from steersman.errors import DataError
+from steersman.lm.remote import RemoteModel
 from steersman.lm.sampling import Completion, SamplingConfig
 from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder
@@ -176,6 +180,24 @@ def test_the_last_or_the_best_revision_is_learnt(constitution: Constitution, tmp
         folder.mkdir()
         _, demonstrations, _ = run(folder, constitution, Twice(), judge, rounds=2, keep=keep)
         assert {row["completion"] for row in demonstrations} == {wanted}
+
+
+def test_a_stronger_model_may_revise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The policy answers, and the endpoint criticises and revises."""
+    endpoint = {"base_url": "http://127.0.0.1:1/v1", "model": "large"}
+    with pytest.raises(ValidationError, match="go together"):
+        RevisionsConfig(reviser="remote")
+    config = RevisionsConfig.model_validate({"reviser": "remote", "remote": endpoint})
+    asked: list[Any] = []
+    monkeypatch.setattr(stages.LocalModel, "quick", lambda *_: "policy")
+    monkeypatch.setattr(stages.critique_revise, "write", lambda *given: asked.extend(given) or [])
+    artifact = SimpleNamespace(path=tmp_path, digest="d")
+    context = SimpleNamespace(base=tmp_path, cache=tmp_path / "c", constitution=None, done={"sft": artifact})
+    context.rows = lambda *_: []
+    stages._written(context, config, [], StageFolder(tmp_path, "revisions", lambda **_: None))  # type: ignore[arg-type]
+    _, policy, reviser, digests, *_ = asked
+    assert (policy, digests) == ("policy", ("d", "large"))
+    assert isinstance(reviser, RemoteModel)
 
 
 def test_rounds_that_agree_are_no_copies_of_the_answer(constitution: Constitution, tmp_path: Path) -> None:
