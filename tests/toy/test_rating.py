@@ -160,7 +160,7 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
     assert chosen["informed"] > chosen["random"] > 10
     told = CliRunner().invoke(cli, ["rate", "export", str(file)])
     assert told.exit_code == 0, told.output
-    about = read_json(tmp_path / "raters.json")
+    about = read_json(tmp_path / "asked.rating" / "raters.json")
     gain = about["gain"]
     assert f"informed questions: {100 * gain['difference']['value']:+.1f} points [" in told.output
     assert (
@@ -169,7 +169,7 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
     assert f"alpha {about['alpha']['value']:.2f} [" in told.output
     liar = [f"rater-{n}" for n, rater in enumerate(people, start=1) if rater.kind == "liar"]
     assert [name for name, one in about["raters"].items() if one["trust"] < 0] == liar
-    rows = read(tmp_path / "comparisons.jsonl", Comparison)
+    rows = read(tmp_path / "asked.rating" / "comparisons.jsonl", Comparison)
     assert len(rows) == len(pool)
     assert all(row.soft_label is not None and 2 < row.weight <= 5 for row in rows)
     for form, count in (("votes", len(pool) * 5), ("ranked", len(pool)), ("trl", 1), ("demonstrations", 1)):
@@ -217,6 +217,26 @@ def test_a_file_of_options_makes_a_round(tmp_path: Path) -> None:
     write_jsonl(gold, [{"prompt": "k", "options": ["x", "y"], "both_bad": True}])
     with pytest.raises(UserError, match="do not say which answer is better"):
         questions_of(file, Source(gold=str(gold)), 0)
+
+
+def test_an_export_replaces_no_file_of_the_user_or_of_another_round(tmp_path: Path) -> None:
+    file, other = tmp_path / "comparisons.jsonl", str(tmp_path / "other.sqlite")
+    write_jsonl(file, [{"prompt": f"p {i}", "chosen": "a", "rejected": "b b"} for i in range(3)])
+    given = file.read_bytes()
+    for store in (None, other):
+        vote(begin(file, {}, store), 3)
+    export(file)
+    assert file.read_bytes() == given
+    mine = {path: path.read_bytes() for path in (tmp_path / "comparisons.rating").iterdir()}
+    assert {path.name for path in mine} == {"comparisons.jsonl", "demonstrations.jsonl", "raters.json"}
+    with pytest.raises(UserError, match="name it with --out"):
+        export(file, store=other)
+    with pytest.raises(UserError, match="replace the file that the questions come from"):
+        export(file, tmp_path)
+    assert {path: path.read_bytes() for path in mine} == mine
+    assert file.read_bytes() == given
+    assert any("comparisons.jsonl" in line for line in export(file, tmp_path / "out", other))
+    export(file, store=str(tmp_path / "comparisons.rating.sqlite"))  # the file's own, by name
 
 
 def test_settings_of_a_round_are_given_as_words(tmp_path: Path) -> None:
