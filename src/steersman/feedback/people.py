@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row, Select, insert, select, update
 
 from steersman.errors import UserError
-from steersman.feedback.schema import Database, assignments, queries, raters, replies, superseded, votes
+from steersman.feedback.schema import Database, assignments, items, queries, raters, replies, superseded, votes
 from steersman.feedback.statements import QUERIES_TO_RATER, RATER_OF_SESSION
 from steersman.store import sha256_text
 
@@ -109,9 +109,17 @@ class People:
             c.execute(update(raters).where(raters.c.id == rater).values(session=None, revoked_at=time.time()))
 
     def withdraw(self, rater: int) -> None:
-        """A rater takes the consent back: the session ends, and nothing that was said is read out any more."""
+        """A rater takes the consent back: the session ends, and nothing that was said is read out any more.
+
+        The rater's seats are free again: votes that do not count must not keep others from the same questions.
+        """
+        mine = assignments.c.rater_id == rater
+        seats = select(assignments.c.item_id).where(mine, assignments.c.seated)  # at most one at an item
         with self.database.writing() as c:
             c.execute(update(raters).where(raters.c.id == rater).values(session=None, withdrawn_at=time.time()))
+            c.execute(update(items).where(items.c.id.in_(seats)).values(taken=items.c.taken - 1))
+            c.execute(update(assignments).where(mine, assignments.c.state == "open").values(state="returned"))
+            c.execute(update(assignments).where(mine).values(seated=False))
 
     def all(self) -> list[Rater]:
         """Everyone who was invited, in order."""

@@ -498,6 +498,22 @@ def test_what_a_rater_said_who_withdrew_is_not_read(opened: Open) -> None:
     assert people.invite_again(1) is None
 
 
+def test_who_withdraws_leaves_the_seats_to_others(opened: Open) -> None:
+    store = begun(opened, 4)
+    for _ in range(2):
+        task = store.next_task(1)
+        assert task is not None
+        store.submit(1, said(task, 1, 2))
+    skipped = store.next_task(1)
+    assert skipped is not None
+    store.submit(1, said(skipped, skip=True))
+    assert store.next_task(1) is not None  # left on the screen
+    People(store.database).withdraw(1)
+    assert store.progress(2).left == 4
+    assert finish(store, 2) == 4
+    assert [(vote.rater, vote.late) for vote in store.votes()] == [(2, False)] * 4
+
+
 def test_questions_about_an_answer_go_to_its_raters(opened: Open) -> None:
     store = begun(opened, 2)
     people = People(store.database)
