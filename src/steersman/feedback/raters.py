@@ -39,6 +39,7 @@ from steersman.types import Comparison, Text
 QUALITY_VARIANCE, TRUST_VARIANCE, BIAS_VARIANCE = 10.0, 2.0, 1.0  # of the priors
 KEY_TRUST = 3.0  # of a gold question's key: all but sure, so that a wrong key bends the scores and does not break them
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(48)
+SAME_QUALITY = 1e-6  # differences below it are the optimiser's rounding and no order
 LEAST_WEIGHT = 1e-3  # of a question in the export that nobody credible answered
 Array = NDArray[np.float64]
 
@@ -316,6 +317,11 @@ def weigh(votes: Sequence[Comparison]) -> list[Comparison]:
     Gold rows come first, as they are, and stand for all that was said of the same. Votes given in haste (`pace.hasty`)
     are not counted.
     """
+    return weighed(votes)[0]
+
+
+def weighed(votes: Sequence[Comparison]) -> tuple[list[Comparison], Fit]:
+    """The rows of `weigh`, and the fit behind them."""
     in_haste = hasty(votes)
     counted = [vote for index, vote in enumerate(votes) if index not in in_haste]
     fit = believe(counted)
@@ -324,7 +330,7 @@ def weigh(votes: Sequence[Comparison]) -> list[Comparison]:
     for vote in counted:
         if question(vote) not in known:
             asked.setdefault(question(vote), []).append(vote)
-    return [vote for vote in counted if vote.gold] + [_answer(fit, own) for own in asked.values()]
+    return [vote for vote in counted if vote.gold] + [_answer(fit, own) for own in asked.values()], fit
 
 
 def _answer(fit: Fit, votes: Sequence[Comparison]) -> Comparison:
@@ -344,7 +350,7 @@ def _answer(fit: Fit, votes: Sequence[Comparison]) -> Comparison:
     elif ordered:
         block = fit.blocks[first.prompt]
         own = [float(block.mean[block.place[text]]) for text in first.options]
-        row["ranking"] = tuple(1 + sum(other > quality for other in own) for quality in own)
+        row["ranking"] = tuple(1 + sum(other > quality + SAME_QUALITY for other in own) for quality in own)
     return Comparison(
         prompt=first.prompt,
         options=first.options,
