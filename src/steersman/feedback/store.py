@@ -194,6 +194,8 @@ class RatingStore:
         score = None
         if item is None:
             item, score = self._open_item(c, rater, informed=arm == "informed")
+            if score is None:  # nothing that was scored is open to this rater
+                arm = "random"
         return None if item is None else self._assign(c, rater, item, arm, score)
 
     def _unseen_gold(self, c: Connection, rater: int, seed: int) -> Row[Any] | None:
@@ -216,17 +218,21 @@ class RatingStore:
         return None if item is None else _item(c, item)
 
     def _open_item(self, c: Connection, rater: int, *, informed: bool) -> tuple[Row[Any] | None, float | None]:
-        """The open question that tells most, or the next in the random order."""
-        scores = self.scoring.scores if self.scoring and informed else {}
+        """The open question that tells most, with its score, or the next in the random order without one."""
+        telling = self._most_telling(c, rater, self.scoring) if self.scoring and informed else None
+        return telling or (c.execute(sql.NEXT_AT_RANDOM, {"a_rater": rater}).first(), None)
+
+    def _most_telling(self, c: Connection, rater: int, scoring: Scoring) -> tuple[Row[Any], float] | None:
+        scores = dict(scoring.scores)
         ranked = list(scores)
         for start in range(0, len(ranked), AT_ONCE):
             some = ranked[start : start + AT_ONCE]
             left = {row.id: row for row in c.execute(sql.OPEN_AMONG, {"a_rater": rater, "some": some})}
             if left:
                 best = next(item for item in some if item in left)
-                # Until the next scoring others are asked something else: what this one tells is about to be known.
-                return left[best], scores.pop(best)
-        return c.execute(sql.NEXT_AT_RANDOM, {"a_rater": rater}).first(), None
+                scoring.handed_out(best)
+                return left[best], scores[best]
+        return None
 
     def _assign(self, c: Connection, rater: int, item: Row[Any], arm: Arm, score: float | None) -> Task:
         """A new assignment, on its rater's screen."""
@@ -303,7 +309,7 @@ class RatingStore:
             return [ranks[row.order_shown.index(i)] for i in range(len(ranks))]
 
         now = self.ticks.now()
-        elapsed = now - row.shown_tick
+        elapsed = max(0.0, now - row.shown_tick)  # another server's ticks may be ahead of ours
         edit = said.edit
         return {
             "submission": said.submission,

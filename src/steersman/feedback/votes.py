@@ -107,7 +107,7 @@ def standing_votes(database: Database, questions: dict[int, Question]) -> list[V
             rationale=row.rationale,
             edited_option=row.edited_option,
             edited_text=row.edited_text,
-            seconds=row.seconds,
+            seconds=max(0.0, row.seconds),  # stores of earlier versions hold times below 0
             late=row.late,
             shown_at=row.shown_at,
             answered_at=row.answered_at,

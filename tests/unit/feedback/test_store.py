@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from steersman.errors import UserError
 from steersman.feedback.people import People
 from steersman.feedback.round import Question, Round
+from steersman.feedback.schema import votes
 from steersman.feedback.store import RatingStore, Refused
 from steersman.feedback.votes import comparisons, demonstrations
 from steersman.types import Comparison
@@ -149,6 +151,19 @@ def test_ticks_go_on_over_a_restart(opened: Open, clock: Clock) -> None:
     assert again.next_task(2) is None
     clock.now += PLAIN.lease_s + 1
     assert again.next_task(2) is not None
+
+
+def test_a_second_server_whose_ticks_are_behind_takes_a_vote(opened: Open, clock: Clock) -> None:
+    ahead = begun(opened, 2)
+    clock.now += 50
+    behind = opened()
+    task = ahead.next_task(1)
+    assert task is not None
+    behind.submit(1, said(task, 1, 2))
+    assert [row.seconds for row in comparisons(behind.votes())] == [0]
+    with behind.database.writing() as c:  # as an earlier version wrote it
+        c.execute(update(votes).values(seconds=-3.0))
+    assert [row.seconds for row in comparisons(ahead.votes())] == [0]
 
 
 def test_the_same_submission_counts_once(opened: Open) -> None:
@@ -333,6 +348,40 @@ def test_the_scorer_chooses_beside_a_random_arm(opened: Open) -> None:
     assert asked == [0, 20]
 
 
+def test_what_no_scorer_chose_is_of_the_random_arm(opened: Open) -> None:
+    store = opened(scorer=lambda open_ones, votes: [1.0] * len(open_ones))
+    store.begin(PLAIN.model_copy(update={"random_share": 1e-9}), questions(2, raters=2))
+    People(store.database).join(People(store.database).invite("a"), "")
+    first = store.next_task(1)
+    assert first is not None
+    store.submit(1, said(first, 1, 2))
+    assert store.scoring is not None
+    store.scoring.scores = {store.votes()[0].item: 1.0}  # the only one that was scored is one that this rater had
+    second = store.next_task(1)
+    assert second is not None
+    store.submit(1, said(second, 1, 2))
+    assert [vote.arm for vote in store.votes()] == ["informed", "random"]
+
+
+def test_what_is_handed_out_during_a_scoring_does_not_come_back(opened: Open) -> None:
+    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
+        if store.scoring is not None and store.scoring.scores:  # the second time, while raters go on
+            store.scoring.handed_out(next(iter(store.scoring.scores)))
+        return [1.0] * len(open_ones)
+
+    store = opened(scorer=scorer)
+    store.begin(PLAIN, questions(30, raters=9))
+    assert store.scoring is not None
+    found = []
+    for _ in range(3):
+        store.scoring._at = -1  # it is time again
+        store.scoring.refresh()
+        found.append(list(store.scoring.scores))
+    first, second, third = found
+    assert second == first[1:]
+    assert set(first) - set(third) == {second[0]}  # what was handed out before may come again
+
+
 def test_raters_are_not_all_asked_what_tells_most(opened: Open) -> None:
     store = opened(scorer=lambda open_ones, votes: [float(str(q.prompt).split()[1]) for q in open_ones])
     store.begin(PLAIN.model_copy(update={"random_share": 0.001}), questions(40, raters=10))
@@ -435,6 +484,43 @@ def test_a_scorer_that_was_killed_begins_again(
     clock.now += 3600
     assert store.next_task(1) is not None
     until(lambda: scoring.scores)
+
+
+def test_a_scorer_that_hangs_is_ended(
+    opened: Open, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = opened(scorer=Patient(tmp_path / "go on"))
+    store.begin(PLAIN, questions(60))
+    scoring = store.scoring
+    assert scoring is not None
+    scoring.move_apart()
+    monkeypatch.setattr("steersman.feedback.scoring.LONGEST_S", 0.1)
+    scoring.refresh()
+    until(lambda: not scoring._turn.locked())
+    assert "begins another" in capsys.readouterr().err
+    monkeypatch.setattr("steersman.feedback.scoring.LONGEST_S", 300.0)
+    (tmp_path / "go on").touch()
+    clock.now += 3600
+    scoring.refresh()
+    until(lambda: scoring.scores)
+
+
+def test_without_a_thread_the_old_scores_do(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = opened(scorer=Patient(tmp_path / "go on"))
+    store.begin(PLAIN, questions(6))
+    scoring = store.scoring
+    assert scoring is not None
+    scoring.move_apart()
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    scoring.refresh()
+    assert "can't start new thread" in capsys.readouterr().err
+    assert not scoring._turn.locked()
 
 
 def test_all_at_random_asks_no_scorer(opened: Open) -> None:
