@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -49,7 +50,7 @@ class RatingApp:
     def __init__(self, store: RatingStore, admin_token: str) -> None:
         self.store, self.people = store, People(store.database)
         # Cookies know no ports: two rounds on one machine need two names.
-        self.cookie = f"rater_{sha256_text(store.where)[:8]}"
+        self.cookie = f"rater_{sha256_text(_place(store.where))[:8]}"
         self.desk = Desk(store, self.people, admin_token, cookie=self.cookie.replace("rater", "desk"))
 
     def asgi(self, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> Starlette:
@@ -200,6 +201,14 @@ class RatingApp:
                 return _refusal(f"{where}: {detail['msg']}" if where else str(detail["msg"]), 422)
 
         return handler
+
+
+def _place(store: str) -> str:
+    """A store by its place alone, however it was typed: raters keep their cookies when the server starts again."""
+    if "://" not in store:
+        return str(Path(store).resolve())
+    url = urlsplit(store)
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
 
 
 async def _json(request: Request) -> Mapping[str, Any]:

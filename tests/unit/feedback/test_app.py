@@ -293,6 +293,21 @@ def test_cookies_are_kept_from_scripts_and_other_sites(app: RatingApp, browser: 
     assert "path=/admin" in boss
 
 
+def test_a_store_has_one_cookie_however_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    stores = [RatingStore(name) for name in ("s.sqlite", "../runs/s.sqlite", str(tmp_path / "runs/s.sqlite"), "t")]
+    names = [RatingApp(store, ADMIN).cookie for store in stores]
+    assert names[0] == names[1] == names[2] != names[3]
+    urls = ("postgresql://a:x@host:5432/db", "postgresql://b:y@host:5432/db", "postgresql://host:5432/db")
+    for url in urls:  # what a store is opened with is all that is asked
+        monkeypatch.setattr(stores[0], "where", url)
+        names.append(RatingApp(stores[0], ADMIN).cookie)
+    assert names[4] == names[5] == names[6] != names[0]
+    for store in stores:
+        store.database.engine.dispose()
+
+
 def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> None:
     app, clock = RatingApp(store, ADMIN), Clock()
 
