@@ -40,6 +40,7 @@ QUALITY_VARIANCE, TRUST_VARIANCE, BIAS_VARIANCE = 10.0, 2.0, 1.0  # of the prior
 KEY_TRUST = 3.0  # of a gold question's key: all but sure, so that a wrong key bends the scores and does not break them
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(48)
 SAME_QUALITY = 1e-6  # differences below it are the optimiser's rounding and no order
+REPEATED = "arm:repeat"  # the tag of a vote on a question that its rater had answered before
 LEAST_WEIGHT = 1e-3  # of a question in the export that nobody credible answered
 Array = NDArray[np.float64]
 
@@ -151,7 +152,11 @@ class Read(NamedTuple):
 
 
 def read(votes: Sequence[Comparison], names: Sequence[str]) -> Read:
-    """Votes as columns. What raters answered to gold questions is left out: it is in their prior."""
+    """Votes as columns.
+
+    What raters answered to gold questions is left out: it is in their prior. So is what they answered a second time:
+    it tells how consistent they are, and of the answers nothing that the first time did not.
+    """
     number = {name: i for i, name in enumerate(names)}
     gold = {question(vote) for vote in votes if vote.gold}
     answers: dict[Text, dict[str, int]] = {}
@@ -159,7 +164,7 @@ def read(votes: Sequence[Comparison], names: Sequence[str]) -> Read:
     total = 0
     for vote in votes:
         ranks = vote.ranks()
-        if not ranks or (gold and not vote.gold and vote.rater and question(vote) in gold):
+        if REPEATED in vote.tags or not ranks or (gold and not vote.gold and vote.rater and question(vote) in gold):
             continue
         texts = answers.setdefault(vote.prompt, {})
         for text in vote.options:
@@ -315,7 +320,7 @@ def weigh(votes: Sequence[Comparison]) -> list[Comparison]:
     most: a liar's vote is evidence, for the opposite. Rankings by principle are ordered by the trusted mean of ranks,
     ``both_bad`` is what half of those say who are believed at all. Fields on which all votes of a question agree stay.
     Gold rows come first, as they are, and stand for all that was said of the same. Votes given in haste (`pace.hasty`)
-    are not counted.
+    are not counted, nor are those on questions that came to their rater a second time.
     """
     return weighed(votes)[0]
 
@@ -323,7 +328,7 @@ def weigh(votes: Sequence[Comparison]) -> list[Comparison]:
 def weighed(votes: Sequence[Comparison]) -> tuple[list[Comparison], Fit]:
     """The rows of `weigh`, and the fit behind them."""
     in_haste = hasty(votes)
-    counted = [vote for index, vote in enumerate(votes) if index not in in_haste]
+    counted = [vote for i, vote in enumerate(votes) if i not in in_haste and REPEATED not in vote.tags]
     fit = believe(counted)
     known = {question(vote) for vote in counted if vote.gold}
     asked: dict[Any, list[Comparison]] = {}
