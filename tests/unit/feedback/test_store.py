@@ -312,6 +312,36 @@ def test_gold_comes_to_everyone_and_is_exported_as_the_key(opened: Open) -> None
     assert not any(row.gold for row in rows if row.rater)  # that a rater said it does not make it right
 
 
+def test_gold_that_is_left_comes_last_and_is_counted(opened: Open) -> None:
+    gold = [Question(prompt=f"gold {i}", options=("best g", "second g"), gold=(1, 2)) for i in range(5)]
+    store = opened()
+    store.begin(Round(repeat_share=0), [*questions(10), *gold])
+    People(store.database).join(People(store.database).invite("a"), "")
+    left = []
+    while (task := store.next_task(1)) is not None:
+        left.append(store.progress(1).left)
+        store.submit(1, said(task, 1, 2))
+    assert left == list(range(15, 0, -1))
+    assert store.progress(1) == (15, 0)
+    assert [vote.arm for vote in store.votes()].count("gold") == 5
+    assert [vote.arm for vote in store.votes()][-3:] == ["gold"] * 3
+
+
+def test_questions_that_went_back_leave_the_quota_as_it_was(opened: Open, clock: Clock) -> None:
+    """Rater 1 leaves three questions lying, which rater 2 gets and answers; the quota is still of three answers."""
+    store = begun(opened, 9, PLAIN.model_copy(update={"per_rater": 3}))
+    for _ in range(3):
+        assert store.next_task(1) is not None
+        clock.now += PLAIN.lease_s + 1
+        taken = store.next_task(2)
+        assert taken is not None
+        store.submit(2, said(taken, 1, 2))
+    assert store.next_task(2) is None
+    assert store.progress(1).left == 3
+    assert finish(store, 1) == 3
+    assert Counter(vote.rater for vote in store.votes()) == {1: 3, 2: 3}
+
+
 def test_repeats_come_later_and_once(opened: Open) -> None:
     store = begun(opened, 24, Round(gold_share=0, repeat_share=0.5), raters=1)
     finish(store, 1)
