@@ -26,7 +26,7 @@ from steersman.data.formats import dump, read
 from steersman.data.sources import spread
 from steersman.errors import DataError, UserError, closest
 from steersman.feedback.app import RatingApp, new_token
-from steersman.feedback.people import People
+from steersman.feedback.people import People, named
 from steersman.feedback.round import Question, Round
 from steersman.feedback.serving import Address, listen, serve
 from steersman.feedback.store import RatingStore
@@ -275,10 +275,8 @@ def invitations(people: People, names: Sequence[str]) -> list[tuple[str, str]]:
     Who was invited before is passed over: a new link would end the one that was sent.
     """
     known = {rater.name for rater in people.all()}
-    told = [(name.strip(), group) for name, _, group in (word.partition(":") for word in names)]
-    return [
-        (name, people.invite(name, group)) for name, group in told or [("me", "")][: not known] if name not in known
-    ]
+    told = named(names) or [("me", "")][: not known]
+    return [(name, people.invite(name, group)) for name, group in told if name not in known]
 
 
 def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: Address, store: str | None) -> None:
@@ -286,6 +284,7 @@ def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: A
     import torch
 
     address.names()  # before minutes are spent on sampling
+    named(names)
     opened = begin(where, given, store)
     bound = listen(address)
     base, token = address.link(bound.getsockname()[1]), new_token()

@@ -20,9 +20,10 @@ from steersman.errors import UserError
 from steersman.feedback.app import RatingApp
 from steersman.feedback.people import People
 from steersman.feedback.round import Submission
+from steersman.feedback.serving import Address
 from steersman.feedback.store import RatingStore
 from steersman.pipeline import align
-from steersman.rating import Source, begin, export, invitations, questions_of, settings_of, train
+from steersman.rating import Source, begin, export, invitations, questions_of, rate, settings_of, train
 from steersman.recipe import load_recipe
 from steersman.store import Run, read_json, read_jsonl, write_jsonl
 from steersman.types import Comparison, Demonstration
@@ -237,6 +238,28 @@ def test_an_export_replaces_no_file_of_the_user_or_of_another_round(tmp_path: Pa
     assert file.read_bytes() == given
     assert any("comparisons.jsonl" in line for line in export(file, tmp_path / "out", other))
     export(file, store=str(tmp_path / "comparisons.rating.sqlite"))  # the file's own, by name
+
+
+def test_nobody_is_invited_with_a_name_that_another_has(tmp_path: Path) -> None:
+    """Or the links of those before would be made, never printed, and passed over at the next start."""
+    file = tmp_path / "asked.jsonl"
+    write_jsonl(file, [{"prompt": "p", "options": ["a", "b"]}])
+    store = begin(file, {})
+    people = People(store.database)
+    for names, told in (
+        (["Ann", "Bob:staff", " Ann :clients"], "'Ann' is named twice"),
+        (["Ann", " :staff"], "a name of 0 characters"),
+        (["Ann", "B" * 101], "a name of 101 characters"),
+        (["Ann", "Bob:" + "g" * 101], "a group of 101"),
+    ):
+        with pytest.raises(UserError, match=told):
+            invitations(people, names)
+        assert people.all() == []
+        with pytest.raises(UserError, match=told):
+            rate(tmp_path / "not read before", {}, names, Address(), None)
+    assert [name for name, _ in invitations(people, ["Ann", "Bob:staff"])] == ["Ann", "Bob"]
+    assert [(rater.name, rater.group) for rater in people.all()] == [("Ann", ""), ("Bob", "staff")]
+    store.database.engine.dispose()
 
 
 def test_settings_of_a_round_are_given_as_words(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, Select, insert, select, update
@@ -23,6 +25,34 @@ LONGEST_NAME = 100
 def hashed(secret: str) -> str:
     """What is stored of a token, or of anything that was sent as one."""
     return sha256_text(secret.encode("utf-8", "replace").decode())
+
+
+def checked(name: str, group: str = "") -> tuple[str, str]:
+    """A rater's name and group without spaces around them.
+
+    Raises:
+        UserError: the name is empty, or either is too long.
+    """
+    name, group = name.strip(), group.strip()
+    if not name or max(len(name), len(group)) > LONGEST_NAME:
+        raise UserError(
+            f"the rater {name[:20]!r} has a name of {len(name)} characters and a group of {len(group)}",
+            expected=f"a name of 1 to {LONGEST_NAME} characters, and a group of at most as many",
+        )
+    return name, group
+
+
+def named(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and groups, from ``name:group`` or ``name``; all are checked before a link of any is made, and lost.
+
+    Raises:
+        UserError: a name is there twice, empty or too long.
+    """
+    told = [checked(name, group) for name, _, group in (word.partition(":") for word in names)]
+    twice = [name for name, n in Counter(name for name, _ in told).items() if n > 1]
+    if twice:
+        raise UserError(f"the rater {twice[0]!r} is named twice", where="--rater", do="give every rater another name")
+    return told
 
 
 class Rater(NamedTuple):
@@ -57,9 +87,7 @@ class People:
         Raises:
             UserError: the name is empty, too long, or taken.
         """
-        name, group = name.strip(), group.strip()
-        if not name or max(len(name), len(group)) > LONGEST_NAME:
-            raise UserError(f"a rater's name has 1 to {LONGEST_NAME} characters, a group at most as many")
+        name, group = checked(name, group)
         token = secrets.token_urlsafe(32)
         with self.database.writing() as c:
             if c.scalar(select(raters.c.id).where(raters.c.name == name)) is not None:
