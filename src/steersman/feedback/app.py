@@ -131,7 +131,7 @@ class RatingApp:
         task = self.store.next_task(rater.id)
         gold = None
         if task is None:  # the rater's own score comes after the work and not during it
-            gold = gold_score([vote for vote in self.store.votes() if vote.rater == rater.id])
+            gold = gold_score(self.store.votes(rater.id))
         return {
             "round": self.store.round,
             "task": task,

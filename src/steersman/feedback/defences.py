@@ -85,9 +85,11 @@ class Defences:
         if scope["path"].startswith("/static/"):
             return
         cookies = dict(part.strip().partition("=")[::2] for part in headers.get("cookie", "").split(";"))
-        address = (scope.get("client") or ("",))[0]
+        address, session = (scope.get("client") or ("",))[0], cookies.get(self._cookie)
         # A cookie is what its sender says; whoever tries tokens is counted by address.
-        who = address if scope["path"] in DOORS else cookies.get(self._cookie) or address
+        by_address = scope["path"] in DOORS or not session
+        # Apart, or a cookie with another's address in it would use up what that one has.
+        who = f"address {address}" if by_address else f"session {session}"
         now = self._monotonic()
         left, then = self._buckets.pop(who, (BURST, now))
         left = min(BURST, left + (now - then) * RATE_PER_S)

@@ -377,9 +377,9 @@ class RatingStore:
         return known is not None
 
     # reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    def votes(self) -> list[Vote]:
-        """All votes and skips that stand, in the order in which they came; not those of raters who withdrew."""
-        return standing_votes(self.database, {})
+    def votes(self, rater: int | None = None) -> list[Vote]:
+        """All votes and skips that stand, or one rater's, as they came; not those of raters who withdrew."""
+        return standing_votes(self.database, {}, rater)
 
     def questions(self) -> list[tuple[int, Question]]:
         """All questions with their numbers."""

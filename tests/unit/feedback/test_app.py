@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from steersman.feedback import defences
 from steersman.feedback.agreement import alpha, preferences
 from steersman.feedback.app import RatingApp
 from steersman.feedback.pages import rendered
 from steersman.feedback.round import Question, Round
+from steersman.feedback.schema import items
 from steersman.feedback.serving import Address, warning
 from steersman.feedback.store import RatingStore
 from steersman.feedback.votes import comparisons
@@ -329,6 +331,35 @@ def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> Non
         clock.now += 0.05
         found.append(limited.get("/task").status_code)
     assert 9 <= found.count(200) <= 10
+
+
+def test_a_cookie_that_looks_like_an_address_uses_up_nobodys_requests(store: RatingStore) -> None:
+    app, clock = RatingApp(store, ADMIN), Clock()
+
+    async def inner(scope: object, receive: object, send: Callable[..., object]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
+        await send({"type": "http.response.body", "body": b""})  # type: ignore[misc]
+
+    limited = Browser(defences.Defences(inner, cookie=app.cookie, monotonic=clock))  # type: ignore[arg-type]
+    limited.cookies.set(app.cookie, "testclient")  # the address that this client comes from
+    assert [limited.get("/task").status_code for _ in range(41)] == [200] * 40 + [429]
+    assert limited.get("/join").status_code == 200
+
+
+def test_the_last_page_reads_its_own_raters_votes_alone(tmp_path: Path) -> None:
+    """Of a question of another rater that cannot be read it knows nothing."""
+    store = RatingStore(tmp_path / "s.sqlite")
+    store.begin(PLAIN.model_copy(update={"per_rater": 1}), questions(2))
+    app = RatingApp(store, ADMIN)
+    ann, bob = (Browser(app.asgi(("testserver",))).joins(app.people.invite(name)) for name in ("Ann", "Bob"))
+    for one in (ann, bob):
+        one.votes(1, 2)
+    (bobs,) = store.votes(2)
+    assert [vote.rater for vote in store.votes()] == [1, 2]
+    with store.database.writing() as c:
+        c.execute(update(items).where(items.c.id == bobs.item).values(question={}))
+    assert "That is all for now" in ann.get("/rate").text
+    store.database.engine.dispose()
 
 
 def test_an_error_of_ours_leaks_nothing(app: RatingApp, browser: Open, monkeypatch: pytest.MonkeyPatch) -> None:
