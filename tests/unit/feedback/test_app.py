@@ -28,7 +28,7 @@ HOSTILE = (
     "[click](javascript:alert(1)) ![p](http://evil/pixel.png) <http://evil/> http://evil/\n\n"
     "</textarea></section><svg onload=alert(1)>\n\n"
     '```html"><script>alert(1)</script>\n<b>bold</b></code></pre><script>alert(2)</script>\n```\n\n'
-    "{{ 7*7 }} {% include 'desk.html' %} \u202egnorw \0 &lt;script&gt;"
+    "{{ 7*7777777 }} {% include 'desk.html' %} \u202egnorw \0 &lt;script&gt;"
 )
 
 
@@ -100,7 +100,7 @@ def test_scripts_in_model_text_are_text(tmp_path: Path) -> None:
             "onerror=alert(1)>",
             'href="javascript',
             'href="http',
-            "49",
+            "54444439",
         ):
             assert tag not in text, (tag, text[text.find(tag) - 80 :][:200])
         policy = page.headers["content-security-policy"]
