@@ -291,7 +291,7 @@ def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: A
     torch.set_num_threads(1)  # believing raters is quick, and many threads for it would keep people waiting
     if opened.scoring and opened.round.random_share < 1:
         opened.scoring.move_apart()
-    app = RatingApp(opened, token)
+    app = RatingApp(opened, token, address.origin)
     before = len(app.people.all())
     print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")
     for name, invitation in invitations(app.people, names):

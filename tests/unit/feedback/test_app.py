@@ -284,6 +284,23 @@ def test_other_sites_cannot_post(app: RatingApp, browser: Open) -> None:
     assert me.post("/vote", json=body, headers={"origin": "http://testserver"}).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:8642", "rating.example.org"])
+def test_behind_a_proxy_posts_of_the_outside_origin_are_taken(store: RatingStore, host: str) -> None:
+    """Whether the proxy passes the outside's host on or its own; and cookies travel encrypted or not at all."""
+    address = Address(url="https://Rating.example.org:443/")
+    app = RatingApp(store, ADMIN, address.origin)
+    outside = {"host": host, "origin": "https://rating.example.org"}
+    visitor = Browser(app.asgi(address.names()), headers=outside)
+    joined = visitor.post("/join", json={"token": app.people.invite("Ann"), "consent": True})
+    entered = visitor.post("/admin/enter", json={"token": ADMIN})
+    for response in (joined, entered):
+        assert response.status_code == 200, response.text
+        assert "; secure" in response.headers["set-cookie"].lower()
+    for origin in ("https://rating.example.org.evil", "https://evil.example", "http://rating.example.org:81", "null"):
+        refused = visitor.post("/admin/enter", json={"token": ADMIN}, headers={**outside, "origin": origin})
+        assert refused.status_code == 403, origin
+
+
 def test_cookies_are_kept_from_scripts_and_other_sites(app: RatingApp, browser: Open) -> None:
     response = browser().post("/join", json={"token": app.people.invite("Ann"), "consent": True})
     cookie = response.headers["set-cookie"].lower()
@@ -447,4 +464,6 @@ def test_addresses_beyond_this_machine_need_a_name_and_warn() -> None:
     with pytest.raises(UserError, match="every address"):
         Address(host="0.0.0.0").names()
     assert Address(host="0.0.0.0", url="https://rate.example.org/x").names()[0] == "rate.example.org"
+    assert Address(url="http://rate.example.org:8080/x").origin == "http://rate.example.org:8080"
+    assert Address().origin is None
     assert Address(host="192.0.2.7").names() == ("192.0.2.7",)
