@@ -120,7 +120,7 @@ def test_a_blind_test_of_answers_that_are_gone_is_refused(run: Path, tmp_path: P
     file = again / "aligned_answers" / "answers.jsonl"
     write_jsonl(file, [{**row, "answer": row["answer"] + " now"} for row in read_jsonl(file)])
     with pytest.raises(UserError, match="no longer holds"):
-        export(again, store=place)
+        export(again, tmp_path / "out", place)
 
 
 def test_votes_of_another_tool_train_the_reward_model(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -158,7 +158,8 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
         body = {"submission": f"submission-{turn}", "assignment": task.assignment, "ranking": ranking}
         store.submit(number, Submission.model_validate(body))
     chosen = Counter(vote.arm for vote in store.votes())
-    assert chosen["informed"] > chosen["random"] > 10
+    # Each scoring names a question once; who comes when none of them is open to him gets one at random.
+    assert min(chosen["informed"], chosen["random"]) > 10
     told = CliRunner().invoke(cli, ["rate", "export", str(file)])
     assert told.exit_code == 0, told.output
     about = read_json(tmp_path / "asked.rating" / "raters.json")
