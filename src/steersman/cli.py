@@ -380,7 +380,7 @@ def rate_export(
         Literal["votes", "ranked", "trl", "demonstrations"] | None,
         typer.Option(help="One file: the raw votes, weighed rows, TRL's pairs, or the best answers."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder, RUN/rating unless given; with --to a new .jsonl.")] = None,
+    out: Annotated[Path | None, typer.Option(help="RUN/rating or FILE.rating if none; a new .jsonl with --to.")] = None,
     store: Store = None,
 ) -> None:
     """Write what raters said, weighed by how far each is believed; agreement; the win rate of a blind test."""

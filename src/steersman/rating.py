@@ -26,7 +26,7 @@ from steersman.data.formats import dump, read
 from steersman.data.sources import spread
 from steersman.errors import DataError, UserError, closest
 from steersman.feedback.app import RatingApp, new_token
-from steersman.feedback.people import People
+from steersman.feedback.people import People, named
 from steersman.feedback.round import Question, Round
 from steersman.feedback.serving import Address, listen, serve
 from steersman.feedback.store import RatingStore
@@ -199,8 +199,12 @@ def store_of(where: Path, store: str | None) -> RatingStore:
     if not where.exists():
         raise UserError("no such run or file", where=str(where), expected="a run's folder, or a .jsonl file")
     if store is None:
-        store = str(open_run(where).path / FOLDER / STORE if where.is_dir() else where.with_suffix(".rating.sqlite"))
+        store = str(_own_store(where))
     return RatingStore(store, scorer=Informed())
+
+
+def _own_store(where: Path) -> Path:
+    return open_run(where).path / FOLDER / STORE if where.is_dir() else where.with_suffix(".rating.sqlite")
 
 
 def begin(where: Path, given: Mapping[str, Any], store: str | None = None) -> RatingStore:
@@ -271,10 +275,8 @@ def invitations(people: People, names: Sequence[str]) -> list[tuple[str, str]]:
     Who was invited before is passed over: a new link would end the one that was sent.
     """
     known = {rater.name for rater in people.all()}
-    told = [(name.strip(), group) for name, _, group in (word.partition(":") for word in names)]
-    return [
-        (name, people.invite(name, group)) for name, group in told or [("me", "")][: not known] if name not in known
-    ]
+    told = named(names) or [("me", "")][: not known]
+    return [(name, people.invite(name, group)) for name, group in told if name not in known]
 
 
 def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: Address, store: str | None) -> None:
@@ -282,13 +284,14 @@ def rate(where: Path, given: Mapping[str, Any], names: Sequence[str], address: A
     import torch
 
     address.names()  # before minutes are spent on sampling
+    named(names)
     opened = begin(where, given, store)
     bound = listen(address)
     base, token = address.link(bound.getsockname()[1]), new_token()
     torch.set_num_threads(1)  # believing raters is quick, and many threads for it would keep people waiting
     if opened.scoring and opened.round.random_share < 1:
         opened.scoring.move_apart()
-    app = RatingApp(opened, token)
+    app = RatingApp(opened, token, address.origin)
     before = len(app.people.all())
     print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")
     for name, invitation in invitations(app.people, names):
@@ -304,12 +307,12 @@ def export(where: Path, out: Path | None = None, store: str | None = None, form:
     """Write what was said, and say what it comes to.
 
     Args:
-        out: a folder for the files that `rate train` and the report read, RUN/rating unless given; with ``form`` a new
-            .jsonl file.
+        out: a folder, RUN/rating or FILE.rating unless given; with ``form`` a new .jsonl file.
         form: of `exchange.give_out`: votes, ranked, trl or demonstrations.
 
     Raises:
-        UserError: no round has begun here, nobody has voted, or the run's answers are no longer those compared.
+        UserError: no round has begun here, nobody has voted, what would be written replaces another round's files or
+            the questions' own file, or the run's answers are no longer those compared.
     """
     from steersman.feedback.exchange import give_out
 
@@ -321,11 +324,31 @@ def export(where: Path, out: Path | None = None, store: str | None = None, form:
         return give_out(rows, form, out, edits)
     if out is not None and out.suffix == ".jsonl":
         raise UserError("this is a file, and several are written", where="--out", expected="a folder, or --to with it")
-    target = out or (where / FOLDER if where.is_dir() else where.parent)
+    target = _target(where, out, store)
     told = [f"wrote {name} ({count} rows)" for name, count in _write_rows(rows, edits, target).items()]
     told += _write_raters(rows, target / RATERS)
     pair = opened.round.source.get("compare")
     return told + (_write_duel(opened, open_run(where), (pair[0], pair[1])) if pair else [])
+
+
+def _target(where: Path, out: Path | None, store: str | None) -> Path:
+    """The folder of an export; never one in which it would replace what another round or the user wrote."""
+    own = where / FOLDER if where.is_dir() else where.with_suffix(".rating")
+    if out is None and store is not None and Path(store).resolve() != _own_store(where).resolve():
+        raise UserError(
+            f"{own} is for the round that has no store of its own",
+            where=f"--store {store.split('@')[-1]}",  # without the password
+            expected="a folder for what this round exports",
+            do="name it with --out",
+        )
+    target = out or own
+    if where.resolve() in ((target / name).resolve() for name in (COMPARISONS, DEMONSTRATIONS)):
+        raise UserError(
+            "the export would replace the file that the questions come from",
+            where=str(where),
+            do="choose another folder for --out",
+        )
+    return target
 
 
 def _said(opened: RatingStore) -> tuple[list[Comparison], list[Demonstration]]:

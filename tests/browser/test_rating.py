@@ -61,6 +61,27 @@ def test_a_second_one_by_mouse_and_drag(serving: Serving, visit: Visit, width: i
         assert vote.ranking == ((1, 2) if len(vote.question.options) == 2 else (1, 2, 2, 4)), vote
 
 
+def test_the_rest_of_a_double_click_is_no_vote(serving: Serving, visit: Visit) -> None:
+    """The second click is made in the page, the moment that the next question is there."""
+    server, page = serving(pairs(3)), visit()
+    join(page, server.link("Ann"))
+    second_click = """() => new MutationObserver((_, observer) => {
+      observer.disconnect();
+      document.querySelector(".choose").dispatchEvent(new MouseEvent("click", { bubbles: true, detail: 2 }));
+    }).observe(document.getElementById("task"), { childList: true })"""
+    page.evaluate(second_click)
+    before = on_screen(page)
+    page.locator(".choose").first.click()
+    next_one(page, before)
+    unseen = on_screen(page)
+    page.wait_for_timeout(500)
+    assert on_screen(page) == unseen
+    assert len(server.store.votes()) == 1
+    page.locator(".choose").first.click()
+    next_one(page, unseen)
+    assert len(server.store.votes()) == 2
+
+
 def by_mouse(page: Any, shown: list[str]) -> None:
     """First, then second and third tied, then fourth; the first one is dragged in last, before all others."""
     place = {text.split()[0]: number for number, text in enumerate(shown)}

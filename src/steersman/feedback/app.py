@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -44,13 +45,17 @@ class RatingApp:
     Args:
         store: an open store in which a round has begun.
         admin_token: opens the administrator's page; a new one each time the server starts.
+        origin: by which browsers know the server where a proxy stands before it (`Address.origin`).
     """
 
-    def __init__(self, store: RatingStore, admin_token: str) -> None:
-        self.store, self.people = store, People(store.database)
+    def __init__(self, store: RatingStore, admin_token: str, origin: str | None = None) -> None:
+        self.store, self.people, self.origin = store, People(store.database), origin
         # Cookies know no ports: two rounds on one machine need two names.
-        self.cookie = f"rater_{sha256_text(store.where)[:8]}"
-        self.desk = Desk(store, self.people, admin_token, cookie=self.cookie.replace("rater", "desk"))
+        self.cookie = f"rater_{sha256_text(_place(store.where))[:8]}"
+        # Of cookies; the scheme of a request may be that between proxy and server.
+        self.secure = (origin or "").startswith("https://")
+        desk_cookie = self.cookie.replace("rater", "desk")
+        self.desk = Desk(store, self.people, admin_token, cookie=desk_cookie, secure=self.secure)
 
     def asgi(self, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> Starlette:
         """The application behind its defences. Requests under other host names are refused (DNS rebinding)."""
@@ -69,7 +74,7 @@ class RatingApp:
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
         middleware = [
-            Middleware(Defences, cookie=self.cookie),
+            Middleware(Defences, cookie=self.cookie, origin=self.origin),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         ]
         return Starlette(routes=routes, middleware=middleware, exception_handlers={404: _not_found, 500: _broken})
@@ -104,7 +109,7 @@ class RatingApp:
                 f"{words}. If it was you, go on in the browser where you began, or ask for a new link.", 403
             )
         response = JSONResponse({"next": "/rate"})
-        secure = request.url.scheme == "https"
+        secure = self.secure or request.url.scheme == "https"
         response.set_cookie(self.cookie, session, max_age=COOKIE_S, httponly=True, samesite="lax", secure=secure)
         return response
 
@@ -130,7 +135,7 @@ class RatingApp:
         task = self.store.next_task(rater.id)
         gold = None
         if task is None:  # the rater's own score comes after the work and not during it
-            gold = gold_score([vote for vote in self.store.votes() if vote.rater == rater.id])
+            gold = gold_score(self.store.votes(rater.id))
         return {
             "round": self.store.round,
             "task": task,
@@ -200,6 +205,14 @@ class RatingApp:
                 return _refusal(f"{where}: {detail['msg']}" if where else str(detail["msg"]), 422)
 
         return handler
+
+
+def _place(store: str) -> str:
+    """A store by its place alone, however it was typed: raters keep their cookies when the server starts again."""
+    if "://" not in store:
+        return str(Path(store).resolve())
+    url = urlsplit(store)
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
 
 
 async def _json(request: Request) -> Mapping[str, Any]:

@@ -45,11 +45,20 @@ class Defences:
 
     Args:
         cookie: the name of the session's cookie, by which requests are counted.
+        origin: of the application's pages where a proxy gives them another than the requests' host, such as
+            https://rating.example.org.
         monotonic: seconds that never run backwards.
     """
 
-    def __init__(self, app: ASGIApp, *, cookie: str, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._app, self._cookie, self._monotonic = app, cookie, monotonic
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        cookie: str,
+        origin: str | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app, self._cookie, self._origin, self._monotonic = app, cookie, origin, monotonic
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and when that was
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +79,7 @@ class Defences:
             headers = Headers(scope=scope)
             self._count(scope, headers)
             if scope["method"] not in ("GET", "HEAD"):
-                _same_origin(headers)
+                _same_origin(headers, self._origin)
                 receive = await _read(headers, receive)
         except _Turned as turned:
             body = json.dumps({"error": turned.reason}).encode()
@@ -85,9 +94,11 @@ class Defences:
         if scope["path"].startswith("/static/"):
             return
         cookies = dict(part.strip().partition("=")[::2] for part in headers.get("cookie", "").split(";"))
-        address = (scope.get("client") or ("",))[0]
+        address, session = (scope.get("client") or ("",))[0], cookies.get(self._cookie)
         # A cookie is what its sender says; whoever tries tokens is counted by address.
-        who = address if scope["path"] in DOORS else cookies.get(self._cookie) or address
+        by_address = scope["path"] in DOORS or not session
+        # Apart, or a cookie with another's address in it would use up what that one has.
+        who = f"address {address}" if by_address else f"session {session}"
         now = self._monotonic()
         left, then = self._buckets.pop(who, (BURST, now))
         left = min(BURST, left + (now - then) * RATE_PER_S)
@@ -99,12 +110,12 @@ class Defences:
             raise _Turned(429, "Too many requests. Wait a moment.")
 
 
-def _same_origin(headers: Headers) -> None:
+def _same_origin(headers: Headers, outside: str | None) -> None:
     """Only the application's own pages may post: a form on another site can send neither this type nor this origin."""
     if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise _Turned(415, "Only JSON is read here.")
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != headers.get("host"):
+    if origin not in (None, outside) and origin.partition("://")[2] != headers.get("host"):
         raise _Turned(403, "This came from another site.")
 
 

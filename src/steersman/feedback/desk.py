@@ -28,8 +28,8 @@ LONGEST_QUERY = 2_000
 class Desk:
     """The administrator's handlers."""
 
-    def __init__(self, store: RatingStore, people: People, token: str, *, cookie: str) -> None:
-        self.store, self.people, self.cookie = store, people, cookie
+    def __init__(self, store: RatingStore, people: People, token: str, *, cookie: str, secure: bool) -> None:
+        self.store, self.people, self.cookie, self.secure = store, people, cookie, secure
         self._token = hashed(token)
         self._sessions: set[str] = set()
 
@@ -81,7 +81,7 @@ class Desk:
         session = secrets.token_urlsafe(32)
         self._sessions.add(hashed(session))
         response = JSONResponse({"next": "/admin"})
-        secure = request.url.scheme == "https"
+        secure = self.secure or request.url.scheme == "https"
         response.set_cookie(self.cookie, session, path="/admin", httponly=True, samesite="strict", secure=secure)
         return response
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, Select, insert, select, update
 
 from steersman.errors import UserError
-from steersman.feedback.schema import Database, assignments, queries, raters, replies, superseded, votes
+from steersman.feedback.schema import Database, assignments, items, queries, raters, replies, superseded, votes
 from steersman.feedback.statements import QUERIES_TO_RATER, RATER_OF_SESSION
 from steersman.store import sha256_text
 
@@ -23,6 +25,34 @@ LONGEST_NAME = 100
 def hashed(secret: str) -> str:
     """What is stored of a token, or of anything that was sent as one."""
     return sha256_text(secret.encode("utf-8", "replace").decode())
+
+
+def checked(name: str, group: str = "") -> tuple[str, str]:
+    """A rater's name and group without spaces around them.
+
+    Raises:
+        UserError: the name is empty, or either is too long.
+    """
+    name, group = name.strip(), group.strip()
+    if not name or max(len(name), len(group)) > LONGEST_NAME:
+        raise UserError(
+            f"the rater {name[:20]!r} has a name of {len(name)} characters and a group of {len(group)}",
+            expected=f"a name of 1 to {LONGEST_NAME} characters, and a group of at most as many",
+        )
+    return name, group
+
+
+def named(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and groups, from ``name:group`` or ``name``; all are checked before a link of any is made, and lost.
+
+    Raises:
+        UserError: a name is there twice, empty or too long.
+    """
+    told = [checked(name, group) for name, _, group in (word.partition(":") for word in names)]
+    twice = [name for name, n in Counter(name for name, _ in told).items() if n > 1]
+    if twice:
+        raise UserError(f"the rater {twice[0]!r} is named twice", where="--rater", do="give every rater another name")
+    return told
 
 
 class Rater(NamedTuple):
@@ -57,9 +87,7 @@ class People:
         Raises:
             UserError: the name is empty, too long, or taken.
         """
-        name, group = name.strip(), group.strip()
-        if not name or max(len(name), len(group)) > LONGEST_NAME:
-            raise UserError(f"a rater's name has 1 to {LONGEST_NAME} characters, a group at most as many")
+        name, group = checked(name, group)
         token = secrets.token_urlsafe(32)
         with self.database.writing() as c:
             if c.scalar(select(raters.c.id).where(raters.c.name == name)) is not None:
@@ -109,9 +137,17 @@ class People:
             c.execute(update(raters).where(raters.c.id == rater).values(session=None, revoked_at=time.time()))
 
     def withdraw(self, rater: int) -> None:
-        """A rater takes the consent back: the session ends, and nothing that was said is read out any more."""
+        """A rater takes the consent back: the session ends, and nothing that was said is read out any more.
+
+        The rater's seats are free again: votes that do not count must not keep others from the same questions.
+        """
+        mine = assignments.c.rater_id == rater
+        seats = select(assignments.c.item_id).where(mine, assignments.c.seated)  # at most one at an item
         with self.database.writing() as c:
             c.execute(update(raters).where(raters.c.id == rater).values(session=None, withdrawn_at=time.time()))
+            c.execute(update(items).where(items.c.id.in_(seats)).values(taken=items.c.taken - 1))
+            c.execute(update(assignments).where(mine, assignments.c.state == "open").values(state="returned"))
+            c.execute(update(assignments).where(mine).values(seated=False))
 
     def all(self) -> list[Rater]:
         """Everyone who was invited, in order."""

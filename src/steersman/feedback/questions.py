@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from steersman.data.votes import orders
+from steersman.data.votes import Pair, orders
 from steersman.errors import DataError
 from steersman.feedback.raters import Belief, Fit, believe, predictive, qualities
 from steersman.stats import Estimate, clustered_mean
@@ -108,7 +108,7 @@ class Gain(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether there were votes to learn from and votes to ask about."""
+        """Whether there were votes to learn from, and pairs to ask about of which an arm had learnt anything."""
         return self.votes_each > 0 and self.held_out > 0
 
     def told(self) -> str:
@@ -126,7 +126,8 @@ def gain(votes: Sequence[Comparison], arms: Sequence[str], seed: int = 0) -> Gai
     Half of the random arm's votes are held out: a fair sample of all questions, which the informed arm's own are not
     (it asks what is hard). Of the others, and of the informed arm, as many are taken as both have, the earliest ones;
     each then predicts the held-out votes of raters who are believed. The intervals respect that votes about one prompt
-    hang together. A pair of which an arm knows nothing is a coin's.
+    hang together. A pair of which one arm knows nothing is a coin's; one of which neither does is left out, or arms
+    that never meet would be told apart by two coins.
 
     Args:
         arms: how each vote's question was chosen: ``informed``, ``random``, or anything else, which is left out.
@@ -145,18 +146,26 @@ def gain(votes: Sequence[Comparison], arms: Sequence[str], seed: int = 0) -> Gai
         for arm in ("informed", "random")
     }
     count = min(map(len, by_arm.values()))
+    fits = {arm: Fit(qualities(own[:count], beliefs), {}) for arm, own in by_arm.items()}
     tests = [
         (pair, order.said)
         for pair, said in orders([votes[i] for i in sorted(held)]).items()
+        if any(_knows(fit, pair) for fit in fits.values())
         for order in said
         if order.said and beliefs.get(order.rater, Belief()).trust > 0
     ]
     right = {}
-    for arm, own in by_arm.items():
-        fit, coin = Fit(qualities(own[:count], beliefs), {}), random.Random(f"coin {seed}")
+    for arm, fit in fits.items():
+        coin = random.Random(f"coin {arm} {seed}")
         margins = [fit.margin(*pair)[0] or coin.choice((-1, 1)) for pair, _ in tests]
         right[arm] = [float((margin > 0) == (said > 0)) for margin, (_, said) in zip(margins, tests, strict=True)]
     prompts: list[Hashable] = [pair.prompt for pair, _ in tests]
     difference = [a - b for a, b in zip(right["informed"], right["random"], strict=True)]
     informed, control = (clustered_mean(right[arm], prompts, rate=True).estimate for arm in ("informed", "random"))
     return Gain(informed, control, clustered_mean(difference, prompts).estimate, count, len(tests))
+
+
+def _knows(fit: Fit, pair: Pair) -> bool:
+    """Whether any vote was about either of the two answers."""
+    block = fit.blocks.get(pair.prompt)
+    return block is not None and not block.place.keys().isdisjoint(pair[1:])

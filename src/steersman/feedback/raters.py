@@ -39,6 +39,8 @@ from steersman.types import Comparison, Text
 QUALITY_VARIANCE, TRUST_VARIANCE, BIAS_VARIANCE = 10.0, 2.0, 1.0  # of the priors
 KEY_TRUST = 3.0  # of a gold question's key: all but sure, so that a wrong key bends the scores and does not break them
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(48)
+SAME_QUALITY = 1e-6  # differences below it are the optimiser's rounding and no order
+REPEATED = "arm:repeat"  # the tag of a vote on a question that its rater had answered before
 LEAST_WEIGHT = 1e-3  # of a question in the export that nobody credible answered
 Array = NDArray[np.float64]
 
@@ -150,7 +152,11 @@ class Read(NamedTuple):
 
 
 def read(votes: Sequence[Comparison], names: Sequence[str]) -> Read:
-    """Votes as columns. What raters answered to gold questions is left out: it is in their prior."""
+    """Votes as columns.
+
+    What raters answered to gold questions is left out: it is in their prior. So is what they answered a second time:
+    it tells how consistent they are, and of the answers nothing that the first time did not.
+    """
     number = {name: i for i, name in enumerate(names)}
     gold = {question(vote) for vote in votes if vote.gold}
     answers: dict[Text, dict[str, int]] = {}
@@ -158,7 +164,7 @@ def read(votes: Sequence[Comparison], names: Sequence[str]) -> Read:
     total = 0
     for vote in votes:
         ranks = vote.ranks()
-        if not ranks or (gold and not vote.gold and vote.rater and question(vote) in gold):
+        if REPEATED in vote.tags or not ranks or (gold and not vote.gold and vote.rater and question(vote) in gold):
             continue
         texts = answers.setdefault(vote.prompt, {})
         for text in vote.options:
@@ -314,17 +320,22 @@ def weigh(votes: Sequence[Comparison]) -> list[Comparison]:
     most: a liar's vote is evidence, for the opposite. Rankings by principle are ordered by the trusted mean of ranks,
     ``both_bad`` is what half of those say who are believed at all. Fields on which all votes of a question agree stay.
     Gold rows come first, as they are, and stand for all that was said of the same. Votes given in haste (`pace.hasty`)
-    are not counted.
+    are not counted, nor are those on questions that came to their rater a second time.
     """
+    return weighed(votes)[0]
+
+
+def weighed(votes: Sequence[Comparison]) -> tuple[list[Comparison], Fit]:
+    """The rows of `weigh`, and the fit behind them."""
     in_haste = hasty(votes)
-    counted = [vote for index, vote in enumerate(votes) if index not in in_haste]
+    counted = [vote for i, vote in enumerate(votes) if i not in in_haste and REPEATED not in vote.tags]
     fit = believe(counted)
     known = {question(vote) for vote in counted if vote.gold}
     asked: dict[Any, list[Comparison]] = {}
     for vote in counted:
         if question(vote) not in known:
             asked.setdefault(question(vote), []).append(vote)
-    return [vote for vote in counted if vote.gold] + [_answer(fit, own) for own in asked.values()]
+    return [vote for vote in counted if vote.gold] + [_answer(fit, own) for own in asked.values()], fit
 
 
 def _answer(fit: Fit, votes: Sequence[Comparison]) -> Comparison:
@@ -344,7 +355,7 @@ def _answer(fit: Fit, votes: Sequence[Comparison]) -> Comparison:
     elif ordered:
         block = fit.blocks[first.prompt]
         own = [float(block.mean[block.place[text]]) for text in first.options]
-        row["ranking"] = tuple(1 + sum(other > quality for other in own) for quality in own)
+        row["ranking"] = tuple(1 + sum(other > quality + SAME_QUALITY for other in own) for quality in own)
     return Comparison(
         prompt=first.prompt,
         options=first.options,

@@ -31,7 +31,8 @@ Scorer = Callable[[Sequence["Question"], Sequence[Comparison]], Sequence[float]]
 class Round(Record):
     """The settings of a round, fixed when it begins.
 
-    ``gold_share`` of a rater's questions have a known answer, ``repeat_share`` were put to the same rater before.
+    ``gold_share`` of a rater's questions have a known answer (what is left of those comes last; with 0 none is asked),
+    ``repeat_share`` were put to the same rater before. ``per_rater`` counts what a rater answers or skips.
     Where a scorer chooses the questions, ``random_share`` of them are drawn at random all the same, as its control.
     ``lease_s`` is how long a question stays reserved for the rater who has it on the screen. ``source`` says what the
     questions were made of.

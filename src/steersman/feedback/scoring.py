@@ -22,6 +22,7 @@ from steersman.feedback.votes import comparisons, standing_votes
 
 RESCORED = 20  # votes between two askings of the scorer, and
 RESTED = 20  # times as long as it took before it is asked again
+LONGEST_S = 300.0  # that the other process may take, before another one is begun
 
 
 class Scoring:
@@ -38,6 +39,8 @@ class Scoring:
         self._read: dict[int, Question] = {}
         self._at, self._rested_at = -1, 0.0
         self._turn = Lock()
+        self._handed_out: set[int] = set()  # items, since the last scoring began
+        self._replacing = Lock()  # of `scores` and what was handed out
         self._apart: _Apart | None = None
 
     def move_apart(self) -> None:
@@ -57,7 +60,17 @@ class Scoring:
         if count is not None and self._apart is None:
             self._score(count)
         elif count is not None:
-            Thread(target=self._score, args=(count,), daemon=True).start()
+            try:
+                Thread(target=self._score, args=(count,), daemon=True).start()
+            except RuntimeError as error:  # too many threads: the old scores do until there are fewer
+                self._turn.release()
+                print(f"warning: questions are not scored anew ({error})", file=sys.stderr)
+
+    def handed_out(self, item: int) -> None:
+        """Until the next scoring others are asked something else: what this one tells is about to be known."""
+        with self._replacing:
+            self._handed_out.add(item)
+            self.scores.pop(item, None)
 
     def _votes_if_due(self) -> int | None:
         """How many votes there are, if it is time to score again."""
@@ -70,9 +83,14 @@ class Scoring:
     def _score(self, count: int) -> None:
         """Give every open question its score, with ``count`` votes there."""
         began = self._now()
+        with self._replacing:
+            self._handed_out.clear()
         try:
             here = self._apart.scores if self._apart else lambda: scored(self._database, self._scorer, self._read)
-            self.scores, self._at = here(), count
+            found = here()
+            with self._replacing:  # what was handed out meanwhile was open when the scorer looked
+                self.scores = {item: score for item, score in found.items() if item not in self._handed_out}
+            self._at = count
         except _Ended:
             print("warning: the process that scores questions ended; the next time begins another", file=sys.stderr)
         finally:
@@ -120,12 +138,16 @@ class _Apart:
         """Of all open questions.
 
         Raises:
-            _Ended: the process ended; the next call begins another.
+            _Ended: the process ended, or was ended after `LONGEST_S`; the next call begins another.
         """
         if not self._process.is_alive():
             self._begin()
         try:
             self._line.send(None)
+            if not self._line.poll(LONGEST_S):
+                self._process.kill()
+                self._process.join()
+                raise _Ended
             found: dict[int, float] = self._line.recv()
         except (EOFError, OSError) as error:
             raise _Ended from error

@@ -35,6 +35,14 @@ class Address(Record):
         """What the links of raters begin with."""
         return (self.url or f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}").rstrip("/")
 
+    @property
+    def origin(self) -> str | None:
+        """What the browser of somebody who came by ``url`` names as its origin; None without a ``url``."""
+        if self.url is None:
+            return None
+        scheme, _, rest = self.url.lower().partition("://")
+        return f"{scheme}://{rest.partition('/')[0].removesuffix(':443' if scheme == 'https' else ':80')}"
+
     def names(self) -> tuple[str, ...]:
         """The host names under which requests are taken.
 

@@ -58,12 +58,14 @@ NUMBER_OF_ASSIGNMENTS = select(func.count()).select_from(assignments).where(_min
 _had = exists().where(assignments.c.item_id == items.c.id, _mine)
 NEXT_AT_RANDOM = select(items).where(_wants, ~_had).order_by(items.c.position).limit(1)
 OPEN_AMONG = select(items).where(_wants, ~_had, items.c.id.in_(bindparam("some", expanding=True)))
+NUMBER_OF_GOLD = select(func.count()).select_from(items).where(items.c.gold)
 ITEM = select(items).where(items.c.id == _item)
 INSERT_ASSIGNMENT = insert(assignments)
 
 # ── progress ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-# Four numbers, each a look into an index; one condition that joins them would read every question.
+# Five numbers, each a look into an index; one condition that joins them would read every question.
 _settled = select(assignments.c.item_id).where(_mine, assignments.c.state.in_(("answered", "skipped")))
+NUMBER_SETTLED = select(func.count()).select_from(_settled.subquery())
 _open_here = select(assignments.c.item_id).where(_mine, _is_open)
 PROGRESS = select(
     select(func.count()).select_from(_settled.subquery()).scalar_subquery().label("settled"),
@@ -74,4 +76,9 @@ PROGRESS = select(
     .where(~_wants, items.c.id.in_(_open_here), items.c.id.not_in(_settled))
     .scalar_subquery()
     .label("mine_alone"),
+    select(func.count())
+    .select_from(assignments)
+    .where(_mine, assignments.c.arm == "gold", assignments.c.state != "returned")
+    .scalar_subquery()
+    .label("gold"),
 )

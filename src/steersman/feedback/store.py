@@ -87,6 +87,7 @@ class RatingStore:
             shown = c.scalar(select(func.max(assignments.c.shown_tick))) or 0.0
             voted = c.scalar(select(func.max(votes.c.tick))) or 0.0
             known = c.execute(select(rounds)).first()
+            self._gold = c.scalar(sql.NUMBER_OF_GOLD) or 0
         self.ticks = Ticks(max(shown, voted), monotonic)
         self.scoring = Scoring(self.database, self.where, scorer, self.ticks.now) if scorer else None
         if known is not None and known.version != VERSION:
@@ -150,6 +151,7 @@ class RatingStore:
                 c.execute(insert(items), rows)
             elif not known:
                 raise UserError("there is no question to ask", do="give prompts with at least two different answers")
+            self._gold = c.scalar(sql.NUMBER_OF_GOLD) or 0
         self._round = settings
         return len(rows)
 
@@ -161,10 +163,12 @@ class RatingStore:
         with self.database.writing(durable=False) as c:
             self._return_lapsed(c, rater)
             row = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
-            if row is None:
-                return self._chosen(c, rater)
-            if row.state == "open":
+            if row is not None and row.state == "open":
                 _update(c, row.id, lease_until=self.ticks.now() + self.round.lease_s)
+            elif self._quota_is_full(c, rater):
+                return None
+            elif row is None:
+                return self._chosen(c, rater)
             else:
                 self._open(c, row)
             return self._task(row.public, row.question, row.order_shown)
@@ -172,17 +176,23 @@ class RatingStore:
     def progress(self, rater: int) -> Progress:
         """How many questions this rater has answered, and how many may still come."""
         with self.database.reading() as c:
-            settled, wanting, done, mine_alone = c.execute(sql.PROGRESS, {"a_rater": rater}).one()
-        left = wanting - done + mine_alone
+            settled, wanting, done, mine_alone, gold = c.execute(sql.PROGRESS, {"a_rater": rater}).one()
+        left = wanting - done + mine_alone + (self._gold - gold if self.round.gold_share else 0)
         quota = self.round.per_rater
         return Progress(settled, left if quota is None else min(left, max(0, quota - settled)))
+
+    def _quota_is_full(self, c: Connection, rater: int) -> bool:
+        """Whether a rater without a question on the screen has answered or skipped as many as there may be.
+
+        What went back to others is not among them: whoever pauses often is owed as many questions as anybody.
+        """
+        quota = self.round.per_rater
+        return quota is not None and (c.scalar(sql.NUMBER_SETTLED, {"a_rater": rater}) or 0) >= quota
 
     def _chosen(self, c: Connection, rater: int) -> Task | None:
         """A question that this rater has not had, by the arm that is due."""
         settings = self.round
         number = c.scalar(sql.NUMBER_OF_ASSIGNMENTS, {"a_rater": rater}) or 0
-        if settings.per_rater is not None and number >= settings.per_rater:
-            return None
         arm: Arm = arm_of(settings, rater, number, informed=bool(self.scoring and self.scoring.scores))
         item: Row[Any] | None = None
         if arm == "gold":
@@ -194,6 +204,10 @@ class RatingStore:
         score = None
         if item is None:
             item, score = self._open_item(c, rater, informed=arm == "informed")
+            if score is None:  # nothing that was scored is open to this rater
+                arm = "random"
+        if item is None and settings.gold_share:  # nothing else is left, and everyone gets all of them
+            item, arm = self._unseen_gold(c, rater, settings.seed), "gold"
         return None if item is None else self._assign(c, rater, item, arm, score)
 
     def _unseen_gold(self, c: Connection, rater: int, seed: int) -> Row[Any] | None:
@@ -216,17 +230,21 @@ class RatingStore:
         return None if item is None else _item(c, item)
 
     def _open_item(self, c: Connection, rater: int, *, informed: bool) -> tuple[Row[Any] | None, float | None]:
-        """The open question that tells most, or the next in the random order."""
-        scores = self.scoring.scores if self.scoring and informed else {}
+        """The open question that tells most, with its score, or the next in the random order without one."""
+        telling = self._most_telling(c, rater, self.scoring) if self.scoring and informed else None
+        return telling or (c.execute(sql.NEXT_AT_RANDOM, {"a_rater": rater}).first(), None)
+
+    def _most_telling(self, c: Connection, rater: int, scoring: Scoring) -> tuple[Row[Any], float] | None:
+        scores = dict(scoring.scores)
         ranked = list(scores)
         for start in range(0, len(ranked), AT_ONCE):
             some = ranked[start : start + AT_ONCE]
             left = {row.id: row for row in c.execute(sql.OPEN_AMONG, {"a_rater": rater, "some": some})}
             if left:
                 best = next(item for item in some if item in left)
-                # Until the next scoring others are asked something else: what this one tells is about to be known.
-                return left[best], scores.pop(best)
-        return c.execute(sql.NEXT_AT_RANDOM, {"a_rater": rater}).first(), None
+                scoring.handed_out(best)
+                return left[best], scores[best]
+        return None
 
     def _assign(self, c: Connection, rater: int, item: Row[Any], arm: Arm, score: float | None) -> Task:
         """A new assignment, on its rater's screen."""
@@ -303,7 +321,7 @@ class RatingStore:
             return [ranks[row.order_shown.index(i)] for i in range(len(ranks))]
 
         now = self.ticks.now()
-        elapsed = now - row.shown_tick
+        elapsed = max(0.0, now - row.shown_tick)  # another server's ticks may be ahead of ours
         edit = said.edit
         return {
             "submission": said.submission,
@@ -359,9 +377,9 @@ class RatingStore:
         return known is not None
 
     # reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    def votes(self) -> list[Vote]:
-        """All votes and skips that stand, in the order in which they came; not those of raters who withdrew."""
-        return standing_votes(self.database, {})
+    def votes(self, rater: int | None = None) -> list[Vote]:
+        """All votes and skips that stand, or one rater's, as they came; not those of raters who withdrew."""
+        return standing_votes(self.database, {}, rater)
 
     def questions(self) -> list[tuple[int, Question]]:
         """All questions with their numbers."""

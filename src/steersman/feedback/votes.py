@@ -72,11 +72,12 @@ class Vote(NamedTuple):
         )
 
 
-def standing_votes(database: Database, questions: dict[int, Question]) -> list[Vote]:
+def standing_votes(database: Database, questions: dict[int, Question], rater: int | None = None) -> list[Vote]:
     """All votes and skips that were not taken back, in the order in which they came.
 
     Args:
         questions: those read before, by their items' numbers; the others are put in.
+        rater: only this one's.
     """
     query = (
         select(votes, assignments, items.c.question, raters.c.grp)
@@ -86,6 +87,8 @@ def standing_votes(database: Database, questions: dict[int, Question]) -> list[V
         .where(votes.c.kind != "undo", votes.c.id.not_in(superseded()), raters.c.withdrawn_at.is_(None))
         .order_by(votes.c.id)
     )
+    if rater is not None:
+        query = query.where(votes.c.rater_id == rater)
     with database.reading() as c:
         rows = c.execute(query).all()
     for row in rows:
@@ -107,7 +110,7 @@ def standing_votes(database: Database, questions: dict[int, Question]) -> list[V
             rationale=row.rationale,
             edited_option=row.edited_option,
             edited_text=row.edited_text,
-            seconds=row.seconds,
+            seconds=max(0.0, row.seconds),  # stores of earlier versions hold times below 0
             late=row.late,
             shown_at=row.shown_at,
             answered_at=row.answered_at,

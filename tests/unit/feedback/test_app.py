@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from steersman.feedback import defences
 from steersman.feedback.agreement import alpha, preferences
 from steersman.feedback.app import RatingApp
 from steersman.feedback.pages import rendered
 from steersman.feedback.round import Question, Round
+from steersman.feedback.schema import items
 from steersman.feedback.serving import Address, warning
 from steersman.feedback.store import RatingStore
 from steersman.feedback.votes import comparisons
@@ -26,7 +28,7 @@ HOSTILE = (
     "[click](javascript:alert(1)) ![p](http://evil/pixel.png) <http://evil/> http://evil/\n\n"
     "</textarea></section><svg onload=alert(1)>\n\n"
     '```html"><script>alert(1)</script>\n<b>bold</b></code></pre><script>alert(2)</script>\n```\n\n'
-    "{{ 7*7 }} {% include 'desk.html' %} \u202egnorw \0 &lt;script&gt;"
+    "{{ 7*7777777 }} {% include 'desk.html' %} \u202egnorw \0 &lt;script&gt;"
 )
 
 
@@ -98,7 +100,7 @@ def test_scripts_in_model_text_are_text(tmp_path: Path) -> None:
             "onerror=alert(1)>",
             'href="javascript',
             'href="http',
-            "49",
+            "54444439",
         ):
             assert tag not in text, (tag, text[text.find(tag) - 80 :][:200])
         policy = page.headers["content-security-policy"]
@@ -282,6 +284,23 @@ def test_other_sites_cannot_post(app: RatingApp, browser: Open) -> None:
     assert me.post("/vote", json=body, headers={"origin": "http://testserver"}).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:8642", "rating.example.org"])
+def test_behind_a_proxy_posts_of_the_outside_origin_are_taken(store: RatingStore, host: str) -> None:
+    """Whether the proxy passes the outside's host on or its own; and cookies travel encrypted or not at all."""
+    address = Address(url="https://Rating.example.org:443/")
+    app = RatingApp(store, ADMIN, address.origin)
+    outside = {"host": host, "origin": "https://rating.example.org"}
+    visitor = Browser(app.asgi(address.names()), headers=outside)
+    joined = visitor.post("/join", json={"token": app.people.invite("Ann"), "consent": True})
+    entered = visitor.post("/admin/enter", json={"token": ADMIN})
+    for response in (joined, entered):
+        assert response.status_code == 200, response.text
+        assert "; secure" in response.headers["set-cookie"].lower()
+    for origin in ("https://rating.example.org.evil", "https://evil.example", "http://rating.example.org:81", "null"):
+        refused = visitor.post("/admin/enter", json={"token": ADMIN}, headers={**outside, "origin": origin})
+        assert refused.status_code == 403, origin
+
+
 def test_cookies_are_kept_from_scripts_and_other_sites(app: RatingApp, browser: Open) -> None:
     response = browser().post("/join", json={"token": app.people.invite("Ann"), "consent": True})
     cookie = response.headers["set-cookie"].lower()
@@ -291,6 +310,21 @@ def test_cookies_are_kept_from_scripts_and_other_sites(app: RatingApp, browser: 
     assert "httponly" in boss
     assert "samesite=strict" in boss
     assert "path=/admin" in boss
+
+
+def test_a_store_has_one_cookie_however_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    stores = [RatingStore(name) for name in ("s.sqlite", "../runs/s.sqlite", str(tmp_path / "runs/s.sqlite"), "t")]
+    names = [RatingApp(store, ADMIN).cookie for store in stores]
+    assert names[0] == names[1] == names[2] != names[3]
+    urls = ("postgresql://a:x@host:5432/db", "postgresql://b:y@host:5432/db", "postgresql://host:5432/db")
+    for url in urls:  # what a store is opened with is all that is asked
+        monkeypatch.setattr(stores[0], "where", url)
+        names.append(RatingApp(stores[0], ADMIN).cookie)
+    assert names[4] == names[5] == names[6] != names[0]
+    for store in stores:
+        store.database.engine.dispose()
 
 
 def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> None:
@@ -314,6 +348,35 @@ def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> Non
         clock.now += 0.05
         found.append(limited.get("/task").status_code)
     assert 9 <= found.count(200) <= 10
+
+
+def test_a_cookie_that_looks_like_an_address_uses_up_nobodys_requests(store: RatingStore) -> None:
+    app, clock = RatingApp(store, ADMIN), Clock()
+
+    async def inner(scope: object, receive: object, send: Callable[..., object]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
+        await send({"type": "http.response.body", "body": b""})  # type: ignore[misc]
+
+    limited = Browser(defences.Defences(inner, cookie=app.cookie, monotonic=clock))  # type: ignore[arg-type]
+    limited.cookies.set(app.cookie, "testclient")  # the address that this client comes from
+    assert [limited.get("/task").status_code for _ in range(41)] == [200] * 40 + [429]
+    assert limited.get("/join").status_code == 200
+
+
+def test_the_last_page_reads_its_own_raters_votes_alone(tmp_path: Path) -> None:
+    """Of a question of another rater that cannot be read it knows nothing."""
+    store = RatingStore(tmp_path / "s.sqlite")
+    store.begin(PLAIN.model_copy(update={"per_rater": 1}), questions(2))
+    app = RatingApp(store, ADMIN)
+    ann, bob = (Browser(app.asgi(("testserver",))).joins(app.people.invite(name)) for name in ("Ann", "Bob"))
+    for one in (ann, bob):
+        one.votes(1, 2)
+    (bobs,) = store.votes(2)
+    assert [vote.rater for vote in store.votes()] == [1, 2]
+    with store.database.writing() as c:
+        c.execute(update(items).where(items.c.id == bobs.item).values(question={}))
+    assert "That is all for now" in ann.get("/rate").text
+    store.database.engine.dispose()
 
 
 def test_an_error_of_ours_leaks_nothing(app: RatingApp, browser: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,4 +464,6 @@ def test_addresses_beyond_this_machine_need_a_name_and_warn() -> None:
     with pytest.raises(UserError, match="every address"):
         Address(host="0.0.0.0").names()
     assert Address(host="0.0.0.0", url="https://rate.example.org/x").names()[0] == "rate.example.org"
+    assert Address(url="http://rate.example.org:8080/x").origin == "http://rate.example.org:8080"
+    assert Address().origin is None
     assert Address(host="192.0.2.7").names() == ("192.0.2.7",)

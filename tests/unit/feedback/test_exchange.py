@@ -12,6 +12,7 @@ import pytest
 from steersman.data.formats import read
 from steersman.errors import DataError
 from steersman.feedback.exchange import give_out, take_in
+from steersman.feedback.raters import weigh
 from steersman.types import Comparison, Demonstration
 
 TASK = {
@@ -229,7 +230,7 @@ def test_pairs_for_trl_are_those_that_are_decided(tmp_path: Path) -> None:
         {"prompt": "bad", "chosen": "y", "rejected": "x"},
     ]
     assert said[0].endswith("2 row(s) from 18 vote(s)")
-    assert said[1].startswith("left out: 1 question(s): not decided")
+    assert said[1].startswith("left out: 1 pair(s): not decided")
 
 
 def test_the_best_answers_become_demonstrations_and_bad_ones_do_not(tmp_path: Path) -> None:
@@ -238,6 +239,35 @@ def test_the_best_answers_become_demonstrations_and_bad_ones_do_not(tmp_path: Pa
     first, second = read(tmp_path / "out.jsonl", Demonstration)
     assert first == edited
     assert (second.prompt, second.completion, second.topic, second.author) == ("clear", "x", "tea", "chosen by raters")
+
+
+def test_of_a_ranking_only_what_is_sure_is_handed_out(tmp_path: Path) -> None:
+    """Everybody puts z last, and x and y are nearly a toss: pairs with z are facts, and there is no best answer."""
+
+    def three(rater: str, *ranking: int, prompt: str = "toss") -> Comparison:
+        return Comparison(prompt=prompt, options=("x", "y", "z"), ranking=ranking, rater=rater)
+
+    toss = [three(f"r{i}", *((1, 2, 3) if i < 11 else (2, 1, 3))) for i in range(21)]
+    said = give_out(toss, "trl", tmp_path / "toss.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "toss.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [("x", "z"), ("y", "z")]
+    assert said[1:] == ["left out: 1 pair(s): not decided: better with a probability below 0.6"]
+    clear = [three(f"r{i}", 1, 2, 3, prompt="clear") for i in range(11)]
+    said = give_out([*toss, *clear], "demonstrations", tmp_path / "best.jsonl", sure=0.7)
+    (best,) = read(tmp_path / "best.jsonl", Demonstration)
+    assert (best.prompt, best.completion) == ("clear", "x")
+    assert said[1].startswith("left out: 1 question(s): not decided")
+    weighty = weigh([three(f"r{i}", *ranking) for i, ranking in enumerate([(1, 2, 3), (2, 1, 3)] * 5)])
+    assert [row.ranking for row in weighty] == [(1, 1, 3)]  # rounding makes no order
+
+
+def test_a_key_is_sure_and_one_vote_is_not(tmp_path: Path) -> None:
+    key = Comparison(prompt="known", options=("x", "y", "z"), ranking=(2, 1, 3), gold=True)
+    doubted = Comparison(prompt="known", options=("x", "y", "z"), ranking=(1, 2, 3), rater="a")
+    give_out([key, doubted], "demonstrations", tmp_path / "best.jsonl", sure=0.99)
+    assert [row.completion for row in read(tmp_path / "best.jsonl", Demonstration)] == ["y"]
+    with pytest.raises(DataError, match=r"nothing to write\n  left out: 3 pair\(s\): not decided"):
+        give_out([doubted.model_copy(update={"prompt": "other"})], "trl", tmp_path / "out.jsonl", sure=0.99)
 
 
 def test_votes_and_weighed_rows_read_back(tmp_path: Path) -> None:

@@ -117,6 +117,25 @@ def test_an_arm_that_learns_nothing_loses() -> None:
     assert 0.3 < found.informed.value < 0.7
 
 
+def test_arms_that_never_met_have_no_gain_yet() -> None:
+    """As in a round that puts each question to one rater: what is held out was in no other vote."""
+    votes = [vote("x", "y", "a", f"q{i}", seconds=5) for i in range(200)]
+    found = gain(votes, ["informed" if i % 2 else "random" for i in range(len(votes))])
+    assert (found.known, found.held_out) == (False, 0)
+    assert "not known yet" in found.told()
+    assert found.votes_each > 20
+
+
+def test_what_one_arm_alone_knows_is_asked_about() -> None:
+    """The informed arm learnt the held-out pairs, the random one other prompts: its coins win half of the time."""
+    votes = [vote("x", "y", "a", f"q{i}") for i in range(200)] * 2
+    found = gain(votes, ["random"] * 200 + ["informed"] * 200)
+    assert found.held_out > 40
+    assert found.informed.value == 1
+    assert 0.2 < found.random.value < 0.8
+    assert found.difference.low > 0
+
+
 def test_arms_belong_to_votes() -> None:
     with pytest.raises(DataError, match="1 arms for 0 votes"):
         gain([], ["random"])

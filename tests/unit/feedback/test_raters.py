@@ -294,6 +294,18 @@ def test_votes_in_haste_are_not_counted() -> None:
     assert weigh([*steady, patient]) != weigh(steady)
 
 
+def test_a_question_that_came_twice_counts_once() -> None:
+    """For the answers and the weights; how consistent its rater is still comes of it."""
+    once = [vote(name, "x", "y", f"q{i}", seconds=9) for name in "ab" for i in range(4)]
+    again = vote("a", "y", "x", "q0", seconds=9, tags=("arm:repeat",))
+    assert weigh([*once, again]) == weigh(once)
+    twice, plain = believe([*once, again]), believe(once)
+    assert twice.beliefs == plain.beliefs
+    assert twice.probability("q0", "x", "y") == plain.probability("q0", "x", "y")
+    assert raters.card([*once, again])["raters"]["a"]["with_himself"]["n"] == 1
+    assert raters.card([*once, again])["raters"]["a"]["pace"]["votes"] == 5
+
+
 def test_the_card_is_json_and_says_what_is_not_known() -> None:
     votes = said(world.population(3, Rater(name="r", side_bias=0.8)), 0, gold=3)
     card = raters.card(votes)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from steersman.errors import UserError
 from steersman.feedback.people import People
 from steersman.feedback.round import Question, Round
+from steersman.feedback.schema import votes
 from steersman.feedback.store import RatingStore, Refused
 from steersman.feedback.votes import comparisons, demonstrations
-from steersman.types import Comparison
 
-from .conftest import PLAIN, Clock, questions, said
+from .conftest import PLAIN, Clock, finish, questions, said
 
 Open = Callable[..., RatingStore]
 
@@ -30,16 +31,6 @@ def begun(opened: Open, how_many: int = 6, settings: Round = PLAIN, raters: int 
     for number in range(raters):
         people.join(people.invite(f"rater {number}"), "the words")
     return store
-
-
-def finish(store: RatingStore, rater: int) -> int:
-    """Answer whatever comes, the better option first; returns how many there were."""
-    done = 0
-    while (task := store.next_task(rater)) is not None:
-        best = min(task.answers, key=lambda text: ["best", "seco", "thir"].index(text[:4]))
-        store.submit(rater, said(task, *(1 if text == best else 2 for text in task.answers)))
-        done += 1
-    return done
 
 
 def test_a_vote_is_kept_in_the_order_of_the_options(opened: Open) -> None:
@@ -149,6 +140,19 @@ def test_ticks_go_on_over_a_restart(opened: Open, clock: Clock) -> None:
     assert again.next_task(2) is None
     clock.now += PLAIN.lease_s + 1
     assert again.next_task(2) is not None
+
+
+def test_a_second_server_whose_ticks_are_behind_takes_a_vote(opened: Open, clock: Clock) -> None:
+    ahead = begun(opened, 2)
+    clock.now += 50
+    behind = opened()
+    task = ahead.next_task(1)
+    assert task is not None
+    behind.submit(1, said(task, 1, 2))
+    assert [row.seconds for row in comparisons(behind.votes())] == [0]
+    with behind.database.writing() as c:  # as an earlier version wrote it
+        c.execute(update(votes).values(seconds=-3.0))
+    assert [row.seconds for row in comparisons(ahead.votes())] == [0]
 
 
 def test_the_same_submission_counts_once(opened: Open) -> None:
@@ -297,6 +301,36 @@ def test_gold_comes_to_everyone_and_is_exported_as_the_key(opened: Open) -> None
     assert not any(row.gold for row in rows if row.rater)  # that a rater said it does not make it right
 
 
+def test_gold_that_is_left_comes_last_and_is_counted(opened: Open) -> None:
+    gold = [Question(prompt=f"gold {i}", options=("best g", "second g"), gold=(1, 2)) for i in range(5)]
+    store = opened()
+    store.begin(Round(repeat_share=0), [*questions(10), *gold])
+    People(store.database).join(People(store.database).invite("a"), "")
+    left = []
+    while (task := store.next_task(1)) is not None:
+        left.append(store.progress(1).left)
+        store.submit(1, said(task, 1, 2))
+    assert left == list(range(15, 0, -1))
+    assert store.progress(1) == (15, 0)
+    assert [vote.arm for vote in store.votes()].count("gold") == 5
+    assert [vote.arm for vote in store.votes()][-3:] == ["gold"] * 3
+
+
+def test_questions_that_went_back_leave_the_quota_as_it_was(opened: Open, clock: Clock) -> None:
+    """Rater 1 leaves three questions lying, which rater 2 gets and answers; the quota is still of three answers."""
+    store = begun(opened, 9, PLAIN.model_copy(update={"per_rater": 3}))
+    for _ in range(3):
+        assert store.next_task(1) is not None
+        clock.now += PLAIN.lease_s + 1
+        taken = store.next_task(2)
+        assert taken is not None
+        store.submit(2, said(taken, 1, 2))
+    assert store.next_task(2) is None
+    assert store.progress(1).left == 3
+    assert finish(store, 1) == 3
+    assert Counter(vote.rater for vote in store.votes()) == {1: 3, 2: 3}
+
+
 def test_repeats_come_later_and_once(opened: Open) -> None:
     store = begun(opened, 24, Round(gold_share=0, repeat_share=0.5), raters=1)
     finish(store, 1)
@@ -308,141 +342,6 @@ def test_repeats_come_later_and_once(opened: Open) -> None:
         first = next(other for other in votes if other.item == vote.item)
         assert first.arm == "random"
         assert votes.index(vote) - votes.index(first) >= 10
-
-
-def test_the_scorer_chooses_beside_a_random_arm(opened: Open) -> None:
-    asked: list[int] = []
-
-    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
-        asked.append(len(votes))
-        return [float(question.options[0].split()[1]) for question in open_ones]  # the later ones tell more
-
-    store = opened(scorer=scorer)
-    store.begin(Round(gold_share=0, repeat_share=0, random_share=0.3), questions(100))
-    people = People(store.database)
-    people.join(people.invite("a"), "")
-    for _ in range(30):
-        task = store.next_task(1)
-        assert task is not None
-        store.submit(1, said(task, 1, 2))
-    votes = store.votes()
-    arms = Counter(vote.arm for vote in votes)
-    assert 3 <= arms["random"] <= 15
-    informed = [int(str(vote.question.prompt).split()[1]) for vote in votes if vote.arm == "informed"]
-    assert informed == sorted(informed, reverse=True)
-    assert asked == [0, 20]
-
-
-def test_raters_are_not_all_asked_what_tells_most(opened: Open) -> None:
-    store = opened(scorer=lambda open_ones, votes: [float(str(q.prompt).split()[1]) for q in open_ones])
-    store.begin(PLAIN.model_copy(update={"random_share": 0.001}), questions(40, raters=10))
-    for number in range(1, 11):
-        People(store.database).join(People(store.database).invite(f"rater {number}"), "")
-    tasks = [store.next_task(number) for number in range(1, 11)]
-    assert {str(task.prompt) for task in tasks if task} == {f"question {i}" for i in range(30, 40)}
-
-
-def test_the_scorer_hears_the_keys_of_gold_questions(opened: Open) -> None:
-    heard: list[Sequence[Comparison]] = []
-
-    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
-        heard.append(votes)
-        return [0.0] * len(open_ones)
-
-    store = opened(scorer=scorer)
-    gold = Question(prompt="gold", options=("best g", "second g"), gold=(1, 2))
-    store.begin(Round(gold_share=0.5, repeat_share=0), [*questions(40), gold])
-    People(store.database).join(People(store.database).invite("a"), "")
-    finish(store, 1)
-    assert sum(vote.gold for vote in heard[-1]) == 1
-    assert sum(vote.prompt == "gold" for vote in heard[-1]) == 2
-
-
-def test_a_slow_scorer_rests(opened: Open, clock: Clock) -> None:
-    asked: list[int] = []
-
-    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
-        asked.append(len(votes))
-        clock.now += 1.0
-        return [0.0] * len(open_ones)
-
-    store = opened(scorer=scorer)
-    store.begin(PLAIN, questions(100))
-    People(store.database).join(People(store.database).invite("a"), "")
-    for number in range(60):
-        task = store.next_task(1)
-        assert task is not None
-        store.submit(1, said(task, 1, 2))
-        clock.now += 15.0 if number == 50 else 0.1
-    assert asked == [0, 51]  # rested from the 1st to the 21st second
-
-
-class Patient:
-    """A scorer that waits until a file is there; it works in another process."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __call__(self, open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
-        while not self.file.exists():
-            time.sleep(0.01)
-        return [float(question.prompt == "question 7") for question in open_ones]  # type: ignore[comparison-overlap]
-
-
-def until(true: Callable[[], object]) -> None:
-    for _ in range(3000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("nothing came in 30 seconds")
-
-
-def test_a_server_has_its_questions_scored_in_another_process(opened: Open, tmp_path: Path) -> None:
-    store = opened(scorer=Patient(tmp_path / "go on"))
-    settings = PLAIN.model_copy(update={"random_share": 1e-9})
-    store.begin(settings, questions(30))
-    people = People(store.database)
-    for name in "abc":
-        people.join(people.invite(name), "")
-    scoring = store.scoring
-    assert scoring is not None
-    scoring.move_apart()
-    assert store.next_task(1) is not None  # with the scorer still at work
-    assert not scoring.scores
-    (tmp_path / "go on").touch()
-    until(lambda: scoring.scores)
-    told = store.next_task(2)
-    assert told is not None
-    assert told.prompt == "question 7"
-
-
-def test_a_scorer_that_was_killed_begins_again(
-    opened: Open, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store = opened(scorer=Patient(tmp_path / "go on"))
-    store.begin(PLAIN, questions(60))
-    People(store.database).join(People(store.database).invite("a"), "")
-    scoring = store.scoring
-    assert scoring is not None
-    scoring.move_apart()
-    assert store.next_task(1) is not None
-    process = scoring._apart._process  # type: ignore[union-attr]
-    process.kill()
-    process.join(30)
-    until(lambda: not scoring._turn.locked())
-    assert "begins another" in capsys.readouterr().err
-    (tmp_path / "go on").touch()
-    clock.now += 3600
-    assert store.next_task(1) is not None
-    until(lambda: scoring.scores)
-
-
-def test_all_at_random_asks_no_scorer(opened: Open) -> None:
-    store = opened(scorer=lambda open_ones, votes: pytest.fail("asked"))
-    store.begin(PLAIN.model_copy(update={"random_share": 1.0}), questions(30))
-    People(store.database).join(People(store.database).invite("a"), "")
-    assert finish(store, 1) == 30
-    assert {vote.arm for vote in store.votes()} == {"random"}
 
 
 def test_a_question_without_a_scorer_is_drawn_from_the_seed(opened: Open) -> None:
@@ -496,6 +395,22 @@ def test_what_a_rater_said_who_withdrew_is_not_read(opened: Open) -> None:
     people.withdraw(1)
     assert [vote.rater for vote in store.votes()] == [2]
     assert people.invite_again(1) is None
+
+
+def test_who_withdraws_leaves_the_seats_to_others(opened: Open) -> None:
+    store = begun(opened, 4)
+    for _ in range(2):
+        task = store.next_task(1)
+        assert task is not None
+        store.submit(1, said(task, 1, 2))
+    skipped = store.next_task(1)
+    assert skipped is not None
+    store.submit(1, said(skipped, skip=True))
+    assert store.next_task(1) is not None  # left on the screen
+    People(store.database).withdraw(1)
+    assert store.progress(2).left == 4
+    assert finish(store, 2) == 4
+    assert [(vote.rater, vote.late) for vote in store.votes()] == [(2, False)] * 4
 
 
 def test_questions_about_an_answer_go_to_its_raters(opened: Open) -> None:

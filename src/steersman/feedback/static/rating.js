@@ -5,6 +5,7 @@ const task = document.getElementById("task");
 const notice = document.getElementById("notice");
 const help = document.getElementById("help");
 const PENDING = "pending";
+const UNSEEN_MS = 300; // after a new question comes, in which the rest of a double click is no answer to it
 
 let question; // the <article>, or null when there is none
 let rungs = []; // ranking so far: arrays of places, the best first
@@ -14,6 +15,7 @@ let verdict = null; // what was chosen while the details are open
 let busy = false;
 let visibleMs = 0;
 let visibleSince = null;
+let shownAt = -Infinity;
 
 const $ = (selector, within = task) => within.querySelector(selector);
 const $$ = (selector, within = task) => [...within.querySelectorAll(selector)];
@@ -44,6 +46,7 @@ function began() {
 function show(html) {
   task.innerHTML = html; // rendered and escaped by the server; the page's policy runs no script but this file
   window.scrollTo(0, 0);
+  shownAt = performance.now();
   began();
   const heading = $(".question .answer h2") || $("h2");
   if (heading) {
@@ -362,6 +365,7 @@ const acts = {
 };
 
 task.addEventListener("click", (event) => {
+  if (event.detail > 1 && performance.now() - shownAt < UNSEEN_MS) return;
   const button = event.target.closest("[data-act]");
   if (button && !button.disabled && !busy) acts[button.dataset.act](Number(button.dataset.place));
 });
