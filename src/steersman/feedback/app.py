@@ -11,9 +11,9 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
+from sqlalchemy import make_url
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -211,8 +211,7 @@ def _place(store: str) -> str:
     """A store by its place alone, however it was typed: raters keep their cookies when the server starts again."""
     if "://" not in store:
         return str(Path(store).resolve())
-    url = urlsplit(store)
-    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+    return make_url(store)._replace(username=None, password=None).render_as_string()
 
 
 async def _json(request: Request) -> Mapping[str, Any]:
