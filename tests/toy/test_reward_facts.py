@@ -79,8 +79,8 @@ def test_a_reward_model_of_honest_raters_ranks_pairs_that_it_has_not_seen(fine_t
 def test_signed_trust_saves_a_reward_model_from_liars(fine_tuned: Path, tmp_path: Path) -> None:
     """30 % liars and 20 % who toss a coin, of 20 raters.
 
-    Measured: 61 % of all pairs pooled, 85 % with a trust for each (62 and 76 % without AVX-512). With twice the votes 64 % and 95.3 % of the clear
-    pairs, where honest raters have 95.5 %.
+    Measured: 61 % of all pairs pooled, 85 % with a trust for each (62 and 76 % on a processor without AVX-512). With
+    twice the votes 64 % and 95.3 % of the clear pairs, where honest raters have 95.5 %.
     """
     mixed = world.population(20, Rater(name="r"), liars=0.3, coins=0.2)
     found = {}
