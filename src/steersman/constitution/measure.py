@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge, JudgeConfig, Judgement, Question, all_of
 from steersman.errors import JudgeRefused
 from steersman.stats import Estimate, calibration, clustered_mean, mean_estimate
 from steersman.store import StageFolder, write_json
-from steersman.types import Comparison
+from steersman.types import Comparison, Text
 
 VERSION = 2
 CARD = "judge_card.json"
@@ -50,20 +50,19 @@ def card(judge: Judge, asked: Sequence[tuple[Comparison, Question, bool]]) -> di
     Pairs of one prompt hang together, and the interval respects it.
     """
     judgements = all_of(judge.judge([question for _, question, _ in asked]), len(asked))
-    given = [
-        (row, question, judgement if first else judgement._replace(probability=1 - judgement.probability))
-        for (row, question, first), judgement in zip(asked, judgements, strict=True)
-        if judgement is not None
-    ]
-    right = {id(question): _right(judgement) for _, question, judgement in given}
-    everything = [(row, question, right.get(id(question), 0.5)) for row, question, _ in asked]
-    by: dict[str, dict[str, list[tuple[Comparison, Question, float]]]] = {"principle": {}, "source": {}}
-    for one in everything:
-        row, question, _ = one
+    of_better: list[Judgement] = []
+    everything: list[_Right] = []
+    by: dict[str, dict[str, list[_Right]]] = {"principle": {}, "source": {}}
+    for (row, question, first), judgement in zip(asked, judgements, strict=True):
+        right = 0.5
+        if judgement is not None:
+            p = judgement.probability if first else 1 - judgement.probability
+            of_better.append(judgement._replace(probability=p))
+            right = 0.5 if p == 0.5 else float(p > 0.5)  # one half is a coin flip
+        everything.append(_Right(row.prompt, right))
         principle = question.principle.id if question.principle else "all in all"
         for kind, key in (("principle", principle), ("source", row.source or "unnamed")):
-            by[kind].setdefault(key, []).append(one)
-    of_better = [judgement for _, _, judgement in given]
+            by[kind].setdefault(key, []).append(everything[-1])
     margins = [_log_odds(judgement.probability) for judgement in of_better]
     return {
         "accuracy": _accuracy(everything).json(),
@@ -73,18 +72,19 @@ def card(judge: Judge, asked: Sequence[tuple[Comparison, Question, bool]]) -> di
         "calibration": calibration([margin for margin in margins if margin]),
         "place_bias": mean_estimate([judgement.place_bias for judgement in of_better]).json(),
         "undecided": sum(judgement.probability == 0.5 for judgement in of_better),
-        "unanswered": len(asked) - len(given),
+        "unanswered": len(asked) - len(of_better),
     }
 
 
-def _right(of_better: Judgement) -> float:
-    """1 if the better answer is the likelier one; one half is a coin flip."""
-    return 0.5 if of_better.probability == 0.5 else float(of_better.probability > 0.5)
+class _Right(NamedTuple):
+    """Whether the better answer of a pair was found: 1, 0, or a coin's 0.5."""
+
+    prompt: Text
+    right: float
 
 
-def _accuracy(some: Sequence[tuple[Comparison, Question, float]]) -> Estimate:
-    values, prompts = [right for *_, right in some], [row.prompt for row, *_ in some]
-    return clustered_mean(values, prompts, rate=True).estimate
+def _accuracy(some: Sequence[_Right]) -> Estimate:
+    return clustered_mean([one.right for one in some], [one.prompt for one in some], rate=True).estimate
 
 
 def _log_odds(probability: float) -> float:
