@@ -210,6 +210,11 @@ class Comparison(Record):
             if above < below
         ]
 
+    @property
+    def certainty(self) -> float:
+        """The probability that the better of two answers is the better one; 1 where a ranking says so."""
+        return 1.0 if self.soft_label is None else max(self.soft_label, 1 - self.soft_label)
+
     def ranks(self) -> tuple[int, ...]:
         """Places with ties and without gaps; empty where nothing is said of the order."""
         if self.ranking is None:

@@ -154,8 +154,7 @@ def pairs(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> tu
             answers = [chat.completion_ids(text)[: config.tokens] for text in (pair.better, pair.worse)]
             group = fitting(whole, answers, config.max_length)
             truncated += group.tokens < len(whole) + sum(map(len, answers))
-            certainty = 1.0 if row.soft_label is None else max(row.soft_label, 1 - row.soft_label)
-            found.append(Pair(group, certainty, pair.weight))
+            found.append(Pair(group, row.certainty, pair.weight))
     return found, truncated
 
 

@@ -144,7 +144,7 @@ def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> lis
             row.ranks(),
             [style.features(option) for option in row.options],
             row.weight,
-            1.0 if row.soft_label is None else max(row.soft_label, 1 - row.soft_label),
+            row.certainty,
             row.margin or 0.0,
             number,
             row.rater,
