@@ -21,7 +21,6 @@ from steersman.report.data import (
 )
 from steersman.report.wording import (
     difference,
-    finite,
     number,
     percent,
     rate,
@@ -156,19 +155,15 @@ def _compare(label: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str
     unique = len(in_a) == len(a) and len(in_b) == len(b)
     paired = bool(a) and unique and in_a.keys() == in_b.keys()
     rates = [wilson(sum(row["kept"] for row in rows), len(rows)) for rows in (a, b)]
-    result: dict[str, Any] = {"label": label, "a": _plain(*rates[0]), "b": _plain(*rates[1]), "paired": paired}
+    result: dict[str, Any] = {"label": label, "a": rates[0].json(), "b": rates[1].json(), "paired": paired}
     if paired:
         before, after = list(in_a.values()), [in_b[question] for question in in_a]
-        result["difference"] = _plain(*paired_difference(before, after))
+        result["difference"] = paired_difference(before, after).json()
         result["p_exact"] = mcnemar_exact(before, after)
     else:
-        result["difference"] = _plain(*independent_difference(*rates))
+        result["difference"] = independent_difference(*rates).json()
         result["p_exact"] = None
     return result
-
-
-def _plain(value: float, low: float, high: float, n: int) -> dict[str, Any]:
-    return {"value": finite(value), "low": low, "high": high, "n": n}
 
 
 def _costs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
