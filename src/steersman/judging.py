@@ -203,8 +203,11 @@ def tensions_table(found: Mapping[str, Any]) -> RenderableType:
 
 def difference_json(found: Mapping[str, Any]) -> dict[str, Any]:
     """What `difference_of` found, as JSON values."""
-    flips = [{**flip.pair._asdict(), **flip._asdict()} for flip in found["flips"]]
-    return {**found, "flips": [{key: flip[key] for key in flip if key != "pair"} for flip in flips]}
+    flips = [
+        {**pair._asdict(), "principle": principle, "before": before, "after": after}
+        for pair, principle, before, after in found["flips"]
+    ]
+    return {**found, "flips": flips}
 
 
 def difference_text(found: Mapping[str, Any]) -> str:

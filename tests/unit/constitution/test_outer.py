@@ -7,6 +7,7 @@ from tests.unit.constitution.conftest import ToldJudge, principle
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Question
 from steersman.constitution.outer import ENOUGH, Pair, changed, differences, tensions
+from steersman.judging import difference_json
 
 PAIRS = [Pair(f"q{i}", f"first {i}", f"second {i}") for i in range(4 * ENOUGH)]
 
@@ -75,6 +76,10 @@ def test_a_changed_principle_lists_the_pairs_that_it_turns_round_and_nothing_els
         ("plums", "q4", 1, -1),
         (None, "q4", 1, -1),
     ]
+    q3, _, q4 = difference_json(found)["flips"]
+    third = {"principle": "plums", "prompt": "q3", "first": PAIRS[3].first, "second": PAIRS[3].second}
+    assert q3 == third | {"before": 1, "after": -1}
+    assert (q4["principle"], q4["prompt"]) == (None, "q4")
 
 
 def test_the_same_constitution_changes_nothing(constitution: Constitution) -> None:
