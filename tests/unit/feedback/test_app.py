@@ -327,14 +327,19 @@ def test_a_store_has_one_cookie_however_it_is_typed(tmp_path: Path, monkeypatch:
         store.database.engine.dispose()
 
 
-def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> None:
+def counted(store: RatingStore) -> tuple[RatingApp, Browser, Clock]:
+    """A browser before the defences alone: whatever they let through is answered with 200."""
     app, clock = RatingApp(store, ADMIN), Clock()
 
     async def inner(scope: object, receive: object, send: Callable[..., object]) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
         await send({"type": "http.response.body", "body": b""})  # type: ignore[misc]
 
-    limited = Browser(defences.Defences(inner, cookie=app.cookie, monotonic=clock))  # type: ignore[arg-type]
+    return app, Browser(defences.Defences(inner, cookie=app.cookie, monotonic=clock)), clock  # type: ignore[arg-type]
+
+
+def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> None:
+    app, limited, clock = counted(store)
     limited.cookies.set(app.cookie, "mine")
     assert [limited.get("/task").status_code for _ in range(41)] == [200] * 40 + [429]
     assert limited.get("/static/rating.js").status_code == 200
@@ -351,13 +356,7 @@ def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> Non
 
 
 def test_a_cookie_that_looks_like_an_address_uses_up_nobodys_requests(store: RatingStore) -> None:
-    app, clock = RatingApp(store, ADMIN), Clock()
-
-    async def inner(scope: object, receive: object, send: Callable[..., object]) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
-        await send({"type": "http.response.body", "body": b""})  # type: ignore[misc]
-
-    limited = Browser(defences.Defences(inner, cookie=app.cookie, monotonic=clock))  # type: ignore[arg-type]
+    app, limited, _ = counted(store)
     limited.cookies.set(app.cookie, "testclient")  # the address that this client comes from
     assert [limited.get("/task").status_code for _ in range(41)] == [200] * 40 + [429]
     assert limited.get("/join").status_code == 200

@@ -12,6 +12,7 @@ import pytest
 
 from steersman.feedback.people import People
 from steersman.feedback.round import Question, Round
+from steersman.feedback.scoring import Scoring
 from steersman.feedback.store import RatingStore
 from steersman.types import Comparison
 
@@ -141,16 +142,20 @@ def until(true: Callable[[], object]) -> None:
     raise AssertionError("nothing came in 30 seconds")
 
 
+def waiting(opened: Open, folder: Path, count: int, settings: Round = PLAIN) -> tuple[RatingStore, Scoring]:
+    """A round whose scorer, in a process of its own, waits for the file ``go on``."""
+    store = opened(scorer=Patient(folder / "go on"))
+    store.begin(settings, questions(count))
+    assert store.scoring is not None
+    store.scoring.move_apart()
+    return store, store.scoring
+
+
 def test_a_server_has_its_questions_scored_in_another_process(opened: Open, tmp_path: Path) -> None:
-    store = opened(scorer=Patient(tmp_path / "go on"))
-    settings = PLAIN.model_copy(update={"random_share": 1e-9})
-    store.begin(settings, questions(30))
+    store, scoring = waiting(opened, tmp_path, 30, PLAIN.model_copy(update={"random_share": 1e-9}))
     people = People(store.database)
     for name in "abc":
         people.join(people.invite(name), "")
-    scoring = store.scoring
-    assert scoring is not None
-    scoring.move_apart()
     assert store.next_task(1) is not None  # with the scorer still at work
     assert not scoring.scores
     (tmp_path / "go on").touch()
@@ -163,12 +168,8 @@ def test_a_server_has_its_questions_scored_in_another_process(opened: Open, tmp_
 def test_a_scorer_that_was_killed_begins_again(
     opened: Open, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = opened(scorer=Patient(tmp_path / "go on"))
-    store.begin(PLAIN, questions(60))
+    store, scoring = waiting(opened, tmp_path, 60)
     People(store.database).join(People(store.database).invite("a"), "")
-    scoring = store.scoring
-    assert scoring is not None
-    scoring.move_apart()
     assert store.next_task(1) is not None
     process = scoring._apart._process  # type: ignore[union-attr]
     process.kill()
@@ -184,11 +185,7 @@ def test_a_scorer_that_was_killed_begins_again(
 def test_a_scorer_that_hangs_is_ended(
     opened: Open, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = opened(scorer=Patient(tmp_path / "go on"))
-    store.begin(PLAIN, questions(60))
-    scoring = store.scoring
-    assert scoring is not None
-    scoring.move_apart()
+    _, scoring = waiting(opened, tmp_path, 60)
     monkeypatch.setattr("steersman.feedback.scoring.LONGEST_S", 0.1)
     scoring.refresh()
     until(lambda: not scoring._turn.locked())
@@ -203,11 +200,7 @@ def test_a_scorer_that_hangs_is_ended(
 def test_without_a_thread_the_old_scores_do(
     opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = opened(scorer=Patient(tmp_path / "go on"))
-    store.begin(PLAIN, questions(6))
-    scoring = store.scoring
-    assert scoring is not None
-    scoring.move_apart()
+    _, scoring = waiting(opened, tmp_path, 6)
 
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
