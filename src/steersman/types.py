@@ -144,7 +144,7 @@ class Comparison(Record):
     of two is. ``both_bad`` says that no option is acceptable. That is a floor and not an order: the options of such a
     row may still be ranked, and without a ranking nothing follows about which of them is better. ``order_shown`` holds
     the options' indices as they were shown, from left to right. ``gold``: the ranking is known to be right.
-    ``failure`` names what is wrong with the worse answers.
+    ``failure`` names what is wrong with the worse answers; ``expect`` lists the behaviours that a good one shows.
     """
 
     prompt: Request
@@ -163,6 +163,7 @@ class Comparison(Record):
     gold: bool = False
     principles: tuple[Slug, ...] = ()
     topic: Slug | None = None
+    expect: tuple[Behaviour, ...] = ()
     failure: str = ""
     tags: tuple[str, ...] = ()
     author: str = ""

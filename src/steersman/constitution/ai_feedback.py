@@ -33,7 +33,7 @@ from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.terminal import Progress
 from steersman.types import Comparison, Prompt, Record, Seed, Slug, Text
 
-VERSION = 2
+VERSION = 3
 COMPARISONS, SUMMARY, ANSWERS = "comparisons.jsonl", "feedback.json", "answers.partial.jsonl"
 
 
@@ -180,6 +180,7 @@ def _comparison(name: str, pair: Asked, label: float, said: Sequence[tuple[Princ
         per_principle=by if len(by) > 1 else {},
         principles=tuple(by) or pair.row.principles,
         topic=pair.row.topic,
+        expect=pair.row.expect,
         tags=pair.row.tags,
         rater=name,
         group="ai",

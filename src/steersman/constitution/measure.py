@@ -20,7 +20,7 @@ from steersman.stats import Estimate, calibration, clustered_mean, mean_estimate
 from steersman.store import StageFolder, write_json
 from steersman.types import Comparison, Text
 
-VERSION = 2
+VERSION = 3
 CARD = "judge_card.json"
 
 
@@ -37,7 +37,7 @@ def questions_of(
     for row in comparisons:
         principle = next((known[id] for id in row.principles if id in known), None)
         for pair in row.pairs():
-            question = Question(row.prompt, pair.better, pair.worse, principle)
+            question = Question(row.prompt, pair.better, pair.worse, principle, row.expect)
             first = stream.random() < 0.5
             found.append((row, question if first else question.turned(), first))
     return found if limit is None or limit >= len(found) else stream.sample(found, limit)

@@ -23,7 +23,8 @@ from steersman.store import StageFolder
 from steersman.types import Comparison, Prompt, Text
 
 PROMPTS = [
-    Prompt(prompt=f"q{i}", principles=("apples", "pears")[i % 2 :], topic="fruit", tags=("t",)) for i in range(6)
+    Prompt(prompt=f"q{i}", principles=("apples", "pears")[i % 2 :], topic="fruit", tags=("t",), expect=("complies",))
+    for i in range(6)
 ]
 
 
@@ -67,6 +68,7 @@ def test_the_surest_pair_of_a_prompt_becomes_a_comparison_like_a_persons(
         assert row.soft_label == pytest.approx(0.8 if row.options[0].endswith(str(4 * i + 3)) else 0.2)
         assert row.pairs()[0].better == f"text {4 * i + 3}"
         assert (row.rater, row.group, row.source, row.topic, row.tags) == ("rules", "ai", "ai", "fruit", ("t",))
+        assert row.expect == ("complies",)
         assert len(row.principles) == 1
         assert set(row.principles) <= set(PROMPTS[i].principles)
     assert (summary["prompts"], summary["answers"], summary["kept"]) == (6, 24, 6)

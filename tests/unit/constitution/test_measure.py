@@ -11,7 +11,7 @@ from tests.unit.constitution.conftest import ToldJudge
 
 from steersman.constitution import measure
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import JudgeConfig, Question
+from steersman.constitution.judges import JudgeConfig, Question, RuleJudge
 from steersman.errors import JudgeRefused
 from steersman.store import StageFolder
 from steersman.types import Comparison
@@ -43,6 +43,20 @@ def test_pairs_are_asked_with_the_better_answer_first_about_half_the_time(consti
     assert names == ["apples", "pears", None, None]
     always_a = measure.card(ToldJudge(lambda _: 0.9), asked)
     assert 0.4 < always_a["accuracy"]["value"] < 0.6
+
+
+def test_what_a_good_answer_shows_is_asked_for_as_in_feedback(constitution: Constitution) -> None:
+    """Rules go by what the row expects, as they do by what a prompt expects; else by the principle."""
+
+    def shows(behaviour: str, _: str, answer: str) -> bool:
+        return (behaviour == "refuses") == (answer == "good")
+
+    told = constitution.principle("apples").model_copy(update={"behaviours": ("complies",)})
+    constitution = constitution.model_copy(update={"principles": (told,)})
+    plain = Comparison(prompt="q", options=("good", "bad"), ranking=(1, 2), principles=("apples",))
+    for row, accuracy in ((plain.model_copy(update={"expect": ("refuses",)}), 1.0), (plain, 0.0)):
+        card = measure.card(RuleJudge(shows), measure.questions_of([row], constitution))
+        assert card["accuracy"]["value"] == accuracy
 
 
 def test_the_card_says_how_often_by_what_and_for_whom(constitution: Constitution) -> None:

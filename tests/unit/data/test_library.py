@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -135,6 +136,18 @@ def test_the_worse_answer_names_its_failure_and_length_does_not_give_it_away(nam
     assert len({row.failure for row in comparisons}) >= 8
     longer = sum(len(row.options[1]) > len(row.options[0]) for row in comparisons)
     assert 0.35 <= longer / len(comparisons) <= 0.65
+
+
+def test_comparisons_expect_what_prompts_of_their_kind_do(name: str) -> None:
+    """So that rules judge both alike: on the card of a judge, and in feedback."""
+    expected: dict[Any, set[Any]] = {}
+    for row in shipped(name).prompts:
+        expected.setdefault(_kind(row), set()).add(row.expect)
+    assert [row for row in shipped(name).comparisons if {row.expect} != expected[_kind(row)]] == []
+
+
+def _kind(row: Prompt | Comparison) -> tuple[str, ...]:
+    return (row.principles[0], *sorted({"harmful", "lookalike"} & set(row.tags)))
 
 
 # ── voice ────────────────────────────────────────────────────────────────────────────────────────────────────────────
