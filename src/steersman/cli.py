@@ -259,7 +259,7 @@ def constitution_broken(
     answer: Annotated[str, typer.Argument(help="What was answered.")],
     json: Json = False,
 ) -> None:
-    """Which principle an answer breaks, by the run's reward model: its score under each."""
+    """An answer's score under each principle, by the run's reward model. A hint, no verdict: docs/limits.md."""
     from steersman import judging
     from steersman.terminal import results
 
