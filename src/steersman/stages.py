@@ -31,9 +31,12 @@ from steersman.train.ppo import Ppo, PpoConfig
 from steersman.train.reward_model import CostConfig, RewardConfig, RewardModel
 from steersman.train.rloo import Rloo, RlooConfig
 from steersman.train.sft import RevisedSftConfig
+from steersman.train.watch import People
 from steersman.types import Comparison, Demonstration, Prompt
 
-ENDPOINT = "endpoint/answers.jsonl"  # in a run: what a remote judge said
+# In a run, where they outlive the stages:
+ENDPOINT = "endpoint/answers.jsonl"  # what a remote judge said
+LABELS = "labels.jsonl"  # what people said of answers during reinforcement learning
 
 
 @dataclass
@@ -209,9 +212,10 @@ def _train_rl(
         case PpoConfig():
             algorithm = Ppo(config)
     ruled = config.constraint.behaviours if config.constraint else ()
+    # Whether an answer shows what its prompt expects is never optimised; it chooses the checkpoint.
+    behaviours = scores.kept if any(row.expect for row in rows.watched) else None
     judges = rl.Judges(
-        # Whether an answer shows what its prompt expects is never optimised; it chooses the checkpoint.
-        gold=scores.kept if any(row.expect for row in rows.watched) else None,
+        gold=People(out.path.parent / LABELS) if config.watch.gold == "people" else behaviours,
         cost=functools.partial(scores.violates, ruled) if ruled else None,
         seen_by={"refused": scores.refused},
         second=second,

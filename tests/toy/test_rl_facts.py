@@ -6,6 +6,7 @@ Measured numbers are in the docstrings; margins are wide, seeds fixed.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from steersman.lm.shared_prompt import Group
 from steersman.store import StageFolder
 from steersman.train import rl
 from steersman.train.actor import RolloutConfig
+from steersman.train.audit import Look, audit
 from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import RewardModel
@@ -58,7 +60,7 @@ class Course(NamedTuple):
     score: list[float]
     true: list[float]
     kl: list[float]
-    taken: int  # the step whose policy the audit took
+    looks: list[Look]
 
 
 def train(
@@ -68,6 +70,8 @@ def train(
     chat = chat_format(pretrained.load_tokenizer(base))
     monkeypatch.setattr(RewardModel, "load", lambda *_, **__: Given(chat, score))
     events: list[dict[str, Any]] = []
+    audited: list[Sequence[Look]] = []
+    monkeypatch.setattr("steersman.train.watch.audit", lambda looks: (audited.append(looks), audit(looks))[1])
     out.mkdir()
     stage = StageFolder(out, "rl", lambda **row: events.append(row))
     prompts = [Prompt(prompt=text) for text in world.PROMPTS]
@@ -78,8 +82,7 @@ def train(
     start, rows = base.parents[1] / "start", Rows(prompts, prompts * 8, [])
     rl.run(config, algorithm, base, start, Path("none"), rows, stage, Judges(true))
     looks = [event for event in events if event["event"] == "watch"]
-    taken = next(event["step"] for event in events if event["event"] == "taken")
-    return Course(*([look[key] for look in looks] for key in ("score", "gold", "kl_nats_per_answer")), taken)
+    return Course(*([look[key] for look in looks] for key in ("score", "gold", "kl_nats_per_answer")), [*audited[-1]])
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -124,7 +127,8 @@ def test_it_raises_the_true_reward_when_that_is_the_score(
 def test_without_a_leash_a_proxy_is_over_optimised(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The score rises; the true reward rises, then falls below where it began, in Gao's form.
 
-    Measured: score 0.8 -> 4.2; true reward 0.05 -> 0.28 -> -5; R^2 0.993.
+    Measured: score 0.8 -> 4.2; true reward 0.05 -> 0.28 -> -5; R^2 0.993. An audit with 20 labels a look stops
+    after 60 to 140 of them and takes a policy with 97 % of the peak's true reward (three trainings, 25 audits each).
     """
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
     watch = WatchConfig(every_steps=4, prompts=264, stop_at=1)
@@ -134,6 +138,21 @@ def test_without_a_leash_a_proxy_is_over_optimised(base: Path, tmp_path: Path, m
     assert max(loose.true) > loose.true[0] + 0.1
     assert loose.true[-1] < loose.true[0] - 2
     assert gao_fit(loose) > 0.9
+    true = {look.step: value for look, value in zip(loose.looks, loose.true, strict=True)}
+    audits = [audited(loose.looks, 20, seed) for seed in range(20)]
+    assert max(spent for _, spent in audits) <= 200
+    assert sum(true[step] for step, _ in audits) / 20 > 0.95 * max(loose.true)
+
+
+def audited(looks: Sequence[Look], labels: int, seed: int) -> tuple[int, int]:
+    """The step that is taken with labels of so many prompts alone, and how many labels were spent until it stopped."""
+    asked = set(random.Random(seed).sample(range(len(looks[0].gold)), labels))
+    few = [look._replace(gold=[g if i in asked else None for i, g in enumerate(look.gold)]) for look in looks]
+    for count in range(1, len(few) + 1):
+        verdict = audit(few[:count])
+        if verdict.worse > WatchConfig().stop_at:
+            break
+    return verdict.step, count * labels
 
 
 def gao_fit(course: Course) -> float:

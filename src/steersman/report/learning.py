@@ -155,18 +155,17 @@ def _reinforcement(found: Data | None) -> str:
     if first["gold"] is not None:
         gold = charts.Curve("gold", "marked", [(look["kl"], look["gold"]) for look in looks])
         said = (
-            f"Answers that show all expected behaviours, which nothing optimises: {percent(first['gold'])} before, "
-            f"{percent(last['gold'])} at the end. The policy of step {taken['step']} was taken: the highest "
-            f"share, each averaged with its neighbours ({percent(taken['gold'])}). That the last policy is worse has a "
-            f"probability of {percent(taken['gold_worse'])}."
+            f"Gold labels, which nothing optimises: {percent(first['gold'])} before, {percent(last['gold'])} at the "
+            f"end. The policy of step {taken['step']} was taken, the highest by all labels ({percent(taken['gold'])}). "
+            f"That the last policy is worse has a probability of {percent(taken['gold_worse'])}."
         )
-        parts.append(pieces.figure([gold], said, "expected behaviours shown", "", x_name))
+        parts.append(pieces.figure([gold], said, "mean gold label", "", x_name))
     return "<h3>Reinforcement learning</h3>" + "".join(parts) + _looks(looks) + _changes(found)
 
 
 def _looks(looks: Sequence[Data]) -> str:
     """Every look in numbers."""
-    heads = ("Step", "KL an answer", "Score", "Behaviours", "Refused", "Ends itself", "Tokens", "Repeats", "Entropy")
+    heads = ("Step", "KL an answer", "Score", "Gold", "Refused", "Ends itself", "Tokens", "Repeats", "Entropy")
     rows = (
         pieces.row(
             f"{look['step']}",

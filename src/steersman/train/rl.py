@@ -36,10 +36,10 @@ from steersman.store import StageFolder
 from steersman.terminal import Progress
 from steersman.train import loop, processes
 from steersman.train.actor import POLICY, Actor, ActorConfig, Judge, Read, Rollouts, Seen
-from steersman.train.watch import Watch, WatchConfig
+from steersman.train.watch import People, Watch, WatchConfig
 from steersman.types import Behaviour, Demonstration, Prompt, Record, transport
 
-VERSION = 2
+VERSION = 3
 COLLAPSED = 5  # steps without any difference within a prompt's answers
 
 
@@ -177,11 +177,11 @@ class Rows(NamedTuple):
 
 
 class Judges(NamedTuple):
-    """``gold`` says how good an answer to a watched prompt is, and chooses the checkpoint. ``cost`` is 1 for an answer
-    that violates the constraint, and ``cost_model`` a reward model that is asked for ``costs_below``. ``seen_by`` and
-    ``second``, a reward model trained on other data, only look on."""
+    """``gold`` says how good an answer to a watched prompt is, and chooses the checkpoint: a judge, or people. ``cost``
+    is 1 for an answer that violates the constraint, and ``cost_model`` a reward model that is asked for
+    ``costs_below``. ``seen_by`` and ``second``, a reward model trained on other data, only look on."""
 
-    gold: Judge | None = None
+    gold: Judge | People | None = None
     cost: Judge | None = None
     seen_by: Mapping[str, Judge] = {}
     second: Path | None = None
@@ -223,10 +223,18 @@ def run(
     processes.wait()
     counts = {"prompts": len(rows.prompts), "watched": len(watch.prompts), "steps": config.steps}
     out.emit(event="setup", **counts, resumed_at_step=first)
+
+    def keep(step: int) -> None:
+        if processes.rank() == 0:
+            kept = trainer.state() | {"looks": watch.state()}
+            loop.save_checkpoint(out.path, step, trainer.parameters, trainer.optimiser, kept)
+
     turns, beside = turns_of(config, rows.prompts), turns_of(config, rows.demonstrations, 1)
     with Progress("rl", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
             if step % config.watch.every_steps == 0 or step == config.steps:
+                if isinstance(judges.gold, People):  # the run may end here and go on when people have labelled
+                    keep(step)
                 out.emit(event="watch", step=step, **watch.look(step))
             if step == config.steps or watch.stops():
                 break
@@ -234,9 +242,8 @@ def run(
             measured = trainer.step(step, asked, [rows.demonstrations[i] for i in beside[step]])
             out.emit(event="train", step=step, **measured)
             progress.advance(loss=measured["loss"])
-            if (step + 1) % config.checkpoint_every_steps == 0 and processes.rank() == 0:
-                kept = trainer.state() | {"looks": watch.state()}
-                loop.save_checkpoint(out.path, step + 1, trainer.parameters, trainer.optimiser, kept)
+            if (step + 1) % config.checkpoint_every_steps == 0:
+                keep(step + 1)
     if processes.rank() == 0:
         taken = watch.take()
         out.emit(event="taken", **(taken or {"step": step}))

@@ -2,73 +2,94 @@
 
 The score that is optimised is never what a checkpoint is chosen by: it rises whatever happens to the answers (Gao et
 al. 2022, arXiv:2210.10760). At every look the policy answers the same held-out prompts. If ``gold`` is given, a judge
-that training does not see, its labels of these answers are what is believed. They are few and noisy, so every look is
-averaged with its neighbours, and the highest one is taken. Training ends when the present look is worse than that one
-with a probability of ``stop_at``, by the paired labels of the two. Without gold, the last policy is taken: never the
-one with the highest score.
+or people whom training does not see, their labels of these answers are what is believed (`train/audit.py`): the look
+with the highest gold is taken, and training ends when the present one is worse than it with a probability of
+``stop_at``. Without gold, the last policy is taken: never the one with the highest score.
 
 Gao et al.'s own curve, d (a - b log d) with d the root of the KL, is not what we fit: see docs/decisions/0009.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import NormalDist, fmean, variance
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any, Literal
 
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from steersman.data import style
+from steersman.data.formats import read
 from steersman.data.sources import spread
+from steersman.errors import RunError
 from steersman.lm.model import restore, snapshot
 from steersman.lm.sampling import Completion
 from steersman.store import read_jsonl, write_jsonl
 from steersman.train import processes
 from steersman.train.actor import POLICY, Actor, Judge
-from steersman.types import Prompt, Record
+from steersman.train.audit import Look, Verdict, audit
+from steersman.types import Prompt, Record, plain_text
 
-LOOKS = "looks.jsonl"  # the answers of all looks, for a reader or a rater
+LOOKS = "looks.jsonl"  # the answers of all looks, for a reader
+Answered = tuple[Prompt, str]
 
 
 class WatchConfig(Record):
-    """Every so many steps, ``prompts`` held-out prompts are answered: so many gold labels does a look cost.
+    """Every so many steps, ``prompts`` held-out prompts are answered, and ``labels`` of the answers get a gold label;
+    None for all. The others are told by what is counted of them, and by the labels.
 
-    A ``stop_at`` of 1 never ends training.
+    ``gold``: who labels, the ``behaviours`` that a prompt expects, or ``people`` (`People`). A ``stop_at`` of 1 never
+    ends training.
     """
 
     every_steps: int = Field(default=5, ge=1)
     prompts: int = Field(default=32, ge=2)
+    labels: int | None = Field(default=None, ge=2)
+    gold: Literal["behaviours", "people"] = "behaviours"
     stop_at: float = Field(default=0.95, gt=0.5, le=1)
 
 
-class Look(NamedTuple):
-    """What the audit knows of a step: the gold of each answer, in the order of the prompts."""
+class Labelled(Record):
+    """A row of the file: an answer, and what a person says of it."""
 
-    step: int
-    gold: list[float]
-
-
-class Verdict(NamedTuple):
-    """The step to take, the smoothed mean of its gold, and how probable it is that the present look is worse."""
-
-    step: int
-    gold: float
-    worse: float
+    prompt: str
+    answer: str
+    label: float | None = Field(default=None, ge=0, le=1)
 
 
-def audit(looks: Sequence[Look]) -> Verdict:
-    """Take the highest look, each averaged with its neighbours by 1/4, 1/2, 1/4, and compare the last one with it."""
-    means = [fmean(look.gold) for look in looks]
-    padded = [means[0], *means, means[-1]]
-    smoothed = [(before + 2 * own + after) / 4 for before, own, after in zip(padded, means, padded[2:], strict=False)]
-    best = max(range(len(looks)), key=smoothed.__getitem__)
-    differences = [now - then for now, then in zip(looks[-1].gold, looks[best].gold, strict=True)]
-    change, error = fmean(differences), math.sqrt(variance(differences) / len(differences))
-    worse = NormalDist().cdf(-change / error) if error else 0.5 if change == 0 else float(change < 0)
-    return Verdict(looks[best].step, smoothed[best], worse)
+class People:
+    """Labels that people write into a file, in place of a judge that is asked.
+
+    The run stops where a label is missing, with the answers in the file; whoever writes a number from 0 (bad) to 1
+    (good) for each and gives the same command again lets it go on. The same answer is asked about once.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def labels(self, said: Sequence[Answered]) -> list[float]:
+        """The labels of these answers.
+
+        Raises:
+            DataError: a row of the file is broken. RunError: labels are missing.
+        """
+        rows = read(self.file, Labelled) if self.file.exists() else []
+        known = {(row.prompt, row.answer): row.label for row in rows}
+        asked = [(plain_text(prompt.prompt), answer) for prompt, answer in said]
+        new = [Labelled(prompt=one[0], answer=one[1]) for one in dict.fromkeys(asked) if one not in known]
+        if new and processes.rank() == 0:
+            write_jsonl(self.file, [row.model_dump(mode="json") for row in (*rows, *new)])
+        found = [known.get(one) for one in asked]
+        labels = [label for label in found if label is not None]
+        if len(labels) < len(asked):
+            missing = {one for one, label in zip(asked, found, strict=True) if label is None}
+            raise RunError(
+                f"{len(missing)} answer(s) wait for a person's label",
+                where=str(self.file),
+                do='write a number from 0 (bad) to 1 (good) for each "label" of null, then give the same command again',
+            )
+        return labels
 
 
 class Watch:
@@ -83,13 +104,14 @@ class Watch:
         actor: Actor,
         config: WatchConfig,
         prompts: Sequence[Prompt],
-        gold: Judge | None,
+        gold: Judge | People | None,
         seen_by: Mapping[str, Judge],
         folder: Path,
     ) -> None:
         self.actor, self.config, self.gold, self.seen_by, self.folder = actor, config, gold, seen_by, folder
         self.prompts = spread(prompts, config.prompts)
         self.looks: list[Look] = []
+        self.verdict: Verdict | None = None  # on these looks
 
     def state(self) -> list[list[Any]]:
         """What a resumed training needs."""
@@ -98,6 +120,7 @@ class Watch:
     def resume(self, state: Sequence[Sequence[Any]], step: int) -> None:
         """Put `state` back, of the looks before ``step``."""
         self.looks = [look for look in (Look(*values) for values in state) if look.step < step]
+        self.verdict = audit(self.looks) if self.looks else None
         if processes.rank() == 0 and (self.folder / LOOKS).exists():
             kept = [row for row in read_jsonl(self.folder / LOOKS) if row["step"] < step]
             write_jsonl(self.folder / LOOKS, kept)
@@ -110,43 +133,55 @@ class Watch:
         below, tokens = actor.below_of(groups), sum(len(completion.token_ids) for completion in found)
         kl, entropy = actor.divergence(groups, below)
         said = [(prompt, completion.text) for prompt, completion in zip(self.prompts, found, strict=True)]
-        scores = actor.reward.scores(groups, below).tolist()
+        counted: dict[str, list[float]] = {
+            "score": actor.reward.scores(groups, below).tolist(),
+            "mean_answer_tokens": [float(len(completion.token_ids)) for completion in found],
+            "ended": [float(completion.finish_reason == "stop") for completion in found],
+            "repeated_trigrams": [_repeated(completion) for completion in found],
+            **{name: [judge(*answer) for answer in said] for name, judge in self.seen_by.items()},
+        }
+        for name, judge in (("second_score", actor.second), ("cost_score", actor.cost)):
+            if judge is not None:
+                counted[name] = judge.scores(groups, below).flatten().tolist()
+        styles = {name: [measure(answer) for _, answer in said] for name, measure in style.FEATURES.items()}
+        gold = self._labels(said)
+        self._write(step, said, counted["score"], gold)
         measured: dict[str, Any] = {
-            "score": fmean(scores),
+            **{name: fmean(values) for name, values in counted.items()},
+            "style": {name: fmean(values) for name, values in styles.items()},
             "kl_nats_per_token": kl,
             "kl_nats_per_answer": kl * tokens / len(found),
             "entropy_nats_per_token": entropy,
-            "mean_answer_tokens": tokens / len(found),
-            "ended": fmean(completion.finish_reason == "stop" for completion in found),
-            "repeated_trigrams": fmean(map(_repeated, found)),
-            "style": {name: fmean(measure(c.text) for c in found) for name, measure in style.FEATURES.items()},
-            **{name: fmean(judge(*answer) for answer in said) for name, judge in self.seen_by.items()},
         }
-        if actor.second is not None:
-            measured["second_score"] = float(actor.second.scores(groups, below).mean())
-        if actor.cost is not None:
-            measured["cost_score"] = float(actor.cost.scores(groups, below).mean())
-        gold = None if self.gold is None else [self.gold(*answer) for answer in said]
-        self._write(step, said, scores, gold)
-        if gold is None:
+        if self.gold is None:
             return measured
-        self.looks.append(Look(step, gold))
+        self.looks.append(Look(step, [*map(list, zip(*counted.values(), *styles.values(), strict=True))], gold))
         if processes.rank() == 0:
             save_file(snapshot(actor.policy, POLICY), self._kept(step))
-        verdict = audit(self.looks)
-        return measured | {"gold": fmean(gold), "gold_best": verdict.gold, "gold_worse": verdict.worse}
+        self.verdict = verdict = audit(self.looks)
+        labels = [label for label in gold if label is not None]
+        return measured | {"gold": fmean(labels), "gold_best": verdict.gold, "gold_worse": verdict.worse}
+
+    def _labels(self, said: Sequence[Answered]) -> list[float | None]:
+        """Of each answer; None of those that nobody is asked about, which are the same ones at every look."""
+        if self.gold is None:
+            return [None] * len(said)
+        asked = spread(range(len(said)), self.config.labels)
+        some = [said[i] for i in asked]
+        found = self.gold.labels(some) if isinstance(self.gold, People) else [self.gold(*one) for one in some]
+        told = dict(zip(asked, found, strict=True))
+        return [told.get(i) for i in range(len(said))]
 
     def stops(self) -> bool:
         """Whether the answers have become worse than at the best look, as far as one can tell."""
-        return bool(self.looks) and audit(self.looks).worse > self.config.stop_at
+        return self.verdict is not None and self.verdict.worse > self.config.stop_at
 
     def take(self) -> dict[str, Any] | None:
         """Put the policy of the best look back and say which; None, and the policy as it is, without gold."""
-        if not self.looks:
+        if self.verdict is None:
             return None
-        verdict = audit(self.looks)
-        restore(self.actor.policy, load_file(self._kept(verdict.step)), POLICY)
-        return {"step": verdict.step, "gold": verdict.gold, "gold_worse": verdict.worse}
+        restore(self.actor.policy, load_file(self._kept(self.verdict.step)), POLICY)
+        return {"step": self.verdict.step, "gold": self.verdict.gold, "gold_worse": self.verdict.worse}
 
     def clear(self) -> None:
         """Remove the policies that were kept."""
@@ -157,7 +192,7 @@ class Watch:
         return self.folder / f"look-{step}.safetensors"
 
     def _write(
-        self, step: int, said: Sequence[tuple[Prompt, str]], scores: Sequence[float], gold: Sequence[float] | None
+        self, step: int, said: Sequence[Answered], scores: Sequence[float], gold: Sequence[float | None]
     ) -> None:
         if processes.rank() > 0:
             return
@@ -169,7 +204,7 @@ class Watch:
                 "prompt": prompt.model_dump(mode="json")["prompt"],
                 "answer": answer,
                 "score": scores[i],
-                "gold": None if gold is None else gold[i],
+                "gold": gold[i],
             }
             for i, (prompt, answer) in enumerate(said)
         ]

@@ -12,12 +12,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from steersman.errors import DataError, RecipeError, TrainingFailed
+from steersman.errors import DataError, RecipeError, RunError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.head import CompactConfig
 from steersman.lm.model import LoraConfig, load_adapter
 from steersman.lm.shared_prompt import Group, tree
-from steersman.store import StageFolder
+from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.train import actor as actor_module
 from steersman.train import loop, reward_model, rl, sft
 from steersman.train.actor import Actor, ActorConfig, Judge, Read, RolloutConfig
@@ -28,7 +28,7 @@ from steersman.train.reward_model import RewardConfig
 from steersman.train.rl import Algorithm, Constraint, ConstraintConfig, Judges, Leash, RlConfig, Rows, Totals, Trainer
 from steersman.train.rloo import Rloo, RlooConfig
 from steersman.train.sft import SftConfig
-from steersman.train.watch import LOOKS, WatchConfig
+from steersman.train.watch import LOOKS, People, WatchConfig
 from steersman.types import Comparison, Demonstration, Prompt
 
 from .conftest import Stopped, recorder
@@ -360,7 +360,7 @@ def run(
     trained: Path,
     prompts: Sequence[Prompt],
     folder: Path,
-    gold: Judge | None = None,
+    gold: Judge | People | None = None,
     stop_before: int | None = None,
     algorithm: Algorithm | None = None,
 ) -> list[dict[str, Any]]:
@@ -413,7 +413,8 @@ def test_the_checkpoint_at_the_golds_best_is_taken(
     tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
     """Gold that falls from the second look on ends the training, and the policy of that look is saved."""
-    labels = iter([mean + noise for mean in (1.0, 3.0, 2.9, -5.0) for noise in (-0.1, 0.1, 0.0) * 2])
+    noise = [0.5, -0.5, 0.0, 0.5, -0.5]  # another one at every look: 2.9 is not surely less than 3.0
+    labels = iter([mean + n for i, mean in enumerate((1.0, 3.0, 2.9, -5.0)) for n in noise[i % 3 :][:3] * 2])
 
     def gold(prompt: Prompt, answer: str) -> float:
         return next(labels)
@@ -432,6 +433,33 @@ def test_the_checkpoint_at_the_golds_best_is_taken(
     ]
     ours, theirs = ([p for _, p in sorted(rl.trainable(w).items())] for w in weights)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_people_label_what_the_run_waits_for(
+    tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
+) -> None:
+    """Stopped at every look and gone on with, it is to the bit the training that a function labels."""
+    watch = WatchConfig(every_steps=2, prompts=6, labels=4, gold="people")
+    config = RlooConfig(**SMALL | {"watch": watch})
+    whole = run(config, tiny_base, trained, prompts, tmp_path / "function", long)
+    people, stops = People(tmp_path / "labels.jsonl"), 0
+    while True:
+        try:
+            again = run(config, tiny_base, trained, prompts, tmp_path / "people", people)
+            break
+        except RunError:
+            rows = read_jsonl(people.file)
+            answered = [{**row, "label": long(prompts[0], row["answer"])} for row in rows]
+            assert stops == 0 or len(rows) > stops
+            stops = len(rows)
+            write_jsonl(people.file, answered)
+    assert 4 < stops <= 4 * sum(event["event"] == "watch" for event in whole)
+    assert timeless(again)[-2:] == timeless(whole)[-2:]
+    files = [{p.name: p.read_bytes() for p in (tmp_path / n / "adapter").iterdir()} for n in ("function", "people")]
+    assert files[0] == files[1]
+    looks = [row for row in read_jsonl(tmp_path / "people" / LOOKS) if row["step"] == 0]
+    assert sum(row["gold"] is not None for row in looks) == 4
+    assert len(looks) == 6
 
 
 def test_answers_that_never_differ_are_a_collapse(
