@@ -87,6 +87,12 @@ def fine_tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reinforcement learning start from. Read only.
     """
     folder = tmp_path_factory.mktemp("world")
+    fine_tune(folder)
+    return folder
+
+
+def fine_tune(folder: Path) -> None:
+    """Write what `fine_tuned` describes; benchmarks/over_optimisation.py starts from the same."""
     tiny.save(tiny.word_tokenizer(world.WORDS), folder / "base")
     out = StageFolder(folder / "sft", "sft")
     out.path.mkdir()
@@ -106,4 +112,3 @@ def fine_tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.requires_grad_(False)
     policy = add_lora(model, LoraConfig(rank=16, alpha=32.0), "toy")
     save_policy(policy, folder / "start", tokenizer, pretrained.digest(base))
-    return folder

@@ -15,13 +15,20 @@ Data = Mapping[str, Any]
 
 
 def training(data: Data) -> str:
+    """What each stage that learns recorded."""
+    later = (_preferences(data["preferences"]), _reward_card(data), constitutional(data))
+    found = "".join((_fine_tuning(data), *later, _reinforcement(data["reinforcement"])))
+    return pieces.section("training", "Training", found)
+
+
+def _fine_tuning(data: Data) -> str:
     """Loss curves and, with a compact vocabulary, the probability outside its exact rows."""
     loss, validation, outside = (
         [(float(x), float(y)) for x, y in data["training"][name] if y is not None]
         for name in ("loss", "validation_loss", "mass_outside_exact_rows")
     )
     if not loss:
-        return pieces.section("training", "Training", "<p>This run recorded no training steps.</p>")
+        return "<p>This run recorded no steps of supervised fine-tuning.</p>"
     window = max(3, len(loss) // 15) | 1
     smooth = charts.smoothed(loss, window)
     curves = [
@@ -55,9 +62,7 @@ def training(data: Data) -> str:
         ),
         "plain small",
     )
-    figure += pieces.details("The same as a table", table) if validation else ""
-    later = (_preferences(data["preferences"]), _reward_card(data), constitutional(data))
-    return pieces.section("training", "Training", "".join((figure, *later, _reinforcement(data["reinforcement"]))))
+    return figure + (pieces.details("The same as a table", table) if validation else "")
 
 
 def _signed(nats: float) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from steersman.feedback.duel import duel
 from steersman.report.page import render, report_data, write
-from steersman.store import Run, read_json, write_json
+from steersman.store import Run, read_json, read_jsonl, write_json, write_jsonl
 from steersman.types import Comparison
 
 from .conftest import ANSWERS, DATA
@@ -229,6 +229,16 @@ def test_reinforcement_is_drawn_against_the_kl_and_says_what_was_taken(make: Cal
     assert section.count("<svg") == 4
     assert "&lt;b&gt;5&lt;/b&gt;" in section
     assert "<b>5</b>" not in section
+
+
+def test_what_came_after_a_fine_tuning_of_another_run_is_drawn(make: Callable[..., Run]) -> None:
+    """A stage's folder can be copied from another run; its events stay there."""
+    run = make("copied", reinforced=True)
+    events = run.path / "events.jsonl"
+    write_jsonl(events, [row for row in read_jsonl(events) if row.get("stage") != "sft"])
+    text = page_of(run)
+    assert "no steps of supervised fine-tuning" in text
+    assert "went from +0.10 to +2.20 nats" in text
 
 
 def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None:
