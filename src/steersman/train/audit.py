@@ -65,7 +65,7 @@ def posterior(looks: Sequence[Look]) -> tuple[Array, Array]:
     at, prompt = np.nonzero(np.isfinite(gold))
     labels = gold[at, prompt]
     mean, spread = labels.mean(), labels.std()
-    if not spread:
+    if spread < 1e-12:  # all the same
         return np.full(count, mean), np.zeros((count, count))
     features = _scaled(np.array([look.features for look in looks], dtype=np.float64))
     apart = np.subtract.outer(np.arange(count), np.arange(count))
