@@ -128,7 +128,8 @@ def test_without_a_leash_a_proxy_is_over_optimised(base: Path, tmp_path: Path, m
     """The score rises; the true reward rises, then falls below where it began, in Gao's form.
 
     Measured: score 0.8 -> 4.2; true reward 0.05 -> 0.28 -> -5; R^2 0.993. An audit with 20 labels a look stops
-    after 60 to 140 of them and takes a policy with 97 % of the peak's true reward (three trainings, 25 audits each).
+    after 70 of them (at most 140) and takes a policy with 97 % of the peak's true reward: three trainings, 25 audits
+    each.
     """
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
     watch = WatchConfig(every_steps=4, prompts=264, stop_at=1)

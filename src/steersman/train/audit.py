@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 NEAR = 3.0  # looks apart at which what the features do not tell has a correlation of exp(-1/2)
 WIDE = 100.0  # prior variance of the mean, in units of the labels' own
-VARIANCES = (-14.0, 4.0)  # least and largest logarithm of the others, in the same units
+# Least and largest logarithm of the other variances, in the same units: of features, looks, prompts, noise. Looks are
+# never quite alike, or labels too few to tell them apart would leave the choice to rounding.
+VARIANCES = ((-14.0, 4.0), (-3.0, 4.0), (-14.0, 4.0), (-14.0, 4.0))
 Array = NDArray[np.float64]
 
 
@@ -120,5 +122,5 @@ def _regression(design: Array, labels: Array, groups: NDArray[np.int64]) -> tupl
         return float(size) / 2, np.r_[sizes - moments, count - around][1:] / 2
 
     start = np.array([-0.5, -2.0, -1.0, -1.0])
-    found = minimize(surprise, start, jac=True, method="L-BFGS-B", bounds=[VARIANCES] * 4).x
+    found = minimize(surprise, start, jac=True, method="L-BFGS-B", bounds=VARIANCES).x
     return solved(found)[:2]

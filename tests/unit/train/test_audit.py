@@ -96,3 +96,15 @@ def test_units_change_nothing() -> None:
     assert audit(metres).step == audit(found).step
     assert audit(metres).gold == pytest.approx(3 * audit(found).gold + 2, rel=1e-4)
     assert audit(metres).worse == pytest.approx(audit(found).worse, abs=1e-4)
+
+
+def test_looks_that_labels_hardly_tell_apart_are_not_called_equal() -> None:
+    """43, 44 and 43 good answers of 64, as on gemma: with a variance of 0 among looks rounding would choose."""
+    generator = random.Random(6)
+    found = []
+    for k, good in enumerate((43, 44, 43)):
+        labels = generator.sample([1.0] * good + [0.0] * (64 - good), 64)
+        found.append(Look(16 * k, [[generator.gauss(0, 1)] for _ in labels], [*labels]))
+    verdict = audit(found)
+    assert verdict.step == 16
+    assert 0.5 < verdict.worse < 0.6
