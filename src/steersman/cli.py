@@ -90,7 +90,7 @@ def align(
     try:
         with processes.joined():
             if processes.rank() > 0:
-                pipeline.follow()
+                pipeline.follow(chosen.hardware)
                 return
             try:
                 run = pipeline.align(chosen, out, until=until)

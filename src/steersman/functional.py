@@ -45,7 +45,7 @@ def gather_scored(hidden: Tensor, token_ids: Tensor, completion_mask: Tensor) ->
 def sum_per_sequence(values: Tensor, completion_mask: Tensor) -> Tensor:
     """Sum values of the scored positions, [N], per sequence, giving [B]."""
     rows = scored_positions(completion_mask).nonzero()[:, 0]
-    return torch.zeros(completion_mask.shape[0], dtype=values.dtype).index_add(0, rows, values)
+    return values.new_zeros(completion_mask.shape[0]).index_add(0, rows, values)
 
 
 def aggregate(loss_sum: Tensor, tokens_in_optimiser_step: float) -> Tensor:

@@ -73,7 +73,8 @@ def judge_in(run: Run, config: JudgeConfig) -> Judge:
             where=str(reward),
             do="train one (reward_model.by_principle: true), or ask another judge: --kind rules, --kind model",
         )
-    return judge_of(config, talk.base_of(run.path), reward, run.path / ENDPOINT)
+    with talk.on_its_hardware(run.path):
+        return judge_of(config, talk.base_of(run.path), reward, run.path / ENDPOINT)
 
 
 def comparisons_of(run: Run, file: Path | None) -> list[Comparison]:

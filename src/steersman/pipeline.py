@@ -27,6 +27,7 @@ from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
 from steersman.evals import answers, capability, reward_card, scores
 from steersman.lm import pretrained, tiny
+from steersman.lm.hardware import Hardware, placed
 from steersman.recipe import Recipe
 from steersman.report import page
 from steersman.stages import (
@@ -262,8 +263,9 @@ def align(
     constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
     check_agreement(constitution, data)
     check(recipe, constitution, data)
+    recipe.hardware.check()
     run = Run(Path(out) if out else Path("runs") / recipe.name)
-    with run.locked():
+    with run.locked(), placed(recipe.hardware):
         start = time.time()
         base, cache = base_model(recipe, data, run), run.path / ENDPOINT
         context = Context(recipe, constitution, data, base, {}, cache)
@@ -285,16 +287,17 @@ def align(
     return run
 
 
-def follow() -> None:
+def follow(hardware: Hardware) -> None:
     """What every process but the first does under torchrun: take part in the stages that train, and write nothing."""
     console.quiet = True
-    while True:
-        stage, received = processes.called()
-        if stage is None:
-            return
-        path, *arguments = received
-        with contextlib.suppress(TrainingFailed):  # all processes meet it at the same step, and the leader says so
-            TRAINING[stage](*arguments, StageFolder(path, stage))
+    with placed(hardware):
+        while True:
+            stage, received = processes.called()
+            if stage is None:
+                return
+            path, *arguments = received
+            with contextlib.suppress(TrainingFailed):  # all processes meet it at the same step, and the leader says so
+                TRAINING[stage](*arguments, StageFolder(path, stage))
 
 
 def check_agreement(constitution: Constitution, data: DataSet) -> None:
@@ -369,6 +372,12 @@ def _digest(name: str, context: Context) -> str:
     return artifact.outputs[file] if file else artifact.digest
 
 
+def _base_digest(base: Path, hardware: Hardware) -> str:
+    """Of the model as it is computed. Its precision makes it another one; its device rounds, as any machine does."""
+    found = pretrained.digest(base)
+    return found if hardware.dtype == "float32" else f"{found} in {hardware.dtype}"
+
+
 def _shown(c: Context) -> list[Any]:
     """What a judge or a reviser goes by beside the words of a principle: its examples, and what rules look for."""
     rows = [p.model_dump(mode="json", include={"examples", "behaviours"}) for p in c.constitution.principles]
@@ -378,7 +387,7 @@ def _shown(c: Context) -> list[Any]:
 
 
 SOURCE_DIGESTS: Mapping[str, Callable[[Context], str]] = {
-    "base": lambda c: pretrained.digest(c.base),
+    "base": lambda c: _base_digest(c.base, c.recipe.hardware),
     "persona": lambda c: sha256_text(c.constitution.persona),
     "data_source": lambda c: sha256_text(canonical([dump(rows) for rows in c.data[1:5]])),
     "judge_reads": lambda c: sha256_text(canonical([*c.constitution.texts.items(), *_shown(c)])),
@@ -393,11 +402,12 @@ SOURCE_DIGESTS: Mapping[str, Callable[[Context], str]] = {
 
 def _about(recipe: Recipe, base: Path) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
+    digest = _base_digest(base, recipe.hardware)
     return {
         "stages": [stage.name for stage in stages_of(recipe)],
         "policy": policy_stage(recipe),
-        "model": {"name": recipe.model, "path": str(base.absolute()), "digest": pretrained.digest(base)},
-        **provenance.software_and_machine(),
+        "model": {"name": recipe.model, "path": str(base.absolute()), "digest": digest},
+        **provenance.software_and_machine(recipe.hardware.device),
     }
 
 

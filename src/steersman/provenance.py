@@ -9,16 +9,19 @@ from typing import Any
 from steersman import __version__
 
 
-def software_and_machine() -> dict[str, Any]:
-    """Versions, the commit, the processor."""
+def software_and_machine(device: str) -> dict[str, Any]:
+    """Versions, the commit, the processor and the GPU."""
     from importlib.metadata import version
 
     packages = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pydantic")
+    machine: dict[str, Any] = {"processor": _processor(), "cores": _cores(), "python": platform.python_version()}
+    if device != "cpu":
+        machine["gpu"] = _gpu(device)
     return {
         "steersman": __version__,
         "git": _git_revision(),
         "packages": {name: version(name) for name in packages},
-        "machine": {"processor": _processor(), "cores": _cores(), "python": platform.python_version()},
+        "machine": machine,
     }
 
 
@@ -43,6 +46,12 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _gpu(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def _cores() -> int:

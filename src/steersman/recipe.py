@@ -15,6 +15,7 @@ from steersman.data.sources import DataConfig
 from steersman.errors import RecipeError, closest
 from steersman.evals.answers import AnswersConfig
 from steersman.evals.capability import CapabilityConfig
+from steersman.lm.hardware import Hardware
 from steersman.train.dpo import DpoConfig
 from steersman.train.grpo import GrpoConfig
 from steersman.train.ppo import PpoConfig
@@ -44,8 +45,8 @@ class Recipe(Record):
 
     ``model`` is a name, a Hub id, a folder or a GGUF file; ``constitution`` a shipped name or a YAML file; ``data`` a
     shipped name or a folder, and ``votes`` a file of comparisons that are added to its own, such as human raters made.
-    Paths are relative to the recipe's file. What is null is left out: without ``dpo`` the policy learns nothing from
-    comparisons, without ``rl`` nothing from the scores of a ``reward_model``.
+    Paths are relative to the recipe's file. ``hardware`` is what models are computed on. What is null is left out:
+    without ``dpo`` the policy learns nothing from comparisons, without ``rl`` nothing from a ``reward_model``'s scores.
 
     Constitutional AI: ``cai_sft`` learns from ``revisions``, and ``dpo`` and ``preference_model`` also from the
     ``feedback`` of a ``judge``; ``rl`` then maximises the preference model's score. ``ablation`` also measures the
@@ -53,6 +54,7 @@ class Recipe(Record):
     """
 
     name: Slug
+    hardware: Hardware = Hardware()
     model: str
     constitution: str
     data: str
@@ -77,6 +79,14 @@ class Recipe(Record):
     def _a_compact_vocabulary_needs_a_frozen_head(self) -> Recipe:
         if self.sft.method == "full" and self.dpo and self.dpo.vocabulary == "compact":
             raise ValueError("dpo.vocabulary: compact needs the frozen head of sft.method: lora; with full use full")
+        return self
+
+    @model_validator(mode="after")
+    def _the_hardware_can_do_it(self) -> Recipe:
+        if self.hardware.dtype != "float32" and self.sft.method == "full":
+            raise ValueError("hardware.dtype: bfloat16 is for frozen weights (sft.method: lora); with full use float32")
+        if self.rl and self.rl.rollouts.int8 and self.hardware != Hardware():
+            raise ValueError("rl.rollouts.int8 rounds float32 weights on a CPU: elsewhere set it to false")
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +18,10 @@ from rich.text import Text as RichText
 from steersman.errors import ModelError, UserError
 from steersman.lm import model as policies
 from steersman.lm import pretrained
+from steersman.lm.hardware import Hardware, placed
 from steersman.lm.local import LanguageModel, LocalModel
 from steersman.lm.sampling import OnText, SamplingConfig
+from steersman.report.data import read_recipe
 from steersman.store import open_run
 from steersman.types import Message
 
@@ -52,9 +56,23 @@ def trained_of(run: Path) -> Path:
     return folder
 
 
+@contextmanager
+def on_its_hardware(run: Path) -> Iterator[None]:
+    """Within it, models are loaded for what the run was made on; without such a GPU, for the CPU, which it says."""
+    wanted = Hardware.model_validate(read_recipe(open_run(run)).get("hardware", {}))
+    try:
+        wanted.check()
+    except ModelError:
+        print(f"note: this run was made on {wanted.device}, which is not here: the CPU answers", file=sys.stderr)
+        wanted = Hardware()
+    with placed(wanted):
+        yield
+
+
 def speaker(run: Path, *, aligned: bool) -> Speaker:
     """Load the raw or the aligned model of a run."""
-    model = LocalModel.load(base_of(run), trained_of(run) if aligned else None)
+    with on_its_hardware(run):
+        model = LocalModel.load(base_of(run), trained_of(run) if aligned else None)
     return Speaker("aligned" if aligned else "raw", model)
 
 

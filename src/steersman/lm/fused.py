@@ -43,7 +43,11 @@ def use_fused(policy: Any) -> None:
 
 # ── LoRA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 class Lora(NamedTuple):
-    """A frozen linear layer and the one adapter on it; ``weight`` [out, in], ``a`` [r, in], ``b`` [out, r]."""
+    """A frozen linear layer and the one adapter on it; ``weight`` [out, in], ``a`` [r, in], ``b`` [out, r].
+
+    The adapter's own weights are float32 always. In a model of bfloat16 these are copies in its precision, through
+    which the gradients reach them; peft computes the low-rank product in float32 instead.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -67,7 +71,7 @@ def _plain_lora(layer: Any) -> Lora | None:
     a, b = layer.lora_A[active[0]].weight, layer.lora_B[active[0]].weight
     # Conv1D (GPT-2) keeps its weight as [in, out].
     weight = base.weight.T if layer.fan_in_fan_out else base.weight
-    return Lora(weight, base.bias, a, b, layer.scaling[active[0]])
+    return Lora(weight, base.bias, a.to(weight.dtype), b.to(weight.dtype), layer.scaling[active[0]])
 
 
 def _lora_forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

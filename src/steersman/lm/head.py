@@ -316,18 +316,18 @@ def compact_vocabulary(token_ids: Tensor, hidden: Tensor, full: Head, config: Co
         token_ids: ids that occur in the data, any shape.
         hidden: [N, H] hidden states of the base model at a sample of scored positions.
     """
-    vocabulary = full.weight.shape[0]
-    mass = torch.zeros(vocabulary)
+    vocabulary, device = full.weight.shape[0], full.weight.device
+    mass = torch.zeros(vocabulary, device=device)
     with torch.no_grad():
         for h in torch.split(hidden, _tile(full.weight)):
             mass += torch.softmax(full.logits(h).float(), -1).sum(0)
-    chosen = torch.zeros(vocabulary, dtype=torch.bool)
+    chosen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
     chosen[token_ids.flatten()] = True
     mass[chosen] = -1.0
     chosen[mass.topk(min(config.extra_rows, int((~chosen).sum()))).indices] = True
     exact = chosen.nonzero()[:, 0]
-    position = torch.full((vocabulary,), -1)
-    position[exact] = torch.arange(len(exact))
+    position = torch.full((vocabulary,), -1, device=device)
+    position[exact] = torch.arange(len(exact), device=device)
     return CompactVocabulary(exact, position, full.rows(exact), config.full_share)
 
 

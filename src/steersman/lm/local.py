@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from steersman.lm import pretrained
+from steersman.lm import hardware, pretrained
 from steersman.lm.chat import ChatFormat, chat_format
+from steersman.lm.hardware import Hardware
 from steersman.lm.head import CompactConfig, CompactVocabulary, choose_vocabulary, head_of
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.model import load_policy
@@ -78,11 +79,11 @@ class LocalModel:
     def quick(cls, base: Path, trained: Path | None, examples: Sequence[Demonstration]) -> LocalModel:
         """The same for thousands of answers on a CPU: int8 weights, and a vocabulary of the examples' tokens and more.
 
-        Elsewhere than on a CPU this is `load`.
+        Elsewhere than on a CPU, and in another precision than float32, this is `load`.
         """
         found = cls.load(base, trained)
         found.model.requires_grad_(False)
-        if found.model.device.type != "cpu":
+        if hardware.current() != Hardware():
             return found
         head = head_of(found.model)
         texts = [found.chat.example(row.prompt, row.completion, EXAMPLE_TOKENS) for row in examples]

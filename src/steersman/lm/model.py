@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from steersman.errors import ModelError
-from steersman.lm import fused, pretrained
+from steersman.lm import fused, hardware, pretrained
 from steersman.types import Record
 
 ADAPTER, FULL = "adapter", "model"
@@ -174,7 +174,8 @@ def save_policy(policy: Any, folder: Path, tokenizer: Any, base_digest: str, nam
 def load_policy(base: Path, trained: Path | None) -> Any:
     """The base model in evaluation mode, with what was trained on it (a folder written by `save_policy`) merged in.
 
-    Merging costs a second and makes every forward pass as cheap as the base model's.
+    Merging costs a second and makes every forward pass as cheap as the base model's. In bfloat16 the adapter stays
+    beside the weights: what it adds is smaller than their rounding, of which merging would make a new one.
 
     Raises:
         ModelError: the checkpoint was trained on another base model, or holds neither adapter nor model.
@@ -186,6 +187,9 @@ def load_policy(base: Path, trained: Path | None) -> Any:
         return pretrained.load_model(trained / FULL).eval()
     if not (trained / ADAPTER / "adapter_config.json").exists():
         raise ModelError("no trained policy here", where=str(trained), expected="a folder adapter/ or model/")
+    if hardware.current().dtype != "float32":
+        model, _ = load_trainable(base, trained)
+        return model.requires_grad_(False).eval()
     # Nothing is fused: what is measured and exported computes as plain `transformers` does, to the last bit.
     return _with_adapter(pretrained.load_model(base), base, trained / ADAPTER, "default").merge_and_unload().eval()
 

@@ -29,9 +29,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from steersman.errors import ModelError, SteersmanError, closest
+from steersman.lm import hardware
 from steersman.store import canonical, disk_full_is_explained, sha256_file, sha256_text, write_text
 
 if TYPE_CHECKING:
@@ -382,10 +383,8 @@ def _sha256(files: Sequence[Path]) -> str:
     return value
 
 
-def load_model(
-    folder: Path, *, dtype: Literal["float32", "bfloat16", "float16"] = "float32", device: str = "cpu"
-) -> PreTrainedModel:
-    """The model of a folder in hub format, in evaluation mode.
+def load_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder in hub format, in evaluation mode, where `hardware.placed` says (the CPU, in float32).
 
     Attention is what transformers prefers: scaled-dot-product, or eager where a model has no such form (Gemma 2).
 
@@ -394,13 +393,11 @@ def load_model(
     """
     import torch
 
+    place = hardware.current()
+    place.check()
     with no_progress_bars():
-        model = _from_pretrained(_checked(folder), str(folder), dtype=getattr(torch, dtype))
-    try:
-        model.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"the device {device!r} cannot be used: {error}", expected="cpu, or a GPU's name") from error
-    return model
+        model = _from_pretrained(_checked(folder), str(folder), dtype=getattr(torch, place.dtype))
+    return model.to(torch.device(place.device))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

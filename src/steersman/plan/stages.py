@@ -24,6 +24,7 @@ from steersman.data import sources
 from steersman.data.sources import DataSet
 from steersman.lm import pretrained, tiny
 from steersman.lm.chat import chat_format
+from steersman.lm.hardware import Hardware
 from steersman.pipeline import Stage, identify, stages_of
 from steersman.plan import work as work_of
 from steersman.plan.calibration import Calibration, calibrate
@@ -69,9 +70,13 @@ class StagePlan(Record):
 
 
 class Plan(Record):
-    """``prepare`` says what happens to the weights first; ``calibration`` is None when nothing was measured."""
+    """``prepare`` says what happens to the weights first; ``calibration`` is None when nothing was measured.
+
+    Only a CPU in float32 is measured.
+    """
 
     run: str
+    hardware: Hardware = Hardware()
     stages: tuple[StagePlan, ...]
     prepare: str
     prepare_seconds: float | None
@@ -109,10 +114,17 @@ def plan(recipe: Recipe, out: str | Path | None = None, *, until: str | None = N
         todo = [name for name, (state, _) in decided.items() if state == "will run" and name in WORK]
         subject = _subject(context, run, base, scratch) if todo else None
         work = {name: WORK[name](subject) for name in todo} if subject else {}
-    calibration = calibrate(subject) if subject else None
+    calibration = calibrate(subject) if subject and recipe.hardware == Hardware() else None
     prepare, seconds = _preparation(recipe.model, base) if todo else ("", 0.0)
     planned = tuple(_stage_plan(name, *decision, work.get(name), calibration) for name, decision in decided.items())
-    return Plan(run=str(run.path), stages=planned, prepare=prepare, prepare_seconds=seconds, calibration=calibration)
+    return Plan(
+        run=str(run.path),
+        hardware=recipe.hardware,
+        stages=planned,
+        prepare=prepare,
+        prepare_seconds=seconds,
+        calibration=calibration,
+    )
 
 
 def _stage_plan(name: str, state: State, why: str, work: Work | None, calibration: Calibration | None) -> StagePlan:
@@ -121,10 +133,12 @@ def _stage_plan(name: str, state: State, why: str, work: Work | None, calibratio
     if name not in WORK:
         process_mb = calibration.process_mb if calibration else peak_memory_mb()
         return StagePlan(name=name, state=state, why=why, seconds=SMALL_STAGE_SECONDS, peak_mb=process_mb)
-    if work is None or calibration is None:
+    if work is None:
         return StagePlan(name=name, state=state, why=why, tokens=None, seconds=None, peak_mb=None)
     amounts = work.amounts
     tokens = round(amounts.train_tokens + amounts.read_tokens + amounts.decode_rows + amounts.rollout_rows)
+    if calibration is None:
+        return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=None, peak_mb=None)
     seconds, peak_mb = calibration.seconds(amounts), calibration.peak_mb(work.largest)
     return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=seconds, peak_mb=peak_mb)
 
@@ -247,6 +261,8 @@ def _notes(planned: Plan) -> Iterator[str]:
         yield f"Weights: {planned.prepare}."
     total, memory = _shown(planned.seconds, _duration), _shown(planned.peak_mb, _megabytes)
     yield f"{to_run} of {len(planned.stages)} stages will run in {planned.run}: {total}, {memory} of memory."
+    if planned.hardware != Hardware():
+        yield f"Minutes and memory are foretold for a CPU in float32, not for {planned.hardware}."
     if planned.calibration is not None:
         share = planned.calibration.processor_share
         busy = f" The machine is busy (we got {share:.0%} of it): idle, it is faster." if share < BUSY else ""

@@ -202,7 +202,8 @@ def load_checkpoint(
         for name, p in parameters.items():
             p.copy_(tensors[f"weight/{name}"])
             kinds = {key.split("/")[1] for key in tensors if key.startswith("optimiser/") and key.endswith(f"/{name}")}
-            optimiser.state[p] = {kind: tensors[f"optimiser/{kind}/{name}"].clone() for kind in kinds}
+            moments = {kind: tensors[f"optimiser/{kind}/{name}"] for kind in kinds}
+            optimiser.state[p] = {kind: moment.to(p.device, copy=True) for kind, moment in moments.items()}
     torch.set_rng_state(tensors["rng/torch"])
     state: dict[str, Any] = json.loads((source / "state.json").read_text(encoding="utf-8"))
     return state

@@ -38,7 +38,7 @@ from steersman.lm.shared_prompt import Tree, tree_hidden
 from steersman.lm.trunk import Lower
 from steersman.train import processes
 from steersman.train.actor import Actor, Read, Seen
-from steersman.train.reward_model import HEAD
+from steersman.train.reward_model import HEAD, scalar
 from steersman.train.rl import Algorithm, RlConfig, Totals
 
 VERSION = 1
@@ -144,5 +144,4 @@ class Ppo(Algorithm):
 
     def values(self, batch: Tree, lower: Lower | None) -> Tensor:
         """[N] of the states in which the tokens were drawn, by the adapter in use."""
-        found: Tensor = self.head(tree_hidden(self.actor.model, batch, batch.source, lower))[:, 0]
-        return found
+        return scalar(self.head, tree_hidden(self.actor.model, batch, batch.source, lower))

@@ -5,7 +5,8 @@ the same data in memory, and write nothing. Of the micro-batches of an optimiser
 gradients are added up, so that all make the same step: that of a single process, up to rounding. Losses are sums
 divided by what the *whole* step weighs, which every process knows, so nothing else need be exchanged.
 
-Processes on one machine or with a shared disk; gloo on CPUs, nccl on GPUs. Without torchrun, this file does nothing.
+Processes on one machine or with a shared disk; tensors travel by gloo from CPUs and by nccl from GPUs. Without
+torchrun, this file does nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def joined() -> Iterator[None]:
     import torch
     from torch import distributed
 
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    gpus = torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -113,8 +117,7 @@ def add_up(parameters: Collection[Tensor], *measured: float) -> Sequence[float]:
         distributed.all_reduce(flat)
         for parameter, total in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             parameter.grad = total.view_as(parameter)
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    sums = torch.tensor(measured, device=device, dtype=torch.float64)
+    sums = torch.tensor(measured, dtype=torch.float64)
     distributed.all_reduce(sums)
     found: list[float] = sums.tolist()
     return found

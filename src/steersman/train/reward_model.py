@@ -170,6 +170,12 @@ def new_head(hidden: int, seed: int) -> nn.Linear:
     return head
 
 
+def scalar(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """What a head with one output makes of hidden states, [N, H] -> [N], in its own float32."""
+    found: Tensor = head(hidden.float())[:, 0]
+    return found
+
+
 def style_alone(rows: Sequence[Ranked]) -> Tensor:
     """How much each feature of style explains of the comparisons by itself, [F] nats a unit.
 
@@ -347,7 +353,7 @@ class Trainer:
             if not processes.mine(number):
                 continue
             laid_out, lower = self.lower.read((batch, number), [row.group for row in share])
-            quality = self.head(tree_hidden(self.model, laid_out, laid_out.last, lower))[:, 0]
+            quality = scalar(self.head, tree_hidden(self.model, laid_out, laid_out.last, lower))
             nll, right, pairs = self._ranking(quality, share)
             own = torch.split(quality.detach(), [len(row.ranks) for row in share])
             of_raters = [
@@ -355,7 +361,7 @@ class Trainer:
             ]
             heard += [(row.number, values.tolist()) for row, values in of_raters]
             loss = nll / total + config.centre_weight * quality.square().sum() / answers
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             parts = (loss, nll / total, right, pairs)
             sums += torch.stack([part.detach().double().cpu() for part in parts])
         loss_sum, nll_sum, right_sum, pairs_sum = processes.add_up(self.parameters.values(), *sums.tolist())
@@ -463,7 +469,7 @@ class RewardModel:
                 lower = below and below.of(range(i, i + len(some)))
                 for name, head in self.heads.items():
                     with using(self.policy, name):
-                        parts.append(head(tree_hidden(self.model, rows, rows.last, lower))[:, 0].float().cpu())
+                        parts.append(scalar(head, tree_hidden(self.model, rows, rows.last, lower)).cpu())
                 found.append(torch.stack(parts))
         self.policy.train(was_training)
         return torch.cat(found, 1) - self.centre[:, None]

@@ -24,6 +24,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from steersman.errors import DiskFull, ModelError
 from steersman.lm import pretrained, tiny
+from steersman.lm.hardware import Hardware, placed
 from steersman.lm.pretrained import digest, load_model, load_tokenizer, resolve, untrained_terminators
 
 TEXTS = ["the cat\n\nsat  on the mat", "zwölf 🙂 über 1234", "def f(x):\n        return x\n"]
@@ -167,7 +168,9 @@ def test_a_local_folder_resolves_to_itself_and_loads(hub: Path, monkeypatch: pyt
     assert torch.equal(model.lm_head.weight, weights["model.embed_tokens.weight"])
     for text in TEXTS:
         assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert load_model(folder, dtype="bfloat16").dtype == torch.bfloat16
+    with placed(Hardware(dtype="bfloat16")):
+        assert load_model(folder).dtype == torch.bfloat16
+    assert load_model(folder).dtype == torch.float32
 
 
 def emptied(folder: Path) -> None:
@@ -251,9 +254,9 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(hub: Path, tmp_path: Path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_unusable_device_is_an_error(hub: Path) -> None:
-    with pytest.raises(ModelError, match="the device 'warp:0' cannot be used"):
-        load_model(hub, device="warp:0")
+def test_an_absent_device_is_an_error(hub: Path) -> None:
+    with placed(Hardware(device="cuda:99")), pytest.raises(ModelError, match="there is no device cuda:99"):
+        load_model(hub)
 
 
 # ── digest ───────────────────────────────────────────────────────────────────────────────────────────────────────────
