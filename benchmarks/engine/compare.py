@@ -118,7 +118,7 @@ def main() -> None:
                     f"d loss {relative(row['first_loss'])}  d norm {relative(row['first_gradient_norm'])}",
                     flush=True,
                 )
-                key = ("work", "vocabulary", "weights", "trainable_layers", "peer")
+                key = ("work", "vocabulary", "weights", "trainable_layers", "peer", "machine")
                 found["rows"] = [r for r in found["rows"] if any(r[k] != row[k] for k in key)] + [row]
                 RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

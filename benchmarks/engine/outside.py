@@ -1,16 +1,19 @@
 """Does training with a compact vocabulary leak probability into the rows that it scores rarely?
 
-    .venv/bin/python benchmarks/engine/outside.py RUN [--tokens 20000]
+    steersman align laptop --until sft --set sft.vocabulary=full --out CONTROL
+    .venv/bin/python benchmarks/engine/outside.py RUN --control CONTROL [--tokens 20000]
 
-The aligned model is exported and loaded in plain `transformers`, the base model as well. Both answer the run's
-evaluation prompts at temperature 1 over the whole vocabulary (`generate`). Measured over the sampled positions: the
-probability that a model gives to tokens outside the compact rows; the sampled tokens outside them; and letters of
-scripts that do not occur in the training data. Results go to benchmarks/results/outside.json.
+The fine-tuned model of a run is exported and loaded in plain `transformers`, the base model as well, and that of a
+control that differs in nothing but the whole vocabulary. All answer the run's evaluation prompts at temperature 1 over
+the whole vocabulary. Measured over the sampled positions: the probability that a model gives to tokens
+outside the compact rows; the sampled tokens outside them; and letters of scripts that do not occur in the training
+data, and the answers that have any. Results go to benchmarks/results/outside.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import unicodedata
@@ -18,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from steersman import talk
 from steersman.data.formats import read
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, Example, chat_format
+from steersman.lm.chat import ChatFormat, Example, chat_format, pad
 from steersman.lm.head import choose_vocabulary, head_of
 from steersman.lm.model import export
+from steersman.lm.sampling import SamplingConfig, generate
 from steersman.recipe import Recipe, load_recipe
 from steersman.stats import wilson
 from steersman.store import read_jsonl
@@ -34,6 +37,7 @@ from steersman.types import Demonstration, Prompt
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "outside.json"
 BATCH, LONGEST = 64, 96
+MODELS = ["base", "compact", "whole"]
 
 
 def exact_rows(recipe: Recipe, run: Path, model: Any, chat: ChatFormat) -> torch.Tensor:
@@ -58,39 +62,24 @@ def scripts(texts: list[str]) -> set[str]:
     return {script(letter) for text in texts for letter in set(text) if letter.isalpha()}
 
 
-def measured(model: Any, tokenizer: Any, chat: ChatFormat, prompts: list[Prompt], inside: torch.Tensor, tokens: int,
-             known: set[str]) -> dict[str, Any]:  # fmt: skip
+def measured(
+    model: Any, chat: ChatFormat, prompts: list[Prompt], inside: torch.Tensor, tokens: int, known: set[str]
+) -> dict[str, Any]:
     """Sample about so many tokens, then look at the distributions that they came from."""
-    torch.manual_seed(0)
-    pad = tokenizer.pad_token_id or 0
-    count, outside_mass, outside_tokens, strange = 0, 0.0, 0, []
-    for i in range(0, 100 * len(prompts), BATCH):
-        ids = [chat.prompt_ids(prompts[j % len(prompts)].prompt) for j in range(i, i + BATCH)]
-        width = max(map(len, ids))
-        padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-        options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": LONGEST}
-        with torch.inference_mode():
-            found = model.generate(
-                padded, attention_mask=mask, pad_token_id=pad, eos_token_id=list(chat.stop_ids), **options
-            )
-            sampled = found[:, width:]
-            stops = torch.isin(sampled, torch.tensor(sorted(chat.stop_ids))).int()
-            real = stops.cumsum(1) - stops == 0  # up to the first stop token, which counts
-            whole = torch.cat([mask, real.long()], 1)
-            hidden = model.model(input_ids=found, attention_mask=whole, use_cache=False).last_hidden_state[
-                :, width - 1 : -1
-            ]
-            for states in hidden[real].split(256):
-                probabilities = torch.softmax(model.lm_head(states).float(), -1)
-                outside_mass += float(probabilities[:, ~inside].sum())
-        chosen = sampled[real]
-        count += len(chosen)
-        outside_tokens += int((~inside[chosen]).sum())
-        texts = tokenizer.batch_decode(
-            [row[keep] for row, keep in zip(sampled, real, strict=True)], skip_special_tokens=True
+    head, config = head_of(model), SamplingConfig(temperature=1.0, max_new_tokens=LONGEST, batch_size=BATCH)
+    count, outside_mass, outside_tokens, strange = 0, 0.0, 0, []  # strange: of each answer
+    for start in itertools.count(step=BATCH):
+        texts = [prompts[i % len(prompts)].prompt for i in range(start, start + BATCH)]
+        found = sorted(
+            generate(model, chat, texts, config, indices=range(start, start + BATCH)), key=lambda answer: answer.index
         )
-        strange += [letter for text in texts for letter in text if letter.isalpha() and script(letter) not in known]
+        for text, answer in zip(texts, found, strict=True):
+            prompt = chat.prompt_ids(text)
+            with torch.inference_mode():
+                hidden, chosen = sft.scored_hidden(model, pad([Example(prompt + answer.token_ids, len(prompt))], 0))
+                outside_mass += float(torch.softmax(head.logits(hidden), -1)[:, ~inside].sum())
+            count, outside_tokens = count + len(chosen), outside_tokens + int((~inside[chosen]).sum())
+            strange.append([letter for letter in answer.text if letter.isalpha() and script(letter) not in known])
         print(f"{count} tokens, outside {outside_mass / count:.4f}", flush=True)
         if count >= tokens:
             break
@@ -98,35 +87,38 @@ def measured(model: Any, tokenizer: Any, chat: ChatFormat, prompts: list[Prompt]
         "tokens": count,
         "mass_outside": outside_mass / count,
         "sampled_outside": wilson(outside_tokens, count)._asdict(),
-        "letters_of_other_scripts": len(strange),
-        "scripts": sorted({script(letter) for letter in strange}),
+        "letters_of_other_scripts": sum(map(len, strange)),
+        "answers_with_such": wilson(sum(map(bool, strange)), len(strange))._asdict(),
+        "scripts": sorted({script(letter) for letters in strange for letter in letters}),
     }
 
 
 def main() -> None:
-    """Both models, one after the other."""
+    """The models, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--control", type=Path, required=True, help="a run with sft.vocabulary=full, else the same")
     parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=MODELS)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     recipe = load_recipe(str(arguments.run / "recipe.yaml"), [])
     base = pretrained.resolve(recipe.model, notify=print)
-    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base).eval()
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
     chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)
     inside = exact_rows(recipe, arguments.run, model, chat)
     prompts = read(arguments.run / "data" / "evaluation.jsonl", Prompt)
     train = read(arguments.run / "data" / "train.jsonl", Demonstration)
     known = scripts([row.completion for row in train])
-    found = {
-        "rows": int(inside.sum()),
-        "base": measured(model, tokenizer, chat, prompts, inside, arguments.tokens, known),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        export(base, talk.trained_of(arguments.run), Path(folder), merged=True)
-        aligned = AutoModelForCausalLM.from_pretrained(folder).eval()
-        found["aligned"] = measured(aligned, tokenizer, chat, prompts, inside, arguments.tokens, known)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    found["rows"] = int(inside.sum())
+    tuned = {"compact": arguments.run / "sft", "whole": arguments.control / "sft"}
+    for name in arguments.only:
+        with tempfile.TemporaryDirectory() as folder:
+            source = export(base, tuned[name], Path(folder), merged=True) if name in tuned else base
+            model = AutoModelForCausalLM.from_pretrained(source).eval()
+            found[name] = measured(model, chat, prompts, inside, arguments.tokens, known)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""The table of docs/performance.md, from benchmarks/results/engine.json.
+"""The tables of docs/performance.md, one for each machine, from benchmarks/results/engine.json.
 
 python benchmarks/engine/table.py
 """
@@ -30,19 +30,25 @@ def line(row: dict[str, Any]) -> str:
     vocabulary = row["vocabulary"] + (", int8 rollouts" if row["weights"] == "int8" else "")
     wanted = "-" if target is None else f"{target} x"
     return (
-        f"| {row['work']} | {vocabulary} | {row['trainable_layers']} | {row['speedup']:.1f} x "
+        f"| {row['work']} | {row['peer']} | {vocabulary} | {row['trainable_layers']} | {row['speedup']:.1f} x "
         f"[{low:.1f}, {high:.1f}] | {wanted} | {ours:.0f} | {theirs:.0f} | "
         f"{ours_mb:,} / {theirs_mb:,} = {ours_mb / theirs_mb:.2f} |"
     )
 
 
 def main() -> None:
-    """Print it."""
+    """Print them."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-    print("| work | vocabulary | layers | times as fast | wanted | tokens/s | TRL's | peak MB, ours / TRL's |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        print(line(row))
+    machines = [row["machine"] for row in rows]
+    for number, machine in enumerate(machines):
+        if machine in machines[:number]:
+            continue
+        print(f"\n{machine['processor']}, {machine['cores']} cores, {', '.join(machine['instructions'])}\n")
+        print("| work | against | vocabulary | layers | times as fast | wanted | tokens/s | TRL's | peak MB |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for row in rows:
+            if row["machine"] == machine:
+                print(line(row))
 
 
 if __name__ == "__main__":
