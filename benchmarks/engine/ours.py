@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from workload import ALPHA, LEARNING_RATE, RANK, reward
+from safetensors.torch import load_file, save_file
+from workload import ALPHA, LEARNING_RATE, RANK, UPDATES, reward
 
 from steersman.data import style
 from steersman.functional import preference_nll
@@ -29,11 +31,12 @@ from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_logp
 from steersman.lm.trunk import FrozenTrunk, Lower
 from steersman.store import peak_memory_mb
 from steersman.train import dpo, loop, reward_model, sft
-from steersman.train.actor import Read
+from steersman.train.actor import REFERENCE, Actor, Read, RolloutConfig, Rollouts
 from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.loop import OptimiserConfig
+from steersman.train.ppo import Ppo, PpoConfig
 from steersman.train.reward_model import Ranked
-from steersman.train.rl import Algorithm, Totals
+from steersman.train.rl import Algorithm, Totals, Trainer
 from steersman.train.rloo import Rloo, RlooConfig
 
 OPTIMISER = OptimiserConfig(learning_rate=LEARNING_RATE, warmup_ratio=0.0, schedule="constant")
@@ -241,6 +244,42 @@ def grpo_step(*arguments: Any) -> Step:
     return step
 
 
+def ppo_step(work: dict[str, Any], adapter: Path, _: str, __: int | None, ___: bool) -> Step:
+    """The updates of `train/ppo.py` on one batch, whose completions and scores are the workload's.
+
+    The critic starts as a reward model with the common adapter, and like the peer's its head has no bias; the reference
+    is the base model.
+    """
+    reward_folder = adapter.parent / "reward"
+    shutil.copytree(adapter, reward_folder / "member-0" / "adapter", dirs_exist_ok=True)
+    head = {"weight": torch.tensor(work["score"])[None], "bias": torch.zeros(1)}
+    save_file(head, reward_folder / "member-0" / reward_model.HEAD)
+    about = {"combine": "mean", "members": 1, "max_length": 64, "centre": [0.0]}
+    (reward_folder / reward_model.ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    limits = RolloutConfig(temperature=1.0, unended_penalty=0.0)
+    config = PpoConfig(rollouts=limits, kl_coefficient=0.05, updates=UPDATES, optimiser=OPTIMISER)
+    actor = Actor.load(config, Path(work["base"]), adapter.parent, reward_folder, [])
+    with torch.no_grad():
+        for name, parameter in actor.policy.named_parameters():
+            if f"lora_B.{REFERENCE}" in name:
+                parameter.zero_()
+    algorithm = Ppo(config)
+    trainer = Trainer(config, algorithm, actor, reward_folder)
+    algorithm.head.bias.requires_grad_(False)
+    groups = [Group(g["prompt"], g["completions"]) for g in work["steps"][0]]
+    rewards = torch.tensor([[reward(ids) for ids in group.completions] for group in groups])
+    rollouts = Rollouts(groups, rewards, torch.ones_like(rewards).bool(), [], [], actor.below_of(groups))
+    totals, seen = Totals(rollouts.tokens, rewards.numel()), list(actor.look(rollouts, 0))
+    algorithm.prepare(seen, rewards, config.kl_coefficient)
+
+    def step(_: int) -> dict[str, Any]:
+        loss, _k1 = trainer.update(seen, rewards, totals, 0, [])
+        norm = loop.optimiser_step(trainer.optimiser, trainer.parameters, loss, work["learning_rate"], math.inf)
+        return {"loss": loss, "gradient_norm": norm}
+
+    return step
+
+
 METHODS = {
     "sft": sft_step,
     "rollouts": rollouts_step,
@@ -253,6 +292,7 @@ METHODS = {
     "grpo": grpo_step,
     "grpo-update": grpo_step,
     "rloo-update": grpo_step,
+    "ppo-update": ppo_step,
 }
 
 

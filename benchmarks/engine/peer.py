@@ -36,7 +36,7 @@ from transformers import (
     AutoTokenizer,
     TrainerCallback,
 )
-from workload import reward
+from workload import UPDATES, reward
 
 COMMON = {
     "lr_scheduler_type": "constant",
@@ -216,8 +216,8 @@ def kto(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
     in_order(trainer).train()
 
 
-def reward_model(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
-    """TRL's RewardTrainer: a sequence classifier with one label, its score trained beside the adapter."""
+def scorer_of(work: dict[str, Any], adapter: Path) -> Any:
+    """A sequence classifier with one label, its score trained beside the common starting adapter."""
     model = AutoModelForSequenceClassification.from_pretrained(
         work["base"], dtype=torch.float32, attn_implementation="sdpa", num_labels=1
     )
@@ -232,6 +232,12 @@ def reward_model(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
         for name, parameter in policy.named_parameters():
             if "lora_" in name:
                 parameter.copy_(start[name.replace(".default.", ".")])
+    return policy
+
+
+def reward_model(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """TRL's RewardTrainer."""
+    policy = scorer_of(work, adapter)
     rows = [
         {"chosen_ids": g["prompt"] + g["completions"][0], "rejected_ids": g["prompt"] + g["completions"][1]}
         for groups in work["steps"]
@@ -330,6 +336,65 @@ def base_as_reference(policy: Any) -> None:
             parameter.zero_()
 
 
+def ppo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
+    """TRL 1.10's PPOTrainer: the updates of one batch, whose completions and scores are the workload's.
+
+    The critic starts as a scorer with the common adapter; the reference is the base model.
+    """
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+
+    policy, tokenizer = policy_of(work, adapter)
+    base = AutoModelForCausalLM.from_pretrained(work["base"], dtype=torch.float32, attn_implementation="sdpa")
+    scorer, rewarded = scorer_of(work, adapter), torch.nn.Module()
+    groups = work["steps"][0]
+    prompts = [group["prompt"] for group in groups for _ in group["completions"]]
+
+    def given(model: Any, queries: Any, _: int, pad_id: int, __: Any) -> Any:
+        """Completions for queries in any order, and the logits from which they were drawn."""
+        waiting = {tuple(group["prompt"]): iter(group["completions"]) for group in groups}
+        completions = [next(waiting[tuple(query)]) for query in queries.tolist()]
+        ids = torch.cat([queries, torch.tensor(completions)], 1)
+        return ids, ppo_trainer.forward(model, ids, pad_id).logits[:, queries.shape[1] - 1 : -1]
+
+    def scored(model: Any, ids: Any, pad_id: int, length: int) -> Any:
+        if model is not rewarded:
+            return get_reward(model, ids, pad_id, length)
+        return None, torch.tensor([reward(row[length:]) for row in ids.tolist()]), None
+
+    get_reward = ppo_trainer.get_reward
+    ppo_trainer.batch_generation, ppo_trainer.get_reward = given, scored
+    config = PPOConfig(
+        **common(work, len(prompts), defaults) | {"disable_tqdm": None, "logging_steps": 100},
+        total_episodes=len(prompts),
+        num_ppo_epochs=UPDATES,
+        num_mini_batches=1,
+        num_sample_generations=0,
+        local_rollout_forward_batch_size=len(prompts),
+        response_length=work["completion"],
+        temperature=1.0,
+        kl_coef=0.05,
+    )
+    rows = Dataset.from_list([{"input_ids": prompt} for prompt in prompts])
+    trainer = PPOTrainer(config, tokenizer, policy, base, rewarded, rows, scorer)
+    backward, update, losses = trainer.accelerator.backward, trainer.optimizer.step, []
+
+    def watched_backward(loss: Any) -> None:
+        losses.append(loss.item())
+        backward(loss)
+
+    def watched_update() -> None:
+        """Every update is a step that is asked for."""
+        if not sys.stdin.readline():
+            sys.exit(0)
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        said(losses[-1], float(torch.nn.utils.get_total_norm(gradients)), 0.0)
+        update()
+
+    trainer.accelerator.backward, trainer.optimizer.step = watched_backward, watched_update
+    ready()
+    trainer.train()
+
+
 @contextmanager
 def prepared(trainer: Any) -> Iterator[None]:
     """Let a trainer take its data as tokenised already."""
@@ -353,6 +418,7 @@ METHODS = {
     "grpo": grpo,
     "grpo-update": grpo,
     "rloo-update": rloo,
+    "ppo-update": ppo,
 }
 
 

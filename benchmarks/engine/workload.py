@@ -14,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 DEMONSTRATIONS = ROOT / "src" / "steersman" / "data" / "library" / "assistant" / "demonstrations.jsonl"
 RANK, ALPHA, STEPS, LEARNING_RATE = 16, 32, 12, 1e-4
+UPDATES = 3  # of PPO on one batch
 
 # rows a step, prompt tokens, completion tokens, completions of one prompt
 SHAPES = {

@@ -34,13 +34,25 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, An
 
 
 @pytest.mark.parametrize(
-    "method", ["sft", "dpo", "reward", "grpo", "dpo-stage", "ipo-stage", "kto-stage", "reward-stage", "rloo-update"]
+    "method",
+    [
+        "sft",
+        "dpo",
+        "reward",
+        "grpo",
+        "dpo-stage",
+        "ipo-stage",
+        "kto-stage",
+        "reward-stage",
+        "rloo-update",
+        "ppo-update",
+    ],
 )
 def test_loss_and_gradient_norm_are_those_of_trl(method: str, prepared: tuple[Any, Any, Path, Path, Path]) -> None:
     ours, parity, folder, base, adapter = prepared
     work = parity.work_of(method, base, folder)
     step = ours.METHODS[work["method"]](work, adapter, "full", None, False)
-    assert len(RECORDED[method]) == len(work["steps"])
+    assert len(RECORDED[method]) == parity.steps_of(method, work)
     for number, recorded in enumerate(RECORDED[method]):
         found = step(number)
         assert found["loss"] == pytest.approx(recorded["loss"], rel=1e-5, abs=1e-6)

@@ -319,7 +319,7 @@ class Trainer:
         measured = self.algorithm.prepare(seen, learnt, beta)
         value = norm = kl = 0.0
         for number in range(config.updates):
-            found, k1 = self._update(seen, learnt, totals, step, demonstrations if config.demonstration_weight else [])
+            found, k1 = self.update(seen, learnt, totals, step, demonstrations if config.demonstration_weight else [])
             kl = k1 if number == 0 else kl
             value += found / config.updates
             norm = loop.optimiser_step(self.optimiser, self.parameters, found, rate, config.optimiser.max_grad_norm)
@@ -357,7 +357,7 @@ class Trainer:
         penalties = self.config.rollouts.unended_penalty * (~rollouts.ended).float()
         return costs, self.constraint.rewards(rollouts.scores, costs) - penalties
 
-    def _update(
+    def update(
         self,
         seen: Sequence[Seen],
         rewards: Tensor,
