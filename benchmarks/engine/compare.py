@@ -27,7 +27,7 @@ import workload
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results" / "engine.json"
-WARM_UP, PAIRS = 1, 5
+WARM_UP = 1
 OWN_THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
 
 
@@ -66,9 +66,9 @@ class Side:
         self.process.wait()
 
 
-def measure(sides: dict[str, Side], tokens: int) -> dict[str, dict[str, Any]]:
-    """Let all sides step in turn, the peer last; what each of ours has to say beside it."""
-    rounds = [{name: side.step() for name, side in sides.items()} for _ in range(WARM_UP + PAIRS)]
+def measure(sides: dict[str, Side], tokens: int, count: int) -> dict[str, dict[str, Any]]:
+    """Let all sides step in turn, the peer last, ``count`` timed rounds; what each of ours has to say beside it."""
+    rounds = [{name: side.step() for name, side in sides.items()} for _ in range(WARM_UP + count)]
     timed, found = rounds[WARM_UP:], {}
     for name in sides:
         if name == "peer":
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument(
         "--weights", nargs="+", choices=["fp32", "int8"], default=["fp32"], help="in our rollouts; training is fp32"
     )
+    parser.add_argument("--rounds", type=int, default=5, help="timed ones, after one of warm-up")
     parser.add_argument("--defaults", action="store_true", help="the peer at its defaults (gradient checkpointing)")
     arguments = parser.parse_args()
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"rows": []}
@@ -141,7 +142,7 @@ def compared(name: str, arguments: argparse.Namespace, folder: Path, adapter: st
         for vocabulary, weights, layers in modes
     }
     sides["peer"] = Side(arguments.peer, "peer.py", file, adapter, *["--defaults"] * arguments.defaults)
-    measured = measure(sides, tokens)
+    measured = measure(sides, tokens, arguments.rounds)
     for side in sides.values():
         side.end()
     return [
