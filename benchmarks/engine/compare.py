@@ -96,7 +96,10 @@ def relative(pair: list[float | None]) -> float | None:
 def main() -> None:
     """All shapes, modes and layers asked for; results are added to the file as they come."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", required=True, help="python of an environment with TRL")
+    parser.add_argument(
+        "--peer", required=True, help="python of an environment with TRL, or with --vllm of one with it"
+    )
+    parser.add_argument("--vllm", action="store_true", help="the peer is vLLM, for rollouts")
     parser.add_argument("--base", type=Path, required=True, help="gemma-3-270m in hub format")
     parser.add_argument("--only", nargs="+", choices=workload.SHAPES, default=list(workload.SHAPES))
     parser.add_argument("--vocabulary", nargs="+", choices=["full", "compact"], default=["full", "compact"])
@@ -141,7 +144,10 @@ def compared(name: str, arguments: argparse.Namespace, folder: Path, adapter: st
         )
         for vocabulary, weights, layers in modes
     }
-    sides["peer"] = Side(arguments.peer, "peer.py", file, adapter, *["--defaults"] * arguments.defaults)
+    script, options = ("peer_vllm.py", []) if arguments.vllm else ("peer.py", ["--defaults"] * arguments.defaults)
+    sides["peer"] = Side(arguments.peer, script, file, adapter, *options)
+    about = sides["peer"].about
+    peer = f"vLLM {about['vllm']}" if arguments.vllm else f"TRL {about['trl']}"
     measured = measure(sides, tokens, arguments.rounds)
     for side in sides.values():
         side.end()
@@ -151,11 +157,11 @@ def compared(name: str, arguments: argparse.Namespace, folder: Path, adapter: st
             "vocabulary": vocabulary,
             "weights": weights,
             "trainable_layers": layers or "all",
-            "peer": f"TRL {sides['peer'].about['trl']}, {'defaults' if arguments.defaults else 'best settings'}",
+            "peer": f"{peer}, {'defaults' if arguments.defaults else 'best settings'}",
             **measured[f"{vocabulary} {weights} {layers}"],
             "versions": {
                 "torch": sides[f"{vocabulary} {weights} {layers}"].about["torch"],
-                "peer": sides["peer"].about,
+                "peer": about,
             },
             "machine": processor(),
             "date": datetime.now(UTC).date().isoformat(),

@@ -26,7 +26,7 @@ from steersman.data.formats import dump
 from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
 from steersman.evals import answers, capability, reward_card, scores
-from steersman.lm import pretrained, tiny
+from steersman.lm import pretrained, tiny, vllm_engine
 from steersman.lm.hardware import Hardware, placed
 from steersman.recipe import Recipe
 from steersman.report import page
@@ -264,6 +264,8 @@ def align(
     check_agreement(constitution, data)
     check(recipe, constitution, data)
     recipe.hardware.check()
+    if recipe.samples_with_vllm:
+        vllm_engine.check()
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked(), placed(recipe.hardware):
         start = time.time()

@@ -75,6 +75,11 @@ class Recipe(Record):
     capability: CapabilityConfig = CapabilityConfig()
     report: ReportConfig = ReportConfig()
 
+    @property
+    def samples_with_vllm(self) -> bool:
+        """Whether rollouts come from another program, which must be there and whose speed nobody foretells."""
+        return self.rl is not None and self.rl.rollouts.engine == "vllm"
+
     @model_validator(mode="after")
     def _a_compact_vocabulary_needs_a_frozen_head(self) -> Recipe:
         if self.sft.method == "full" and self.dpo and self.dpo.vocabulary == "compact":

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from steersman import talk
 from steersman.errors import ModelError, RecipeError
-from steersman.lm import hardware, pretrained
+from steersman.lm import hardware, pretrained, vllm_engine
 from steersman.lm.hardware import Hardware
 from steersman.lm.model import load_policy
 from steersman.recipe import load_recipe
@@ -20,6 +20,9 @@ from steersman.store import Run
 
 from .conftest import align_smoke
 from .test_pipeline import ran, reason
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
+import pretend_vllm
 
 
 def test_a_run_on_another_device_is_that_of_the_cpu() -> None:
@@ -94,3 +97,26 @@ def test_the_number_of_a_gpu_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ModelError, match="no device cuda:2") as refused:
         Hardware(device="cuda:2").check()
     assert "cuda:0 to cuda:1" in str(refused.value)
+
+
+# ── vLLM ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_rollouts_come_from_vllm(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_vllm.installed(monkeypatch)
+    said = align_smoke(copy.path, "rl.rollouts.engine=vllm")
+    assert ran(said)[0] == "rl"
+    assert reason(said, "rl").startswith("changed: config.rollouts.engine")
+    (started,) = pretend_vllm.LLM.started
+    assert started.ended
+    assert len(started.adapters) == len(Run(copy.path).events("rl", "train")) + len(
+        Run(copy.path).events("rl", "watch")
+    )
+    assert "aligned_answers: reused" in " ".join(align_smoke(copy.path, "rl.rollouts.engine=vllm"))
+
+
+def test_a_run_does_not_begin_without_the_vllm_that_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ModelError, match="vLLM is not installed"):
+        align_smoke(tmp_path / "run", "rl.rollouts.engine=vllm")
+    assert not (tmp_path / "run").exists()

@@ -139,6 +139,14 @@ def test_new_run_is_all_new_and_nothing_is_written(tmp_path: Path, monkeypatch: 
     assert planned.seconds > 0
 
 
+def test_the_time_of_vllm_is_not_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned = plan(tiny("rl.rollouts.engine=vllm"))
+    assert {stage.name for stage in planned.stages if stage.seconds is None} == {"rl"}
+    assert planned.seconds is None
+    assert "Not foretold: the time that another program takes (rl)." in shown(planned)
+
+
 def test_finished_run_is_reused_without_calibration(finished: Path) -> None:
     before = tree(finished)
     planned = plan(tiny(), finished)

@@ -61,8 +61,8 @@ class Completion:
 OnText = Callable[[int, str], None]  # called with a prompt's index and its answer so far
 
 
-class _Row:
-    """A prompt on its way to a completion."""
+class Row:
+    """A prompt on its way to a completion: its ids, how many were cut off, the tokens drawn, its random stream."""
 
     def __init__(self, index: int, ids: list[int], cut: int, seed: int) -> None:
         self.index, self.prompt, self.cut = index, ids, cut
@@ -71,6 +71,7 @@ class _Row:
         self.generator = random_stream(seed, index)
 
     def finish_reason(self, chat: ChatFormat, limit: int) -> FinishReason | None:
+        """Why the row ends with its last token, if it does."""
         if self.tokens[-1] in chat.stop_ids:
             return "stop"
         if chat.stop_strings:
@@ -81,6 +82,7 @@ class _Row:
         return "length" if len(self.tokens) >= limit else None
 
     def completion(self, chat: ChatFormat, reason: FinishReason) -> Completion:
+        """What the caller gets of it."""
         text = chat.decode(self.tokens)
         for stop in chat.stop_strings:
             text = text.split(stop)[0].rstrip()
@@ -166,7 +168,7 @@ def continue_ids(
     """
     prefix = prefix or Prefix()
     shared = prefix.part_of(shared or [])
-    rows = _rows(starts, shared, indices or range(len(starts)), config)
+    rows = to_rows(starts, shared, indices or range(len(starts)), config)
     first: dict[tuple[int, ...], int] = {}
     places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(rows)}
     rows.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts enter together
@@ -185,20 +187,20 @@ def continue_ids(
         yield from decoded(head_of(model) if vocabulary is None else vocabulary.head)
 
 
-def _rows(full: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig) -> list[_Row]:
+def to_rows(full: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig) -> list[Row]:
     """Rows that hold what follows the common beginning, shortened to the allowed length."""
     rows = []
     for index, ids in zip(indices, full, strict=True):
         own = ids[len(shared) :]
         kept = own[-config.max_prompt_tokens :] if shared else shorten(own, config.max_prompt_tokens)  # BOS is shared
-        rows.append(_Row(index, kept, len(own) - len(kept), config.seed))
+        rows.append(Row(index, kept, len(own) - len(kept), config.seed))
     return rows
 
 
 class _Batch:
     """Rows being decoded together: their KV cache and its mask, left-padded to one width."""
 
-    def __init__(self, rows: list[_Row], cache: Any, mask: Tensor) -> None:
+    def __init__(self, rows: list[Row], cache: Any, mask: Tensor) -> None:
         self.rows, self.cache, self.mask = rows, cache, mask  # mask: [B, T]
 
     def keep(self, indices: list[int]) -> None:
@@ -295,7 +297,7 @@ class Prefix:
         return found
 
 
-def _read(model: Any, rows: list[_Row], prefix: Any, prefix_length: int, pad: int) -> tuple[_Batch, Tensor]:
+def _read(model: Any, rows: list[Row], prefix: Any, prefix_length: int, pad: int) -> tuple[_Batch, Tensor]:
     """Read the rows' prompts; returns the batch and the hidden states of their last positions, [B, H].
 
     Rows with the same prompt (a GRPO group) share one reading. Prompts are padded on the right while they are read,
@@ -333,7 +335,7 @@ def _decode(
     head: Head,
     ids: Tensor | None,
     chat: ChatFormat,
-    waiting: list[_Row],
+    waiting: list[Row],
     prefix: Any,
     prefix_length: int,
     config: SamplingConfig,
@@ -479,7 +481,7 @@ def next_token_logprobs(
     prefix = prefix or Prefix()
     common = prefix.part_of(common_beginning(starts)) if shared else []
     limit = SamplingConfig(max_prompt_tokens=max(map(len, starts)))
-    rows = sorted(_rows(starts, common, range(len(starts)), limit), key=lambda row: len(row.prompt))
+    rows = sorted(to_rows(starts, common, range(len(starts)), limit), key=lambda row: len(row.prompt))
     pad, head = chat.tokenizer.pad_token_id or 0, head_of(model)
     found = torch.empty(len(starts), len(tokens))
     with torch.inference_mode():

@@ -113,7 +113,8 @@ def plan(recipe: Recipe, out: str | Path | None = None, *, until: str | None = N
         decided = _decide(stages, context, run, base is not None, scratch)
         todo = [name for name, (state, _) in decided.items() if state == "will run" and name in WORK]
         subject = _subject(context, run, base, scratch) if todo else None
-        work = {name: WORK[name](subject) for name in todo} if subject else {}
+        own = [name for name in todo if not (name == "rl" and recipe.samples_with_vllm)]
+        work = {name: WORK[name](subject) for name in own} if subject else {}
     calibration = calibrate(subject) if subject and recipe.hardware == Hardware() else None
     prepare, seconds = _preparation(recipe.model, base) if todo else ("", 0.0)
     planned = tuple(_stage_plan(name, *decision, work.get(name), calibration) for name, decision in decided.items())
@@ -264,6 +265,9 @@ def _notes(planned: Plan) -> Iterator[str]:
     if planned.hardware != Hardware():
         yield f"Minutes and memory are foretold for a CPU in float32, not for {planned.hardware}."
     if planned.calibration is not None:
+        unknown = [stage.name for stage in planned.stages if stage.state == "will run" and stage.seconds is None]
+        if unknown:
+            yield f"Not foretold: the time that another program takes ({', '.join(unknown)})."
         share = planned.calibration.processor_share
         busy = f" The machine is busy (we got {share:.0%} of it): idle, it is faster." if share < BUSY else ""
         yield (

@@ -6,13 +6,13 @@ policy, reference, critic and judges, and kept over the updates that a batch of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from steersman.functional import k1_nats
@@ -24,9 +24,10 @@ from steersman.lm.model import ADAPTER, load_adapter, using
 from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, random_stream
 from steersman.lm.shared_prompt import Below, Group, Tree, read_below, tree, tree_hidden, tree_logprobs, tree_lower
 from steersman.lm.trunk import FrozenTrunk, Lower
+from steersman.lm.vllm_engine import VllmEngine
 from steersman.train import processes
 from steersman.train.reward_model import RewardModel, tokenised
-from steersman.types import Demonstration, Prompt, Record, Seed, Text
+from steersman.types import Demonstration, Prompt, Record, Seed, Text, transport
 
 POLICY, REFERENCE = "default", "reference"
 KL_POSITIONS = 512  # of a look; four passes over the whole head for each are most of its time
@@ -41,7 +42,8 @@ class RolloutConfig(Record):
     The policy that is improved, and its reference, are those that sample at ``temperature``: their logits are divided
     by it everywhere. A small model's answers at temperature 1 are too odd for a reward model to judge.
     ``unended_penalty`` is taken off the reward of an answer that does not end by itself. ``int8`` samples with rounded
-    weights; the loss is corrected for it, and for a compact vocabulary.
+    weights, ``engine: vllm`` with vLLM, which gets ``vllm_cache_gb`` of memory for keys and values beside its weights;
+    the loss is corrected for both, and for a compact vocabulary.
     """
 
     prompts: int = Field(default=8, ge=1)
@@ -51,6 +53,8 @@ class RolloutConfig(Record):
     max_prompt_tokens: int = Field(default=256, ge=8)
     unended_penalty: float = Field(default=1.0, ge=0)
     int8: bool = False
+    engine: Literal["steersman", "vllm"] = "steersman"
+    vllm_cache_gb: float = transport(4.0, gt=0)
 
 
 class ActorConfig(Record):
@@ -61,6 +65,15 @@ class ActorConfig(Record):
     compact: CompactConfig = CompactConfig()
     micro_batch_size: int = Field(default=4, ge=1)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _vllm_samples_from_the_policy_alone(self) -> ActorConfig:
+        if self.rollouts.engine == "vllm" and (self.rollouts.int8 or self.vocabulary == "compact"):
+            raise ValueError(
+                "rollouts.engine: vllm draws from the whole vocabulary with weights of its own: "
+                "set vocabulary: full and rollouts.int8: false, or rollouts.engine: steersman"
+            )
+        return self
 
 
 class Rollouts(NamedTuple):
@@ -135,6 +148,7 @@ class Actor:
     """Policy, reference and reward model, and what sampling and reading them take.
 
     ``second`` is a reward model that nothing is optimised for: it looks on. ``cost`` is one that a constraint asks.
+    As a context manager it ends, when it is left, what it has started.
     """
 
     config: ActorConfig
@@ -148,6 +162,7 @@ class Actor:
     head: Head
     vocabulary: CompactVocabulary | None
     int8: Int8Copy | None
+    vllm: VllmEngine | None
     below: FrozenTrunk | None
     pad_id: int
 
@@ -187,8 +202,18 @@ class Actor:
         names = [POLICY, *(name for reader in (judge, other, costs) if reader for name in reader.heads)]
         trunks = [FrozenTrunk.below(model, policy, name) for name in names]
         below = None if None in trunks else min(filter(None, trunks), key=lambda trunk: trunk.layers)
-        pad_id = tokenizer.pad_token_id or 0
-        return cls(config, base, model, policy, judge.chat, judge, other, costs, head, vocabulary, int8, below, pad_id)
+        vllm = _vllm(config.rollouts, base, policy) if config.rollouts.engine == "vllm" else None
+        pad = tokenizer.pad_token_id or 0
+        return cls(
+            config, base, model, policy, judge.chat, judge, other, costs, head, vocabulary, int8, vllm, below, pad
+        )
+
+    def __enter__(self) -> Actor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.vllm is not None:
+            self.vllm.close()
 
     # ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def answers(self, prompts: Sequence[Text], each: int, number: int) -> list[Completion]:
@@ -210,16 +235,21 @@ class Actor:
             seed=self.config.seed,
         )
         first = number * len(starts)
+        mine, indices = [starts[i] for i in own], [first + i for i in own]
         self.policy.eval()
-        found = continue_ids(
-            self.model,
-            self.chat,
-            [starts[i] for i in own],
-            sampling,
-            indices=[first + i for i in own],
-            vocabulary=self.vocabulary,
-            int8=self.int8,
-        )
+        found: Iterable[Completion]
+        if self.vllm is not None:
+            found = self.vllm.continue_ids(self.policy, self.chat, mine, sampling, name=POLICY, indices=indices)
+        else:
+            found = continue_ids(
+                self.model,
+                self.chat,
+                mine,
+                sampling,
+                indices=indices,
+                vocabulary=self.vocabulary,
+                int8=self.int8,
+            )
         everyone = processes.gather(list(found) if own else [])
         self.policy.train()
         return sorted(everyone, key=lambda completion: completion.index)
@@ -252,7 +282,7 @@ class Actor:
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def look(self, rollouts: Rollouts, step: int) -> Iterator[Seen]:
         """This process's micro-batches, read by the reference; groups stay whole."""
-        off_policy = self.int8 is not None or self.vocabulary is not None
+        off_policy = any(other is not None for other in (self.int8, self.vllm, self.vocabulary))
         generator = random_stream(self.config.seed, step)
         for number, places in enumerate(processes.share(range(len(rollouts.groups)), self.config.micro_batch_size)):
             if not processes.mine(number):
@@ -326,3 +356,9 @@ class Actor:
                 kl += float(divergence(reference, policy, self.head))
                 entropy += float(entropies(policy, self.head).sum())
         return kl / count, entropy / count
+
+
+def _vllm(limits: RolloutConfig, base: Path, policy: Any) -> VllmEngine:
+    """vLLM with room for the policy's adapter and for the longest text of a rollout."""
+    rank = policy.peft_config[POLICY].r
+    return VllmEngine(base, rank, limits.max_prompt_tokens + limits.max_new_tokens, limits.vllm_cache_gb)

