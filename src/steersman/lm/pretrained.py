@@ -319,9 +319,24 @@ def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
                 # Gemma takes the longest run of spaces first; transformers 5.23 does so for newlines and tabs only.
                 runs = {"▁" * length for length in range(2, 32)} & tokenizer.get_vocab().keys()
                 tokenizer.add_tokens([AddedToken(run, normalized=True) for run in sorted(runs)])
+            _begin_with_bos(tokenizer, gguf)
             tokenizer.save_pretrained(folder)
     finally:
         gc.enable()
+
+
+def _begin_with_bos(tokenizer: Any, gguf: Path) -> None:
+    """Let a text begin with BOS if the file says so; transformers before 5.23 does not ask it."""
+    from gguf import GGUFReader
+    from tokenizers.processors import TemplateProcessing
+
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
+    if field is None or not field.contents() or tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]:
+        return
+    bos = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ from steersman.lm.head import (
     divergence,
     entropies,
     head_of,
-    product,
     token_logprobs,
     trunk,
 )
@@ -59,19 +58,21 @@ def plain_logprobs(hidden: Tensor, weight: Tensor, head: Head) -> Tensor:
 
 
 @pytest.mark.parametrize("blocks", [True, False])
-def test_the_product_in_blocks_is_the_product(blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_product_of_few_rows_is_the_product(blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """101 rows in blocks of 16; where gradients are recorded, they flow."""
     monkeypatch.setattr(head_module, "_blocks_pay", lambda: blocks)
     monkeypatch.setattr(head_module, "BLOCK_ROWS", 16)
-    wanted = (HIDDEN.double() @ WEIGHT.double().T).float()
-    for rows in (1, N):
-        torch.testing.assert_close(product(HIDDEN[:rows], WEIGHT), wanted[:rows], atol=1e-5, rtol=1e-5)
-    learnt, biased = HIDDEN.clone().requires_grad_(), HEADS["biased"]
-    torch.testing.assert_close(biased.logits(learnt).sum(1), (wanted + biased.bias).sum(1), atol=1e-4, rtol=1e-5)
-    product(learnt, WEIGHT).sum().backward()
-    torch.testing.assert_close(learnt.grad, WEIGHT.sum(0).expand_as(HIDDEN), atol=1e-4, rtol=1e-5)
-    with torch.no_grad():
-        torch.testing.assert_close(product(learnt, WEIGHT), wanted, atol=1e-5, rtol=1e-5)
+    for name in ("plain", "biased"):
+        head = HEADS[name]
+        bias = 0.0 if head.bias is None else head.bias.double()
+        wanted = (HIDDEN.double() @ WEIGHT.double().T + bias).float()
+        for rows in (1, 2, N):
+            torch.testing.assert_close(head.product(HIDDEN[:rows]), wanted[:rows], atol=1e-5, rtol=1e-5)
+        learnt = HIDDEN.clone().requires_grad_()
+        head.product(learnt).sum().backward()
+        torch.testing.assert_close(learnt.grad, WEIGHT.sum(0).expand_as(HIDDEN), atol=1e-4, rtol=1e-5)
+        with torch.no_grad():
+            torch.testing.assert_close(head.product(learnt), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", HEADS)
