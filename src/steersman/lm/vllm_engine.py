@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,6 +153,7 @@ class VllmEngine:
             use_tqdm=False,
             lora_request=LoRARequest(f"policy-{self.policies}", self.policies, str(folder / ADAPTER)),
         )
+        shutil.rmtree(folder)  # nobody asks for this policy again
         completions = []
         for row, request in zip(rows, found, strict=True):
             (answer,) = request.outputs
