@@ -61,9 +61,14 @@ class Side:
         return self._answer()
 
     def end(self) -> None:
-        """Let it go."""
-        self.process.kill()
-        self.process.wait()
+        """Let it go, and what it started."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def measure(sides: dict[str, Side], tokens: int, count: int) -> dict[str, dict[str, Any]]:

@@ -12,8 +12,11 @@ do not depend on its batch; that its logits do not, vLLM does not promise.
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +30,15 @@ from steersman.lm.sampling import Completion, SamplingConfig, to_rows
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, for which vLLM has room
 SECONDS_TO_END = 30.0  # before its process is killed
+GUARD = """
+import os, signal, sys
+sys.stdin.read()  # to its end: the process at the other end has gone
+for pid in map(int, sys.argv[1:]):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
 WHERE = "rl.rollouts.engine"
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # vLLM reports its use to its makers unless it is told not to
@@ -51,6 +63,12 @@ def check() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         do = "start without torchrun, or set it to steersman"
         raise ModelError("vLLM samples for one process, and torchrun has started several", where=WHERE, do=do)
+
+
+def end_with_us(processes: Sequence[int]) -> subprocess.Popen[bytes]:
+    """A guard that kills some processes as soon as this one is gone, however it went; kill it to let them be."""
+    command = [sys.executable, "-c", GUARD, *map(str, processes)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 class VllmEngine:
@@ -88,6 +106,7 @@ class VllmEngine:
         self.base, self.digest = base, pretrained.digest(base)
         self.folder = tempfile.TemporaryDirectory(prefix="steersman-vllm-")
         self.policies = 0
+        before = set(multiprocessing.active_children())
         try:
             self.engine: Any = vllm.LLM(
                 model=str(base),
@@ -109,6 +128,9 @@ class VllmEngine:
                 where=WHERE,
                 do="see its own lines above; with too little memory lower rl.rollouts.vllm_cache_gb",
             ) from error
+        # Left alone by a kill -9, vLLM's process would stay, and keep its memory from the run that goes on.
+        own = set(multiprocessing.active_children()) - before
+        self.guard = end_with_us([process.pid for process in own if process.pid is not None])
 
     def continue_ids(
         self,
@@ -168,4 +190,6 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM's process and forget its adapters."""
         self.engine.llm_engine.engine_core.shutdown(timeout=SECONDS_TO_END)
+        self.guard.kill()
+        self.guard.communicate()
         self.folder.cleanup()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,3 +189,21 @@ def test_without_it_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match="vLLM is not installed"):
         vllm_engine.check()
+
+
+def test_what_was_started_does_not_outlive_a_killed_run() -> None:
+    started = subprocess.Popen(["sleep", "600"])
+    code = f"""
+import time
+from steersman.lm.vllm_engine import end_with_us
+guard = end_with_us([{started.pid}])
+print("ready", flush=True)
+time.sleep(600)
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"ready\n"
+    assert started.poll() is None
+    run.kill()
+    run.communicate()
+    assert started.wait(timeout=60) == -signal.SIGKILL
