@@ -330,10 +330,12 @@ def _begin_with_bos(tokenizer: Any, gguf: Path) -> None:
     from gguf import GGUFReader
     from tokenizers.processors import TemplateProcessing
 
-    field = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
-    if field is None or not field.contents() or tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]:
-        return
     bos = tokenizer.bos_token
+    if bos is None or tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]:
+        return
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
+    if field is None or not field.contents():
+        return
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)]
     )
