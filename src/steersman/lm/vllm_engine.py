@@ -103,7 +103,7 @@ class VllmEngine:
                 expected=f"what hardware.device says, {place.device}",
                 do="install the vLLM for that device; choose among GPUs with CUDA_VISIBLE_DEVICES",
             )
-        self.base, self.digest = base, pretrained.digest(base)
+        self.digest = pretrained.digest(base)
         self.folder = tempfile.TemporaryDirectory(prefix="steersman-vllm-")
         self.policies = 0
         before = set(multiprocessing.active_children())
