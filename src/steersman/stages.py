@@ -117,8 +117,14 @@ def check(recipe: Recipe, constitution: Constitution, data: DataSet) -> None:
     Raises:
         UserError: names the setting, the row, or the variable.
     """
+    sft.times_opened(recipe.sft.opening, data.demonstrations)
     if recipe.dpo and not recipe.feedback:
         dpo.repeated(data.comparisons, recipe.dpo.passes)
+    elif recipe.dpo and recipe.feedback:  # what the judge will compare has its names from prompts and constitution
+        people = [] if recipe.feedback.people == "none" else data.comparisons
+        names = [dpo.names(row) for row in people]
+        names += [{*row.tags, *row.principles} for row in data.prompts] + [set(constitution.texts)]
+        dpo.times_read(names, recipe.dpo.passes)
     if cost := asked_cost_model(recipe):
         of_principles(data.comparisons, cost.principles)
     if (recipe.revisions or recipe.feedback) and not data.prompts:

@@ -140,6 +140,7 @@ def test_a_bad_recipe_is_named_with_its_line(
         (["align", "smoke", "--set", "sft.lora.rank.x=1"], "no setting"),
         (["align", "smoke", "--set", "dpo=null", "--set", "dpo.beta=1"], "add it with its defaults: --set dpo={}"),
         (["align", "smoke", "--set", "dpo.passes={vage: 2}"], "did you mean vague"),
+        (["align", "smoke", "--set", "sft.opening.passes={lawn: 2}"], "did you mean law"),
         (["align", "smoke", "--set", "dpo.vocabulary=compact", "--set", "sft.method=full"], "frozen head"),
         (["align", "smoke", "--model", "gemma3-270m"], "gemma-3-270m"),
         (["align", "smoke", "--model", "\x00\ud83d"], "no model is called"),
@@ -159,6 +160,7 @@ def test_words_that_name_nothing(words: list[str], expected: str, steersman: Ste
     assert said.code == 2
     assert expected in said.message
     assert len(said.message) < 1000
+    assert not list(Path().glob("runs/*/data")), "a stage was run before the error was found"
 
 
 # ── constitution and data ────────────────────────────────────────────────────────────────────────────────────────────

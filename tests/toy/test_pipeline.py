@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import peft
@@ -170,55 +172,67 @@ def test_until_stops_after_a_stage(tmp_path: Path) -> None:
 
 
 # ── kill -9 ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-# The console script, except that it says where it is and stands still there, so that the kill hits that very place.
-CHILD = """
-import sys, time
-from steersman import cli, store
+# For every line on its input the console script, except that it says where it is and stands still there, so that the
+# kill hits that very place. Each is a copy of a process that has imported everything, which takes longer than the rest.
+SCRIPT = """
+import os, sys, time
+from transformers import Gemma3ForCausalLM
+from steersman import cli, pipeline, store
 from steersman.evals import capability
 from steersman.lm import transcript
 
-place, rows_before = sys.argv.pop(1), int(sys.argv.pop(1))
 append, seen = store.append_jsonl, [0]
 
 def watched(path, rows):
     append(path, rows)
     here = rows[0].get("stage") == place and rows[0].get("event") == "train"
     seen[0] += here or path.parent.name == place + ".partial"
-    if seen[0] > rows_before:
-        print("here", flush=True)
+    if seen[0] > int(rows_before):
+        print("here", os.getpid(), flush=True)
         time.sleep(600)
 
 for module in (store, transcript, capability):
     module.append_jsonl = watched
-cli.main()
+for line in sys.stdin:
+    place, rows_before, *sys.argv[1:] = line.rstrip().split("\\t")
+    process = os.fork()
+    if not process:
+        cli.main()
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
+Kill = Callable[[str, int], None]
 
 
-def kill_in(stage: str, writes_before: int, folder: Path) -> None:
-    """Start `steersman align`, and kill it in the middle of a stage."""
-    command = [sys.executable, "-c", CHILD, stage, str(writes_before), "align", "smoke", "--out", str(folder)]
-    command += [word for setting in SETTINGS for word in ("--set", setting)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            said = process.stdout.readline()
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-        _, errors = process.communicate()
-    assert said == "here\n", errors
-    assert process.returncode == -signal.SIGKILL
-    assert (folder / f"{stage}.partial").exists()
-    assert not (folder / stage).exists()
-
-
-def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def kill_in(tmp_path: Path) -> Iterator[Kill]:
+    """Start `steersman align` in a folder called ``run``, and kill it in a stage, after so many writes there."""
     folder = tmp_path / "run"
-    kill_in("raw_answers", 0, folder)  # the first condition is answered, the second is not
-    kill_in("sft", 9, folder)  # two checkpoints are written, and steps after them are lost
-    kill_in("reward_model", 1, folder)  # after its first checkpoint
-    kill_in("dpo", 3, folder)  # one checkpoint is written, and a step after it is lost
-    kill_in("rl", 3, folder)  # after its first checkpoint and its second look
-    kill_in("aligned_capability", 2, folder)  # three batches are scored
+    words = ["align", "smoke", "--out", str(folder)] + [word for setting in SETTINGS for word in ("--set", setting)]
+    with subprocess.Popen([sys.executable, "-c", SCRIPT], stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as script:
+        assert script.stdin is not None
+        assert script.stdout is not None
+        reading, writing = script.stdout, script.stdin
+
+        def kill(stage: str, writes_before: int) -> None:
+            print(stage, writes_before, *words, sep="\t", file=writing)
+            said = reading.readline().split()
+            assert said[0] == "here", said
+            os.kill(int(said[1]), signal.SIGKILL)
+            assert reading.readline().split() == ["ended", str(-signal.SIGKILL)]
+            assert (folder / f"{stage}.partial").exists()
+            assert not (folder / stage).exists()
+
+        yield kill
+
+
+def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, kill_in: Kill, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kill_in("raw_answers", 0)  # the first condition is answered, the second is not
+    kill_in("sft", 9)  # two checkpoints are written, and steps after them are lost
+    kill_in("reward_model", 1)  # after its first checkpoint
+    kill_in("dpo", 3)  # one checkpoint is written, and a step after it is lost
+    kill_in("rl", 3)  # after its first checkpoint and its second look
+    kill_in("aligned_capability", 2)  # three batches are scored
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves
     said = align_smoke(folder)

@@ -88,7 +88,7 @@ def train(
 def settings(**changes: Any) -> dict[str, Any]:
     return {
         "rollouts": RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
-        "watch": WatchConfig(every_steps=10, prompts=264, stop_at=1),
+        "watch": WatchConfig(every_steps=60, prompts=264, stop_at=1),
         "steps": 60,
         "kl_coefficient": 0.0,
         "optimiser": OptimiserConfig(learning_rate=5e-3, schedule="constant", warmup_ratio=0.0),

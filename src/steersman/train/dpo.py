@@ -129,9 +129,22 @@ def repeated(rows: Sequence[Comparison], passes: Mapping[str, int]) -> list[Comp
             f"none of {count} comparisons says which answer is better" if count else "no comparisons to train on",
             do="add rows to comparisons.jsonl, or take `dpo` out of the recipe",
         )
-    names = [{row.failure, *row.tags, *row.principles} for row in rows]
-    times = loop.passes_of(names, passes, default=1, key="dpo.passes", what="comparison has such a failure, tag")
+    times = times_read([names(row) for row in rows], passes)
     return [row for row, count in zip(rows, times, strict=True) for _ in range(count)]
+
+
+def names(row: Comparison) -> set[str]:
+    """What ``passes`` can call a comparison by."""
+    return {row.failure, *row.tags, *row.principles}
+
+
+def times_read(names: Sequence[set[str]], passes: Mapping[str, int]) -> list[int]:
+    """How often an epoch reads each of the comparisons with these failures, tags and principles.
+
+    Raises:
+        DataError: none has a name that ``passes`` holds.
+    """
+    return loop.passes_of(names, passes, default=1, key="dpo.passes", what="comparison has such a failure, tag")
 
 
 class Pair(NamedTuple):

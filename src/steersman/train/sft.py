@@ -221,6 +221,17 @@ def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> 
     return examples, sum(example.truncated_tokens > 0 for example in examples)
 
 
+def times_opened(config: OpeningConfig, rows: Sequence[Demonstration]) -> list[int]:
+    """How often an epoch reads each row's opening.
+
+    Raises:
+        DataError: no row has a tag or principle that ``passes`` names.
+    """
+    names = [{*row.tags, *row.principles} for row in rows]
+    what = "demonstration has such a tag"
+    return loop.passes_of(names, config.passes, default=0, key="sft.opening.passes", what=what)
+
+
 def openings(config: OpeningConfig, rows: Sequence[Demonstration], examples: Sequence[Example]) -> list[Example]:
     """The rows that ``passes`` names, cut off after their openings, as often as it says.
 
@@ -228,14 +239,10 @@ def openings(config: OpeningConfig, rows: Sequence[Demonstration], examples: Seq
         examples: the tokenised ``rows``.
 
     Raises:
-        DataError: no row has a tag or principle that is named.
+        DataError: as `times_opened`.
     """
-    names = [{*row.tags, *row.principles} for row in rows]
-    times = loop.passes_of(
-        names, config.passes, default=0, key="sft.opening.passes", what="demonstration has such a tag"
-    )
     found = []
-    for count, example in zip(times, examples, strict=True):
+    for count, example in zip(times_opened(config, rows), examples, strict=True):
         cut = Example(example.token_ids[: example.completion_start + config.tokens], example.completion_start)
         found += [cut] * count
     return found

@@ -453,12 +453,13 @@ def test_a_refused_request_is_one_clear_message(
 
 
 def test_answers_on_their_way_are_kept_when_the_run_ends(serve: Callable[..., Served], tmp_path: Path) -> None:
-    served = serve("--latency-ms", "50")
+    served = serve("--latency-ms", "1000")  # the refusal comes after a quarter of it
     model = RemoteModel(served.config(concurrency=4), tmp_path / "answers.jsonl")
     with pytest.raises(ModelError, match="400"):
         model.complete(["[400] a", *questions(20)])
     kept = sum(model.estimate([q]).reused for q in questions(20))
-    assert kept == sum(served.stats()["served"].values()) == 3
+    assert kept == sum(served.stats()["served"].values())
+    assert 1 <= kept <= 3  # three, unless this machine took a quarter of a second to send them
 
 
 @pytest.mark.parametrize(
