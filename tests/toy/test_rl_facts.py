@@ -88,8 +88,8 @@ def train(
 def settings(**changes: Any) -> dict[str, Any]:
     return {
         "rollouts": RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
-        "watch": WatchConfig(every_steps=60, prompts=264, stop_at=1),
-        "steps": 60,
+        "watch": WatchConfig(every_steps=40, prompts=264, stop_at=1),
+        "steps": 40,
         "kl_coefficient": 0.0,
         "optimiser": OptimiserConfig(learning_rate=5e-3, schedule="constant", warmup_ratio=0.0),
         "micro_batch_size": 16,
@@ -167,6 +167,6 @@ def gao_fit(course: Course) -> float:
 
 def test_a_leash_keeps_it_from_that(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
-    config = RlooConfig(**settings(steps=60, kl_coefficient=0.3, optimiser=slow))
+    config = RlooConfig(**settings(kl_coefficient=0.3, optimiser=slow))
     course = train(config, Rloo(config), biased, base, tmp_path / "leashed", monkeypatch)
-    assert course.true[-1] > course.true[0] + 0.15  # 0.30 and more, by machine
+    assert course.true[-1] > course.true[0] + 0.15  # 0.5, and not the same on every machine
