@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from steersman import talk
+from steersman.cli import model as talk
 from steersman.data.formats import read
 from steersman.evals import capability, scores
 from steersman.evals.answers import ANSWERS

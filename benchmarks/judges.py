@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from steersman import judging, talk
-from steersman.constitution import measure
+from steersman.cli import constitution as judging
+from steersman.cli import model as talk
+from steersman.constitution import judge_card
 from steersman.constitution.judges import JudgeConfig, suspects
 from steersman.data.formats import sort_out
 from steersman.data.sources import spread
@@ -112,7 +113,7 @@ def main() -> None:
             if kind != "reward" and name != "held out":
                 continue  # rules need to know what a prompt expects; the raw model is asked where it has examples
             start = time.perf_counter()
-            card = measure.card(judge, measure.questions_of(rows, constitution, arguments.questions))
+            card = judge_card.card(judge, judge_card.questions_of(rows, constitution, arguments.questions))
             found[f"{kind}: {name}"] = {**card, "seconds": round(time.perf_counter() - start, 1)}
             print(kind, name, card["accuracy"], "place bias", card["place_bias"]["value"])
             RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from steersman import judging, talk
-from steersman.constitution import measure
+from steersman.cli import constitution as judging
+from steersman.cli import model as talk
+from steersman.constitution import judge_card
 from steersman.constitution.judges import ScoringJudge
 from steersman.data.formats import read
 from steersman.store import StageFolder, open_run
@@ -63,7 +64,7 @@ def main() -> None:
         "left_out": sorted(left_out),
         "rows": len(train),
         "minutes": round(minutes, 1),
-        **{name: measure.card(judge, measure.questions_of(some, constitution)) for name, some in sets.items()},
+        **{name: judge_card.card(judge, judge_card.questions_of(some, constitution)) for name, some in sets.items()},
     }
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print({name: found[name]["accuracy"] for name in sets})  # type: ignore[index]

@@ -23,13 +23,14 @@ from steersman.data import toy_world as world
 from steersman.data.toy_world import Rater
 from steersman.stats import mean_estimate
 from steersman.store import StageFolder, read_json, write_json
-from steersman.train import reward_model, rl
-from steersman.train.actor import RolloutConfig
+from steersman.train import reward_model
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import ABOUT, RewardConfig
-from steersman.train.rl import Judges, Rows
-from steersman.train.rloo import Rloo, RlooConfig
-from steersman.train.watch import WatchConfig
+from steersman.train.rl import loop as rl
+from steersman.train.rl.actor import RolloutConfig
+from steersman.train.rl.evaluation import WatchConfig
+from steersman.train.rl.loop import Judges, Rows
+from steersman.train.rl.rloo import Rloo, RlooConfig
 from steersman.types import Prompt
 
 RESULTS = Path(__file__).resolve().parent / "results" / "over_optimisation.json"

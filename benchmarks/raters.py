@@ -31,15 +31,15 @@ import torch
 
 from steersman.data import toy_world as world
 from steersman.data.toy_world import Question, Rater
-from steersman.feedback.agreement import alpha, consistency, dawid_skene, preferences
-from steersman.feedback.duel import duel
-from steersman.feedback.people import People
-from steersman.feedback.questions import Informed, gain
-from steersman.feedback.raters import Fit, believe, qualities
-from steersman.feedback.round import Question as Asked
-from steersman.feedback.round import Round
-from steersman.feedback.store import RatingStore
-from steersman.feedback.votes import arms, comparisons
+from steersman.rating.accounts import People
+from steersman.rating.active import Informed, gain
+from steersman.rating.agreement import alpha, consistency, dawid_skene, preferences
+from steersman.rating.blind_test import duel
+from steersman.rating.raters import Fit, believe, qualities
+from steersman.rating.round import Question as Asked
+from steersman.rating.round import Round
+from steersman.rating.store import RatingStore
+from steersman.rating.votes import arms, comparisons
 from steersman.stats import Estimate, mean_estimate
 from steersman.types import Comparison
 

@@ -32,19 +32,19 @@ from typing import Any
 
 import httpx
 
-from steersman.feedback.people import People
-from steersman.feedback.round import Question, Round
-from steersman.feedback.store import RatingStore
+from steersman.rating.accounts import People
+from steersman.rating.round import Question, Round
+from steersman.rating.store import RatingStore
 
 RESULTS = Path(__file__).parent / "results" / "rating.json"
 TARGET_MS = 100.0
 SERVER = """
 import sys
 import torch
-from steersman.feedback.app import RatingApp
-from steersman.feedback.questions import Informed
-from steersman.feedback.serving import Address, listen, serve
-from steersman.feedback.store import RatingStore
+from steersman.rating.app import RatingApp
+from steersman.rating.active import Informed
+from steersman.rating.server import Address, listen, serve
+from steersman.rating.store import RatingStore
 torch.set_num_threads(1)
 address = Address(port=int(sys.argv[2]))
 bound = listen(address)

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steersman.evals.behaviours import BEHAVIOURS, detect, refusal
+from steersman.evals.detectors.behaviours import BEHAVIOURS, detect, refusal
 from steersman.stats import wilson
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,8 +25,8 @@ from typing import Any
 
 import httpx2
 
-from steersman.lm.remote import RemoteConfig, RemoteModel
-from steersman.lm.remote_cache import AnswerCache
+from steersman.lm.endpoint.cache import AnswerCache
+from steersman.lm.endpoint.client import RemoteConfig, RemoteModel
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))

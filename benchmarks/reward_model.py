@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from steersman import talk
+from steersman.cli import model as talk
 from steersman.data.formats import read, sort_out
 from steersman.data.sources import split_by_topic, spread
 from steersman.evals import reward_card

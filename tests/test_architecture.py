@@ -29,13 +29,12 @@ LEVELS = (
     {"types"},
     {"store", "stats", "terminal", "yaml_lines", "provenance"},
     {"functional", "lm", "data"},
-    {"train", "constitution", "feedback", "evals"},  # the methods
+    {"train", "constitution", "rating", "evals"},  # the methods
     {"report"},
     {"recipe"},
     {"stages"},
-    {"pipeline", "talk"},
-    {"judging"},
-    {"plan", "starter", "bench", "rating"},
+    {"cost", "pipeline"},
+    {"plan"},
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -115,7 +114,7 @@ def test_arithmetic_lives_once() -> None:
     wrong = [
         f"{name_of(path)}:{line} calls {name}"
         for path, tree in TREES.items()
-        if room_of(path) in ("train", "evals", "feedback", "constitution")
+        if room_of(path) in ("train", "evals", "rating", "constitution")
         for line, name in calls(tree)
         if name.split(".")[-1] in banned
     ]
@@ -271,16 +270,16 @@ def test_nothing_is_sent_anywhere() -> None:
     """No tracker, and two modules with a network library: the Hub's client to download models, an HTTP client to ask
     the endpoint that a recipe names.
 
-    `feedback` answers requests and may keep its votes in a database server that its user names; it sends nothing else.
+    `rating` answers requests and may keep its votes in a database server that its user names; it sends nothing else.
     Of `socket` it uses the binding of an address, in one file.
     """
-    allowed = {"huggingface_hub": PACKAGE / "lm" / "pretrained.py", "httpx2": PACKAGE / "lm" / "remote.py"}
+    allowed = {"huggingface_hub": PACKAGE / "lm" / "pretrained.py", "httpx2": PACKAGE / "lm" / "endpoint" / "client.py"}
     wrong = []
     for path, tree in TREES.items():
         for line, name in imports(tree):
             top = name.split(".")[0]
-            binds = name == "socket" and path == PACKAGE / "feedback" / "serving.py"
-            serves = top in SERVERS and room_of(path) != "feedback"
+            binds = name == "socket" and path == PACKAGE / "rating" / "server.py"
+            serves = top in SERVERS and room_of(path) != "rating"
             if (top in (*NETWORK, *TRACKERS, *allowed) and allowed.get(top) != path and not binds) or serves:
                 wrong.append(f"{name_of(path)}:{line} imports {name}")
     opened = [

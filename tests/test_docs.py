@@ -114,7 +114,7 @@ def test_settings_exist(name: str) -> None:
 
 
 def test_the_starter_project_holds_what_the_pages_name(tmp_path: Path) -> None:
-    from steersman.starter import init
+    from steersman.cli.starter import init
 
     init(tmp_path / "my-project")
     for name in NAMES:

@@ -20,12 +20,12 @@ import torch
 from steersman.data import sources
 from steersman.functional import sampler_weights
 from steersman.lm import pretrained
-from steersman.lm.chat import chat_format
+from steersman.lm.adapters import load_adapter
+from steersman.lm.chat_format import chat_format
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, token_logprobs, trunk
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.model import load_adapter
 from steersman.lm.sampling import SamplingConfig, continue_ids
-from steersman.lm.shared_prompt import Group, tree, tree_hidden
+from steersman.lm.shared_prefix import Group, tree, tree_hidden
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "off_policy.json"
 PROMPTS, ANSWERS, TOKENS, ROWS_AT_ONCE = 16, 4, 64, 4

@@ -19,25 +19,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from workload import ALPHA, LEARNING_RATE, RANK, UPDATES, reward
 
-from steersman.data import style
+from steersman.data import answer_style
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, Example
+from steersman.lm.adapters import LoraConfig, add_lora, load_trainable, trainable, using
+from steersman.lm.chat_format import ChatFormat, Example
+from steersman.lm.frozen_trunk import FrozenTrunk, Lower
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.model import LoraConfig, add_lora, load_trainable, trainable, using
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prompt import Group, Tree, tree, tree_hidden, tree_logprobs, tree_lower
-from steersman.lm.trunk import FrozenTrunk, Lower
+from steersman.lm.shared_prefix import Group, Tree, tree, tree_hidden, tree_logprobs, tree_lower
 from steersman.store import peak_memory_mb
 from steersman.train import dpo, loop, reward_model, sft
-from steersman.train.actor import REFERENCE, Actor, Read, RolloutConfig, Rollouts
-from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.loop import OptimiserConfig
-from steersman.train.ppo import Ppo, PpoConfig
 from steersman.train.reward_model import Ranked
-from steersman.train.rl import Algorithm, Totals, Trainer
-from steersman.train.rloo import Rloo, RlooConfig
+from steersman.train.rl.actor import REFERENCE, Actor, Read, RolloutConfig, Rollouts
+from steersman.train.rl.grpo import Grpo, GrpoConfig
+from steersman.train.rl.loop import Algorithm, Totals, Trainer
+from steersman.train.rl.ppo import Ppo, PpoConfig
+from steersman.train.rl.rloo import Rloo, RlooConfig
 
 OPTIMISER = OptimiserConfig(learning_rate=LEARNING_RATE, warmup_ratio=0.0, schedule="constant")
 COMPACT = CompactConfig(extra_rows=8192, full_share=0.08)
@@ -206,7 +206,7 @@ def reward_stage_step(work: dict[str, Any], adapter: Path, _: str, __: int | Non
     )
     model, policy = load_trainable(Path(work["base"]), adapter.parent)
     lower = reward_model.LowerStates(model, policy, "default", 0, 0)
-    unstyled = [0.0] * len(style.FEATURES)
+    unstyled = [0.0] * len(answer_style.FEATURES)
     trainer = reward_model.Trainer.prepare(config, 0, model, policy, lower, torch.tensor(unstyled))
     with torch.no_grad():
         trainer.head.weight.copy_(torch.tensor(work["score"])[None])
@@ -245,7 +245,7 @@ def grpo_step(*arguments: Any) -> Step:
 
 
 def ppo_step(work: dict[str, Any], adapter: Path, _: str, __: int | None, ___: bool) -> Step:
-    """The updates of `train/ppo.py` on one batch, whose completions and scores are the workload's.
+    """The updates of `train/rl/ppo.py` on one batch, whose completions and scores are the workload's.
 
     The critic starts as a reward model with the common adapter, and like the peer's its head has no bias; the reference
     is the base model.

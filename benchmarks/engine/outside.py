@@ -25,9 +25,9 @@ from transformers import AutoModelForCausalLM
 
 from steersman.data.formats import read
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, Example, chat_format, pad
+from steersman.lm.adapters import export
+from steersman.lm.chat_format import ChatFormat, Example, chat_format, pad
 from steersman.lm.head import choose_vocabulary, head_of
-from steersman.lm.model import export
 from steersman.lm.sampling import SamplingConfig, generate
 from steersman.recipe import Recipe, load_recipe
 from steersman.stats import wilson

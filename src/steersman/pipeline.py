@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from steersman import provenance
-from steersman.constitution import ai_feedback, critique_revise, document, measure
+from steersman.constitution import ai_feedback, critique_revise, document, judge_card
 from steersman.constitution.document import Constitution
 from steersman.constitution.lint import lint
 from steersman.data import sources
@@ -27,7 +27,7 @@ from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
 from steersman.evals import answers, capability, reward_card, scores
 from steersman.lm import pretrained, tiny, vllm_engine
-from steersman.lm.hardware import Hardware, placed
+from steersman.lm.device import Hardware, placed
 from steersman.recipe import Recipe
 from steersman.report import page
 from steersman.stages import (
@@ -69,8 +69,9 @@ from steersman.store import (
     write_text,
 )
 from steersman.terminal import console
-from steersman.train import dpo, processes, reward_model, rl, sft
+from steersman.train import distributed, dpo, reward_model, sft
 from steersman.train.reward_model import RewardConfig
+from steersman.train.rl import loop as rl
 
 
 # ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +135,7 @@ STAGES = (
     ranking("cost_model", asked_cost_model, "comparisons.jsonl"),
     Stage(
         "judge_card",
-        measure.VERSION,
+        judge_card.VERSION,
         lambda r: r.judge,
         ("base", "judge_reads", "reward_model", "data/held_out_comparisons.jsonl"),
         measure_judge,
@@ -294,7 +295,7 @@ def follow(hardware: Hardware) -> None:
     console.quiet = True
     with placed(hardware):
         while True:
-            stage, received = processes.called()
+            stage, received = distributed.called()
             if stage is None:
                 return
             path, *arguments = received

@@ -15,12 +15,12 @@ from steersman.data.sources import DataConfig
 from steersman.errors import RecipeError, closest
 from steersman.evals.answers import AnswersConfig
 from steersman.evals.capability import CapabilityConfig
-from steersman.lm.hardware import Hardware
+from steersman.lm.device import Hardware
 from steersman.train.dpo import DpoConfig
-from steersman.train.grpo import GrpoConfig
-from steersman.train.ppo import PpoConfig
 from steersman.train.reward_model import CostConfig, RewardConfig
-from steersman.train.rloo import RlooConfig
+from steersman.train.rl.grpo import GrpoConfig
+from steersman.train.rl.ppo import PpoConfig
+from steersman.train.rl.rloo import RlooConfig
 from steersman.train.sft import RevisedSftConfig, SftConfig
 from steersman.types import Record, Slug
 from steersman.yaml_lines import load_yaml, parse, validate

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steersman.constitution import ai_feedback, critique_revise, measure
+from steersman.constitution import ai_feedback, critique_revise, judge_card
 from steersman.constitution.critique_revise import Revised, RevisionsConfig
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import AskedJudge, FirstThatDecides, Judge, JudgeConfig, RuleJudge, ScoringJudge
@@ -19,19 +19,20 @@ from steersman.data.sources import DataSet
 from steersman.errors import DataError
 from steersman.evals import answers, reward_card, scores
 from steersman.evals.answers import Condition
-from steersman.evals.behaviours import detect
+from steersman.evals.detectors.behaviours import detect
 from steersman.lm import pretrained
-from steersman.lm.local import LanguageModel, LocalModel
-from steersman.lm.remote import RemoteModel, secret
+from steersman.lm.endpoint.client import RemoteModel, secret
+from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.recipe import Recipe
 from steersman.store import Artifact, StageFolder
-from steersman.train import dpo, processes, reward_model, rl, sft
-from steersman.train.grpo import Grpo, GrpoConfig
-from steersman.train.ppo import Ppo, PpoConfig
+from steersman.train import distributed, dpo, reward_model, sft
 from steersman.train.reward_model import CostConfig, RewardConfig, RewardModel
-from steersman.train.rloo import Rloo, RlooConfig
+from steersman.train.rl import loop as rl
+from steersman.train.rl.evaluation import People
+from steersman.train.rl.grpo import Grpo, GrpoConfig
+from steersman.train.rl.ppo import Ppo, PpoConfig
+from steersman.train.rl.rloo import Rloo, RlooConfig
 from steersman.train.sft import RevisedSftConfig
-from steersman.train.watch import People
 from steersman.types import Comparison, Demonstration, Prompt
 
 # In a run, where they outlive the stages:
@@ -159,7 +160,7 @@ def answer_raw(c: Context, out: StageFolder) -> None:
 
 def _train(stage: str, out: StageFolder, *arguments: Any) -> None:
     """Train in all processes: the followers are told, and this one takes part."""
-    processes.call(stage, out.path, *arguments)
+    distributed.call(stage, out.path, *arguments)
     TRAINING[stage](*arguments, out)
 
 
@@ -269,8 +270,8 @@ def measure_judge(c: Context, out: StageFolder) -> None:
     """What the judge is worth; a recipe whose judge does not pass ends here."""
     assert c.recipe.judge is not None
     held_out = c.rows("held_out_comparisons.jsonl", Comparison)
-    card = measure.run(c.recipe.judge, _judge(c), held_out, c.constitution, out)
-    measure.admit(c.recipe.judge, card)
+    card = judge_card.run(c.recipe.judge, _judge(c), held_out, c.constitution, out)
+    judge_card.admit(c.recipe.judge, card)
 
 
 def revise(c: Context, out: StageFolder) -> None:

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from steersman.feedback.people import People
-from steersman.feedback.round import Question, Round
-from steersman.feedback.store import RatingStore
+from steersman.rating.accounts import People
+from steersman.rating.round import Question, Round
+from steersman.rating.store import RatingStore
 
 ADMIN = "the-administrators-token-of-the-tests"
 SERVER = """
 import sys
-from steersman.feedback.app import RatingApp
-from steersman.feedback.serving import Address, listen, serve
-from steersman.feedback.store import RatingStore
+from steersman.rating.app import RatingApp
+from steersman.rating.server import Address, listen, serve
+from steersman.rating.store import RatingStore
 address = Address(port=int(sys.argv[2]))
 bound = listen(address)
 print(bound.getsockname()[1], flush=True)

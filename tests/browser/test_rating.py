@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steersman.feedback.round import Question
+from steersman.rating.round import Question
 
 from .conftest import ADMIN, Server, join, next_one, on_screen, until
 

@@ -12,7 +12,7 @@ import torch
 from steersman import pipeline
 from steersman.data import toy_world as world
 from steersman.lm import pretrained, tiny
-from steersman.lm.model import LoraConfig, add_lora, save_policy
+from steersman.lm.adapters import LoraConfig, add_lora, save_policy
 from steersman.recipe import load_recipe
 from steersman.store import Run, StageFolder
 from steersman.train import sft

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from steersman import pipeline
-from steersman.lm import hardware
-from steersman.lm.hardware import Hardware
+from steersman.lm import device
+from steersman.lm.device import Hardware
 from steersman.train import loop
 from steersman.train.loop import OptimiserConfig
 
@@ -48,7 +48,7 @@ OTHERWISE = (
 
 @contextmanager
 def on_the_device() -> Iterator[None]:
-    with PretendGpu(), hardware.placed(Hardware.model_construct(device=NAME, dtype="float32")):
+    with PretendGpu(), device.placed(Hardware.model_construct(device=NAME, dtype="float32")):
         yield
 
 

@@ -355,7 +355,7 @@ def test_an_endless_prompt_is_cut_and_says_so(finished: Path, steersman: Steersm
 def test_control_characters_of_a_model_do_not_reach_the_terminal(
     finished: Path, steersman: Steersman, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steersman.lm.chat.ChatFormat.decode", lambda *_: "a\x1b[2J\x07\x00b\nc")
+    monkeypatch.setattr("steersman.lm.chat_format.ChatFormat.decode", lambda *_: "a\x1b[2J\x07\x00b\nc")
     said = steersman("chat", str(finished), "--max-new-tokens", "2", "Hi")
     assert said.code == 0
     assert not {"\x1b", "\x07", "\x00"} & set(said.out)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from steersman import judging, pipeline
+from steersman import pipeline
+from steersman.cli import constitution as judging
 from steersman.cli import main
 from steersman.constitution import document
 from steersman.constitution.document import Constitution

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from steersman import talk
+from steersman.cli import model as talk
 from steersman.errors import ModelError, RecipeError
-from steersman.lm import hardware, pretrained, vllm_engine
-from steersman.lm.hardware import Hardware
-from steersman.lm.model import load_policy
+from steersman.lm import device, pretrained, vllm_engine
+from steersman.lm.adapters import load_policy
+from steersman.lm.device import Hardware
 from steersman.recipe import load_recipe
 from steersman.store import Run
 
@@ -45,7 +45,7 @@ def test_in_bfloat16_what_learns_stays_in_float32(tmp_path: Path, finished: Path
     mine, exact = ([e["loss_nats_per_token"] for e in Run(r).events("sft", "train")] for r in (run.path, finished))
     assert mine != exact
     assert mine == pytest.approx(exact, rel=2**-8)
-    with hardware.placed(Hardware(dtype="bfloat16")):
+    with device.placed(Hardware(dtype="bfloat16")):
         policy = load_policy(talk.base_of(run.path), run.path / "sft")
     kinds = {name.split(".")[-2]: p.dtype for name, p in policy.named_parameters() if "q_proj" in name}
     assert kinds == {"base_layer": torch.bfloat16, "default": torch.float32}

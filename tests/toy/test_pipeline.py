@@ -17,10 +17,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from steersman import pipeline, talk
+from steersman import pipeline
+from steersman.cli import model as talk
 from steersman.constitution import document
 from steersman.errors import ModelError, RecipeError
-from steersman.lm.model import load_policy
+from steersman.lm.adapters import load_policy
 from steersman.recipe import load_recipe
 from steersman.store import Run
 

@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 from steersman import pipeline
 from steersman.cli import app as cli
+from steersman.cli.rate import Source, begin, export, invitations, questions_of, rate, settings_of, train
 from steersman.data import toy_world as world
 from steersman.data.formats import read
 from steersman.errors import UserError
-from steersman.feedback.app import RatingApp
-from steersman.feedback.people import People
-from steersman.feedback.round import Submission
-from steersman.feedback.serving import Address
-from steersman.feedback.store import RatingStore
 from steersman.pipeline import align
-from steersman.rating import Source, begin, export, invitations, questions_of, rate, settings_of, train
+from steersman.rating.accounts import People
+from steersman.rating.app import RatingApp
+from steersman.rating.round import Submission
+from steersman.rating.server import Address
+from steersman.rating.store import RatingStore
 from steersman.recipe import load_recipe
 from steersman.store import Run, read_json, read_jsonl, write_jsonl
 from steersman.types import Comparison, Demonstration

@@ -14,13 +14,14 @@ import torch
 from steersman.data import toy_world as world
 from steersman.data.toy_world import Rater
 from steersman.store import StageFolder, read_json
-from steersman.train import reward_model, rl
-from steersman.train.actor import RolloutConfig
+from steersman.train import reward_model
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import RATERS, RewardConfig, RewardModel, tokenised
-from steersman.train.rl import Judges, Rows
-from steersman.train.rloo import Rloo, RlooConfig
-from steersman.train.watch import WatchConfig
+from steersman.train.rl import loop as rl
+from steersman.train.rl.actor import RolloutConfig
+from steersman.train.rl.evaluation import WatchConfig
+from steersman.train.rl.loop import Judges, Rows
+from steersman.train.rl.rloo import Rloo, RlooConfig
 from steersman.types import Comparison, Prompt
 
 CLEAR = 0.5  # of the true reward: by so much the better answer of a pair is better

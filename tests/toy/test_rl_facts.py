@@ -17,18 +17,18 @@ from torch import Tensor
 
 from steersman.data import toy_world as world
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, chat_format
-from steersman.lm.shared_prompt import Group
+from steersman.lm.chat_format import ChatFormat, chat_format
+from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
-from steersman.train import rl
-from steersman.train.actor import RolloutConfig
-from steersman.train.audit import Look, audit
-from steersman.train.grpo import Grpo, GrpoConfig
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import RewardModel
-from steersman.train.rl import Algorithm, Judges, RlConfig, Rows
-from steersman.train.rloo import Rloo, RlooConfig
-from steersman.train.watch import WatchConfig
+from steersman.train.rl import loop as rl
+from steersman.train.rl.actor import RolloutConfig
+from steersman.train.rl.evaluation import WatchConfig
+from steersman.train.rl.grpo import Grpo, GrpoConfig
+from steersman.train.rl.loop import Algorithm, Judges, RlConfig, Rows
+from steersman.train.rl.rloo import Rloo, RlooConfig
+from steersman.train.rl.selection import Look, audit
 from steersman.types import Prompt
 
 Score = Callable[[str, str], float]
@@ -71,7 +71,7 @@ def train(
     monkeypatch.setattr(RewardModel, "load", lambda *_, **__: Given(chat, score))
     events: list[dict[str, Any]] = []
     audited: list[Sequence[Look]] = []
-    monkeypatch.setattr("steersman.train.watch.audit", lambda looks: (audited.append(looks), audit(looks))[1])
+    monkeypatch.setattr("steersman.train.rl.evaluation.audit", lambda looks: (audited.append(looks), audit(looks))[1])
     out.mkdir()
     stage = StageFolder(out, "rl", lambda **row: events.append(row))
     prompts = [Prompt(prompt=text) for text in world.PROMPTS]

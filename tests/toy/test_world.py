@@ -20,7 +20,7 @@ from torch import Tensor
 from steersman.data import toy_world as world
 from steersman.data.toy_world import Question, Rater, Vote
 from steersman.functional import preference_nll, rater_margins
-from steersman.lm.local import LocalModel
+from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import SamplingConfig
 
 EACH = 384  # answers to each prompt

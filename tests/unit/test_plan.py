@@ -17,27 +17,29 @@ from rich.console import Console
 from tests.toy.conftest import PLAIN, SMALL
 
 from steersman import pipeline
+from steersman import plan as stages_module
 from steersman.constitution import document
+from steersman.cost import calibration as calibration_module
+from steersman.cost.calibration import Calibration, calibrate
+from steersman.cost.constitutional import CONSTITUTIONAL
+from steersman.cost.work import WORK, Amounts, Largest, Subject, schedule, spread
 from steersman.errors import ModelError, RecipeError
 from steersman.evals import capability, reward_card
 from steersman.lm import head as head_module
-from steersman.lm import pretrained, sampling, shared_prompt
-from steersman.lm.chat import chat_format
+from steersman.lm import pretrained, sampling, shared_prefix
+from steersman.lm.chat_format import chat_format
+from steersman.lm.frozen_trunk import FrozenTrunk
 from steersman.lm.sampling import SamplingConfig
-from steersman.lm.trunk import FrozenTrunk
 from steersman.pipeline import STAGES
 from steersman.plan import Plan, plan, table
-from steersman.plan import calibration as calibration_module
-from steersman.plan import stages as stages_module
-from steersman.plan.calibration import Calibration, calibrate
-from steersman.plan.constitutional import CONSTITUTIONAL
-from steersman.plan.work import WORK, Amounts, Largest, Subject, schedule, spread
 from steersman.recipe import Recipe, load_recipe
 from steersman.store import Run, StageFolder
-from steersman.train import actor, dpo, ppo, reward_model, rl, sft
-from steersman.train.ppo import Ppo, PpoConfig
-from steersman.train.rl import Judges, Rows
-from steersman.train.rloo import Rloo
+from steersman.train import dpo, reward_model, sft
+from steersman.train.rl import actor, ppo
+from steersman.train.rl import loop as rl
+from steersman.train.rl.loop import Judges, Rows
+from steersman.train.rl.ppo import Ppo, PpoConfig
+from steersman.train.rl.rloo import Rloo
 from steersman.types import Comparison, Demonstration, Prompt
 
 TINY = (
@@ -330,7 +332,7 @@ def test_work_of_dpo_is_what_dpo_does(
     for name in ("sft", "dpo"):
         (tmp_path / name).mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
-    counts, read, config = Counter[str](), shared_prompt.tree_hidden, s.recipe.dpo
+    counts, read, config = Counter[str](), shared_prefix.tree_hidden, s.recipe.dpo
     assert config is not None
 
     def counted(model: Any, batch: Any, at: Any, lower: Any) -> Any:
@@ -339,7 +341,7 @@ def test_work_of_dpo_is_what_dpo_does(
         counts[kind.replace("tokens", "scored")] += len(at)
         return read(model, batch, at, lower)
 
-    monkeypatch.setattr(shared_prompt, "tree_hidden", counted)
+    monkeypatch.setattr(shared_prefix, "tree_hidden", counted)
     dpo.run(config, tiny_base, tmp_path / "sft", s.comparisons, StageFolder(tmp_path / "dpo", "dpo"))
     found = WORK["dpo"](s).amounts
     assert found.train_tokens == counts["train_tokens"]

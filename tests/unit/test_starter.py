@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from steersman import pipeline, starter
+from steersman import pipeline
+from steersman.cli import starter
+from steersman.cli.starter import init
 from steersman.constitution import document
 from steersman.constitution.lint import lint
 from steersman.data import sources
 from steersman.data.check import check
 from steersman.errors import UserError
-from steersman.evals.behaviours import detect
+from steersman.evals.detectors.behaviours import detect
 from steersman.recipe import load_recipe
-from steersman.starter import init
 from steersman.types import plain_text
 
 

@@ -8,7 +8,7 @@ out are comparisons as people's are, with ``source: ai``: a reward model and DPO
 
 What differs from the paper: the principle is one that the prompt is about (``principles: any`` draws from all); each of
 several answers is compared and the pairs of which the judge is surest are kept, where the paper takes two; and no judge
-is heard whose card does not pass (`constitution/measure.py`).
+is heard whose card does not pass (`constitution/judge_card.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import Judge, Judgement, Question, all_of
 from steersman.data.sources import spread
 from steersman.errors import DataError, closest
-from steersman.lm.local import LanguageModel
+from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript
 from steersman.stats import mean_estimate, wilson

@@ -26,8 +26,8 @@ from pydantic import Field, model_validator
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import Judge, Question, all_of
 from steersman.errors import DataError
-from steersman.lm.local import LanguageModel
-from steersman.lm.remote import RemoteConfig
+from steersman.lm.endpoint.client import RemoteConfig
+from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript
 from steersman.store import StageFolder, write_jsonl

@@ -6,7 +6,7 @@
 - `RuleJudge`: what can be seen in an answer without a model.
 
 A judgement is a probability, and None where the judge gave none. A small model's is often no better than a coin's, so
-that none is believed before `constitution/measure.py` has measured it.
+that none is believed before `constitution/judge_card.py` has measured it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 from pydantic import Field, model_validator
 
 from steersman.constitution.document import Principle
-from steersman.lm.local import LanguageModel
-from steersman.lm.remote import RemoteConfig, RemoteModel
-from steersman.lm.remote_reply import Cost
+from steersman.lm.endpoint.client import RemoteConfig, RemoteModel
+from steersman.lm.endpoint.replies import Cost
+from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.terminal import console
 from steersman.types import Behaviour, Message, Record, Seed, Text, judged_by, messages_of, plain_text

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from steersman.lm.local import LanguageModel
+from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript
 from steersman.store import StageFolder, write_jsonl

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from steersman.functional import gather_scored, sum_per_sequence
 from steersman.lm import pretrained
-from steersman.lm.chat import Example, pad
+from steersman.lm.adapters import load_policy
+from steersman.lm.chat_format import Example, pad
 from steersman.lm.head import Head, head_of, token_logprobs, trunk
-from steersman.lm.model import load_policy
 from steersman.store import (
     StageFolder,
     append_jsonl,

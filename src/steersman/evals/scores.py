@@ -14,7 +14,7 @@ from typing import Any
 
 from steersman.evals import capability
 from steersman.evals.answers import ANSWERS
-from steersman.evals.behaviours import detect
+from steersman.evals.detectors.behaviours import detect
 from steersman.stats import mcnemar_exact, paired_difference, ratio_of_perplexities, wilson
 from steersman.store import StageFolder, read_jsonl, write_json, write_jsonl
 from steersman.types import Behaviour, Prompt, plain_text

@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steersman.errors import ModelError
-from steersman.lm.chat import Example
+from steersman.lm.chat_format import Example
 from steersman.types import Record
 
 TILE_MB = 256  # of logits in flight

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from steersman.errors import ModelError, SteersmanError, closest
-from steersman.lm import hardware
+from steersman.lm import device
 from steersman.store import canonical, disk_full_is_explained, sha256_file, sha256_text, write_text
 
 if TYPE_CHECKING:
@@ -410,7 +410,7 @@ def load_model(folder: Path) -> PreTrainedModel:
     """
     import torch
 
-    place = hardware.current()
+    place = device.current()
     place.check()
     with no_progress_bars():
         model = _from_pretrained(_checked(folder), str(folder), dtype=getattr(torch, place.dtype))

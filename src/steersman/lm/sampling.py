@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from steersman.lm.chat import ChatFormat, shorten
+from steersman.lm.chat_format import ChatFormat, shorten
 from steersman.lm.head import CompactVocabulary, Head, head_of, trunk
 from steersman.lm.int8 import Int8Copy
 from steersman.types import Record, Seed, Text
@@ -30,7 +30,7 @@ BLOCK = 512  # weights of the draw that are summed at a time
 READ_AT_ONCE = 16  # sequences of which only the next token is asked
 NEARLY_ALL = 0.9  # of a common beginning: from this share on it is not worth reading it again for the rest
 
-FinishReason = Literal["stop", "stop_string", "length", "filtered"]  # filtered: by an endpoint, lm/remote.py
+FinishReason = Literal["stop", "stop_string", "length", "filtered"]  # filtered: by an endpoint, lm/endpoint/client.py
 
 
 class SamplingConfig(Record):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from steersman.lm.local import LanguageModel
+from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import Completion, SamplingConfig
 from steersman.store import append_jsonl, cut_torn_tail, read_jsonl
 from steersman.types import Text, plain_text

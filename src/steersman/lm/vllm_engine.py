@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from steersman.errors import ModelError
-from steersman.lm import hardware, pretrained
-from steersman.lm.chat import ChatFormat
-from steersman.lm.model import ADAPTER, save_policy
+from steersman.lm import device, pretrained
+from steersman.lm.adapters import ADAPTER, save_policy
+from steersman.lm.chat_format import ChatFormat
 from steersman.lm.sampling import Completion, SamplingConfig, to_rows
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, for which vLLM has room
@@ -94,7 +94,7 @@ class VllmEngine:
         import vllm
         from vllm.platforms import current_platform
 
-        place = hardware.current()
+        place = device.current()
         kind = place.device.partition(":")[0]
         if current_platform.device_type != kind or place.device not in (kind, f"{kind}:0"):
             raise ModelError(

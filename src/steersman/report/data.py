@@ -17,7 +17,7 @@ import yaml
 
 from steersman.data.sources import spread
 from steersman.errors import UserError
-from steersman.evals.behaviours import BEHAVIOURS
+from steersman.evals.detectors.behaviours import BEHAVIOURS
 from steersman.report.wording import finite
 from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha256_text
 

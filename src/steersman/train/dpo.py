@@ -9,7 +9,7 @@ does not push margins to infinity (Azar et al. 2023, arXiv:2310.12036), `kto_los
 
 What differs from the paper: the reference is the policy as supervised fine-tuning left it, and its log-probabilities
 are taken once, before the first step, so that it needs no memory afterwards. Chosen and rejected share a row with their
-prompt (`lm/shared_prompt.py`). A soft label counts as both orders, each as surely as it says (conservative DPO, with a
+prompt (`lm/shared_prefix.py`). A soft label counts as both orders, each as surely as it says (conservative DPO, with a
 label of its own for every pair), and a weight as so many pairs. ``tokens`` compares only the beginnings of answers,
 where a model decides whether it refuses, asks or tells. ``nll_weight`` adds the chosen answers' own negative
 log-likelihood, without which both sides often become less likely (Pang et al. 2024, arXiv:2404.19733).
@@ -30,14 +30,14 @@ from torch import Tensor
 from steersman.errors import DataError
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, Example, chat_format
+from steersman.lm.adapters import load_trainable, save_policy, trainable, using
+from steersman.lm.chat_format import ChatFormat, Example, chat_format
 from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, head_of
-from steersman.lm.model import load_trainable, save_policy, trainable, using
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prompt import Group, Tree, fitting, tree, tree_logprobs
+from steersman.lm.shared_prefix import Group, Tree, fitting, tree, tree_logprobs
 from steersman.store import StageFolder
 from steersman.terminal import Progress
-from steersman.train import loop, processes
+from steersman.train import distributed, loop
 from steersman.types import Comparison, Record, Seed, transport
 
 VERSION = 2
@@ -190,8 +190,8 @@ def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Compar
     batches = [[compared[i] for i in rows] for rows in plan]
     references = trainer.references(batches)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0}
-    processes.wait()  # before the first one writes the next checkpoint
-    leads = processes.rank() == 0
+    distributed.wait()  # before the first one writes the next checkpoint
+    leads = distributed.rank() == 0
     out.emit(
         event="setup",
         comparisons=len(comparisons),
@@ -268,8 +268,8 @@ class Trainer:
         chosen_tokens = sum(len(g.completions[0]) for g in groups)
         baseline = self._baseline(step, groups, reference)
         sums = torch.zeros(5, dtype=torch.float64)
-        shares: list[Sequence[Pair]] = processes.share(compared, config.micro_batch_size)
-        mine = [share for number, share in enumerate(shares) if processes.mine(number)]
+        shares: list[Sequence[Pair]] = distributed.share(compared, config.micro_batch_size)
+        mine = [share for number, share in enumerate(shares) if distributed.mine(number)]
         for (batch, logprobs), before, share in zip(self._read(step, groups), reference.own, mine, strict=True):
             ratios = batch.sum_per_sequence(logprobs - before)
             lengths = batch.sum_per_sequence(torch.ones_like(logprobs))
@@ -281,7 +281,7 @@ class Trainer:
             won = (answers.chosen > answers.rejected).float()
             means = [values.sum() / len(groups) for values in (answers.chosen, answers.rejected, won)]
             sums += torch.stack([preference, nll, *means]).detach().double().cpu()
-        measured = processes.add_up(self.parameters.values(), *sums.tolist())
+        measured = distributed.add_up(self.parameters.values(), *sums.tolist())
         loss = measured[0] + config.nll_weight * measured[1]
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss, rate, config.optimiser.max_grad_norm)
         tokens = sum(g.tokens for g in groups)
@@ -305,8 +305,8 @@ class Trainer:
         positions of a compact vocabulary, and splitting or sharing the rows changes nothing.
         """
         generator = random_stream(self.config.seed, step)
-        for number, share in enumerate(processes.share(groups, self.config.micro_batch_size)):
-            if not processes.mine(number):
+        for number, share in enumerate(distributed.share(groups, self.config.micro_batch_size)):
+            if not distributed.mine(number):
                 if self.vocabulary is not None:
                     self.vocabulary.pass_over(sum(len(ids) for g in share for ids in g.completions), generator)
                 continue
@@ -330,5 +330,5 @@ class Trainer:
         with torch.no_grad():
             foreign = zip(self._foreign(step, groups), reference.foreign, strict=True)
             total = sum(float((logprobs - before).sum()) for (_, logprobs), before in foreign)
-        (total,) = processes.add_up((), total)
+        (total,) = distributed.add_up((), total)
         return max(0.0, total / (2 * len(groups)))

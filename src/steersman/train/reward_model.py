@@ -33,19 +33,20 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from steersman.data import style, votes
+from steersman.data import answer_style as style
+from steersman.data import votes
 from steersman.data.by_principle import of_principles, with_principles
 from steersman.errors import DataError, ModelError
 from steersman.functional import minimise, preference_nll, ranking_nll
 from steersman.lm import pretrained
-from steersman.lm.chat import ChatFormat, chat_format
-from steersman.lm.model import ADAPTER, load_adapter, restore, save_policy, trainable, using
+from steersman.lm.adapters import ADAPTER, load_adapter, restore, save_policy, trainable, using
+from steersman.lm.chat_format import ChatFormat, chat_format
+from steersman.lm.frozen_trunk import FrozenTrunk, Lower
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prompt import Below, Group, Tree, fitting, tree, tree_hidden, tree_lower
-from steersman.lm.trunk import FrozenTrunk, Lower
+from steersman.lm.shared_prefix import Below, Group, Tree, fitting, tree, tree_hidden, tree_lower
 from steersman.store import StageFolder, write_json
 from steersman.terminal import Progress
-from steersman.train import loop, processes, raters
+from steersman.train import distributed, loop, raters
 from steersman.train.raters import Raters
 from steersman.types import Comparison, Demonstration, Record, Seed, Slug, Text, transport
 
@@ -242,14 +243,14 @@ def run(
         believed = Raters(rows, prior)
         trainer = Trainer.prepare(config, member, model, policy, lower, explained, believed)
         _train(trainer, member, batches, folder, out)
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             save_policy(policy, folder, tokenizer, pretrained.digest(base), name)
             if config.trust_raters:
                 write_json(folder / RATERS, {name: belief._asdict() for name, belief in believed.beliefs.items()})
             save_file({key: value.detach() for key, value in trainer.head.state_dict().items()}, folder / HEAD)
             loop.drop_checkpoint(folder)
-        processes.wait()
-    if processes.rank() == 0:
+        distributed.wait()
+    if distributed.rank() == 0:
         about = {
             "combine": config.combine,
             "max_length": config.max_length,
@@ -273,7 +274,7 @@ def _train(trainer: Trainer, member: int, batches: Sequence[Sequence[Ranked]], f
     state = loop.load_checkpoint(folder, trainer.parameters, trainer.optimiser) or {"step": 0}
     if state["step"]:
         trainer.raters.resume(state["raters"])
-    processes.wait()
+    distributed.wait()
     setup = {"comparisons": sum(map(len, batches)), "steps": total, "resumed_at_step": state["step"]}
     out.emit(
         event="setup", member=member, trainable_parameters=sum(p.numel() for p in trainer.parameters.values()), **setup
@@ -286,7 +287,7 @@ def _train(trainer: Trainer, member: int, batches: Sequence[Sequence[Ranked]], f
                 trainer.raters.believe()
             out.emit(event="train", member=member, step=step, learning_rate=rate, **measured)
             progress.advance(loss=measured["loss"])
-            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < total and processes.rank() == 0:
+            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < total and distributed.rank() == 0:
                 kept = {"raters": trainer.raters.state()}
                 loop.save_checkpoint(folder, step + 1, trainer.parameters, trainer.optimiser, kept)
 
@@ -349,8 +350,8 @@ class Trainer:
         start, config = time.perf_counter(), self.config
         total, answers = sum(row.weight for row in rows), sum(len(row.ranks) for row in rows)
         sums, heard = torch.zeros(4, dtype=torch.float64), []
-        for number, share in enumerate(processes.share(rows, config.micro_batch_size)):
-            if not processes.mine(number):
+        for number, share in enumerate(distributed.share(rows, config.micro_batch_size)):
+            if not distributed.mine(number):
                 continue
             laid_out, lower = self.lower.read((batch, number), [row.group for row in share])
             quality = scalar(self.head, tree_hidden(self.model, laid_out, laid_out.last, lower))
@@ -364,10 +365,10 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             parts = (loss, nll / total, right, pairs)
             sums += torch.stack([part.detach().double().cpu() for part in parts])
-        loss_sum, nll_sum, right_sum, pairs_sum = processes.add_up(self.parameters.values(), *sums.tolist())
+        loss_sum, nll_sum, right_sum, pairs_sum = distributed.add_up(self.parameters.values(), *sums.tolist())
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss_sum, rate, config.optimiser.max_grad_norm)
         if self.raters.prior:
-            self.raters.hear(dict(processes.gather(heard)))
+            self.raters.hear(dict(distributed.gather(heard)))
         tokens = sum(row.group.tokens for row in rows)
         return {
             "loss": loss_sum,

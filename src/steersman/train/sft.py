@@ -26,7 +26,9 @@ from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.functional import aggregate, gather_scored, scored_positions
 from steersman.lm import pretrained
-from steersman.lm.chat import Batch, ChatFormat, Example, chat_format, pad
+from steersman.lm.adapters import ADAPTER, LoraConfig, add_lora, load_adapter, save_policy, trainable
+from steersman.lm.chat_format import Batch, ChatFormat, Example, chat_format, pad
+from steersman.lm.frozen_trunk import FrozenTrunk, Lower, TrunkCache
 from steersman.lm.head import (
     CompactConfig,
     CompactVocabulary,
@@ -38,12 +40,10 @@ from steersman.lm.head import (
     token_logprobs,
     trunk,
 )
-from steersman.lm.model import ADAPTER, LoraConfig, add_lora, load_adapter, save_policy, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
-from steersman.lm.trunk import FrozenTrunk, Lower, TrunkCache
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
-from steersman.train import loop, processes
+from steersman.train import distributed, loop
 from steersman.types import Demonstration, Record, Seed, transport
 
 VERSION = 1
@@ -270,7 +270,7 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
         return []
     path = out.file("replay.jsonl")
     bos = [] if chat.tokenizer.bos_token_id is None else [chat.tokenizer.bos_token_id]
-    if not path.exists() and processes.rank() == 0:
+    if not path.exists() and distributed.rank() == 0:
         openings = [OPENINGS[i % len(OPENINGS)] for i in range(config.rows)]
         starts = [bos + chat.tokenizer(word, add_special_tokens=False)["input_ids"] for word in openings]
         sampling = SamplingConfig(temperature=1.0, max_new_tokens=config.tokens, seed=seed, batch_size=128)
@@ -284,7 +284,7 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
             for row, start in zip(rows, starts, strict=True)
         ]
         write_jsonl(path, kept)
-    processes.wait()
+    distributed.wait()
     found = []
     for row in read_jsonl(path):
         example = Example(row["token_ids"], row["start"])
@@ -338,8 +338,8 @@ def run(
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
     beside = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
-    processes.wait()  # before the first one writes the next checkpoint
-    leads = processes.rank() == 0
+    distributed.wait()  # before the first one writes the next checkpoint
+    leads = distributed.rank() == 0
     sizes = {"openings": opened, "replayed": replayed, "validation": held_out, "steps": plan}
     counts = {name: len(some) for name, some in sizes.items()} | trainer.counts()  # type: ignore[arg-type]
     out.emit(
@@ -429,10 +429,10 @@ class Trainer:
         start = time.perf_counter()
         most, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
         shares = [
-            share for kind in rows for share in processes.share(sorted(kind, key=lambda e: len(e.token_ids)), most)
+            share for kind in rows for share in distributed.share(sorted(kind, key=lambda e: len(e.token_ids)), most)
         ]
         batches = [pad(share, self.pad_id, self.model.device) for share in shares]
-        texts = processes.share(replayed, most)
+        texts = distributed.share(replayed, most)
         weights = [self.scorer.weights(batch) for batch in batches]
         nll_weight = sum(float(own.sum()) for own in weights)
         kl_positions = sum(len(row.reference) for row in replayed)
@@ -442,7 +442,7 @@ class Trainer:
         generator = random_stream(self.config.seed, step)
         nll, kl = 0.0, 0.0
         for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
-            if not processes.mine(number):
+            if not distributed.mine(number):
                 self.scorer.pass_over(len(weights[number]), generator)
                 continue
             part = sft_loss(self.model, self.scorer, batch, weight, generator, self._lower(share))
@@ -450,7 +450,7 @@ class Trainer:
             nll += part.item()
         for number, text in enumerate(texts, len(batches)):
             reference = torch.cat([row.reference for row in text])
-            if not processes.mine(number):
+            if not distributed.mine(number):
                 self.scorer.pass_over(len(reference), generator)
                 continue
             examples = [row.example for row in text]
@@ -458,7 +458,7 @@ class Trainer:
             part = replay_loss(self.model, self.scorer, batch, reference, weight, generator, lower)
             (weight_of_replay * part).backward()  # type: ignore[no-untyped-call]
             kl += part.item()
-        nll, kl = processes.add_up(self.parameters.values(), nll, kl)
+        nll, kl = distributed.add_up(self.parameters.values(), nll, kl)
         objective, max_norm = nll + weight_of_replay * kl, self.config.optimiser.max_grad_norm
         norm = loop.optimiser_step(self.optimiser, self.parameters, objective, rate, max_norm)
         tokens = sum(len(e.token_ids) for kind in rows for e in kind) + sum(len(r.example.token_ids) for r in replayed)

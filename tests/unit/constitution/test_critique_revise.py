@@ -24,7 +24,7 @@ from steersman.constitution.critique_revise import (
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge
 from steersman.errors import DataError
-from steersman.lm.remote import RemoteModel
+from steersman.lm.endpoint.client import RemoteModel
 from steersman.lm.sampling import Completion, SamplingConfig
 from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder

@@ -13,7 +13,7 @@ import pytest
 from steersman.constitution.document import CritiqueExample, Principle, library, load
 from steersman.data import sources
 from steersman.data.check import Row, exact_overlap, jaccard, leaks, twins, words
-from steersman.evals.behaviours import detect
+from steersman.evals.detectors.behaviours import detect
 from steersman.types import Behaviour, Prompt
 
 PRINCIPLES = [(name, principle) for name in library() for principle in load(name).principles]

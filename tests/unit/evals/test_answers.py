@@ -12,7 +12,7 @@ import pytest
 from steersman.evals import answers
 from steersman.evals.answers import AnswersConfig, Condition, few_shot_preamble
 from steersman.lm import transcript
-from steersman.lm.local import LocalModel
+from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from steersman.errors import ModelError
-from steersman.lm.chat import ChatFormat
+from steersman.lm.adapters import LoraConfig, add_lora, trainable
+from steersman.lm.chat_format import ChatFormat
 from steersman.lm.head import Head, head_of, trunk
 from steersman.lm.int8 import Int8Copy, Int8Linear, Rounding
-from steersman.lm.model import LoraConfig, add_lora, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids
 
 IDS = torch.tensor([[2, 30, 40, 50, 60, 70, 1], [2, 9, 8, 7, 6, 5, 4]])

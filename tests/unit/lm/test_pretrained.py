@@ -24,7 +24,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from steersman.errors import DiskFull, ModelError
 from steersman.lm import pretrained, tiny
-from steersman.lm.hardware import Hardware, placed
+from steersman.lm.device import Hardware, placed
 from steersman.lm.pretrained import digest, load_model, load_tokenizer, resolve, untrained_terminators
 
 TEXTS = ["the cat\n\nsat  on the mat", "zwölf 🙂 über 1234", "def f(x):\n        return x\n"]

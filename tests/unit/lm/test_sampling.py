@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from steersman.lm.chat import ChatFormat
+from steersman.lm.chat_format import ChatFormat
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
 from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, draw, generate
 from steersman.types import Message, Text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from steersman.errors import DataError
-from steersman.lm.local import LanguageModel
+from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.scripted import ScriptedModel
 from steersman.types import Message

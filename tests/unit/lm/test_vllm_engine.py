@@ -19,9 +19,9 @@ import torch
 
 from steersman.errors import ModelError
 from steersman.lm import pretrained, vllm_engine
-from steersman.lm.chat import ChatFormat, chat_format
-from steersman.lm.hardware import Hardware, placed
-from steersman.lm.model import LoraConfig, add_lora
+from steersman.lm.adapters import LoraConfig, add_lora
+from steersman.lm.chat_format import ChatFormat, chat_format
+from steersman.lm.device import Hardware, placed
 from steersman.lm.sampling import Completion, SamplingConfig, continue_ids
 from steersman.lm.vllm_engine import VllmEngine
 

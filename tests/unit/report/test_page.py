@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from steersman.feedback.duel import duel
+from steersman.rating.blind_test import duel
 from steersman.report.page import render, report_data, write
 from steersman.store import Run, read_json, read_jsonl, write_json, write_jsonl
 from steersman.types import Comparison

@@ -12,10 +12,10 @@ import torch
 
 from steersman.errors import DataError, ModelError
 from steersman.lm import pretrained
-from steersman.lm.chat import chat_format
+from steersman.lm.adapters import LoraConfig, load_policy, load_trainable
+from steersman.lm.chat_format import chat_format
 from steersman.lm.head import CompactConfig
-from steersman.lm.model import LoraConfig, load_policy, load_trainable
-from steersman.lm.shared_prompt import Group
+from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train import dpo, sft
 from steersman.train.dpo import (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from steersman.lm.shared_prompt import Group
+from steersman.lm.shared_prefix import Group
 from steersman.train.raters import PLAIN, Raters
 from steersman.train.reward_model import Ranked
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from steersman.data import style
+from steersman.data import answer_style
 from steersman.data.sources import split_by_topic
 from steersman.errors import DataError, ModelError
 from steersman.lm import pretrained
-from steersman.lm.chat import chat_format
-from steersman.lm.model import LoraConfig, load_adapter, snapshot, using
-from steersman.lm.shared_prompt import Group
+from steersman.lm.adapters import LoraConfig, load_adapter, snapshot, using
+from steersman.lm.chat_format import chat_format
+from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train import loop, reward_model, sft
 from steersman.train.loop import OptimiserConfig
@@ -87,7 +87,7 @@ def prepared(config: RewardConfig, base: Path, start: Path, rows: Sequence[Compa
     model.requires_grad_(False)
     policy = load_adapter(model, base, start / "adapter", "member-0")
     lower = LowerStates(model, policy, "member-0", config.trunk_cache_mb, 0)
-    trainer = Trainer.prepare(config, 0, model, policy, lower, torch.zeros(len(style.FEATURES)))
+    trainer = Trainer.prepare(config, 0, model, policy, lower, torch.zeros(len(answer_style.FEATURES)))
     return policy, trainer, ranked(rows, chat_format(tokenizer), 512)
 
 
@@ -195,13 +195,13 @@ def test_the_mean_of_the_weights_is_one_model(
 # ── style ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_style_features_count_what_they_say() -> None:
     text = "Great question! Sure:\n- one\n- two\n3. three \U0001f60a\nYes!"
-    found = dict(zip(style.FEATURES, style.features(text), strict=True))
+    found = dict(zip(answer_style.FEATURES, answer_style.features(text), strict=True))
     expected = {"length": 11, "lists": 3, "emoji": 1, "exclamation": 2}
     for name, count in expected.items():
         assert found[name] == pytest.approx(torch.log1p(torch.tensor(float(count))).item())
     assert (found["flattery"], found["agreement"]) == (1.0, 0.0)
-    assert style.features("You’re right, it is not.")[-1] == 1.0
-    assert style.features("It is not.")[2:] == [0.0, 0.0, 0.0, 0.0]
+    assert answer_style.features("You’re right, it is not.")[-1] == 1.0
+    assert answer_style.features("It is not.")[2:] == [0.0, 0.0, 0.0, 0.0]
 
 
 def test_what_style_explains_is_a_logistic_regression() -> None:

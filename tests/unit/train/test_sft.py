@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from steersman.errors import DataError, ModelError, TrainingFailed
 from steersman.lm import pretrained
-from steersman.lm.chat import Batch, Example, chat_format, pad
+from steersman.lm.adapters import LoraConfig, add_lora, load_policy, trainable
+from steersman.lm.chat_format import Batch, Example, chat_format, pad
 from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, head_of
-from steersman.lm.model import LoraConfig, add_lora, load_policy, trainable
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
 from steersman.store import StageFolder, read_jsonl
 from steersman.train import loop, sft
@@ -211,7 +211,7 @@ def test_all_layers_train_without_a_list_of_them(
     def no_list(_: Any) -> Any:
         raise AssertionError("looked for layers although none is frozen")
 
-    monkeypatch.setattr("steersman.lm.trunk.blocks_of", no_list)
+    monkeypatch.setattr("steersman.lm.frozen_trunk.blocks_of", no_list)
     monkeypatch.setattr(sft, "blocks_of", no_list, raising=False)
     for lora in (LoraConfig(rank=2), LoraConfig(rank=2, trainable_layers=2)):
         config = FAST.model_copy(update={"lora": lora})

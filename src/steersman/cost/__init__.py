@@ -1,0 +1,1 @@
+"""What work costs: counted from the data, priced by measuring this machine."""

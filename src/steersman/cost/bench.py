@@ -1,0 +1,186 @@
+"""What this machine can do, and how near the engine comes to it: the roofline, then each phase of the work.
+
+The ceiling is the fastest matrix product measured here. A phase's floating-point operations are counted: two for each
+weight of a linear layer and token forward, two more backward (the weights are frozen, only activations have gradients),
+and the output layer where it is used. Attention, norms and the adapters' own few percent are not counted, so that
+"of the ceiling" is a lower bound. The comparison with other tools is benchmarks/engine/compare.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import timeit
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from rich.table import Table
+
+from steersman.functional import preference_nll
+from steersman.lm import pretrained
+from steersman.lm.chat_format import ChatFormat, Example
+from steersman.lm.frozen_trunk import blocks_of
+from steersman.lm.head import head_of, token_logprobs
+from steersman.lm.int8 import Int8Copy
+from steersman.lm.sampling import SamplingConfig, continue_ids
+from steersman.lm.shared_prefix import Group, tree, tree_hidden
+from steersman.store import peak_memory_mb
+from steersman.train.sft import SftConfig, Trainer
+from steersman.types import Record
+
+REPEATS = 3  # of each phase; the fastest counts
+
+
+class Machine(Record):
+    """Ceilings, measured."""
+
+    threads: int
+    gemm_gflops_per_second: float
+    copy_gb_per_second: float
+
+
+class Phase(Record):
+    """One kind of work: how many tokens it is about, what it computes, how long it took."""
+
+    name: str
+    tokens: int
+    gflop: float
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Throughput."""
+        return self.tokens / self.seconds
+
+    def of_the_ceiling(self, machine: Machine) -> float:
+        """Share of the fastest matrix product's speed."""
+        return self.gflop / self.seconds / machine.gemm_gflops_per_second
+
+
+class Bench(Record):
+    """Everything that `steersman bench` prints."""
+
+    model: str
+    machine: Machine
+    phases: tuple[Phase, ...]
+    peak_mb: int
+
+
+class _Cost(NamedTuple):
+    """Floating-point operations of one token forward: below the head, and in the head."""
+
+    trunk: float
+    head: float
+
+
+def bench(model_name: str) -> Bench:
+    """Measure the machine, then sampling, SFT and DPO on a model; about four minutes with gemma-3-270m on two cores.
+
+    Raises:
+        ModelError: the model is not known, or not installed.
+    """
+    base = pretrained.resolve(model_name)
+    machine = Machine(
+        threads=torch.get_num_threads(), gemm_gflops_per_second=_gemm(), copy_gb_per_second=_copied_gb_per_second()
+    )
+    rollouts = [_sampling(base, int8=int8) for int8 in (False, True)]
+    phases = [*rollouts, *(_sft(base, vocabulary) for vocabulary in ("full", "compact")), _dpo(base)]
+    return Bench(model=model_name, machine=machine, phases=tuple(phases), peak_mb=peak_memory_mb())
+
+
+def table(found: Bench) -> Table:
+    """For the terminal."""
+    m = found.machine
+    shown = Table(
+        title=f"{found.model}, fp32, {m.threads} threads: "
+        f"{m.gemm_gflops_per_second:.0f} GFLOP/s in matrix products, {m.copy_gb_per_second:.1f} GB/s in copying",
+        caption=f"Peak memory {found.peak_mb:,} MB. Of the ceiling: counted operations against the fastest product.",
+    )
+    for column in ("phase", "tokens/s", "GFLOP", "seconds", "of the ceiling"):
+        shown.add_column(column, justify="left" if column == "phase" else "right")
+    for phase in found.phases:
+        share = f"{phase.of_the_ceiling(m):.0%}"
+        shown.add_row(phase.name, f"{phase.tokens_per_second:.0f}", f"{phase.gflop:.0f}", f"{phase.seconds:.2f}", share)
+    return shown
+
+
+# ── the machine ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def _gemm() -> float:
+    """Billions of operations per second of the best of some matrix products."""
+    best = 0.0
+    for rows, width, columns in ((1024, 1024, 1024), (2048, 640, 2048), (1600, 2048, 640)):
+        a, b = torch.randn(rows, width), torch.randn(columns, width)
+        best = max(best, 2e-9 * rows * width * columns / _fastest(lambda a=a, b=b: a @ b.T, 10))  # type: ignore[misc]
+    return best
+
+
+def _copied_gb_per_second() -> float:
+    source = torch.ones(64 * 2**20)
+    target = torch.empty_like(source)
+    return 2e-9 * source.nbytes / _fastest(lambda: target.copy_(source), 5)
+
+
+def _fastest(work: Callable[[], Any], repeats: int = REPEATS) -> float:
+    work()
+    return min(timeit.repeat(work, gc.enable, number=1, repeat=repeats))  # timeit turns the garbage collector off
+
+
+# ── phases ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _cost(model: Any) -> _Cost:
+    linear = sum(p.numel() for block in blocks_of(model) for p in block.parameters() if p.dim() == 2)
+    return _Cost(2.0 * linear, 2.0 * model.get_output_embeddings().weight.numel())
+
+
+def _ids(model: Any, count: int, seed: int) -> list[int]:
+    """Random ids among the first 16,384, where the common tokens are."""
+    vocabulary = min(16384, len(model.get_output_embeddings().weight))
+    found: list[int] = torch.randint(vocabulary, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return found
+
+
+def _sampling(base: Any, *, int8: bool) -> Phase:
+    """4 prompts of 30 tokens, 8 answers each of 64 tokens, temperature 1, whole vocabulary."""
+    model = pretrained.load_model(base).eval()
+    chat = ChatFormat(pretrained.load_tokenizer(base), frozenset(), templated=True)
+    starts = [_ids(model, 30, seed) for seed in range(4) for _ in range(8)]
+    config = SamplingConfig(temperature=1.0, max_new_tokens=64, batch_size=32)
+    copy = Int8Copy(model.requires_grad_(False), head_of(model)) if int8 else None
+    seconds = _fastest(lambda: list(continue_ids(model, chat, starts, config, int8=copy)))
+    cost = _cost(model)
+    flop = (4 * 30 + 32 * 63) * cost.trunk + 32 * 64 * cost.head
+    name = "rollouts 4 x 8, P30 C64" + (", int8 weights" if int8 else "")
+    return Phase(name=name, tokens=32 * 64, gflop=flop / 1e9, seconds=seconds)
+
+
+def _sft(base: Any, vocabulary: Any) -> Phase:
+    """The optimiser step of SFT on 8 rows of 100 + 100 tokens, LoRA on all layers."""
+    config = SftConfig(vocabulary=vocabulary)
+    model = pretrained.load_model(base)
+    rows = [Example(_ids(model, 200, seed), 100) for seed in range(8)]
+    cost = _cost(model)
+    trainer = Trainer.prepare(config, model, "base", 0, rows)
+    seconds = _fastest(lambda: trainer.step(0, [rows], [], 1e-4))
+    head = 2 * cost.head
+    if trainer.scorer.vocabulary is not None:
+        kept = len(trainer.scorer.vocabulary.exact) / len(trainer.scorer.head.weight)
+        head *= kept + config.compact.full_share
+    flop = 1600 * 2 * cost.trunk + 800 * head
+    return Phase(name=f"SFT P100 C100, {vocabulary} vocabulary", tokens=1600, gflop=flop / 1e9, seconds=seconds)
+
+
+def _dpo(base: Any) -> Phase:
+    """Forward and backward of 4 pairs of 200 + 100 tokens, each pair's prompt read once; without the reference."""
+    model = pretrained.load_model(base)
+    cost = _cost(model)  # before the adapters, which are not counted
+    trainer = Trainer.prepare(SftConfig(), model, "base", 0, [])
+    groups = [Group(_ids(model, 200, i), [_ids(model, 100, 10 + i), _ids(model, 100, 20 + i)]) for i in range(4)]
+    batch = tree(groups, 0)
+
+    def work() -> None:
+        logprobs = token_logprobs(tree_hidden(model, batch, batch.source), batch.targets, trainer.scorer.head)
+        sums = batch.sum_per_sequence(logprobs)
+        preference_nll(0.1 * (sums[0::2] - sums[1::2])).mean().backward()  # type: ignore[no-untyped-call]
+        trainer.optimiser.zero_grad()
+
+    flop = 1600 * 2 * cost.trunk + 800 * 2 * cost.head
+    return Phase(name="DPO P200 C100, prompts shared", tokens=2400, gflop=flop / 1e9, seconds=_fastest(work))

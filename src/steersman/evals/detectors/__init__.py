@@ -1,0 +1,1 @@
+"""Detectors: which behaviours an answer shows, by patterns."""

@@ -1,0 +1,188 @@
+"""Several completions of one prompt in one row, so that the prompt is read once.
+
+    row:        p1 p2 p3 | a1 a2 | b1 b2 b3        chosen and rejected, or the answers of a GRPO group
+    positions:   0  1  2    3  4    3  4  5
+
+Each token sees the prompt and the earlier tokens of its own completion, never another completion: the hidden states are
+those of separate rows, and gradients add up in the prompt as they would there. Sliding windows count positions, not
+columns. G completions of C tokens read P + G C tokens instead of G (P + C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steersman.lm.chat_format import shorten
+from steersman.lm.frozen_trunk import FrozenTrunk, Lower
+from steersman.lm.head import CompactVocabulary, Head, token_logprobs, trunk
+
+
+class Group(NamedTuple):
+    """A prompt and its completions, as token ids; the terminators are among them."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+
+    @property
+    def tokens(self) -> int:
+        """How many it holds: the width of its row."""
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+def fitting(prompt: list[int], completions: Sequence[list[int]], max_length: int) -> Group:
+    """A prompt that is too long for the longest completion loses its beginning; a completion loses its end."""
+    kept = [ids[: max_length - 2] for ids in completions]
+    return Group(shorten(prompt, max(2, max_length - max(map(len, kept)))), kept)
+
+
+class Tree(NamedTuple):
+    """Groups as rows padded on the right, and where their completions are scored.
+
+    ``token_ids``, ``position_ids``: [B, T]; ``visible``: [B, T, T] bool, which query sees which key;
+    ``source``: [N] the position in the flattened batch, B * T, that predicts a scored token; ``targets``: [N] these
+    tokens; ``sequence``: [N] the completion that a token belongs to, numbered over all groups in their order;
+    ``last``: [S] the position of each completion's last token, where a reward model reads its score.
+    """
+
+    token_ids: Tensor
+    position_ids: Tensor
+    visible: Tensor
+    source: Tensor
+    targets: Tensor
+    sequence: Tensor
+    last: Tensor
+
+    def sum_per_sequence(self, values: Tensor) -> Tensor:
+        """Sum values of the scored tokens, [N], per completion, giving [S]."""
+        return values.new_zeros(len(self.last)).index_add(0, self.sequence, values)
+
+
+def tree(groups: Sequence[Group], pad_id: int, device: Any = None) -> Tree:
+    """Lay out groups, one a row."""
+    width = max(group.tokens for group in groups)
+    token_ids = torch.full((len(groups), width), pad_id)
+    position_ids = torch.zeros_like(token_ids)
+    owner = torch.full_like(token_ids, -1)  # 0: prompt; 1, 2 ...: a completion; -1: padding
+    source: list[int] = []
+    targets: list[int] = []
+    sequence: list[int] = []
+    last: list[int] = []
+    for row, (prompt, completions) in enumerate(groups):
+        ids, positions, owners = list(prompt), list(range(len(prompt))), [0] * len(prompt)
+        for number, completion in enumerate(completions, 1):
+            start = row * width + len(ids)
+            source += [row * width + len(prompt) - 1, *range(start, start + len(completion) - 1)]
+            targets += completion
+            sequence += [len(last)] * len(completion)
+            last.append(start + len(completion) - 1)
+            ids += completion
+            positions += range(len(prompt), len(prompt) + len(completion))
+            owners += [number] * len(completion)
+        token_ids[row, : len(ids)] = torch.tensor(ids)
+        position_ids[row, : len(ids)] = torch.tensor(positions)
+        owner[row, : len(ids)] = torch.tensor(owners)
+    key, query = owner[:, None, :], owner[:, :, None]
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    # Padding sees itself: a softmax over nothing would be NaN.
+    visible = ((key == 0) | (key == query)) & causal & (key >= 0) | torch.eye(width, dtype=torch.bool)
+    numbers = (torch.tensor(x, dtype=torch.long, device=device) for x in (source, targets, sequence, last))
+    return Tree(token_ids.to(device), position_ids.to(device), visible.to(device), *numbers)
+
+
+def tree_hidden(model: Any, batch: Tree, at: Tensor, lower: Lower | None = None) -> Tensor:
+    """Hidden states at some positions, [N, H].
+
+    Args:
+        at: [N] positions in the flattened batch, such as ``batch.source`` or ``batch.last``.
+        lower: the tree's activations below the trainable layers, if they are known.
+    """
+    inputs = _inputs(model, batch)
+    if lower is None:
+        hidden = trunk(model)(**inputs, use_cache=False).last_hidden_state
+    else:
+        hidden = lower.trunk.finish(lower.states, **inputs)
+    found: Tensor = hidden.flatten(0, 1)[at]
+    return found
+
+
+def tree_lower(model: Any, batch: Tree, below: FrozenTrunk | None) -> Lower | None:
+    """What the frozen lower layers make of a tree: read once, for every adapter and head that goes on from it."""
+    return None if below is None else Lower(below, below.read(**_inputs(model, batch)))
+
+
+class Below(NamedTuple):
+    """What the frozen lower layers make of some groups, [T, H] each: read once, for every adapter that goes on from it,
+    in whatever batches."""
+
+    trunk: FrozenTrunk
+    states: list[Tensor]
+
+    def of(self, places: Sequence[int]) -> Lower:
+        """Those of a tree of the groups at these places."""
+        rows = [self.states[place] for place in places]
+        return Lower(self.trunk, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
+
+
+def read_below(
+    model: Any, groups: Sequence[Group], below: FrozenTrunk | None, pad_id: int, batch_size: int
+) -> Below | None:
+    """Read groups, so many at a time; None where nothing is frozen."""
+    if below is None:
+        return None
+    states: list[Tensor] = []
+    for i in range(0, len(groups), batch_size):
+        some = groups[i : i + batch_size]
+        read = below.read(**_inputs(model, tree(some, pad_id, model.device)))
+        # Copies: a view would keep the padding.
+        states += [row[: group.tokens].clone() for row, group in zip(read, some, strict=True)]
+    return Below(below, states)
+
+
+def tree_logprobs(
+    model: Any,
+    batch: Tree,
+    head: Head,
+    vocabulary: CompactVocabulary | None,
+    generator: torch.Generator,
+    lower: Lower | None = None,
+) -> Tensor:
+    """Log-probs of a tree's scored tokens under the adapter in use, [N], exact or by a compact vocabulary.
+
+    Args:
+        generator: draws what a compact vocabulary samples; in the same state, it draws the same.
+    """
+    hidden = tree_hidden(model, batch, batch.source, lower)
+    if vocabulary is None:
+        return token_logprobs(hidden, batch.targets, head)
+    return vocabulary.token_logprobs(hidden, batch.targets, head, generator)
+
+
+def _inputs(model: Any, batch: Tree) -> dict[str, Any]:
+    return {
+        "input_ids": batch.token_ids,
+        "attention_mask": attention_masks(model, batch.visible, batch.position_ids),
+        "position_ids": batch.position_ids,
+    }
+
+
+def attention_masks(model: Any, visible: Tensor, position_ids: Tensor) -> Any:
+    """Masks in the form that the model's layers take: one, [B, 1, T, T], to be added; or one for each kind of layer.
+
+    Args:
+        visible: [B, T, T] bool; position_ids: [B, T].
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    seen = {"full_attention": visible}
+    if window is not None:
+        seen["sliding_attention"] = visible & (position_ids[:, :, None] - position_ids[:, None, :] < window)
+    masks = {
+        kind: torch.zeros_like(s, dtype=model.dtype).masked_fill_(~s, torch.finfo(model.dtype).min)[:, None]
+        for kind, s in seen.items()
+    }
+    kinds = set(getattr(config, "layer_types", None) or [list(seen)[-1]])
+    return masks if len(kinds) > 1 else masks[kinds.pop()]

@@ -1,0 +1,290 @@
+"""What `steersman align` would do, without doing it: the stages, what is reused and why not, minutes and memory.
+
+Which stages run follows from the identities that the pipeline itself compares; how long they take, from the work that
+the data gives them (`work.py`) and what such work costs here (`calibration.py`). A stage whose inputs another stage has
+yet to make counts as running, and one that continues counts from its beginning: the plan is an upper bound.
+
+Nothing stays written but the remembered digest of a model's files in the cache; a temporary folder comes and goes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from steersman.constitution import document
+from steersman.cost import work as work_of
+from steersman.cost.calibration import Calibration, calibrate
+from steersman.cost.constitutional import CONSTITUTIONAL
+from steersman.cost.work import Subject, WordCount, Work
+from steersman.data import sources
+from steersman.data.sources import DataSet
+from steersman.lm import pretrained, tiny
+from steersman.lm.chat_format import chat_format
+from steersman.lm.device import Hardware
+from steersman.pipeline import Stage, identify, stages_of
+from steersman.recipe import Recipe
+from steersman.stages import Context, check
+from steersman.store import Artifact, Identity, Run, StageFolder, peak_memory_mb, sha256_file, sha256_text
+from steersman.types import Comparison, Demonstration, Prompt, Record
+
+State = Literal["reused", "will run"]
+
+BUSY = 0.5  # below this share of the processors, calibration says more about other processes
+SMALL_STAGE_SECONDS = 0.5  # data and scores use no model
+
+# The packaged model before its weights are prepared: how long that takes once, its tokenizer's time to load, its shape.
+PREPARE_SECONDS = 60.0
+TOKENIZER_SECONDS = 3.0
+PACKAGED_SHAPE = {
+    "vocab_size": 262144,
+    "hidden_size": 640,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+}
+
+
+WORK = {**work_of.WORK, **CONSTITUTIONAL}
+
+
+class StagePlan(Record):
+    """One stage. ``tokens`` pass through the model; None stands for what cannot be known yet."""
+
+    name: str
+    state: State
+    why: str
+    tokens: int | None = 0
+    seconds: float | None = 0.0
+    peak_mb: int | None = 0
+
+
+class Plan(Record):
+    """``prepare`` says what happens to the weights first; ``calibration`` is None when nothing was measured.
+
+    Only a CPU in float32 is measured.
+    """
+
+    run: str
+    hardware: Hardware = Hardware()
+    stages: tuple[StagePlan, ...]
+    prepare: str
+    prepare_seconds: float | None
+    calibration: Calibration | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Of everything that will run, preparation included; None when a part is unknown."""
+        parts = [self.prepare_seconds, *(stage.seconds for stage in self.stages)]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    @property
+    def peak_mb(self) -> int | None:
+        """Of the stage that needs most; None when one is unknown."""
+        known = [stage.peak_mb for stage in self.stages if stage.peak_mb is not None]
+        return max(known) if len(known) == len(self.stages) else None
+
+
+def plan(recipe: Recipe, out: str | Path | None = None, *, until: str | None = None) -> Plan:
+    """What `pipeline.align` would do with the same arguments.
+
+    Raises:
+        UserError: something in the input is wrong; what `pipeline.align` would say before it trains.
+    """
+    stages = stages_of(recipe, until)
+    constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
+    check(recipe, constitution, data)
+    run = Run(Path(out) if out else Path("runs") / recipe.name)
+    with tempfile.TemporaryDirectory(prefix="steersman-plan-") as folder:
+        scratch = Path(folder)
+        base = _prepared(recipe, data, run)
+        context = Context(recipe, constitution, data, base or Path(), {})
+        decided = _decide(stages, context, run, base is not None, scratch)
+        todo = [name for name, (state, _) in decided.items() if state == "will run" and name in WORK]
+        subject = _subject(context, run, base, scratch) if todo else None
+        own = [name for name in todo if not (name == "rl" and recipe.samples_with_vllm)]
+        work = {name: WORK[name](subject) for name in own} if subject else {}
+    calibration = calibrate(subject) if subject and recipe.hardware == Hardware() else None
+    prepare, seconds = _preparation(recipe.model, base) if todo else ("", 0.0)
+    planned = tuple(_stage_plan(name, *decision, work.get(name), calibration) for name, decision in decided.items())
+    return Plan(
+        run=str(run.path),
+        hardware=recipe.hardware,
+        stages=planned,
+        prepare=prepare,
+        prepare_seconds=seconds,
+        calibration=calibration,
+    )
+
+
+def _stage_plan(name: str, state: State, why: str, work: Work | None, calibration: Calibration | None) -> StagePlan:
+    if state == "reused":
+        return StagePlan(name=name, state=state, why=why)
+    if name not in WORK:
+        process_mb = calibration.process_mb if calibration else peak_memory_mb()
+        return StagePlan(name=name, state=state, why=why, seconds=SMALL_STAGE_SECONDS, peak_mb=process_mb)
+    if work is None:
+        return StagePlan(name=name, state=state, why=why, tokens=None, seconds=None, peak_mb=None)
+    amounts = work.amounts
+    tokens = round(amounts.train_tokens + amounts.read_tokens + amounts.decode_rows + amounts.rollout_rows)
+    if calibration is None:
+        return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=None, peak_mb=None)
+    seconds, peak_mb = calibration.seconds(amounts), calibration.peak_mb(work.largest)
+    return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=seconds, peak_mb=peak_mb)
+
+
+# ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _decide(
+    stages: Sequence[Stage], context: Context, run: Run, base_known: bool, scratch: Path
+) -> dict[str, tuple[State, str]]:
+    """State and reason of each stage. Fills ``context.done`` with what is reused, and with the data in any case.
+
+    The data stage takes a moment, so it is done in the scratch folder: what follows it then knows its real inputs.
+    """
+    decided: dict[str, tuple[State, str]] = {}
+    for stage in stages:
+        needs = [name.partition("/")[0] for name in stage.inputs]
+        missing = [name for name in needs if name in decided and name not in context.done]
+        if "base" in needs and not base_known:
+            missing.append("the base model")
+        if missing:
+            new = missing == ["the base model"] and run.manifest(stage.name) is None
+            decided[stage.name] = "will run", "new" if new else f"waits for {missing[0]}"
+            continue
+        identity = identify(stage, context)
+        artifact = run.finished(identity)
+        decided[stage.name] = ("reused", "unchanged") if artifact else ("will run", run.why(identity))
+        if artifact is None and stage.name == "data":
+            artifact = _in_scratch(stage, context, scratch)
+        if artifact is not None:
+            context.done[stage.name] = artifact
+    return decided
+
+
+def _in_scratch(stage: Stage, context: Context, scratch: Path) -> Artifact:
+    folder = scratch / stage.name
+    folder.mkdir()
+    stage.work(context, StageFolder(folder, stage.name))
+    return Artifact(folder, {file.name: sha256_file(file) for file in folder.iterdir()})
+
+
+# ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _prepared(recipe: Recipe, data: DataSet, run: Run) -> Path | None:
+    """The base model's folder if it is there already; None if `pipeline.align` would make, fetch or convert it."""
+    if recipe.model == tiny.NAME:
+        texts = sha256_text("\n".join(tiny.corpus(data.demonstrations)))
+        artifact = run.finished(Identity("base", tiny.VERSION, {}, {"texts": texts}))
+        return artifact.file("model") if artifact else None
+    return pretrained.prepared(recipe.model)
+
+
+def _preparation(model: str, base: Path | None) -> tuple[str, float | None]:
+    """What happens to the weights before the first stage, and how long it takes (None: nobody knows)."""
+    if base is not None or model == tiny.NAME:
+        return "", 0.0
+    if model == pretrained.PACKAGED:
+        return "they are converted once, about a minute; until then tokens are guessed from words", PREPARE_SECONDS
+    do = "converted" if model.lower().endswith(".gguf") else "downloaded"
+    return f"{model} is {do} first; until then its minutes and memory are unknown", None
+
+
+def _subject(context: Context, run: Run, base: Path | None, scratch: Path) -> Subject | None:
+    """What there is to measure; None when the model is unknown until it has been fetched or converted."""
+    from transformers import AutoConfig, Gemma3TextConfig
+
+    recipe, seconds = context.recipe, TOKENIZER_SECONDS
+    if base is None and recipe.model == tiny.NAME:
+        base = scratch / "base"
+        tiny.build(tiny.corpus(context.data.demonstrations), base)
+    if base is not None:
+        start = time.perf_counter()
+        tokenizer: Any = pretrained.load_tokenizer(base)
+        seconds = time.perf_counter() - start
+        config: Any = AutoConfig.from_pretrained(base, **pretrained.SAFE)
+    elif recipe.model == pretrained.PACKAGED:
+        tokenizer, config = WordCount(PACKAGED_SHAPE["vocab_size"]), Gemma3TextConfig(**PACKAGED_SHAPE)
+    else:
+        return None
+    return Subject(
+        recipe=recipe,
+        constitution=context.constitution,
+        earlier=run,
+        config=config,
+        chat=chat_format(tokenizer),
+        tokenizer_seconds=seconds,
+        train=context.rows("train.jsonl", Demonstration),
+        validation=context.rows("validation.jsonl", Demonstration),
+        comparisons=context.rows("comparisons.jsonl", Comparison),
+        held_out=context.rows("held_out_comparisons.jsonl", Comparison),
+        prompts=context.rows("prompts.jsonl", Prompt),
+        held_out_prompts=context.rows("held_out_prompts.jsonl", Prompt),
+        evaluation=context.rows("evaluation.jsonl", Prompt),
+    )
+
+
+# ── what people read ─────────────────────────────────────────────────────────────────────────────────────────────────
+def table(planned: Plan) -> RenderableType:
+    """The plan for a terminal of 80 columns or more."""
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column("stage", no_wrap=True)
+    grid.add_column("what happens", ratio=1, overflow="fold")
+    for name in ("tokens", "time", "memory"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for stage in planned.stages:
+        if stage.state == "reused":
+            grid.add_row(stage.name, "reused", style="dim")
+            continue
+        tokens = _shown(stage.tokens, "{:,}".format) if stage.name in WORK else ""
+        costs = (tokens, _shown(stage.seconds, _duration), _shown(stage.peak_mb, _megabytes))
+        grid.add_row(
+            stage.name, Text("runs: " + stage.why.replace("changed: ", "changed\n").replace("; ", "\n")), *costs
+        )
+    return Group(grid, Text(), Text("\n".join(_notes(planned))))
+
+
+def _notes(planned: Plan) -> Iterator[str]:
+    to_run = sum(stage.state == "will run" for stage in planned.stages)
+    if not to_run:
+        yield f"Nothing to do in {planned.run}: every stage is there and unchanged."
+        return
+    if planned.prepare:
+        yield f"Weights: {planned.prepare}."
+    total, memory = _shown(planned.seconds, _duration), _shown(planned.peak_mb, _megabytes)
+    yield f"{to_run} of {len(planned.stages)} stages will run in {planned.run}: {total}, {memory} of memory."
+    if planned.hardware != Hardware():
+        yield f"Minutes and memory are foretold for a CPU in float32, not for {planned.hardware}."
+    if planned.calibration is not None:
+        unknown = [stage.name for stage in planned.stages if stage.state == "will run" and stage.seconds is None]
+        if unknown:
+            yield f"Not foretold: the time that another program takes ({', '.join(unknown)})."
+        share = planned.calibration.processor_share
+        busy = f" The machine is busy (we got {share:.0%} of it): idle, it is faster." if share < BUSY else ""
+        yield (
+            f"Measured in {planned.calibration.spent_seconds:.0f} s; the lengths of answers are assumed, and a stage "
+            f"that waits or continues may take less.{busy}"
+        )
+
+
+def _shown(value: Any, show: Callable[[Any], str]) -> str:
+    return "?" if value is None else show(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "< 1 s"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _megabytes(mb: int) -> str:
+    return f"{mb} MB" if mb < 1024 else f"{mb / 1024:.1f} GB"

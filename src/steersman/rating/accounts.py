@@ -1,0 +1,223 @@
+"""The raters of a round: invitations, sessions, consent, and the questions that the administrator puts to them.
+
+A link's token and a cookie's value are 256 random bits; the store keeps their sha256, so that whoever reads it cannot
+act as a rater. A link works once. Who loses the cookie gets a new link, and the old session ends.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row, Select, insert, select, update
+
+from steersman.errors import UserError
+from steersman.rating.schema import Database, assignments, items, queries, raters, replies, superseded, votes
+from steersman.rating.statements import QUERIES_TO_RATER, RATER_OF_SESSION
+from steersman.store import sha256_text
+
+LONGEST_NAME = 100
+
+
+def hashed(secret: str) -> str:
+    """What is stored of a token, or of anything that was sent as one."""
+    return sha256_text(secret.encode("utf-8", "replace").decode())
+
+
+def checked(name: str, group: str = "") -> tuple[str, str]:
+    """A rater's name and group without spaces around them.
+
+    Raises:
+        UserError: the name is empty, or either is too long.
+    """
+    name, group = name.strip(), group.strip()
+    if not name or max(len(name), len(group)) > LONGEST_NAME:
+        raise UserError(
+            f"the rater {name[:20]!r} has a name of {len(name)} characters and a group of {len(group)}",
+            expected=f"a name of 1 to {LONGEST_NAME} characters, and a group of at most as many",
+        )
+    return name, group
+
+
+def named(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and groups, from ``name:group`` or ``name``; all are checked before a link of any is made, and lost.
+
+    Raises:
+        UserError: a name is there twice, empty or too long.
+    """
+    told = [checked(name, group) for name, _, group in (word.partition(":") for word in names)]
+    twice = [name for name, n in Counter(name for name, _ in told).items() if n > 1]
+    if twice:
+        raise UserError(f"the rater {twice[0]!r} is named twice", where="--rater", do="give every rater another name")
+    return told
+
+
+class Rater(NamedTuple):
+    """Somebody who was invited. ``name`` is for the administrator's page alone."""
+
+    id: int
+    name: str
+    group: str
+    joined: bool
+    withdrawn: bool
+    revoked: bool
+
+
+class Query(NamedTuple):
+    """A question about an answer that a rater gave."""
+
+    id: int
+    item: int
+    text: str
+
+
+class People:
+    """The raters in a rating store's database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # invitations ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def invite(self, name: str, group: str = "") -> str:
+        """A new rater; returns the token of the link, which is stored nowhere.
+
+        Raises:
+            UserError: the name is empty, too long, or taken.
+        """
+        name, group = checked(name, group)
+        token = secrets.token_urlsafe(32)
+        with self.database.writing() as c:
+            if c.scalar(select(raters.c.id).where(raters.c.name == name)) is not None:
+                raise UserError(f"there is a rater {name!r} already", do="choose another name, or give a new link")
+            values = {"name": name, "grp": group, "invitation": sha256_text(token), "invited_at": time.time()}
+            c.execute(insert(raters).values(**values))
+        return token
+
+    def invite_again(self, rater: int) -> str | None:
+        """A new link for a rater, which ends the session and the old link; None if there is no such rater."""
+        token = secrets.token_urlsafe(32)
+        fresh = {"invitation": sha256_text(token), "session": None, "joined_at": None, "revoked_at": None}
+        with self.database.writing() as c:
+            allowed = update(raters).where(raters.c.id == rater, raters.c.withdrawn_at.is_(None))
+            done = c.execute(allowed.values(**fresh))
+        return token if done.rowcount == 1 else None
+
+    def invited(self, token: str) -> Rater | None:
+        """Whom a link is for, whether or not it was used."""
+        return self._rater(select(raters).where(raters.c.invitation == hashed(token)))
+
+    def join(self, token: str, consent: str) -> str | None:
+        """Use a link; returns the session's secret. None if there is no such link, or it was used or taken back.
+
+        Args:
+            consent: the words that the rater agreed to.
+        """
+        session = secrets.token_urlsafe(32)
+        unused = (
+            raters.c.invitation == hashed(token),
+            raters.c.joined_at.is_(None),
+            raters.c.revoked_at.is_(None),
+        )
+        values = {"session": sha256_text(session), "joined_at": time.time(), "consent": sha256_text(consent)}
+        with self.database.writing() as c:
+            done = c.execute(update(raters).where(*unused, raters.c.withdrawn_at.is_(None)).values(**values))
+        return session if done.rowcount == 1 else None
+
+    # sessions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def of_session(self, session: str) -> Rater | None:
+        """Whose cookie this is."""
+        return self._rater(RATER_OF_SESSION, a_session=hashed(session)) if session else None
+
+    def revoke(self, rater: int) -> None:
+        """End a rater's session and link; the votes stay."""
+        with self.database.writing() as c:
+            c.execute(update(raters).where(raters.c.id == rater).values(session=None, revoked_at=time.time()))
+
+    def withdraw(self, rater: int) -> None:
+        """A rater takes the consent back: the session ends, and nothing that was said is read out any more.
+
+        The rater's seats are free again: votes that do not count must not keep others from the same questions.
+        """
+        mine = assignments.c.rater_id == rater
+        seats = select(assignments.c.item_id).where(mine, assignments.c.seated)  # at most one at an item
+        with self.database.writing() as c:
+            c.execute(update(raters).where(raters.c.id == rater).values(session=None, withdrawn_at=time.time()))
+            c.execute(update(items).where(items.c.id.in_(seats)).values(taken=items.c.taken - 1))
+            c.execute(update(assignments).where(mine, assignments.c.state == "open").values(state="returned"))
+            c.execute(update(assignments).where(mine).values(seated=False))
+
+    def all(self) -> list[Rater]:
+        """Everyone who was invited, in order."""
+        with self.database.reading() as c:
+            return [_rater(row) for row in c.execute(select(raters).order_by(raters.c.id))]
+
+    def _rater(self, query: Select[Any], **values: str) -> Rater | None:
+        with self.database.reading() as c:
+            row = c.execute(query, values).first()
+        return None if row is None else _rater(row)
+
+    # questions about answers ────────────────────────────────────────────────────────────────────────────────────────
+    def ask(self, item: int, text: str) -> int:
+        """Put a question to everyone who answered an item; returns how many that are.
+
+        Raises:
+            UserError: no such item, nobody answered it, or there is no text.
+        """
+        if not text.strip():
+            raise UserError("there is no question to put to the raters", do="write one")
+        with self.database.writing() as c:
+            asked = c.scalars(self._answered(item)).all()
+            if not asked:
+                raise UserError(f"nobody has answered the question {item}", expected="the number of an answered one")
+            c.execute(insert(queries).values(item_id=item, text=text.strip(), asked_at=time.time()))
+        return len(asked)
+
+    def asked_of(self, rater: int) -> list[tuple[Query, object]]:
+        """What this rater has been asked and not answered yet, each with the item's question as stored."""
+        with self.database.reading() as c:
+            return [
+                (Query(row.id, row.item_id, row.text), row.question)
+                for row in c.execute(QUERIES_TO_RATER, {"a_rater": rater})
+            ]
+
+    def reply(self, rater: int, query: int, text: str) -> bool:
+        """Answer such a question, once; False if it is not open to this rater."""
+        open_ones = {asked.id for asked, _ in self.asked_of(rater)}
+        if query not in open_ones or not text.strip():
+            return False
+        with self.database.writing() as c:
+            mine = (replies.c.query_id == query, replies.c.rater_id == rater)
+            if c.scalar(select(replies.c.id).where(*mine)) is not None:
+                return False
+            c.execute(insert(replies).values(query_id=query, rater_id=rater, text=text.strip(), replied_at=time.time()))
+        return True
+
+    def replies(self) -> list[tuple[Query, str, str]]:
+        """Every question put to raters with each reply: the query, the rater's name, the text."""
+        query = (
+            select(queries.c.id, queries.c.item_id, queries.c.text, raters.c.name, replies.c.text.label("said"))
+            .join(replies, replies.c.query_id == queries.c.id)
+            .join(raters, raters.c.id == replies.c.rater_id)
+            .where(raters.c.withdrawn_at.is_(None))
+            .order_by(replies.c.id)
+        )
+        with self.database.reading() as c:
+            return [(Query(row.id, row.item_id, row.text), row.name, row.said) for row in c.execute(query)]
+
+    def _answered(self, item: int) -> Select[tuple[int]]:
+        return (
+            select(votes.c.rater_id)
+            .join(assignments, assignments.c.id == votes.c.assignment_id)
+            .where(assignments.c.item_id == item, votes.c.kind == "vote", votes.c.id.not_in(superseded()))
+            .distinct()
+        )
+
+
+def _rater(row: Row[Any]) -> Rater:
+    joined, withdrawn, revoked = (
+        getattr(row, name) is not None for name in ("joined_at", "withdrawn_at", "revoked_at")
+    )
+    return Rater(row.id, row.name, row.grp, joined, withdrawn, revoked)

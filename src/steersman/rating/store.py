@@ -1,0 +1,412 @@
+"""What a rating round keeps: questions, who has which on the screen, and votes that are only ever added.
+
+A question is handed out on a *lease*. While it runs nobody else gets the question (beyond the number of raters that it
+wants); when it has run out, the question goes back, and whoever had it may still answer: the vote is kept, and marked
+late if another rater has been asked meanwhile. So nothing that a person did is lost, and nothing counts twice.
+
+Leases run in *ticks*, the seconds that the server has been up, counted on from where the store left off. The machine's
+clock may jump: it is written beside every vote for people to read, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, exists, func, insert, select
+
+from steersman.errors import UserError
+from steersman.rating import statements as sql
+from steersman.rating.round import Arm, Question, Round, Scorer, Submission, arm_of, order_shown
+from steersman.rating.schema import VERSION, Database, assignments, items, open_database, rounds, superseded, votes
+from steersman.rating.scorer_process import Scoring
+from steersman.rating.votes import Vote, standing_votes
+
+AT_ONCE = 20  # questions that are looked up, the best first
+REPEAT_AFTER = 10  # questions between one and its repetition
+
+
+class Refused(Exception):
+    """A submission that does not count; ``reason`` is for the rater."""
+
+    def __init__(self, reason: str, *, status: int = 409) -> None:
+        super().__init__(reason)
+        self.reason, self.status = reason, status
+
+
+class Task(NamedTuple):
+    """An assignment as its rater may see it: nothing here says who wrote an answer, or why it was chosen."""
+
+    assignment: str
+    prompt: Any
+    answers: tuple[str, ...]  # from left to right
+    principles: tuple[str, ...]
+
+
+class Progress(NamedTuple):
+    """How far a rater is. ``left`` counts what could still come to this rater."""
+
+    answered: int
+    left: int
+
+
+class Ticks:
+    """Seconds of the server's own life, counted on from ``start``."""
+
+    def __init__(self, start: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._start, self._monotonic, self._zero = start, monotonic, monotonic()
+
+    def now(self) -> float:
+        """Never less than it was."""
+        return self._start + self._monotonic() - self._zero
+
+
+class RatingStore:
+    """The questions and votes of one round; safe from many threads.
+
+    Args:
+        where: a file, or a database URL.
+        scorer: chooses the questions of the informed arm; without one all are drawn at random.
+        monotonic: seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        *,
+        scorer: Scorer | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.database: Database = open_database(where)
+        self.where = str(where)
+        with self.database.reading() as c:
+            shown = c.scalar(select(func.max(assignments.c.shown_tick))) or 0.0
+            voted = c.scalar(select(func.max(votes.c.tick))) or 0.0
+            known = c.execute(select(rounds)).first()
+            self._gold = c.scalar(sql.NUMBER_OF_GOLD) or 0
+        self.ticks = Ticks(max(shown, voted), monotonic)
+        self.scoring = Scoring(self.database, self.where, scorer, self.ticks.now) if scorer else None
+        if known is not None and known.version != VERSION:
+            raise UserError(
+                f"the rating store has version {known.version}, and this Steersman reads version {VERSION}",
+                where=self.where.split("@")[-1],
+                do="finish the round with the Steersman that began it",
+            )
+        self._round = Round.model_validate(known.settings) if known is not None else None
+
+    @property
+    def round(self) -> Round:
+        """The settings of the round.
+
+        Raises:
+            UserError: none has begun.
+        """
+        if self._round is None:
+            raise UserError("no rating round has begun here", where=self.where.split("@")[-1], do="steersman rate RUN")
+        return self._round
+
+    @property
+    def begun(self) -> bool:
+        """Whether a round has begun."""
+        return self._round is not None
+
+    def begin(self, settings: Round, questions: Sequence[Question]) -> int:
+        """Begin the round, or go on with it; returns how many of the questions are new.
+
+        Raises:
+            UserError: the round was begun with other settings, or there is nothing to ask.
+        """
+        old = self._round.model_dump() if self._round else settings.model_dump()
+        changed = [
+            f"{name}: {old[name]!r} -> {new!r}" for name, new in settings.model_dump().items() if old[name] != new
+        ]
+        if changed:
+            raise UserError(
+                f"this round was begun with other settings ({'; '.join(changed)[:300]})",
+                where=self.where.split("@")[-1],
+                do="leave these settings out to go on, or begin another round with --store",
+            )
+        with self.database.writing() as c:
+            if self._round is None:
+                values = {"id": 1, "version": VERSION, "settings": settings.model_dump(mode="json")}
+                c.execute(insert(rounds).values(**values, begun_at=time.time()))
+            known = set(c.scalars(select(items.c.key)))
+            fresh = {question.key: question for question in questions if question.key not in known}
+            rows = [
+                {
+                    "key": key,
+                    "question": question.model_dump(mode="json"),
+                    "position": random.Random(f"position {settings.seed} {key}").random(),
+                    "gold": question.gold is not None,
+                    "wanted": 0 if question.gold else question.raters,
+                    "taken": 0,
+                }
+                for key, question in fresh.items()
+            ]
+            if rows:
+                c.execute(insert(items), rows)
+            elif not known:
+                raise UserError("there is no question to ask", do="give prompts with at least two different answers")
+            self._gold = c.scalar(sql.NUMBER_OF_GOLD) or 0
+        self._round = settings
+        return len(rows)
+
+    # handing out ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def next_task(self, rater: int) -> Task | None:
+        """The question on this rater's screen: the one that is open, else a new one; None when there is no more."""
+        if self.scoring and self.round.random_share < 1:
+            self.scoring.refresh()
+        with self.database.writing(durable=False) as c:
+            self._return_lapsed(c, rater)
+            row = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
+            if row is not None and row.state == "open":
+                _update(c, row.id, lease_until=self.ticks.now() + self.round.lease_s)
+            elif self._quota_is_full(c, rater):
+                return None
+            elif row is None:
+                return self._chosen(c, rater)
+            else:
+                self._open(c, row)
+            return self._task(row.public, row.question, row.order_shown)
+
+    def progress(self, rater: int) -> Progress:
+        """How many questions this rater has answered, and how many may still come."""
+        with self.database.reading() as c:
+            settled, wanting, done, mine_alone, gold = c.execute(sql.PROGRESS, {"a_rater": rater}).one()
+        left = wanting - done + mine_alone + (self._gold - gold if self.round.gold_share else 0)
+        quota = self.round.per_rater
+        return Progress(settled, left if quota is None else min(left, max(0, quota - settled)))
+
+    def _quota_is_full(self, c: Connection, rater: int) -> bool:
+        """Whether a rater without a question on the screen has answered or skipped as many as there may be.
+
+        What went back to others is not among them: whoever pauses often is owed as many questions as anybody.
+        """
+        quota = self.round.per_rater
+        return quota is not None and (c.scalar(sql.NUMBER_SETTLED, {"a_rater": rater}) or 0) >= quota
+
+    def _chosen(self, c: Connection, rater: int) -> Task | None:
+        """A question that this rater has not had, by the arm that is due."""
+        settings = self.round
+        number = c.scalar(sql.NUMBER_OF_ASSIGNMENTS, {"a_rater": rater}) or 0
+        arm: Arm = arm_of(settings, rater, number, informed=bool(self.scoring and self.scoring.scores))
+        item: Row[Any] | None = None
+        if arm == "gold":
+            item = self._unseen_gold(c, rater, settings.seed)
+        elif arm == "repeat":
+            item = self._to_repeat(c, rater, number)
+        if arm in ("gold", "repeat") and item is None:
+            arm = "random"
+        score = None
+        if item is None:
+            item, score = self._open_item(c, rater, informed=arm == "informed")
+            if score is None:  # nothing that was scored is open to this rater
+                arm = "random"
+        if item is None and settings.gold_share:  # nothing else is left, and everyone gets all of them
+            item, arm = self._unseen_gold(c, rater, settings.seed), "gold"
+        return None if item is None else self._assign(c, rater, item, arm, score)
+
+    def _unseen_gold(self, c: Connection, rater: int, seed: int) -> Row[Any] | None:
+        seen = select(assignments.c.item_id).where(assignments.c.rater_id == rater)
+        unseen = list(c.scalars(select(items.c.id).where(items.c.gold, items.c.id.not_in(seen)).order_by(items.c.id)))
+        return _item(c, random.Random(f"which gold {seed} {rater} {len(unseen)}").choice(unseen)) if unseen else None
+
+    def _to_repeat(self, c: Connection, rater: int, number: int) -> Row[Any] | None:
+        """The question that was answered longest ago and has not come twice, if that was long enough ago."""
+        again = assignments.alias()
+        twice = exists().where(again.c.item_id == assignments.c.item_id, again.c.rater_id == rater, again.c.repeat)
+        first = (
+            select(assignments.c.item_id)
+            .join(items, items.c.id == assignments.c.item_id)
+            .where(assignments.c.rater_id == rater, assignments.c.state == "answered", ~assignments.c.repeat)
+            .where(~items.c.gold, ~twice)
+            .order_by(assignments.c.id)
+        )
+        item = c.scalar(first.limit(1)) if number >= REPEAT_AFTER else None
+        return None if item is None else _item(c, item)
+
+    def _open_item(self, c: Connection, rater: int, *, informed: bool) -> tuple[Row[Any] | None, float | None]:
+        """The open question that tells most, with its score, or the next in the random order without one."""
+        telling = self._most_telling(c, rater, self.scoring) if self.scoring and informed else None
+        return telling or (c.execute(sql.NEXT_AT_RANDOM, {"a_rater": rater}).first(), None)
+
+    def _most_telling(self, c: Connection, rater: int, scoring: Scoring) -> tuple[Row[Any], float] | None:
+        scores = dict(scoring.scores)
+        ranked = list(scores)
+        for start in range(0, len(ranked), AT_ONCE):
+            some = ranked[start : start + AT_ONCE]
+            left = {row.id: row for row in c.execute(sql.OPEN_AMONG, {"a_rater": rater, "some": some})}
+            if left:
+                best = next(item for item in some if item in left)
+                scoring.handed_out(best)
+                return left[best], scores[best]
+        return None
+
+    def _assign(self, c: Connection, rater: int, item: Row[Any], arm: Arm, score: float | None) -> Task:
+        """A new assignment, on its rater's screen."""
+        count = len(item.question["options"])
+        order = order_shown(self.round.seed, item.key, rater, count, repeat=arm == "repeat")
+        counted = arm not in ("gold", "repeat")
+        now = self.ticks.now()
+        values = {
+            "public": secrets.token_urlsafe(12),
+            "item_id": item.id,
+            "rater_id": rater,
+            "repeat": arm == "repeat",
+            "arm": arm,
+            "score": score,
+            "order_shown": list(order),
+            "state": "open",
+            "seated": counted and _seat(c, item.id),
+            "shown_at": time.time(),
+            "shown_tick": now,
+            "lease_until": now + self.round.lease_s,
+        }
+        c.execute(sql.INSERT_ASSIGNMENT, values)
+        return self._task(values["public"], item.question, order)
+
+    def _open(self, c: Connection, row: Row[Any]) -> None:
+        """Put an assignment on its rater's screen again, where its question wants one more or anybody may have it."""
+        now = self.ticks.now()
+        seated = not (row.gold or row.repeat) and _seat(c, row.item_id)
+        until = now + self.round.lease_s
+        _update(c, row.id, state="open", seated=seated, shown_tick=now, lease_until=until)
+
+    def _return_lapsed(self, c: Connection, rater: int) -> None:
+        """Take back what others have left lying; a rater's own question stays."""
+        for row in c.execute(sql.LAPSED, {"now": self.ticks.now(), "a_rater": rater}).all():
+            _return(c, row)
+
+    def _task(self, public: str, question: Any, order: Sequence[int]) -> Task:
+        asked = Question.model_validate(question)
+        principles = asked.principles or tuple(self.round.principles)
+        answers = tuple(asked.options[i] for i in order)
+        return Task(public, asked.prompt, answers, tuple(p for p in principles if p in self.round.principles))
+
+    # taking in ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def submit(self, rater: int, said: Submission) -> bool:
+        """Keep a vote or a skip; returns False if the same submission was kept before. On disk when it returns.
+
+        Raises:
+            Refused: not this rater's question, answered already, or not about these answers.
+        """
+        with self.database.writing() as c:
+            if self._sent_before(c, rater, said.submission, said.digest):
+                return False
+            row = c.execute(sql.ASSIGNMENT_BY_PUBLIC, {"a_public": said.assignment, "a_rater": rater}).first()
+            if row is None:
+                raise Refused("This question is not yours to answer.", status=404)
+            if row.state in ("answered", "skipped"):
+                raise Refused("You have answered this question already, perhaps in another tab. That answer stands.")
+            if not said.fits(len(row.order_shown), self._task(row.public, row.question, row.order_shown).principles):
+                raise Refused("These ranks do not fit the answers on the page.", status=422)
+            plain = not (row.gold or row.repeat)
+            seated = row.seated or (plain and not said.skip and _seat(c, row.item_id))
+            late = plain and not seated and not said.skip
+            if said.skip and row.seated:
+                _unseat(c, row.item_id)
+                seated = False
+            _update(c, row.id, state="skipped" if said.skip else "answered", seated=seated)
+            c.execute(sql.INSERT_VOTE, {**self._vote(row, said), "late": late})
+            return True
+
+    def _vote(self, row: Row[Any], said: Submission) -> dict[str, Any]:
+        """The columns of a vote; ranks by place on the page become ranks by option."""
+
+        def by_option(ranks: Sequence[int]) -> list[int]:
+            return [ranks[row.order_shown.index(i)] for i in range(len(ranks))]
+
+        now = self.ticks.now()
+        elapsed = max(0.0, now - row.shown_tick)  # another server's ticks may be ahead of ours
+        edit = said.edit
+        return {
+            "submission": said.submission,
+            "digest": said.digest,
+            "rater_id": row.rater_id,
+            "assignment_id": row.id,
+            "kind": "skip" if said.skip else "vote",
+            "ranking": by_option(said.ranking) if said.ranking else None,
+            "both_bad": said.both_bad,
+            "per_principle": {principle: by_option(ranks) for principle, ranks in said.per_principle.items()},
+            "rationale": said.rationale,
+            "edited_option": row.order_shown[edit.position] if edit else None,
+            "edited_text": edit.text if edit else None,
+            # The time that the page was in sight, as the browser says, and never more than passed here.
+            "seconds": elapsed if said.visible_s is None else min(said.visible_s, elapsed),
+            "answered_at": time.time(),
+            "tick": now,
+        }
+
+    def undo(self, rater: int, submission: str) -> bool:
+        """Take back the rater's last vote or skip, which comes on the screen again; False if there is none left.
+
+        Raises:
+            Refused: this name was used for something else.
+        """
+        with self.database.writing() as c:
+            if self._sent_before(c, rater, submission, "undo"):
+                return True
+            last = c.execute(
+                select(votes.c.id, votes.c.assignment_id)
+                .where(votes.c.rater_id == rater, votes.c.kind != "undo", votes.c.id.not_in(superseded()))
+                .order_by(votes.c.id.desc())
+            ).first()
+            if last is None:
+                return False
+            undone = {"submission": submission, "digest": "undo", "rater_id": rater, "kind": "undo"}
+            times = {"answered_at": time.time(), "tick": self.ticks.now()}
+            about = {"assignment_id": last.assignment_id, "supersedes": last.id}
+            c.execute(insert(votes).values(**undone, **about, **times))
+            on_screen = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
+            if on_screen is not None and on_screen.state == "open":
+                _return(c, on_screen)
+            row = c.execute(sql.ASSIGNMENT_BY_ID, {"an_assignment": last.assignment_id}).one()
+            if row.seated:
+                _unseat(c, row.item_id)
+            self._open(c, row)
+            return True
+
+    def _sent_before(self, c: Connection, rater: int, submission: str, digest: str) -> bool:
+        known = c.scalar(sql.DIGEST_OF_SUBMISSION, {"a_rater": rater, "a_submission": submission})
+        if known is not None and known != digest:
+            raise Refused("This submission was sent before with another content. The first one stands.")
+        return known is not None
+
+    # reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def votes(self, rater: int | None = None) -> list[Vote]:
+        """All votes and skips that stand, or one rater's, as they came; not those of raters who withdrew."""
+        return standing_votes(self.database, {}, rater)
+
+    def questions(self) -> list[tuple[int, Question]]:
+        """All questions with their numbers."""
+        with self.database.reading() as c:
+            rows = c.execute(select(items.c.id, items.c.question).order_by(items.c.id)).all()
+        return [(row.id, Question.model_validate(row.question)) for row in rows]
+
+
+def _item(c: Connection, item: int) -> Row[Any]:
+    return c.execute(sql.ITEM, {"an_item": item}).one()
+
+
+def _update(c: Connection, assignment: int, **values: Any) -> None:
+    c.execute(sql.UPDATE_ASSIGNMENT, {"an_assignment": assignment, **values})
+
+
+def _seat(c: Connection, item: int) -> bool:
+    """One more rater at a question, if it wants one."""
+    return c.execute(sql.SEAT, {"an_item": item}).rowcount == 1
+
+
+def _unseat(c: Connection, item: int) -> None:
+    c.execute(sql.UNSEAT, {"an_item": item})
+
+
+def _return(c: Connection, row: Row[Any]) -> None:
+    """An open assignment goes back, and its question to whoever comes next."""
+    if row.seated:
+        _unseat(c, row.item_id)
+    _update(c, row.id, state="returned", seated=False)

@@ -1,0 +1,1 @@
+"""Reinforcement learning: PPO, RLOO and GRPO around one loop."""

@@ -1,0 +1,468 @@
+"""The application over HTTP: what a browser is shown, and what hostile requests come to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from steersman.rating import security
+from steersman.rating.agreement import alpha, preferences
+from steersman.rating.app import RatingApp
+from steersman.rating.pages import rendered
+from steersman.rating.round import Question, Round
+from steersman.rating.schema import items
+from steersman.rating.server import Address, warning
+from steersman.rating.store import RatingStore
+from steersman.rating.votes import comparisons
+
+from .conftest import ADMIN, PLAIN, Browser, Clock, questions, said
+
+Open = Callable[[], Browser]
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror=alert(1)><iframe src=//evil></iframe>\n\n"
+    "[click](javascript:alert(1)) ![p](http://evil/pixel.png) <http://evil/> http://evil/\n\n"
+    "</textarea></section><svg onload=alert(1)>\n\n"
+    '```html"><script>alert(1)</script>\n<b>bold</b></code></pre><script>alert(2)</script>\n```\n\n'
+    "{{ 7*7777777 }} {% include 'desk.html' %} \u202egnorw \0 &lt;script&gt;"
+)
+
+
+def test_a_rater_joins_votes_and_finishes(app: RatingApp, browser: Open) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    assert me.get("/").headers["location"] == "/rate"
+    assert "0 done · 12 to go" in me.get("/rate").text
+    for number in range(12):
+        response = me.votes(1, 2, visible_s=0.5)
+        assert response.status_code == 200, response.text
+        assert f"{number + 1} done" in response.text
+    assert "That is all for now" in response.text
+    assert len(app.store.votes()) == 12
+
+
+def test_nothing_is_shown_without_a_session(browser: Open) -> None:
+    stranger = browser()
+    assert stranger.get("/rate").status_code == 401
+    assert stranger.get("/task").status_code == 401
+    assert stranger.get("/questions").status_code == 401
+    for path in ("/vote", "/undo", "/reply", "/withdraw"):
+        assert stranger.post(path, json={}).status_code == 401
+    for path in ("/admin/invite", "/admin/again", "/admin/revoke", "/admin/ask"):
+        assert stranger.post(path, json={"name": "x", "rater": 1}).status_code == 401
+    assert "Raters" not in stranger.get("/admin").text
+    assert stranger.get("/nowhere").status_code == 404
+
+
+def test_no_page_says_who_wrote_an_answer(tmp_path: Path) -> None:
+    store = RatingStore(tmp_path / "s.sqlite")
+    asked = [q.model_copy(update={"origins": ("raw-model-x", "aligned-model-y")}) for q in questions(3)]
+    gold = Question(prompt="known q", options=("yes", "no"), gold=(1, 2), origins=("raw-model-x", "aligned-model-y"))
+    store.begin(
+        Round(gold_share=0.5, repeat_share=0, source={"compare": ["raw-model-x", "aligned-model-y"]}), [*asked, gold]
+    )
+    app = RatingApp(store, ADMIN)
+    me = Browser(app.asgi(("testserver",))).joins(app.people.invite("Ann", "group-of-ann"))
+    seen = me.get("/rate").text
+    while 'data-assignment="' in me.get("/task").text:
+        response = me.votes(1, 2)
+        seen += response.text + str(response.headers)
+    for secret in ("raw-model-x", "aligned-model-y", "gold", "random", "informed", "group-of-ann", "Ann"):
+        assert secret not in seen, secret
+    store.database.engine.dispose()
+
+
+# ── what models write ────────────────────────────────────────────────────────────────────────────────────────────────
+def test_scripts_in_model_text_are_text(tmp_path: Path) -> None:
+    store = RatingStore(tmp_path / "s.sqlite")
+    question = Question(prompt=HOSTILE, options=(HOSTILE, "tame"), principles=("p",))
+    store.begin(Round(gold_share=0, repeat_share=0, principles={"p": HOSTILE}, title=HOSTILE), [question])
+    app = RatingApp(store, ADMIN)
+    me = Browser(app.asgi(("testserver",))).joins(app.people.invite(HOSTILE[:90]))
+    boss = Browser(app.asgi(("testserver",)))
+    boss.post("/admin/enter", json={"token": ADMIN})
+    me.votes(1, 2, rationale=HOSTILE)
+    boss.post("/admin/ask", json={"item": "1", "text": HOSTILE})
+    pages = [me.get("/questions"), boss.get("/admin")]
+    me.post("/undo", json={"submission": "undo-it-now"})
+    pages += [me.get("/rate"), me.get("/task")]
+    for page in pages:
+        text = page.text.replace('<script src="/static/', "")
+        for tag in (
+            "<script",
+            "<img",
+            "<iframe",
+            "<svg",
+            "<b>",
+            "onerror=alert(1)>",
+            'href="javascript',
+            'href="http',
+            "54444439",
+        ):
+            assert tag not in text, (tag, text[text.find(tag) - 80 :][:200])
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+    store.database.engine.dispose()
+
+
+def test_markdown_is_rendered() -> None:
+    html = rendered("# Head\n\n1. **one**\n\n```python\na < b\n```\n\n| a |\n|---|\n| `b` |\n\nnext\nline")
+    for part in (
+        "<h3",
+        "<li>",
+        "<strong>one</strong>",
+        '<pre tabindex="0"><code>a &lt; b',
+        "<td><code>b</code></td>",
+        "<br />",
+    ):
+        assert part in html, html
+    assert 'dir="auto"' in html
+    assert "<h1" not in html
+
+
+def test_enormous_and_nested_text_is_shown_in_time() -> None:
+    for text in (
+        "a" * 60_000,
+        "> " * 9_000,
+        "*" * 19_000,
+        "[" * 19_000,
+        "`" * 19_000,
+        "- " * 9_000,
+        "|" * 9_000 + "\n" + "|-" * 4_000,
+    ):
+        assert rendered(text)
+
+
+# ── hostile requests ─────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_link_cannot_be_used_again_or_guessed(app: RatingApp, browser: Open) -> None:
+    token = app.people.invite("Ann")
+    assert browser().post("/join", json={"token": token}).status_code == 400  # without consent it is not used up
+    browser().joins(token)
+    again = browser().post("/join", json={"token": token, "consent": True})
+    assert again.status_code == 403
+    assert "used before" in again.json()["error"]
+    assert not again.cookies
+    for forged in ("", "x", token[:-1], token + "x", 7, None, ["x"], {"$ne": 1}, "' OR 1=1 --", "\ud800"):
+        refused = browser().post("/join", content=json.dumps({"token": forged, "consent": True}), headers=JSON)
+        assert refused.status_code in (400, 403), forged
+
+
+JSON = {"content-type": "application/json"}
+
+
+def test_a_forged_cookie_opens_nothing(app: RatingApp, browser: Open) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    other = browser()
+    other.cookies.set(app.cookie, me.cookies[app.cookie][:-2] + "xx")
+    assert other.get("/task").status_code == 401
+    boss = browser()
+    boss.cookies.set(app.desk.cookie, me.cookies[app.cookie])  # a rater's session is no administrator's
+    assert boss.post("/admin/revoke", json={"rater": 1}).status_code == 401
+    assert boss.post("/admin/enter", json={"token": me.cookies[app.cookie]}).status_code == 403
+
+
+def test_votes_for_the_tasks_of_others_are_refused(app: RatingApp, browser: Open) -> None:
+    ann, bob = browser().joins(app.people.invite("Ann")), browser().joins(app.people.invite("Bob"))
+    body = {"submission": "anns-submission", "assignment": ann.assignment(), "ranking": [1, 2]}
+    refused = bob.post("/vote", json=body)
+    assert refused.status_code == 404
+    assert app.store.votes() == []
+    assert ann.post("/vote", json=body).status_code == 200
+    bobs = {**body, "assignment": bob.assignment()}
+    assert bob.post("/vote", json=bobs).status_code == 200  # a name that another used is free for him
+    assert [vote.rater for vote in app.store.votes()] == [1, 2]
+
+
+def test_a_replayed_vote_counts_once_and_a_second_tab_is_told(app: RatingApp, browser: Open) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    body = {"submission": "a-submission", "assignment": me.assignment(), "ranking": [1, 2], "visible_s": 1.0}
+    assert me.post("/vote", json=body).status_code == 200
+    assert me.post("/vote", json={**body, "visible_s": 3.0}).status_code == 200  # sent again, later
+    other_tab = me.post("/vote", json={**body, "submission": "another-one"})
+    assert other_tab.status_code == 409
+    assert "another tab" in other_tab.json()["error"]
+    assert len(app.store.votes()) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"ranking": [1, 2]},
+        {"ranking": "12"},
+        {"ranking": [1, 2, 3]},
+        {"ranking": [2, 2]},
+        {"ranking": [1, 2], "skip": True},
+        {"ranking": [1, -1]},
+        {"ranking": [1, 10**400]},
+        {"ranking": [1.5, 2]},
+        {"ranking": [1, 2], "rater": 2},
+        {"ranking": [1, 2], "visible_s": -1},
+        {"ranking": [1, 2], "visible_s": "NaN"},
+        {"ranking": [1, 2], "submission": "../../etc"},
+        {"ranking": [1, 2], "submission": "x" * 65},
+        {"ranking": [1, 2], "rationale": "x" * 4001},
+        {"ranking": [1, 2], "edit": {"position": 2, "text": "x"}},
+        {"ranking": [1, 2], "edit": {"position": 0, "text": "  "}},
+        {"ranking": [1, 2], "per_principle": {f"p{i}": [1, 2] for i in range(50)}},
+    ],
+)
+def test_a_bad_submission_is_refused_in_words(app: RatingApp, browser: Open, body: dict[str, object]) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    assignment = me.assignment()
+    sent = {"submission": "a-submission", "assignment": assignment, **body}
+    if body == {"ranking": [1, 2]}:
+        del sent["submission"]
+    response = me.post("/vote", content=json.dumps(sent), headers=JSON)
+    assert response.status_code == 422, response.text
+    assert response.json()["error"]
+    assert "Traceback" not in response.text
+    assert app.store.votes() == []
+    assert me.assignment() == assignment
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'"x"', b"1e999"])
+def test_what_is_no_object_is_refused(app: RatingApp, browser: Open, body: bytes) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    assert me.post("/vote", content=body, headers=JSON).status_code == 422
+    assert me.post("/join", content=body, headers=JSON).status_code == 400
+
+
+def test_half_characters_are_mended(app: RatingApp, browser: Open) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    body = {"submission": "a-submission", "assignment": me.assignment(), "ranking": [1, 2], "rationale": "\ud800 ok \0"}
+    assert me.post("/vote", content=json.dumps(body), headers=JSON).status_code == 200
+    assert app.store.votes()[0].rationale == "\N{REPLACEMENT CHARACTER} ok \N{REPLACEMENT CHARACTER}"
+
+
+def test_oversized_posts_are_cut_off(app: RatingApp, browser: Open) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    large = b'{"x": "' + b"x" * (security.LARGEST_BODY + 1) + b'"}'
+    assert me.post("/vote", content=large, headers=JSON).status_code == 413
+    chunks = (large[i : i + 65536] for i in range(0, len(large), 65536))  # without a length in its head
+    assert me.post("/vote", content=chunks, headers=JSON).status_code == 413
+    lying = {**JSON, "content-length": "-5"}
+    assert me.post("/vote", content=b"{}", headers=lying).status_code == 413
+    assert app.store.votes() == []
+
+
+def test_a_slow_post_is_given_up(app: RatingApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    import anyio
+
+    monkeypatch.setattr(security, "BODY_S", 0.05)
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        await anyio.sleep(5)
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"testserver"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/vote", "raw_path": b"/vote", "query_string": b"",
+             "headers": headers, "client": ("127.0.0.1", 1), "scheme": "http", "server": ("testserver", 80),
+             "http_version": "1.1", "root_path": ""}  # fmt: skip
+    anyio.run(app.asgi(("testserver",)), scope, receive, send)
+    assert sent[0]["status"] == 408
+
+
+def test_other_sites_cannot_post(app: RatingApp, browser: Open) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    body = {"submission": "a-submission", "assignment": me.assignment(), "ranking": [1, 2]}
+    assert me.post("/vote", json=body, headers={"origin": "https://evil.example"}).status_code == 403
+    assert me.post("/vote", json=body, headers={"origin": "null"}).status_code == 403
+    form = {"content-type": "text/plain"}  # what a form on another site can send without asking
+    assert me.post("/vote", content=json.dumps(body), headers=form).status_code == 415
+    assert me.get("/task", headers={"host": "evil.example"}).status_code == 400  # DNS rebinding
+    assert app.store.votes() == []
+    assert me.post("/vote", json=body, headers={"origin": "http://testserver"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8642", "rating.example.org"])
+def test_behind_a_proxy_posts_of_the_outside_origin_are_taken(store: RatingStore, host: str) -> None:
+    """Whether the proxy passes the outside's host on or its own; and cookies travel encrypted or not at all."""
+    address = Address(url="https://Rating.example.org:443/")
+    app = RatingApp(store, ADMIN, address.origin)
+    outside = {"host": host, "origin": "https://rating.example.org"}
+    visitor = Browser(app.asgi(address.names()), headers=outside)
+    joined = visitor.post("/join", json={"token": app.people.invite("Ann"), "consent": True})
+    entered = visitor.post("/admin/enter", json={"token": ADMIN})
+    for response in (joined, entered):
+        assert response.status_code == 200, response.text
+        assert "; secure" in response.headers["set-cookie"].lower()
+    for origin in ("https://rating.example.org.evil", "https://evil.example", "http://rating.example.org:81", "null"):
+        refused = visitor.post("/admin/enter", json={"token": ADMIN}, headers={**outside, "origin": origin})
+        assert refused.status_code == 403, origin
+
+
+def test_cookies_are_kept_from_scripts_and_other_sites(app: RatingApp, browser: Open) -> None:
+    response = browser().post("/join", json={"token": app.people.invite("Ann"), "consent": True})
+    cookie = response.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    boss = browser().post("/admin/enter", json={"token": ADMIN}).headers["set-cookie"].lower()
+    assert "httponly" in boss
+    assert "samesite=strict" in boss
+    assert "path=/admin" in boss
+
+
+def test_a_store_has_one_cookie_however_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    stores = [RatingStore(name) for name in ("s.sqlite", "../runs/s.sqlite", str(tmp_path / "runs/s.sqlite"), "t")]
+    names = [RatingApp(store, ADMIN).cookie for store in stores]
+    assert names[0] == names[1] == names[2] != names[3]
+    urls = ("postgresql://a:x@host:5432/db", "postgresql://b:y@host:5432/db", "postgresql://host:5432/db")
+    for url in urls:  # what a store is opened with is all that is asked
+        monkeypatch.setattr(stores[0], "where", url)
+        names.append(RatingApp(stores[0], ADMIN).cookie)
+    assert names[4] == names[5] == names[6] != names[0]
+    for store in stores:
+        store.database.engine.dispose()
+
+
+def counted(store: RatingStore) -> tuple[RatingApp, Browser, Clock]:
+    """A browser before the defences alone: whatever they let through is answered with 200."""
+    app, clock = RatingApp(store, ADMIN), Clock()
+
+    async def inner(scope: object, receive: object, send: Callable[..., object]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
+        await send({"type": "http.response.body", "body": b""})  # type: ignore[misc]
+
+    return app, Browser(security.Defences(inner, cookie=app.cookie, monotonic=clock)), clock  # type: ignore[arg-type]
+
+
+def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> None:
+    app, limited, clock = counted(store)
+    limited.cookies.set(app.cookie, "mine")
+    assert [limited.get("/task").status_code for _ in range(41)] == [200] * 40 + [429]
+    assert limited.get("/static/rating.js").status_code == 200
+    limited.cookies.clear()
+    assert limited.get("/task").status_code == 200  # another one's bucket is full
+    limited.cookies.set(app.cookie, "mine")
+    clock.now += 1.0
+    assert [limited.get("/task").status_code for _ in range(11)] == [200] * 10 + [429]
+    found = []
+    for _ in range(20):  # who tries twenty times a second gets in every second time, and is not kept out for good
+        clock.now += 0.05
+        found.append(limited.get("/task").status_code)
+    assert 9 <= found.count(200) <= 10
+
+
+def test_a_cookie_that_looks_like_an_address_uses_up_nobodys_requests(store: RatingStore) -> None:
+    app, limited, _ = counted(store)
+    limited.cookies.set(app.cookie, "testclient")  # the address that this client comes from
+    assert [limited.get("/task").status_code for _ in range(41)] == [200] * 40 + [429]
+    assert limited.get("/join").status_code == 200
+
+
+def test_the_last_page_reads_its_own_raters_votes_alone(tmp_path: Path) -> None:
+    """Of a question of another rater that cannot be read it knows nothing."""
+    store = RatingStore(tmp_path / "s.sqlite")
+    store.begin(PLAIN.model_copy(update={"per_rater": 1}), questions(2))
+    app = RatingApp(store, ADMIN)
+    ann, bob = (Browser(app.asgi(("testserver",))).joins(app.people.invite(name)) for name in ("Ann", "Bob"))
+    for one in (ann, bob):
+        one.votes(1, 2)
+    (bobs,) = store.votes(2)
+    assert [vote.rater for vote in store.votes()] == [1, 2]
+    with store.database.writing() as c:
+        c.execute(update(items).where(items.c.id == bobs.item).values(question={}))
+    assert "That is all for now" in ann.get("/rate").text
+    store.database.engine.dispose()
+
+
+def test_an_error_of_ours_leaks_nothing(app: RatingApp, browser: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    monkeypatch.setattr(app.store, "next_task", lambda rater: 1 / 0)
+    response = me.get("/task")
+    assert response.status_code == 500
+    assert "division" not in response.text
+    assert "will be sent again" in response.json()["error"]
+
+
+# ── the administrator ────────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_administrator_sees_alpha_and_who_says_the_opposite(tmp_path: Path) -> None:
+    store = RatingStore(tmp_path / "three.sqlite")
+    store.begin(PLAIN, questions(20, raters=3))
+    app = RatingApp(store, ADMIN)
+    for rater, wrong in ((1, 1), (2, 2), (3, 18)):
+        app.people.join(app.people.invite(f"rater {rater}"), "the words")
+        for number in range(20):
+            task = store.next_task(rater)
+            assert task is not None
+            best = task.answers[0].startswith("best") != (number < wrong)
+            store.submit(rater, said(task, *((1, 2) if best else (2, 1))))
+    boss = Browser(app.asgi(("testserver",)))
+    boss.post("/admin/enter", json={"token": ADMIN})
+    page = boss.get("/admin").text
+    found = alpha(preferences(comparisons(store.votes()))).alpha
+    assert f"0 for chance: {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]." in page
+    trusts = re.findall(r"<td( class=.warn.)?>(-?\d\.\d\d) ± \d\.\d\d</td>", page)[::2]
+    assert [float(trust) > 0 for _, trust in trusts] == [True, True, False]
+    assert [bool(marked) for marked, _ in trusts] == [False, False, True]
+    store.database.engine.dispose()
+
+
+def test_the_administrator_sees_figures_and_asks(app: RatingApp, browser: Open) -> None:
+    boss = browser()
+    assert boss.post("/admin/enter", json={"token": "wrong"}).status_code == 403
+    assert boss.post("/admin/enter", json={"token": ADMIN}).json() == {"next": "/admin"}
+    token = boss.post("/admin/invite", json={"name": "Ann", "group": "staff"}).json()["token"]
+    assert "already" in boss.post("/admin/invite", json={"name": "Ann"}).json()["error"]
+    me = browser().joins(token)
+    for _ in range(4):
+        me.votes(1, 2)
+    page = boss.get("/admin").text
+    assert "100 % [51, 100], n=4" in page  # the first shown always won
+    assert "staff" in page
+    trust, lean = re.findall(r"<td[^>]*>([-+]?\d\.\d\d) ± \d\.\d\d</td>", page)
+    assert float(trust) > 0
+    assert float(lean) > 0
+    assert "Informed questions: their gain is not known yet." in page
+    item = app.store.votes()[0].item
+    assert boss.post("/admin/ask", json={"item": item, "text": "Why?"}).json() == {"told": "Asked of 1 rater."}
+    assert "1 question about your answers" in me.get("/task").text
+    assert "Why?" in me.get("/questions").text
+    assert me.post("/reply", json={"query": 1, "text": "Because."}).json() == {"next": "/rate"}
+    assert "Because." in boss.get("/admin").text
+    for bad in (
+        {"item": "x", "text": "?"},
+        {"item": 99999, "text": "?"},
+        {"item": item, "text": " "},
+        {"item": item, "text": "x" * 2001},
+    ):
+        assert boss.post("/admin/ask", json=bad).status_code == 422
+    assert boss.post("/admin/revoke", json={"rater": 1}).json() == {"next": "/admin"}
+    assert me.get("/task").status_code == 401
+    assert "token" in boss.post("/admin/again", json={"rater": 1}).json()
+    assert boss.post("/admin/again", json={"rater": 77}).status_code == 422
+
+
+def test_withdrawing_ends_the_session(app: RatingApp, browser: Open) -> None:
+    me = browser().joins(app.people.invite("Ann"))
+    me.votes(1, 2)
+    assert me.post("/withdraw", json={}).json() == {"next": "/"}
+    assert me.get("/task").status_code == 401
+    assert app.store.votes() == []
+
+
+def test_addresses_beyond_this_machine_need_a_name_and_warn() -> None:
+    from steersman.errors import UserError
+
+    assert warning(Address()) is None
+    assert warning(Address(host="::1")) is None
+    assert "unencrypted" in str(warning(Address(host="192.0.2.7")))
+    assert "unencrypted" not in str(warning(Address(host="0.0.0.0", url="https://rate.example.org")))
+    with pytest.raises(UserError, match="every address"):
+        Address(host="0.0.0.0").names()
+    assert Address(host="0.0.0.0", url="https://rate.example.org/x").names()[0] == "rate.example.org"
+    assert Address(url="http://rate.example.org:8080/x").origin == "http://rate.example.org:8080"
+    assert Address().origin is None
+    assert Address(host="192.0.2.7").names() == ("192.0.2.7",)

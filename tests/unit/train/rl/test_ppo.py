@@ -1,0 +1,103 @@
+"""PPO: advantages and losses worked out by hand, and a critic that begins as the reward model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from steersman.lm.adapters import using
+from steersman.lm.shared_prefix import Group, tree, tree_hidden
+from steersman.train.rl.actor import Actor, Read
+from steersman.train.rl.loop import Totals
+from steersman.train.rl.ppo import CRITIC, Ppo, PpoConfig
+from steersman.types import Demonstration, Prompt
+
+from .test_loop import SMALL, prompts, trained
+
+__all__ = ["prompts", "trained"]  # fixtures
+
+OLD = torch.tensor([-1.0, -2.0, -0.5, -1.5, -0.7])
+REFERENCE = torch.tensor([-1.1, -1.8, -0.5, -2.0, -0.4])
+VALUES = torch.tensor([0.3, -0.2, 0.5, 0.1, 0.4])
+
+
+def some_read(logprobs: Tensor) -> Read:
+    """Two prompts, one with answers of 2 and 1 tokens, the other with two of 1 token each."""
+    batch = tree([Group([5, 6], [[1, 2], [3]]), Group([7], [[4], [8]])], 0)
+    return Read(0, batch, None, logprobs, OLD, REFERENCE, None, torch.tensor([[1.0, -1.0], [0.5, 0.0]]))
+
+
+def test_advantages_and_returns_by_hand() -> None:
+    """The score stands on the last token; before it, only the KL counts."""
+    beta, gamma, lam = 0.5, 0.9, 0.8
+    ppo = Ppo(PpoConfig(gamma=gamma, gae_lambda=lam))
+    found = ppo.estimated(some_read(OLD), VALUES, beta)
+    k1 = (OLD - REFERENCE).tolist()
+    v = VALUES.tolist()
+    last = 1.0 - beta * k1[1] - v[1]
+    first = (-beta * k1[0] + gamma * v[1] - v[0]) + gamma * lam * last
+    alone = [score - beta * k1[i] - v[i] for i, score in ((2, -1.0), (3, 0.5), (4, 0.0))]
+    torch.testing.assert_close(found.advantages, torch.tensor([first, last, *alone]))
+    torch.testing.assert_close(found.returns, found.advantages + VALUES)
+
+
+def prepared(monkeypatch: pytest.MonkeyPatch, logprobs: Tensor, values: Tensor) -> tuple[Ppo, Read]:
+    """PPO after `prepare` on one micro-batch, with given values."""
+    ppo, read = Ppo(PpoConfig()), some_read(logprobs)
+    stub: Any = SimpleNamespace(policy=None, read=lambda seen, rewards: read)
+    ppo.actor = stub
+    monkeypatch.setattr("steersman.train.rl.ppo.using", lambda *_: torch.enable_grad())
+    monkeypatch.setattr(ppo, "values", lambda *_: values)
+    seen: Any = SimpleNamespace(number=0)
+    ppo.prepare([seen], read.rewards, 0.5)
+    return ppo, read
+
+
+def test_advantages_are_whitened_over_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    ppo, _ = prepared(monkeypatch, OLD.clone(), VALUES)
+    advantages = ppo.targets[0].advantages
+    assert float(advantages.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(advantages.std()) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_losses_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ratios beyond the clip teach nothing if the advantage would push them further; values are clipped as well."""
+    logprobs = (OLD + torch.tensor([0.5, -0.5, 0.05, 0.0, -0.5])).requires_grad_()
+    values = VALUES.clone().requires_grad_()
+    ppo, read = prepared(monkeypatch, logprobs, values)
+    targets = ppo.targets[0]
+    moved = (VALUES + torch.tensor([0.5, -0.1, 0.0, 0.1, -0.5])).requires_grad_()
+    monkeypatch.setattr(ppo, "values", lambda *_: moved)
+    loss = ppo.loss(read, Totals(tokens=10, answers=8), 0.5)
+    loss.backward()  # type: ignore[no-untyped-call]
+    advantages, ratio = targets.advantages, torch.exp(logprobs.detach() - OLD)
+    stopped = ((ratio > 1.2) & (advantages > 0)) | ((ratio < 0.8) & (advantages < 0))
+    assert 0 < stopped.sum() < 5
+    torch.testing.assert_close(logprobs.grad, torch.where(stopped, 0.0, -ratio * advantages / 10))
+    near = moved.detach().clamp(VALUES - 0.2, VALUES + 0.2)
+    errors = torch.maximum((moved.detach() - targets.returns) ** 2, (near - targets.returns) ** 2) / 2
+    surrogate = -torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    assert loss.item() == pytest.approx(float(surrogate.sum() + 0.1 * errors.sum()) / 10, rel=1e-5)
+    assert moved.grad is not None
+    assert ppo.measured["value_loss"] == pytest.approx(float(errors.sum()), rel=1e-5)
+    assert ppo.measured["clipped"] == 3
+
+
+def test_the_critic_begins_as_the_reward_model(
+    tiny_base: Path, trained: Path, demonstrations: list[Demonstration], prompts: list[Prompt]
+) -> None:
+    own = Actor.load(PpoConfig(**SMALL), tiny_base, trained / "sft", trained / "reward", demonstrations)
+    ppo = Ppo(PpoConfig(**SMALL))
+    parameters = ppo.begin(own, trained / "reward")
+    groups = own.rollouts([prompt.prompt for prompt in prompts[:3]], 0).groups
+    batch = tree(groups, own.pad_id)
+    with torch.no_grad(), using(own.policy, CRITIC):
+        found = ppo.head(tree_hidden(own.model, batch, batch.last))[:, 0]
+    torch.testing.assert_close(found, own.reward.scores(groups), atol=1e-5, rtol=1e-5)
+    assert len(parameters) > 2
+    assert all(name.startswith("critic.") for name in parameters)
