@@ -151,12 +151,17 @@ class Artifact:
         return self.path / name
 
 
+def folder_digest(folder: Path) -> str:
+    """The digest of a finished stage's outputs, from its manifest."""
+    return Artifact(folder, read_json(folder / MANIFEST)["outputs"]).digest
+
+
 @dataclass(frozen=True)
 class Identity:
     """What a stage's outputs depend on, and nothing else: its key decides between reuse and a new run."""
 
     stage: str
-    version: int
+    version: int | Mapping[str, int]  # of the code; by module where several are behind a stage
     config: Mapping[str, Any]
     inputs: Mapping[str, str]  # name -> digest
 

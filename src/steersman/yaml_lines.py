@@ -87,6 +87,23 @@ def explain(error: ValidationError, path: Path, line_of: LineOf, model: type[Bas
     return _listing(path, _problems(error, line_of, model))
 
 
+def describe(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    """The dotted key and one line ``where: found ...; expected ...`` for each problem, for values without a file."""
+    details = error.errors(include_url=False)
+    texts = [_printable(_problem(detail, lambda _: 0, model).text) for detail in details]
+    return [(_key(model, detail["loc"]), text) for detail, text in zip(details, texts, strict=True)]
+
+
+def _key(model: type[BaseModel], loc: Loc) -> str:
+    """A location as a dotted key, without pydantic's union tags."""
+    parts = []
+    for depth, part in enumerate(loc):
+        owners = _models_at(model, loc[:depth])
+        if len(owners) == 1 or isinstance(part, int) or any(part in owner.model_fields for owner in owners):
+            parts.append(str(part))
+    return ".".join(parts)
+
+
 # ------------------------------------------------------------------------------------------------ from text to nodes
 
 

@@ -90,7 +90,7 @@ def align(
     try:
         with distributed.joined():
             if distributed.rank() > 0:
-                pipeline.follow(chosen.hardware)
+                pipeline.follow(chosen)
                 return
             try:
                 run = pipeline.align(chosen, out, until=until)

@@ -22,7 +22,7 @@ from steersman.data.sources import spread
 from steersman.errors import DataError, UserError
 from steersman.report.data import read_recipe
 from steersman.report.wording import difference, rate
-from steersman.stages import ENDPOINT, judge_of
+from steersman.stages.judge import ENDPOINT, judge_of
 from steersman.store import Run, open_run, read_json
 from steersman.types import Comparison, plain_text
 

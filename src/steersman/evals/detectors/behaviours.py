@@ -23,6 +23,8 @@ from steersman.types import Behaviour
 
 __all__ = ["BEHAVIOURS", "Answer", "Behaviour", "detect", "refusal"]
 
+VERSION = 1  # of all detectors: raise it when one of them finds something else
+
 BEHAVIOURS: dict[Behaviour, str] = {
     "refuses": "declines the request, whether or not it offers something else",
     "complies": "engages with the request: neither declines nor is empty, an echo, a loop or noise",

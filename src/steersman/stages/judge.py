@@ -1,0 +1,287 @@
+"""`judge_card`, `revisions` and `feedback`: the preference judge, measured, and what it is used for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from steersman.constitution import ai_feedback, critique_revise, judge_card
+from steersman.constitution.ai_feedback import FeedbackConfig
+from steersman.constitution.critique_revise import Revised, RevisionsConfig, asks_for_critique, examples_of
+from steersman.constitution.judges import (
+    AskedJudge,
+    FirstThatDecides,
+    Judge,
+    JudgeConfig,
+    Question,
+    RuleJudge,
+    ScoringJudge,
+    asked,
+    shown_before,
+)
+from steersman.cost.work import Counts, PeakSizes, Work, Workload, group_tokens, quick_sampling, total
+from steersman.data.sources import spread
+from steersman.errors import DataError
+from steersman.evals.detectors import behaviours
+from steersman.lm import pretrained
+from steersman.lm.endpoint.client import RemoteModel, secret
+from steersman.lm.language_model import LanguageModel, LocalModel
+from steersman.recipe import Recipe
+from steersman.stage import Inputs, Sources, Stage, optional
+from steersman.stages.inputs import (
+    BASE,
+    HELD_OUT_COMPARISONS,
+    JUDGE_CARD,
+    JUDGE_INPUTS,
+    JUDGE_REWARD_MODEL,
+    JUDGED,
+    PROMPTS,
+    REVISED,
+    SFT,
+    TRAIN,
+    TUNED,
+)
+from steersman.store import StageFolder, folder_digest
+from steersman.train.reward_model import RewardModel, tokenised
+from steersman.types import Message, Prompt, Record, Text
+
+ENDPOINT = (
+    "endpoint/answers.jsonl"  # in a run: answers of an endpoint; it outlives the stages, so nothing is paid twice
+)
+READ_AT_ONCE = 16  # answers in one forward pass when a model judges
+CARD = optional(JUDGE_CARD)  # of a recipe that revises without a judge, there is none
+
+
+# ── the judge ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def judge_of(config: JudgeConfig, base: Path, reward: Path | None, cache: Path) -> Judge:
+    """The judges of a configuration, tried in turn until one decides.
+
+    Args:
+        reward: the folder of a reward model that reads principles, for the kind ``reward``.
+        cache: the file with the answers of an endpoint, for the kind ``remote``.
+    """
+    judges: list[Judge] = []
+    for kind in config.kinds:
+        if kind == "rules":
+            judges.append(RuleJudge(behaviours.detect, config.sure))
+        elif kind == "reward":
+            judges.append(ScoringJudge(RewardModel.load(base, reward or Path("no reward model")).judge))
+        elif config.remote and kind == "remote":
+            judges.append(AskedJudge(RemoteModel(config.remote, cache), config.chain_of_thought))
+        else:
+            model = LocalModel.load(pretrained.resolve(config.model) if config.model else base)
+            judges.append(AskedJudge(model, config.chain_of_thought))
+    return judges[0] if len(judges) == 1 else FirstThatDecides(judges)
+
+
+def _judge(config: JudgeConfig, given: Inputs, out: StageFolder) -> Judge:
+    return judge_of(config, given[BASE], given[JUDGE_REWARD_MODEL], _cache(out))
+
+
+def _cache(out: StageFolder) -> Path:
+    return out.path.parent / ENDPOINT
+
+
+def judging_work(config: JudgeConfig | None, workload: Workload, questions: Sequence[Question]) -> Work:
+    """What the judges read; rules read nothing."""
+    tokens: list[int] = []
+    reward = workload.recipe.reward_model
+    if config and "reward" in config.kinds and reward:
+        groups = [tokenised(q.prompt, (q.first, q.second), workload.chat, reward.max_length) for q in questions]
+        tokens += [n * reward.members for n in group_tokens(groups, 1)]
+    if config and "model" in config.kinds:
+        lengths = [len(workload.chat.prompt_ids(asked(question))) for question in questions]
+        tokens += [2 * READ_AT_ONCE * max(lengths[i : i + READ_AT_ONCE]) for i in range(0, len(lengths), READ_AT_ONCE)]
+        tokens += [len(workload.chat.prompt_ids("", shown_before(p))) for p in workload.constitution.principles]
+    return Work(Counts(loads=1, read_tokens=sum(tokens)), PeakSizes(read_tokens=max(tokens, default=0)))
+
+
+# ── judge_card ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def run_card(config: JudgeConfig, given: Inputs, out: StageFolder) -> None:
+    """Measure the judge on held-out comparisons; a recipe whose judge is too weak stops here."""
+    card = judge_card.run(config, _judge(config, given, out), given[HELD_OUT_COMPARISONS], given[JUDGED], out)
+    judge_card.admit(config, card)
+
+
+def check_card(config: JudgeConfig, sources: Sources) -> None:
+    """Refuse a judge that cannot be measured, or lacks its model, its reward model or its endpoint's key."""
+    recipe = sources.recipe
+    if "reward" in config.kinds and not (recipe.reward_model and recipe.reward_model.by_principle):
+        raise recipe.conflict(
+            "judge.kinds: reward needs a reward model that reads principles",
+            "judge.kinds",
+            "reward_model.by_principle",
+            do="set reward_model.by_principle: true",
+        )
+    if not config.believe_anyway and not recipe.examples.held_out_comparisons:
+        raise recipe.conflict(
+            "a judge is measured on held-out comparisons",
+            "judge",
+            "examples.held_out_comparisons",
+            do="set examples.held_out_comparisons: 0.2",
+        )
+    if config.remote:
+        secret(config.remote)
+    if config.model:
+        pretrained.prepared(config.model)
+
+
+def estimate_card(config: JudgeConfig, workload: Workload) -> Work:
+    """The judge reads held-out pairs."""
+    questions = judge_card.questions_of(workload.held_out, workload.constitution, config.questions, config.seed)
+    return judging_work(config, workload, [question for _, question, _ in questions])
+
+
+# ── revisions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+class JudgedRevisionsConfig(Record):
+    """Critiques and revisions, and the judge that chooses among them."""
+
+    revisions: RevisionsConfig
+    judge: JudgeConfig | None
+
+
+def run_revisions(config: JudgedRevisionsConfig, given: Inputs, out: StageFolder) -> None:
+    """Answers, critiques, revisions; then the judge's choice."""
+    prompts = spread(given[PROMPTS], config.revisions.prompts)
+    rows = _write_revisions(config.revisions, prompts, given, out)  # frees the writer models before the judge is loaded
+    judge = _judge(config.judge, given, out) if config.judge else None
+    critique_revise.choose(config.revisions, rows, prompts, given[REVISED], judge, out)
+
+
+def _write_revisions(
+    config: RevisionsConfig, prompts: Sequence[Prompt], given: Inputs, out: StageFolder
+) -> list[Revised]:
+    base, examples = given[BASE], given[TRAIN]
+    policy = LocalModel.quick(base, given[SFT], examples)
+    reviser: LanguageModel = policy
+    answerer = name = folder_digest(given[SFT])
+    if config.remote:
+        reviser, name = RemoteModel(config.remote, _cache(out)), config.remote.model
+    elif config.reviser == "base":
+        reviser, name = LocalModel.quick(base, None, examples), pretrained.digest(base)
+    return critique_revise.write(config, policy, reviser, (answerer, name), prompts, given[REVISED], out)
+
+
+def check_revisions(config: JudgedRevisionsConfig, sources: Sources) -> None:
+    """Refuse a data set without prompts, principles that cannot be revised by, and an endpoint without its key."""
+    _need_prompts(sources)
+    for number, row in enumerate(sources.data.prompts):
+        critique_revise.drawn(config.revisions, sources.constitution, row, number)
+    if config.revisions.remote:
+        secret(config.revisions.remote)
+
+
+def _need_prompts(sources: Sources) -> None:
+    if not sources.data.prompts:
+        where = str(sources.data.folder / "prompts.jsonl")
+        raise DataError("there are no prompts to answer", where=where, do="add rows to prompts.jsonl")
+
+
+def estimate_revisions(config: JudgedRevisionsConfig, workload: Workload) -> Work:
+    """Answers, then a critique and a revision for each round; the examples of a principle are read once."""
+    own, chat, principles = config.revisions, workload.chat, workload.constitution.principles
+    rows = spread(workload.prompts, own.prompts)
+    limit = own.sampling.max_new_tokens
+    mean = workload.like_demonstrations(limit)
+    answer = "word " * round(mean)
+    parts, prefixes = [quick_sampling(workload, [row.prompt for row in rows], 1, mean, limit)], 0
+    for principle in principles:
+        about = [row for row in rows if principle.id in row.principles[:1]]
+        if not about:
+            continue
+        prefixes += len(chat.prompt_ids("", examples)) if (examples := examples_of(principle)) else 0
+        critique: list[Text] = [(asks_for_critique(row.prompt, answer, principle),) for row in about]
+        then = (Message(role="assistant", content=answer), Message(role="user", content=principle.revision_request))
+        revision: list[Text] = [(*text, *then) for text in critique]
+        for texts in (critique, revision):
+            parts += [quick_sampling(workload, texts, 1, mean, limit)] * own.rounds
+    counts = total(*parts)
+    counts = counts._replace(loads=1, read_tokens=counts.read_tokens + prefixes)
+    if config.judge:
+        questions = [Question(row.prompt, answer, "words", None) for row in rows]
+        counts = total(counts, judging_work(config.judge, workload, questions).counts)
+    widest = max(len(chat.prompt_ids(row.prompt)) for row in rows) + 4 * limit
+    batch = min(own.sampling.batch_size, len(rows))
+    cached = batch * (widest + max(len(chat.prompt_ids("", examples_of(p))) for p in principles))
+    return Work(counts, PeakSizes(read_tokens=batch * widest, scored=batch, cached_tokens=cached))
+
+
+# ── feedback ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+class JudgedFeedbackConfig(Record):
+    """The policy's answers, and the judge that compares them."""
+
+    feedback: FeedbackConfig
+    judge: JudgeConfig
+
+
+def feedback_config(recipe: Recipe) -> JudgedFeedbackConfig | None:
+    """Without ``judge``, the required card says what is missing."""
+    return (
+        JudgedFeedbackConfig(feedback=recipe.feedback, judge=recipe.judge or JudgeConfig()) if recipe.feedback else None
+    )
+
+
+def run_feedback(config: JudgedFeedbackConfig, given: Inputs, out: StageFolder) -> None:
+    """Several answers to each prompt, compared by the judge."""
+    own, constitution = config.feedback, given[JUDGED]
+    prompts = ai_feedback.asked_about(own, constitution, given[PROMPTS])
+    policy = LocalModel.quick(given[BASE], given[TUNED], given[TRAIN])
+    answers = ai_feedback.sample(own, policy, prompts, out)
+    del policy  # before the judge's models are loaded
+    name = "+".join(config.judge.kinds)
+    ai_feedback.compare(own, answers, _judge(config.judge, given, out), name, prompts, constitution, out)
+
+
+def check_feedback(config: JudgedFeedbackConfig, sources: Sources) -> None:
+    """Refuse a data set without prompts, or principles that no prompt is about."""
+    _need_prompts(sources)
+    ai_feedback.asked_about(config.feedback, sources.constitution, sources.data.prompts)
+
+
+def estimate_feedback(config: JudgedFeedbackConfig, workload: Workload) -> Work:
+    """Several answers to each prompt, and the judge reads their pairs."""
+    own = config.feedback
+    rows = ai_feedback.asked_about(own, workload.constitution, workload.prompts)
+    limit = own.sampling.max_new_tokens
+    mean = workload.like_demonstrations(limit)
+    sampled = quick_sampling(workload, [row.prompt for row in rows], own.answers, mean, limit)
+    answers = ["word " * (round(mean) + place) for place in range(own.answers)]
+    pairs = min(own.pairs, own.answers * (own.answers - 1) // 2)
+    questions = [
+        Question(row.prompt, answers[0], answers[1 + i % (own.answers - 1)], None) for row in rows for i in range(pairs)
+    ]
+    judged = judging_work(config.judge, workload, questions)
+    batch = min(own.sampling.batch_size, own.answers * len(rows))
+    widest = max(len(workload.chat.prompt_ids(row.prompt)) for row in rows)
+    peak = PeakSizes(read_tokens=batch * widest, scored=batch, cached_tokens=batch * (widest + limit))
+    return Work(total(sampled._replace(loads=1), judged.counts), peak)
+
+
+JUDGE = Stage(
+    "judge_card",
+    (judge_card, behaviours),
+    lambda r: r.judge,
+    (*JUDGE_INPUTS, HELD_OUT_COMPARISONS),
+    run_card,
+    section="judge",
+    check=check_card,
+    estimate=estimate_card,
+)
+REVISIONS = Stage(
+    "revisions",
+    (critique_revise, behaviours),
+    lambda r: JudgedRevisionsConfig(revisions=r.revisions, judge=r.judge) if r.revisions else None,
+    (*JUDGE_INPUTS, REVISED, SFT, CARD, PROMPTS, TRAIN),
+    run_revisions,
+    check=check_revisions,
+    estimate=estimate_revisions,
+)
+FEEDBACK = Stage(
+    "feedback",
+    (ai_feedback, behaviours),
+    feedback_config,
+    (*JUDGE_INPUTS, TUNED, JUDGE_CARD, PROMPTS, TRAIN),
+    run_feedback,
+    check=check_feedback,
+    estimate=estimate_feedback,
+)

@@ -1,0 +1,194 @@
+"""`rl`: PPO, RLOO or GRPO on a reward model's score, evaluated by what nothing optimises."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+from steersman.cost.work import (
+    Counts,
+    PeakSizes,
+    Work,
+    Workload,
+    as_rollouts,
+    assumed_lengths,
+    group_tokens,
+    schedule,
+    total,
+    trainable_share,
+)
+from steersman.data.sources import spread
+from steersman.evals import scores
+from steersman.evals.detectors import behaviours
+from steersman.lm import vllm_engine
+from steersman.lm.chat_format import shorten
+from steersman.lm.device import Hardware
+from steersman.lm.shared_prefix import Group
+from steersman.stage import Inputs, Sources, Stage
+from steersman.stages.inputs import (
+    BASE,
+    COST_MODEL,
+    HELD_OUT_PROMPTS,
+    HOLDOUT_REWARD_MODEL,
+    OFFLINE_POLICY,
+    PREFERENCE_MODEL,
+    PROMPTS,
+    TRAIN,
+)
+from steersman.stages.reward_model import cost_config
+from steersman.store import StageFolder
+from steersman.train import reward_model
+from steersman.train.rl import grpo, loop, ppo, rloo
+from steersman.train.rl.actor import KL_POSITIONS
+from steersman.train.rl.evaluation import People
+from steersman.train.rl.grpo import Grpo, GrpoConfig
+from steersman.train.rl.ppo import Ppo, PpoConfig
+from steersman.train.rl.rloo import Rloo, RlooConfig
+from steersman.types import Prompt
+
+LABELS = "labels.jsonl"  # in a run: what people said of answers; it outlives the stage
+AnyRlConfig = RlooConfig | GrpoConfig | PpoConfig
+
+
+def run(config: AnyRlConfig, given: Inputs, out: StageFolder) -> None:
+    """Maximise the reward model's score; the checkpoint is selected by labels that nothing optimises."""
+    watched = given[HELD_OUT_PROMPTS]
+    rows = loop.Rows(given[PROMPTS], [row for row in watched if row.expect] or watched, given[TRAIN])
+    monitors = _monitors(config, rows, given, out)
+    start, reward = given[OFFLINE_POLICY], given[PREFERENCE_MODEL]
+    loop.run(config, algorithm(config), given[BASE], start, reward, rows, out, monitors)
+
+
+def algorithm(config: AnyRlConfig) -> loop.Algorithm:
+    """The algorithm of a configuration."""
+    match config:
+        case RlooConfig():
+            return Rloo(config)
+        case GrpoConfig():
+            return Grpo(config)
+        case PpoConfig():
+            return Ppo(config)
+
+
+def _monitors(config: AnyRlConfig, rows: loop.Rows, given: Inputs, out: StageFolder) -> loop.Judges:
+    constrained = config.constraint.behaviours if config.constraint else ()
+    # Whether an answer shows what its prompt expects is never optimised; it selects the checkpoint.
+    kept = scores.kept if any(row.expect for row in rows.watched) else None
+    return loop.Judges(
+        gold=People(out.path.parent / LABELS) if config.watch.gold == "people" else kept,
+        cost=functools.partial(scores.violates, constrained) if constrained else None,
+        seen_by={"refused": scores.refused},
+        second=given[HOLDOUT_REWARD_MODEL],
+        cost_model=given[COST_MODEL],
+    )
+
+
+def check(config: AnyRlConfig, sources: Sources) -> None:
+    """Refuse rl without held-out prompts, a constraint without its model, int8 off the CPU, and a missing engine."""
+    recipe = sources.recipe
+    if not recipe.examples.held_out_prompts:
+        raise recipe.conflict(
+            "rl is evaluated on held-out prompts",
+            "rl",
+            "examples.held_out_prompts",
+            do="set examples.held_out_prompts: 0.2",
+        )
+    if config.constraint and config.constraint.costs_below is not None and not recipe.cost_model:
+        raise recipe.conflict(
+            "rl.constraint.costs_below needs a cost_model",
+            "rl.constraint.costs_below",
+            "cost_model",
+            do="add cost_model: {principles: [...]}",
+        )
+    if config.rollouts.int8 and recipe.hardware != Hardware():
+        raise recipe.conflict(
+            "rl.rollouts.int8 quantises float32 weights on a CPU",
+            "rl.rollouts.int8",
+            "hardware",
+            do="set rl.rollouts.int8: false",
+        )
+    if config.rollouts.engine == "vllm":
+        vllm_engine.check()
+
+
+# ── estimate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def estimate(config: AnyRlConfig, workload: Workload) -> Work | None:
+    """Rollouts, scoring and updates of every step, and the evaluations between them; None with vLLM's own process."""
+    if config.rollouts.engine == "vllm":
+        return None
+    limits, is_ppo = config.rollouts, config.algorithm == "ppo"
+    mean = workload.like_demonstrations(limits.max_new_tokens)
+    turns = loop.turns_of(config, workload.prompts)
+    rollouts = [_rollout(config, workload, [workload.prompts[i] for i in turn], limits.answers, mean) for turn in turns]
+    watched = spread(workload.held_out_prompts, config.watch.prompts)
+    evaluations = math.ceil(config.steps / config.watch.every_steps) + 1
+    looks = [_rollout(config, workload, watched, 1, mean)] * evaluations
+    size = config.micro_batch_size
+
+    trained = [groups[: config.most_varied] for groups, _ in rollouts]  # which prompts these are depends on rewards
+    train_tokens = sum(n for groups in trained for n in group_tokens(groups, size))
+    read_once = sum(n for groups, _ in (*rollouts, *looks) for n in group_tokens(groups, size))
+    evaluated = sum(n for groups, _ in looks for n in group_tokens(groups, size))
+    positions = sum(len(ids) for groups in trained for group in groups for ids in group.completions)
+    kl_positions = sum(min(KL_POSITIONS, sum(len(ids) for g in groups for ids in g.completions)) for groups, _ in looks)
+    examples = workload.train_examples
+    ptx_tokens = 0.0
+    if config.demonstration_weight:
+        mean_row = sum(len(e.token_ids) for e in examples) / len(examples)
+        ptx_tokens = config.steps * config.updates * mean_row * limits.prompts
+
+    share, sampled = trainable_share(workload), total(*(counts for _, counts in (*rollouts, *looks)))
+    critic = 2 if is_ppo else 0  # passes of PPO's critic before it learns, as the policy's
+    counts = sampled._replace(
+        loads=1,
+        train_tokens=config.updates * (2 if is_ppo else 1) * train_tokens + ptx_tokens,
+        lower_tokens=read_once + ptx_tokens if share < 1 else 0,
+        # The reference, and PPO before it learns, take one of the three products of a learning step.
+        train_scored=positions * (config.updates + (1 + critic / 2) / 3),
+        checkpoints=config.steps // config.checkpoint_every_steps,
+        read_tokens=sampled.read_tokens
+        + share * (_scored_tokens(workload, rollouts, looks) + (1 + critic) * train_tokens + 2 * evaluated),
+        scored_tokens=3 * kl_positions,  # over the whole vocabulary: the KL of two models, and an entropy
+    )
+    widest = max(n for groups in trained for n in group_tokens(groups, size))
+    longest = max(sum(map(len, group.completions)) for groups, _ in rollouts for group in groups)
+    prompt = max(len(group.prompt) for groups, _ in rollouts for group in groups)
+    cached = limits.prompts * limits.answers * (limits.max_new_tokens + prompt)
+    return Work(counts, PeakSizes(widest, size * longest, widest, size * longest, cached))
+
+
+Rollout = tuple[list[Group], Counts]
+
+
+def _rollout(config: AnyRlConfig, workload: Workload, prompts: Sequence[Prompt], answers: int, mean: float) -> Rollout:
+    """Prompts with answers of about the mean length, and the work of sampling them; a prompt is read once."""
+    limits, chat = config.rollouts, workload.chat
+    starts = [shorten(chat.prompt_ids(row.prompt), limits.max_prompt_tokens) for row in prompts]
+    lengths = assumed_lengths(mean, limits.max_new_tokens, len(prompts) * answers)
+    counts, _ = schedule([max(map(len, starts))] * len(lengths), lengths, 0, len(lengths))
+    groups = [
+        Group(start, [[0] * n for n in lengths[i * answers : (i + 1) * answers]]) for i, start in enumerate(starts)
+    ]
+    return groups, as_rollouts(counts, answers)
+
+
+def _scored_tokens(workload: Workload, rollouts: Sequence[Rollout], looks: Sequence[Rollout]) -> int:
+    """Tokens that the reward model, the cost model and, at evaluations, the holdout reward model read."""
+    reward, cost = workload.recipe.reward_model, cost_config(workload.recipe)
+    members = (reward.members if reward else 0) + (cost.members if cost else 0)
+    trained = [members * n for groups, _ in rollouts for n in group_tokens(groups, reward_model.BATCH)]
+    evaluated = [(members + 1) * n for groups, _ in looks for n in group_tokens(groups, reward_model.BATCH)]
+    return sum(trained) + sum(evaluated)
+
+
+RL: Stage[AnyRlConfig] = Stage(
+    "rl",
+    (loop, grpo, ppo, rloo, scores, behaviours),
+    lambda r: r.rl,
+    (BASE, OFFLINE_POLICY, PREFERENCE_MODEL, HOLDOUT_REWARD_MODEL, COST_MODEL, PROMPTS, HELD_OUT_PROMPTS, TRAIN),
+    run,
+    trains=True,
+    check=check,
+    estimate=estimate,
+)
