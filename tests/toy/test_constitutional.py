@@ -27,7 +27,7 @@ from .conftest import SMALL, align_smoke
 from .test_pipeline import ran, reason
 
 SETTINGS = (*SMALL, "rl=null", "cost_model=null", "answers.few_shot_examples=1")
-STAGES = [stage.name for stage in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
+STAGES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
 FROM_REVISIONS = ["revisions", "cai_sft", "feedback", "preference_model", "dpo", "ablation", "aligned_answers"]
 
 
@@ -96,7 +96,7 @@ def changed(constitution: Constitution, id: str, **fields: Any) -> Constitution:
         ("critique_request", FROM_REVISIONS),
         ("behaviours", ["judge_card", *FROM_REVISIONS]),  # what rules look for
         # The judge reads the text of the rule, and so does the reward model that is asked.
-        ("statement", ["reward_model", "reward_card", "second_judge", "judge_card", *FROM_REVISIONS]),
+        ("statement", ["reward_model", "reward_card", "holdout_reward_model", "judge_card", *FROM_REVISIONS]),
     ],
 )
 def test_a_changed_principle_runs_what_reads_it(

@@ -27,7 +27,7 @@ from steersman.store import Run
 
 from .conftest import SETTINGS, align_smoke
 
-NAMES = [stage.name for stage in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
+NAMES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
 AFTER_RL = ["rl", "aligned_answers", "aligned_capability", "scores"]
 
 
@@ -112,13 +112,13 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
         ),
         (
             "sft.epochs=0.5",
-            ["sft", "reward_model", "reward_card", "second_judge", "cost_model", "dpo", *AFTER_RL],
+            ["sft", "reward_model", "reward_card", "holdout_reward_model", "cost_model", "dpo", *AFTER_RL],
             "changed: config.epochs: 1.0 -> 0.5",
         ),
         (
             "dpo.beta=0.3",
             ["dpo", *AFTER_RL],
-            "changed: config.beta: 0.1 -> 0.3",
+            "changed: config.dpo.beta: 0.1 -> 0.3",
         ),
         (
             "reward_model.combine=worst",
