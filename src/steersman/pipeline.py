@@ -16,22 +16,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from steersman import provenance
-from steersman.constitution import document
-from steersman.constitution.document import Constitution
-from steersman.constitution.lint import lint
-from steersman.data import sources
-from steersman.data.formats import dump
-from steersman.data.sources import DataSet
-from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
-from steersman.evals import capability
-from steersman.lm import pretrained, tiny
-from steersman.lm.device import Hardware, placed
+from steersman.errors import RecipeError, TrainingFailed, closest
+from steersman.lm.device import placed
 from steersman.recipe import Recipe
 from steersman.report import page
 from steersman.stage import Input, Inputs, Sources, Stage
-from steersman.stages import answers, data, dpo, judge, reward_model, rl, scores, sft
+from steersman.stages import answers, data, dpo, judge, reward_model, rl, scores, sft, sources
 from steersman.stages import capability as capability_stages
 from steersman.stages.inputs import POLICY
+from steersman.stages.sources import Source
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
 from steersman.terminal import console
 from steersman.train import distributed
@@ -57,14 +50,6 @@ STAGES: tuple[Stage[Any], ...] = (
     capability_stages.ALIGNED_CAPABILITY,
     scores.SCORES,
 )
-SOURCES = ("base", "model_name", "judge_model", "dataset", "constitution", "capability_items")
-
-
-class Source(NamedTuple):
-    """Something that the recipe names, and its digest; without a value, it is not there yet."""
-
-    value: Any
-    digest: str
 
 
 class Step(NamedTuple):
@@ -102,11 +87,11 @@ def align(
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked(), placed(recipe.hardware):
         start = time.time()
-        base = base_model(recipe, given.data, run)
+        base = sources.base_model(recipe, given.data, run)
         write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         write_json(run.path / "constitution.json", given.constitution.model_dump(mode="json"))
         write_json(run.path / "run.json", {**_about(recipe, base), "started": start})
-        known, done = sources_of(given, base), dict[str, Artifact]()
+        known, done = sources.digested(given, base), dict[str, Artifact]()
         for number, step in enumerate(steps, start=1):
             name = step.stage.name
             identity, inputs = identify(step, known, done)
@@ -131,8 +116,7 @@ def prepare(recipe: Recipe, until: str | None = None) -> tuple[list[Step], Sourc
     """
     steps = stages_of(recipe)
     last = _place(steps, until) if until else len(steps) - 1
-    given = Sources(recipe, document.load(recipe.constitution), sources.load(recipe.data, recipe.votes))
-    check_agreement(given.constitution, given.data)
+    given = sources.load(recipe)
     recipe.hardware.check()
     for step in steps:
         if step.stage.check:
@@ -171,7 +155,7 @@ def stages_of(recipe: Recipe) -> list[Step]:
         RecipeError: a stage needs what no stage of this recipe writes.
     """
     chosen = [(stage, config) for stage in STAGES if (config := stage.config(recipe)) is not None]
-    present = {*SOURCES, *(stage.name for stage, _ in chosen)}
+    present = {*sources.NAMES, *(stage.name for stage, _ in chosen)}
     steps = []
     for stage, config in chosen:
         names = {wanted: _resolve(wanted, recipe, present) for wanted in stage.inputs}
@@ -223,65 +207,6 @@ def identify(step: Step, known: Mapping[str, Source], done: Mapping[str, Artifac
     return identity, Inputs(values, {wanted: name or "" for wanted, name in step.names.items()})
 
 
-# ── sources ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def sources_of(given: Sources, base: Path | None) -> dict[str, Source]:
-    """Everything that the recipe names, with digests; of a base model that is not there yet, without."""
-    recipe = given.recipe
-    own = recipe.judge.model if recipe.judge else None
-    judge_model = own if own and Path(own).exists() else None
-    return {
-        "base": Source(base, base_digest(base, recipe.hardware) if base else ""),
-        "model_name": Source(recipe.model, ""),  # the base model's digest decides
-        "judge_model": Source(judge_model, pretrained.digest(Path(judge_model)) if judge_model else ""),
-        "dataset": Source(given.data, sha256_text(canonical([dump(rows) for rows in given.data[1:5]]))),
-        "constitution": Source(given.constitution, given.constitution.digest),
-        "capability_items": Source(None, capability.items_digest()),
-    }
-
-
-def base_digest(base: Path, hardware: Hardware) -> str:
-    """Of the model as it is computed: its precision makes it another one; its device rounds, as any machine does."""
-    digest = pretrained.digest(base)
-    return digest if hardware.dtype == "float32" else f"{digest} in {hardware.dtype}"
-
-
-def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:
-    """The base model's folder. ``tiny-random`` is made on the spot, from the data's own text, inside the run."""
-    if recipe.model != tiny.NAME:
-        return pretrained.resolve(recipe.model, notify=lambda text: console.print(text))
-    texts, identity = tiny_base(data)
-    artifact = run.finished(identity) or run.perform(identity, lambda out: tiny.build(texts, out.file("model")))
-    return artifact.file("model")  # below the manifest, whose times must not become part of the model's digest
-
-
-def tiny_base(data: DataSet) -> tuple[list[str], Identity]:
-    """The texts that the tiny model's tokenizer is trained on, and the identity of the model."""
-    texts = tiny.corpus(data.demonstrations)
-    return texts, Identity("base", {"lm.tiny": tiny.VERSION}, {}, {"texts": sha256_text("\n".join(texts))})
-
-
-def check_agreement(constitution: Constitution, data: DataSet) -> None:
-    """Refuse data that name principles which the constitution does not have.
-
-    Raises:
-        ConstitutionError: the lint finds errors; warnings are left to `steersman constitution check`.
-    """
-    findings = lint(
-        constitution,
-        demonstrations=data.demonstrations,
-        comparisons=data.comparisons,
-        prompts=data.prompts,
-        evaluation=data.evaluation,
-    )
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        raise ConstitutionError(
-            "\n".join(f"{finding.principle or 'document'}: {finding.message}" for finding in errors),
-            where=f"constitution {constitution.name} with {data.folder}",
-            do=errors[0].do,
-        )
-
-
 def _about(recipe: Recipe, base: Path) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
     names = [step.stage.name for step in stages_of(recipe)]
@@ -291,7 +216,7 @@ def _about(recipe: Recipe, base: Path) -> dict[str, Any]:
         "model": {
             "name": recipe.model,
             "path": str(base.absolute()),
-            "digest": base_digest(base, recipe.hardware),
+            "digest": sources.base_digest(base, recipe.hardware),
         },
         **provenance.software_and_machine(recipe.hardware.device),
     }

@@ -26,9 +26,10 @@ from steersman.data.sources import DataSet
 from steersman.lm import pretrained, tiny
 from steersman.lm.chat_format import chat_format
 from steersman.lm.device import Hardware
-from steersman.pipeline import Source, Step, identify, prepare, sources_of, tiny_base
+from steersman.pipeline import Step, identify, prepare
 from steersman.recipe import Recipe
 from steersman.stage import Inputs, R, Sources
+from steersman.stages import sources
 from steersman.stages.data import DATA
 from steersman.store import Artifact, Run, StageFolder, peak_memory_mb, sha256_file
 from steersman.types import Comparison, Demonstration, Prompt, Record
@@ -145,7 +146,7 @@ def _decide(
     """
     decided: dict[str, tuple[State, str]] = {}
     done: dict[str, Artifact] = {}
-    known: Mapping[str, Source] = sources_of(given, base)
+    known: Mapping[str, sources.Source] = sources.digested(given, base)
     for step in steps:
         stage = step.stage
         needs = [name.partition("/")[0] for name in step.names.values() if name]
@@ -177,7 +178,7 @@ def _in_scratch(step: Step, inputs: Inputs, scratch: Path) -> Artifact:
 def _prepared(recipe: Recipe, data: DataSet, run: Run) -> Path | None:
     """The base model's folder if it is there already; None if `pipeline.align` would make, fetch or convert it."""
     if recipe.model == tiny.NAME:
-        artifact = run.finished(tiny_base(data)[1])
+        artifact = run.finished(sources.tiny_base(data)[1])
         return artifact.file("model") if artifact else None
     return pretrained.prepared(recipe.model)
 

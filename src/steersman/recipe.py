@@ -205,7 +205,7 @@ def _models(path: Sequence[str]) -> list[type[Record]]:
     models: list[type[Record]] = [Recipe]
     for part in path:
         fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
-        models = [model for annotation in fields for model in _records(annotation)]
+        models = [model for annotation in fields for model in records_in(annotation)]
     return models
 
 
@@ -220,8 +220,9 @@ def _with_defaults(models: Sequence[type[Record]], value: Any) -> Any:
     return {**defaults, **value}
 
 
-def _records(annotation: Any) -> Iterator[type[Record]]:
+def records_in(annotation: Any) -> Iterator[type[Record]]:
+    """The records that a field of this type may hold."""
     if isinstance(annotation, type) and issubclass(annotation, Record):
         yield annotation
     for argument in get_args(annotation):
-        yield from _records(argument)
+        yield from records_in(argument)

@@ -15,12 +15,11 @@ import pytest
 from tests.toy.conftest import SMALL
 
 from steersman import pipeline
-from steersman.constitution import document
-from steersman.data import sources
-from steersman.pipeline import SOURCES, STAGES, Step, identify, sources_of, stages_of
+from steersman.pipeline import STAGES, Step, identify, stages_of
 from steersman.recipe import Recipe, load_recipe
-from steersman.stage import Inputs, Sources, Stage, folder
+from steersman.stage import Inputs, Stage, folder
 from steersman.stages import inputs as handles
+from steersman.stages import sources
 from steersman.store import Artifact, Run, StageFolder, read_json
 
 # Every stage in a minute: the smoke recipe with small limits.
@@ -48,10 +47,10 @@ def step_of(name: str) -> Step:
 def given_to(step: Step, run: Path) -> Inputs:
     """What the pipeline gave the stage in a finished run."""
     chosen = recipe()
-    given = Sources(chosen, document.load(chosen.constitution), sources.load(chosen.data))
+    given = sources.load(chosen)
     manifests = {path.parent.name: read_json(path) for path in run.glob("*/manifest.json")}
     done = {name: Artifact(run / name, manifest["outputs"]) for name, manifest in manifests.items()}
-    return identify(step, sources_of(given, run / "base" / "model"), done)[1]
+    return identify(step, sources.digested(given, run / "base" / "model"), done)[1]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -66,7 +65,7 @@ def test_the_smoke_recipe_has_every_stage() -> None:
 
 @every_stage
 def test_inputs_are_sources_or_come_from_earlier_stages(name: str) -> None:
-    earlier = {*SOURCES, *NAMES[: NAMES.index(name)]}
+    earlier = {*sources.NAMES, *NAMES[: NAMES.index(name)]}
     for wanted in step_of(name).stage.inputs:
         assert {alternative.partition("/")[0] for alternative in wanted.names} <= {*earlier, name} | set(NAMES)
         physical = step_of(name).names[wanted]

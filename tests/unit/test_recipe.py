@@ -110,7 +110,7 @@ def keys_of(model: type[recipe.Record], prefix: str = "") -> set[str]:
     found = set()
     for name, field in model.model_fields.items():
         found.add(prefix + name)
-        for inner in recipe._records(field.annotation):
+        for inner in recipe.records_in(field.annotation):
             found |= keys_of(inner, f"{prefix}{name}.")
     return found
 

@@ -11,12 +11,12 @@ from steersman.store import StageFolder
 
 
 def run_raw(config: CapabilityConfig, given: Inputs, out: StageFolder) -> None:
-    """Of the base model."""
+    """Knowledge and perplexity of the base model."""
     capability.run(config, given[BASE], None, out)
 
 
 def run_aligned(config: CapabilityConfig, given: Inputs, out: StageFolder) -> None:
-    """Of the aligned model."""
+    """Knowledge and perplexity of the aligned model."""
     capability.run(config, given[BASE], given[POLICY], out)
 
 

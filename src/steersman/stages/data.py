@@ -10,7 +10,7 @@ from steersman.store import StageFolder
 
 
 def run(config: DataConfig, given: Inputs, out: StageFolder) -> None:
-    """Write the split rows, see `data.sources.run`."""
+    """Write the rows, limited and split."""
     sources.run(config, given[DATASET], out)
 
 

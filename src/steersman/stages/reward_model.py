@@ -38,10 +38,12 @@ def ranking(
     comparisons: Input[list[Comparison]],
     counted: Callable[[Workload], Sequence[Comparison]],
     check: Callable[[RewardConfig, Sources], None] | None = None,
+    section: str = "reward_model",
 ) -> Stage[RewardConfig]:
     """A stage that trains a reward model on a file of comparisons; ``counted`` are the same rows of a workload."""
 
     def run(own: RewardConfig, given: Inputs, out: StageFolder) -> None:
+        """Train a reward model on comparisons."""
         texts = given[TEXTS]
         rows = own.rows(given[comparisons], texts or {})
         reward_model.run(own, given[BASE], given[SFT], rows, given[TRAIN], out)
@@ -50,7 +52,7 @@ def ranking(
         return ranking_work(own, workload, counted(workload))
 
     inputs = (BASE, TEXTS, SFT, comparisons, TRAIN)
-    return Stage(name, CODE, config, inputs, run, trains=True, check=check, estimate=estimate)
+    return Stage(name, CODE, config, inputs, run, trains=True, section=section, check=check, estimate=estimate)
 
 
 def check(config: RewardConfig, sources: Sources) -> None:
@@ -164,8 +166,8 @@ REWARD_CARD = Stage(
     section="reward_model",
     estimate=estimate_card,
 )
-HOLDOUT = ranking("holdout_reward_model", holdout_config, HELD_OUT_COMPARISONS, lambda w: w.held_out)
-COST = ranking("cost_model", cost_config, COMPARISONS, lambda w: w.comparisons, check_cost_model)
+HOLDOUT = ranking("holdout_reward_model", holdout_config, HELD_OUT_COMPARISONS, lambda w: w.held_out, section="rl")
+COST = ranking("cost_model", cost_config, COMPARISONS, lambda w: w.comparisons, check_cost_model, "cost_model")
 PREFERENCE = Stage(
     "preference_model",
     CODE,

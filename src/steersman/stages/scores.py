@@ -23,7 +23,7 @@ class NoSettings(Record):
 
 
 def run(config: NoSettings, given: Inputs, out: StageFolder) -> None:
-    """Score the answers of all models, see `evals.scores.run`."""
+    """Detect behaviours in all answers; rates, differences, intervals."""
     ablation = given[ABLATION]
     scores.run(
         given[EVALUATION],
