@@ -108,7 +108,7 @@ def test_make_targets_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_exist(name: str) -> None:
-    known = {key for key in re.findall(r"^\| `([\w.]+)`", generate.keys(), re.M)} | set(steersman.Recipe.model_fields)
+    known = set(re.findall(r"^\| `([\w.]+)`", generate.keys(), re.M)) | set(steersman.Recipe.model_fields)
     for setting in re.findall(r"--set \"?([\w.]+)=", text_of(name)):
         assert setting in known or setting == "key", f"{name}: --set {setting}"
 

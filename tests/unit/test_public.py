@@ -66,7 +66,7 @@ def test_its_models_generate_and_score(opened: OpenRun) -> None:
 
 
 def test_its_tables_are_what_the_report_shows(opened: OpenRun) -> None:
-    assert [row["n"] for row in opened.tables()["overall"]][0] == 10
+    assert next(row["n"] for row in opened.tables()["overall"]) == 10
 
 
 def test_what_a_run_has_not_reached_is_said(tmp_path: Path) -> None:
