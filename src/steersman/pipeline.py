@@ -195,7 +195,8 @@ def identify(step: Step, known: Mapping[str, Source], done: Mapping[str, Artifac
             source = known[name]
             values[wanted] = source.value
             if wanted.part:
-                digests[wanted.label] = sha256_text(canonical(wanted.part(source.value)))
+                part = wanted.part(source.value)
+                digests[wanted.label] = sha256_text(part if isinstance(part, str) else canonical(part))
             elif source.digest:
                 digests[name] = source.digest
         else:
