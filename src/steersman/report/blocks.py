@@ -7,11 +7,11 @@ Rates and differences of rates are fractions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from steersman.report.format import finite
+from steersman.report.format import NO_DATA, bounds, finite, percent, points
 from steersman.types import Record, Slug, Text
 
 
@@ -30,11 +30,6 @@ class Code(Record):
     text: str
 
 
-def _interval(figure: Mapping[str, Any]) -> dict[str, Any]:
-    """The value and interval of an estimate in a file, null for what is not finite."""
-    return {key: finite(figure[key]) for key in ("value", "low", "high")}
-
-
 class Label(Record):
     """A row's heading with a small second line."""
 
@@ -43,53 +38,52 @@ class Label(Record):
     note: str = ""
 
 
-class Number(Record):
-    """A number, with its interval if it has one; null where there is no data. ``factor``: shown as ``x 1.04``."""
+class Figure(Record):
+    """A value with its interval, null where there is no data."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, estimate: Mapping[str, Any], **more: Any) -> Self:
+        """From an estimate in a file, ``{"value", "low", "high"}``; null for what is not finite."""
+        return cls(**{key: finite(estimate[key]) for key in ("value", "low", "high")}, **more)
+
+
+class Number(Figure):
+    """A number. ``factor``: shown as ``x 1.04``."""
 
     kind: Literal["number"] = "number"
-    value: float | None
     digits: int = 1
-    low: float | None = None
-    high: float | None = None
-    signed: bool = False
     factor: bool = False
 
-    @classmethod
-    def of(cls, figure: Mapping[str, Any], digits: int = 1, factor: bool = False) -> Number:
-        """From an estimate in a file: ``{"value", "low", "high"}``."""
-        return cls(**_interval(figure), digits=digits, factor=factor)
+    def texts(self) -> tuple[str, str]:
+        """The value and the interval, in ASCII."""
+        value, low, high = (f"{x:,.{self.digits}f}" if x is not None else "" for x in (self.value, self.low, self.high))
+        return (f"x {value}" if self.factor else value) if value else NO_DATA, f"[{low}, {high}]" if low else ""
 
 
-class Difference(Record):
-    """A difference of two rates with its interval, shown in percentage points."""
+class Difference(Figure):
+    """A difference of two rates, shown in percentage points."""
 
     kind: Literal["difference"] = "difference"
-    value: float | None
-    low: float | None
-    high: float | None
 
-    @classmethod
-    def of(cls, figure: Mapping[str, Any]) -> Difference:
-        """From an estimate in a file: ``{"value", "low", "high"}``."""
-        return cls(**_interval(figure))
+    def texts(self) -> tuple[str, str]:
+        """The value and the interval, in ASCII."""
+        return points(self.model_dump()), bounds(self.model_dump())
 
 
-class Rate(Record):
-    """A rate with its interval and, where it has one, its change since an earlier rate."""
+class Rate(Figure):
+    """A rate and, where it has one, its change since an earlier rate."""
 
     kind: Literal["rate"] = "rate"
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
     strong: bool = False
     change: Difference | None = None
 
-    @classmethod
-    def of(cls, figure: Mapping[str, Any], strong: bool = False, change: Mapping[str, Any] | None = None) -> Rate:
-        """From an estimate in a file: ``{"value", "low", "high", "n"}``."""
-        since = Difference.of(change) if change else None
-        return cls(**_interval(figure), n=figure["n"], strong=strong, change=since)
+    def texts(self) -> tuple[str, str]:
+        """The value and the interval, in ASCII."""
+        return percent(self.value), "" if self.low is None else bounds(self.model_dump())
 
 
 class Dots(Record):

@@ -47,7 +47,7 @@ def terminal_summary(run: Run) -> RenderableType:
         (
             "perplexity, neutral text",
             *(Number(value=perplexity[name], digits=2) for name in (RAW, ALIGNED)),
-            Number.of(perplexity["ratio"], 3, factor=True),
+            Number.of(perplexity["ratio"], digits=3, factor=True),
         ),
         ("mean answer, tokens", *(Number(value=lengths[name]) for name in (RAW, ALIGNED)), None),
     )

@@ -36,7 +36,7 @@ from steersman.report.blocks import (
     Table,
 )
 from steersman.report.charts import escaped
-from steersman.report.format import NO_DATA, TRUE_MINUS, bounds, number, percent, points
+from steersman.report.format import TRUE_MINUS, number
 from steersman.types import messages_of
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -172,41 +172,21 @@ def _cell(cell: Cell) -> str:
             return _inline(cell)
         case Label():
             return escaped(cell.text) + (f'<span class="sub">{escaped(cell.note)}</span>' if cell.note else "")
-        case Number():
-            return _number(cell)
-        case Difference():
-            return _stacked(points(cell.model_dump()), bounds(cell.model_dump()))
-        case Rate():
-            return _rate(cell)
+        case Number() | Difference() | Rate():
+            return _figure(cell)
         case Dots():
             return charts.dots(cell.rates)
 
 
-def _number(cell: Number) -> str:
-    if cell.value is None:
-        return NO_DATA
-    sign = "+" if cell.signed else ""
-    value = f"{'× ' if cell.factor else ''}{cell.value:{sign},.{cell.digits}f}".translate(TRUE_MINUS)
-    if cell.low is None or cell.high is None:
+def _figure(cell: Number | Difference | Rate) -> str:
+    """A value above its interval, and above its change since an earlier value."""
+    value, interval = (text.translate(TRUE_MINUS).replace("x ", "× ") for text in cell.texts())
+    if cell.value is None or not interval:
         return value
-    return _stacked(value, f"[{cell.low:,.{cell.digits}f}, {cell.high:,.{cell.digits}f}]")
-
-
-def _rate(cell: Rate) -> str:
-    if cell.value is None:
-        return NO_DATA
-    change = ""
-    if cell.change:
-        figure = cell.change.model_dump()
-        change = f'<span class="interval">{points(figure)} {bounds(figure)}</span>'.translate(TRUE_MINUS)
-    interval = bounds(cell.model_dump()) if cell.low is not None else ""
-    return _stacked(percent(cell.value), interval, "value strong" if cell.strong else "value") + change
-
-
-def _stacked(value: str, interval: str, kind: str = "value") -> str:
-    """A value above its interval."""
-    below = f'<span class="interval">{interval.translate(TRUE_MINUS)}</span>' if interval else ""
-    return f'<span class="{kind}">{value.translate(TRUE_MINUS)}</span>{below}'
+    strong, change = (cell.strong, cell.change) if isinstance(cell, Rate) else (False, None)
+    below = [interval, *([" ".join(change.texts()).translate(TRUE_MINUS)] if change else [])]
+    lines = "".join(f'<span class="interval">{line}</span>' for line in below)
+    return f'<span class="value{" strong" if strong else ""}">{value}</span>{lines}'
 
 
 # ── charts ───────────────────────────────────────────────────────────────────────────────────────────────────────────

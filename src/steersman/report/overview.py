@@ -309,7 +309,7 @@ def cost(data: Data) -> Section:
         (
             Label(text="Perplexity on neutral text", note=f"{number(perplexity['tokens'], 0)} tokens; lower is better"),
             *(Number(value=perplexity[name], digits=2) for name in (RAW, ALIGNED)),
-            Number.of(perplexity["ratio"], 3, factor=True),
+            Number.of(perplexity["ratio"], digits=3, factor=True),
             None,
         ),
         (

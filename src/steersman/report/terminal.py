@@ -28,14 +28,13 @@ from steersman.report.blocks import (
     Label,
     LineChart,
     Number,
-    Page,
     Paragraph,
     Rate,
     Section,
     Strong,
     Table,
 )
-from steersman.report.format import NO_DATA, bounds, difference, percent, visible
+from steersman.report.format import visible
 from steersman.types import plain_text
 
 
@@ -45,11 +44,6 @@ def render(blocks: Iterable[Block]) -> RenderableType:
     for block in blocks:
         parts += ["", *_block(block)]
     return Group(*parts[1:])
-
-
-def render_page(page: Page) -> RenderableType:
-    """A whole report."""
-    return Group(_text(page.title, "bold"), *_facts(page.facts), "", render([*page.summary, *page.sections]))
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -153,22 +147,6 @@ def plain(cell: Cell) -> str:
             return cell.text
         case Label():
             return f"{cell.text} ({cell.note})" if cell.note else cell.text
-        case Number():
-            return _number(cell)
-        case Difference():
-            return difference(cell.model_dump())
-        case Rate():
-            value = percent(cell.value)
-            if cell.value is not None and cell.low is not None:
-                value += f" {bounds(cell.model_dump())}"
-            return value + (f", {difference(cell.change.model_dump())}" if cell.change else "")
-
-
-def _number(cell: Number) -> str:
-    if cell.value is None:
-        return NO_DATA
-    sign, digits = "+" if cell.signed else "", cell.digits
-    value = f"{'x ' if cell.factor else ''}{cell.value:{sign},.{digits}f}"
-    if cell.low is None or cell.high is None:
-        return value
-    return f"{value} [{cell.low:,.{digits}f}, {cell.high:,.{digits}f}]"
+        case Number() | Difference() | Rate():
+            change = cell.change if isinstance(cell, Rate) else None
+            return " ".join(cell.texts()).strip() + (f", {' '.join(change.texts())}" if change else "")

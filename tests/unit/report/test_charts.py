@@ -10,8 +10,8 @@ from steersman.report import charts
 from steersman.report.blocks import Curve, Rate
 from steersman.report.charts import SIGNS
 
-FULL = Rate(value=0.5, low=0.25, high=1.0, n=4)
-EMPTY = Rate(value=None, low=0.0, high=1.0, n=0)
+FULL = Rate(value=0.5, low=0.25, high=1.0)
+EMPTY = Rate(value=None, low=0.0, high=1.0)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.31, 2.32), (3.0, 3.0), (0.0, 0.0), (-7, 1200), (1e-7, 3e-7)])

@@ -48,7 +48,7 @@ def accuracy_table(caption: str, card: Mapping[str, Any], kinds: Mapping[str, st
 
 def _biases(biases: Mapping[str, Any]) -> Table:
     rows = tuple(
-        (phrase(name), Rate.of(bias["preferred"]), Number.of(bias["shift_nats"], 2), bias["preferred"]["n"])
+        (phrase(name), Rate.of(bias["preferred"]), Number.of(bias["shift_nats"], digits=2), bias["preferred"]["n"])
         for name, bias in biases.items()
         if bias["preferred"]["n"]
     )

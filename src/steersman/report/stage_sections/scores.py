@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steersman.report.blocks import Cell, Details, Number, Rate, Section, Table, paragraph
+from steersman.report.blocks import Cell, Details, Difference, Number, Rate, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
 from steersman.report.format import phrase
 
@@ -24,7 +24,7 @@ def section(record: StageRecord) -> Section | None:
     rows: list[tuple[Cell, ...]] = []
     for step in steps:
         rates = [step["rates"][label] for label in labels]
-        changes = [None if step is first else rate["versus_first"] for rate in rates]
+        changes = [None if step is first else Difference.of(rate["versus_first"]) for rate in rates]
         cells = [Rate.of(r, strong=not i, change=c) for i, (r, c) in enumerate(zip(rates, changes, strict=True))]
         rows.append((_name(step["stage"]), *cells, Number(value=step["mean_answer_tokens"])))
     columns = ("After", *(phrase(label).capitalize() for label in labels), "Tokens")
