@@ -56,13 +56,6 @@ def difference(figure: Figure) -> str:
     return f"{points(figure)} {bounds(figure)}".strip()
 
 
-def ratio(figure: Figure) -> str:
-    """A ratio with its interval."""
-    if figure["value"] is None:
-        return NO_DATA
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
-
-
 def p_value(p: float | None) -> str:
     """An exact p-value, three digits after the point."""
     if p is None:

@@ -191,13 +191,15 @@ def _figure(cell: Number | Difference | Rate) -> str:
 
 # ── charts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _line_chart(block: LineChart) -> str:
-    """A line chart, drawn for wide and for narrow screens, with its caption below."""
+    """A line chart, drawn for wide and for narrow screens, with its caption below; no chart without points."""
+    curves = [curve for curve in block.curves if curve.points]
     drawn = "".join(
-        f'<div class="{kind}">{charts.lines(block.curves, block.caption, width, block.y, block.x)}</div>'
+        f'<div class="{kind}">{charts.lines(curves, block.caption, width, block.y, block.x)}</div>'
         for kind, width in (("wide", 760), ("narrow", 310))
+        if curves
     )
-    keys = "".join(f'<li><i class="swatch {c.style}"></i>{escaped(c.name)}</li>' for c in block.curves)
-    legend = f'<ul class="legend" aria-label="Lines">{keys}</ul>' if len(block.curves) > 1 else ""
+    keys = "".join(f'<li><i class="swatch {c.style}"></i>{escaped(c.name)}</li>' for c in curves)
+    legend = f'<ul class="legend" aria-label="Lines">{keys}</ul>' if len(curves) > 1 else ""
     return f"<figure>{legend}{drawn}<figcaption>{escaped(block.caption)}</figcaption></figure>"
 
 

@@ -41,7 +41,6 @@ from steersman.report.format import (
     percent,
     phrase,
     rate,
-    ratio,
     short,
 )
 
@@ -92,10 +91,11 @@ def summary(data: Data) -> tuple[Paragraph, ...]:
             Strong(text=rate(rates[FEW_SHOT])),
             ".",
         )
+    ratio = Number.of(perplexity["ratio"], digits=3)
     tax = (
         f"Alignment tax: general knowledge went from {percent(knowledge[RAW]['value'])} to "
         f"{percent(knowledge[ALIGNED]['value'])} ({difference(knowledge['difference']).translate(TRUE_MINUS)} points); "
-        f"perplexity on neutral text is {ratio(perplexity['ratio'])} times that of the raw model."
+        f"perplexity on neutral text is {' '.join(ratio.texts())} times that of the raw model."
     )
     return (
         paragraph(*lead, style="lead"),

@@ -61,7 +61,7 @@ def _block(block: Block) -> Iterator[RenderableType]:
         case LineChart():
             yield _text(block.caption)
             yield _text(f"{block.y}, by {block.x}:")
-            for curve in block.curves:
+            for curve in filter(lambda curve: curve.points, block.curves):
                 (x, y), (x_end, y_end) = curve.points[0], curve.points[-1]
                 yield _text(f"  {curve.name}: {y:.4g} at {x:.4g}, {y_end:.4g} at {x_end:.4g}")
         case Exchange():

@@ -148,6 +148,12 @@ def test_cells(cell: Any, as_html: str, as_text: str) -> None:
     assert terminal.plain(cell) == as_text
 
 
+def test_a_chart_without_points_is_its_caption() -> None:
+    block = LineChart(caption="Nothing.", x="x", y="y", curves=(Curve(name="a", style="light", points=()),))
+    assert html._block(block, 3) == "<figure><figcaption>Nothing.</figcaption></figure>"
+    assert printed(terminal.render([block])).split() == ["Nothing.", "y,", "by", "x:"]
+
+
 def test_blocks_survive_json() -> None:
     section = Section(id="all", title="All", blocks=tuple(everything(lambda: "text")))  # type: ignore[arg-type]
     assert Section.model_validate(json.loads(section.model_dump_json())) == section

@@ -8,9 +8,9 @@ from typing import Any
 
 from steersman.data.sources import spread
 from steersman.report.blocks import Answer, Details, Exchange, Rate, Section, Table, paragraph
+from steersman.report.cards import accuracy_table
 from steersman.report.evidence import StageRecord
 from steersman.report.format import number, percent, rate, signed
-from steersman.report.stage_sections.reward_model import accuracy_table
 
 CARD, REVISIONS, FEEDBACK = "judge_card.json", "revisions.jsonl", "feedback.json"
 KINDS = {"principle": "principle", "source": "source of the comparison"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from steersman.report.blocks import Label, Number, Rate, Section, Table, paragraph
+from steersman.report.blocks import Number, Rate, Section, Table, paragraph
+from steersman.report.cards import accuracy_table
 from steersman.report.evidence import StageRecord
 from steersman.report.format import percent, phrase, rate
 
@@ -33,17 +34,6 @@ def section(record: StageRecord) -> Section:
         _biases(card["biases"]),
     )
     return Section(id=record.name, title="Reward model", blocks=blocks, limits=(LIMIT,))
-
-
-def accuracy_table(caption: str, card: Mapping[str, Any], kinds: Mapping[str, str], record: StageRecord) -> Table:
-    """Accuracy on all held-out pairs, then by each kind of subset; also of a judge."""
-    rows: list[tuple[str | Label, Rate, int]] = [
-        ("All pairs", Rate.of(card["accuracy"], strong=True), card["accuracy"]["n"])
-    ]
-    for kind, name in kinds.items():
-        for key, figure in card["by"][kind].items():
-            rows.append((Label(text=record.title(key), note=name), Rate.of(figure), figure["n"]))
-    return Table(caption=caption, columns=("Held-out pairs", "Accuracy", "n"), rows=tuple(rows))
 
 
 def _biases(biases: Mapping[str, Any]) -> Table:

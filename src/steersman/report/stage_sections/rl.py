@@ -38,8 +38,8 @@ def section(record: StageRecord) -> Section | None:
 
 
 def _against_kl(rows: Sequence[Row], column: str) -> Points:
-    pairs = ((row[KL], finite(row.get(column))) for row in rows)
-    return tuple((kl, value) for kl, value in pairs if value is not None)
+    pairs = ((finite(row[KL]), finite(row.get(column))) for row in rows)
+    return tuple((kl, value) for kl, value in pairs if kl is not None and value is not None)
 
 
 def _rewards(rows: Sequence[Row], record: StageRecord) -> LineChart:
