@@ -37,6 +37,8 @@ from steersman.report.blocks import (
 from steersman.report.format import visible
 from steersman.types import plain_text
 
+SHORT = 24  # characters of a cell up to which a column is not folded
+
 
 def render(blocks: Iterable[Block]) -> RenderableType:
     """Blocks one below another, an empty line between two."""
@@ -108,7 +110,7 @@ def _about(answer: Answer) -> str:
 
 
 def _table(block: Table) -> RichTable:
-    """Columns of numbers keep their width and stand right; text folds."""
+    """Columns of numbers and short text keep their width and stand right; longer text folds."""
     table = RichTable(
         title=_text(block.caption, "bold") if block.caption else None,
         title_justify="left",
@@ -120,9 +122,9 @@ def _table(block: Table) -> RichTable:
     rows = [row for row in block.rows if row]
     kept = [i for i in range(len(block.columns)) if not any(isinstance(row[i], Dots) for row in rows)]
     for place in kept:
-        cells = [row[place] for row in rows]
-        if place and not any(isinstance(cell, str) and not cell[:1].isdigit() for cell in cells):
-            longest = max(map(len, [*map(plain, cells), *block.columns[place].split()]))
+        lengths = [len(plain(row[place])) for row in rows]
+        if place and max(lengths, default=0) <= SHORT:
+            longest = max(lengths + [len(word) for word in block.columns[place].split()])
             table.add_column(_text(block.columns[place]), justify="right", min_width=longest)
         else:
             table.add_column(_text(block.columns[place]), overflow="fold", min_width=8)
