@@ -18,7 +18,7 @@ from typing import Any
 
 import steersman
 from steersman.evals import capability
-from steersman.report.data import read_recipe
+from steersman.report.evidence import read_recipe
 from steersman.stats import paired_difference, ratio_of_perplexities
 from steersman.store import Run, read_json, read_jsonl
 

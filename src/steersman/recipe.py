@@ -140,7 +140,8 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
         if values[key] is not None and (path.parent / values[key]).exists():
             values[key] = str(path.parent / values[key])
     origin = Origin(path, line_of, tuple(settings))
-    for setting in sorted(settings, key=lambda setting: setting.partition("=")[0].count(".")):  # sections first
+    # Sections first, so that the order does not matter; where one setting overwrites another, the later one wins.
+    for setting in sorted(settings, key=lambda setting: not setting.partition("=")[2].lstrip().startswith("{")):
         _apply(values, setting)
     try:
         recipe = Recipe.model_validate(values)

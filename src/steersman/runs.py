@@ -21,7 +21,8 @@ from steersman.errors import ModelError, UserError
 from steersman.lm import pretrained
 from steersman.lm.device import Hardware, placed
 from steersman.lm.language_model import LocalModel
-from steersman.report.data import read_recipe, report_data
+from steersman.report.evidence import read_recipe
+from steersman.report.page import report_data
 from steersman.stage import Input
 from steersman.stages.inputs import POLICY, REWARD_MODEL
 from steersman.store import MANIFEST, Run, read_json

@@ -79,8 +79,8 @@ def test_the_report_shows_the_judge_the_chains_and_what_each_stage_did(finished:
         assert last[row["label"]]["value"] == row["rates"][ALIGNED]["value"]
     assert summary["ablation"][0]["rates"]["principle kept"]["versus_first"]["value"] == 0
     page = (finished / "report" / "index.html").read_text(encoding="utf-8")
-    for heading in ("The judge", "Critiques and revisions", "The judge\u2019s comparisons", "What each stage did"):
-        assert f"<h3>{heading}</h3>" in page
+    for heading in ("Judge", "Critiques and revisions", "AI feedback", "Ablation by training stage"):
+        assert f">{heading}</h3>" in page
 
 
 # ── what a change runs again ─────────────────────────────────────────────────────────────────────────────────────────

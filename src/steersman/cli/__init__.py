@@ -100,7 +100,7 @@ def align(
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         raise typer.Exit(130) from None
     if (run.path / "report" / "index.html").exists() and until is None:
-        from steersman.report.page import terminal_summary
+        from steersman.report.compare import terminal_summary
 
         results().print(terminal_summary(run))
         typer.echo(f"Report: {run.path / 'report' / 'index.html'}")
@@ -127,7 +127,8 @@ def bench(
 @app.command()
 def show(run: RunFolder, json: Json = False) -> None:
     """The results of a run: principles before and after, what it cost."""
-    from steersman.report.page import report_data, terminal_summary
+    from steersman.report.compare import terminal_summary
+    from steersman.report.page import report_data
     from steersman.store import open_run
     from steersman.terminal import results
 
@@ -143,7 +144,7 @@ def show(run: RunFolder, json: Json = False) -> None:
 @app.command()
 def diff(first: RunFolder, second: RunFolder, json: Json = False) -> None:
     """What differs between two runs: settings and inputs first, then results."""
-    from steersman.report.page import diff_table, differences
+    from steersman.report.compare import diff_table, differences
     from steersman.store import open_run
     from steersman.terminal import results
 

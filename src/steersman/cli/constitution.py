@@ -20,8 +20,8 @@ from steersman.constitution.tensions import Flip, Pair
 from steersman.data.formats import sort_out
 from steersman.data.sources import spread
 from steersman.errors import DataError, UserError
-from steersman.report.data import read_recipe
-from steersman.report.wording import difference, rate
+from steersman.report.evidence import read_recipe
+from steersman.report.format import difference, rate
 from steersman.stages.judge import ENDPOINT, judge_of
 from steersman.store import Run, open_run, read_json
 from steersman.types import Comparison, plain_text

@@ -21,7 +21,7 @@ from steersman.lm import pretrained
 from steersman.lm.device import Hardware, placed
 from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.sampling import OnText, SamplingConfig
-from steersman.report.data import read_recipe
+from steersman.report.evidence import read_recipe
 from steersman.store import open_run
 from steersman.types import Message
 

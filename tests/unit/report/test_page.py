@@ -66,7 +66,7 @@ def test_written_files_agree_and_use_the_recipe(run: Run) -> None:
     data = json.loads((run.path / "report" / "report.json").read_text(encoding="utf-8"))
     assert data == report_data(run)
     assert "<title>Tiny &amp; small</title>" in text
-    assert "Of 5 held-out prompts, the aligned model keeps its principle on <strong>80 % [38, 96]</strong>" in text
+    assert "On 5 held-out prompts, the aligned model’s pass rate is <strong>80 % [38, 96]</strong>" in text
     assert "published by Tests &amp; Co" in text
     assert "/somewhere/secret" not in text + json.dumps(data)
 
@@ -159,7 +159,7 @@ def test_no_failures_no_expectations_no_data(make: Callable[..., Run]) -> None:
     data = report_data(run)
     assert data["overall"][0]["rates"]["aligned"]["value"] is None
     text = page_of(run)
-    assert "no rate to report" in text
+    assert "no pass rate to report" in text
     assert "<td>no data</td>" in text
     assert "(empty answer)" in text
     assert not re.search(r"\b(nan|NaN|None|inf)\b", text)
@@ -181,12 +181,12 @@ def test_other_languages_are_marked(make: Callable[..., Run]) -> None:
 
 def test_lower_is_better_is_said_where_it_holds(run: Run) -> None:
     text = page_of(run)
-    assert text.count('<span class="sub">lower is better</span>') == 1
-    assert "Harmless look-alikes refused<span" in text
+    assert text.count('<span class="sub">harmless prompts refused; lower is better</span>') == 1
+    assert "Over-refusal<span" in text
 
 
 def test_contrast_of_text_in_both_themes() -> None:
-    from steersman.report.page import TEMPLATE
+    from steersman.report.html import TEMPLATE
 
     style = TEMPLATE.read_text(encoding="utf-8")
     light, dark = (
@@ -210,22 +210,22 @@ def test_contrast_of_text_in_both_themes() -> None:
         assert contrast(theme["few"], theme["paper"]) >= 3  # marks, not text
 
 
-def test_learning_from_comparisons_is_drawn_where_it_happened(make: Callable[..., Run]) -> None:
-    assert "Learning from comparisons" not in page_of(make("without"))
+def test_preference_optimisation_is_drawn_where_it_happened(make: Callable[..., Run]) -> None:
+    assert "Direct preference" not in page_of(make("without"))
     text = page_of(make("with", comparisons=True))
-    section = text[text.index("Learning from comparisons") : text.index('id="provenance"')]
-    assert "the better answers changed by +0.45 nats and that of the worse ones by −4.50" in section
+    section = text[text.index("Direct preference") : text.index('id="provenance"')]
+    assert "of chosen answers changed by +0.45 nats and that of rejected answers by −4.50" in section
     assert "95 % of the pairs" in section
     assert section.count("<svg") == 2
 
 
-def test_reinforcement_is_drawn_against_the_kl_and_says_what_was_taken(make: Callable[..., Run]) -> None:
+def test_reinforcement_is_drawn_against_the_kl_and_says_which_policy_was_selected(make: Callable[..., Run]) -> None:
     assert "Reinforcement learning" not in page_of(make("without"))
     text = page_of(make("with", reinforced=True))
     section = text[text.index("Reinforcement learning") : text.index('id="provenance"')]
     assert "went from +0.10 to +2.20 nats" in section
     assert "held-out prompts" in section
-    assert "50 % before, 25 % at the end. The policy of step 5 was taken" in section
+    assert "50 % before, 25 % at the end. The policy of step 5 was selected" in section
     assert section.count("<svg") == 4
     assert "&lt;b&gt;5&lt;/b&gt;" in section
     assert "<b>5</b>" not in section
@@ -251,7 +251,7 @@ def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None
         f"{stage}/answers.jsonl": read_json(run.path / stage / "manifest.json")["outputs"]["answers.jsonl"]
         for stage in ("raw_answers", "aligned_answers")
     }
-    assert "What people preferred" not in render(report_data(run))
+    assert "Human preference" not in render(report_data(run))
     found = duel(votes, [models] * 20, models)
     (run.path / "rating").mkdir()
     file = run.path / "rating" / "duel-raw-aligned.json"
@@ -260,7 +260,7 @@ def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None
     Page(page)
     figure = found["win_rate"]
     assert f'0 %</span><span class="interval">[0, {100 * figure["high"]:.0f}]' in page
-    assert "<td>0, 0, 20</td><td>10</td><td>20</td><td>aligned</td>" in page
+    assert "<td>0, 0, 20</td><td>10</td><td>20</td><td>Aligned</td>" in page
     assert f"{found['votes_needed']['for_margin']} for ±5 points" in page
     assert report_data(run)["duels"][0]["win_rate"] == figure
     write_json(file, {**found, "inputs": {**held, "raw_answers/answers.jsonl": "0" * 64}})
