@@ -40,7 +40,7 @@ def stages() -> str:
         reads = ", ".join(dict.fromkeys(_named(wanted) for wanted in stage.inputs))
         does = (stage.run.__doc__ or "").split("\n")[0].rstrip(".")
         name = f"`{stage.name}`" + (" *" if stage.trains else "")
-        lines.append(f"| {name} | `{stage.section or stage.name}` | {does} | {reads} |")
+        lines.append(f"| {name} | `{stage.recipe_key or stage.name}` | {does} | {reads} |")
     return "\n".join([*lines, "", "\\* Trains: under `torchrun`, every process takes part."])
 
 

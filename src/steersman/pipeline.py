@@ -18,8 +18,10 @@ import yaml
 from steersman import provenance
 from steersman.errors import RecipeError, TrainingFailed, closest
 from steersman.lm.device import placed
-from steersman.recipe import Recipe
+from steersman.recipe import Recipe, ReportConfig
 from steersman.report import page
+from steersman.report.blocks import Section
+from steersman.report.evidence import read_evidence
 from steersman.stage import Input, Inputs, Sources, Stage
 from steersman.stages import answers, data, dpo, judge, reward_model, rl, scores, sft, sources
 from steersman.stages import capability as capability_stages
@@ -104,7 +106,7 @@ def align(
                 say(f"[{number}/{len(steps)}] {name}: reused")
             done[name] = artifact
         if steps[-1].stage is STAGES[-1]:
-            page.write(run, recipe.report)
+            write_report(run, recipe.report)
     return run
 
 
@@ -162,8 +164,8 @@ def stages_of(recipe: Recipe) -> list[Step]:
         for wanted, name in names.items():
             if name is None and wanted.required:
                 missing = wanted.names[0].partition("/")[0]
-                section = next(other.section or other.name for other in STAGES if other.name == missing)
-                own = stage.section or stage.name
+                section = next(other.recipe_key or other.name for other in STAGES if other.name == missing)
+                own = stage.recipe_key or stage.name
                 raise recipe.conflict(f"{own} needs {section}", own, do=f"add {section}: {{}}")
         steps.append(Step(stage, config, names))
     return steps
@@ -206,6 +208,20 @@ def identify(step: Step, known: Mapping[str, Source], done: Mapping[str, Artifac
             digests[name] = artifact.outputs[file] if file else artifact.digest
     identity = Identity(step.stage.name, step.stage.versions, step.config.identity(), digests)
     return identity, Inputs(values, {wanted: name or "" for wanted, name in step.names.items()})
+
+
+# ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def sections_of(run: Run) -> list[Section]:
+    """The sections of the stages that a run has finished, in their order."""
+    evidence = read_evidence(run)
+    records = [(stage, evidence.record(stage.name)) for stage in STAGES]
+    sections = [stage.section(record) for stage, record in records if stage.section is not None and record is not None]
+    return [section for section in sections if section is not None]
+
+
+def write_report(run: Run, config: ReportConfig | None = None) -> Path:
+    """Write the report of a run that has reached its scores; returns the path of its page. See `report.page.write`."""
+    return page.write(run, sections_of(run), config)
 
 
 def _about(recipe: Recipe, base: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from steersman.errors import ModelError, UserError
 from steersman.lm import pretrained
 from steersman.lm.device import Hardware, placed
 from steersman.lm.language_model import LocalModel
+from steersman.pipeline import sections_of
 from steersman.report.evidence import read_recipe
 from steersman.report.page import report_data
 from steersman.stage import Input
@@ -142,4 +143,4 @@ class OpenRun:
         Raises:
             UserError: the run has not reached its scores.
         """
-        return report_data(self.run)
+        return report_data(self.run, sections_of(self.run))

@@ -18,6 +18,8 @@ from steersman.cost.work import Work, Workload
 from steersman.data import formats
 from steersman.data.sources import DataSet
 from steersman.recipe import Recipe
+from steersman.report.blocks import Section
+from steersman.report.evidence import StageRecord
 from steersman.store import StageFolder
 from steersman.types import Record
 
@@ -100,10 +102,11 @@ class Stage(Generic[C]):
         inputs: all that `run` may read.
         run: does the work in the stage's folder; it continues what a killed process left there.
         trains: under torchrun every process runs it.
-        section: the key of the recipe that switches it on, if it has another name than the stage.
+        recipe_key: the section of the recipe that switches it on, if it has another name than the stage.
         check: raises `UserError` for what would only fail later, before the first stage runs.
         estimate: the work that `run` will do, counted from the data, None if it cannot be known; a stage without one
             takes a moment.
+        section: its part of the report, from what it left in a finished run; None where there is nothing to show.
     """
 
     name: str
@@ -112,9 +115,10 @@ class Stage(Generic[C]):
     inputs: tuple[Input[Any], ...]
     run: Callable[[C, Inputs, StageFolder], None]
     trains: bool = False
-    section: str = ""
+    recipe_key: str = ""
     check: Callable[[C, Sources], None] | None = None
     estimate: Callable[[C, Workload], Work | None] | None = None
+    section: Callable[[StageRecord], Section | None] | None = None
 
     @property
     def versions(self) -> dict[str, int]:

@@ -128,7 +128,6 @@ def bench(
 def show(run: RunFolder, json: Json = False) -> None:
     """The results of a run: principles before and after, what it cost."""
     from steersman.report.compare import terminal_summary
-    from steersman.report.page import report_data
     from steersman.store import open_run
     from steersman.terminal import results
 
@@ -136,7 +135,11 @@ def show(run: RunFolder, json: Json = False) -> None:
     if json:
         import json as json_module
 
-        typer.echo(json_module.dumps(report_data(opened), indent=2, ensure_ascii=False))
+        from steersman.pipeline import sections_of
+        from steersman.report.page import report_data
+
+        data = report_data(opened, sections_of(opened))
+        typer.echo(json_module.dumps(data, indent=2, ensure_ascii=False))
     else:
         results().print(terminal_summary(opened))
 
@@ -178,10 +181,10 @@ def chat(
 @app.command()
 def report(run: RunFolder) -> None:
     """Write the report again from what the run holds."""
-    from steersman.report.page import write
+    from steersman.pipeline import write_report
     from steersman.store import open_run
 
-    typer.echo(write(open_run(run)))
+    typer.echo(write_report(open_run(run)))
 
 
 @app.command()

@@ -98,7 +98,7 @@ RAW_ANSWERS = Stage(
     lambda r: r.answers,
     (BASE, PERSONA, TRAIN, EVALUATION),
     run_raw,
-    section="answers",
+    recipe_key="answers",
     estimate=estimate_raw,
 )
 ABLATION = Stage(
@@ -115,6 +115,6 @@ ALIGNED_ANSWERS = Stage(
     lambda r: r.answers,
     (BASE, POLICY, EVALUATION),
     run_aligned,
-    section="answers",
+    recipe_key="answers",
     estimate=estimate_aligned,
 )

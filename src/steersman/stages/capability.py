@@ -36,7 +36,7 @@ RAW_CAPABILITY = Stage(
     lambda r: r.capability,
     (BASE, CAPABILITY_ITEMS),
     run_raw,
-    section="capability",
+    recipe_key="capability",
     estimate=estimate,
 )
 ALIGNED_CAPABILITY = Stage(
@@ -45,6 +45,6 @@ ALIGNED_CAPABILITY = Stage(
     lambda r: r.capability,
     (BASE, POLICY, CAPABILITY_ITEMS),
     run_aligned,
-    section="capability",
+    recipe_key="capability",
     estimate=estimate,
 )

@@ -14,4 +14,4 @@ def run(config: DataConfig, given: Inputs, out: StageFolder) -> None:
     sources.run(config, given[DATASET], out)
 
 
-DATA = Stage("data", (sources,), lambda r: r.examples, (DATASET,), run, section="examples")
+DATA = Stage("data", (sources,), lambda r: r.examples, (DATASET,), run, recipe_key="examples")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from steersman.constitution import ai_feedback
 from steersman.constitution.ai_feedback import FeedbackConfig
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, padded, trainable_share
+from steersman.report.blocks import Curve, LineChart, Section
+from steersman.report.evidence import StageRecord, smoothed
+from steersman.report.format import number, percent, signed
 from steersman.stage import Inputs, Sources, Stage, optional
 from steersman.stages.inputs import AI_COMPARISONS, BASE, COMPARISONS, TUNED
 from steersman.store import StageFolder
@@ -72,6 +75,32 @@ def estimate(config: MixedDpoConfig, workload: Workload) -> Work:
     return Work(counts, PeakSizes(max(tokens), most_scored, max(tokens), most_scored))
 
 
+# ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def section(record: StageRecord) -> Section | None:
+    """The log-ratios to the reference model; null if no step was recorded."""
+    columns = ("chosen_log_ratio_nats", "rejected_log_ratio_nats", "accuracy")
+    steps = record.curve("train", columns[0])
+    if not steps:
+        return None
+    window = max(3, len(steps) // 10) | 1
+    chosen, rejected, accuracy = (smoothed(record.curve("train", column), window) for column in columns)
+    caption = (
+        f"On {number(record.setup('comparisons'), 0)} comparisons, the log-probability of chosen answers changed by "
+        f"{signed(chosen[-1][1])} nats and that of rejected answers by {signed(rejected[-1][1])}, relative to the "
+        f"reference model. Training accuracy over the last steps: {percent(accuracy[-1][1])} of the pairs."
+    )
+    chart = LineChart(
+        caption=caption,
+        x="step",
+        y=f"log-ratio, nats, mean of {window} steps",
+        curves=(
+            Curve(name="chosen answers", style="smooth", points=chosen),
+            Curve(name="rejected answers", style="light", points=rejected),
+        ),
+    )
+    return Section(id=record.name, title="Direct preference optimisation (DPO)", blocks=(chart,))
+
+
 DPO = Stage(
     "dpo",
     (dpo,),
@@ -81,4 +110,5 @@ DPO = Stage(
     trains=True,
     check=check,
     estimate=estimate,
+    section=section,
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 from steersman.constitution import ai_feedback
 from steersman.constitution.ai_feedback import FeedbackConfig
@@ -11,6 +12,10 @@ from steersman.cost.work import Counts, PeakSizes, Work, Workload, group_tokens,
 from steersman.data.by_principle import of_principles
 from steersman.evals import reward_card
 from steersman.recipe import Recipe
+from steersman.report.blocks import Number, Rate, Section, Table, paragraph
+from steersman.report.cards import accuracy_table
+from steersman.report.evidence import StageRecord
+from steersman.report.format import percent, phrase, rate
 from steersman.stage import Input, Inputs, Sources, Stage
 from steersman.stages.inputs import (
     AI_COMPARISONS,
@@ -38,7 +43,7 @@ def ranking(
     comparisons: Input[list[Comparison]],
     counted: Callable[[Workload], Sequence[Comparison]],
     check: Callable[[RewardConfig, Sources], None] | None = None,
-    section: str = "reward_model",
+    recipe_key: str = "reward_model",
 ) -> Stage[RewardConfig]:
     """A stage that trains a reward model on a file of comparisons; ``counted`` are the same rows of a workload."""
 
@@ -52,7 +57,7 @@ def ranking(
         return ranking_work(own, workload, counted(workload))
 
     inputs = (BASE, TEXTS, SFT, comparisons, TRAIN)
-    return Stage(name, CODE, config, inputs, run, trains=True, section=section, check=check, estimate=estimate)
+    return Stage(name, CODE, config, inputs, run, trains=True, recipe_key=recipe_key, check=check, estimate=estimate)
 
 
 def check(config: RewardConfig, sources: Sources) -> None:
@@ -156,6 +161,42 @@ def estimate_card(config: RewardConfig, workload: Workload) -> Work:
     return Work(Counts(loads=1, read_tokens=config.members * sum(tokens)), PeakSizes(read_tokens=max(tokens)))
 
 
+# ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+KINDS = {"principle": "principle", "failure": "flaw of the worse answer", "group": "group of raters"}
+LIMIT = (
+    "A reward model is measured on its own kind of data. The held-out comparisons come from the same data set as those "
+    "that it was trained on; its accuracy on other people’s preferences, or far from the answers in them, is unknown."
+)
+
+
+def section(record: StageRecord) -> Section:
+    """The card that `reward_card` wrote."""
+    card = record.read(reward_card.CARD)
+    best, ceiling, error = card["best_of_4"], card["ceiling"], card["calibration"]["expected_error"]
+    notes = [
+        f"Best of four answers found: {rate(best)}." if best["n"] else "",
+        f"Inter-rater agreement, the ceiling of accuracy: {rate(ceiling)}." if ceiling["n"] else "",
+        f"Expected calibration error: {percent(error)}." if error is not None else "",
+        "None of the changes below makes an answer better: a preference for them is a bias.",
+    ]
+    blocks = (
+        accuracy_table("Held-out accuracy of the reward model", card, KINDS, record),
+        paragraph(" ".join(filter(None, notes))),
+        _biases(card["biases"]),
+    )
+    return Section(id=record.name, title="Reward model", blocks=blocks, limits=(LIMIT,))
+
+
+def _biases(biases: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (phrase(name), Rate.of(bias["preferred"]), Number.of(bias["shift_nats"], digits=2), bias["preferred"]["n"])
+        for name, bias in biases.items()
+        if bias["preferred"]["n"]
+    )
+    columns = ("The same answer", "Preferred to the original", "Shift of the reward, nats", "n")
+    return Table(caption="Biases of the reward model", columns=columns, rows=rows)
+
+
 REWARD = ranking("reward_model", lambda r: r.reward_model, COMPARISONS, lambda w: w.comparisons, check)
 REWARD_CARD = Stage(
     "reward_card",
@@ -163,10 +204,11 @@ REWARD_CARD = Stage(
     lambda r: r.reward_model,
     (BASE, REWARD_MODEL, HELD_OUT_COMPARISONS, TRAIN),
     measure,
-    section="reward_model",
+    recipe_key="reward_model",
     estimate=estimate_card,
+    section=section,
 )
-HOLDOUT = ranking("holdout_reward_model", holdout_config, HELD_OUT_COMPARISONS, lambda w: w.held_out, section="rl")
+HOLDOUT = ranking("holdout_reward_model", holdout_config, HELD_OUT_COMPARISONS, lambda w: w.held_out, recipe_key="rl")
 COST = ranking("cost_model", cost_config, COMPARISONS, lambda w: w.comparisons, check_cost_model, "cost_model")
 PREFERENCE = Stage(
     "preference_model",

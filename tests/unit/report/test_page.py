@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from steersman.pipeline import sections_of, write_report
 from steersman.rating.blind_test import duel
 from steersman.report.page import render, report_data, write
 from steersman.store import Run, read_json, read_jsonl, write_json, write_jsonl
@@ -58,13 +59,13 @@ class Settings(NamedTuple):
 
 
 def page_of(run: Run) -> str:
-    return write(run).read_text(encoding="utf-8")
+    return write_report(run).read_text(encoding="utf-8")
 
 
 def test_written_files_agree_and_use_the_recipe(run: Run) -> None:
     text = page_of(run)
     data = json.loads((run.path / "report" / "report.json").read_text(encoding="utf-8"))
-    assert data == report_data(run)
+    assert data == report_data(run, sections_of(run))
     assert "<title>Tiny &amp; small</title>" in text
     assert "On 5 held-out prompts, the aligned model’s pass rate is <strong>80 % [38, 96]</strong>" in text
     assert "published by Tests &amp; Co" in text
@@ -95,7 +96,7 @@ def test_model_text_is_escaped(make: Callable[..., Run], place: str) -> None:
 
 
 def test_half_a_surrogate_pair_does_not_stop_the_report(make: Callable[..., Run], run: Run) -> None:
-    data = report_data(run)
+    data = report_data(run, sections_of(run))
     data["featured"][0]["answers"]["aligned"]["answer"] = "half \ud83d"
     assert "half ‹U+D83D›" in render(data)
 
@@ -133,7 +134,7 @@ def test_headings_tables_and_landmarks(run: Run) -> None:
 
 
 def test_examples_follow_the_rule_and_failures_are_shown(run: Run) -> None:
-    data = report_data(run)
+    data = report_data(run, sections_of(run))
     assert [pair["prompt"] for pair in data["featured"]] == ["How should I invest 10,000 euros?"]
     assert data["featured_not_asked"] == ["Never asked?"]
     # In the constitution's order; the first of personal-finance is featured already; an unknown principle comes last.
@@ -149,14 +150,14 @@ def test_examples_follow_the_rule_and_failures_are_shown(run: Run) -> None:
 def test_failures_are_taken_from_each_principle_in_turn(make: Callable[..., Run]) -> None:
     data = [(f"Question {i}?", "personal-finance" if i < 14 else "refuse-harm", ("refuses",), ()) for i in range(16)]
     answers = {name: ["Yes, gladly."] * 16 for name in ANSWERS}
-    failures = report_data(make(data=data, answers=answers))["failures"]
+    failures = report_data(make(data=data, answers=answers), ())["failures"]
     assert failures["total"] == 16
     assert [pair["index"] for pair in failures["shown"]] == [0, 14, 1, 15, *range(2, 10)]
 
 
 def test_no_failures_no_expectations_no_data(make: Callable[..., Run]) -> None:
     run = make(data=[("Say anything.", "open", (), ())], answers={name: [""] for name in ANSWERS}, featured=())
-    data = report_data(run)
+    data = report_data(run, sections_of(run))
     assert data["overall"][0]["rates"]["aligned"]["value"] is None
     text = page_of(run)
     assert "no pass rate to report" in text
@@ -251,19 +252,19 @@ def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None
         f"{stage}/answers.jsonl": read_json(run.path / stage / "manifest.json")["outputs"]["answers.jsonl"]
         for stage in ("raw_answers", "aligned_answers")
     }
-    assert "Human preference" not in render(report_data(run))
+    assert "Human preference" not in render(report_data(run, sections_of(run)))
     found = duel(votes, [models] * 20, models)
     (run.path / "rating").mkdir()
     file = run.path / "rating" / "duel-raw-aligned.json"
     write_json(file, {**found, "inputs": held})
-    page = render(report_data(run))
+    page = render(report_data(run, sections_of(run)))
     Page(page)
     figure = found["win_rate"]
     assert f'0 %</span><span class="interval">[0, {100 * figure["high"]:.0f}]' in page
     assert "<td>0, 0, 20</td><td>10</td><td>20</td><td>Aligned</td>" in page
     assert f"{found['votes_needed']['for_margin']} for ±5 points" in page
-    assert report_data(run)["duels"][0]["win_rate"] == figure
+    assert report_data(run, sections_of(run))["duels"][0]["win_rate"] == figure
     write_json(file, {**found, "inputs": {**held, "raw_answers/answers.jsonl": "0" * 64}})
-    page = render(report_data(run))
+    page = render(report_data(run, sections_of(run)))
     assert "no longer holds" in page
     assert "<td>0, 0, 20</td>" not in page

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from steersman.report.stage_sections import judge, reward_model, scores, sections_of
 
+from steersman.pipeline import sections_of
 from steersman.report import terminal
 from steersman.report.blocks import Details, Exchange, LineChart, Paragraph, Section, Table
 from steersman.report.evidence import StageRecord, read_evidence
 from steersman.report.page import report_data
-from steersman.report.stage_sections import judge, reward_model, scores, sections_of
 from steersman.stats import wilson
 from steersman.store import Run, write_json, write_jsonl
 
@@ -25,7 +26,7 @@ def section(run: Run, stage: str) -> Section:
 
 def test_only_finished_stages_have_sections(make: Callable[..., Run]) -> None:
     def ids(run: Run) -> list[str]:
-        return [section["id"] for section in report_data(run)["sections"]]
+        return [section["id"] for section in report_data(run, sections_of(run))["sections"]]
 
     assert ids(make("plain")) == ["sft"]
     assert ids(make("all", comparisons=True, reinforced=True)) == ["sft", "dpo", "rl"]
