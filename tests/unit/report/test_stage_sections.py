@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from steersman.report.stage_sections import judge, reward_model, scores, sections_of
 
+from steersman.constitution import ai_feedback, critique_revise, judge_card
+from steersman.evals import reward_card
 from steersman.pipeline import sections_of
 from steersman.report import terminal
 from steersman.report.blocks import Details, Exchange, LineChart, Paragraph, Section, Table
-from steersman.report.evidence import StageRecord, read_evidence
+from steersman.report.evidence import StageRecord
 from steersman.report.page import report_data
+from steersman.stages import judge, reward_model, scores
 from steersman.stats import wilson
 from steersman.store import Run, write_json, write_jsonl
 
@@ -21,7 +23,7 @@ from .conftest import LOOKS
 
 
 def section(run: Run, stage: str) -> Section:
-    return next(section for section in sections_of(read_evidence(run)) if section.id == stage)
+    return next(section for section in sections_of(run) if section.id == stage)
 
 
 def test_only_finished_stages_have_sections(make: Callable[..., Run]) -> None:
@@ -91,7 +93,7 @@ def test_the_reward_model_has_its_accuracy_and_biases(record: StageRecord) -> No
     }
     by = {"principle": {"refuse-harm": rate(1, 1)}, "failure": {"preachy": rate(0, 1)}, "group": {}}
     more = {"best_of_4": rate(1, 2), "ceiling": nothing, "biases": biases}
-    write_json(record.folder / reward_model.CARD, card(**by) | more)
+    write_json(record.folder / reward_card.CARD, card(**by) | more)
     found = reward_model.section(record)
     assert table(found, 0) == [
         ["All pairs", "75 % [30, 95]", "4"],
@@ -112,7 +114,8 @@ def test_the_judge_has_its_accuracy_and_position_bias(record: StageRecord, bias:
     more = {"judge": {"kinds": ["rules", "reward"]}, "undecided": 1, "unanswered": 0}
     place = {"value": bias, "low": -0.1, "high": 0.025, "n": 4}
     write_json(
-        record.folder / judge.CARD, card(principle={}, source={"people": rate(2, 2)}) | more | {"place_bias": place}
+        record.folder / judge_card.CARD,
+        card(principle={}, source={"people": rate(2, 2)}) | more | {"place_bias": place},
     )
     found = judge.card_section(record)
     assert table(found, 0)[1] == ["people (source of the comparison)", "100 % [34, 100]", "2"]
@@ -124,7 +127,7 @@ def test_the_judge_has_its_accuracy_and_position_bias(record: StageRecord, bias:
 def test_revisions_are_counted_and_sampled_with_their_history(record: StageRecord) -> None:
     step = {"principle": "refuse-harm", "critique": "Harmful.", "revision": "No."}
     kept = {"prompt": "Bomb?", "answer": "Yes.", "rounds": [step], "kept": "No.", "dropped": ""}
-    write_jsonl(record.folder / judge.REVISIONS, [kept] * 9 + [{**kept, "kept": "", "dropped": "empty"}])
+    write_jsonl(record.folder / critique_revise.REVISIONS, [kept] * 9 + [{**kept, "kept": "", "dropped": "empty"}])
     found = judge.revisions_section(record)
     assert text(found) == "9 of 10 revisions were kept for training; dropped: 1 empty."
     assert found is not None
@@ -137,13 +140,13 @@ def test_revisions_are_counted_and_sampled_with_their_history(record: StageRecor
         ("Critique", "No help with serious harm", "Harmful.", False),
         ("Revision", "No help with serious harm", "No.", True),
     ]
-    write_jsonl(record.folder / judge.REVISIONS, [])
+    write_jsonl(record.folder / critique_revise.REVISIONS, [])
     assert judge.revisions_section(record) is None
 
 
 def test_feedback_says_what_was_kept_and_which_principle_decided(record: StageRecord) -> None:
     feedback = {"prompts": 1500, "kept": 20, "left_out": {"less sure": 3}, "decided": {"refuse-harm": rate(1, 4)}}
-    write_json(record.folder / judge.FEEDBACK, {**feedback, "principles_agree": rate(3, 4)})
+    write_json(record.folder / ai_feedback.SUMMARY, {**feedback, "principles_agree": rate(3, 4)})
     found = judge.feedback_section(record)
     assert "20 pairs of the policy’s answers to 1,500 prompts were kept for training; left out: 3 less sure." in text(
         found
