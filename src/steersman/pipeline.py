@@ -18,10 +18,10 @@ import yaml
 from steersman import provenance
 from steersman.errors import RecipeError, TrainingFailed, closest
 from steersman.lm.device import placed
-from steersman.recipe import Recipe, ReportConfig
+from steersman.recipe import Recipe
 from steersman.report import page
 from steersman.report.blocks import Section
-from steersman.report.evidence import read_evidence
+from steersman.report.evidence import ReportSettings, read_evidence
 from steersman.stage import Input, Inputs, Sources, Stage
 from steersman.stages import answers, data, dpo, judge, reward_model, rl, scores, sft, sources
 from steersman.stages import capability as capability_stages
@@ -219,7 +219,7 @@ def sections_of(run: Run) -> list[Section]:
     return [section for section in sections if section is not None]
 
 
-def write_report(run: Run, config: ReportConfig | None = None) -> Path:
+def write_report(run: Run, config: ReportSettings | None = None) -> Path:
     """Write the report of a run that has reached its scores; returns the path of its page. See `report.page.write`."""
     return page.write(run, sections_of(run), config)
 

@@ -224,7 +224,8 @@ def _rewards(rows: Sequence[Row], record: StageRecord) -> LineChart:
     first, last = rows[0], rows[-1]
     caption = (
         f"{record.recipe['rl']['algorithm'].upper()}, {last['step']} steps: the mean reward of answers "
-        f"to {record.setup(EVAL_PROMPTS)} held-out prompts went from {signed(first[REWARD])} to {signed(last[REWARD])} nats"
+        f"to {record.setup(EVAL_PROMPTS)} held-out prompts went from {signed(first[REWARD])} to "
+        f"{signed(last[REWARD])} nats"
     )
     curves = [Curve(name="reward that is optimised", style="smooth", points=_against_kl(rows, REWARD))]
     if first.get(HOLDOUT) is not None:

@@ -12,7 +12,7 @@ import pytest
 
 from steersman.pipeline import sections_of, write_report
 from steersman.rating.blind_test import duel
-from steersman.report.page import render, report_data, write
+from steersman.report.page import render, report_data
 from steersman.store import Run, read_json, read_jsonl, write_json, write_jsonl
 from steersman.types import Comparison
 
@@ -73,7 +73,7 @@ def test_written_files_agree_and_use_the_recipe(run: Run) -> None:
 
 
 def test_settings_given_override_the_recipe(run: Run) -> None:
-    text = write(run, Settings("Another title", ())).read_text(encoding="utf-8")
+    text = write_report(run, Settings("Another title", ())).read_text(encoding="utf-8")
     assert "<h1>Another title</h1>" in text
     assert "not among this run" not in text
 
