@@ -15,10 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from steersman.cost.calibration import Calibration, calibrate
 from steersman.cost.work import WordCount, Work, Workload
 from steersman.data import formats
@@ -28,6 +24,7 @@ from steersman.lm.chat_format import chat_format
 from steersman.lm.device import Hardware
 from steersman.pipeline import Step, identify, prepare
 from steersman.recipe import Recipe
+from steersman.report.blocks import Block, Cell, Table, paragraph
 from steersman.stage import Inputs, R, Sources
 from steersman.stages import sources
 from steersman.stages.data import DATA
@@ -232,23 +229,18 @@ def _workload(given: Sources, rows: Path, run: Run, base: Path | None, scratch: 
 
 
 # ── what people read ─────────────────────────────────────────────────────────────────────────────────────────────────
-def table(planned: Plan) -> RenderableType:
-    """The plan for a terminal of 80 columns or more."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    grid.add_column("stage", no_wrap=True)
-    grid.add_column("what happens", ratio=1, overflow="fold")
-    for name in ("tokens", "time", "memory"):
-        grid.add_column(name, justify="right", no_wrap=True)
+def shown(planned: Plan) -> tuple[Block, ...]:
+    """The plan as blocks; in a terminal it fits 80 columns."""
+    rows: list[tuple[Cell, ...]] = []
     for stage in planned.stages:
         if stage.state == "reused":
-            grid.add_row(stage.name, "reused", style="dim")
+            rows.append((stage.name, "reused", "", "", ""))
             continue
-        tokens = "" if stage.tokens == 0 else _shown(stage.tokens, "{:,}".format)
-        costs = (tokens, _shown(stage.seconds, _duration), _shown(stage.peak_mb, _megabytes))
-        grid.add_row(
-            stage.name, Text("runs: " + stage.why.replace("changed: ", "changed\n").replace("; ", "\n")), *costs
-        )
-    return Group(grid, Text(), Text("\n".join(_notes(planned))))
+        why = "runs: " + stage.why.replace("changed: ", "changed\n").replace("; ", "\n")
+        tokens = "" if stage.tokens == 0 else _known(stage.tokens, "{:,}".format)
+        rows.append((stage.name, why, tokens, _known(stage.seconds, _duration), _known(stage.peak_mb, _megabytes)))
+    columns = ("stage", "what happens", "tokens", "time", "memory")
+    return (Table(caption="", columns=columns, rows=tuple(rows)), paragraph("\n".join(_notes(planned))))
 
 
 def _notes(planned: Plan) -> Iterator[str]:
@@ -258,7 +250,7 @@ def _notes(planned: Plan) -> Iterator[str]:
         return
     if planned.prepare:
         yield f"Weights: {planned.prepare}."
-    total, memory = _shown(planned.seconds, _duration), _shown(planned.peak_mb, _megabytes)
+    total, memory = _known(planned.seconds, _duration), _known(planned.peak_mb, _megabytes)
     yield f"{to_run} of {len(planned.stages)} stages will run in {planned.run}: {total}, {memory} of memory."
     if planned.hardware != Hardware():
         yield f"Minutes and memory are estimated for a CPU in float32, not for {planned.hardware}."
@@ -274,7 +266,7 @@ def _notes(planned: Plan) -> Iterator[str]:
         )
 
 
-def _shown(value: Any, show: Callable[[Any], str]) -> str:
+def _known(value: Any, show: Callable[[Any], str]) -> str:
     return "?" if value is None else show(value)
 
 

@@ -20,8 +20,10 @@ from steersman.cost.calibration import Calibration
 from steersman.cost.work import Workload
 from steersman.errors import ModelError, RecipeError
 from steersman.lm import pretrained
-from steersman.plan import Plan, plan, table
+from steersman.plan import Plan, plan
+from steersman.plan import shown as blocks_of
 from steersman.recipe import load_recipe
+from steersman.report.terminal import render
 from steersman.store import Run
 from steersman.types import Demonstration
 
@@ -43,7 +45,7 @@ def reasons(planned: Plan) -> dict[str, str]:
 
 def shown(planned: Plan, width: int = 200) -> str:
     written = io.StringIO()
-    Console(width=width, file=written).print(table(planned))
+    Console(width=width, file=written).print(render(blocks_of(planned)))
     return written.getvalue()
 
 

@@ -83,9 +83,10 @@ def align(
     chosen = load_recipe(recipe, settings)
     if plan:
         from steersman.plan import plan as make_plan
-        from steersman.plan import table
+        from steersman.plan import shown
+        from steersman.report.terminal import render
 
-        results().print(table(make_plan(chosen, out, until=until)))
+        results().print(render(shown(make_plan(chosen, out, until=until))))
         return
     try:
         with distributed.joined():
@@ -114,14 +115,15 @@ def bench(
 ) -> None:
     """Measure this machine, and how near sampling and training come to what it can do."""
     from steersman.cost.bench import bench as measure
-    from steersman.cost.bench import table
+    from steersman.cost.bench import shown
+    from steersman.report.terminal import render
     from steersman.terminal import results
 
     found = measure(model)
     if json:
         typer.echo(found.model_dump_json(indent=2))
     else:
-        results().print(table(found))
+        results().print(render(shown(found)))
 
 
 @app.command()

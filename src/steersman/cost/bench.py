@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from rich.table import Table
 
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
@@ -24,6 +23,7 @@ from steersman.lm.head import head_of, token_logprobs
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.sampling import SamplingConfig, continue_ids
 from steersman.lm.shared_prefix import Group, tree, tree_hidden
+from steersman.report.blocks import Block, Number, Rate, Table, paragraph
 from steersman.store import peak_memory_mb
 from steersman.train.sft import SftConfig, Trainer
 from steersman.types import Record
@@ -88,20 +88,26 @@ def bench(model_name: str) -> Bench:
     return Bench(model=model_name, machine=machine, phases=tuple(phases), peak_mb=peak_memory_mb())
 
 
-def table(found: Bench) -> Table:
-    """For the terminal."""
-    m = found.machine
-    shown = Table(
-        title=f"{found.model}, fp32, {m.threads} threads: "
-        f"{m.gemm_gflops_per_second:.0f} GFLOP/s in matrix products, {m.copy_gb_per_second:.1f} GB/s in copying",
-        caption=f"Peak memory {found.peak_mb:,} MB. Of the ceiling: counted operations against the fastest product.",
+def shown(measured: Bench) -> tuple[Block, ...]:
+    """The measurements as blocks."""
+    m = measured.machine
+    machine = (
+        f"{measured.model}, fp32, {m.threads} threads: {m.gemm_gflops_per_second:.0f} GFLOP/s in matrix products, "
+        f"{m.copy_gb_per_second:.1f} GB/s in copying. Peak memory {measured.peak_mb:,} MB."
     )
-    for column in ("phase", "tokens/s", "GFLOP", "seconds", "of the ceiling"):
-        shown.add_column(column, justify="left" if column == "phase" else "right")
-    for phase in found.phases:
-        share = f"{phase.of_the_ceiling(m):.0%}"
-        shown.add_row(phase.name, f"{phase.tokens_per_second:.0f}", f"{phase.gflop:.0f}", f"{phase.seconds:.2f}", share)
-    return shown
+    rows = tuple(
+        (
+            phase.name,
+            Number(value=phase.tokens_per_second, digits=0),
+            Number(value=phase.gflop, digits=0),
+            Number(value=phase.seconds, digits=2),
+            Rate(value=phase.of_the_ceiling(m)),
+        )
+        for phase in measured.phases
+    )
+    table = Table(caption="", columns=("phase", "tokens/s", "GFLOP", "seconds", "of the ceiling"), rows=rows)
+    note = "Of the ceiling: counted operations, against the fastest matrix product."
+    return (paragraph(machine), table, paragraph(note, style="note"))
 
 
 # ── the machine ──────────────────────────────────────────────────────────────────────────────────────────────────────
