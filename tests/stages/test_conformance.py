@@ -6,21 +6,26 @@ A stage that is added is tested here without a line; what it computes is tested 
 from __future__ import annotations
 
 import dataclasses
+import io
 import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.toy.conftest import SMALL
 
 from steersman import pipeline
 from steersman.pipeline import STAGES, Step, identify, stages_of
 from steersman.recipe import Recipe, load_recipe
+from steersman.report import html, terminal
+from steersman.report.blocks import Facts, Page
+from steersman.report.evidence import read_evidence
 from steersman.stage import Inputs, Stage, folder
 from steersman.stages import inputs as handles
 from steersman.stages import sources
-from steersman.store import Artifact, Run, StageFolder, read_json
+from steersman.store import Artifact, Run, StageFolder, read_json, read_jsonl, write_json, write_jsonl
 
 # Every stage in a minute: the smoke recipe with small limits.
 SETTINGS = (*SMALL, "revisions.prompts=6", "feedback.prompts=6", "answers.few_shot_examples=1")
@@ -204,3 +209,42 @@ def test_a_new_stage_is_a_value_and_a_place_in_the_order(
     assert int((copy / "words" / "words.txt").read_text(encoding="utf-8")) > 0
     assert dataclasses.is_dataclass(words)
     assert Run(copy).manifest("words")["version"] == {"words": 1}  # type: ignore[index]
+
+
+# ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────
+HOSTILE = '</pre><script>alert("x")</script>\u202e<img src=x onerror=alert(1)>'
+
+
+def hostile(value: Any) -> Any:
+    """The value with markup in every text of several words: answers, prompts, critiques, titles."""
+    if isinstance(value, dict):
+        return {key: hostile(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hostile(one) for one in value]
+    return f"{HOSTILE} {value}" if isinstance(value, str) and " " in value else value
+
+
+@pytest.mark.parametrize("name", [stage.name for stage in STAGES if stage.section])
+def test_a_section_renders_hostile_text_as_text(name: str, finished: Path, tmp_path: Path) -> None:
+    stage = step_of(name).stage
+    assert stage.section is not None
+    record = read_evidence(Run(finished)).record(name)
+    assert record is not None
+    assert stage.section(record) is not None, "the smoke run should give it something to show"
+    folder = Path(shutil.copytree(finished / name, tmp_path / name))
+    for file in (*folder.rglob("*.json"), *folder.rglob("*.jsonl")):
+        if file.suffix == ".json":
+            write_json(file, hostile(read_json(file)))
+        else:
+            write_jsonl(file, [hostile(row) for row in read_jsonl(file)])
+    titles = dict.fromkeys(record.titles, HOSTILE)
+    section = stage.section(dataclasses.replace(record, folder=folder, titles=titles))
+    assert section is not None
+    assert section.id == name
+    page = html.render(Page(title="T", facts=Facts(items=()), summary=(), sections=(section,), version="0"))
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "\u202e" not in page
+    console = Console(width=80, file=io.StringIO())
+    console.print(terminal.render((section,)))
+    assert "\u202e" not in console.file.getvalue()  # type: ignore[attr-defined]
