@@ -23,10 +23,11 @@ from steersman.evals.detectors.behaviours import detect
 from steersman.lm import pretrained
 from steersman.lm.endpoint.client import RemoteModel, secret
 from steersman.lm.language_model import LanguageModel, LocalModel
+from steersman.lm.reward_model import RewardModel
 from steersman.recipe import Recipe
 from steersman.store import Artifact, StageFolder
 from steersman.train import distributed, dpo, reward_model, sft
-from steersman.train.reward_model import CostConfig, RewardConfig, RewardModel
+from steersman.train.reward_model import CostConfig, RewardConfig
 from steersman.train.rl import loop as rl
 from steersman.train.rl.evaluation import People
 from steersman.train.rl.grpo import Grpo, GrpoConfig
@@ -118,14 +119,14 @@ def check(recipe: Recipe, constitution: Constitution, data: DataSet) -> None:
     Raises:
         UserError: names the setting, the row, or the variable.
     """
-    sft.times_opened(recipe.sft.opening, data.demonstrations)
+    sft.prefix_repeats(recipe.sft.prefix, data.demonstrations)
     if recipe.dpo and not recipe.feedback:
-        dpo.repeated(data.comparisons, recipe.dpo.passes)
+        dpo.upsampled(data.comparisons, recipe.dpo.upsample)
     elif recipe.dpo and recipe.feedback:  # what the judge will compare has its names from prompts and constitution
         people = [] if recipe.feedback.people == "none" else data.comparisons
         names = [dpo.names(row) for row in people]
         names += [{*row.tags, *row.principles} for row in data.prompts] + [set(constitution.texts)]
-        dpo.times_read(names, recipe.dpo.passes)
+        dpo.comparison_repeats(names, recipe.dpo.upsample)
     if cost := asked_cost_model(recipe):
         of_principles(data.comparisons, cost.principles)
     if (recipe.revisions or recipe.feedback) and not data.prompts:
@@ -233,7 +234,7 @@ def _train_rl(
 
 def write_reward_card(c: Context, out: StageFolder) -> None:
     """What the reward model is worth."""
-    judge = RewardModel.load(c.base, c.done["reward_model"].path).judge
+    judge = RewardModel.load(c.base, c.done["reward_model"].path).score
     held_out = c.rows("held_out_comparisons.jsonl", Comparison)
     reward_card.run(judge, held_out, c.rows("train.jsonl", Demonstration), out)
 
@@ -251,7 +252,7 @@ def judge_of(config: JudgeConfig, base: Path, reward: Path, cache: Path) -> Judg
         if kind == "rules":
             found.append(RuleJudge(detect, config.sure))
         elif kind == "reward":
-            found.append(ScoringJudge(RewardModel.load(base, reward).judge))
+            found.append(ScoringJudge(RewardModel.load(base, reward).score))
         elif config.remote and kind == "remote":
             found.append(AskedJudge(RemoteModel(config.remote, cache), config.chain_of_thought))
         else:

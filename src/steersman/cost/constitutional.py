@@ -11,9 +11,9 @@ from steersman.constitution.judge_card import questions_of
 from steersman.constitution.judges import Question, asked, shown_before
 from steersman.cost.work import Amounts, Largest, Subject, Work, added, answered, ranking, schedule, spread, trees
 from steersman.data import sources
+from steersman.lm.reward_model import tokenised
 from steersman.lm.shared_prefix import Group
 from steersman.stages import earlier_policies
-from steersman.train.reward_model import tokenised
 from steersman.types import Message, Text
 
 KEPT_SHARE = 0.3  # of revisions, and of prompts with a pair that is kept
@@ -63,7 +63,7 @@ def cai_sft(s: Subject) -> Work:
     assert config is not None
     assert written is not None
     kept = KEPT_SHARE * len(sources.spread(s.prompts, written.prompts))
-    rows = max(1.0, kept * (1 + config.demonstrations)) * config.epochs
+    rows = max(1.0, kept * (1 + config.demonstrations_per_revision)) * config.epochs
     mean = sum(len(e.token_ids) for e in s.train_examples) / len(s.train_examples)
     own = sum(len(e.token_ids) - e.completion_start for e in s.train_examples) / len(s.train_examples)
     steps = math.ceil(rows / config.batch_size)

@@ -18,6 +18,7 @@ from steersman.data import sources
 from steersman.evals import answers, capability, reward_card, scores
 from steersman.lm.chat_format import ChatFormat, Example, shorten
 from steersman.lm.frozen_trunk import whole_texts
+from steersman.lm.reward_model import BATCH, centring_groups, tokenised
 from steersman.lm.shared_prefix import Group
 from steersman.lm.transcript import RESUMABLE
 from steersman.recipe import Recipe
@@ -152,7 +153,7 @@ def added(*amounts: Amounts) -> Amounts:
 def _sft(s: Subject) -> Work:
     config, held_out = s.recipe.sft, s.validation_examples
     replayed, sampled = _replay(s)
-    opened = sft.openings(config.opening, s.train, s.train_examples)
+    opened = sft.prefixes(config.prefix, s.train, s.train_examples)
     whole = s.train_examples
     lengths = [len(e.token_ids) for e in whole]
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
@@ -186,7 +187,7 @@ def _sft(s: Subject) -> Work:
 def _dpo(s: Subject) -> Work:
     config = s.recipe.dpo
     assert config is not None  # or `stages_of` leaves the stage out
-    compared, _ = dpo.pairs(dpo.repeated(s.comparisons, config.passes), s.chat, config)
+    compared, _ = dpo.encode(dpo.upsampled(s.comparisons, config.upsample), s.chat, config)
     groups = [pair.group for pair in compared]
     lengths = [g.tokens for g in groups]
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed)
@@ -249,13 +250,13 @@ def ranking(s: Subject, config: RewardConfig, comparisons: Sequence[Comparison])
     passes = config.members * config.epochs
     frozen, states = _has_frozen_layers(s), 4 * s.config.get_text_config().hidden_size * sum(tokens)
     kept_mb = min(states // 2**20, config.trunk_cache_mb) if frozen else 0
-    shown = reward_model.level_rows(s.train, s.chat, config.max_length)
+    shown = centring_groups(s.train, s.chat, config.max_length)
     amounts = Amounts(
         loads=1,
         train_tokens=passes * sum(tokens),
         lower_tokens=sum(tokens) if frozen else 0,
         checkpoints=config.members * ((len(steps) * config.epochs - 1) // config.checkpoint_every_steps),
-        read_tokens=config.members * sum(trees(shown, reward_model.BATCH)),
+        read_tokens=config.members * sum(trees(shown, BATCH)),
     )
     return Work(amounts, Largest(max(tokens), read_tokens=max(tokens), lower_mb=kept_mb))
 
@@ -265,7 +266,7 @@ def _reward_card(s: Subject) -> Work:
     assert config is not None
     asked = [(row.prompt, row.options) for row in s.held_out if row.pairs()]
     asked += [(row.prompt, (row.completion, *changed.values())) for row, changed in reward_card.dressed(s.train)]
-    groups = [reward_model.tokenised(prompt, answers, s.chat, config.max_length) for prompt, answers in asked]
+    groups = [tokenised(prompt, answers, s.chat, config.max_length) for prompt, answers in asked]
     tokens = trees(groups, 1)  # a judge is asked about one prompt at a time
     return Work(Amounts(loads=1, read_tokens=config.members * sum(tokens)), Largest(read_tokens=max(tokens)))
 
@@ -288,7 +289,7 @@ def _replay(s: Subject) -> tuple[list[Example], Amounts]:
     """Rows of the length that the base model's own text will have, and the work of sampling it."""
     config, tokenizer = s.recipe.sft.replay, s.chat.tokenizer
     bos = 0 if tokenizer.bos_token_id is None else 1
-    openings = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in sft.OPENINGS]
+    openings = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in sft.SENTENCE_STARTS]
     prompts = [bos + openings[i % len(openings)] for i in range(config.rows)]
     amounts, _ = schedule(sorted(prompts), [config.tokens] * config.rows, 0, REPLAY_BATCH)
     return [Example([0] * (length + config.tokens), length) for length in prompts], amounts
@@ -344,8 +345,8 @@ def _rl(s: Subject) -> Work:
     watched = [n for groups, _ in looks for n in trees(groups, config.micro_batch_size)]
     cost = asked_cost_model(s.recipe)
     judges = rewarded.members + (cost.members if cost else 0)
-    judged = [judges * n for groups, _ in steps for n in trees(groups, reward_model.BATCH)]
-    judged += [(judges + 1) * n for groups, _ in looks for n in trees(groups, reward_model.BATCH)]
+    judged = [judges * n for groups, _ in steps for n in trees(groups, BATCH)]
+    judged += [(judges + 1) * n for groups, _ in looks for n in trees(groups, BATCH)]
     positions = sum(len(ids) for groups in learnt_from for g in groups for ids in g.completions)
     seen = sum(min(KL_POSITIONS, sum(len(ids) for g in groups for ids in g.completions)) for groups, _ in looks)
     beside = config.steps * config.updates * imitated if config.demonstration_weight else 0

@@ -22,11 +22,11 @@ from steersman.lm.chat_format import ChatFormat, shorten
 from steersman.lm.frozen_trunk import FrozenTrunk, Lower
 from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, divergence, entropies, head_of
 from steersman.lm.int8 import Int8Copy
+from steersman.lm.reward_model import RewardModel, tokenised
 from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, random_stream
 from steersman.lm.shared_prefix import Below, Group, Tree, read_below, tree, tree_hidden, tree_logprobs, tree_lower
 from steersman.lm.vllm_engine import VllmEngine
 from steersman.train import distributed
-from steersman.train.reward_model import RewardModel, tokenised
 from steersman.types import Demonstration, Prompt, Record, Seed, Text, transport
 
 POLICY, REFERENCE = "default", "reference"
