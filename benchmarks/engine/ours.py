@@ -24,7 +24,7 @@ from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_trainable, trainable, using
 from steersman.lm.chat_format import ChatFormat, Example
-from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk, Lower
+from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk, Lower
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
@@ -205,7 +205,7 @@ def reward_stage_step(work: dict[str, Any], adapter: Path, _: str, __: int | Non
         center_rewards_coefficient=0.0, optimiser=OPTIMISER, batch_size=work["rows"], micro_batch_size=work["rows"]
     )
     model, policy = load_trainable(Path(work["base"]), adapter.parent)
-    states = FrozenStates(FrozenTrunk.below(model, policy), 0)
+    states = FrozenStatesCache(FrozenTrunk.below(model, policy), 0)
     unstyled = [0.0] * len(answer_style.FEATURES)
     trainer = reward_model.RewardTrainer.prepare(config, 0, model, policy, states, torch.tensor(unstyled))
     with torch.no_grad():

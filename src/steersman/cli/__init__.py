@@ -88,7 +88,7 @@ def align(
         results().print(table(make_plan(chosen, out, until=until)))
         return
     try:
-        with distributed.joined():
+        with distributed.process_group():
             if distributed.rank() > 0:
                 pipeline.follow(chosen.hardware)
                 return

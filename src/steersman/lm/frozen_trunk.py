@@ -135,7 +135,7 @@ class Lower(NamedTuple):
     states: Tensor
 
 
-class FrozenStates:
+class FrozenStatesCache:
     """Activations of batches that come again, such as the same micro-batches in every epoch, kept by key.
 
     Unlike `TrunkCache`, it is filled as batches come, in any layout; what exceeds the budget is computed every time.

@@ -200,7 +200,7 @@ def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Compar
     batches = [[pairs[i] for i in rows] for rows in plan]
     references = trainer.references(batches)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0}
-    distributed.wait()  # before the leader writes the next checkpoint
+    distributed.barrier()  # before the leader writes the next checkpoint
     leader = distributed.rank() == 0
     out.emit(
         event="setup",
@@ -278,7 +278,7 @@ class DpoTrainer:
         chosen_tokens = sum(len(g.completions[0]) for g in groups)
         baseline = self._baseline(step, groups, reference)
         sums = torch.zeros(5, dtype=torch.float64)
-        shares: list[Sequence[PreferencePair]] = distributed.share(pairs, config.micro_batch_size)
+        shares: list[Sequence[PreferencePair]] = distributed.split(pairs, config.micro_batch_size)
         mine = [share for number, share in enumerate(shares) if distributed.mine(number)]
         for (batch, logprobs), before, share in zip(self._logprobs(step, groups), reference.own, mine, strict=True):
             r = batch.sum_per_sequence(logprobs - before)
@@ -291,7 +291,7 @@ class DpoTrainer:
             correct = (ratios.chosen > ratios.rejected).float()
             means = [values.sum() / len(groups) for values in (ratios.chosen, ratios.rejected, correct)]
             sums += torch.stack([preference, nll, *means]).detach().double().cpu()
-        measured = distributed.add_up(self.parameters.values(), *sums.tolist())
+        measured = distributed.all_reduce(self.parameters.values(), *sums.tolist())
         loss = measured[0] + config.nll_weight * measured[1]
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss, rate, config.optimiser.max_grad_norm)
         tokens = sum(g.tokens for g in groups)
@@ -315,7 +315,7 @@ class DpoTrainer:
         positions of a compact vocabulary, and splitting or sharing the rows changes nothing.
         """
         generator = random_stream(self.config.seed, step)
-        for number, share in enumerate(distributed.share(groups, self.config.micro_batch_size)):
+        for number, share in enumerate(distributed.split(groups, self.config.micro_batch_size)):
             if not distributed.mine(number):
                 if self.vocabulary is not None:
                     self.vocabulary.pass_over(sum(len(ids) for g in share for ids in g.completions), generator)
@@ -340,5 +340,5 @@ class DpoTrainer:
         with torch.no_grad():
             mismatched = zip(self._mismatched(step, groups), reference.mismatched, strict=True)
             total = sum(float((logprobs - before).sum()) for (_, logprobs), before in mismatched)
-        (total,) = distributed.add_up((), total)
+        (total,) = distributed.all_reduce((), total)
         return max(0.0, total / (2 * len(groups)))

@@ -40,7 +40,7 @@ from steersman.functional import minimise, preference_nll, ranking_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, save_policy, trainable
 from steersman.lm.chat_format import ChatFormat, chat_format
-from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
+from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk
 from steersman.lm.reward_model import ABOUT, HEAD, RewardModel, scalar, tokenised
 from steersman.lm.sampling import random_stream
 from steersman.lm.shared_prefix import Group, tree, tree_hidden, tree_lower
@@ -251,12 +251,12 @@ def run(
     explained = style_weights(rows) if config.style_control else torch.zeros(len(style.FEATURES))
     prior = votes.prior_trust(comparisons) if config.rater_reliability else {}
     policy: Any = None
-    states: FrozenStates | None = None
+    states: FrozenStatesCache | None = None
     for member in range(config.members):
         folder, name = out.path / f"member-{member}", f"member-{member}"
         policy = load_adapter(model if policy is None else policy, base, start / ADAPTER, name)
         policy.set_adapter(name)
-        states = states or FrozenStates(FrozenTrunk.below(model, policy, name), config.trunk_cache_mb)
+        states = states or FrozenStatesCache(FrozenTrunk.below(model, policy, name), config.trunk_cache_mb)
         if (folder / HEAD).exists():  # finished before a kill
             continue
         rater_model = Raters(rows, prior)
@@ -268,7 +268,7 @@ def run(
                 write_json(folder / RATERS, {name: belief._asdict() for name, belief in rater_model.beliefs.items()})
             save_file({key: value.detach() for key, value in trainer.head.state_dict().items()}, folder / HEAD)
             loop.drop_checkpoint(folder)
-        distributed.wait()
+        distributed.barrier()
     if distributed.rank() == 0:
         about = {
             "combine": config.combine,
@@ -295,7 +295,7 @@ def _train(
     state = loop.load_checkpoint(folder, trainer.parameters, trainer.optimiser) or {"step": 0}
     if state["step"]:
         trainer.raters.resume(state["raters"])
-    distributed.wait()
+    distributed.barrier()
     setup = {"comparisons": sum(map(len, batches)), "steps": total, "resumed_at_step": state["step"]}
     out.emit(
         event="setup", member=member, trainable_parameters=sum(p.numel() for p in trainer.parameters.values()), **setup
@@ -320,7 +320,7 @@ class RewardTrainer:
     config: RewardConfig
     model: Any
     head: nn.Linear
-    states: FrozenStates
+    states: FrozenStatesCache
     style_weights: Tensor  # [F], what style explains by itself
     raters: Raters
     parameters: dict[str, Tensor]
@@ -334,7 +334,7 @@ class RewardTrainer:
         member: int,
         model: Any,
         policy: Any,
-        states: FrozenStates,
+        states: FrozenStatesCache,
         style_weights: Tensor,
         pad_id: int = 0,
         rater_model: Raters | None = None,
@@ -351,7 +351,7 @@ class RewardTrainer:
         start, config = time.perf_counter(), self.config
         total_weight, answers = sum(row.weight for row in rows), sum(len(row.ranks) for row in rows)
         sums, scores_of_raters = torch.zeros(4, dtype=torch.float64), []
-        for number, share in enumerate(distributed.share(rows, config.micro_batch_size)):
+        for number, share in enumerate(distributed.split(rows, config.micro_batch_size)):
             if not distributed.mine(number):
                 continue
             scores = self._scores((batch, number), [row.group for row in share])
@@ -365,7 +365,7 @@ class RewardTrainer:
                 for row, own in zip(share, by_row, strict=True)
                 if row.rater in self.raters.prior
             ]
-        loss_sum, nll_sum, correct_sum, pairs_sum = distributed.add_up(self.parameters.values(), *sums.tolist())
+        loss_sum, nll_sum, correct_sum, pairs_sum = distributed.all_reduce(self.parameters.values(), *sums.tolist())
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss_sum, rate, config.optimiser.max_grad_norm)
         if self.raters.prior:
             self.raters.hear(dict(distributed.gather(scores_of_raters)))

@@ -281,7 +281,7 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
             for row, start in zip(rows, starts, strict=True)
         ]
         write_jsonl(path, kept)
-    distributed.wait()
+    distributed.barrier()
     replayed = []
     for row in read_jsonl(path):
         example = Example(row["token_ids"], row["start"])
@@ -335,7 +335,7 @@ def run(
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
     extras = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (upsampled, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
-    distributed.wait()  # before the leader writes the next checkpoint
+    distributed.barrier()  # before the leader writes the next checkpoint
     leader = distributed.rank() == 0
     sizes = {"prefixes": upsampled, "replayed": replayed, "validation": held_out, "steps": plan}
     counts = {name: len(some) for name, some in sizes.items()} | trainer.counts()  # type: ignore[arg-type]
@@ -427,10 +427,10 @@ class SftTrainer:
         start = time.perf_counter()
         most, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
         shares = [
-            share for kind in rows for share in distributed.share(sorted(kind, key=lambda e: len(e.token_ids)), most)
+            share for kind in rows for share in distributed.split(sorted(kind, key=lambda e: len(e.token_ids)), most)
         ]
         batches = [pad(share, self.pad_id, self.model.device) for share in shares]
-        texts = distributed.share(replayed, most)
+        texts = distributed.split(replayed, most)
         weights = [self.token_loss.weights(batch) for batch in batches]
         nll_weight = sum(float(own.sum()) for own in weights)
         kl_positions = sum(len(row.reference) for row in replayed)
@@ -456,7 +456,7 @@ class SftTrainer:
             part = replay_loss(self.model, self.token_loss, batch, reference, weight, generator, lower)
             (weight_of_replay * part).backward()  # type: ignore[no-untyped-call]
             kl += part.item()
-        nll, kl = distributed.add_up(self.parameters.values(), nll, kl)
+        nll, kl = distributed.all_reduce(self.parameters.values(), nll, kl)
         objective, max_norm = nll + weight_of_replay * kl, self.config.optimiser.max_grad_norm
         norm = loop.optimiser_step(self.optimiser, self.parameters, objective, rate, max_norm)
         tokens = sum(len(e.token_ids) for kind in rows for e in kind) + sum(len(r.example.token_ids) for r in replayed)

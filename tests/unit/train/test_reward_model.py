@@ -18,7 +18,7 @@ from steersman.errors import DataError, ModelError
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_adapter, snapshot, using
 from steersman.lm.chat_format import chat_format
-from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
+from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk
 from steersman.lm.reward_model import COMBINED, RewardModel, tokenised
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
@@ -87,7 +87,7 @@ def prepared(
     tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
     model.requires_grad_(False)
     policy = load_adapter(model, base, start / "adapter", "member-0")
-    states = FrozenStates(FrozenTrunk.below(model, policy, "member-0"), config.trunk_cache_mb)
+    states = FrozenStatesCache(FrozenTrunk.below(model, policy, "member-0"), config.trunk_cache_mb)
     trainer = RewardTrainer.prepare(config, 0, model, policy, states, torch.zeros(len(answer_style.FEATURES)))
     return policy, trainer, ranked(rows, chat_format(tokenizer), 512)
 
