@@ -28,7 +28,9 @@ from steersman.train.reward_model import (
     Ranked,
     RewardConfig,
     RewardTrainer,
+    count_correct,
     ranked,
+    row_losses,
     style_weights,
 )
 from steersman.train.sft import SftConfig
@@ -161,6 +163,15 @@ def test_micro_batches_and_kept_activations_change_nothing(
             torch.testing.assert_close(other[name], value, atol=2e-6, rtol=1e-4)
     # The second step of a batch adds its gradients to the first one's: they are the same, read from the kept states.
     torch.testing.assert_close(found[1]["head.weight"], 2 * found[0]["head.weight"], atol=2e-6, rtol=1e-4)
+
+
+def test_losses_of_two_and_of_more_answers_by_hand() -> None:
+    """Two answers: a margin of 0.5 and a probability of 0.8; three: the mean over the two pairs that are no tie."""
+    scores, ranks = torch.tensor([[2.0, 0.0, 0.0], [2.5, 3.0, 2.0]]), torch.tensor([[2, 1, 0], [1, 2, 2]])
+    losses = row_losses(scores, ranks, torch.tensor([0.8, 1.0]), torch.tensor([0.5, 0.0]))
+    nll = [math.log1p(math.exp(x)) for x in (2.5, -2.5, 0.5, -0.5)]
+    assert losses.tolist() == pytest.approx([0.8 * nll[0] + 0.2 * nll[1], (nll[2] + nll[3]) / 2])
+    assert [int(count) for count in count_correct(scores, ranks)] == [1, 3]
 
 
 def test_weights_count(

@@ -446,26 +446,6 @@ def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.
     assert measured["replay_kl_nats_per_token"] == pytest.approx(kl / 3, rel=2e-5)  # fp32 of a small difference
 
 
-def test_turns_mix_kinds() -> None:
-    """Every third of 12 rows, of which 6, 3 and 3 are of a kind, has 2, 1 and 1 of them."""
-    kinds = "aaaaaabbbccc"
-    found = loop.turns(12, 1.0, 3, seed=1, kinds=kinds)
-    assert sorted(row for step in found for row in step) == list(range(12))
-    assert ["".join(sorted(kinds[row] for row in step)) for step in found] == ["aabc"] * 3
-    assert found != loop.turns(12, 1.0, 3, seed=2, kinds=kinds)
-
-
-def test_turns_are_shuffled_epochs_spread_evenly() -> None:
-    found = loop.turns(6, 1.5, 7, seed=1)
-    order = [i for turn in found for i in turn]
-    assert sorted(order[:6]) == [0, 1, 2, 3, 4, 5]
-    assert order[:6] != [0, 1, 2, 3, 4, 5]
-    assert len(set(order[6:])) == 3
-    assert {len(turn) for turn in found} == {1, 2}
-    assert loop.turns(6, 1.5, 7, seed=1) == found != loop.turns(6, 1.5, 7, seed=2)
-    assert loop.turns(0, 2.0, 3, seed=0) == [[], [], []]
-
-
 def test_replay_holds_the_policy_near_the_base_model(
     tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
 ) -> None:
