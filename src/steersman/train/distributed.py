@@ -53,7 +53,11 @@ def process_group() -> Iterator[None]:
 
 
 def call(stage: str | None, *arguments: Any) -> None:
-    """The leader broadcasts a stage and its arguments to the followers, or None when the run is done."""
+    """The leader broadcasts a stage and its arguments to the followers, or None when the run is done.
+
+    Arguments are records, paths, numbers, strings, None, and lists, tuples and dictionaries of these, received as equal
+    objects of the same types. They go through memory and the process group of one launch alone.
+    """
     if world_size() > 1:
         from torch import distributed
 

@@ -49,20 +49,12 @@ class DpoConfig(Record):
 
     loss: Literal["dpo", "ipo", "kto"] = Field(default="dpo", description="Loss of a pair; see the algorithm's page.")
     beta: float = Field(default=0.1, gt=0, description="Strength of the KL penalty towards the reference policy.")
-    nll_weight: float = Field(
-        default=0.0, ge=0, description="Coefficient of the chosen answers' negative log-likelihood per token."
-    )
-    first_n_tokens: int | None = Field(
-        default=None, ge=1, description="Compare only this many first tokens of the answers; null compares all."
-    )
+    nll_weight: float = Field(default=0.0, ge=0, description="Coefficient of the chosen answers' NLL per token.")
+    first_n_tokens: int | None = Field(default=None, ge=1, description="Tokens compared of each answer; null is all.")
     upsample: dict[str, Annotated[int, Field(ge=1)]] = Field(
-        default={},
-        description="Failure, tag or principle -> reads per epoch of its comparisons, others once; a comparison with "
-        "several takes the largest.",
+        default={}, description="Failure, tag or principle -> reads per epoch of its comparisons; others are read once."
     )
-    vocabulary: Literal["full", "compact"] = Field(
-        default="full", description="`compact` estimates the log-probabilities without bias, faster on a CPU."
-    )
+    vocabulary: Literal["full", "compact"] = Field(default="full", description="`compact` is an estimate, for CPUs.")
     compact: CompactConfig = Field(default=CompactConfig(), description="The compact vocabulary.")
     optimiser: loop.OptimiserConfig = Field(
         default=loop.OptimiserConfig(learning_rate=2e-5, warmup_ratio=0.1), description="AdamW and its schedule."
@@ -70,9 +62,7 @@ class DpoConfig(Record):
     epochs: float = Field(default=1.0, gt=0, description="Passes over the comparisons; fractions are allowed.")
     batch_size: int = Field(default=16, ge=1, description="Pairs in an optimiser step.")
     micro_batch_size: int = Field(default=8, ge=1, description="Pairs in one pass; affects speed and memory.")
-    max_length: int = Field(
-        default=512, ge=16, description="Tokens of a prompt with its longer answer; a longer prompt loses its start."
-    )
+    max_length: int = Field(default=512, ge=16, description="Tokens of a prompt with its longer answer.")
     checkpoint_every_steps: int = transport(20, ge=1, description="Optimiser steps between checkpoints.")
     seed: Seed = Field(default=0, description="Seed of batches, dropout and the compact vocabulary's positions.")
 

@@ -29,9 +29,7 @@ class OptimiserConfig(Record):
     """AdamW with linear warm-up, a decay, and clipping of the global gradient norm."""
 
     learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate, reached after warm-up.")
-    warmup_ratio: float = Field(
-        default=0.05, ge=0, le=1, description="Share of the steps in which the learning rate rises linearly."
-    )
+    warmup_ratio: float = Field(default=0.05, ge=0, le=1, description="Share of the steps of the linear warm-up.")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="Learning rate after warm-up: it falls to 0 or stays constant."
     )

@@ -60,34 +60,14 @@ class RewardConfig(Record):
 
     members: int = Field(default=1, ge=1, description="Reward models in the ensemble; 1 is a single model.")
     combine: Literal["mean", "worst", "mean_minus_variance", "weights"] = Field(
-        default="mean",
-        description="How members score together: the mean, the worst case, the mean minus the variance of their "
-        "scores, or `weights`: one model with the mean of their weights (WARM).",
+        default="mean", description="How members score together; `weights` is one model with their mean weights."
     )
-    center_rewards_coefficient: float = Field(
-        default=0.01,
-        ge=0,
-        description="Coefficient of the mean squared score in the loss; differences leave the level free.",
-    )
-    style_control: bool = Field(
-        default=False,
-        description="Fit what length, lists, emoji, exclamation, flattery and agreement explain of the comparisons "
-        "first, and leave it out of the score.",
-    )
-    rater_reliability: bool = Field(
-        default=False,
-        description="Learn a reliability and a position bias for each rater, and weigh their comparisons by them.",
-    )
-    by_principle: bool = Field(
-        default=False,
-        description="Also learn the rankings by single principles, from prompts that hold the principle's text, so "
-        "that the model can judge by one principle.",
-    )
+    center_rewards_coefficient: float = Field(default=0.01, ge=0, description="Coefficient of the mean squared score.")
+    style_control: bool = Field(default=False, description="Leave what style features explain out of the score.")
+    rater_reliability: bool = Field(default=False, description="Learn a reliability and a position bias per rater.")
+    by_principle: bool = Field(default=False, description="Also learn rankings by one principle, given its text.")
     contrasts: float = Field(
-        default=0.5,
-        ge=0,
-        description="With by_principle: share of those rows that are repeated with a principle the pair is not about, "
-        "under which neither answer is better.",
+        default=0.5, ge=0, description="Ties added with an unrelated principle, per row by one principle."
     )
     optimiser: loop.OptimiserConfig = Field(
         default=loop.OptimiserConfig(learning_rate=1e-4), description="AdamW and its schedule."
@@ -96,9 +76,7 @@ class RewardConfig(Record):
     trunk_cache_mb: int = Field(default=1024, ge=0, description="MB of memory for kept activations of frozen layers.")
     batch_size: int = Field(default=16, ge=1, description="Prompts in an optimiser step.")
     micro_batch_size: int = Field(default=8, ge=1, description="Prompts in one pass; affects speed and memory.")
-    max_length: int = Field(
-        default=512, ge=16, description="Tokens of a prompt with its longest answer; longer prompts lose their start."
-    )
+    max_length: int = Field(default=512, ge=16, description="Tokens of a prompt with its longest answer.")
     checkpoint_every_steps: int = transport(20, ge=1, description="Optimiser steps between checkpoints.")
     seed: Seed = Field(default=0, description="Seed of the heads and of the order of batches.")
 

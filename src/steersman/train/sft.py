@@ -65,9 +65,7 @@ class PrefixConfig(Record):
     tokens: int = Field(default=8, ge=1, description="Length of a completion's prefix.")
     weight: float = Field(default=1.0, ge=1, description="Weight of prefix tokens in the loss; all others have 1.")
     upsample: dict[str, Annotated[int, Field(ge=1)]] = Field(
-        default={},
-        description="Tag or principle -> extra reads per epoch of its rows, cut off after the prefix; a row with "
-        "several takes the largest.",
+        default={}, description="Tag or principle -> extra reads per epoch of its rows, cut off after the prefix."
     )
 
 
@@ -77,9 +75,7 @@ class SftConfig(Record):
     method: Literal["lora", "full"] = Field(default="lora", description="Train LoRA adapters, or all weights.")
     lora: LoraConfig = Field(default=LoraConfig(), description="The adapters; ignored by method: full.")
     vocabulary: Literal["full", "compact"] = Field(
-        default="full",
-        description="`compact` computes the loss over the rows of the vocabulary that can occur and corrects it by a "
-        "sample of positions over all rows: the same in expectation, several times faster on a CPU. Needs lora.",
+        default="full", description="`compact` estimates the same loss without bias, faster on a CPU; needs lora."
     )
     compact: CompactConfig = Field(default=CompactConfig(), description="The compact vocabulary.")
     prefix: PrefixConfig = Field(default=PrefixConfig(), description="Extra weight for the first tokens of answers.")
@@ -105,13 +101,9 @@ class RevisedSftConfig(SftConfig):
     """Supervised learning from revisions: constitutional AI's (Bai et al. 2022, arXiv:2212.08073)."""
 
     from_base: bool = Field(
-        default=False,
-        description="Start from the base model with new adapters, as in the paper; otherwise train the adapter of the "
-        "fine-tuned policy further, in its own shape.",
+        default=False, description="Start from the base model, as in the paper, and not from the fine-tuned policy."
     )
-    demonstrations_per_revision: float = Field(
-        default=1.0, ge=0, description="Human demonstrations mixed in per revision, against a preachy model."
-    )
+    demonstrations_per_revision: float = Field(default=1.0, ge=0, description="Human demonstrations per revision.")
 
     def rows(self, revisions: Sequence[Demonstration], demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
         """The revisions and an evenly spaced sample of the demonstrations."""
