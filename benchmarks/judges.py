@@ -29,9 +29,9 @@ from steersman.constitution import judge_card
 from steersman.constitution.judges import JudgeConfig, suspects
 from steersman.data.formats import sort_out
 from steersman.data.sources import spread
+from steersman.lm.reward_model import RewardModel
 from steersman.stats import wilson
 from steersman.store import open_run
-from steersman.train.reward_model import RewardModel
 from steersman.types import Comparison
 
 RESULTS = Path(__file__).resolve().parent / "results" / "judges.json"
@@ -125,7 +125,7 @@ def main() -> None:
 
 def which(run: Path, rows: list[Comparison], constitution: Any) -> dict[str, Any]:
     """How often the principle with the lowest score is one that the pair is about, for worse and better answers."""
-    scores = RewardModel.load(talk.base_of(run), run / "reward_model").judge
+    scores = RewardModel.load(talk.base_of(run), run / "reward_model").score
     right = {"worse": 0, "better": 0}
     some = spread([row for row in rows if row.pairs() and row.principles], ASKED_WHICH)
     for row in some:

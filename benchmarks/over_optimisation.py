@@ -59,7 +59,7 @@ def models(folder: Path, seed: int) -> dict[str, Path]:
     """One member, one without style, and one ensemble, asked in three ways."""
     trained = {
         "one member": learnt(folder, f"one-{seed}", seed),
-        "one, without style": learnt(folder, f"style-{seed}", seed, without_style=True),
+        "one, without style": learnt(folder, f"style-{seed}", seed, style_control=True),
         "mean": learnt(folder, f"mean-{seed}", seed, members=MEMBERS),
     }
     for combine in ENSEMBLES[1:]:

@@ -20,9 +20,10 @@ from steersman.cli import model as talk
 from steersman.data.formats import read, sort_out
 from steersman.data.sources import split_by_topic, spread
 from steersman.evals import reward_card
+from steersman.lm.reward_model import RewardModel
 from steersman.store import StageFolder
 from steersman.train import reward_model
-from steersman.train.reward_model import RewardConfig, RewardModel
+from steersman.train.reward_model import RewardConfig
 from steersman.types import Comparison, Demonstration
 from steersman.yaml_lines import parse
 
@@ -52,7 +53,7 @@ def main() -> None:
         out = StageFolder(Path(folder), "reward_model", lambda **row: print({k: row[k] for k in row if k != "key"}))
         reward_model.run(config, base, start, train, demonstrations, out)
         minutes = (time.perf_counter() - before) / 60
-        card = reward_card.card(RewardModel.load(base, Path(folder)).judge, held_out, demonstrations)
+        card = reward_card.card(RewardModel.load(base, Path(folder)).score, held_out, demonstrations)
     counts = {"train": len(train), "held_out": len(held_out)}
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     found[arguments.name] = {"config": config.model_dump(mode="json"), "rows": counts, "minutes": minutes, "card": card}

@@ -24,7 +24,7 @@ from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_trainable, trainable, using
 from steersman.lm.chat_format import ChatFormat, Example
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower
+from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk, Lower
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
@@ -67,7 +67,7 @@ def sft_step(work: dict[str, Any], adapter: Path, vocabulary: str, layers: int |
     steps = [[Example(g["prompt"] + g["completions"][0], len(g["prompt"])) for g in groups] for groups in work["steps"]]
     base = Path(work["base"])
     every = [example for examples in steps for example in examples]
-    trainer = sft.Trainer.prepare(config, pretrained.load_model(base), "base", 0, every)
+    trainer = sft.SftTrainer.prepare(config, pretrained.load_model(base), "base", 0, every)
     load_start(trainer.policy, adapter)
 
     def step(number: int) -> dict[str, Any]:
@@ -178,8 +178,8 @@ def stage_step(work: dict[str, Any], adapter: Path, vocabulary: str, _: int | No
     )
     model, policy = load_trainable(Path(work["base"]), adapter.parent)
     steps = [[Group(g["prompt"], g["completions"]) for g in groups] for groups in work["steps"]]
-    trainer = dpo.Trainer.prepare(config, model, policy, 0, [group for groups in steps for group in groups])
-    batches = [[dpo.Pair(group) for group in groups] for groups in steps]
+    trainer = dpo.DpoTrainer.prepare(config, model, policy, 0, [group for groups in steps for group in groups])
+    batches = [[dpo.PreferencePair(group) for group in groups] for groups in steps]
     references = trainer.references(batches)
     return lambda number: trainer.step(number, batches[number], references[number], work["learning_rate"])
 
@@ -202,12 +202,12 @@ def reward_step(*arguments: Any) -> Step:
 def reward_stage_step(work: dict[str, Any], adapter: Path, _: str, __: int | None, ___: bool) -> Step:
     """The product's own optimiser step of `train/reward_model.py`, with TRL's head: no bias, the same start."""
     config = reward_model.RewardConfig(
-        centre_weight=0.0, optimiser=OPTIMISER, batch_size=work["rows"], micro_batch_size=work["rows"]
+        center_rewards_coefficient=0.0, optimiser=OPTIMISER, batch_size=work["rows"], micro_batch_size=work["rows"]
     )
     model, policy = load_trainable(Path(work["base"]), adapter.parent)
-    lower = reward_model.LowerStates(model, policy, "default", 0, 0)
+    states = FrozenStatesCache(FrozenTrunk.below(model, policy), 0)
     unstyled = [0.0] * len(answer_style.FEATURES)
-    trainer = reward_model.Trainer.prepare(config, 0, model, policy, lower, torch.tensor(unstyled))
+    trainer = reward_model.RewardTrainer.prepare(config, 0, model, policy, states, torch.tensor(unstyled))
     with torch.no_grad():
         trainer.head.weight.copy_(torch.tensor(work["score"])[None])
     steps = [

@@ -46,7 +46,7 @@ def exact_rows(recipe: Recipe, run: Path, model: Any, chat: ChatFormat) -> torch
     config = recipe.sft
     examples, _ = sft.encode(train, chat, config.max_length)
     replayed = [Example(row["token_ids"], row["start"]) for row in read_jsonl(run / "sft" / "replay.jsonl")]
-    opened, held_out = sft.openings(config.opening, train, examples), sft.encode(validation, chat, config.max_length)[0]
+    opened, held_out = sft.prefixes(config.prefix, train, examples), sft.encode(validation, chat, config.max_length)[0]
     every = [*examples, *opened, *replayed, *held_out]
     vocabulary = choose_vocabulary(config.compact, model, head_of(model), every)
     return vocabulary.position >= 0

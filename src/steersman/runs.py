@@ -21,6 +21,7 @@ from steersman.errors import ModelError, UserError
 from steersman.lm import pretrained
 from steersman.lm.device import Hardware, placed
 from steersman.lm.language_model import LocalModel
+from steersman.lm.reward_model import RewardModel
 from steersman.pipeline import sections_of
 from steersman.report.evidence import read_recipe
 from steersman.report.page import report_data
@@ -28,7 +29,6 @@ from steersman.stage import Input
 from steersman.stages.inputs import POLICY, REWARD_MODEL
 from steersman.store import MANIFEST, Run, read_json
 from steersman.store import open_run as _open
-from steersman.train.reward_model import RewardModel
 
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from steersman.cost.work import Counts, Workload, assumed_lengths, schedule
 from steersman.evals import capability, reward_card
 from steersman.lm import head as head_module
 from steersman.lm import pretrained, sampling, shared_prefix
+from steersman.lm import reward_model as scoring
 from steersman.lm.frozen_trunk import FrozenTrunk
 from steersman.lm.sampling import SamplingConfig
 from steersman.store import StageFolder
@@ -83,7 +84,7 @@ class Counting:
         [],
         ["sft.micro_batch_size=3"],
         ["sft.replay.rows=9", "sft.replay.tokens=8"],
-        ["sft.opening.passes={ask-first: 2}"],
+        ["sft.prefix.upsample={ask-first: 2}"],
     ],
 )
 def test_work_of_sft_is_what_sft_does(
@@ -163,6 +164,7 @@ def test_work_of_the_reward_model_is_what_it_does(
         return lower(model, batch, below)
 
     monkeypatch.setattr(reward_model, "tree_hidden", counted)
+    monkeypatch.setattr(scoring, "tree_hidden", counted)
     monkeypatch.setattr(reward_model, "tree_lower", counted_lower)
     out = StageFolder(tmp_path / "reward_model", "reward_model")
     reward_model.run(s.recipe.reward_model, tiny_base, tmp_path / "sft", s.comparisons, s.train, out)
@@ -170,7 +172,7 @@ def test_work_of_the_reward_model_is_what_it_does(
     assert {name: getattr(found, name) for name in counts} == counts
     assert ("lower_tokens" in counts) == (layers == 1)
     counts.clear()
-    judge = reward_model.RewardModel.load(tiny_base, out.path).judge
+    judge = scoring.RewardModel.load(tiny_base, out.path).score
     reward_card.run(judge, s.held_out, s.train, StageFolder(tmp_path / "reward_card", "reward_card"))
     assert estimate("reward_card", s).counts.read_tokens == counts["read_tokens"]
 
@@ -193,7 +195,7 @@ def counted_reinforcement(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     counting(actor, "tree_logprobs", 1, "read", "train_tokens")
     counting(ppo, "tree_hidden", 1, "read", "train_tokens")
-    counting(reward_model, "tree_hidden", 1, "judged")
+    counting(scoring, "tree_hidden", 1, "judged")
     counting(sampling, "draw", 0, "rollout_rows")
     counting(actor, "entropies", 0, "looked_at")
     counting(actor, "tree_hidden", 1, "watched")
@@ -240,8 +242,8 @@ def test_work_of_reinforcement_is_what_it_does(
     counts = counted_reinforcement(monkeypatch)
     # Answers have the length that is expected: none ends by itself.
     monkeypatch.setattr(type(s), "like_demonstrations", lambda self, limit: limit)
-    make = reward_model.chat_format
-    monkeypatch.setattr(reward_model, "chat_format", lambda *given: replace(make(*given), stop_ids=frozenset()))
+    make = scoring.chat_format
+    monkeypatch.setattr(scoring, "chat_format", lambda *given: replace(make(*given), stop_ids=frozenset()))
     rows = Rows(s.prompts, s.held_out_prompts, s.train)
     start, stage = tmp_path / "sft", StageFolder(tmp_path / "rl", "rl")
     judges = Judges(second=tmp_path / "reward")
@@ -259,10 +261,10 @@ def test_work_of_reinforcement_is_what_it_does(
 
 
 def test_frozen_layers_read_every_text_once_or_in_every_step(workload: Workload) -> None:
-    always = ("sft.lora.trainable_layers=1", "sft.opening.passes={ask-first: 2}")
+    always = ("sft.lora.trainable_layers=1", "sft.prefix.upsample={ask-first: 2}")
     kept = estimate("sft", changed(workload, *always)).counts
     rows = {tuple(e.token_ids) for e in (*workload.train_examples, *workload.validation_examples)}
-    assert kept.lower_tokens == sum(map(len, rows))  # openings begin these texts
+    assert kept.lower_tokens == sum(map(len, rows))  # prefixes begin these texts
     anew = estimate("sft", changed(workload, *always, "sft.trunk_cache_mb=0")).counts
     assert anew == kept._replace(lower_tokens=anew.train_tokens)
     assert estimate("sft", workload).counts.lower_tokens == 0

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 PROGRAM = (sys.executable, "-c", "from steersman.cli import main; main()")
-# Everything that an optimiser step can hold: whole rows, openings, replayed text, a compact vocabulary's choices.
+# Everything that an optimiser step can hold: whole rows, prefixes, replayed text, a compact vocabulary's choices.
 SETTINGS = (
     "examples.limit_demonstrations=40",
     "examples.limit_comparisons=24",
@@ -26,7 +26,7 @@ SETTINGS = (
     "sft.micro_batch_size=3",
     "sft.lora={rank: 4, alpha: 8, trainable_layers: 1}",
     "sft.replay={rows: 6, tokens: 12, weight: 0.5}",
-    "sft.opening={tokens: 4, weight: 2, passes: {personal-finance: 1}}",
+    "sft.prefix={tokens: 4, weight: 2, upsample: {personal-finance: 1}}",
     "sft.checkpoint_every_steps=2",
     "sft.epochs=1",
     "dpo.loss=kto",

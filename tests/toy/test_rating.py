@@ -129,7 +129,7 @@ def test_votes_of_another_tool_train_the_reward_model(run: Path, tmp_path: Path,
     said = {"prompt": "p", "chosen": "x", "rejected": "y", "weight": 1.0}
     write_jsonl(file, [{**said, "rater": name} for name in ("a", "b", "c")])
     monkeypatch.setattr(pipeline, "align", lambda recipe, out, until: Run(out))
-    for count, settings in ((1, []), (3, ["reward_model.trust_raters=true"])):
+    for count, settings in ((1, []), (3, ["reward_model.rater_reliability=true"])):
         done = train(run, settings, tmp_path / f"out-{count}", votes=file)
         rows = read(done.path / "comparisons.jsonl", Comparison)
         assert len(rows) == count

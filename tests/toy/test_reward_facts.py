@@ -13,10 +13,11 @@ import torch
 
 from steersman.data import toy_world as world
 from steersman.data.toy_world import Rater
+from steersman.lm.reward_model import RewardModel, tokenised
 from steersman.store import StageFolder, read_json
 from steersman.train import reward_model
 from steersman.train.loop import OptimiserConfig
-from steersman.train.reward_model import RATERS, RewardConfig, RewardModel, tokenised
+from steersman.train.reward_model import RATERS, RewardConfig
 from steersman.train.rl import loop as rl
 from steersman.train.rl.actor import RolloutConfig
 from steersman.train.rl.evaluation import WatchConfig
@@ -28,7 +29,12 @@ CLEAR = 0.5  # of the true reward: by so much the better answer of a pair is bet
 
 
 def learn(
-    raters: Sequence[Rater], votes_each: int, batch_size: int, fine_tuned: Path, out: Path, trust_raters: bool = False
+    raters: Sequence[Rater],
+    votes_each: int,
+    batch_size: int,
+    fine_tuned: Path,
+    out: Path,
+    rater_reliability: bool = False,
 ) -> None:
     """Train a reward model on the votes of some raters, who were also asked three questions with known answers."""
     known = world.gold_questions(3)
@@ -43,7 +49,7 @@ def learn(
         batch_size=batch_size,
         micro_batch_size=batch_size,
         max_length=64,
-        trust_raters=trust_raters,
+        rater_reliability=rater_reliability,
         checkpoint_every_steps=1000,
     )
     out.mkdir()

@@ -18,10 +18,10 @@ from torch import Tensor
 from steersman.data import toy_world as world
 from steersman.lm import pretrained
 from steersman.lm.chat_format import ChatFormat, chat_format
+from steersman.lm.reward_model import RewardModel
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train.loop import OptimiserConfig
-from steersman.train.reward_model import RewardModel
 from steersman.train.rl import loop as rl
 from steersman.train.rl.actor import RolloutConfig
 from steersman.train.rl.evaluation import WatchConfig

@@ -89,7 +89,7 @@ def align(
         results().print(render(shown(make_plan(chosen, out, until=until))))
         return
     try:
-        with distributed.joined():
+        with distributed.process_group():
             if distributed.rank() > 0:
                 pipeline.follow(chosen)
                 return

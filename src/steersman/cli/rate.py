@@ -437,7 +437,7 @@ def train(
     """Train the reward model of a run's recipe on its own comparisons and the votes, and write its card.
 
     A new run, ``RUN-votes``; what the votes do not change is taken over from the old one. Votes are weighed before,
-    unless the reward model learns by itself how far to believe each rater (``trust_raters``).
+    unless the reward model learns by itself how far to believe each rater (``rater_reliability``).
 
     Args:
         votes: a file of another tool's, instead of those of the run's round.
@@ -460,7 +460,7 @@ def train(
     recipe |= {"dpo": None, "rl": None, "cost_model": None}
     write_text(target / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
     chosen = load_recipe(target / "recipe.yaml", settings)
-    trusting = chosen.reward_model is not None and chosen.reward_model.trust_raters
+    trusting = chosen.reward_model is not None and chosen.reward_model.rater_reliability
     _write_rows(rows, edits, target, weighed=not trusting)
     for stage in REUSED:
         if (run.path / stage).is_dir() and not (target / stage).exists():

@@ -25,7 +25,7 @@ from steersman.lm.sampling import SamplingConfig, continue_ids
 from steersman.lm.shared_prefix import Group, tree, tree_hidden
 from steersman.report.blocks import Block, Number, Rate, Table, paragraph
 from steersman.store import peak_memory_mb
-from steersman.train.sft import SftConfig, Trainer
+from steersman.train.sft import SftConfig, SftTrainer
 from steersman.types import Record
 
 REPEATS = 3  # of each phase; the fastest counts
@@ -164,11 +164,11 @@ def _sft(base: Any, vocabulary: Any) -> Phase:
     model = pretrained.load_model(base)
     rows = [Example(_ids(model, 200, seed), 100) for seed in range(8)]
     cost = _cost(model)
-    trainer = Trainer.prepare(config, model, "base", 0, rows)
+    trainer = SftTrainer.prepare(config, model, "base", 0, rows)
     seconds = _fastest(lambda: trainer.step(0, [rows], [], 1e-4))
     head = 2 * cost.head
-    if trainer.scorer.vocabulary is not None:
-        kept = len(trainer.scorer.vocabulary.exact) / len(trainer.scorer.head.weight)
+    if trainer.token_loss.vocabulary is not None:
+        kept = len(trainer.token_loss.vocabulary.exact) / len(trainer.token_loss.head.weight)
         head *= kept + config.compact.full_share
     flop = 1600 * 2 * cost.trunk + 800 * head
     return Phase(name=f"SFT P100 C100, {vocabulary} vocabulary", tokens=1600, gflop=flop / 1e9, seconds=seconds)
@@ -178,12 +178,12 @@ def _dpo(base: Any) -> Phase:
     """Forward and backward of 4 pairs of 200 + 100 tokens, each pair's prompt read once; without the reference."""
     model = pretrained.load_model(base)
     cost = _cost(model)  # before the adapters, which are not counted
-    trainer = Trainer.prepare(SftConfig(), model, "base", 0, [])
+    trainer = SftTrainer.prepare(SftConfig(), model, "base", 0, [])
     groups = [Group(_ids(model, 200, i), [_ids(model, 100, 10 + i), _ids(model, 100, 20 + i)]) for i in range(4)]
     batch = tree(groups, 0)
 
     def work() -> None:
-        logprobs = token_logprobs(tree_hidden(model, batch, batch.source), batch.targets, trainer.scorer.head)
+        logprobs = token_logprobs(tree_hidden(model, batch, batch.source), batch.targets, trainer.token_loss.head)
         sums = batch.sum_per_sequence(logprobs)
         preference_nll(0.1 * (sums[0::2] - sums[1::2])).mean().backward()  # type: ignore[no-untyped-call]
         trainer.optimiser.zero_grad()

@@ -10,7 +10,7 @@ The lower layers run in evaluation mode always, so that a kept activation and a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -133,6 +133,30 @@ class Lower(NamedTuple):
 
     trunk: FrozenTrunk
     states: Tensor
+
+
+class FrozenStatesCache:
+    """Activations of batches that come again, such as the same micro-batches in every epoch, kept by key.
+
+    Unlike `TrunkCache`, it is filled as batches come, in any layout; what exceeds the budget is computed every time.
+
+    Args:
+        budget_mb: of memory for the activations.
+    """
+
+    def __init__(self, lower: FrozenTrunk | None, budget_mb: int) -> None:
+        self.lower, self._free_bytes = lower, budget_mb * 2**20
+        self._kept: dict[Hashable, Lower] = {}
+
+    def get(self, key: Hashable, read: Callable[[FrozenTrunk], Lower | None]) -> Lower | None:
+        """The activations of the batch with this key, from ``read`` the first time; None if no layer is frozen."""
+        if self.lower is None or key in self._kept:
+            return self._kept.get(key)
+        states = read(self.lower)
+        if states is not None and states.states.nbytes <= self._free_bytes:
+            self._free_bytes -= states.states.nbytes
+            self._kept[key] = states
+        return states
 
 
 class TrunkCache:

@@ -33,7 +33,7 @@ def run(config: MixedDpoConfig, given: Inputs, out: StageFolder) -> None:
 
 
 def check(config: MixedDpoConfig, sources: Sources) -> None:
-    """Refuse a compact vocabulary without a frozen head, and names in ``passes`` that no comparison has."""
+    """Refuse a compact vocabulary without a frozen head, and names in ``upsample`` that no comparison has."""
     recipe, data = sources.recipe, sources.data
     if recipe.sft.method == "full" and config.dpo.vocabulary == "compact":
         raise recipe.conflict(
@@ -43,19 +43,19 @@ def check(config: MixedDpoConfig, sources: Sources) -> None:
             do="set dpo.vocabulary: full",
         )
     if config.feedback is None:
-        dpo.repeated(data.comparisons, config.dpo.passes)
+        dpo.upsampled(data.comparisons, config.dpo.upsample)
         return
     # What the judge will compare has its names from the prompts and the constitution.
     people = [] if config.feedback.people == "none" else data.comparisons
     names = [dpo.names(row) for row in people]
     names += [{*row.tags, *row.principles} for row in data.prompts] + [set(sources.constitution.texts)]
-    dpo.times_read(names, config.dpo.passes)
+    dpo.comparison_repeats(names, config.dpo.upsample)
 
 
 def estimate(config: MixedDpoConfig, workload: Workload) -> Work:
     """People's pairs in their batches, with the reference's pass; the judge's are not counted: nobody has them yet."""
     own = config.dpo
-    pairs, _ = dpo.pairs(dpo.repeated(workload.comparisons, own.passes), workload.chat, own)
+    pairs, _ = dpo.encode(dpo.upsampled(workload.comparisons, own.upsample), workload.chat, own)
     groups = [pair.group for pair in pairs]
     lengths = [group.tokens for group in groups]
     plan = loop.plan_batches(lengths, own.batch_size, own.epochs, own.seed)

@@ -28,6 +28,7 @@ from steersman.evals.detectors import behaviours
 from steersman.lm import pretrained
 from steersman.lm.endpoint.client import RemoteModel, secret
 from steersman.lm.language_model import LanguageModel, LocalModel
+from steersman.lm.reward_model import RewardModel, tokenised
 from steersman.recipe import Recipe
 from steersman.report.blocks import Answer, Details, Exchange, Rate, Section, Table, paragraph
 from steersman.report.cards import accuracy_table
@@ -48,7 +49,6 @@ from steersman.stages.inputs import (
     TUNED,
 )
 from steersman.store import StageFolder, folder_digest
-from steersman.train.reward_model import RewardModel, tokenised
 from steersman.types import Message, Prompt, Record, Text
 
 ENDPOINT = (
@@ -71,7 +71,7 @@ def judge_of(config: JudgeConfig, base: Path, reward: Path | None, cache: Path) 
         if kind == "rules":
             judges.append(RuleJudge(behaviours.detect, config.sure))
         elif kind == "reward":
-            judges.append(ScoringJudge(RewardModel.load(base, reward or Path("no reward model")).judge))
+            judges.append(ScoringJudge(RewardModel.load(base, reward or Path("no reward model")).score))
         elif config.remote and kind == "remote":
             judges.append(AskedJudge(RemoteModel(config.remote, cache), config.chain_of_thought))
         else:

@@ -11,6 +11,7 @@ from steersman.constitution.ai_feedback import FeedbackConfig
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, group_tokens, trainable_share
 from steersman.data.by_principle import of_principles
 from steersman.evals import reward_card
+from steersman.lm.reward_model import BATCH, RewardModel, centring_groups, tokenised
 from steersman.recipe import Recipe
 from steersman.report.blocks import Number, Rate, Section, Table, paragraph
 from steersman.report.cards import accuracy_table
@@ -29,7 +30,7 @@ from steersman.stages.inputs import (
 )
 from steersman.store import StageFolder
 from steersman.train import loop, reward_model
-from steersman.train.reward_model import CostConfig, RewardConfig, RewardModel
+from steersman.train.reward_model import CostConfig, RewardConfig
 from steersman.types import Comparison, Record
 
 KEPT_SHARE = 0.3  # of prompts with a pair that is kept, assumed
@@ -117,7 +118,7 @@ def run_mixed(config: MixedRewardConfig, given: Inputs, out: StageFolder) -> Non
 # ── the card ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def measure(config: RewardConfig, given: Inputs, out: StageFolder) -> None:
     """Accuracy, calibration and biases of the reward model on comparisons that it was not trained on."""
-    score = RewardModel.load(given[BASE], given[REWARD_MODEL]).judge
+    score = RewardModel.load(given[BASE], given[REWARD_MODEL]).score
     reward_card.run(score, given[HELD_OUT_COMPARISONS], given[TRAIN], out)
 
 
@@ -130,13 +131,13 @@ def ranking_work(config: RewardConfig, workload: Workload, comparisons: Sequence
     tokens = [n for step in steps for n in group_tokens([groups[i] for i in step], config.micro_batch_size)]
     passes, frozen = config.members * config.epochs, trainable_share(workload) < 1
     states = 4 * workload.config.get_text_config().hidden_size * sum(tokens)
-    level = reward_model.level_rows(workload.train, workload.chat, config.max_length)
+    level = centring_groups(workload.train, workload.chat, config.max_length)
     counts = Counts(
         loads=1,
         train_tokens=passes * sum(tokens),
         lower_tokens=sum(tokens) if frozen else 0,
         checkpoints=config.members * ((len(steps) * config.epochs - 1) // config.checkpoint_every_steps),
-        read_tokens=config.members * sum(group_tokens(level, reward_model.BATCH)),
+        read_tokens=config.members * sum(group_tokens(level, BATCH)),
     )
     kept_mb = min(states // 2**20, config.trunk_cache_mb) if frozen else 0
     return Work(counts, PeakSizes(max(tokens), read_tokens=max(tokens), lower_mb=kept_mb))
@@ -156,7 +157,7 @@ def estimate_card(config: RewardConfig, workload: Workload) -> Work:
     scored = [(row.prompt, row.options) for row in workload.held_out if row.pairs()]
     dressed = reward_card.dressed(workload.train)
     scored += [(row.prompt, (row.completion, *changed.values())) for row, changed in dressed]
-    groups = [reward_model.tokenised(prompt, answers, workload.chat, config.max_length) for prompt, answers in scored]
+    groups = [tokenised(prompt, answers, workload.chat, config.max_length) for prompt, answers in scored]
     tokens = group_tokens(groups, 1)
     return Work(Counts(loads=1, read_tokens=config.members * sum(tokens)), PeakSizes(read_tokens=max(tokens)))
 

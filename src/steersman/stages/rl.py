@@ -25,6 +25,7 @@ from steersman.evals.detectors import behaviours
 from steersman.lm import vllm_engine
 from steersman.lm.chat_format import shorten
 from steersman.lm.device import Hardware
+from steersman.lm.reward_model import BATCH
 from steersman.lm.shared_prefix import Group
 from steersman.report.blocks import Answer, Block, Curve, Details, Exchange, LineChart, Number, Rate, Section, Table
 from steersman.report.evidence import Points, StageRecord
@@ -42,7 +43,6 @@ from steersman.stages.inputs import (
 )
 from steersman.stages.reward_model import cost_config
 from steersman.store import StageFolder
-from steersman.train import reward_model
 from steersman.train.rl import grpo, loop, ppo, rloo
 from steersman.train.rl.actor import KL_POSITIONS
 from steersman.train.rl.evaluation import People
@@ -181,8 +181,8 @@ def _scored_tokens(workload: Workload, rollouts: Sequence[Rollout], looks: Seque
     """Tokens that the reward model, the cost model and, at evaluations, the holdout reward model read."""
     reward, cost = workload.recipe.reward_model, cost_config(workload.recipe)
     members = (reward.members if reward else 0) + (cost.members if cost else 0)
-    trained = [members * n for groups, _ in rollouts for n in group_tokens(groups, reward_model.BATCH)]
-    evaluated = [(members + 1) * n for groups, _ in looks for n in group_tokens(groups, reward_model.BATCH)]
+    trained = [members * n for groups, _ in rollouts for n in group_tokens(groups, BATCH)]
+    evaluated = [(members + 1) * n for groups, _ in looks for n in group_tokens(groups, BATCH)]
     return sum(trained) + sum(evaluated)
 
 

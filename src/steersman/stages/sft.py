@@ -37,7 +37,7 @@ def run_on_revisions(config: RevisedSftConfig, given: Inputs, out: StageFolder) 
 
 def check(config: SftConfig, sources: Sources) -> None:
     """Refuse prefixes that no row has, and full fine-tuning in another precision than float32."""
-    sft.times_opened(config.opening, sources.data.demonstrations)
+    sft.prefix_repeats(config.prefix, sources.data.demonstrations)
     if config.method == "full" and sources.recipe.hardware.dtype != "float32":
         raise sources.recipe.conflict(
             "hardware.dtype: bfloat16 is for frozen weights (sft.method: lora); full fine-tuning needs float32",
@@ -63,7 +63,7 @@ def estimate(config: SftConfig, workload: Workload) -> Work:
     """Whole rows, prefixes and replayed rows in their batches; validation; what the frozen layers read once."""
     whole, held_out = workload.train_examples, workload.validation_examples
     replayed, sampled = _replay(config, workload)
-    prefixes = sft.openings(config.opening, workload.train, whole)
+    prefixes = sft.prefixes(config.prefix, workload.train, whole)
     plan = loop.plan_batches([len(e.token_ids) for e in whole], config.batch_size, config.epochs, config.seed)
     steps = [[whole[i] for i in step] for step in plan]
     for extra in (prefixes, replayed):
@@ -112,8 +112,8 @@ def _replay(config: SftConfig, workload: Workload) -> tuple[list[Example], Count
     """Rows of the length that the base model's own text will have, and the work of sampling it."""
     replay, tokenizer = config.replay, workload.chat.tokenizer
     bos = 0 if tokenizer.bos_token_id is None else 1
-    openings = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in sft.OPENINGS]
-    prompts = [bos + openings[i % len(openings)] for i in range(replay.rows)]
+    starts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in sft.SENTENCE_STARTS]
+    prompts = [bos + starts[i % len(starts)] for i in range(replay.rows)]
     counts, _ = schedule(sorted(prompts), [replay.tokens] * replay.rows, 0, REPLAY_BATCH)
     return [Example([0] * (length + replay.tokens), length) for length in prompts], counts
 
@@ -122,7 +122,7 @@ def estimate_on_revisions(config: RevisedSftConfig, workload: Workload) -> Work:
     """Rows of the mean length of demonstrations."""
     examples, revisions = workload.train_examples, workload.recipe.revisions
     kept = KEPT_SHARE * len(spread(workload.prompts, revisions.prompts if revisions else None))
-    rows = max(1.0, kept * (1 + config.demonstrations)) * config.epochs
+    rows = max(1.0, kept * (1 + config.demonstrations_per_revision)) * config.epochs
     mean = sum(len(e.token_ids) for e in examples) / len(examples)
     completion = scored(*examples) / len(examples)
     steps = math.ceil(rows / config.batch_size)

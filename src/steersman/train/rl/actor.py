@@ -22,11 +22,11 @@ from steersman.lm.chat_format import ChatFormat, shorten
 from steersman.lm.frozen_trunk import FrozenTrunk, Lower
 from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, divergence, entropies, head_of
 from steersman.lm.int8 import Int8Copy
+from steersman.lm.reward_model import RewardModel, tokenised
 from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, random_stream
 from steersman.lm.shared_prefix import Below, Group, Tree, read_below, tree, tree_hidden, tree_logprobs, tree_lower
 from steersman.lm.vllm_engine import VllmEngine
 from steersman.train import distributed
-from steersman.train.reward_model import RewardModel, tokenised
 from steersman.types import Demonstration, Prompt, Record, Seed, Text, transport
 
 POLICY, REFERENCE = "default", "reference"
@@ -226,7 +226,7 @@ class Actor:
         limits = self.config.rollouts
         # A compact vocabulary's head, and an int8 one, have the temperature in them.
         tempered = self.vocabulary is not None or self.int8 is not None
-        own = [i for i in range(len(starts)) if i // each % distributed.count() == distributed.rank()]
+        own = [i for i in range(len(starts)) if i // each % distributed.world_size() == distributed.rank()]
         sampling = SamplingConfig(
             temperature=1.0 if tempered else limits.temperature,
             max_new_tokens=limits.max_new_tokens,
@@ -284,7 +284,7 @@ class Actor:
         """This process's micro-batches, read by the reference; groups stay whole."""
         off_policy = any(other is not None for other in (self.int8, self.vllm, self.vocabulary))
         generator = random_stream(self.config.seed, step)
-        for number, places in enumerate(distributed.share(range(len(rollouts.groups)), self.config.micro_batch_size)):
+        for number, places in enumerate(distributed.split(range(len(rollouts.groups)), self.config.micro_batch_size)):
             if not distributed.mine(number):
                 if self.vocabulary is not None:
                     self.vocabulary.pass_over(sum(len(rollouts.drawn[i]) for i in places), generator)
@@ -317,7 +317,7 @@ class Actor:
         generator = random_stream(self.config.seed, step, 1)
         groups = [tokenised(row.prompt, [row.completion], self.chat, IMITATED_TOKENS) for row in rows]
         tokens = sum(len(group.completions[0]) for group in groups)
-        for number, share in enumerate(distributed.share(groups, self.config.micro_batch_size)):
+        for number, share in enumerate(distributed.split(groups, self.config.micro_batch_size)):
             if distributed.mine(number):
                 batch = tree(share, self.pad_id, self.model.device)
                 lower = tree_lower(self.model, batch, self.below)

@@ -226,7 +226,7 @@ def _run(
     if state:
         trainer.resume(state)
     watch.resume(state["looks"] if state else [], first)
-    distributed.wait()
+    distributed.barrier()
     counts = {"prompts": len(rows.prompts), "watched": len(watch.prompts), "steps": config.steps}
     out.emit(event="setup", **counts, resumed_at_step=first)
 
@@ -333,7 +333,7 @@ class Trainer:
         self.constraint.see(costs)
         silent = float((rewards.std(1) < 1e-6).float().mean())
         self.silence.see(silent, step)
-        sums = distributed.add_up((), *measured.values())
+        sums = distributed.all_reduce((), *measured.values())
         return {
             "learning_rate": rate,
             "loss": value,
@@ -382,5 +382,5 @@ class Trainer:
             weighted = self.config.demonstration_weight * nll
             weighted.backward()  # type: ignore[no-untyped-call]
             sums[0] += weighted.detach().double().cpu()
-        loss, k1 = distributed.add_up(list(self.parameters.values()), *sums.tolist())
+        loss, k1 = distributed.all_reduce(list(self.parameters.values()), *sums.tolist())
         return loss, k1

@@ -35,9 +35,9 @@ from steersman.functional import (
 )
 from steersman.lm.adapters import ADAPTER, load_adapter, trainable, using
 from steersman.lm.frozen_trunk import Lower
+from steersman.lm.reward_model import HEAD, scalar
 from steersman.lm.shared_prefix import Tree, tree_hidden
 from steersman.train import distributed
-from steersman.train.reward_model import HEAD, scalar
 from steersman.train.rl.actor import Actor, Read, Seen
 from steersman.train.rl.loop import Algorithm, RlConfig, Totals
 

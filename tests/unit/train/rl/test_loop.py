@@ -17,6 +17,7 @@ from steersman.errors import DataError, RecipeError, RunError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_adapter
 from steersman.lm.head import CompactConfig
+from steersman.lm.reward_model import RewardModel
 from steersman.lm.shared_prefix import Group, tree
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.train import loop, reward_model, sft
@@ -516,7 +517,7 @@ def test_answers_that_never_differ_are_a_collapse(
     tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        reward_model.RewardModel,
+        RewardModel,
         "scores",
         lambda self, groups, below: torch.zeros(sum(len(g.completions) for g in groups)),
     )
