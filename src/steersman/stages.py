@@ -27,11 +27,12 @@ from steersman.recipe import Recipe
 from steersman.store import Artifact, StageFolder
 from steersman.train import distributed, dpo, reward_model, sft
 from steersman.train.reward_model import CostConfig, RewardConfig, RewardModel
+from steersman.train.rl import grpo, ppo, rloo
 from steersman.train.rl import loop as rl
 from steersman.train.rl.evaluation import People
-from steersman.train.rl.grpo import Grpo, GrpoConfig
-from steersman.train.rl.ppo import Ppo, PpoConfig
-from steersman.train.rl.rloo import Rloo, RlooConfig
+from steersman.train.rl.grpo import GrpoConfig
+from steersman.train.rl.ppo import PpoConfig
+from steersman.train.rl.rloo import RlooConfig
 from steersman.train.sft import RevisedSftConfig
 from steersman.types import Comparison, Demonstration, Prompt
 
@@ -186,7 +187,7 @@ def train_ranking(c: Context, out: StageFolder, choose: Callable[[Recipe], Rewar
 def train_rl(c: Context, out: StageFolder) -> None:
     """Reinforcement learning."""
     prompts, watched = c.rows("prompts.jsonl", Prompt), c.rows("held_out_prompts.jsonl", Prompt)
-    rows = rl.Rows(prompts, [row for row in watched if row.expect] or watched, c.rows("train.jsonl", Demonstration))
+    rows = rl.RlData(prompts, [row for row in watched if row.expect] or watched, c.rows("train.jsonl", Demonstration))
     start, reward = c.done[offline_stage(c.recipe)].path, c.done[preference_stage(c.recipe)].path
     second, cost = c.done["second_judge"].path, c.done["cost_model"].path if "cost_model" in c.done else None
     _train("rl", out, c.recipe.rl, c.base, start, reward, rows, second, cost)
@@ -205,7 +206,7 @@ def _train_rl(
     base: Path,
     start: Path,
     reward: Path,
-    rows: rl.Rows,
+    rows: rl.RlData,
     second: Path,
     cost_model: Path | None,
     out: StageFolder,
@@ -213,22 +214,22 @@ def _train_rl(
     algorithm: rl.Algorithm
     match config:
         case RlooConfig():
-            algorithm = Rloo(config)
+            algorithm = rloo.algorithm(config)
         case GrpoConfig():
-            algorithm = Grpo(config)
+            algorithm = grpo.algorithm(config)
         case PpoConfig():
-            algorithm = Ppo(config)
+            algorithm = ppo.algorithm(config)
     ruled = config.constraint.behaviours if config.constraint else ()
     # Whether an answer shows what its prompt expects is never optimised; it chooses the checkpoint.
-    behaviours = scores.kept if any(row.expect for row in rows.watched) else None
-    judges = rl.Judges(
-        gold=People(out.path.parent / LABELS) if config.watch.gold == "people" else behaviours,
+    behaviours = scores.kept if any(row.expect for row in rows.held_out) else None
+    monitors = rl.Monitors(
+        gold=People(out.path.parent / LABELS) if config.evaluation.gold == "people" else behaviours,
         cost=functools.partial(scores.violates, ruled) if ruled else None,
-        seen_by={"refused": scores.refused},
-        second=second,
+        metrics={"refused": scores.refused},
+        holdout_reward_model=second,
         cost_model=cost_model,
     )
-    rl.run(config, algorithm, base, start, reward, rows, out, judges)
+    rl.run(config, algorithm, base, start, reward, rows, out, monitors)
 
 
 def write_reward_card(c: Context, out: StageFolder) -> None:

@@ -333,12 +333,12 @@ def _rl(s: Subject) -> Work:
     limits, share, mean = config.rollouts, _upper_share(s), s.like_demonstrations(config.rollouts.max_new_tokens)
     turns = rl.turns_of(config, s.prompts)
     steps = [_rollout(s, [s.prompts[i] for i in turn], limits.answers, mean) for turn in turns]
-    shown = sources.spread(s.held_out_prompts, config.watch.prompts)
-    looks = [_rollout(s, shown, 1, mean)] * (math.ceil(config.steps / config.watch.every_steps) + 1)
+    shown = sources.spread(s.held_out_prompts, config.evaluation.prompts)
+    looks = [_rollout(s, shown, 1, mean)] * (math.ceil(config.steps / config.evaluation.every_steps) + 1)
     imitated = sum(len(e.token_ids) for e in s.train_examples) / len(s.train_examples) * limits.prompts
     learnt = config.updates * (2 if config.algorithm == "ppo" else 1)  # PPO's critic learns as well
     prepared = 2 if config.algorithm == "ppo" else 0  # and reads before, as the policy does
-    learnt_from = [groups[: config.most_varied] for groups, _ in steps]  # which ones nobody knows yet
+    learnt_from = [groups[: config.top_prompts_by_reward_std] for groups, _ in steps]  # which ones nobody knows yet
     laid = [n for groups in learnt_from for n in trees(groups, config.micro_batch_size)]
     laid_out = [n for groups, _ in (*steps, *looks) for n in trees(groups, config.micro_batch_size)]
     watched = [n for groups, _ in looks for n in trees(groups, config.micro_batch_size)]
@@ -348,7 +348,7 @@ def _rl(s: Subject) -> Work:
     judged += [(judges + 1) * n for groups, _ in looks for n in trees(groups, reward_model.BATCH)]
     positions = sum(len(ids) for groups in learnt_from for g in groups for ids in g.completions)
     seen = sum(min(KL_POSITIONS, sum(len(ids) for g in groups for ids in g.completions)) for groups, _ in looks)
-    beside = config.steps * config.updates * imitated if config.demonstration_weight else 0
+    beside = config.steps * config.updates * imitated if config.ptx_coef else 0
     sampled = added(*(amounts for _, amounts in (*steps, *looks)))
     amounts = sampled._replace(
         loads=1,

@@ -158,7 +158,7 @@ def read_evidence(run: Run) -> Evidence:
         summary=read_json(run.path / "scores" / "summary.json"),
         rows=read_jsonl(run.path / "scores" / "scores.jsonl"),
         card=of("reward_card", "card.json"),
-        looks=read_jsonl(run.path / "rl" / "looks.jsonl") if "rl" in manifests else [],
+        looks=read_jsonl(run.path / "rl" / "eval_answers.jsonl") if "rl" in manifests else [],
         judge=of("judge_card", "judge_card.json"),
         revisions=read_jsonl(run.path / "revisions" / "revisions.jsonl") if "revisions" in manifests else [],
         feedback=of("feedback", "feedback.json"),
@@ -325,7 +325,7 @@ def _preferences(recorded: _Recorded) -> dict[str, Any]:
 
 
 LOOKED_AT = (
-    *("score", "second_score", "gold", "gold_worse", "refused", "ended", "repeated_trigrams"),
+    *("score", "holdout_score", "gold", "gold_worse", "refused", "terminated", "repeated_trigrams"),
     *("mean_answer_tokens", "kl_nats_per_token", "entropy_nats_per_token"),
 )
 
@@ -333,12 +333,14 @@ LOOKED_AT = (
 def _reinforcement(found: Evidence) -> dict[str, Any]:
     """What was seen at every look, which policy was taken, and how a few answers changed."""
     recorded = _Recorded(found, "rl")
-    rows = sorted((row for (name, _), row in recorded.latest.items() if name == "watch"), key=lambda row: row["step"])
+    rows = sorted(
+        (row for (name, _), row in recorded.latest.items() if name == "evaluation"), key=lambda row: row["step"]
+    )
     looks = [
         {"step": row["step"], "kl": row["kl_nats_per_answer"], **{key: finite(row.get(key)) for key in LOOKED_AT}}
         for row in rows
     ]
-    taken = next((dict(row) for (name, _), row in recorded.latest.items() if name == "taken"), {})
+    taken = next((dict(row) for (name, _), row in recorded.latest.items() if name == "selected"), {})
     steps = [look["step"] for look in looks]
     shown = sorted({0, taken.get("step", 0), steps[len(steps) // 2] if steps else 0, steps[-1] if steps else 0})
     count = 1 + max((row["index"] for row in found.looks), default=-1)
@@ -354,7 +356,7 @@ def _reinforcement(found: Evidence) -> dict[str, Any]:
         "looks": looks,
         "taken": {key: taken.get(key) for key in ("step", "gold", "gold_worse")},
         "examples": examples[:CHANGES_SHOWN],
-        **recorded.setup("prompts", "watched", "steps"),
+        **recorded.setup("prompts", "held_out_prompts", "steps"),
     }
 
 

@@ -146,14 +146,15 @@ def _reinforcement(found: Data | None) -> str:
     first, last = looks[0], looks[-1]
     said = (
         f"{found['algorithm'].upper()} over {last['step']} steps: the reward model's mean score of answers to "
-        f"{found['watched']} held-out prompts went from {_signed(first['score'])} to {_signed(last['score'])} nats"
+        f"{found['held_out_prompts']} held-out prompts went from {_signed(first['score'])} to "
+        f"{_signed(last['score'])} nats"
     )
     curves = [charts.Curve("score", "smooth", [(look["kl"], look["score"]) for look in looks])]
     keys = '<li><i class="swatch smooth"></i>the score that is optimised</li>'
-    if first["second_score"] is not None:
-        curves.append(charts.Curve("second", "light", [(look["kl"], look["second_score"]) for look in looks]))
-        said += f", that of a reward model trained on other data from {_signed(first['second_score'])} to "
-        said += f"{_signed(last['second_score'])}"
+    if first["holdout_score"] is not None:
+        curves.append(charts.Curve("second", "light", [(look["kl"], look["holdout_score"]) for look in looks]))
+        said += f", that of a reward model trained on other data from {_signed(first['holdout_score'])} to "
+        said += f"{_signed(last['holdout_score'])}"
         keys += '<li><i class="swatch light"></i>a reward model trained on other data</li>'
     x_name = "KL to the model before, nats an answer"
     parts = [pieces.figure(curves, f"{said}.", "score, nats", keys, x_name)]
@@ -179,7 +180,7 @@ def _looks(looks: Sequence[Data]) -> str:
                 number(look["score"], 2).translate(TRUE_MINUS),
                 "–" if look["gold"] is None else percent(look["gold"]),
                 percent(look["refused"]),
-                percent(look["ended"]),
+                percent(look["terminated"]),
                 number(look["mean_answer_tokens"], 0),
                 percent(look["repeated_trigrams"]),
                 number(look["entropy_nats_per_token"], 2),
