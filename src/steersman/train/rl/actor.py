@@ -41,22 +41,13 @@ class RolloutConfig(Record):
 
     prompts: int = Field(default=8, ge=1, description="Prompts in a step.")
     answers: int = Field(default=4, ge=2, description="Answers sampled for each prompt, the group size.")
-    temperature: float = Field(
-        default=1.0, gt=0, description="Divides the logits of policy and reference, in sampling and in the loss."
-    )
-    max_new_tokens: int = Field(default=64, ge=1, description="Longest answer in tokens; a longer one is cut.")
-    max_prompt_tokens: int = Field(
-        default=256, ge=8, description="Longest prompt in tokens; a longer one loses its beginning."
-    )
-    missing_eos_penalty: float = Field(
-        default=1.0, ge=0, description="Subtracted from the reward of an answer that is cut before its end token."
-    )
-    int8: bool = Field(
-        default=False,
-        description="Sample with weights rounded to int8, on a CPU; importance weights correct the loss.",
-    )
+    temperature: float = Field(default=1.0, gt=0, description="Divides all logits, in sampling and in the loss.")
+    max_new_tokens: int = Field(default=64, ge=1, description="Tokens of an answer; a longer one is cut.")
+    max_prompt_tokens: int = Field(default=256, ge=8, description="Tokens of a prompt; a longer one loses its start.")
+    missing_eos_penalty: float = Field(default=1.0, ge=0, description="Taken off the reward of an answer that is cut.")
+    int8: bool = Field(default=False, description="Sample with int8 weights (CPU); the loss corrects for it.")
     engine: Literal["steersman", "vllm"] = Field(
-        default="steersman", description="Sampler: steersman, or vllm; importance weights correct the loss for vLLM."
+        default="steersman", description="Sampler: steersman, or vllm if it is installed; the loss corrects for it."
     )
     vllm_cache_gb: float = transport(4.0, gt=0, description="GB for vLLM's KV cache, beside its copy of the weights.")
 
@@ -69,9 +60,7 @@ class ActorConfig(Record):
         default="full", description="Output rows to sample from and to normalise over: full, or compact as in sft."
     )
     compact: CompactConfig = Field(default=CompactConfig(), description="The compact vocabulary.")
-    micro_batch_size: int = Field(
-        default=4, ge=1, description="Prompts, each with all its answers, in one forward pass."
-    )
+    micro_batch_size: int = Field(default=4, ge=1, description="Prompts with all their answers, in a forward pass.")
     seed: Seed = Field(default=0, description="Seed of rollouts and of the order of the prompts.")
 
     @model_validator(mode="after")
@@ -206,7 +195,10 @@ class Actor:
         names = [POLICY, *(name for scorer in (main, holdout, cost) if scorer for name in scorer.heads)]
         trunks = [FrozenTrunk.below(model, policy, name) for name in names]
         below = None if None in trunks else min(filter(None, trunks), key=lambda trunk: trunk.layers)
-        vllm = _vllm(config.rollouts, base, policy) if config.rollouts.engine == "vllm" else None
+        limits, vllm = config.rollouts, None
+        if limits.engine == "vllm":
+            length = limits.max_prompt_tokens + limits.max_new_tokens
+            vllm = VllmEngine(base, policy.peft_config[POLICY].r, length, limits.vllm_cache_gb)
         pad = tokenizer.pad_token_id or 0
         return cls(
             config, base, model, policy, main.chat, main, holdout, cost, head, vocabulary, int8, vllm, below, pad
@@ -363,9 +355,3 @@ class Actor:
                 kl += float(divergence(reference, policy, self.head))
                 entropy += float(entropies(policy, self.head).sum())
         return kl / count, entropy / count
-
-
-def _vllm(limits: RolloutConfig, base: Path, policy: Any) -> VllmEngine:
-    """vLLM sized for the policy's adapter and for the longest rollout."""
-    rank = policy.peft_config[POLICY].r
-    return VllmEngine(base, rank, limits.max_prompt_tokens + limits.max_new_tokens, limits.vllm_cache_gb)

@@ -43,11 +43,9 @@ class EvaluationConfig(Record):
     labels: int | None = Field(default=None, ge=2, description="Answers that get a gold label; null: all.")
     gold: Literal["behaviours", "people"] = Field(
         default="behaviours",
-        description="What labels: the behaviours that a prompt expects, or people (the run waits for labels.jsonl).",
+        description="Labels: expected behaviours, or people (the run waits for labels.jsonl).",
     )
-    stop_at: float = Field(
-        default=0.95, gt=0.5, le=1, description="Stop when the policy is worse than the best with this probability."
-    )
+    stop_at: float = Field(default=0.95, gt=0.5, le=1, description="Stop if worse than the best with this probability.")
 
 
 class LabelledAnswer(Record):
@@ -143,7 +141,8 @@ class Evaluator:
                 values[name] = model.scores(groups, below).flatten().tolist()
         styles = {name: [measure(answer) for _, answer in answers] for name, measure in answer_style.FEATURES.items()}
         gold = self._labels(answers)
-        self._write(step, answers, values["score"], gold)
+        if distributed.rank() == 0:
+            self._write(step, answers, values["score"], gold)
         measured: dict[str, Any] = {
             **{name: fmean(column) for name, column in values.items()},
             "style": {name: fmean(column) for name, column in styles.items()},
@@ -190,24 +189,13 @@ class Evaluator:
     def _snapshot(self, step: int) -> Path:
         return self.folder / f"policy-{step}.safetensors"
 
-    def _write(
-        self, step: int, answers: Sequence[Answer], scores: Sequence[float], gold: Sequence[float | None]
-    ) -> None:
-        if distributed.rank() > 0:
-            return
+    def _write(self, step: int, answers: Sequence[Answer], scores: list[float], gold: list[float | None]) -> None:
         path = self.folder / EVAL_ANSWERS
-        rows = [
-            {
-                "step": step,
-                "index": i,
-                "prompt": prompt.model_dump(mode="json")["prompt"],
-                "answer": answer,
-                "score": scores[i],
-                "gold": gold[i],
-            }
-            for i, (prompt, answer) in enumerate(answers)
-        ]
-        write_jsonl(path, [*(read_jsonl(path) if path.exists() else []), *rows])
+        rows = read_jsonl(path) if path.exists() else []
+        for i, (prompt, answer) in enumerate(answers):
+            row = {"step": step, "index": i, "prompt": prompt.model_dump(mode="json")["prompt"], "answer": answer}
+            rows.append(row | {"score": scores[i], "gold": gold[i]})
+        write_jsonl(path, rows)
 
 
 def _repeated_trigrams(completion: Completion) -> float:

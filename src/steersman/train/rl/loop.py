@@ -55,8 +55,7 @@ class ConstraintConfig(Record):
         default=(), description="An answer violates if it lacks one of these that its prompt expects."
     )
     costs_below: float | None = Field(
-        default=None,
-        description="An answer violates if the cost model scores it below this, in nats; demonstrations average 0.",
+        default=None, description="An answer violates if the cost model scores it lower; demonstrations average 0."
     )
     at_most: float = Field(default=0.02, ge=0, le=1, description="Target: the largest share of violations.")
     multiplier: float = Field(default=1.0, gt=0, description="Initial Lagrange multiplier, the price of a violation.")
@@ -78,9 +77,7 @@ class RlConfig(ActorConfig):
     (InstructGPT), with demonstrations for pre-training text.
     """
 
-    evaluation: EvaluationConfig = Field(
-        default=EvaluationConfig(), description="Evaluation on held-out prompts, and choice of the checkpoint."
-    )
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="Evaluation on held-out prompts.")
     steps: int = Field(default=40, ge=1, description="Batches of rollouts.")
     top_prompts_by_reward_std: int | None = Field(
         default=None, ge=1, description="Learn from this many of a step's prompts, by reward deviation; null: all."
@@ -91,11 +88,9 @@ class RlConfig(ActorConfig):
         default=None, gt=0, description="Adapt beta until answers have this KL to the reference; null: constant beta."
     )
     constraint: ConstraintConfig | None = Field(default=None, description="Limit on violations; null: none.")
-    ptx_coef: float = Field(
-        default=0.0, ge=0, description="Weight of the demonstrations' negative log-likelihood, added to every loss."
-    )
+    ptx_coef: float = Field(default=0.0, ge=0, description="Weight of the demonstrations' NLL, added to every loss.")
     optimiser: loop.OptimiserConfig = Field(
-        default=loop.OptimiserConfig(learning_rate=1e-5, schedule="constant"), description="AdamW."
+        default=loop.OptimiserConfig(learning_rate=1e-5, schedule="constant"), description="AdamW and its schedule."
     )
     checkpoint_every_steps: int = transport(5, ge=1, description="Steps between checkpoints for resuming.")
 
@@ -214,9 +209,6 @@ class Monitors(NamedTuple):
     cost_model: Path | None = None
 
 
-NO_MONITORS = Monitors()
-
-
 def run(
     config: RlConfig,
     algorithm: Algorithm,
@@ -225,7 +217,7 @@ def run(
     reward: Path,
     data: RlData,
     out: StageFolder,
-    monitors: Monitors = NO_MONITORS,
+    monitors: Monitors,
 ) -> None:
     """Improve the policy in ``start`` by the score of the model in ``reward``; leaves ``adapter/`` in ``out``.
 

@@ -88,6 +88,13 @@ def actor(config: ActorConfig, base: Path, trained: Path, demonstrations: Sequen
     return Actor.load(config, base, trained / "sft", trained / "reward", demonstrations)
 
 
+@pytest.mark.parametrize(
+    "config", [RlooConfig, GrpoConfig, PpoConfig, RolloutConfig, EvaluationConfig, ConstraintConfig]
+)
+def test_every_setting_is_described(config: Any) -> None:
+    assert [name for name, field in config.model_fields.items() if not field.description] == []
+
+
 # ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def some_batch(off_policy: bool = False) -> PolicyBatch:
     """Two prompts with two answers of 1 to 3 tokens each."""
