@@ -233,11 +233,11 @@ class Actor:
         first = step * len(starts)
         mine, indices = [starts[i] for i in own], [first + i for i in own]
         self.policy.eval()
-        sampled: Iterable[Completion]
+        found: Iterable[Completion]
         if self.vllm is not None:
-            sampled = self.vllm.continue_ids(self.policy, self.chat, mine, sampling, name=POLICY, indices=indices)
+            found = self.vllm.continue_ids(self.policy, self.chat, mine, sampling, name=POLICY, indices=indices)
         else:
-            sampled = continue_ids(
+            found = continue_ids(
                 self.model,
                 self.chat,
                 mine,
@@ -246,7 +246,7 @@ class Actor:
                 vocabulary=self.vocabulary,
                 int8=self.int8,
             )
-        everyone = distributed.gather(list(sampled) if own else [])
+        everyone = distributed.gather(list(found) if own else [])
         self.policy.train()
         return sorted(everyone, key=lambda completion: completion.index)
 

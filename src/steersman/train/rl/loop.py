@@ -255,7 +255,7 @@ def _run(trainer: RlTrainer, data: RlData, out: StageFolder, monitors: Monitors)
     turns, ptx_turns = turns_of(config, data.prompts), turns_of(config, data.demonstrations, 1)
     with Progress("rl", config.steps, done=first) as progress:
         for step in range(first, config.steps + 1):
-            # 5) Evaluate: before the first step, every so many steps, and after the last one.
+            # 5) Evaluate: before the first step, every ``every_steps``, and after the last one; stop if it got worse.
             if step % config.evaluation.every_steps == 0 or step == config.steps:
                 if isinstance(monitors.gold, People):  # the run may stop here, to go on when people have labelled
                     checkpoint(step)
@@ -331,7 +331,7 @@ class RlTrainer:
         self.constraint.costs.extend(state["costs"])
 
     def step(self, step: int, prompts: Sequence[Prompt], demonstrations: Sequence[Demonstration]) -> dict[str, Any]:
-        """One batch of rollouts and the updates on it; returns metrics over all processes."""
+        """1) to 4): one batch of rollouts and the updates on it. Returns metrics over all processes."""
         config, actor, start = self.config, self.actor, time.perf_counter()
         # 1) Sample rollouts: G answers to each prompt, with the reward model's scores.
         rollouts = actor.sample_rollouts([prompt.prompt for prompt in prompts], step)
