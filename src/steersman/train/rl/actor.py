@@ -56,9 +56,7 @@ class ActorConfig(Record):
     """Sampling and forward passes."""
 
     rollouts: RolloutConfig = Field(default=RolloutConfig(), description="Sampling of answers.")
-    vocabulary: Literal["full", "compact"] = Field(
-        default="full", description="Output rows to sample from and to normalise over: full, or compact as in sft."
-    )
+    vocabulary: Literal["full", "compact"] = Field(default="full", description="Output rows: full or compact, see sft.")
     compact: CompactConfig = Field(default=CompactConfig(), description="The compact vocabulary.")
     micro_batch_size: int = Field(default=4, ge=1, description="Prompts with all their answers, in a forward pass.")
     seed: Seed = Field(default=0, description="Seed of rollouts and of the order of the prompts.")

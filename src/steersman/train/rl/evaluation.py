@@ -109,13 +109,9 @@ class Evaluator:
         self.evaluations: list[CheckpointEval] = []
         self.selection: Selection | None = None  # among these evaluations
 
-    def state(self) -> list[list[Any]]:
-        """The evaluations so far, for a checkpoint."""
-        return [list(evaluation) for evaluation in self.evaluations]
-
-    def resume(self, state: Sequence[Sequence[Any]], step: int) -> None:
-        """Restore the evaluations of `state` before ``step``."""
-        self.evaluations = [row for row in (CheckpointEval(*values) for values in state) if row.step < step]
+    def resume(self, evaluations: Sequence[Sequence[Any]], step: int) -> None:
+        """Restore the `evaluations` before ``step`` from a checkpoint."""
+        self.evaluations = [row for row in (CheckpointEval(*values) for values in evaluations) if row.step < step]
         self.selection = select(self.evaluations) if self.evaluations else None
         if distributed.rank() == 0 and (self.folder / EVAL_ANSWERS).exists():
             kept = [row for row in read_jsonl(self.folder / EVAL_ANSWERS) if row["step"] < step]

@@ -42,9 +42,7 @@ class GrpoConfig(RlConfig):
 
     algorithm: Literal["grpo"] = Field(default="grpo", description="Group-relative policy optimisation.")
     variant: Literal["grpo", "dr_grpo", "dapo"] = Field(default="grpo", description="How losses are averaged.")
-    kl: Literal["reward", "k2", "k3"] = Field(
-        default="reward", description="The KL penalty: part of the reward (k1), or a loss (k2 or k3)."
-    )
+    kl: Literal["reward", "k2", "k3"] = Field(default="reward", description="KL in the reward (k1), or as a loss.")
     clip_low: float = Field(default=0.2, gt=0, lt=1, description="The ratio is clipped below 1 - clip_low.")
     clip_high: float = Field(default=0.2, gt=0, description="The ratio is clipped above 1 + clip_high; DAPO: 0.28.")
 

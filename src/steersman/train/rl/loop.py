@@ -51,9 +51,7 @@ COLLAPSED = 5  # consecutive steps with equal rewards in every group
 class ConstraintConfig(Record):
     """A limit on the share of answers that violate a rule: lack a behaviour, or cost too much."""
 
-    behaviours: tuple[Behaviour, ...] = Field(
-        default=(), description="An answer violates if it lacks one of these that its prompt expects."
-    )
+    behaviours: tuple[Behaviour, ...] = Field(default=(), description="Violated if expected and not shown.")
     costs_below: float | None = Field(
         default=None, description="An answer violates if the cost model scores it lower; demonstrations average 0."
     )
@@ -249,7 +247,7 @@ def _run(trainer: RlTrainer, data: RlData, out: StageFolder, monitors: Monitors)
 
     def checkpoint(step: int) -> None:
         if distributed.rank() == 0:
-            kept = trainer.state() | {"evaluations": evaluator.state()}
+            kept = trainer.state() | {"evaluations": evaluator.evaluations}
             loop.save_checkpoint(out.path, step, trainer.parameters, trainer.optimiser, kept)
 
     turns, ptx_turns = turns_of(config, data.prompts), turns_of(config, data.demonstrations, 1)
