@@ -33,11 +33,12 @@ from steersman.store import peak_memory_mb
 from steersman.train import dpo, loop, reward_model, sft
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import Ranked
-from steersman.train.rl.actor import REFERENCE, Actor, Read, RolloutConfig, Rollouts
-from steersman.train.rl.grpo import Grpo, GrpoConfig
-from steersman.train.rl.loop import Algorithm, Totals, Trainer
-from steersman.train.rl.ppo import Ppo, PpoConfig
-from steersman.train.rl.rloo import Rloo, RlooConfig
+from steersman.train.rl import grpo, ppo, rloo
+from steersman.train.rl.actor import REFERENCE, Actor, PolicyBatch, RolloutConfig, Rollouts
+from steersman.train.rl.grpo import GrpoConfig
+from steersman.train.rl.loop import RlTrainer, Totals
+from steersman.train.rl.ppo import PpoConfig
+from steersman.train.rl.rloo import RlooConfig
 
 OPTIMISER = OptimiserConfig(learning_rate=LEARNING_RATE, warmup_ratio=0.0, schedule="constant")
 COMPACT = CompactConfig(extra_rows=8192, full_share=0.08)
@@ -226,9 +227,9 @@ def grpo_step(*arguments: Any) -> Step:
     """
     engine = Engine(*arguments)
     alone = engine.work["method"].endswith("-update")
-    algorithm: Algorithm = Grpo(GrpoConfig(variant="dapo", kl="k3"))
+    algorithm = grpo.algorithm(GrpoConfig(variant="dapo", kl="k3"))
     if engine.work["method"] == "rloo-update":
-        algorithm = Rloo(RlooConfig())
+        algorithm = rloo.algorithm(RlooConfig())
 
     def step(number: int) -> dict[str, Any]:
         groups, drawn = (engine.groups(number), None) if alone else engine.rollouts(number)
@@ -238,8 +239,9 @@ def grpo_step(*arguments: Any) -> Step:
         reference = engine.reference_logprobs(batch, number, lower)
         logprobs = engine.logprobs(batch, number, lower)
         other = drawn if engine.int8 or engine.compact else None
-        read = Read(0, batch, lower, logprobs, logprobs.detach(), reference, other, rewards)
-        return engine.update(algorithm.loss(read, Totals(len(logprobs), rewards.numel()), 0.05))
+        read = PolicyBatch(batch, lower, rewards, reference, other, logprobs.detach(), logprobs)
+        (targets,) = algorithm.advantages([read], 0.05)
+        return engine.update(algorithm.loss(read, targets, Totals(len(logprobs), rewards.numel()), 0.05).policy)
 
     return step
 
@@ -256,24 +258,24 @@ def ppo_step(work: dict[str, Any], adapter: Path, _: str, __: int | None, ___: b
     save_file(head, reward_folder / "member-0" / reward_model.HEAD)
     about = {"combine": "mean", "members": 1, "max_length": 64, "centre": [0.0]}
     (reward_folder / reward_model.ABOUT).write_text(json.dumps(about), encoding="utf-8")
-    limits = RolloutConfig(temperature=1.0, unended_penalty=0.0)
-    config = PpoConfig(rollouts=limits, kl_coefficient=0.05, updates=UPDATES, optimiser=OPTIMISER)
+    limits = RolloutConfig(temperature=1.0, missing_eos_penalty=0.0)
+    config = PpoConfig(rollouts=limits, kl_coef=0.05, updates=UPDATES, optimiser=OPTIMISER)
     actor = Actor.load(config, Path(work["base"]), adapter.parent, reward_folder, [])
     with torch.no_grad():
         for name, parameter in actor.policy.named_parameters():
             if f"lora_B.{REFERENCE}" in name:
                 parameter.zero_()
-    algorithm = Ppo(config)
-    trainer = Trainer(config, algorithm, actor, reward_folder)
-    algorithm.head.bias.requires_grad_(False)
+    trainer = RlTrainer(config, ppo.algorithm(config), actor, reward_folder)
+    assert trainer.critic is not None
+    trainer.critic.head.bias.requires_grad_(False)
     groups = [Group(g["prompt"], g["completions"]) for g in work["steps"][0]]
     rewards = torch.tensor([[reward(ids) for ids in group.completions] for group in groups])
     rollouts = Rollouts(groups, rewards, torch.ones_like(rewards).bool(), [], [], actor.below_of(groups))
-    totals, seen = Totals(rollouts.tokens, rewards.numel()), list(actor.look(rollouts, 0))
-    algorithm.prepare(seen, rewards, config.kl_coefficient)
+    totals, batches = Totals(rollouts.tokens, rewards.numel()), list(actor.iter_minibatches(rollouts, rewards, 0))
+    targets, measured = trainer.critic_targets(batches), dict.fromkeys(trainer.algorithm.metrics, 0.0)
 
     def step(_: int) -> dict[str, Any]:
-        loss, _k1 = trainer.update(seen, rewards, totals, 0, [])
+        loss, _k1 = trainer.update(batches, targets, totals, 0, [], measured)
         norm = loop.optimiser_step(trainer.optimiser, trainer.parameters, loss, work["learning_rate"], math.inf)
         return {"loss": loss, "gradient_norm": norm}
 

@@ -21,11 +21,10 @@ from steersman.lm.frozen_trunk import FrozenTrunk
 from steersman.lm.sampling import SamplingConfig
 from steersman.store import StageFolder
 from steersman.train import dpo, reward_model, sft
-from steersman.train.rl import actor, ppo
+from steersman.train.rl import actor, critic, ppo, rloo
 from steersman.train.rl import loop as rl
-from steersman.train.rl.loop import Judges, Rows
-from steersman.train.rl.ppo import Ppo, PpoConfig
-from steersman.train.rl.rloo import Rloo
+from steersman.train.rl.loop import Monitors, RlData
+from steersman.train.rl.ppo import PpoConfig
 from steersman.types import Demonstration
 
 
@@ -194,7 +193,7 @@ def counted_reinforcement(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(module, name, counted)
 
     counting(actor, "tree_logprobs", 1, "read", "train_tokens")
-    counting(ppo, "tree_hidden", 1, "read", "train_tokens")
+    counting(critic, "tree_hidden", 1, "read", "train_tokens")
     counting(scoring, "tree_hidden", 1, "judged")
     counting(sampling, "draw", 0, "rollout_rows")
     counting(actor, "entropies", 0, "looked_at")
@@ -227,7 +226,7 @@ def test_work_of_reinforcement_is_what_it_does(
 ) -> None:
     """But for the price of the upper layers alone, which a reading after the frozen ones has."""
     shape = f"{{algorithm: {algorithm}, steps: 3, updates: 2, micro_batch_size: 3, checkpoint_every_steps: 2, "
-    shape += "rollouts: {prompts: 4, answers: 3, max_new_tokens: 8}, watch: {every_steps: 2, prompts: 5}}"
+    shape += "rollouts: {prompts: 4, answers: 3, max_new_tokens: 8}, evaluation: {every_steps: 2, prompts: 5}}"
     s = changed(workload, f"sft.lora.trainable_layers={layers}", f"rl={shape}")
     config = s.recipe.rl
     assert config is not None
@@ -244,11 +243,11 @@ def test_work_of_reinforcement_is_what_it_does(
     monkeypatch.setattr(type(s), "like_demonstrations", lambda self, limit: limit)
     make = scoring.chat_format
     monkeypatch.setattr(scoring, "chat_format", lambda *given: replace(make(*given), stop_ids=frozenset()))
-    rows = Rows(s.prompts, s.held_out_prompts, s.train)
+    data = RlData(s.prompts, s.held_out_prompts, s.train)
     start, stage = tmp_path / "sft", StageFolder(tmp_path / "rl", "rl")
-    judges = Judges(second=tmp_path / "reward")
-    kind = Ppo(config) if isinstance(config, PpoConfig) else Rloo(config)  # type: ignore[arg-type]
-    rl.run(config, kind, tiny_base, start, tmp_path / "reward", rows, stage, judges)
+    monitors = Monitors(holdout_reward_model=tmp_path / "reward")
+    kind = ppo.algorithm(config) if isinstance(config, PpoConfig) else rloo.algorithm(config)  # type: ignore[arg-type]
+    rl.run(config, kind, tiny_base, start, tmp_path / "reward", data, stage, monitors)
     found = estimate("rl", s).counts
     assert found.train_tokens == counts["train_tokens"]
     assert found.lower_tokens == counts["laid_out"]

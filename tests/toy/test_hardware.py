@@ -108,7 +108,7 @@ def test_rollouts_come_from_vllm(copy: Run, monkeypatch: pytest.MonkeyPatch) -> 
     (started,) = pretend_vllm.LLM.started
     assert started.ended
     assert len(started.adapters) == len(Run(copy.path).events("rl", "train")) + len(
-        Run(copy.path).events("rl", "watch")
+        Run(copy.path).events("rl", "evaluation")
     )
     assert "aligned_answers: reused" in " ".join(align_smoke(copy.path, "rl.rollouts.engine=vllm"))
 

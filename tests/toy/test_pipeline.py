@@ -84,8 +84,8 @@ def test_training_changed_the_model_and_lowered_its_loss(finished: Path) -> None
         )
     assert (raw - tuned).abs().max() > 1e-3
     assert (tuned - preferred).abs().max() > 1e-3
-    taken = [e["step"] for e in Run(finished).events("rl", "taken")]
-    assert ((preferred - reinforced).abs().max() > 1e-5) == (taken != [0])
+    selected = [e["step"] for e in Run(finished).events("rl", "selected")]
+    assert ((preferred - reinforced).abs().max() > 1e-5) == (selected != [0])
 
 
 def test_a_second_call_runs_nothing(copy: Run) -> None:
@@ -141,7 +141,7 @@ def test_a_change_runs_what_depends_on_it_and_says_why(setting: str, stages: lis
 
 
 def test_without_reinforcement_the_policy_before_it_answers(copy: Run) -> None:
-    """It may be the one that the audit had taken, and then the scores are those that are there."""
+    """It may be the one that had been selected, and then the scores are those that are there."""
     answered = AFTER_RL[1:3]
     before = [copy.manifest(stage)["outputs"] for stage in answered]  # type: ignore[index]
     said = align_smoke(copy.path, "rl=null")
@@ -232,7 +232,7 @@ def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, kill
     kill_in("sft", 9)  # two checkpoints are written, and steps after them are lost
     kill_in("reward_model", 1)  # after its first checkpoint
     kill_in("dpo", 3)  # one checkpoint is written, and a step after it is lost
-    kill_in("rl", 3)  # after its first checkpoint and its second look
+    kill_in("rl", 3)  # after its first checkpoint and its second evaluation
     kill_in("aligned_capability", 2)  # three batches are scored
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves

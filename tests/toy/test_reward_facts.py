@@ -19,10 +19,11 @@ from steersman.train import reward_model
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import RATERS, RewardConfig
 from steersman.train.rl import loop as rl
+from steersman.train.rl import rloo
 from steersman.train.rl.actor import RolloutConfig
-from steersman.train.rl.evaluation import WatchConfig
-from steersman.train.rl.loop import Judges, Rows
-from steersman.train.rl.rloo import Rloo, RlooConfig
+from steersman.train.rl.evaluation import EvaluationConfig
+from steersman.train.rl.loop import Monitors, RlData
+from steersman.train.rl.rloo import RlooConfig
 from steersman.types import Comparison, Prompt
 
 CLEAR = 0.5  # of the true reward: by so much the better answer of a pair is better
@@ -111,9 +112,9 @@ def test_a_reward_model_of_raters_who_like_length_is_over_optimised(fine_tuned: 
     learn(world.population(20, Rater(name="r", length_bias=0.3)), 150, 128, fine_tuned, tmp_path / "model")
     config = RlooConfig(
         rollouts=RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
-        watch=WatchConfig(every_steps=10, prompts=132, stop_at=1),
+        evaluation=EvaluationConfig(every_steps=10, prompts=132, stop_at=1),
         steps=20,
-        kl_coefficient=0.0,
+        kl_coef=0.0,
         optimiser=OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0),
         micro_batch_size=16,
         checkpoint_every_steps=1000,
@@ -127,10 +128,10 @@ def test_a_reward_model_of_raters_who_like_length_is_over_optimised(fine_tuned: 
         return world.true_reward(prompt.prompt, answer)
 
     base, start = fine_tuned / "sft" / "model", fine_tuned / "start"
-    rows = Rows(prompts, prompts * 4, [])
-    rl.run(config, Rloo(config), base, start, tmp_path / "model", rows, stage, Judges(true))
-    looks = [event for event in events if event["event"] == "watch"]
-    first, last = looks[0], looks[-1]
+    data = RlData(prompts, prompts * 4, [])
+    rl.run(config, rloo.algorithm(config), base, start, tmp_path / "model", data, stage, Monitors(true))
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    first, last = evaluations[0], evaluations[-1]
     assert last["score"] > first["score"] + 0.5
     assert last["gold"] < first["gold"] - 0.3
     assert last["mean_answer_tokens"] > 1.4 * first["mean_answer_tokens"]

@@ -22,13 +22,14 @@ from steersman.lm.reward_model import RewardModel
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train.loop import OptimiserConfig
+from steersman.train.rl import grpo, rloo
 from steersman.train.rl import loop as rl
 from steersman.train.rl.actor import RolloutConfig
-from steersman.train.rl.evaluation import WatchConfig
-from steersman.train.rl.grpo import Grpo, GrpoConfig
-from steersman.train.rl.loop import Algorithm, Judges, RlConfig, Rows
-from steersman.train.rl.rloo import Rloo, RlooConfig
-from steersman.train.rl.selection import Look, audit
+from steersman.train.rl.evaluation import EvaluationConfig
+from steersman.train.rl.grpo import GrpoConfig
+from steersman.train.rl.loop import Algorithm, Monitors, RlConfig, RlData
+from steersman.train.rl.rloo import RlooConfig
+from steersman.train.rl.selection import CheckpointEval, select
 from steersman.types import Prompt
 
 Score = Callable[[str, str], float]
@@ -55,23 +56,23 @@ def base(fine_tuned: Path) -> Path:
 
 
 class Course(NamedTuple):
-    """At every look: the score that is optimised, the true reward, and KL(policy || reference) an answer in nats."""
+    """At every evaluation: the optimised score, the true reward, and KL(policy || reference) an answer in nats."""
 
     score: list[float]
     true: list[float]
     kl: list[float]
-    looks: list[Look]
+    evaluations: list[CheckpointEval]
 
 
 def train(
     config: RlConfig, algorithm: Algorithm, score: Score, base: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Course:
-    """Reinforcement learning on a score, watched by the true reward."""
+    """Reinforcement learning on a score, with the true reward as gold."""
     chat = chat_format(pretrained.load_tokenizer(base))
     monkeypatch.setattr(RewardModel, "load", lambda *_, **__: Given(chat, score))
     events: list[dict[str, Any]] = []
-    audited: list[Sequence[Look]] = []
-    monkeypatch.setattr("steersman.train.rl.evaluation.audit", lambda looks: (audited.append(looks), audit(looks))[1])
+    seen: list[Sequence[CheckpointEval]] = []
+    monkeypatch.setattr("steersman.train.rl.evaluation.select", lambda rows: (seen.append(rows), select(rows))[1])
     out.mkdir()
     stage = StageFolder(out, "rl", lambda **row: events.append(row))
     prompts = [Prompt(prompt=text) for text in world.PROMPTS]
@@ -79,18 +80,18 @@ def train(
     def true(prompt: Prompt, answer: str) -> float:
         return world.true_reward(prompt.prompt, answer)
 
-    start, rows = base.parents[1] / "start", Rows(prompts, prompts * 8, [])
-    rl.run(config, algorithm, base, start, Path("none"), rows, stage, Judges(true))
-    looks = [event for event in events if event["event"] == "watch"]
-    return Course(*([look[key] for look in looks] for key in ("score", "gold", "kl_nats_per_answer")), [*audited[-1]])
+    start, data = base.parents[1] / "start", RlData(prompts, prompts * 8, [])
+    rl.run(config, algorithm, base, start, Path("none"), data, stage, Monitors(true))
+    rows = [event for event in events if event["event"] == "evaluation"]
+    return Course(*([row[key] for row in rows] for key in ("score", "gold", "kl_nats_per_answer")), [*seen[-1]])
 
 
 def settings(**changes: Any) -> dict[str, Any]:
     return {
         "rollouts": RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
-        "watch": WatchConfig(every_steps=40, prompts=264, stop_at=1),
+        "evaluation": EvaluationConfig(every_steps=40, prompts=264, stop_at=1),
         "steps": 40,
-        "kl_coefficient": 0.0,
+        "kl_coef": 0.0,
         "optimiser": OptimiserConfig(learning_rate=5e-3, schedule="constant", warmup_ratio=0.0),
         "micro_batch_size": 16,
         "checkpoint_every_steps": 1000,
@@ -118,42 +119,44 @@ def test_it_raises_the_true_reward_when_that_is_the_score(
     config: RlooConfig | GrpoConfig = RlooConfig(**settings())
     if algorithm == "grpo":
         config = GrpoConfig(**settings(), variant="dapo")
-    chosen = Rloo(config) if isinstance(config, RlooConfig) else Grpo(config)
+    chosen = rloo.algorithm(config) if isinstance(config, RlooConfig) else grpo.algorithm(config)
     course = train(config, chosen, world.true_reward, base, tmp_path / "out", monkeypatch)
     assert course.kl[0] == pytest.approx(0, abs=1e-4)
     assert course.true[-1] > course.true[0] + 1
 
 
-def test_without_a_leash_a_proxy_is_over_optimised(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_kl_penalty_a_proxy_is_over_optimised(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The score rises; the true reward rises, then falls below where it began, in Gao's form.
 
-    Measured: score 0.8 -> 4.2; true reward 0.05 -> 0.28 -> -5; R^2 0.993. An audit with 20 labels a look stops
-    after 70 of them (at most 140) and takes a policy with 97 % of the peak's true reward: three trainings, 25 audits
-    each.
+    Measured: score 0.8 -> 4.2; true reward 0.05 -> 0.28 -> -5; R^2 0.993. A selection with 20 labels an evaluation
+    stops after 70 of them (at most 140) and takes a policy with 97 % of the peak's true reward: three trainings, 25
+    selections each.
     """
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
-    watch = WatchConfig(every_steps=4, prompts=264, stop_at=1)
-    config = RlooConfig(**settings(steps=60, watch=watch, optimiser=slow))
-    loose = train(config, Rloo(config), biased, base, tmp_path / "loose", monkeypatch)
+    often = EvaluationConfig(every_steps=4, prompts=264, stop_at=1)
+    config = RlooConfig(**settings(steps=60, evaluation=often, optimiser=slow))
+    loose = train(config, rloo.algorithm(config), biased, base, tmp_path / "loose", monkeypatch)
     assert loose.score[-1] > loose.score[0] + 2
     assert max(loose.true) > loose.true[0] + 0.1
     assert loose.true[-1] < loose.true[0] - 2
     assert gao_fit(loose) > 0.9
-    true = {look.step: value for look, value in zip(loose.looks, loose.true, strict=True)}
-    audits = [audited(loose.looks, 20, seed) for seed in range(20)]
-    assert max(spent for _, spent in audits) <= 200
-    assert sum(true[step] for step, _ in audits) / 20 > 0.95 * max(loose.true)
+    true = {row.step: value for row, value in zip(loose.evaluations, loose.true, strict=True)}
+    selections = [selected(loose.evaluations, 20, seed) for seed in range(20)]
+    assert max(spent for _, spent in selections) <= 200
+    assert sum(true[step] for step, _ in selections) / 20 > 0.95 * max(loose.true)
 
 
-def audited(looks: Sequence[Look], labels: int, seed: int) -> tuple[int, int]:
-    """The step that is taken with labels of so many prompts alone, and how many labels were spent until it stopped."""
-    asked = set(random.Random(seed).sample(range(len(looks[0].gold)), labels))
-    few = [look._replace(gold=[g if i in asked else None for i, g in enumerate(look.gold)]) for look in looks]
+def selected(evaluations: Sequence[CheckpointEval], labels: int, seed: int) -> tuple[int, int]:
+    """The step that is selected with labels of this many prompts, and the number of labels used until it stopped."""
+    kept = set(random.Random(seed).sample(range(len(evaluations[0].gold)), labels))
+    few = [row._replace(gold=[g if i in kept else None for i, g in enumerate(row.gold)]) for row in evaluations]
     for count in range(1, len(few) + 1):
-        verdict = audit(few[:count])
-        if verdict.worse > WatchConfig().stop_at:
+        selection = select(few[:count])
+        if selection.p_worse > EvaluationConfig().stop_at:
             break
-    return verdict.step, count * labels
+    return selection.step, count * labels
 
 
 def gao_fit(course: Course) -> float:
@@ -165,8 +168,8 @@ def gao_fit(course: Course) -> float:
     return 1 - float((gained - fitted).square().sum() / (gained - gained.mean()).square().sum())
 
 
-def test_a_leash_keeps_it_from_that(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kl_penalty_prevents_that(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
-    config = RlooConfig(**settings(kl_coefficient=0.3, optimiser=slow))
-    course = train(config, Rloo(config), biased, base, tmp_path / "leashed", monkeypatch)
+    config = RlooConfig(**settings(kl_coef=0.3, optimiser=slow))
+    course = train(config, rloo.algorithm(config), biased, base, tmp_path / "penalised", monkeypatch)
     assert course.true[-1] > course.true[0] + 0.15  # 0.5, and not the same on every machine

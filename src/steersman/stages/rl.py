@@ -45,10 +45,10 @@ from steersman.stages.reward_model import cost_config
 from steersman.store import StageFolder
 from steersman.train.rl import grpo, loop, ppo, rloo
 from steersman.train.rl.actor import KL_POSITIONS
-from steersman.train.rl.evaluation import People
-from steersman.train.rl.grpo import Grpo, GrpoConfig
-from steersman.train.rl.ppo import Ppo, PpoConfig
-from steersman.train.rl.rloo import Rloo, RlooConfig
+from steersman.train.rl.evaluation import EVAL_ANSWERS, People
+from steersman.train.rl.grpo import GrpoConfig
+from steersman.train.rl.ppo import PpoConfig
+from steersman.train.rl.rloo import RlooConfig
 from steersman.types import Prompt
 
 LABELS = "labels.jsonl"  # in a run: what people said of answers; it outlives the stage
@@ -58,32 +58,32 @@ AnyRlConfig = RlooConfig | GrpoConfig | PpoConfig
 def run(config: AnyRlConfig, given: Inputs, out: StageFolder) -> None:
     """Maximise the reward model's score; the checkpoint is selected by labels that nothing optimises."""
     watched = given[HELD_OUT_PROMPTS]
-    rows = loop.Rows(given[PROMPTS], [row for row in watched if row.expect] or watched, given[TRAIN])
-    monitors = _monitors(config, rows, given, out)
+    data = loop.RlData(given[PROMPTS], [row for row in watched if row.expect] or watched, given[TRAIN])
+    monitors = _monitors(config, data, given, out)
     start, reward = given[OFFLINE_POLICY], given[PREFERENCE_MODEL]
-    loop.run(config, algorithm(config), given[BASE], start, reward, rows, out, monitors)
+    loop.run(config, algorithm(config), given[BASE], start, reward, data, out, monitors)
 
 
 def algorithm(config: AnyRlConfig) -> loop.Algorithm:
     """The algorithm of a configuration."""
     match config:
         case RlooConfig():
-            return Rloo(config)
+            return rloo.algorithm(config)
         case GrpoConfig():
-            return Grpo(config)
+            return grpo.algorithm(config)
         case PpoConfig():
-            return Ppo(config)
+            return ppo.algorithm(config)
 
 
-def _monitors(config: AnyRlConfig, rows: loop.Rows, given: Inputs, out: StageFolder) -> loop.Judges:
+def _monitors(config: AnyRlConfig, data: loop.RlData, given: Inputs, out: StageFolder) -> loop.Monitors:
     constrained = config.constraint.behaviours if config.constraint else ()
     # Whether an answer shows what its prompt expects is never optimised; it selects the checkpoint.
-    kept = scores.kept if any(row.expect for row in rows.watched) else None
-    return loop.Judges(
-        gold=People(out.path.parent / LABELS) if config.watch.gold == "people" else kept,
+    kept = scores.kept if any(row.expect for row in data.held_out) else None
+    return loop.Monitors(
+        gold=People(out.path.parent / LABELS) if config.evaluation.gold == "people" else kept,
         cost=functools.partial(scores.violates, constrained) if constrained else None,
-        seen_by={"refused": scores.refused},
-        second=given[HOLDOUT_REWARD_MODEL],
+        metrics={"refused": scores.refused},
+        holdout_reward_model=given[HOLDOUT_REWARD_MODEL],
         cost_model=given[COST_MODEL],
     )
 
@@ -125,24 +125,28 @@ def estimate(config: AnyRlConfig, workload: Workload) -> Work | None:
     mean = workload.like_demonstrations(limits.max_new_tokens)
     turns = loop.turns_of(config, workload.prompts)
     rollouts = [_rollout(config, workload, [workload.prompts[i] for i in turn], limits.answers, mean) for turn in turns]
-    watched = spread(workload.held_out_prompts, config.watch.prompts)
-    evaluations = math.ceil(config.steps / config.watch.every_steps) + 1
-    looks = [_rollout(config, workload, watched, 1, mean)] * evaluations
+    watched = spread(workload.held_out_prompts, config.evaluation.prompts)
+    count = math.ceil(config.steps / config.evaluation.every_steps) + 1
+    evaluations = [_rollout(config, workload, watched, 1, mean)] * count
     size = config.micro_batch_size
 
-    trained = [groups[: config.most_varied] for groups, _ in rollouts]  # which prompts these are depends on rewards
+    trained = [
+        groups[: config.top_prompts_by_reward_std] for groups, _ in rollouts
+    ]  # which prompts these are depends on rewards
     train_tokens = sum(n for groups in trained for n in group_tokens(groups, size))
-    read_once = sum(n for groups, _ in (*rollouts, *looks) for n in group_tokens(groups, size))
-    evaluated = sum(n for groups, _ in looks for n in group_tokens(groups, size))
+    read_once = sum(n for groups, _ in (*rollouts, *evaluations) for n in group_tokens(groups, size))
+    evaluated = sum(n for groups, _ in evaluations for n in group_tokens(groups, size))
     positions = sum(len(ids) for groups in trained for group in groups for ids in group.completions)
-    kl_positions = sum(min(KL_POSITIONS, sum(len(ids) for g in groups for ids in g.completions)) for groups, _ in looks)
+    kl_positions = sum(
+        min(KL_POSITIONS, sum(len(ids) for g in groups for ids in g.completions)) for groups, _ in evaluations
+    )
     examples = workload.train_examples
     ptx_tokens = 0.0
-    if config.demonstration_weight:
+    if config.ptx_coef:
         mean_row = sum(len(e.token_ids) for e in examples) / len(examples)
         ptx_tokens = config.steps * config.updates * mean_row * limits.prompts
 
-    share, sampled = trainable_share(workload), total(*(counts for _, counts in (*rollouts, *looks)))
+    share, sampled = trainable_share(workload), total(*(counts for _, counts in (*rollouts, *evaluations)))
     critic = 2 if is_ppo else 0  # passes of PPO's critic before it learns, as the policy's
     counts = sampled._replace(
         loads=1,
@@ -152,7 +156,7 @@ def estimate(config: AnyRlConfig, workload: Workload) -> Work | None:
         train_scored=positions * (config.updates + (1 + critic / 2) / 3),
         checkpoints=config.steps // config.checkpoint_every_steps,
         read_tokens=sampled.read_tokens
-        + share * (_scored_tokens(workload, rollouts, looks) + (1 + critic) * train_tokens + 2 * evaluated),
+        + share * (_scored_tokens(workload, rollouts, evaluations) + (1 + critic) * train_tokens + 2 * evaluated),
         scored_tokens=3 * kl_positions,  # over the whole vocabulary: the KL of two models, and an entropy
     )
     widest = max(n for groups in trained for n in group_tokens(groups, size))
@@ -177,20 +181,19 @@ def _rollout(config: AnyRlConfig, workload: Workload, prompts: Sequence[Prompt],
     return groups, as_rollouts(counts, answers)
 
 
-def _scored_tokens(workload: Workload, rollouts: Sequence[Rollout], looks: Sequence[Rollout]) -> int:
+def _scored_tokens(workload: Workload, rollouts: Sequence[Rollout], evaluations: Sequence[Rollout]) -> int:
     """Tokens that the reward model, the cost model and, at evaluations, the holdout reward model read."""
     reward, cost = workload.recipe.reward_model, cost_config(workload.recipe)
     members = (reward.members if reward else 0) + (cost.members if cost else 0)
     trained = [members * n for groups, _ in rollouts for n in group_tokens(groups, BATCH)]
-    evaluated = [(members + 1) * n for groups, _ in looks for n in group_tokens(groups, BATCH)]
+    evaluated = [(members + 1) * n for groups, _ in evaluations for n in group_tokens(groups, BATCH)]
     return sum(trained) + sum(evaluated)
 
 
 # ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-EVAL_ANSWERS = "looks.jsonl"
-EVAL_EVENT, SELECTED_EVENT = "watch", "taken"  # events
-KL, REWARD, HOLDOUT, GOLD, GOLD_WORSE = "kl_nats_per_answer", "score", "second_score", "gold", "gold_worse"
-EVAL_PROMPTS = "watched"  # of the setup: prompts that every checkpoint answers
+EVAL_EVENT, SELECTED_EVENT = "evaluation", "selected"  # events
+KL, REWARD, HOLDOUT, GOLD, GOLD_WORSE = "kl_nats_per_answer", "score", "holdout_score", "gold", "gold_worse"
+EVAL_PROMPTS = "held_out_prompts"  # of the setup: prompts that every checkpoint answers
 PROMPTS_SHOWN = 4  # with their answers at several checkpoints
 KL_AXIS = "KL to the reference model, nats per answer"
 LIMIT = (
@@ -260,7 +263,7 @@ def _table(rows: Sequence[Row]) -> Table:
             figure(REWARD),
             "–" if gold is None else Rate(value=gold),
             Rate(value=finite(row.get("refused"))),
-            Rate(value=finite(row.get("ended"))),
+            Rate(value=finite(row.get("terminated"))),
             figure("mean_answer_tokens", 0),
             Rate(value=finite(row.get("repeated_trigrams"))),
             figure("entropy_nats_per_token"),
