@@ -286,13 +286,13 @@ def revise(c: Context, out: StageFolder) -> None:
 
 def _written(c: Context, config: RevisionsConfig, prompts: Sequence[Prompt], out: StageFolder) -> list[Revised]:
     examples = c.rows("train.jsonl", Demonstration)
-    policy = LocalModel.quick(c.base, c.done["sft"].path, examples)
+    policy = LocalModel.load_fast(c.base, c.done["sft"].path, examples)
     reviser: LanguageModel = policy
     digests = [c.done["sft"].digest, c.done["sft"].digest]
     if config.remote:
         reviser, digests[1] = RemoteModel(config.remote, c.cache), config.remote.model
     elif config.reviser == "base":
-        reviser, digests[1] = LocalModel.quick(c.base, None, examples), pretrained.digest(c.base)
+        reviser, digests[1] = LocalModel.load_fast(c.base, None, examples), pretrained.digest(c.base)
     return critique_revise.write(config, policy, reviser, (digests[0], digests[1]), prompts, c.constitution, out)
 
 
@@ -325,7 +325,7 @@ def give_feedback(c: Context, out: StageFolder) -> None:
     assert c.recipe.judge is not None
     prompts = ai_feedback.asked_about(config, c.constitution, c.rows("prompts.jsonl", Prompt))
     examples = c.rows("train.jsonl", Demonstration)
-    found = ai_feedback.sample(config, LocalModel.quick(c.base, c.tuned, examples), prompts, out)
+    found = ai_feedback.sample(config, LocalModel.load_fast(c.base, c.tuned, examples), prompts, out)
     name = "+".join(c.recipe.judge.kinds)
     ai_feedback.compare(config, found, _judge(c), name, prompts, c.constitution, out)
 

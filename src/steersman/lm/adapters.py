@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +21,20 @@ ADAPTER, FULL = "adapter", "model"
 
 
 class LoraConfig(Record):
-    """Low-rank adapters, Hu et al. 2021 (arXiv:2106.09685): W + alpha / rank * B A, with B = 0 at the start.
+    """Low-rank adapters, Hu et al. 2021 (arXiv:2106.09685): W + alpha / rank * B A, with B = 0 at the start."""
 
-    ``trainable_layers``: only that many upper layers get adapters; the backward pass ends where they begin.
-    """
-
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    trainable_layers: int | None = Field(default=None, ge=1)
+    rank: int = Field(default=16, ge=1, description="Rank of the adapters' matrices A and B.")
+    alpha: float = Field(default=32.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapters' inputs in training.")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        default="all-linear",
+        description="Names of the linear modules that get adapters; all-linear: all of them but the output layer.",
+    )
+    trainable_layers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Only that many upper layers get adapters, and the backward pass ends there; null: all layers.",
+    )
 
 
 def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "default") -> Any:
@@ -100,19 +104,69 @@ def _linear_names(model: Any) -> list[str]:
 def using(policy: Any, name: str | None) -> Iterator[None]:
     """Within it, forward passes go through the adapter of this name, or with None through the base model alone.
 
-    The adapter in use is the one that requires gradients; those that another one has collected stay. No weight is
-    copied or merged: switching sets flags in every layer, there and back 20 ms in gemma-3-270m (56 for None).
+    The active adapter is the one that requires gradients; gradients that another one has accumulated stay. No weight is
+    copied or merged: flags are set in the LoRA layers, with the effects of peft's ``set_adapter`` and
+    ``disable_adapter``, which walk over all modules of the model several times instead.
+
+    Raises:
+        ValueError: there is no adapter of this name.
     """
-    if name is None:
-        with policy.disable_adapter():
-            yield
-        return
-    before = policy.active_adapter
+    if name is not None and name not in policy.peft_config:
+        raise ValueError(f"Adapter {name} not found.")
+    layers, active, disabled = _lora_layers(policy), policy.active_adapter, policy._adapters_disabled
     try:
-        policy.set_adapter(name)
+        if name is None:
+            _disable(policy, layers)
+        else:
+            _activate(policy, layers, name)
         yield
     finally:
-        policy.set_adapter(before)
+        if name is not None or not disabled:
+            _activate(policy, layers, active)
+            if name is None:
+                _set_disabled(policy, layers, False)
+
+
+def _lora_layers(policy: Any) -> list[Any]:
+    """The LoRA layers of a policy, found once for its set of adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    names, cached = list(policy.peft_config), policy.__dict__.get("_lora_layers")
+    if cached is None or cached[0] != names:
+        cached = names, [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
+        policy.__dict__["_lora_layers"] = cached
+    layers: list[Any] = cached[1]
+    return layers
+
+
+def _activate(policy: Any, layers: Sequence[Any], name: str) -> None:
+    """What peft's ``set_adapter`` does."""
+    policy.active_adapter = policy.base_model.active_adapter = name
+    for layer in layers:
+        layer._active_adapter = [name]
+    _require_gradients(layers, name)
+
+
+def _disable(policy: Any, layers: Sequence[Any]) -> None:
+    """What peft's ``disable_adapter_layers`` does."""
+    _require_gradients(layers, None)
+    _set_disabled(policy, layers, True)
+
+
+def _set_disabled(policy: Any, layers: Sequence[Any], disabled: bool) -> None:
+    policy._adapters_disabled = disabled
+    for layer in layers:
+        layer._disable_adapters = disabled
+
+
+def _require_gradients(layers: Sequence[Any], name: str | None) -> None:
+    """Of the parameters of one adapter, and of no other."""
+    for layer in layers:
+        for container in layer.adapter_layer_names:
+            for key, module in getattr(layer, container).items():
+                own = [module] if isinstance(module, Tensor) else module.parameters(recurse=False)
+                for parameter in own:
+                    parameter.requires_grad_(key == name)
 
 
 def snapshot(policy: Any, name: str = "default") -> dict[str, Tensor]:

@@ -18,10 +18,16 @@ from steersman.types import Record
 
 
 class Hardware(Record):
-    """``device``: cpu, cuda, or one of several GPUs, such as cuda:1; under torchrun, cuda is each process's own."""
+    """Where models are computed, and in what precision."""
 
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="cpu, cuda, or one of several GPUs such as cuda:1; under torchrun, cuda is each process's own GPU.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Precision of frozen weights and activations; what learns is float32 always."
+    )
 
     def __str__(self) -> str:
         return f"{self.device} in {self.dtype}"

@@ -128,7 +128,7 @@ def _skipped(blocks: Sequence[Any]) -> Iterator[None]:
             block.forward = forward
 
 
-class Lower(NamedTuple):
+class FrozenStates(NamedTuple):
     """A batch's activations below the trainable layers, [B, T, H], and the trunk that goes on from them."""
 
     trunk: FrozenTrunk
@@ -160,12 +160,12 @@ class TrunkCache:
             if text not in self._kept and following in self._kept and following[: len(text)] == text:
                 self._kept[text] = self._kept[following][: len(text)]
 
-    def batch(self, texts: Sequence[Sequence[int]]) -> Lower:
+    def batch(self, texts: Sequence[Sequence[int]]) -> FrozenStates:
         """The texts' activations, padded on the right."""
         missing = [tuple(text) for text in texts if tuple(text) not in self._kept]
         fresh = dict(zip(missing, self._read(missing), strict=True)) if missing else {}
         states = [(self._kept if tuple(text) in self._kept else fresh)[tuple(text)][: len(text)] for text in texts]
-        return Lower(self.lower, nn.utils.rnn.pad_sequence(states, batch_first=True))
+        return FrozenStates(self.lower, nn.utils.rnn.pad_sequence(states, batch_first=True))
 
     def _read(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
         width, device = max(map(len, texts)), self.lower.model.device

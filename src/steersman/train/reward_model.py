@@ -41,9 +41,17 @@ from steersman.functional import minimise, preference_nll, ranking_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, restore, save_policy, trainable, using
 from steersman.lm.chat_format import ChatFormat, chat_format
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prefix import Below, Group, Tree, fitting, tree, tree_hidden, tree_lower
+from steersman.lm.shared_prefix import (
+    Group,
+    GroupStates,
+    SharedPrefixBatch,
+    compute_frozen_states,
+    fitting,
+    shared_prefix_batch,
+    shared_prefix_hidden,
+)
 from steersman.store import StageFolder, write_json
 from steersman.terminal import Progress
 from steersman.train import distributed, loop, raters
@@ -298,14 +306,14 @@ class LowerStates:
     def __init__(self, model: Any, policy: Any, name: str, budget_mb: int, pad_id: int) -> None:
         self.model, self.pad_id, self.room = model, pad_id, budget_mb * 2**20
         self.below = FrozenTrunk.below(model, policy, name)
-        self._kept: dict[tuple[int, int], Lower] = {}
+        self._kept: dict[tuple[int, int], FrozenStates] = {}
 
-    def read(self, key: tuple[int, int], groups: Sequence[Group]) -> tuple[Tree, Lower | None]:
+    def read(self, key: tuple[int, int], groups: Sequence[Group]) -> tuple[SharedPrefixBatch, FrozenStates | None]:
         """The tree of some groups, which always come under the same key, and its activations."""
-        rows = tree(groups, self.pad_id, self.model.device)
+        rows = shared_prefix_batch(groups, self.pad_id, self.model.device)
         if key in self._kept:
             return rows, self._kept[key]
-        lower = tree_lower(self.model, rows, self.below)
+        lower = compute_frozen_states(self.model, rows, self.below)
         if lower is not None and lower.states.nbytes <= self.room:
             self.room -= lower.states.nbytes
             self._kept[key] = lower
@@ -354,7 +362,7 @@ class Trainer:
             if not distributed.mine(number):
                 continue
             laid_out, lower = self.lower.read((batch, number), [row.group for row in share])
-            quality = scalar(self.head, tree_hidden(self.model, laid_out, laid_out.last, lower))
+            quality = scalar(self.head, shared_prefix_hidden(self.model, laid_out, laid_out.last, lower))
             nll, right, pairs = self._ranking(quality, share)
             own = torch.split(quality.detach(), [len(row.ranks) for row in share])
             of_raters = [
@@ -454,7 +462,7 @@ class RewardModel:
         chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)
         return cls(model, policy, chat, heads, about["combine"], torch.tensor(about["centre"]), about["max_length"])
 
-    def member_scores(self, groups: Sequence[Group], below: Below | None = None) -> Tensor:
+    def member_scores(self, groups: Sequence[Group], below: GroupStates | None = None) -> Tensor:
         """[M, S] scores of all answers, in the order of the groups.
 
         Args:
@@ -466,16 +474,16 @@ class RewardModel:
         with torch.no_grad():
             for i in range(0, len(groups), BATCH):
                 some = groups[i : i + BATCH]
-                rows, parts = tree(some, pad_id, self.model.device), []
-                lower = below and below.of(range(i, i + len(some)))
+                rows, parts = shared_prefix_batch(some, pad_id, self.model.device), []
+                lower = below and below.batch(range(i, i + len(some)))
                 for name, head in self.heads.items():
                     with using(self.policy, name):
-                        parts.append(scalar(head, tree_hidden(self.model, rows, rows.last, lower)).cpu())
+                        parts.append(scalar(head, shared_prefix_hidden(self.model, rows, rows.last, lower)).cpu())
                 found.append(torch.stack(parts))
         self.policy.train(was_training)
         return torch.cat(found, 1) - self.centre[:, None]
 
-    def scores(self, groups: Sequence[Group], below: Below | None = None) -> Tensor:
+    def scores(self, groups: Sequence[Group], below: GroupStates | None = None) -> Tensor:
         """[S] scores of all answers, the members combined; see `member_scores`."""
         return COMBINED[self.combine](self.member_scores(groups, below))
 

@@ -53,7 +53,7 @@ from steersman.terminal import console
 from steersman.types import NonEmpty, Record, Seed, Text, messages_of, transport
 
 if TYPE_CHECKING:  # torch comes with it, and a judge at an endpoint needs none
-    from steersman.lm.sampling import Completion, OnText, SamplingConfig
+    from steersman.lm.sampling import Completion, Request
 
 CHOICE_TOKENS = 4  # enough for "(A)" and a space before it
 BACKOFF_S = 0.5
@@ -187,16 +187,8 @@ class RemoteModel:
             for said in found
         ]
 
-    def answers(
-        self,
-        prompts: Sequence[Text],
-        config: SamplingConfig,
-        *,
-        preamble: Text | None = None,
-        indices: Sequence[int] | None = None,
-        on_text: OnText | None = None,
-    ) -> Iterator[Completion]:
-        """What `LanguageModel` asks for; ``config`` decides over tokens, temperature, top-p, top-k and seed.
+    def answers(self, request: Request) -> Iterator[Completion]:
+        """See `LanguageModel`; the request's config sets tokens, temperature, top-p, top-k and seed.
 
         The endpoint keeps its tokens to itself: ``token_ids`` only count them, and ``logprobs`` are not asked for.
         ``max_prompt_tokens`` and ``batch_size`` are the endpoint's affair. A filtered answer has the finish reason
@@ -207,15 +199,15 @@ class RemoteModel:
         """
         from steersman.lm.sampling import Completion
 
-        numbers = list(indices or range(len(prompts)))
-        before = messages_of(preamble) if preamble is not None else ()
+        config, numbers, on_text = request.config, request.numbers, request.on_text
+        preamble = messages_of(request.preamble) if request.preamble is not None else ()
         bodies = []
-        for number, prompt in zip(numbers, prompts, strict=True):
+        for number, prompt in zip(numbers, request.prompts, strict=True):
             draw = _own_seed(config.seed, number) if config.temperature else config.seed
             drawn = {"max_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": draw}
             drawn |= {"top_p": config.top_p} if config.top_p < 1 else {}
             drawn |= {"top_k": config.top_k} if config.top_k else {}
-            bodies.append(self._body((*before, *messages_of(prompt)), drawn))
+            bodies.append(self._body((*preamble, *messages_of(prompt)), drawn))
         heard = None if on_text is None else lambda place, reply: on_text(numbers[place], reply.text)
         replies = self._ask(bodies, heard)
         if failed := [reply.detail for reply in replies if reply.outcome == "failed"]:

@@ -19,11 +19,21 @@ from steersman.functional import k1_nats
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, using
 from steersman.lm.chat_format import ChatFormat, shorten
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower
-from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, divergence, entropies, head_of
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
+from steersman.lm.head import Head, divergence, entropies, head_of
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prefix import Below, Group, Tree, read_below, tree, tree_hidden, tree_logprobs, tree_lower
+from steersman.lm.sampling import Completion, Sampler, SamplingConfig, random_stream
+from steersman.lm.shared_prefix import (
+    Group,
+    GroupStates,
+    SharedPrefixBatch,
+    compute_frozen_states,
+    compute_group_states,
+    shared_prefix_batch,
+    shared_prefix_hidden,
+    shared_prefix_logprobs,
+)
 from steersman.lm.vllm_engine import VllmEngine
 from steersman.train import distributed
 from steersman.train.reward_model import RewardModel, tokenised
@@ -89,7 +99,7 @@ class Rollouts(NamedTuple):
     ended: Tensor
     drawn: list[Tensor]
     answers: list[list[str]]
-    below: Below | None
+    below: GroupStates | None
 
     @property
     def tokens(self) -> int:
@@ -115,8 +125,8 @@ class Seen:
 
     number: int
     places: Sequence[int]
-    batch: Tree
-    lower: Lower | None
+    batch: SharedPrefixBatch
+    lower: FrozenStates | None
     stream: Tensor
     reference: Tensor
     drawn: Tensor | None
@@ -130,8 +140,8 @@ class Read(NamedTuple):
     """
 
     number: int
-    batch: Tree
-    lower: Lower | None
+    batch: SharedPrefixBatch
+    lower: FrozenStates | None
     logprobs: Tensor
     old: Tensor
     reference: Tensor
@@ -241,15 +251,8 @@ class Actor:
         if self.vllm is not None:
             found = self.vllm.continue_ids(self.policy, self.chat, mine, sampling, name=POLICY, indices=indices)
         else:
-            found = continue_ids(
-                self.model,
-                self.chat,
-                mine,
-                sampling,
-                indices=indices,
-                vocabulary=self.vocabulary,
-                int8=self.int8,
-            )
+            sampler = Sampler(self.model, self.chat, self.vocabulary, self.int8)
+            found = sampler.continue_ids(mine, sampling, indices=indices)
         everyone = distributed.gather(list(found) if own else [])
         self.policy.train()
         return sorted(everyone, key=lambda completion: completion.index)
@@ -267,9 +270,9 @@ class Actor:
         drawn = [torch.tensor([x for completion in answers for x in completion.logprobs]) for answers in by_prompt]
         return Rollouts(groups, scores, ended, drawn, [[c.text for c in answers] for answers in by_prompt], below)
 
-    def below_of(self, groups: Sequence[Group]) -> Below | None:
+    def below_of(self, groups: Sequence[Group]) -> GroupStates | None:
         """What the layers below all adapters make of groups: for policy, reference, critic and judges."""
-        return read_below(self.model, groups, self.below, self.pad_id, self.config.micro_batch_size)
+        return compute_group_states(self.model, groups, self.below, self.pad_id, self.config.micro_batch_size)
 
     def groups(self, prompts: Sequence[Text], by_prompt: Sequence[Sequence[Completion]]) -> list[Group]:
         """Each prompt, as sampling read it, with its answers."""
@@ -289,8 +292,8 @@ class Actor:
                 if self.vocabulary is not None:
                     self.vocabulary.pass_over(sum(len(rollouts.drawn[i]) for i in places), generator)
                 continue
-            batch = tree([rollouts.groups[i] for i in places], self.pad_id, self.model.device)
-            lower = rollouts.below and rollouts.below.of(places)
+            batch = shared_prefix_batch([rollouts.groups[i] for i in places], self.pad_id, self.model.device)
+            lower = rollouts.below and rollouts.below.batch(places)
             stream = generator.get_state()
             with torch.no_grad(), using(self.policy, REFERENCE):
                 reference = self._logprobs(batch, generator, lower)
@@ -319,16 +322,16 @@ class Actor:
         tokens = sum(len(group.completions[0]) for group in groups)
         for number, share in enumerate(distributed.share(groups, self.config.micro_batch_size)):
             if distributed.mine(number):
-                batch = tree(share, self.pad_id, self.model.device)
-                lower = tree_lower(self.model, batch, self.below)
+                batch = shared_prefix_batch(share, self.pad_id, self.model.device)
+                lower = compute_frozen_states(self.model, batch, self.below)
                 yield -self._logprobs(batch, generator, lower).sum() / tokens
             elif self.vocabulary is not None:
                 self.vocabulary.pass_over(sum(len(group.completions[0]) for group in share), generator)
 
-    def _logprobs(self, batch: Tree, generator: torch.Generator, lower: Lower | None) -> Tensor:
-        return tree_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
+    def _logprobs(self, batch: SharedPrefixBatch, generator: torch.Generator, lower: FrozenStates | None) -> Tensor:
+        return shared_prefix_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
 
-    def divergence(self, groups: Sequence[Group], below: Below | None = None) -> tuple[float, float]:
+    def divergence(self, groups: Sequence[Group], below: GroupStates | None = None) -> tuple[float, float]:
         """KL(policy || reference) and the policy's entropy, in nats a token of the answers, which are the policy's own.
 
         Over the whole vocabulary, at `KL_POSITIONS` tokens that are spread evenly over all answers.
@@ -343,15 +346,15 @@ class Actor:
         with torch.no_grad():
             for i in range(0, len(groups), self.config.micro_batch_size):
                 places = range(i, min(i + self.config.micro_batch_size, len(groups)))
-                batch = tree([groups[place] for place in places], self.pad_id, self.model.device)
+                batch = shared_prefix_batch([groups[place] for place in places], self.pad_id, self.model.device)
                 own = chosen[(chosen >= met) & (chosen < met + len(batch.source))] - met
                 met += len(batch.source)
                 if not len(own):
                     continue
-                at, lower = batch.source[own.to(batch.source.device)], below and below.of(places)
+                at, lower = batch.source[own.to(batch.source.device)], below and below.batch(places)
                 with using(self.policy, REFERENCE):
-                    reference = tree_hidden(self.model, batch, at, lower)
-                policy = tree_hidden(self.model, batch, at, lower)
+                    reference = shared_prefix_hidden(self.model, batch, at, lower)
+                policy = shared_prefix_hidden(self.model, batch, at, lower)
                 # `divergence` is from its second argument to its first.
                 kl += float(divergence(reference, policy, self.head))
                 entropy += float(entropies(policy, self.head).sum())

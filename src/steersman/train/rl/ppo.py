@@ -34,8 +34,8 @@ from steersman.functional import (
     whiten,
 )
 from steersman.lm.adapters import ADAPTER, load_adapter, trainable, using
-from steersman.lm.frozen_trunk import Lower
-from steersman.lm.shared_prefix import Tree, tree_hidden
+from steersman.lm.frozen_trunk import FrozenStates
+from steersman.lm.shared_prefix import SharedPrefixBatch, shared_prefix_hidden
 from steersman.train import distributed
 from steersman.train.reward_model import HEAD, scalar
 from steersman.train.rl.actor import Actor, Read, Seen
@@ -142,6 +142,6 @@ class Ppo(Algorithm):
             self.measured["value_loss"] += float(errors.sum())
         return losses.sum() / totals.tokens + value_loss.detach()
 
-    def values(self, batch: Tree, lower: Lower | None) -> Tensor:
+    def values(self, batch: SharedPrefixBatch, lower: FrozenStates | None) -> Tensor:
         """[N] of the states in which the tokens were drawn, by the adapter in use."""
-        return scalar(self.head, tree_hidden(self.actor.model, batch, batch.source, lower))
+        return scalar(self.head, shared_prefix_hidden(self.actor.model, batch, batch.source, lower))

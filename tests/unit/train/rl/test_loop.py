@@ -16,8 +16,8 @@ from torch import Tensor
 from steersman.errors import DataError, RecipeError, RunError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_adapter
-from steersman.lm.head import CompactConfig
-from steersman.lm.shared_prefix import Group, tree
+from steersman.lm.compact_vocabulary import CompactConfig
+from steersman.lm.shared_prefix import Group, shared_prefix_batch
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.train import loop, reward_model, sft
 from steersman.train.loop import OptimiserConfig
@@ -89,7 +89,7 @@ def actor(config: ActorConfig, base: Path, trained: Path, demonstrations: Sequen
 # ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def some_read(drawn: bool = False) -> Read:
     """Two prompts with two answers of 1 to 3 tokens each."""
-    batch = tree([Group([5, 6], [[1], [2, 3]]), Group([7], [[4, 5, 6], [7]])], 0)
+    batch = shared_prefix_batch([Group([5, 6], [[1], [2, 3]]), Group([7], [[4, 5, 6], [7]])], 0)
     generator = torch.Generator().manual_seed(3)
     old = -torch.rand(7, generator=generator)
     return Read(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steersman.lm.adapters import using
-from steersman.lm.shared_prefix import Group, tree, tree_hidden
+from steersman.lm.shared_prefix import Group, shared_prefix_batch, shared_prefix_hidden
 from steersman.train.rl.actor import Actor, Read
 from steersman.train.rl.loop import Totals
 from steersman.train.rl.ppo import CRITIC, Ppo, PpoConfig
@@ -28,7 +28,7 @@ VALUES = torch.tensor([0.3, -0.2, 0.5, 0.1, 0.4])
 
 def some_read(logprobs: Tensor) -> Read:
     """Two prompts, one with answers of 2 and 1 tokens, the other with two of 1 token each."""
-    batch = tree([Group([5, 6], [[1, 2], [3]]), Group([7], [[4], [8]])], 0)
+    batch = shared_prefix_batch([Group([5, 6], [[1, 2], [3]]), Group([7], [[4], [8]])], 0)
     return Read(0, batch, None, logprobs, OLD, REFERENCE, None, torch.tensor([[1.0, -1.0], [0.5, 0.0]]))
 
 
@@ -95,9 +95,9 @@ def test_the_critic_begins_as_the_reward_model(
     ppo = Ppo(PpoConfig(**SMALL))
     parameters = ppo.begin(own, trained / "reward")
     groups = own.rollouts([prompt.prompt for prompt in prompts[:3]], 0).groups
-    batch = tree(groups, own.pad_id)
+    batch = shared_prefix_batch(groups, own.pad_id)
     with torch.no_grad(), using(own.policy, CRITIC):
-        found = ppo.head(tree_hidden(own.model, batch, batch.last))[:, 0]
+        found = ppo.head(shared_prefix_hidden(own.model, batch, batch.last))[:, 0]
     torch.testing.assert_close(found, own.reward.scores(groups), atol=1e-5, rtol=1e-5)
     assert len(parameters) > 2
     assert all(name.startswith("critic.") for name in parameters)
