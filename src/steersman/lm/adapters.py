@@ -27,13 +27,10 @@ class LoraConfig(Record):
     alpha: float = Field(default=32.0, gt=0, description="Adapters are scaled by alpha / rank.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapters' inputs in training.")
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
-        default="all-linear",
-        description="Names of the linear modules that get adapters; all-linear: all of them but the output layer.",
+        default="all-linear", description="Names of the linear modules to adapt; all-linear: all but the output layer."
     )
     trainable_layers: int | None = Field(
-        default=None,
-        ge=1,
-        description="Only that many upper layers get adapters, and the backward pass ends there; null: all layers.",
+        default=None, ge=1, description="How many upper layers to adapt; the backward pass ends there; null: all."
     )
 
 
@@ -115,16 +112,11 @@ def using(policy: Any, name: str | None) -> Iterator[None]:
         raise ValueError(f"Adapter {name} not found.")
     layers, active, disabled = _lora_layers(policy), policy.active_adapter, policy._adapters_disabled
     try:
-        if name is None:
-            _disable(policy, layers)
-        else:
-            _activate(policy, layers, name)
+        _set_adapters(policy, layers, name or active, disabled or name is None, learns=name)
         yield
     finally:
         if name is not None or not disabled:
-            _activate(policy, layers, active)
-            if name is None:
-                _set_disabled(policy, layers, False)
+            _set_adapters(policy, layers, active, disabled, learns=active)
 
 
 def _lora_layers(policy: Any) -> list[Any]:
@@ -139,34 +131,16 @@ def _lora_layers(policy: Any) -> list[Any]:
     return layers
 
 
-def _activate(policy: Any, layers: Sequence[Any], name: str) -> None:
-    """What peft's ``set_adapter`` does."""
-    policy.active_adapter = policy.base_model.active_adapter = name
-    for layer in layers:
-        layer._active_adapter = [name]
-    _require_gradients(layers, name)
-
-
-def _disable(policy: Any, layers: Sequence[Any]) -> None:
-    """What peft's ``disable_adapter_layers`` does."""
-    _require_gradients(layers, None)
-    _set_disabled(policy, layers, True)
-
-
-def _set_disabled(policy: Any, layers: Sequence[Any], disabled: bool) -> None:
+def _set_adapters(policy: Any, layers: Sequence[Any], active: str, disabled: bool, learns: str | None) -> None:
+    """Set the flags that peft's switching sets; ``learns`` is the adapter whose parameters require gradients."""
+    policy.active_adapter = policy.base_model.active_adapter = active
     policy._adapters_disabled = disabled
     for layer in layers:
-        layer._disable_adapters = disabled
-
-
-def _require_gradients(layers: Sequence[Any], name: str | None) -> None:
-    """Of the parameters of one adapter, and of no other."""
-    for layer in layers:
+        layer._active_adapter, layer._disable_adapters = [active], disabled
         for container in layer.adapter_layer_names:
-            for key, module in getattr(layer, container).items():
-                own = [module] if isinstance(module, Tensor) else module.parameters(recurse=False)
-                for parameter in own:
-                    parameter.requires_grad_(key == name)
+            for name, module in getattr(layer, container).items():
+                for parameter in [module] if isinstance(module, Tensor) else module.parameters(recurse=False):
+                    parameter.requires_grad_(name == learns)
 
 
 def snapshot(policy: Any, name: str = "default") -> dict[str, Tensor]:

@@ -30,15 +30,8 @@ from steersman.types import Record
 class CompactConfig(Record):
     """Which rows a compact vocabulary scores, and how often all rows are scored to debias it."""
 
-    extra_rows: int = Field(
-        default=8192, ge=0, description="Vocabulary rows beyond the data's own tokens, the base model's likeliest."
-    )
-    full_share: float = Field(
-        default=0.125,
-        gt=0,
-        le=1,
-        description="Share of positions, drawn at random, that are scored over all rows too.",
-    )
+    extra_rows: int = Field(default=8192, ge=0, description="Rows beyond the data's own tokens, by probability.")
+    full_share: float = Field(default=0.125, gt=0, le=1, description="Share of positions scored over all rows as well.")
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,9 @@ class Hardware(Record):
     device: str = Field(
         default="cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",
-        description="cpu, cuda, or one of several GPUs such as cuda:1; under torchrun, cuda is each process's own GPU.",
+        description="cpu, cuda (under torchrun each its own), cuda:1.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Precision of frozen weights and activations; what learns is float32 always."
-    )
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="Of frozen weights and activations.")
 
     def __str__(self) -> str:
         return f"{self.device} in {self.dtype}"

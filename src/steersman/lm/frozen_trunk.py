@@ -1,6 +1,6 @@
-"""A frozen lower trunk, read once per text, under trainable upper layers.
+"""A frozen lower trunk, computed once per text, under trainable upper layers.
 
-With LoRA on the upper layers only, what the lower ones make of a text never changes. It is computed once and kept;
+With LoRA on the upper layers only, a text's activations below them never change. They are computed once and kept;
 every later pass over that text, or over a beginning of it, starts in the middle. No model's forward code is copied: a
 forward pass over the lower layers is stopped by a hook, and one over the upper layers runs the model's own code with
 its lower layers skipped and the kept activations put in.
@@ -113,19 +113,17 @@ def blocks_of(model: Any) -> list[nn.Module]:
 
 @contextmanager
 def _skipped(blocks: Sequence[Any]) -> Iterator[None]:
-    """Let the layers hand on what they are given."""
-    was = [block.forward for block in blocks]
-
-    def hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        return hidden_states
-
+    """Within it, the layers return their input."""
+    before = [block.__dict__.get("forward") for block in blocks]  # None: its class's own
     try:
         for block in blocks:
-            block.forward = hand_on
+            block.forward = lambda hidden_states, *_, **__: hidden_states
         yield
     finally:
-        for block, forward in zip(blocks, was, strict=True):
-            block.forward = forward
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 class FrozenStates(NamedTuple):

@@ -18,7 +18,7 @@ from steersman.lm.compact_vocabulary import CompactConfig, choose_vocabulary
 from steersman.lm.device import Hardware
 from steersman.lm.head import head_of
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import Completion, Prefix, Request, Sampler
+from steersman.lm.sampling import Completion, Prefix, Request, Sampler, common_length
 from steersman.types import Demonstration, Text
 
 FAST = CompactConfig(extra_rows=16384)  # rows beside those of the examples: little of the model's mass is missing
@@ -96,7 +96,7 @@ class LocalModel:
 
 def _distinguishing_tokens(options: Sequence[list[int]]) -> tuple[list[int], list[int]]:
     """The common prefix of all options, and the next token of each."""
-    common = next(i for i, column in enumerate(zip(*options, strict=False)) if len(set(column)) > 1)
+    common = common_length(options)
     first = [ids[common] for ids in options]
     if len(set(first)) < len(options):
         raise ValueError("two options begin with the same tokens")

@@ -8,11 +8,9 @@ Four phases, numbered in `_generate`, are repeated until the queue is empty:
     4  decode              one forward pass over the new tokens, one column, extends the KV cache
 
 Decoding costs nearly as much for eight sequences as for forty, so the batch is kept full. Equal prompts are prefilled
-once; so is a prefix common to all prompts (a few-shot preamble), whose KV cache is kept for later calls. Sampling needs
-no sort of the vocabulary: one uniform number per sequence against the cumulative probabilities of the allowed tokens.
-
-Every sequence has a random stream of its own, seeded by (seed, index of the prompt), so that its draws do not depend on
-the batch in which it happens to be. Shapes: B sequences, T columns (the longest sequence), H hidden units, V tokens.
+once; so is a prefix common to all prompts (a few-shot preamble), whose KV cache is kept for later calls. Every sequence
+has a random stream of its own, seeded by (seed, index of the prompt): its draws do not depend on its batch. Shapes: B
+sequences, T columns (the longest sequence), H hidden units, V tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 import torch
@@ -45,18 +44,12 @@ class SamplingConfig(Record):
     """How tokens are sampled. Order: temperature, then ``top_k``, then ``top_p``."""
 
     max_new_tokens: int = Field(default=96, ge=1, description="Most tokens of an answer.")
-    temperature: float = Field(
-        default=0.0, ge=0, description="Logits are divided by it before sampling; 0 is greedy decoding."
-    )
-    top_p: float = Field(
-        default=1.0, gt=0, le=1, description="Nucleus sampling: the smallest set of tokens with this mass; 1 is off."
-    )
+    temperature: float = Field(default=0.0, ge=0, description="Divisor of the logits; 0 is greedy decoding.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus sampling: mass of the tokens kept; 1 is off.")
     top_k: int = Field(default=0, ge=0, description="Only the k most probable tokens are sampled; 0 is off.")
     seed: Seed = Field(default=0, description="Seed of the sequences' random streams.")
     batch_size: int = Field(default=64, ge=1, description="Sequences that are decoded at once.")
-    max_prompt_tokens: int = Field(
-        default=1024, ge=8, description="Most tokens of a prompt; a longer one loses its beginning."
-    )
+    max_prompt_tokens: int = Field(default=1024, ge=8, description="Longer prompts, in tokens, lose their beginning.")
 
 
 @dataclass(frozen=True)
@@ -114,8 +107,7 @@ class Prefix:
 
     def reusable(self, shared: list[int]) -> list[int]:
         """The common prefix to use: only its cached part, if that is nearly all of it."""
-        same = next((i for i, (a, b) in enumerate(zip(shared, self.ids, strict=False)) if a != b), None)
-        same = min(len(shared), len(self.ids)) if same is None else same
+        same = common_length([shared, self.ids])
         return shared[:same] if same >= MIN_PREFIX_REUSE * len(shared) else shared
 
     def prefill(self, model: Any, ids: list[int]) -> Any:
@@ -135,10 +127,10 @@ class Sampler:
 
     Attributes:
         model: a decoder-only Hugging Face model, in evaluation mode.
-        vocabulary: sample among its exact rows only, several times cheaper on CPU. That is another distribution than
+        vocabulary: sample among its exact rows only, several times cheaper on CPU. This is another distribution than
             the model's: tokens outside never come, and the log-probs are those of the softmax over the exact rows.
-        int8: prefill and decode with this copy of the weights, made for the head of ``vocabulary`` or the model's own.
-            That is another distribution, too, and the log-probs are its own.
+        int8: prefill and decode with this copy of the weights, made for the head of ``vocabulary`` or the model's own:
+            another distribution, too, with log-probs of its own.
         prefix: the KV cache of the last common prefix; it holds for these weights alone.
     """
 
@@ -152,8 +144,9 @@ class Sampler:
         """Answer every prompt; completions come as they finish, each with the index of its prompt."""
         starts = [self.chat.prompt_ids(prompt, request.preamble) for prompt in request.prompts]
         shared = common_prefix(starts) if request.preamble is not None else None
-        options: dict[str, Any] = {"indices": request.numbers, "on_text": request.on_text}
-        yield from self.continue_ids(starts, request.config, shared=shared, **options)
+        yield from self.continue_ids(
+            starts, request.config, shared=shared, indices=request.numbers, on_text=request.on_text
+        )
 
     def continue_ids(
         self,
@@ -209,8 +202,12 @@ class Sampler:
 def common_prefix(sequences: Sequence[list[int]]) -> list[int]:
     """The ids with which all sequences begin, but for a last one: every sequence keeps an id of its own."""
     shortest = min(sequences, key=len, default=[])
-    common = next((i for i in range(len(shortest)) if any(ids[i] != shortest[i] for ids in sequences)), len(shortest))
-    return shortest[: max(0, min(common, len(shortest) - 1))]
+    return shortest[: max(0, min(common_length(sequences), len(shortest) - 1))]
+
+
+def common_length(sequences: Sequence[list[int]]) -> int:
+    """With how many equal ids all sequences begin."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False)))
 
 
 # ── the batch ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -285,13 +282,14 @@ class Batch:
     mask: Tensor
     hidden: Tensor
 
-    def admit(self, other: Batch) -> None:
-        """Append newly prefilled sequences."""
+    def admit(self, other: Batch) -> Batch:
+        """Append newly prefilled sequences; returns this batch."""
         width = max(self.mask.shape[1], other.mask.shape[1])
         self.cache.join(other.cache)
         self.mask = torch.cat([torch.nn.functional.pad(b.mask, (width - b.mask.shape[1], 0)) for b in (self, other)])
         self.rows = self.rows + other.rows
         self.hidden = torch.cat([self.hidden, other.hidden])
+        return self
 
     def evict(self, keep: list[int]) -> None:
         """Drop all other sequences, and the columns that are padding for all that stay."""
@@ -359,10 +357,7 @@ def _generate(
         if queue and (batch is None or free >= max(1, config.batch_size // 4)):
             admitted, queue = queue[:free], queue[free:]
             new = prefill(sampler, admitted, prefix, len(shared))
-            if batch is None:
-                batch = new
-            else:
-                batch.admit(new)
+            batch = new if batch is None else batch.admit(new)
         assert batch is not None
         # 2. Sample: hidden [B, H] -> logits [B, V] -> tokens [B]. One transfer of tokens and one of log-probs a step.
         tokens, logprobs = draw(head.logits(batch.hidden).float(), config, uniforms(batch.rows, config, model.device))
@@ -372,14 +367,12 @@ def _generate(
             row.tokens.append(token)
             row.logprobs.append(logprob)
             reason = row.finish_reason(chat, config.max_new_tokens)
-            if reason is None:
+            completion = row.completion(chat, reason) if reason else None
+            if on_text is not None:
+                on_text(row.index, completion.text if completion else row.text_so_far(chat.tokenizer))
+            if completion is None:
                 keep.append(i)
-                if on_text is not None:
-                    on_text(row.index, row.text_so_far(chat.tokenizer))
             else:
-                completion = row.completion(chat, reason)
-                if on_text is not None:
-                    on_text(row.index, completion.text)
                 yield completion
         # 3. Evict finished sequences.
         if not keep:

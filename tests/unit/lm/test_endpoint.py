@@ -122,7 +122,7 @@ def test_a_thousand_judgements_through_every_fault(serve: Callable[..., Served],
 SCRIPT = """
 import sys
 from pathlib import Path
-from steersman.lm import remote
+from steersman.lm.endpoint import client as remote
 remote.BACKOFF_S = 0.01
 url, cache, count = sys.argv[1:]
 model = remote.RemoteModel(remote.RemoteConfig(base_url=url, model="judge", concurrency=8), Path(cache))
@@ -380,7 +380,7 @@ def test_an_endpoint_that_is_down_ends_the_run_and_what_was_answered_is_kept(
     model = RemoteModel(config, tmp_path / "answers.jsonl")
     with pytest.raises(RunError, match="no answer after 2 attempts: 500: always") as caught:
         model.complete([*questions(10), *(f"[500] {i}" for i in range(100))])
-    assert "what was answered is kept" in str(caught.value)
+    assert "replies that arrived are kept" in str(caught.value)
     assert served.stats()["requests"] < 10 + 2 * 20
     served.close()
     assert all(reply.reused for reply in model.complete(questions(10)))
@@ -586,7 +586,7 @@ def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path) -
 def test_a_cache_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "file" / "answers.jsonl"):
         (tmp_path / "file").touch()
-        with pytest.raises(UserError, match="no answers can be kept here"):
+        with pytest.raises(UserError, match="replies cannot be cached here"):
             AnswerCache(path)
 
 
