@@ -123,12 +123,11 @@ def _lora_layers(policy: Any) -> list[Any]:
     """The LoRA layers of a policy, found once for its set of adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    names, cached = list(policy.peft_config), policy.__dict__.get("_lora_layers")
-    if cached is None or cached[0] != names:
-        cached = names, [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
-        policy.__dict__["_lora_layers"] = cached
-    layers: list[Any] = cached[1]
-    return layers
+    names, (known, layers) = list(policy.peft_config), policy.__dict__.get("_lora_layers", ([], []))
+    if names != known:
+        layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
+        policy.__dict__["_lora_layers"] = names, layers
+    return list(layers)
 
 
 def _set_adapters(policy: Any, layers: Sequence[Any], active: str, disabled: bool, learns: str | None) -> None:

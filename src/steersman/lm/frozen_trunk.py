@@ -137,7 +137,7 @@ class TrunkCache:
     """Activations of the lower layers by text; a text that begins another one shares its activations.
 
     They are computed once, when the cache is made, in an order that depends on the texts alone: a resumed training
-    finds the same bits. The shortest texts that fit into the budget are kept, the others read every time.
+    finds the same bits. The shortest texts that fit into the budget are kept, the others computed every time.
 
     Args:
         texts: token ids of all that will be asked for.

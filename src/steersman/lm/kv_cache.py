@@ -63,12 +63,10 @@ class Layer(DynamicLayer):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
             self.replace(keys, values)
-            return self.keys, self.values
-        length = self.keys.shape[2]
-        if length + keys.shape[2] > self.buffers[0].shape[2]:
+        elif self.keys.shape[2] + keys.shape[2] > self.buffers[0].shape[2]:
             self.replace(cat([self.keys, keys], 2), cat([self.values, values], 2))
         else:
-            self._write(length, keys, values)
+            self._write(self.keys.shape[2], keys, values)
         return self.keys, self.values
 
     def _write(self, start: int, *new: Tensor) -> None:

@@ -1,7 +1,6 @@
-"""The port through which methods ask a model, and weights in this process behind it.
+"""The port through which methods use a model, and weights in this process behind it.
 
-Methods that need answers, critiques, revisions or judgements know `LanguageModel` and nothing of weights: a script
-(`lm/scripted.py`) or an endpoint (`lm/endpoint/client.py`) will do as well.
+The other implementations are a script (`lm/scripted.py`) and an endpoint (`lm/endpoint/client.py`).
 """
 
 from __future__ import annotations

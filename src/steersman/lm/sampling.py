@@ -35,7 +35,6 @@ BLOCK = 512  # weights of the draw that are summed at a time
 DRAW_AHEAD = 64  # random numbers of a sequence that are drawn at a time
 PREFILL_BATCH = 16  # sequences of which only the next token's log-probs are wanted
 MIN_PREFIX_REUSE = 0.9  # share of a common prefix that must be cached already for the rest to be prefilled per sequence
-INCOMPLETE = "\ufffd"  # what a tokenizer writes for bytes that are no character yet
 
 FinishReason = Literal["stop", "stop_string", "length", "filtered"]  # filtered: by an endpoint, lm/endpoint/client.py
 
@@ -72,9 +71,8 @@ OnText = Callable[[int, str], None]  # called with a prompt's index and its answ
 class Request:
     """Prompts for a `LanguageModel` to answer.
 
-    ``preamble``: a conversation put before every prompt, and prefilled once. ``indices``: the prompts' numbers where
-    these are a part of a longer list; they choose the random streams. ``on_text``: called with (index, answer so far)
-    after every token, the last time with the final text; for streaming.
+    ``preamble``: a conversation put before every prompt, prefilled once. ``indices``: the prompts' numbers in a longer
+    list; they choose the random streams. ``on_text``: called after every token, the last time with the final text.
     """
 
     prompts: Sequence[Text]
@@ -188,8 +186,7 @@ class Sampler:
         common = self.prefix.reusable(common_prefix(starts)) if shared else []
         limit = SamplingConfig(max_prompt_tokens=max(map(len, starts)))
         rows = sorted(to_rows(starts, common, range(len(starts)), limit), key=lambda row: len(row.prompt))
-        head = head_of(self.model)
-        logprobs = torch.empty(len(starts), len(tokens))
+        head, logprobs = head_of(self.model), torch.empty(len(starts), len(tokens))
         with torch.inference_mode():
             cache = self.prefix.prefill(self.model, common) if common else None
             for i in range(0, len(rows), PREFILL_BATCH):
@@ -248,7 +245,7 @@ class Row:
         """
         known = tokenizer.decode(self.tokens[self._prefix : self._read], skip_special_tokens=True)
         longer = tokenizer.decode(self.tokens[self._prefix :], skip_special_tokens=True)
-        if len(longer) > len(known) and not longer.endswith(INCOMPLETE):
+        if len(longer) > len(known) and not longer.endswith("\ufffd"):  # an incomplete character
             self._text += longer[len(known) :]
             self._prefix, self._read = self._read, len(self.tokens)
         return self._text.strip()

@@ -1,7 +1,4 @@
-"""A model that answers from a script: for tests and dry runs, in milliseconds.
-
-A prompt that is not in the script is an error, unless there is a default answer.
-"""
+"""A model that answers from a script: for tests and dry runs, in milliseconds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A model's answers in a file, so that a killed run resumes: a prompt with an answer there is not sent again.
-
-For everything that needs thousands of answers: evaluation, critiques, revisions, feedback.
-"""
+"""A model's answers in a file, so that a killed run resumes (evaluation, critiques, revisions, feedback)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """Any OpenAI-compatible endpoint as a model: the only file that opens a connection of its own.
 
-Ten thousand requests must all come back, whatever the endpoint does, and be paid for once. So at most ``concurrency``
-are in flight. Failed attempts are retried with exponential backoff and full jitter (a random wait of at most 0.5, 1,
-2, ... seconds), or after the ``Retry-After`` of a rate limit, which holds for all workers. Each reply is in the cache
-(`lm/endpoint/cache.py`) before a caller sees it. What a retry cannot mend (400, 401, 403, 404) ends the work with one
-message, after the replies in flight have come in.
+Ten thousand requests must all come back, and be paid for once. At most ``concurrency`` are in flight. Failed attempts
+are retried with exponential backoff and full jitter (a random wait of at most 0.5, 1, 2, ... seconds), or after the
+``Retry-After`` of a rate limit, which holds for all workers. Each reply is in the cache (`lm/endpoint/cache.py`) before
+a caller sees it. What a retry cannot mend (400, 401, 403, 404) ends the work, after the requests in flight.
 
 The key is read from the environment for as long as requests are sent. It is in no record, file or message.
 """
@@ -68,7 +67,7 @@ OnReply = Callable[[int, Reply], None]  # called with a request's index and its 
 
 # ── configuration ────────────────────────────────────────────────────────────────────────────────────────────────────
 def _address(text: str) -> str:
-    """An http(s) address without a key in it. The refusal does not repeat what it refuses: it may hold one."""
+    """An http(s) address without a key in it. The error does not repeat the address: it may hold one."""
     try:
         url = httpx2.URL(text)
     except httpx2.InvalidURL:
@@ -113,7 +112,7 @@ class RemoteConfig(Record):
     usd_per_million_prompt_tokens: Usd | None = transport(None, description="Price in US dollars; null: unknown.")
     usd_per_million_completion_tokens: Usd | None = transport(None, description="Price in US dollars; null: unknown.")
     max_tokens: int = Field(default=512, ge=1, description="Most tokens of an answer.")
-    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Of sampling; 0 is greedy decoding.")
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Sampling temperature; 0: greedy.")
     seed: Seed | None = Field(default=0, description="The seed that is sent; null: none.")
     top_logprobs: int = Field(
         default=10, ge=0, le=20, description="Log-probs requested per token; 0: none, choices are read from the text."
@@ -162,7 +161,7 @@ class RemoteModel:
     def choices(
         self, requests: Sequence[Text], options: Sequence[str] = ("A", "B"), *, on_reply: OnReply | None = None
     ) -> list[Choice]:
-        """How probable the model finds each option as the answer to every request; see `Choice`.
+        """The probability of each option as the answer to every request; see `Choice`.
 
         Raises:
             DataError: the options are not two or more different words. And as `complete`.
