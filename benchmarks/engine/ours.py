@@ -24,11 +24,18 @@ from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_trainable, trainable, using
 from steersman.lm.chat_format import ChatFormat, Example
-from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk, Lower
+from steersman.lm.frozen_trunk import FrozenStates, FrozenStatesCache, FrozenTrunk
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prefix import Group, Tree, tree, tree_hidden, tree_logprobs, tree_lower
+from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
+from steersman.lm.shared_prefix import (
+    Group,
+    SharedPrefixBatch,
+    compute_frozen_states,
+    shared_prefix_batch,
+    shared_prefix_hidden,
+    shared_prefix_logprobs,
+)
 from steersman.store import peak_memory_mb
 from steersman.train import dpo, loop, reward_model, sft
 from steersman.train.loop import OptimiserConfig
@@ -105,16 +112,16 @@ class Engine:
         """The groups of a step."""
         return [Group(g["prompt"], g["completions"]) for g in self.work["steps"][number % len(self.work["steps"])]]
 
-    def lower(self, batch: Tree) -> Lower | None:
+    def lower(self, batch: SharedPrefixBatch) -> FrozenStates | None:
         """The layers that are not trained, read once for policy and reference."""
-        return tree_lower(self.model, batch, self.below)
+        return compute_frozen_states(self.model, batch, self.below)
 
-    def logprobs(self, batch: Tree, number: int, lower: Lower | None) -> torch.Tensor:
+    def logprobs(self, batch: SharedPrefixBatch, number: int, lower: FrozenStates | None) -> torch.Tensor:
         """[N] of the scored tokens, under the adapter or, if it is disabled, the reference."""
         # The same positions for policy and reference: what chance adds to one it adds to the other.
-        return tree_logprobs(self.model, batch, self.head, self.compact, random_stream(number), lower)
+        return shared_prefix_logprobs(self.model, batch, self.head, self.compact, random_stream(number), lower)
 
-    def reference_logprobs(self, batch: Tree, number: int, lower: Lower | None) -> torch.Tensor:
+    def reference_logprobs(self, batch: SharedPrefixBatch, number: int, lower: FrozenStates | None) -> torch.Tensor:
         """[N] of the same tokens with the adapter off."""
         with torch.no_grad(), using(self.policy, None):
             return self.logprobs(batch, number, lower)
@@ -133,7 +140,7 @@ class Engine:
         sampling = SamplingConfig(
             temperature=1.0, max_new_tokens=self.work["completion"], batch_size=len(starts), seed=number
         )
-        answers = continue_ids(self.model, self.chat, starts, sampling, vocabulary=self.compact, int8=self.int8)
+        answers = Sampler(self.model, self.chat, self.compact, self.int8).continue_ids(starts, sampling)
         found = sorted(answers, key=lambda c: c.index)
         assert all(len(c.token_ids) == self.work["completion"] for c in found)
         drawn = torch.tensor([logprob for c in found for logprob in c.logprobs])
@@ -157,7 +164,7 @@ def dpo_step(*arguments: Any) -> Step:
     engine = Engine(*arguments)
 
     def step(number: int) -> dict[str, Any]:
-        batch = tree(engine.groups(number), 0)
+        batch = shared_prefix_batch(engine.groups(number), 0)
         lower = engine.lower(batch)
         difference = engine.logprobs(batch, number, lower) - engine.reference_logprobs(batch, number, lower)
         log_ratios = batch.sum_per_sequence(difference)
@@ -193,8 +200,8 @@ def reward_step(*arguments: Any) -> Step:
     engine.optimiser = loop.adamw(engine.parameters, OPTIMISER)
 
     def step(number: int) -> dict[str, Any]:
-        batch = tree(engine.groups(number), 0)
-        scores = tree_hidden(engine.model, batch, batch.last, engine.lower(batch)) @ score
+        batch = shared_prefix_batch(engine.groups(number), 0)
+        scores = shared_prefix_hidden(engine.model, batch, batch.last, engine.lower(batch)) @ score
         return engine.update(preference_nll(scores[0::2] - scores[1::2]).mean())
 
     return step
@@ -234,7 +241,7 @@ def grpo_step(*arguments: Any) -> Step:
     def step(number: int) -> dict[str, Any]:
         groups, drawn = (engine.groups(number), None) if alone else engine.rollouts(number)
         rewards = torch.tensor([[reward(ids) for ids in g.completions] for g in groups])
-        batch = tree(groups, 0)
+        batch = shared_prefix_batch(groups, 0)
         lower = engine.lower(batch)
         reference = engine.reference_logprobs(batch, number, lower)
         logprobs = engine.logprobs(batch, number, lower)

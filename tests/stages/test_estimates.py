@@ -14,6 +14,7 @@ from workloads import changed, estimate, prices, small_workload
 
 from steersman.cost.work import Counts, Workload, assumed_lengths, schedule
 from steersman.evals import capability, reward_card
+from steersman.lm import compact_vocabulary as compact_module
 from steersman.lm import head as head_module
 from steersman.lm import pretrained, sampling, shared_prefix
 from steersman.lm import reward_model as scoring
@@ -97,19 +98,19 @@ def test_work_of_sft_is_what_sft_does(
     always = ("sft.epochs=1.5", "sft.eval_every_steps=3", "sft.compact.extra_rows=9", f"sft.vocabulary={vocabulary}")
     s = changed(workload, *always, *settings)
     counting = Counting(monkeypatch, sft)
-    counting.rows(head_module.CompactVocabulary, "outside_mass", "scored_tokens", argument=1)
-    counting.rows(head_module.CompactVocabulary, "nll", "train_scored", argument=1)
+    counting.rows(compact_module.CompactVocabulary, "outside_mass", "scored_tokens", argument=1)
+    counting.rows(compact_module.CompactVocabulary, "nll", "train_scored", argument=1)
     counting.rows(sft, "completion_nll", "train_scored")
-    counting.rows(head_module.CompactVocabulary, "divergence", "train_scored", argument=1)
+    counting.rows(compact_module.CompactVocabulary, "divergence", "train_scored", argument=1)
     counting.rows(sft, "divergence", "train_scored")
-    counting.rows(head_module, "compact_vocabulary", "scored_tokens", argument=1)
-    probe = head_module._scored_states
+    counting.rows(compact_module, "compact_vocabulary", "scored_tokens", argument=1)
+    probe = compact_module._scored_states
 
     def counted_probe(model: Any, example: Any) -> Any:
         counting.counts["read_tokens"] += len(example.token_ids)
         return probe(model, example)
 
-    monkeypatch.setattr(head_module, "_scored_states", counted_probe)
+    monkeypatch.setattr(compact_module, "_scored_states", counted_probe)
     (tmp_path / "out").mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, s.validation, StageFolder(tmp_path / "out", "sft"))
     counting.expect(estimate("sft", s).counts)
@@ -123,7 +124,7 @@ def test_work_of_dpo_is_what_dpo_does(
     for name in ("sft", "dpo"):
         (tmp_path / name).mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
-    counts, read, config = Counter[str](), shared_prefix.tree_hidden, s.recipe.dpo
+    counts, read, config = Counter[str](), shared_prefix.shared_prefix_hidden, s.recipe.dpo
     assert config is not None
 
     def counted(model: Any, batch: Any, at: Any, lower: Any) -> Any:
@@ -132,7 +133,7 @@ def test_work_of_dpo_is_what_dpo_does(
         counts[kind.replace("tokens", "scored")] += len(at)
         return read(model, batch, at, lower)
 
-    monkeypatch.setattr(shared_prefix, "tree_hidden", counted)
+    monkeypatch.setattr(shared_prefix, "shared_prefix_hidden", counted)
     dpo.run(config, tiny_base, tmp_path / "sft", s.comparisons, StageFolder(tmp_path / "dpo", "dpo"))
     found = estimate("dpo", s).counts
     assert found.train_tokens == counts["train_tokens"]
@@ -151,7 +152,7 @@ def test_work_of_the_reward_model_is_what_it_does(
     for name in ("sft", "reward_model", "reward_card"):
         (tmp_path / name).mkdir()
     sft.run(s.recipe.sft, tiny_base, "tiny", s.train, [], StageFolder(tmp_path / "sft", "sft"))
-    counts, read, lower = Counter[str](), reward_model.tree_hidden, reward_model.tree_lower
+    counts, read, lower = Counter[str](), reward_model.shared_prefix_hidden, reward_model.compute_frozen_states
 
     def counted(model: Any, batch: Any, at: Any, below: Any = None) -> Any:
         counts["train_tokens" if torch.is_grad_enabled() else "read_tokens"] += batch.token_ids.numel()
@@ -162,9 +163,9 @@ def test_work_of_the_reward_model_is_what_it_does(
             counts["lower_tokens"] += batch.token_ids.numel()
         return lower(model, batch, below)
 
-    monkeypatch.setattr(reward_model, "tree_hidden", counted)
-    monkeypatch.setattr(scoring, "tree_hidden", counted)
-    monkeypatch.setattr(reward_model, "tree_lower", counted_lower)
+    monkeypatch.setattr(reward_model, "shared_prefix_hidden", counted)
+    monkeypatch.setattr(scoring, "shared_prefix_hidden", counted)
+    monkeypatch.setattr(reward_model, "compute_frozen_states", counted_lower)
     out = StageFolder(tmp_path / "reward_model", "reward_model")
     reward_model.run(s.recipe.reward_model, tiny_base, tmp_path / "sft", s.comparisons, s.train, out)
     found = estimate("reward_model", s).counts
@@ -192,12 +193,12 @@ def counted_reinforcement(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, name, counted)
 
-    counting(actor, "tree_logprobs", 1, "read", "train_tokens")
-    counting(critic, "tree_hidden", 1, "read", "train_tokens")
-    counting(scoring, "tree_hidden", 1, "judged")
+    counting(actor, "shared_prefix_logprobs", 1, "read", "train_tokens")
+    counting(critic, "shared_prefix_hidden", 1, "read", "train_tokens")
+    counting(scoring, "shared_prefix_hidden", 1, "judged")
     counting(sampling, "draw", 0, "rollout_rows")
     counting(actor, "entropies", 0, "looked_at")
-    counting(actor, "tree_hidden", 1, "watched")
+    counting(actor, "shared_prefix_hidden", 1, "watched")
 
     below = FrozenTrunk.read
 
@@ -287,7 +288,11 @@ def test_schedule_is_the_samplers(
     prompts = [row.prompt for row in workload.train[:21]]
     config = SamplingConfig(max_new_tokens=60, temperature=3.0, batch_size=8)
     chat = replace(workload.chat, stop_ids=frozenset(range(40)))  # so that answers end after every number of tokens
-    said = list(sampling.generate(pretrained.load_model(tiny_base), chat, prompts, config, preamble=preamble))
+    said = list(
+        sampling.Sampler(pretrained.load_model(tiny_base), chat).generate(
+            sampling.Request(prompts, config, preamble=preamble)
+        )
+    )
     said.sort(key=lambda answer: (answer.prompt_tokens, answer.index))
     assert len({len(answer.token_ids) for answer in said}) > 5
     first = said[0]

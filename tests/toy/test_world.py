@@ -21,7 +21,7 @@ from steersman.data import toy_world as world
 from steersman.data.toy_world import Question, Rater, Vote
 from steersman.functional import preference_nll, rater_margins
 from steersman.lm.language_model import LocalModel
-from steersman.lm.sampling import SamplingConfig
+from steersman.lm.sampling import Request, SamplingConfig
 
 EACH = 384  # answers to each prompt
 
@@ -58,7 +58,7 @@ class Sampled(NamedTuple):
 def sampled(policy: LocalModel) -> Sampled:
     prompts = [prompt for prompt in world.PROMPTS[::3] for _ in range(EACH)]
     config = SamplingConfig(max_new_tokens=24, temperature=1.0, batch_size=512)
-    completions = sorted(policy.answers(prompts, config), key=lambda completion: completion.index)
+    completions = sorted(policy.answers(Request(prompts, config)), key=lambda completion: completion.index)
     texts = [completion.text for completion in completions]
     rows = list(zip(prompts, texts, strict=True))
     numbers = torch.tensor([features(*row) for row in rows], dtype=torch.float64)

@@ -20,7 +20,7 @@ from steersman.lm import adapters as policies
 from steersman.lm import pretrained
 from steersman.lm.device import Hardware, placed
 from steersman.lm.language_model import LanguageModel, LocalModel
-from steersman.lm.sampling import OnText, SamplingConfig
+from steersman.lm.sampling import OnText, Request, SamplingConfig
 from steersman.report.evidence import read_recipe
 from steersman.store import open_run
 from steersman.types import Message
@@ -83,7 +83,7 @@ def export(run: Path, target: Path, *, merged: bool = False) -> Path:
 
 def reply(who: Speaker, conversation: list[Message], config: SamplingConfig, on_text: OnText | None = None) -> str:
     """One answer; ``on_text`` gets the text so far after every token."""
-    (answer,) = who.model.answers([tuple(conversation)], config, on_text=on_text)
+    (answer,) = who.model.answers(Request([tuple(conversation)], config, on_text=on_text))
     if answer.truncated_prompt_tokens:
         print(f"note: the first {answer.truncated_prompt_tokens} tokens of the conversation were cut", file=sys.stderr)
     return answer.text

@@ -146,7 +146,7 @@ def _compared(run: Run, source: Source) -> list[Question]:
 def _sampled(run: Run, source: Source, seed: int) -> list[Question]:
     """The run's model answers its prompts; equal and empty answers are put together and left out."""
     from steersman.cli.model import speaker
-    from steersman.lm.sampling import SamplingConfig  # brings torch, which a round over a file does without
+    from steersman.lm.sampling import Request, SamplingConfig  # brings torch, which a round over a file does without
 
     prompts = read(run.path / "data" / "prompts.jsonl", Prompt) if (run.path / "data").is_dir() else []
     if not prompts:
@@ -160,7 +160,7 @@ def _sampled(run: Run, source: Source, seed: int) -> list[Question]:
     model = speaker(run.path, aligned=True).model
     texts = [row.prompt for row in chosen for _ in range(source.answers)]
     answers: list[list[str]] = [[] for _ in chosen]
-    for answer in model.answers(texts, sampling):
+    for answer in model.answers(Request(texts, sampling)):
         text, mine = answer.text, answers[answer.index // source.answers]
         if text.strip() and text not in mine:
             mine.append(text)

@@ -22,7 +22,7 @@ from steersman.constitution.document import Principle
 from steersman.lm.endpoint.client import RemoteConfig, RemoteModel
 from steersman.lm.endpoint.replies import Cost
 from steersman.lm.language_model import LanguageModel
-from steersman.lm.sampling import SamplingConfig
+from steersman.lm.sampling import Request, SamplingConfig
 from steersman.terminal import console
 from steersman.types import Behaviour, Message, Record, Seed, Text, judged_by, messages_of, plain_text
 
@@ -181,7 +181,7 @@ class AskedJudge:
 
     def _reasons(self, texts: Sequence[Text]) -> list[str]:
         questions = [f"{plain_text(text)}\n\nThink step by step before you decide." for text in texts]
-        found = {answer.index: answer.text for answer in self.model.answers(questions, REASONING)}
+        found = {answer.index: answer.text for answer in self.model.answers(Request(questions, REASONING))}
         return [found[i] for i in range(len(texts))]
 
 

@@ -21,8 +21,8 @@ from steersman.lm.chat_format import ChatFormat, Example
 from steersman.lm.frozen_trunk import blocks_of
 from steersman.lm.head import head_of, token_logprobs
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import SamplingConfig, continue_ids
-from steersman.lm.shared_prefix import Group, tree, tree_hidden
+from steersman.lm.sampling import Sampler, SamplingConfig
+from steersman.lm.shared_prefix import Group, shared_prefix_batch, shared_prefix_hidden
 from steersman.report.blocks import Block, Number, Rate, Table, paragraph
 from steersman.store import peak_memory_mb
 from steersman.train.sft import SftConfig, SftTrainer
@@ -151,7 +151,7 @@ def _sampling(base: Any, *, int8: bool) -> Phase:
     starts = [_ids(model, 30, seed) for seed in range(4) for _ in range(8)]
     config = SamplingConfig(temperature=1.0, max_new_tokens=64, batch_size=32)
     copy = Int8Copy(model.requires_grad_(False), head_of(model)) if int8 else None
-    seconds = _fastest(lambda: list(continue_ids(model, chat, starts, config, int8=copy)))
+    seconds = _fastest(lambda: list(Sampler(model, chat, int8=copy).continue_ids(starts, config)))
     cost = _cost(model)
     flop = (4 * 30 + 32 * 63) * cost.trunk + 32 * 64 * cost.head
     name = "rollouts 4 x 8, P30 C64" + (", int8 weights" if int8 else "")
@@ -180,10 +180,12 @@ def _dpo(base: Any) -> Phase:
     cost = _cost(model)  # before the adapters, which are not counted
     trainer = SftTrainer.prepare(SftConfig(), model, "base", 0, [])
     groups = [Group(_ids(model, 200, i), [_ids(model, 100, 10 + i), _ids(model, 100, 20 + i)]) for i in range(4)]
-    batch = tree(groups, 0)
+    batch = shared_prefix_batch(groups, 0)
 
     def work() -> None:
-        logprobs = token_logprobs(tree_hidden(model, batch, batch.source), batch.targets, trainer.token_loss.head)
+        logprobs = token_logprobs(
+            shared_prefix_hidden(model, batch, batch.source), batch.targets, trainer.token_loss.head
+        )
         sums = batch.sum_per_sequence(logprobs)
         preference_nll(0.1 * (sums[0::2] - sums[1::2])).mean().backward()  # type: ignore[no-untyped-call]
         trainer.optimiser.zero_grad()

@@ -19,16 +19,8 @@ from torch import Tensor
 
 from steersman.cost.work import Counts, PeakSizes, Workload, scored
 from steersman.lm.adapters import add_lora, trainable
-from steersman.lm.head import (
-    TILE_MB,
-    CompactConfig,
-    CompactVocabulary,
-    Head,
-    completion_nll,
-    head_of,
-    token_logprobs,
-    trunk,
-)
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary
+from steersman.lm.head import TILE_MB, Head, completion_nll, head_of, token_logprobs, trunk
 from steersman.lm.sampling import SamplingConfig, draw
 from steersman.store import peak_memory_mb
 from steersman.train import loop
@@ -254,11 +246,11 @@ def _drawing(head: Head, config: SamplingConfig) -> Draws:
 
     def for_rows(rows: int) -> Callable[[], None]:
         hidden = torch.randn(rows, head.weight.shape[1])
-        streams = [torch.Generator().manual_seed(i) for i in range(rows)]
+        uniform = torch.rand(rows, dtype=torch.float64)
 
         def work() -> None:
             with torch.inference_mode():
-                draw(head.logits(hidden), config, streams)
+                draw(head.logits(hidden), config, uniform)
 
         return work
 

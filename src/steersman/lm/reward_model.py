@@ -22,7 +22,7 @@ from steersman.errors import ModelError
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, restore, using
 from steersman.lm.chat_format import ChatFormat, chat_format
-from steersman.lm.shared_prefix import Below, Group, fitting, tree, tree_hidden
+from steersman.lm.shared_prefix import Group, GroupStates, fitting, shared_prefix_batch, shared_prefix_hidden
 from steersman.types import Demonstration, Text
 
 HEAD, ABOUT, WEIGHTS = "head.safetensors", "reward_model.json", "adapter_model.safetensors"
@@ -103,11 +103,11 @@ class RewardModel:
         scores: list[float] = self.scores([tokenised(prompt, answers, self.chat, self.max_length)]).tolist()
         return scores
 
-    def scores(self, groups: Sequence[Group], below: Below | None = None) -> Tensor:
+    def scores(self, groups: Sequence[Group], below: GroupStates | None = None) -> Tensor:
         """[S] scores of tokenised answers, the members combined; see `member_scores`."""
         return COMBINED[self.combine](self.member_scores(groups, below))
 
-    def member_scores(self, groups: Sequence[Group], below: Below | None = None) -> Tensor:
+    def member_scores(self, groups: Sequence[Group], below: GroupStates | None = None) -> Tensor:
         """[M, S] scores of all answers by member, in the order of the groups.
 
         Args:
@@ -119,11 +119,11 @@ class RewardModel:
         with torch.no_grad():
             for i in range(0, len(groups), BATCH):
                 some = groups[i : i + BATCH]
-                rows, by_member = tree(some, pad_id, self.model.device), []
-                lower = below and below.of(range(i, i + len(some)))
+                rows, by_member = shared_prefix_batch(some, pad_id, self.model.device), []
+                lower = below and below.batch(range(i, i + len(some)))
                 for name, head in self.heads.items():
                     with using(self.policy, name):
-                        by_member.append(scalar(head, tree_hidden(self.model, rows, rows.last, lower)).cpu())
+                        by_member.append(scalar(head, shared_prefix_hidden(self.model, rows, rows.last, lower)).cpu())
                 scores.append(torch.stack(by_member))
         self.policy.train(was_training)
         return torch.cat(scores, 1) - self.centre[:, None]

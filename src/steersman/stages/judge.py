@@ -158,13 +158,13 @@ def _write_revisions(
     config: RevisionsConfig, prompts: Sequence[Prompt], given: Inputs, out: StageFolder
 ) -> list[Revised]:
     base, examples = given[BASE], given[TRAIN]
-    policy = LocalModel.quick(base, given[SFT], examples)
+    policy = LocalModel.load_fast(base, given[SFT], examples)
     reviser: LanguageModel = policy
     answerer = name = folder_digest(given[SFT])
     if config.remote:
         reviser, name = RemoteModel(config.remote, _cache(out)), config.remote.model
     elif config.reviser == "base":
-        reviser, name = LocalModel.quick(base, None, examples), pretrained.digest(base)
+        reviser, name = LocalModel.load_fast(base, None, examples), pretrained.digest(base)
     return critique_revise.write(config, policy, reviser, (answerer, name), prompts, given[REVISED], out)
 
 
@@ -231,7 +231,7 @@ def run_feedback(config: JudgedFeedbackConfig, given: Inputs, out: StageFolder) 
     """Several answers to each prompt, compared by the judge."""
     own, constitution = config.feedback, given[JUDGED]
     prompts = ai_feedback.asked_about(own, constitution, given[PROMPTS])
-    policy = LocalModel.quick(given[BASE], given[TUNED], given[TRAIN])
+    policy = LocalModel.load_fast(given[BASE], given[TUNED], given[TRAIN])
     answers = ai_feedback.sample(own, policy, prompts, out)
     del policy  # before the judge's models are loaded
     name = "+".join(config.judge.kinds)

@@ -32,9 +32,10 @@ from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import load_trainable, save_policy, trainable, using
 from steersman.lm.chat_format import ChatFormat, Example, chat_format
-from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, head_of
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
+from steersman.lm.head import Head, head_of
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prefix import Group, Tree, fitting, tree, tree_logprobs
+from steersman.lm.shared_prefix import Group, SharedPrefixBatch, fitting, shared_prefix_batch, shared_prefix_logprobs
 from steersman.store import StageFolder
 from steersman.terminal import Progress
 from steersman.train import distributed, loop
@@ -298,7 +299,7 @@ class DpoTrainer:
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
 
-    def _logprobs(self, step: int, groups: Sequence[Group]) -> Iterator[tuple[Tree, Tensor]]:
+    def _logprobs(self, step: int, groups: Sequence[Group]) -> Iterator[tuple[SharedPrefixBatch, Tensor]]:
         """This process's micro-batches of an optimiser step, with the log-probs of their scored tokens, [N].
 
         One random stream a step, used in the order of the rows: policy and reference are estimated at the same
@@ -310,10 +311,10 @@ class DpoTrainer:
                 if self.vocabulary is not None:
                     self.vocabulary.pass_over(sum(len(ids) for g in share for ids in g.completions), generator)
                 continue
-            batch = tree(share, self.pad_id, self.model.device)
-            yield batch, tree_logprobs(self.model, batch, self.head, self.vocabulary, generator)
+            batch = shared_prefix_batch(share, self.pad_id, self.model.device)
+            yield batch, shared_prefix_logprobs(self.model, batch, self.head, self.vocabulary, generator)
 
-    def _mismatched(self, step: int, groups: Sequence[Group]) -> Iterator[tuple[Tree, Tensor]]:
+    def _mismatched(self, step: int, groups: Sequence[Group]) -> Iterator[tuple[SharedPrefixBatch, Tensor]]:
         """`_logprobs` of every prompt with its neighbour's answers, from which KTO estimates its KL baseline."""
         if self.config.loss != "kto":
             return

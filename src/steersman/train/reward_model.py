@@ -43,7 +43,7 @@ from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk
 from steersman.lm.reward_model import ABOUT, HEAD, RewardModel, scalar, tokenised
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prefix import Group, tree, tree_hidden, tree_lower
+from steersman.lm.shared_prefix import Group, compute_frozen_states, shared_prefix_batch, shared_prefix_hidden
 from steersman.store import StageFolder, write_json
 from steersman.terminal import Progress
 from steersman.train import distributed, loop, raters
@@ -358,9 +358,9 @@ class RewardTrainer:
 
     def _scores(self, key: tuple[int, int], groups: Sequence[Group]) -> Tensor:
         """[S] scores of all answers of a micro-batch, which has the same key in every epoch."""
-        laid_out = tree(groups, self.pad_id, self.model.device)
-        lower = self.states.get(key, lambda trunk: tree_lower(self.model, laid_out, trunk))
-        return scalar(self.head, tree_hidden(self.model, laid_out, laid_out.last, lower))
+        laid_out = shared_prefix_batch(groups, self.pad_id, self.model.device)
+        lower = self.states.get(key, lambda trunk: compute_frozen_states(self.model, laid_out, trunk))
+        return scalar(self.head, shared_prefix_hidden(self.model, laid_out, laid_out.last, lower))
 
     def _ranking(self, scores: Tensor, rows: Sequence[Ranked]) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted sum of the rows' losses, the pairs that the scores order correctly, and all pairs.

@@ -28,19 +28,10 @@ from steersman.functional import aggregate, gather_scored, scored_positions
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, LoraConfig, add_lora, load_adapter, save_policy, trainable
 from steersman.lm.chat_format import Batch, ChatFormat, Example, chat_format, pad
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower, TrunkCache
-from steersman.lm.head import (
-    CompactConfig,
-    CompactVocabulary,
-    Head,
-    choose_vocabulary,
-    completion_nll,
-    divergence,
-    head_of,
-    token_logprobs,
-    trunk,
-)
-from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk, TrunkCache
+from steersman.lm.head import Head, completion_nll, divergence, head_of, token_logprobs, trunk
+from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
 from steersman.train import distributed, loop
@@ -110,7 +101,7 @@ class RevisedSftConfig(SftConfig):
         return [*revisions, *spread(demonstrations, round(self.demonstrations_per_revision * len(revisions)))]
 
 
-def scored_hidden(model: Any, batch: Batch, lower: Lower | None = None) -> tuple[Tensor, Tensor]:
+def scored_hidden(model: Any, batch: Batch, lower: FrozenStates | None = None) -> tuple[Tensor, Tensor]:
     """Hidden states at the scored positions, [N, H], and the tokens they should predict, [N].
 
     Args:
@@ -162,7 +153,7 @@ def sft_loss(
     batch: Batch,
     weight_in_optimiser_step: float,
     generator: torch.Generator,
-    lower: Lower | None = None,
+    lower: FrozenStates | None = None,
 ) -> Tensor:
     """Negative log-likelihood of the completions, averaged over the weighted tokens of the optimiser step.
 
@@ -187,7 +178,7 @@ def replay_loss(
     reference: Tensor,
     weight_in_optimiser_step: float,
     generator: torch.Generator,
-    lower: Lower | None = None,
+    lower: FrozenStates | None = None,
 ) -> Tensor:
     """KL(base || policy) summed over the scored positions of replayed text, as a share of the step's mean loss.
 
@@ -265,7 +256,7 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
         sampling = SamplingConfig(temperature=1.0, max_new_tokens=config.tokens, seed=seed, batch_size=128)
         rows: list[list[int]] = [[] for _ in starts]
         with Progress("replay", config.rows) as progress:
-            for completion in continue_ids(model, chat, starts, sampling):
+            for completion in Sampler(model, chat).continue_ids(starts, sampling):
                 rows[completion.index] = starts[completion.index] + completion.token_ids
                 progress.advance()
         kept = [
@@ -460,7 +451,7 @@ class SftTrainer:
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
 
-    def _lower(self, examples: Sequence[Example]) -> Lower | None:
+    def _lower(self, examples: Sequence[Example]) -> FrozenStates | None:
         """The rows' activations below the trainable layers, if they are cached."""
         return None if self.cache is None else self.cache.batch([example.token_ids for example in examples])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Question
 from steersman.data.formats import read
 from steersman.errors import DataError
-from steersman.lm.sampling import Completion, SamplingConfig
+from steersman.lm.sampling import Completion, Request
 from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder
-from steersman.types import Comparison, Prompt, Text
+from steersman.types import Comparison, Prompt
 
 PROMPTS = [
     Prompt(prompt=f"q{i}", principles=("apples", "pears")[i % 2 :], topic="fruit", tags=("t",), expect=("complies",))
@@ -31,9 +31,11 @@ PROMPTS = [
 class Policy:
     """Answers by its random stream: "text N" for the answer number N of all."""
 
-    def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
-        for index in options["indices"]:
-            yield from ScriptedModel({}, otherwise=f"text {index}").answers(["?"], config, indices=[index])
+    def answers(self, request: Request) -> Iterator[Completion]:
+        for index in request.numbers:
+            yield from ScriptedModel({}, otherwise=f"text {index}").answers(
+                Request(["?"], request.config, indices=[index])
+            )
 
     def choose(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("a policy is not asked to choose")
@@ -104,8 +106,8 @@ def test_undecided_and_unanswered_pairs_are_left_out_and_counted(constitution: C
 
 def test_answers_that_were_cut_off_are_not_compared_and_counted(constitution: Constitution, tmp_path: Path) -> None:
     class Wordy(Policy):
-        def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
-            for answer in super().answers(prompts, config, **options):
+        def answers(self, request: Request) -> Iterator[Completion]:
+            for answer in super().answers(request):
                 yield replace(answer, finish_reason="length" if answer.index % 4 == 3 else "stop")
 
     for ended_only, best in ((True, 2), (False, 3)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge
 from steersman.errors import DataError
 from steersman.lm.endpoint.client import RemoteModel
-from steersman.lm.sampling import Completion, SamplingConfig
+from steersman.lm.sampling import Completion, Request
 from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder
 from steersman.types import Message, Prompt, Text, messages_of, plain_text
@@ -42,19 +42,17 @@ class Reviser:
         self.revisions, self.calls = revisions, 0
         self.asked: list[tuple[Text, Text | None, int]] = []
 
-    def answers(
-        self, prompts: Sequence[Text], config: SamplingConfig, *, preamble: Text | None = None, **options: Any
-    ) -> Iterator[Completion]:
+    def answers(self, request: Request) -> Iterator[Completion]:
         self.calls += 1
-        for index, prompt in zip(options["indices"], prompts, strict=True):
-            self.asked.append((prompt, preamble, config.seed))
+        for index, prompt in zip(request.numbers, request.prompts, strict=True):
+            self.asked.append((prompt, request.preamble, request.config.seed))
             last = messages_of(prompt)[-1].content
             said = "draft"
             if last.startswith("Write it again"):
                 said = self.revisions[index % len(self.revisions)]
             elif "Where does it break" in last:
                 said = "it is CRITIQUE"
-            yield from ScriptedModel({}, otherwise=said).answers(["?"], config, indices=[index])
+            yield from ScriptedModel({}, otherwise=said).answers(Request(["?"], request.config, indices=[index]))
 
     def choose(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("a reviser is not asked to choose")
@@ -170,9 +168,9 @@ def test_dropped_rows_are_counted_by_reason(constitution: Constitution, tmp_path
 
 def test_the_last_or_the_best_revision_is_learnt(constitution: Constitution, tmp_path: Path) -> None:
     class Twice(Reviser):
-        def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
-            self.revisions = ("First try.",) if config.seed <= 2 else ("Second try.",)
-            yield from super().answers(prompts, config, **options)
+        def answers(self, request: Request) -> Iterator[Completion]:
+            self.revisions = ("First try.",) if request.config.seed <= 2 else ("Second try.",)
+            yield from super().answers(request)
 
     judge = ToldJudge(lambda q: 0.8 if q.first == "First try." else 0.6)
     for keep, wanted in (("best", "First try."), ("last", "Second try.")):
@@ -189,7 +187,7 @@ def test_a_stronger_model_may_revise(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         RevisionsConfig(reviser="remote")
     config = RevisionsConfig.model_validate({"reviser": "remote", "remote": endpoint})
     asked: list[Any] = []
-    monkeypatch.setattr(stages.LocalModel, "quick", lambda *_: "policy")
+    monkeypatch.setattr(stages.LocalModel, "load_fast", lambda *_: "policy")
     monkeypatch.setattr(stages.critique_revise, "write", lambda *given: asked.extend(given) or [])
     artifact = SimpleNamespace(path=tmp_path, digest="d")
     context = SimpleNamespace(base=tmp_path, cache=tmp_path / "c", constitution=None, done={"sft": artifact})
@@ -218,10 +216,10 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(constitution: Constitution,
         pass
 
     class Dies(Reviser):
-        def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
+        def answers(self, request: Request) -> Iterator[Completion]:
             if self.calls == 3:
                 raise Killed
-            yield from super().answers(prompts, config, **options)
+            yield from super().answers(request)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from tests.unit.constitution.conftest import ToldJudge
@@ -21,7 +20,7 @@ from steersman.constitution.judges import (
     shown_before,
     suspects,
 )
-from steersman.lm.sampling import Completion, SamplingConfig
+from steersman.lm.sampling import Completion, Request
 from steersman.lm.scripted import ScriptedModel
 from steersman.types import Message, Text, judged_by, plain_text
 
@@ -47,8 +46,8 @@ class Chooser:
             found.append(None if self.mute in plain_text(prompt) else (-3.0 + lead, -3.0))
         return found
 
-    def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
-        return ScriptedModel({}, otherwise="Let me see.").answers(prompts, config, **options)
+    def answers(self, request: Request) -> Iterator[Completion]:
+        return ScriptedModel({}, otherwise="Let me see.").answers(request)
 
 
 def sigmoid(x: float) -> float:

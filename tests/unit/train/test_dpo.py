@@ -14,7 +14,7 @@ from steersman.errors import DataError, ModelError
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_policy, load_trainable
 from steersman.lm.chat_format import chat_format
-from steersman.lm.head import CompactConfig
+from steersman.lm.compact_vocabulary import CompactConfig
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train import dpo, sft

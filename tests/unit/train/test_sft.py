@@ -18,8 +18,9 @@ from steersman.errors import DataError, ModelError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_policy, trainable
 from steersman.lm.chat_format import Batch, Example, chat_format, pad
-from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, head_of
-from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
+from steersman.lm.head import Head, head_of
+from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
 from steersman.store import StageFolder, read_jsonl
 from steersman.train import loop, sft
 from steersman.train.loop import OptimiserConfig
@@ -387,7 +388,7 @@ def test_replayed_rows_are_the_base_models_own_text(
     for i in (0, 1, len(SENTENCE_STARTS) - 1, len(SENTENCE_STARTS), len(SENTENCE_STARTS) + 1):
         start = [2, *tokenizer(SENTENCE_STARTS[i % len(SENTENCE_STARTS)], add_special_tokens=False)["input_ids"]]
         sampling = SamplingConfig(temperature=1.0, max_new_tokens=8, seed=5)
-        (alone,) = continue_ids(pretrained.load_model(tiny_base), chat, [start], sampling, indices=[i])
+        (alone,) = Sampler(pretrained.load_model(tiny_base), chat).continue_ids([start], sampling, indices=[i])
         assert rows[i].example == Example(start + alone.token_ids, len(start))
         with torch.no_grad():
             logits = head_of(model).logits(rows[i].reference)
@@ -396,7 +397,7 @@ def test_replayed_rows_are_the_base_models_own_text(
     kept = read_jsonl(tmp_path / "replay.jsonl")
     assert [row["token_ids"] for row in kept] == [row.example.token_ids for row in rows]
     assert kept[0]["text"].startswith("The")
-    monkeypatch.setattr(sft, "continue_ids", no_sampling)
+    monkeypatch.setattr(sft, "Sampler", no_sampling)
     again = replay(config, 5, model, chat, out)  # read, not sampled again
     assert [row.example for row in again] == [row.example for row in rows]
     assert all(torch.equal(a.reference, b.reference) for a, b in zip(again, rows, strict=True))
@@ -420,7 +421,7 @@ def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
     for stop in (1, 5):  # before the first checkpoint, and after the second
         with pytest.raises(Stopped):
             run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed", stop)
-        monkeypatch.setattr(sft, "continue_ids", no_sampling)
+        monkeypatch.setattr(sft, "Sampler", no_sampling)
     resumed = run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed")
     assert (resumed[0]["resumed_at_step"], resumed[0]["replayed"]) == (4, 6)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
@@ -461,7 +462,7 @@ def test_replay_holds_the_policy_near_the_base_model(
 def test_no_replayed_rows_write_nothing(
     tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sft, "continue_ids", no_sampling)
+    monkeypatch.setattr(sft, "Sampler", no_sampling)
     setup, *_ = run(FAST.model_copy(update={"epochs": 0.3}), tiny_base, demonstrations, tmp_path)
     assert (setup["demonstrations"], setup["replayed"]) == (52, 0)
     assert not (tmp_path / "replay.jsonl").exists()

@@ -19,12 +19,22 @@ from steersman.functional import k1_nats
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, using
 from steersman.lm.chat_format import ChatFormat, shorten
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower
-from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, divergence, entropies, head_of
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
+from steersman.lm.head import Head, divergence, entropies, head_of
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.reward_model import RewardModel, tokenised
-from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prefix import Below, Group, Tree, read_below, tree, tree_hidden, tree_logprobs, tree_lower
+from steersman.lm.sampling import Completion, Sampler, SamplingConfig, random_stream
+from steersman.lm.shared_prefix import (
+    Group,
+    GroupStates,
+    SharedPrefixBatch,
+    compute_frozen_states,
+    compute_group_states,
+    shared_prefix_batch,
+    shared_prefix_hidden,
+    shared_prefix_logprobs,
+)
 from steersman.lm.vllm_engine import VllmEngine
 from steersman.train import distributed
 from steersman.types import Demonstration, Prompt, Record, Seed, Text, transport
@@ -84,7 +94,7 @@ class Rollouts(NamedTuple):
     terminated: Tensor
     sampler_logprobs: list[Tensor]
     answers: list[list[str]]
-    below: Below | None
+    below: GroupStates | None
 
     @property
     def tokens(self) -> int:
@@ -108,8 +118,8 @@ class RolloutBatch:
     under the policy before the updates, set by its first forward pass.
     """
 
-    tree: Tree
-    lower: Lower | None
+    tree: SharedPrefixBatch
+    lower: FrozenStates | None
     rewards: Tensor
     reference_logprobs: Tensor
     sampler_logprobs: Tensor | None
@@ -120,8 +130,8 @@ class RolloutBatch:
 class PolicyBatch(NamedTuple):
     """A `RolloutBatch` after a forward pass: ``logprobs`` [N], and a critic's ``values`` [N], have gradients."""
 
-    tree: Tree
-    lower: Lower | None
+    tree: SharedPrefixBatch
+    lower: FrozenStates | None
     rewards: Tensor
     reference_logprobs: Tensor
     sampler_logprobs: Tensor | None
@@ -235,15 +245,8 @@ class Actor:
         if self.vllm is not None:
             found = self.vllm.continue_ids(self.policy, self.chat, mine, sampling, name=POLICY, indices=indices)
         else:
-            found = continue_ids(
-                self.model,
-                self.chat,
-                mine,
-                sampling,
-                indices=indices,
-                vocabulary=self.vocabulary,
-                int8=self.int8,
-            )
+            sampler = Sampler(self.model, self.chat, self.vocabulary, self.int8)
+            found = sampler.continue_ids(mine, sampling, indices=indices)
         everyone = distributed.gather(list(found) if own else [])
         self.policy.train()
         return sorted(everyone, key=lambda completion: completion.index)
@@ -262,9 +265,9 @@ class Actor:
         texts = [[completion.text for completion in answers] for answers in by_prompt]
         return Rollouts(groups, scores, terminated, logprobs, texts, below)
 
-    def below_of(self, groups: Sequence[Group]) -> Below | None:
+    def below_of(self, groups: Sequence[Group]) -> GroupStates | None:
         """The groups' activations below all adapters, for policy, reference, critic and reward models."""
-        return read_below(self.model, groups, self.below, self.pad_id, self.config.micro_batch_size)
+        return compute_group_states(self.model, groups, self.below, self.pad_id, self.config.micro_batch_size)
 
     def groups(self, prompts: Sequence[Text], by_prompt: Sequence[Sequence[Completion]]) -> list[Group]:
         """Each prompt, shortened as for sampling, with its answers."""
@@ -288,8 +291,8 @@ class Actor:
                 if self.vocabulary is not None:
                     self.vocabulary.pass_over(sum(len(rollouts.sampler_logprobs[i]) for i in places), generator)
                 continue
-            batch = tree([rollouts.groups[i] for i in places], self.pad_id, self.model.device)
-            lower = rollouts.below and rollouts.below.of(places)
+            batch = shared_prefix_batch([rollouts.groups[i] for i in places], self.pad_id, self.model.device)
+            lower = rollouts.below and rollouts.below.batch(places)
             rng_state = generator.get_state()
             with torch.no_grad(), using(self.policy, REFERENCE):
                 reference = self._logprobs(batch, generator, lower)
@@ -316,16 +319,16 @@ class Actor:
         tokens = sum(len(group.completions[0]) for group in groups)
         for number, share in enumerate(distributed.split(groups, self.config.micro_batch_size)):
             if distributed.mine(number):
-                batch = tree(share, self.pad_id, self.model.device)
-                lower = tree_lower(self.model, batch, self.below)
+                batch = shared_prefix_batch(share, self.pad_id, self.model.device)
+                lower = compute_frozen_states(self.model, batch, self.below)
                 yield -self._logprobs(batch, generator, lower).sum() / tokens
             elif self.vocabulary is not None:
                 self.vocabulary.pass_over(sum(len(group.completions[0]) for group in share), generator)
 
-    def _logprobs(self, batch: Tree, generator: torch.Generator, lower: Lower | None) -> Tensor:
-        return tree_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
+    def _logprobs(self, batch: SharedPrefixBatch, generator: torch.Generator, lower: FrozenStates | None) -> Tensor:
+        return shared_prefix_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
 
-    def divergence(self, groups: Sequence[Group], below: Below | None = None) -> tuple[float, float]:
+    def divergence(self, groups: Sequence[Group], below: GroupStates | None = None) -> tuple[float, float]:
         """KL(policy || reference) and the policy's entropy, in nats per token of the policy's own answers.
 
         Exact over the full vocabulary, at `KL_POSITIONS` tokens spread evenly over all answers.
@@ -340,15 +343,15 @@ class Actor:
         with torch.no_grad():
             for i in range(0, len(groups), self.config.micro_batch_size):
                 places = range(i, min(i + self.config.micro_batch_size, len(groups)))
-                batch = tree([groups[place] for place in places], self.pad_id, self.model.device)
+                batch = shared_prefix_batch([groups[place] for place in places], self.pad_id, self.model.device)
                 own = chosen[(chosen >= met) & (chosen < met + len(batch.source))] - met
                 met += len(batch.source)
                 if not len(own):
                     continue
-                at, lower = batch.source[own.to(batch.source.device)], below and below.of(places)
+                at, lower = batch.source[own.to(batch.source.device)], below and below.batch(places)
                 with using(self.policy, REFERENCE):
-                    reference = tree_hidden(self.model, batch, at, lower)
-                policy = tree_hidden(self.model, batch, at, lower)
+                    reference = shared_prefix_hidden(self.model, batch, at, lower)
+                policy = shared_prefix_hidden(self.model, batch, at, lower)
                 # `divergence` is from its second argument to its first.
                 kl += float(divergence(reference, policy, self.head))
                 entropy += float(entropies(policy, self.head).sum())

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from steersman.lm.adapters import ADAPTER, load_adapter, trainable, using
-from steersman.lm.frozen_trunk import Lower
+from steersman.lm.frozen_trunk import FrozenStates
 from steersman.lm.reward_model import HEAD, scalar
-from steersman.lm.shared_prefix import Tree, tree_hidden
+from steersman.lm.shared_prefix import SharedPrefixBatch, shared_prefix_hidden
 from steersman.train.rl.actor import Actor
 
 CRITIC = "critic"
@@ -41,7 +41,7 @@ class Critic:
         """Within it the critic's adapter is in use, and a backward pass reaches its parameters."""
         return using(self.actor.policy, CRITIC)
 
-    def values(self, batch: Tree, lower: Lower | None) -> Tensor:
+    def values(self, batch: SharedPrefixBatch, lower: FrozenStates | None) -> Tensor:
         """[N] of the states in which the answers' tokens were sampled."""
         with self.active():
-            return scalar(self.head, tree_hidden(self.actor.model, batch, batch.source, lower))
+            return scalar(self.head, shared_prefix_hidden(self.actor.model, batch, batch.source, lower))

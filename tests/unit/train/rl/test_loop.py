@@ -18,7 +18,7 @@ from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_adapter
 from steersman.lm.head import CompactConfig
 from steersman.lm.reward_model import RewardModel
-from steersman.lm.shared_prefix import Group, tree
+from steersman.lm.shared_prefix import Group, shared_prefix_batch
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.train import loop, reward_model, sft
 from steersman.train.loop import OptimiserConfig
@@ -99,7 +99,7 @@ def test_every_setting_is_described(config: Any) -> None:
 # ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def some_batch(off_policy: bool = False) -> PolicyBatch:
     """Two prompts with two answers of 1 to 3 tokens each."""
-    batch = tree([Group([5, 6], [[1], [2, 3]]), Group([7], [[4, 5, 6], [7]])], 0)
+    batch = shared_prefix_batch([Group([5, 6], [[1], [2, 3]]), Group([7], [[4, 5, 6], [7]])], 0)
     generator = torch.Generator().manual_seed(3)
     old = -torch.rand(7, generator=generator)
     return PolicyBatch(

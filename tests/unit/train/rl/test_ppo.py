@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steersman.lm.shared_prefix import Group, tree, tree_hidden
+from steersman.lm.shared_prefix import Group, shared_prefix_batch, shared_prefix_hidden
 from steersman.train.rl import ppo
 from steersman.train.rl.actor import Actor, PolicyBatch
 from steersman.train.rl.critic import Critic
@@ -27,7 +27,7 @@ VALUES = torch.tensor([0.3, -0.2, 0.5, 0.1, 0.4])
 
 def some_batch(logprobs: Tensor, values: Tensor = VALUES) -> PolicyBatch:
     """Two prompts, one with answers of 2 and 1 tokens, the other with two of 1 token each."""
-    batch = tree([Group([5, 6], [[1, 2], [3]]), Group([7], [[4], [8]])], 0)
+    batch = shared_prefix_batch([Group([5, 6], [[1, 2], [3]]), Group([7], [[4], [8]])], 0)
     return PolicyBatch(
         tree=batch,
         lower=None,
@@ -108,9 +108,9 @@ def test_the_critic_begins_as_the_reward_model(
     critic = Critic(own, trained / "reward")
     parameters = critic.parameters()
     groups = own.sample_rollouts([prompt.prompt for prompt in prompts[:3]], 0).groups
-    batch = tree(groups, own.pad_id)
+    batch = shared_prefix_batch(groups, own.pad_id)
     with torch.no_grad(), critic.active():
-        found = critic.head(tree_hidden(own.model, batch, batch.last))[:, 0]
+        found = critic.head(shared_prefix_hidden(own.model, batch, batch.last))[:, 0]
     torch.testing.assert_close(found, own.reward_model.scores(groups), atol=1e-5, rtol=1e-5)
     assert len(parameters) > 2
     assert all(name.startswith("critic.") for name in parameters)
