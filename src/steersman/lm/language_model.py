@@ -17,7 +17,7 @@ from steersman.lm.compact_vocabulary import CompactConfig, choose_vocabulary
 from steersman.lm.device import Hardware
 from steersman.lm.head import head_of
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import Completion, Prefix, Request, Sampler, common_length
+from steersman.lm.sampling import Completion, Prefix, Request, Sampler, SamplingConfig, common_length
 from steersman.types import Demonstration, Text
 
 FAST = CompactConfig(extra_rows=16384)  # rows beside those of the examples: little of the model's mass is missing
@@ -77,6 +77,11 @@ class LocalModel:
     def answers(self, request: Request) -> Iterator[Completion]:
         """See `LanguageModel`."""
         return self.sampler.generate(request)
+
+    def generate(self, prompts: Sequence[Text], **settings: Any) -> list[str]:
+        """The texts of the answers, in the order of the prompts; ``settings`` are those of `SamplingConfig`."""
+        answers = self.answers(Request(prompts, SamplingConfig(**settings)))
+        return [answer.text for answer in sorted(answers, key=lambda answer: answer.index)]
 
     def choose(
         self, prompts: Sequence[Text], options: Sequence[str], *, preamble: Text | None = None
