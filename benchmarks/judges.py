@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from steersman.cli import constitution as judging
 from steersman.cli import model as talk
 from steersman.constitution import judge_card
-from steersman.constitution.judges import JudgeConfig, suspects
+from steersman.constitution.judges import JudgeConfig, likely_violations
 from steersman.data.formats import sort_out
 from steersman.data.sources import spread
 from steersman.stats import wilson
@@ -131,7 +131,7 @@ def which(run: Path, rows: list[Comparison], constitution: Any) -> dict[str, Any
     for row in some:
         (pair,) = row.pairs()[:1]
         for name, answer in (("worse", pair.worse), ("better", pair.better)):
-            (lowest, _), *_ = suspects(scores, row.prompt, answer, constitution.principles)
+            (lowest, _), *_ = likely_violations(scores, row.prompt, answer, constitution.principles)
             right[name] += lowest.id in row.principles
     found: dict[str, Any] = {name: wilson(count, len(some))._asdict() for name, count in right.items()}
     return found | {"chance": 1 / len(constitution.principles)}

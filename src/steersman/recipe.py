@@ -136,7 +136,7 @@ class Recipe(Record):
             raise ValueError(
                 "judge.kinds: reward asks a reward model that reads principles: reward_model.by_principle: true"
             )
-        if self.judge and not self.judge.believe_anyway and not self.examples.held_out_comparisons:
+        if self.judge and not self.judge.skip_validation and not self.examples.held_out_comparisons:
             raise ValueError("a judge is measured on held-out comparisons: set examples.held_out_comparisons: 0.2")
         return self
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from steersman.constitution import ai_feedback, critique_revise, judge_card
-from steersman.constitution.critique_revise import Revised, RevisionsConfig
+from steersman.constitution.critique_revise import RevisedAnswer, RevisionsConfig
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import AskedJudge, FirstThatDecides, Judge, JudgeConfig, RuleJudge, ScoringJudge
+from steersman.constitution.judges import CascadeJudge, Judge, JudgeConfig, PromptedJudge, RuleJudge, ScoringJudge
 from steersman.data import sources
 from steersman.data.by_principle import of_principles
 from steersman.data.formats import read
 from steersman.data.sources import DataSet
 from steersman.errors import DataError
 from steersman.evals import answers, reward_card, scores
-from steersman.evals.answers import Condition
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW, Condition
 from steersman.evals.detectors.behaviours import detect
 from steersman.lm import pretrained
 from steersman.lm.endpoint.client import RemoteModel, secret
@@ -71,7 +71,7 @@ class Context:
         if self.recipe.feedback is None:
             return people
         judged = read(self.done["feedback"].file(ai_feedback.COMPARISONS), Comparison)
-        return ai_feedback.mixed(self.recipe.feedback, people, judged)
+        return ai_feedback.mix(self.recipe.feedback, people, judged)
 
 
 def policy_stage(recipe: Recipe) -> str:
@@ -134,9 +134,9 @@ def check(recipe: Recipe, constitution: Constitution, data: DataSet) -> None:
         )
     if recipe.revisions:
         for number, row in enumerate(data.prompts):
-            critique_revise.drawn(recipe.revisions, constitution, row, number)
+            critique_revise.draw_principles(recipe.revisions, constitution, row, number)
     if recipe.feedback:
-        ai_feedback.asked_about(recipe.feedback, constitution, data.prompts)
+        ai_feedback.select_prompts(recipe.feedback, constitution, data.prompts)
     for section in (recipe.judge, recipe.revisions):
         if section and section.remote:
             secret(section.remote)
@@ -154,7 +154,7 @@ def answer_raw(c: Context, out: StageFolder) -> None:
     preamble = answers.few_shot_preamble(
         c.constitution.persona, c.rows("train.jsonl", Demonstration), c.recipe.answers.few_shot_examples
     )
-    conditions = [Condition(scores.RAW, None), Condition(scores.FEW_SHOT, preamble)]
+    conditions = [Condition(RAW, None), Condition(FEW_SHOT, preamble)]
     answers.run(c.recipe.answers, LocalModel.load(c.base), c.rows("evaluation.jsonl", Prompt), conditions, out)
 
 
@@ -220,7 +220,7 @@ def _train_rl(
             algorithm = Ppo(config)
     ruled = config.constraint.behaviours if config.constraint else ()
     # Whether an answer shows what its prompt expects is never optimised; it chooses the checkpoint.
-    behaviours = scores.kept if any(row.expect for row in rows.watched) else None
+    behaviours = scores.passes if any(row.expect for row in rows.watched) else None
     judges = rl.Judges(
         gold=People(out.path.parent / LABELS) if config.watch.gold == "people" else behaviours,
         cost=functools.partial(scores.violates, ruled) if ruled else None,
@@ -249,15 +249,15 @@ def judge_of(config: JudgeConfig, base: Path, reward: Path, cache: Path) -> Judg
     found: list[Judge] = []
     for kind in config.kinds:
         if kind == "rules":
-            found.append(RuleJudge(detect, config.sure))
+            found.append(RuleJudge(detect, config.rule_confidence))
         elif kind == "reward":
             found.append(ScoringJudge(RewardModel.load(base, reward).judge))
         elif config.remote and kind == "remote":
-            found.append(AskedJudge(RemoteModel(config.remote, cache), config.chain_of_thought))
+            found.append(PromptedJudge(RemoteModel(config.remote, cache), config.chain_of_thought))
         else:
             model = LocalModel.load(pretrained.resolve(config.model) if config.model else base)
-            found.append(AskedJudge(model, config.chain_of_thought))
-    return found[0] if len(found) == 1 else FirstThatDecides(found)
+            found.append(PromptedJudge(model, config.chain_of_thought))
+    return found[0] if len(found) == 1 else CascadeJudge(found)
 
 
 def _judge(c: Context) -> Judge:
@@ -284,7 +284,7 @@ def revise(c: Context, out: StageFolder) -> None:
     critique_revise.choose(config, rows, prompts, c.constitution, judge, out)
 
 
-def _written(c: Context, config: RevisionsConfig, prompts: Sequence[Prompt], out: StageFolder) -> list[Revised]:
+def _written(c: Context, config: RevisionsConfig, prompts: Sequence[Prompt], out: StageFolder) -> list[RevisedAnswer]:
     examples = c.rows("train.jsonl", Demonstration)
     policy = LocalModel.quick(c.base, c.done["sft"].path, examples)
     reviser: LanguageModel = policy
@@ -323,7 +323,7 @@ def give_feedback(c: Context, out: StageFolder) -> None:
     config = c.recipe.feedback
     assert config is not None
     assert c.recipe.judge is not None
-    prompts = ai_feedback.asked_about(config, c.constitution, c.rows("prompts.jsonl", Prompt))
+    prompts = ai_feedback.select_prompts(config, c.constitution, c.rows("prompts.jsonl", Prompt))
     examples = c.rows("train.jsonl", Demonstration)
     found = ai_feedback.sample(config, LocalModel.quick(c.base, c.tuned, examples), prompts, out)
     name = "+".join(c.recipe.judge.kinds)
@@ -350,7 +350,7 @@ def earlier_policies(recipe: Recipe) -> list[str]:
 def answer_aligned(c: Context, out: StageFolder) -> None:
     """The last policy's answers."""
     prompts, aligned = c.rows("evaluation.jsonl", Prompt), LocalModel.load(c.base, c.policy)
-    answers.run(c.recipe.answers, aligned, prompts, [Condition(scores.ALIGNED, None)], out)
+    answers.run(c.recipe.answers, aligned, prompts, [Condition(ALIGNED, None)], out)
 
 
 def score(c: Context, out: StageFolder) -> None:

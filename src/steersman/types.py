@@ -6,6 +6,7 @@ Other tools' columns are read by ``data/columns.py`` and written by ``data/expor
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -57,6 +58,7 @@ class Message(Record):
 
 
 Text = str | tuple[Message, ...]
+Scorer = Callable[[Text, Sequence[str]], Sequence[float]]  # of answers to a prompt, nats; differences are log-odds
 ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 

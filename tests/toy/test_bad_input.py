@@ -187,7 +187,7 @@ def test_a_constitution_with_a_duplicate_id(steersman: Steersman, tmp_path: Path
         ("demonstrations", '["A?"]\n', ["line 1"]),
         ("demonstrations", "", ["no demonstrations"]),
         ("evaluation", "", ["no evaluation prompts"]),
-        ("evaluation", '{"prompt": "Why?", "expect": ["complies"]}\n', ["also trained on", "Why?"]),
+        ("evaluation", '{"prompt": "Why?", "expect": ["complies"]}\n', ["also in the training data", "Why?"]),
         ("evaluation", '{"prompt": "How?", "expect": ["complys"]}\n', ["line 1", "complies"]),
     ],
 )
@@ -389,7 +389,7 @@ def test_a_locale_of_another_age(finished: Path, tmp_path: Path) -> None:
     shown = console_script("show", str(finished), cwd=tmp_path, **BELIEVE, LC_ALL="en_US.ISO-8859-1")
     assert shown.code == 0
     assert "Traceback" not in shown.err
-    assert "principle kept" in shown.out
+    assert "pass rate" in shown.out
 
 
 def test_help_names_every_verb(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_in_bfloat16_what_learns_stays_in_float32(tmp_path: Path, finished: Path
         policy = load_policy(talk.base_of(run.path), run.path / "sft")
     kinds = {name.split(".")[-2]: p.dtype for name, p in policy.named_parameters() if "q_proj" in name}
     assert kinds == {"base_layer": torch.bfloat16, "default": torch.float32}
-    talk.export(run.path, tmp_path / "exported", merged=True)
+    talk.export_model(run.path, tmp_path / "exported", merged=True)
     exported, merged = (
         pretrained.load_model(tmp_path / "exported"),
         load_policy(talk.base_of(run.path), run.path / "rl"),
@@ -86,7 +86,7 @@ def test_without_the_gpu_a_run_does_not_begin_but_its_model_answers(
     recipe.write_text(recipe.read_text().replace("device: cpu", "device: cuda:1"))
     speaker = talk.speaker(copy.path, aligned=True)
     assert speaker.model.model.device.type == "cpu"
-    assert "this run was made on cuda:1, which is not here: the CPU answers" in capsys.readouterr().err
+    assert "this run was made on cuda:1, which this machine lacks: using the CPU" in capsys.readouterr().err
 
 
 def test_the_number_of_a_gpu_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

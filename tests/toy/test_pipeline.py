@@ -167,7 +167,7 @@ def test_until_stops_after_a_stage(tmp_path: Path) -> None:
     assert ran(said) == ["data"]
     assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"base", "data"}
     with pytest.raises(ModelError, match="no aligned model yet"):
-        talk.export(tmp_path / "run", tmp_path / "out")
+        talk.export_model(tmp_path / "run", tmp_path / "out")
     with pytest.raises(RecipeError, match="did you mean sft"):
         align_smoke(tmp_path / "run", until="stf")
 
@@ -262,8 +262,8 @@ def logits(model: Any) -> torch.Tensor:
 
 def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path) -> None:
     expected = logits(load_policy(finished / "base" / "model", finished / "rl"))
-    merged = AutoModelForCausalLM.from_pretrained(talk.export(finished, tmp_path / "merged", merged=True))
-    adapter = talk.export(finished, tmp_path / "adapter")
+    merged = AutoModelForCausalLM.from_pretrained(talk.export_model(finished, tmp_path / "merged", merged=True))
+    adapter = talk.export_model(finished, tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(finished / "base" / "model")
     for model in (merged, peft.PeftModel.from_pretrained(base, adapter)):
         torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from steersman.constitution.ai_feedback import asked_about
-from steersman.constitution.critique_revise import asks_for_critique, examples_of
+from steersman.constitution.ai_feedback import select_prompts
+from steersman.constitution.critique_revise import critique_examples, critique_message
 from steersman.constitution.judge_card import questions_of
-from steersman.constitution.judges import Question, asked, shown_before
+from steersman.constitution.judges import JudgeQuestion, judge_examples, question_text
 from steersman.cost.work import Amounts, Largest, Subject, Work, added, answered, ranking, schedule, spread, trees
 from steersman.data import sources
 from steersman.lm.shared_prefix import Group
@@ -39,9 +39,9 @@ def revisions(s: Subject) -> Work:
     prefixes = 0
     for principle in s.constitution.principles:
         own = [row for row in rows if principle.id in row.principles[:1]]
-        shown = examples_of(principle)
+        shown = critique_examples(principle)
         prefixes += len(s.chat.prompt_ids("", shown)) if own and shown else 0
-        critique: list[Text] = [(asks_for_critique(row.prompt, "word " * round(mean), principle),) for row in own]
+        critique: list[Text] = [(critique_message(row.prompt, "word " * round(mean), principle),) for row in own]
         then = (Message(role="assistant", content="word " * round(mean)),)
         revision: list[Text] = [
             (*text, *then, Message(role="user", content=principle.revision_request)) for text in critique
@@ -49,10 +49,10 @@ def revisions(s: Subject) -> Work:
         for texts in (critique, revision) if own else ():
             total = added(*[total, *[_sampled(s, texts, 1, mean, limit)] * config.rounds])
     amounts = total._replace(loads=1, read_tokens=total.read_tokens + prefixes)
-    judge = _judged(s, [Question(row.prompt, "word " * round(mean), "words", None) for row in rows])
+    judge = _judged(s, [JudgeQuestion(row.prompt, "word " * round(mean), "words", None) for row in rows])
     widest = max(len(s.chat.prompt_ids(row.prompt)) for row in rows) + 4 * limit
     batch = min(config.sampling.batch_size, len(rows))
-    cached = batch * (widest + max(len(s.chat.prompt_ids("", examples_of(p))) for p in s.constitution.principles))
+    cached = batch * (widest + max(len(s.chat.prompt_ids("", critique_examples(p))) for p in s.constitution.principles))
     both = added(amounts, judge.amounts) if s.recipe.judge else amounts
     return Work(both, Largest(read_tokens=batch * widest, scored=batch, cached_tokens=cached))
 
@@ -84,14 +84,16 @@ def feedback(s: Subject) -> Work:
     """Several answers to each prompt, and the judge reads them."""
     config = s.recipe.feedback
     assert config is not None
-    rows = asked_about(config, s.constitution, s.prompts)
+    rows = select_prompts(config, s.constitution, s.prompts)
     limit = config.sampling.max_new_tokens
     mean = s.like_demonstrations(limit)
     sampled = _sampled(s, [row.prompt for row in rows], config.answers, mean, limit)
     words = ["word " * (round(mean) + place) for place in range(config.answers)]
     pairs = min(config.pairs, config.answers * (config.answers - 1) // 2)
     questions = [
-        Question(row.prompt, words[0], words[1 + i % (config.answers - 1)], None) for row in rows for i in range(pairs)
+        JudgeQuestion(row.prompt, words[0], words[1 + i % (config.answers - 1)], None)
+        for row in rows
+        for i in range(pairs)
     ]
     judge = _judged(s, questions)
     batch = min(config.sampling.batch_size, config.answers * len(rows))
@@ -105,7 +107,7 @@ def preference_model(s: Subject) -> Work:
     config, given = s.recipe.preference_model, s.recipe.feedback
     assert config is not None
     assert given is not None
-    count = round(KEPT_SHARE * len(asked_about(given, s.constitution, s.prompts)) * given.keep)
+    count = round(KEPT_SHARE * len(select_prompts(given, s.constitution, s.prompts)) * given.keep)
     people = [] if given.people == "none" else s.comparisons
     some = [s.comparisons[i % len(s.comparisons)] for i in range(count)] if s.comparisons else []
     return ranking(s, config, [*people, *some])
@@ -132,7 +134,7 @@ def _sampled(s: Subject, prompts: Sequence[Text], each: int, mean: float, limit:
     )
 
 
-def _judged(s: Subject, questions: Sequence[Question]) -> Work:
+def _judged(s: Subject, questions: Sequence[JudgeQuestion]) -> Work:
     """What the recipe's judges read; rules read nothing."""
     config = s.recipe.judge
     tokens: list[int] = []
@@ -143,9 +145,9 @@ def _judged(s: Subject, questions: Sequence[Question]) -> Work:
         ]
         tokens += [n * s.recipe.reward_model.members for n in trees(groups, 1)]
     if config and "model" in config.kinds:
-        lengths = [len(s.chat.prompt_ids(asked(question))) for question in questions]
+        lengths = [len(s.chat.prompt_ids(question_text(question))) for question in questions]
         tokens += [2 * READ_AT_ONCE * max(lengths[i : i + READ_AT_ONCE]) for i in range(0, len(lengths), READ_AT_ONCE)]
-        tokens += [len(s.chat.prompt_ids("", shown_before(p))) for p in s.constitution.principles]
+        tokens += [len(s.chat.prompt_ids("", judge_examples(p))) for p in s.constitution.principles]
     return Work(Amounts(loads=1, read_tokens=sum(tokens)), Largest(read_tokens=max(tokens, default=0)))
 
 

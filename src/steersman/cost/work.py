@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from steersman.constitution.document import Constitution
 from steersman.data import sources
-from steersman.evals import answers, capability, reward_card, scores
+from steersman.evals import answers, capability, reward_card
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW
 from steersman.lm.chat_format import ChatFormat, Example, shorten
 from steersman.lm.frozen_trunk import whole_texts
 from steersman.lm.shared_prefix import Group
@@ -31,7 +32,7 @@ from steersman.types import Comparison, Demonstration, Message, Prompt, plain_te
 
 # Mean answer lengths, until an earlier run in the same folder shows better: a share of max_new_tokens, and of the mean
 # demonstration for the aligned model (gemma-3-270m, greedy: 35 to 39 tokens after demonstrations of 48).
-ANSWER_SHARE = {scores.RAW: 1 / 3, scores.FEW_SHOT: 1 / 2}
+ANSWER_SHARE = {RAW: 1 / 3, FEW_SHOT: 1 / 2}
 DEMONSTRATION_SHARE = 0.8
 REPLAY_BATCH = 128  # rows that `train.sft.replay` samples at once
 TOKENS_PER_WORD = 1.35  # of our data in gemma-3-270m's tokenizer, for when that is not there yet
@@ -264,7 +265,7 @@ def _reward_card(s: Subject) -> Work:
     config = s.recipe.reward_model
     assert config is not None
     asked = [(row.prompt, row.options) for row in s.held_out if row.pairs()]
-    asked += [(row.prompt, (row.completion, *changed.values())) for row, changed in reward_card.dressed(s.train)]
+    asked += [(row.prompt, (row.completion, *changed.values())) for row, changed in reward_card.restyled(s.train)]
     groups = [reward_model.tokenised(prompt, answers, s.chat, config.max_length) for prompt, answers in asked]
     tokens = trees(groups, 1)  # a judge is asked about one prompt at a time
     return Work(Amounts(loads=1, read_tokens=config.members * sum(tokens)), Largest(read_tokens=max(tokens)))
@@ -323,7 +324,7 @@ def answered(s: Subject, stage: str, conditions: Mapping[str, tuple[Message, ...
 
 def _raw_answers(s: Subject) -> Work:
     preamble = answers.few_shot_preamble(s.constitution.persona, s.train, s.recipe.answers.few_shot_examples)
-    return answered(s, "raw_answers", {scores.RAW: None, scores.FEW_SHOT: preamble})
+    return answered(s, "raw_answers", {RAW: None, FEW_SHOT: preamble})
 
 
 def _rl(s: Subject) -> Work:
@@ -395,7 +396,7 @@ WORK: Mapping[str, Callable[[Subject], Work]] = {
     "second_judge": _second_judge,
     "cost_model": _cost_model,
     "rl": _rl,
-    "aligned_answers": lambda s: answered(s, "aligned_answers", {scores.ALIGNED: None}),
+    "aligned_answers": lambda s: answered(s, "aligned_answers", {ALIGNED: None}),
     "aligned_capability": _capability,
 }
 

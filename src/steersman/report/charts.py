@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from steersman.report.data import ALIGNED, CONDITIONS, FEW_SHOT, RAW
+from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW
 from steersman.report.wording import Figure, html
 
 DOTS_WIDTH = 216

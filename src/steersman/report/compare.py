@@ -10,10 +10,8 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW
 from steersman.report.data import (
-    ALIGNED,
-    FEW_SHOT,
-    RAW,
     Evidence,
     flatten,
     read_evidence,
@@ -47,7 +45,7 @@ def terminal_summary(run: Run) -> RenderableType:
         _add_rate(rates, row["principle"], row)
     rates.add_section()
     for row in data["overall"]:
-        lower = " (lower is better)" if "look-alikes" in row["label"] else ""
+        lower = " (lower is better)" if row["label"] == "over-refusal" else ""
         _add_rate(rates, row["label"] + lower, row)
     knowledge, perplexity = data["cost"]["knowledge"], data["cost"]["perplexity"]
     lengths = data["cost"]["mean_answer_tokens"]

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW
 from steersman.report import charts, human, learning, pieces
-from steersman.report.data import ALIGNED, CONDITIONS, FEW_SHOT, RAW
 from steersman.report.pieces import TRUE_MINUS
 from steersman.report.wording import (
     NO_DATA,
@@ -26,7 +26,7 @@ from steersman.report.wording import (
 
 Data = Mapping[str, Any]
 NAMES = {RAW: "Raw", FEW_SHOT: "Raw, few-shot", ALIGNED: "Aligned"}
-LOWER_IS_BETTER = ("harmless look-alikes refused",)
+LOWER_IS_BETTER = ("over-refusal",)
 
 
 def _legend() -> str:

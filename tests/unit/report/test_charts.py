@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from steersman.evals.conditions import CONDITIONS
 from steersman.report import charts
-from steersman.report.data import CONDITIONS
 
 FULL = {"value": 0.5, "low": 0.25, "high": 1.0, "n": 4}
 EMPTY = {"value": None, "low": 0.0, "high": 1.0, "n": 0}

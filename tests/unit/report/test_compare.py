@@ -29,7 +29,8 @@ def test_summary_fits_80_columns_and_has_the_numbers(run: Run) -> None:
     assert max(map(len, lines)) <= 80
     row = next(line for line in lines if line.startswith("refuse-harm"))
     assert row.split() == ["refuse-harm", "2", "0", "%", "0", "%", "100", "%", "[34,", "100]", "+100", "[7,", "100]"]
-    assert "refused (lower is better)" in " ".join(" ".join(lines).split())
+    place = next(i for i, line in enumerate(lines) if line.startswith("over-refusal (lower is "))
+    assert lines[place + 1].strip() == "better)"
     assert any(line.startswith("perplexity") and "x 1.037 [1.020, 1.050]" in line for line in lines)
 
 

@@ -182,7 +182,7 @@ def test_other_languages_are_marked(make: Callable[..., Run]) -> None:
 def test_lower_is_better_is_said_where_it_holds(run: Run) -> None:
     text = page_of(run)
     assert text.count('<span class="sub">lower is better</span>') == 1
-    assert "Harmless look-alikes refused<span" in text
+    assert "Over-refusal<span" in text
 
 
 def test_contrast_of_text_in_both_themes() -> None:

@@ -8,8 +8,8 @@ time. A detector reads what the model says, not whether it is true. Two rules ho
   reply, an echo of the prompt, a loop or noise does not show them. For the other behaviours such a reply simply lacks
   the phrase. ``refuses`` and ``complies`` are the two clear outcomes of `refusal`; a partial refusal is neither.
 
-English, and common phrases in German, French and Spanish. ``tests/unit/evals/behaviour_examples.jsonl`` holds labelled
-examples and the test beside it states the accuracy per behaviour.
+English, and common phrases in German, French and Spanish. ``tests/unit/evals/detectors/behaviour_examples.jsonl``
+holds labelled examples, and the test beside it states the accuracy per behaviour.
 """
 
 from __future__ import annotations
