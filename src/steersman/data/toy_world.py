@@ -283,13 +283,13 @@ def pool(answers: int, seed: Seed = 0, prompts: Sequence[str] = PROMPTS) -> list
     Votes on some pairs then carry information about others; `questions` hardly ever repeat an answer.
     """
     generator = random.Random(f"pool {seed}")
-    found: list[ToyQuestion] = []
+    pairs: list[ToyQuestion] = []
     for prompt in prompts:
         drawn: dict[str, None] = {}
         while len(drawn) < answers:
             drawn[sample_answer(prompt, generator)] = None
-        found += [ToyQuestion(prompt=prompt, options=pair) for pair in itertools.combinations(drawn, 2)]
-    return found
+        pairs += [ToyQuestion(prompt=prompt, options=pair) for pair in itertools.combinations(drawn, 2)]
+    return pairs
 
 
 def gold_questions(count: int, seed: Seed = 0, difference: float = 1.5) -> list[ToyQuestion]:
