@@ -369,7 +369,7 @@ def test_the_keyboard_stops_it_with_a_word(steersman: Steersman, monkeypatch: py
     monkeypatch.setattr(pipeline, "align", stopped)
     said = steersman(*smoke())
     assert said.code == 130
-    assert said.err.strip() == "Stopped. The same command goes on from here."
+    assert said.err.strip() == "Stopped. Repeat the command to resume."
 
 
 # ── the installed script, in locales that cannot write what it says ──────────────────────────────────────────────────

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -162,32 +162,21 @@ def _turn(
     texts = [""] * len(speakers)
     for history in histories:
         history.append(Message(role="user", content=prompt))
-    with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else _Quiet() as live:
+    with Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else nullcontext() as live:
         for i, speaker in enumerate(speakers):
 
             def show(_: int, text: str, i: int = i) -> None:
                 texts[i] = text
-                live.update(_columns(speakers, texts), refresh=True)
+                if live:
+                    live.update(_columns(speakers, texts), refresh=True)
 
-            texts[i] = reply(speaker, histories[i], config, show if console.is_terminal else None)
+            texts[i] = reply(speaker, histories[i], config, show if live else None)
             histories[i].append(Message(role="assistant", content=texts[i]))
-        live.update(_columns(speakers, texts), refresh=True)
+        if live:
+            live.update(_columns(speakers, texts), refresh=True)
     if not console.is_terminal:
         for speaker, text in zip(speakers, texts, strict=True):
             print(f"{speaker.name}: {printable(text)}" if len(speakers) > 1 else printable(text))
-
-
-class _Quiet:
-    """Stands in for `Live` where there is no terminal."""
-
-    def __enter__(self) -> _Quiet:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, *_: object, **__: object) -> None:
-        return None
 
 
 def printable(text: str) -> str:

@@ -268,8 +268,8 @@ class RoundRunner:
         revisions = self._sample("revision", turn, principle, texts, seed + 1)
         for n in answers:
             ended = revisions[n]["finish_reason"] != "length"
-            texts_of = {"critique": critiques[n]["answer"], "revision": revisions[n]["answer"]}
-            yield n, RevisionRound(principle=principle.id, **texts_of, ended=ended, seed=seed)
+            critique, revision = critiques[n]["answer"], revisions[n]["answer"]
+            yield n, RevisionRound(principle=principle.id, critique=critique, revision=revision, ended=ended, seed=seed)
 
     def _sample(
         self, kind: str, turn: int, principle: Principle, texts: Mapping[int, Text], seed: int

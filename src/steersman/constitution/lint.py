@@ -36,7 +36,7 @@ def lint(
     """Advice about the document and, where data are given, about how the data use it.
 
     An error makes a number wrong or a case undecided; a warning needs a person's judgement; a note names a check that
-    was skipped, or a need of some users only. Errors come first; within a severity the order is that of the rules below.
+    was skipped, or a need of some users only. Errors come first, and within a severity rules keep the order below.
     """
     data: dict[str, Sequence[Demonstration | Comparison | Prompt]] = {
         "demonstrations": demonstrations or (),
