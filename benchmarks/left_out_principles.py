@@ -17,13 +17,12 @@ from pathlib import Path
 
 import torch
 
-from steersman.cli import constitution as judging
-from steersman.cli import model as talk
 from steersman.constitution import judge_card
 from steersman.constitution.judges import ScoringJudge
 from steersman.data.formats import read
 from steersman.lm.reward_model import RewardModel
-from steersman.store import StageFolder, open_run
+from steersman.runs import open_run
+from steersman.store import StageFolder
 from steersman.train import reward_model
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import RewardConfig
@@ -42,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     run = open_run(arguments.run)
-    constitution, base = judging.constitution_of(run), talk.base_of(arguments.run)
+    constitution, base = run.constitution, run.base
     rows, held_out = (
         read(run.path / f"data/{name}.jsonl", Comparison) for name in ("comparisons", "held_out_comparisons")
     )

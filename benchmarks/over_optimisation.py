@@ -20,7 +20,7 @@ import torch
 from tests.toy.conftest import fine_tune
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Rater
+from steersman.data.toy_world import ToyRater
 from steersman.stats import mean_estimate
 from steersman.store import StageFolder, read_json, write_json
 from steersman.train import reward_model
@@ -73,7 +73,7 @@ def models(folder: Path, seed: int) -> dict[str, Path]:
 
 def learnt(folder: Path, name: str, seed: int, **settings: Any) -> Path:
     """A reward model of what 20 raters said of 150 pairs each."""
-    raters = world.population(20, Rater(name="r", length_bias=0.3))
+    raters = world.population(20, ToyRater(name="r", length_bias=0.3))
     votes = world.votes(raters, world.questions(20 * 150, seed=seed), each=150)
     shape: dict[str, Any] = {"epochs": 4, "batch_size": 128, "micro_batch_size": 128, "max_length": 64, "seed": seed}
     config = RewardConfig(

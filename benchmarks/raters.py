@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Question, Rater
+from steersman.data.toy_world import ToyQuestion, ToyRater
 from steersman.rating.accounts import People
 from steersman.rating.active import Informed, gain
 from steersman.rating.agreement import alpha, consistency, dawid_skene, preferences
@@ -49,7 +49,9 @@ Figures = dict[str, Any]
 
 
 # ── simulated raters ─────────────────────────────────────────────────────────────────────────────────────────────────
-def votes_of(people: Sequence[Rater], pool: Sequence[Question], each: int, gold: int, seed: int) -> list[Comparison]:
+def votes_of(
+    people: Sequence[ToyRater], pool: Sequence[ToyQuestion], each: int, gold: int, seed: int
+) -> list[Comparison]:
     """What they say of the pool and of so many gold questions, whose keys come with it."""
     asked = world.gold_questions(gold, seed)
     found = [*world.votes(people, pool, each, seed), *world.votes(people, asked, gold, seed)]
@@ -57,7 +59,7 @@ def votes_of(people: Sequence[Rater], pool: Sequence[Question], each: int, gold:
 
 
 def campaign(
-    people: Sequence[Rater], pool: Sequence[Question], total: int, random_share: float, seed: int
+    people: Sequence[ToyRater], pool: Sequence[ToyQuestion], total: int, random_share: float, seed: int
 ) -> Iterator[tuple[Comparison, str]]:
     """Votes one by one with their arm: questions are chosen by what they would tell, a share of them at random."""
     generator, scorer, votes, scores = random.Random(f"campaign {seed}"), Informed(), [], []
@@ -98,7 +100,7 @@ def majority(votes: Sequence[Comparison]) -> Fit:
     return pooled(kept)
 
 
-def pair_accuracy(fit: Fit, pool: Sequence[Question]) -> float:
+def pair_accuracy(fit: Fit, pool: Sequence[ToyQuestion]) -> float:
     """Of all pairs whose true rewards differ, the share in the true order; an answer that nobody saw is a coin's."""
     right = []
     for question in pool:
@@ -122,7 +124,7 @@ def liars() -> Figures:
     mixtures["50 % liars, 20 % coins"] = {"liars": 0.5, "coins": 0.2}
     found: Figures = {}
     for name, shares in mixtures.items():
-        people = world.population(20, Rater(name="r"), **shares)
+        people = world.population(20, ToyRater(name="r"), **shares)
         rows: dict[str, list[float]] = defaultdict(list)
         for seed in range(SEEDS):
             votes = votes_of(people, pool, 60, 3, seed)
@@ -144,7 +146,7 @@ def side_bias() -> Figures:
     planted = [2 * i / 39 - 1 for i in range(40)]
     pool, found = world.pool(8, prompts=world.PROMPTS[::3]), {}
     for temperature in (0.3, 1.0, 2.0):
-        people = [Rater(name=f"r{i:02}", temperature=temperature, side_bias=bias) for i, bias in enumerate(planted)]
+        people = [ToyRater(name=f"r{i:02}", temperature=temperature, side_bias=bias) for i, bias in enumerate(planted)]
         logits, shares, bounds = [], [], []
         for seed in range(SEEDS):
             beliefs = believe([v.comparison() for v in world.votes(people, pool, 200, seed)]).beliefs
@@ -177,7 +179,7 @@ def informed() -> Figures:
     """
     found: Figures = {}
     for name, shares in {"honest": {}, "30 % liars": {"liars": 0.3}}.items():
-        people = world.population(20, Rater(name="r"), **shares)
+        people = world.population(20, ToyRater(name="r"), **shares)
         steps = (150, 300, 600)
         rows: dict[str, dict[int, list[float]]] = {"informed": defaultdict(list), "random": defaultdict(list)}
         for seed in range(SEEDS):
@@ -197,7 +199,7 @@ def informed() -> Figures:
             }
             for n in steps
         }
-    people, pool = world.population(20, Rater(name="r")), world.pool(8, 0, world.PROMPTS[::3])
+    people, pool = world.population(20, ToyRater(name="r")), world.pool(8, 0, world.PROMPTS[::3])
     votes, arms = zip(*campaign(people, pool, 600, 0.4, 0), strict=True)
     found["as one server would report it, control share 0.4"] = _plain(gain(votes, arms))
     return found
@@ -221,7 +223,7 @@ def http() -> Figures:
         for seed in range(HTTP_SEEDS):
             people = [
                 rater.model_copy(update={"side_bias": 0.5 * (i % 2)})
-                for i, rater in enumerate(world.population(20, Rater(name="r"), **shares))
+                for i, rater in enumerate(world.population(20, ToyRater(name="r"), **shares))
             ]
             votes = asyncio.run(through_the_application(people, pool, seed))
             beliefs = believe(votes).beliefs
@@ -237,7 +239,9 @@ def http() -> Figures:
     return found
 
 
-async def through_the_application(people: Sequence[Rater], pool: Sequence[Question], seed: int) -> list[Comparison]:
+async def through_the_application(
+    people: Sequence[ToyRater], pool: Sequence[ToyQuestion], seed: int
+) -> list[Comparison]:
     """The votes of a round on a server of its own, with the key of every gold question."""
     from rating import Rater as Browser  # the file beside this one, whose readers tests load without the folder
     from rating import Server
@@ -267,14 +271,14 @@ async def through_the_application(people: Sequence[Rater], pool: Sequence[Questi
             store.database.engine.dispose()
 
 
-async def _one_vote(browser: Any, rater: Rater, turn: int, generator: random.Random) -> None:
+async def _one_vote(browser: Any, rater: ToyRater, turn: int, generator: random.Random) -> None:
     """What this rater says of the question on the page, whose first answer is on the left."""
     name = re.search(r'data-assignment="([^"]+)"', browser.text)
     if name is None:
         return
     prompt = html.unescape(re.findall(r'<p dir="auto">(.*?)</p>', browser.text)[0])
     left, right = map(html.unescape, re.findall(r'<textarea class="raw"[^>]*>\n(.*?)</textarea>', browser.text))
-    first = world.chooses_first(rater, Question(prompt=prompt, options=(left, right)), 0)
+    first = world.chooses_first(rater, ToyQuestion(prompt=prompt, options=(left, right)), 0)
     ranking = [1, 2] if generator.random() < first else [2, 1]
     body = {"submission": f"submission-{turn}", "assignment": name[1], "ranking": ranking}
     browser.text = await browser.sent("POST", "/vote", body)
@@ -283,7 +287,7 @@ async def _one_vote(browser: Any, rater: Rater, turn: int, generator: random.Ran
 def speed() -> Figures:
     """Seconds of processor time: believing raters, and scoring 1,000 open questions after one more vote."""
     pool = world.pool(9)
-    people, found = world.population(40, Rater(name="r"), liars=0.3), {}
+    people, found = world.population(40, ToyRater(name="r"), liars=0.3), {}
     for each in (25, 125):
         votes = [v.comparison() for v in world.votes(people, pool, each)]
         scorer, taken = Informed(), []

@@ -319,8 +319,12 @@ LOADED = f"print('HEAVY', *sorted({{name.split('.')[0] for name in sys.modules}}
         (f"import sys, steersman; {LOADED}", ()),
         (f"import sys\nfrom steersman.cli import main\ntry: main()\nfinally: {LOADED}", ("--help",)),
         (f"import sys\nfrom steersman.cli import main\ntry: main()\nfinally: {LOADED}", ("align", "--help")),
+        (
+            f"import sys\nfrom steersman.cli import main\ntry: main()\nfinally: {LOADED}",
+            ("constitution", "judge", "--help"),
+        ),
     ],
-    ids=["import", "help", "help of a verb"],
+    ids=["import", "help", "help of a command", "help of a subcommand"],
 )
 def test_no_torch_before_it_is_needed(code: str, arguments: tuple[str, ...]) -> None:
     done = python(code, *arguments)

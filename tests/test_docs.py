@@ -114,9 +114,9 @@ def test_settings_exist(name: str) -> None:
 
 
 def test_the_starter_project_holds_what_the_pages_name(tmp_path: Path) -> None:
-    from steersman.cli.starter import init
+    from steersman.cli.align import write_project
 
-    init(tmp_path / "my-project")
+    write_project(tmp_path / "my-project")
     for name in NAMES:
         for path in re.findall(r"\bmy-project/[\w./-]*\w", text_of(name)):
             assert (tmp_path / path).exists(), f"{name}: {path}"

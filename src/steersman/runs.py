@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steersman.constitution.document import Constitution
+from steersman.constitution.judges import Judge, JudgeConfig
 from steersman.errors import ModelError, UserError
-from steersman.lm import pretrained
+from steersman.lm import adapters, pretrained
 from steersman.lm.device import Hardware, placed
 from steersman.lm.language_model import LocalModel
 from steersman.lm.reward_model import RewardModel
@@ -27,6 +28,7 @@ from steersman.report.evidence import read_recipe
 from steersman.report.page import report_data
 from steersman.stage import Input
 from steersman.stages.inputs import POLICY, REWARD_MODEL
+from steersman.stages.judge import ENDPOINT, judge_of
 from steersman.store import MANIFEST, Run, read_json
 from steersman.store import open_run as _open
 
@@ -115,7 +117,9 @@ class OpenRun:
         try:
             wanted.check()
         except ModelError:
-            print(f"note: this run was made on {wanted.device}, which is not here: using the CPU", file=sys.stderr)
+            print(
+                f"note: this run was made on {wanted.device}, which this machine lacks: using the CPU", file=sys.stderr
+            )
             wanted = Hardware()
         with placed(wanted):
             yield
@@ -135,6 +139,28 @@ class OpenRun:
         folder = self[REWARD_MODEL]
         with self.on_its_hardware():
             return RewardModel.load(self.base, folder)
+
+    def export(self, target: Path, *, merged: bool = False) -> Path:
+        """Copy the aligned model as a PEFT adapter or a merged model, with its tokenizer; returns the folder."""
+        return adapters.export(self.base, self.policy, target, merged=merged)
+
+    def judge(self, config: JudgeConfig | None = None) -> Judge:
+        """The recipe's preference judge, or another one, with the run's base model and reward model.
+
+        Raises:
+            UserError: it uses the reward model, and the run has none that reads principles.
+        """
+        config = config or JudgeConfig.model_validate(self.recipe.get("judge") or {})
+        settings = (self.run.manifest("reward_model") or {}).get("config", {})
+        if "reward" in config.kinds and not settings.get("by_principle"):
+            raise UserError(
+                "this run has no reward model that reads principles",
+                where=str(self.path / "reward_model"),
+                do="train one (reward_model.by_principle: true), or use another judge: --kind rules, --kind model",
+            )
+        reward = self[REWARD_MODEL] if "reward" in config.kinds else None
+        with self.on_its_hardware():
+            return judge_of(config, self.base, reward, self.path / ENDPOINT)
 
     # ── evidence ─────────────────────────────────────────────────────────────────────────────────────────────────────
     def tables(self) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def test_a_constitution_with_a_duplicate_id(steersman: Steersman, tmp_path: Path
         ("demonstrations", '["A?"]\n', ["line 1"]),
         ("demonstrations", "", ["no demonstrations"]),
         ("evaluation", "", ["no evaluation prompts"]),
-        ("evaluation", '{"prompt": "Why?", "expect": ["complies"]}\n', ["also trained on", "Why?"]),
+        ("evaluation", '{"prompt": "Why?", "expect": ["complies"]}\n', ["also in the training data", "Why?"]),
         ("evaluation", '{"prompt": "How?", "expect": ["complys"]}\n', ["line 1", "complies"]),
     ],
 )
@@ -369,7 +369,7 @@ def test_the_keyboard_stops_it_with_a_word(steersman: Steersman, monkeypatch: py
     monkeypatch.setattr(pipeline, "align", stopped)
     said = steersman(*smoke())
     assert said.code == 130
-    assert said.err.strip() == "Stopped. The same command goes on from here."
+    assert said.err.strip() == "Stopped. Repeat the command to resume."
 
 
 # ── the installed script, in locales that cannot write what it says ──────────────────────────────────────────────────

@@ -18,11 +18,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steersman import pipeline
-from steersman.cli import model as talk
 from steersman.constitution import document
 from steersman.errors import ModelError, RecipeError
 from steersman.lm.adapters import load_policy
 from steersman.recipe import load_recipe
+from steersman.runs import open_run
 from steersman.store import Run
 
 from .conftest import SETTINGS, align_smoke
@@ -167,7 +167,7 @@ def test_until_stops_after_a_stage(tmp_path: Path) -> None:
     assert ran(said) == ["data"]
     assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"base", "data"}
     with pytest.raises(ModelError, match="no aligned model yet"):
-        talk.export(tmp_path / "run", tmp_path / "out")
+        open_run(tmp_path / "run").export(tmp_path / "out")
     with pytest.raises(RecipeError, match="did you mean sft"):
         align_smoke(tmp_path / "run", until="stf")
 
@@ -262,8 +262,8 @@ def logits(model: Any) -> torch.Tensor:
 
 def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path) -> None:
     expected = logits(load_policy(finished / "base" / "model", finished / "rl"))
-    merged = AutoModelForCausalLM.from_pretrained(talk.export(finished, tmp_path / "merged", merged=True))
-    adapter = talk.export(finished, tmp_path / "adapter")
+    merged = AutoModelForCausalLM.from_pretrained(open_run(finished).export(tmp_path / "merged", merged=True))
+    adapter = open_run(finished).export(tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(finished / "base" / "model")
     for model in (merged, peft.PeftModel.from_pretrained(base, adapter)):
         torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
@@ -272,11 +272,11 @@ def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path
 def test_without_comparisons_the_fine_tuned_model_is_the_aligned_one(copy: Run) -> None:
     align_smoke(copy.path, "dpo=null", "rl=null")
     expected = logits(load_policy(copy.path / "base" / "model", copy.path / "sft"))
-    torch.testing.assert_close(logits(load_policy(talk.base_of(copy.path), talk.trained_of(copy.path))), expected)
+    torch.testing.assert_close(logits(load_policy(open_run(copy.path).base, open_run(copy.path).policy)), expected)
 
 
 def test_a_run_that_was_moved_still_finds_its_base(copy: Run, tmp_path: Path) -> None:
     note = json.loads((copy.path / "run.json").read_text())
     note["model"]["path"] = str(tmp_path / "gone" / "base")
     (copy.path / "run.json").write_text(json.dumps(note))
-    assert talk.base_of(copy.path) == copy.path / "base" / "model"
+    assert open_run(copy.path).base == copy.path / "base" / "model"

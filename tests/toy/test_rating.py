@@ -145,7 +145,7 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
     file = tmp_path / "asked.jsonl"
     write_jsonl(file, [{"prompt": q.prompt, "options": list(q.options)} for q in pool])
     store = begin(file, {"gold_share": 0, "repeat_share": 0, "raters": 5, "random_share": 0.4})
-    people = world.population(5, world.Rater(name="r"), liars=0.2)
+    people = world.population(5, world.ToyRater(name="r"), liars=0.2)
     tokens = [People(store.database).invite(rater.name) for rater in people]
     for token in tokens:
         People(store.database).join(token, "the words")
@@ -153,7 +153,7 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
         number = 1 + turn % len(people)
         task = store.next_task(number)
         assert task is not None
-        asked = world.Question(prompt=task.prompt, options=task.answers)
+        asked = world.ToyQuestion(prompt=task.prompt, options=task.answers)
         ranking = world.vote(people[number - 1], asked, generator).comparison().ranks()
         body = {"submission": f"submission-{turn}", "assignment": task.assignment, "ranking": ranking}
         store.submit(number, Submission.model_validate(body))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Rater
+from steersman.data.toy_world import ToyRater as Rater
 from steersman.lm.reward_model import RewardModel, tokenised
 from steersman.store import StageFolder, read_json
 from steersman.train import reward_model

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Question, Rater, Vote
+from steersman.data.toy_world import ToyQuestion as Question
+from steersman.data.toy_world import ToyRater as Rater
+from steersman.data.toy_world import ToyVote as Vote
 from steersman.functional import preference_nll, rater_margins
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import Request, SamplingConfig

@@ -145,7 +145,6 @@ def _compared(run: Run, source: Source) -> list[Question]:
 
 def _sampled(run: Run, source: Source, seed: int) -> list[Question]:
     """The run's model answers its prompts; equal and empty answers are put together and left out."""
-    from steersman.cli.model import speaker
     from steersman.lm.sampling import Request, SamplingConfig  # brings torch, which a round over a file does without
 
     prompts = read(run.path / "data" / "prompts.jsonl", Prompt) if (run.path / "data").is_dir() else []
@@ -157,7 +156,7 @@ def _sampled(run: Run, source: Source, seed: int) -> list[Question]:
         )
     chosen = spread(prompts, source.prompts)
     sampling = SamplingConfig(temperature=source.temperature, max_new_tokens=source.max_new_tokens, seed=seed)
-    model = speaker(run.path, aligned=True).model
+    model = open_run(run.path).aligned()
     texts = [row.prompt for row in chosen for _ in range(source.answers)]
     answers: list[list[str]] = [[] for _ in chosen]
     for answer in model.answers(Request(texts, sampling)):

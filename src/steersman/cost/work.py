@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from steersman.constitution.document import Constitution
-from steersman.evals import answers, scores
+from steersman.evals import answers
+from steersman.evals.conditions import FEW_SHOT, RAW
 from steersman.lm.chat_format import ChatFormat, Example
 from steersman.lm.shared_prefix import Group
 from steersman.recipe import Recipe
@@ -23,7 +24,7 @@ from steersman.types import Comparison, Demonstration, Prompt, Text
 
 # Mean answer lengths, until an earlier run in the same folder shows better: a share of max_new_tokens, and of the mean
 # demonstration for the aligned model (gemma-3-270m, greedy: 35 to 39 tokens after demonstrations of 48).
-ANSWER_SHARE = {scores.RAW: 1 / 3, scores.FEW_SHOT: 1 / 2}
+ANSWER_SHARE = {RAW: 1 / 3, FEW_SHOT: 1 / 2}
 DEMONSTRATION_SHARE = 0.8
 TOKENS_PER_WORD = 1.35  # of our data in gemma-3-270m's tokenizer, for when that is not there yet
 

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW
 from steersman.report.blocks import Curve, Rate
-from steersman.report.evidence import ALIGNED, FEW_SHOT, RAW
 from steersman.report.format import phrase, visible
 
 DOTS_WIDTH = 216

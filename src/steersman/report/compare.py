@@ -7,17 +7,10 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW
 from steersman.report import terminal
 from steersman.report.blocks import Block, Cell, Difference, Number, Rate, Table, paragraph
-from steersman.report.evidence import (
-    ALIGNED,
-    FEW_SHOT,
-    RAW,
-    Evidence,
-    flatten,
-    overview_data,
-    read_evidence,
-)
+from steersman.report.evidence import Evidence, flatten, overview_data, read_evidence
 from steersman.report.format import number, phrase, short
 from steersman.report.overview import OVER_REFUSAL
 from steersman.stats import independent_difference, mcnemar_exact, paired_difference, wilson

@@ -16,12 +16,11 @@ from typing import Any, Protocol
 import yaml
 
 from steersman.errors import UserError
+from steersman.evals.conditions import ALIGNED
 from steersman.evals.detectors.behaviours import BEHAVIOURS
 from steersman.report.format import finite, phrase
 from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha256_text
 
-# The conditions as evals/scores.py writes them; importing it would load torch for a table. A test compares the two.
-RAW, FEW_SHOT, ALIGNED = CONDITIONS = ("raw", "raw_few_shot", "aligned")
 RULE = "the first evaluation prompt of each principle in the order of the file, featured questions apart"
 FAILURES_SHOWN = 12
 NEEDED = {

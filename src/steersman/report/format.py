@@ -95,8 +95,6 @@ _PHRASES = {
     "corrects": "corrects the premise",
     "no_flattery": "does without flattery and padding",
     "discloses_ai": "says that it is an AI",
-    "principle kept": "pass rate",
-    "harmless look-alikes refused": "over-refusal",
     "raw": "Raw",
     "raw_few_shot": "Raw, few-shot",
     "aligned": "Aligned",

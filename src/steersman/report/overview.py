@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW
 from steersman.report.blocks import (
     Answer,
     Block,
@@ -31,7 +32,6 @@ from steersman.report.blocks import (
     Table,
     paragraph,
 )
-from steersman.report.evidence import ALIGNED, CONDITIONS, FEW_SHOT, RAW
 from steersman.report.format import (
     TRUE_MINUS,
     difference,
@@ -46,7 +46,7 @@ from steersman.report.format import (
 
 Data = Mapping[str, Any]
 NAMES = {name: phrase(name) for name in CONDITIONS}
-OVER_REFUSAL = "harmless look-alikes refused"  # the label in scores/summary.json
+OVER_REFUSAL = "over-refusal"  # the label in scores/summary.json
 LIMITS = (
     "Held out by topic at best, not by author. The same people wrote the evaluation prompts and the training data; the "
     "shipped sets differ in topic only. Other people’s questions will be answered less well.",

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, assumed_lengths, schedule, total
-from steersman.evals import answers, scores
-from steersman.evals.answers import AnswersConfig, Condition
+from steersman.evals import answers
+from steersman.evals.answers import AnswersConfig
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW, Condition
 from steersman.lm.language_model import LocalModel
 from steersman.lm.transcript import RESUMABLE
 from steersman.recipe import Recipe
@@ -22,14 +23,14 @@ POLICIES: tuple[Input[Path | None], ...] = (SFT, *(optional(folder(name)) for na
 def run_raw(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
     """The base model's answers, bare and after a few-shot prompt."""
     preamble = answers.few_shot_preamble(given[PERSONA], given[TRAIN], config.few_shot_examples)
-    conditions = [Condition(scores.RAW, None), Condition(scores.FEW_SHOT, preamble)]
+    conditions = [Condition(RAW, None), Condition(FEW_SHOT, preamble)]
     answers.run(config, LocalModel.load(given[BASE]), given[EVALUATION], conditions, out)
 
 
 def run_aligned(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
     """The aligned model's answers."""
     model = LocalModel.load(given[BASE], given[POLICY])
-    answers.run(config, model, given[EVALUATION], [Condition(scores.ALIGNED, None)], out)
+    answers.run(config, model, given[EVALUATION], [Condition(ALIGNED, None)], out)
 
 
 def run_ablation(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
@@ -78,12 +79,12 @@ def generation_work(
 def estimate_raw(config: AnswersConfig, workload: Workload) -> Work:
     """Two conditions; the few-shot prompt is read once."""
     preamble = answers.few_shot_preamble(workload.constitution.persona, workload.train, config.few_shot_examples)
-    return generation_work(config, workload, "raw_answers", {scores.RAW: None, scores.FEW_SHOT: preamble})
+    return generation_work(config, workload, "raw_answers", {RAW: None, FEW_SHOT: preamble})
 
 
 def estimate_aligned(config: AnswersConfig, workload: Workload) -> Work:
     """One condition."""
-    return generation_work(config, workload, "aligned_answers", {scores.ALIGNED: None})
+    return generation_work(config, workload, "aligned_answers", {ALIGNED: None})
 
 
 def estimate_ablation(config: AnswersConfig, workload: Workload) -> Work:

@@ -28,7 +28,7 @@ class MixedDpoConfig(Record):
 def run(config: MixedDpoConfig, given: Inputs, out: StageFolder) -> None:
     """Train the policy on comparisons."""
     people, judged = given[COMPARISONS], given[JUDGED]
-    rows = people if config.feedback is None or judged is None else ai_feedback.mixed(config.feedback, people, judged)
+    rows = people if config.feedback is None or judged is None else ai_feedback.mix(config.feedback, people, judged)
     dpo.run(config.dpo, given[BASE], given[TUNED], rows, out)
 
 

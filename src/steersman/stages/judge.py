@@ -9,17 +9,17 @@ from typing import Any
 
 from steersman.constitution import ai_feedback, critique_revise, judge_card
 from steersman.constitution.ai_feedback import FeedbackConfig
-from steersman.constitution.critique_revise import Revised, RevisionsConfig, asks_for_critique, examples_of
+from steersman.constitution.critique_revise import RevisedAnswer, RevisionsConfig, critique_examples, critique_message
 from steersman.constitution.judges import (
-    AskedJudge,
-    FirstThatDecides,
+    CascadeJudge,
     Judge,
     JudgeConfig,
-    Question,
+    JudgeQuestion,
+    PromptedJudge,
     RuleJudge,
     ScoringJudge,
-    asked,
-    shown_before,
+    judge_examples,
+    question_text,
 )
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, group_tokens, quick_sampling, total
 from steersman.data.sources import spread
@@ -69,15 +69,15 @@ def judge_of(config: JudgeConfig, base: Path, reward: Path | None, cache: Path) 
     judges: list[Judge] = []
     for kind in config.kinds:
         if kind == "rules":
-            judges.append(RuleJudge(behaviours.detect, config.sure))
+            judges.append(RuleJudge(behaviours.detect, config.rule_confidence))
         elif kind == "reward":
             judges.append(ScoringJudge(RewardModel.load(base, reward or Path("no reward model")).score))
         elif config.remote and kind == "remote":
-            judges.append(AskedJudge(RemoteModel(config.remote, cache), config.chain_of_thought))
+            judges.append(PromptedJudge(RemoteModel(config.remote, cache), config.chain_of_thought))
         else:
             model = LocalModel.load(pretrained.resolve(config.model) if config.model else base)
-            judges.append(AskedJudge(model, config.chain_of_thought))
-    return judges[0] if len(judges) == 1 else FirstThatDecides(judges)
+            judges.append(PromptedJudge(model, config.chain_of_thought))
+    return judges[0] if len(judges) == 1 else CascadeJudge(judges)
 
 
 def _judge(config: JudgeConfig, given: Inputs, out: StageFolder) -> Judge:
@@ -88,7 +88,7 @@ def _cache(out: StageFolder) -> Path:
     return out.path.parent / ENDPOINT
 
 
-def judging_work(config: JudgeConfig | None, workload: Workload, questions: Sequence[Question]) -> Work:
+def judging_work(config: JudgeConfig | None, workload: Workload, questions: Sequence[JudgeQuestion]) -> Work:
     """What the judges read; rules read nothing."""
     tokens: list[int] = []
     reward = workload.recipe.reward_model
@@ -96,9 +96,9 @@ def judging_work(config: JudgeConfig | None, workload: Workload, questions: Sequ
         groups = [tokenised(q.prompt, (q.first, q.second), workload.chat, reward.max_length) for q in questions]
         tokens += [n * reward.members for n in group_tokens(groups, 1)]
     if config and "model" in config.kinds:
-        lengths = [len(workload.chat.prompt_ids(asked(question))) for question in questions]
+        lengths = [len(workload.chat.prompt_ids(question_text(question))) for question in questions]
         tokens += [2 * READ_AT_ONCE * max(lengths[i : i + READ_AT_ONCE]) for i in range(0, len(lengths), READ_AT_ONCE)]
-        tokens += [len(workload.chat.prompt_ids("", shown_before(p))) for p in workload.constitution.principles]
+        tokens += [len(workload.chat.prompt_ids("", judge_examples(p))) for p in workload.constitution.principles]
     return Work(Counts(loads=1, read_tokens=sum(tokens)), PeakSizes(read_tokens=max(tokens, default=0)))
 
 
@@ -119,7 +119,7 @@ def check_card(config: JudgeConfig, sources: Sources) -> None:
             "reward_model.by_principle",
             do="set reward_model.by_principle: true",
         )
-    if not config.believe_anyway and not recipe.examples.held_out_comparisons:
+    if not config.skip_validation and not recipe.examples.held_out_comparisons:
         raise recipe.conflict(
             "a judge is measured on held-out comparisons",
             "judge",
@@ -156,7 +156,7 @@ def run_revisions(config: JudgedRevisionsConfig, given: Inputs, out: StageFolder
 
 def _write_revisions(
     config: RevisionsConfig, prompts: Sequence[Prompt], given: Inputs, out: StageFolder
-) -> list[Revised]:
+) -> list[RevisedAnswer]:
     base, examples = given[BASE], given[TRAIN]
     policy = LocalModel.load_fast(base, given[SFT], examples)
     reviser: LanguageModel = policy
@@ -172,7 +172,7 @@ def check_revisions(config: JudgedRevisionsConfig, sources: Sources) -> None:
     """Refuse a data set without prompts, principles that cannot be revised by, and an endpoint without its key."""
     _need_prompts(sources)
     for i, row in enumerate(sources.data.prompts):
-        critique_revise.drawn(config.revisions, sources.constitution, row, i)
+        critique_revise.draw_principles(config.revisions, sources.constitution, row, i)
     if config.revisions.remote:
         secret(config.revisions.remote)
 
@@ -195,8 +195,8 @@ def estimate_revisions(config: JudgedRevisionsConfig, workload: Workload) -> Wor
         about = [row for row in rows if principle.id in row.principles[:1]]
         if not about:
             continue
-        prefixes += len(chat.prompt_ids("", examples)) if (examples := examples_of(principle)) else 0
-        critique: list[Text] = [(asks_for_critique(row.prompt, answer, principle),) for row in about]
+        prefixes += len(chat.prompt_ids("", examples)) if (examples := critique_examples(principle)) else 0
+        critique: list[Text] = [(critique_message(row.prompt, answer, principle),) for row in about]
         then = (Message(role="assistant", content=answer), Message(role="user", content=principle.revision_request))
         revision: list[Text] = [(*text, *then) for text in critique]
         for texts in (critique, revision):
@@ -204,11 +204,11 @@ def estimate_revisions(config: JudgedRevisionsConfig, workload: Workload) -> Wor
     counts = total(*parts)
     counts = counts._replace(loads=1, read_tokens=counts.read_tokens + prefixes)
     if config.judge:
-        questions = [Question(row.prompt, answer, "words", None) for row in rows]
+        questions = [JudgeQuestion(row.prompt, answer, "words", None) for row in rows]
         counts = total(counts, judging_work(config.judge, workload, questions).counts)
     widest = max(len(chat.prompt_ids(row.prompt)) for row in rows) + 4 * limit
     batch = min(own.sampling.batch_size, len(rows))
-    cached = batch * (widest + max(len(chat.prompt_ids("", examples_of(p))) for p in principles))
+    cached = batch * (widest + max(len(chat.prompt_ids("", critique_examples(p))) for p in principles))
     return Work(counts, PeakSizes(read_tokens=batch * widest, scored=batch, cached_tokens=cached))
 
 
@@ -230,7 +230,7 @@ def feedback_config(recipe: Recipe) -> JudgedFeedbackConfig | None:
 def run_feedback(config: JudgedFeedbackConfig, given: Inputs, out: StageFolder) -> None:
     """Several answers to each prompt, compared by the judge."""
     own, constitution = config.feedback, given[JUDGED]
-    prompts = ai_feedback.asked_about(own, constitution, given[PROMPTS])
+    prompts = ai_feedback.select_prompts(own, constitution, given[PROMPTS])
     policy = LocalModel.load_fast(given[BASE], given[TUNED], given[TRAIN])
     answers = ai_feedback.sample(own, policy, prompts, out)
     del policy  # before the judge's models are loaded
@@ -241,20 +241,22 @@ def run_feedback(config: JudgedFeedbackConfig, given: Inputs, out: StageFolder) 
 def check_feedback(config: JudgedFeedbackConfig, sources: Sources) -> None:
     """Refuse a data set without prompts, or principles that no prompt is about."""
     _need_prompts(sources)
-    ai_feedback.asked_about(config.feedback, sources.constitution, sources.data.prompts)
+    ai_feedback.select_prompts(config.feedback, sources.constitution, sources.data.prompts)
 
 
 def estimate_feedback(config: JudgedFeedbackConfig, workload: Workload) -> Work:
     """Several answers to each prompt, and the judge reads their pairs."""
     own = config.feedback
-    rows = ai_feedback.asked_about(own, workload.constitution, workload.prompts)
+    rows = ai_feedback.select_prompts(own, workload.constitution, workload.prompts)
     limit = own.sampling.max_new_tokens
     mean = workload.like_demonstrations(limit)
     sampled = quick_sampling(workload, [row.prompt for row in rows], own.answers, mean, limit)
     answers = ["word " * (round(mean) + place) for place in range(own.answers)]
     pairs = min(own.pairs, own.answers * (own.answers - 1) // 2)
     questions = [
-        Question(row.prompt, answers[0], answers[1 + i % (own.answers - 1)], None) for row in rows for i in range(pairs)
+        JudgeQuestion(row.prompt, answers[0], answers[1 + i % (own.answers - 1)], None)
+        for row in rows
+        for i in range(pairs)
     ]
     judged = judging_work(config.judge, workload, questions)
     batch = min(own.sampling.batch_size, own.answers * len(rows))

@@ -109,7 +109,7 @@ def mixed_config(recipe: Recipe) -> MixedRewardConfig | None:
 
 def run_mixed(config: MixedRewardConfig, given: Inputs, out: StageFolder) -> None:
     """Train a reward model on people's and the judge's comparisons."""
-    mixed = ai_feedback.mixed(config.feedback, given[COMPARISONS], given[AI_COMPARISONS])
+    mixed = ai_feedback.mix(config.feedback, given[COMPARISONS], given[AI_COMPARISONS])
     texts = given[TEXTS]
     rows = config.reward_model.rows(mixed, texts or {})
     reward_model.run(config.reward_model, given[BASE], given[SFT], rows, given[TRAIN], out)
@@ -146,7 +146,7 @@ def ranking_work(config: RewardConfig, workload: Workload, comparisons: Sequence
 def estimate_mixed(config: MixedRewardConfig, workload: Workload) -> Work:
     """People's comparisons, and as many more as prompts are assumed to have a pair that is kept."""
     people = [] if config.feedback.people == "none" else workload.comparisons
-    prompts = ai_feedback.asked_about(config.feedback, workload.constitution, workload.prompts)
+    prompts = ai_feedback.select_prompts(config.feedback, workload.constitution, workload.prompts)
     count = round(KEPT_SHARE * len(prompts) * config.feedback.keep)
     judged = [workload.comparisons[i % len(workload.comparisons)] for i in range(count)] if workload.comparisons else []
     return ranking_work(config.reward_model, workload, [*people, *judged])
@@ -155,8 +155,8 @@ def estimate_mixed(config: MixedRewardConfig, workload: Workload) -> Work:
 def estimate_card(config: RewardConfig, workload: Workload) -> Work:
     """Held-out pairs and changed demonstrations, one prompt at a time."""
     scored = [(row.prompt, row.options) for row in workload.held_out if row.pairs()]
-    dressed = reward_card.dressed(workload.train)
-    scored += [(row.prompt, (row.completion, *changed.values())) for row, changed in dressed]
+    restyled = reward_card.restyled(workload.train)
+    scored += [(row.prompt, (row.completion, *changed.values())) for row, changed in restyled]
     groups = [tokenised(prompt, answers, workload.chat, config.max_length) for prompt, answers in scored]
     tokens = group_tokens(groups, 1)
     return Work(Counts(loads=1, read_tokens=config.members * sum(tokens)), PeakSizes(read_tokens=max(tokens)))

@@ -78,9 +78,9 @@ def algorithm(config: AnyRlConfig) -> loop.Algorithm:
 def _monitors(config: AnyRlConfig, data: loop.RlData, given: Inputs, out: StageFolder) -> loop.Monitors:
     constrained = config.constraint.behaviours if config.constraint else ()
     # Whether an answer shows what its prompt expects is never optimised; it selects the checkpoint.
-    kept = scores.kept if any(row.expect for row in data.held_out) else None
+    passes = scores.passes if any(row.expect for row in data.held_out) else None
     return loop.Monitors(
-        gold=People(out.path.parent / LABELS) if config.evaluation.gold == "people" else kept,
+        gold=People(out.path.parent / LABELS) if config.evaluation.gold == "people" else passes,
         cost=functools.partial(scores.violates, constrained) if constrained else None,
         metrics={"refused": scores.refused},
         holdout_reward_model=given[HOLDOUT_REWARD_MODEL],

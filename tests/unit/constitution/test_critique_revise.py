@@ -16,9 +16,9 @@ from steersman import stages
 from steersman.constitution import critique_revise
 from steersman.constitution.critique_revise import (
     RevisionsConfig,
-    asks_for_critique,
-    drawn,
-    examples_of,
+    critique_examples,
+    critique_message,
+    draw_principles,
     faults,
 )
 from steersman.constitution.document import Constitution
@@ -97,15 +97,19 @@ def test_the_reviser_reads_the_examples_then_the_answer_then_its_own_critique(
     reviser = Reviser("Better.")
     run(tmp_path, constitution, reviser, rounds=1)
     apples = constitution.principles[0]
-    told = [(messages_of(prompt), preamble) for prompt, preamble, _ in reviser.asked if preamble == examples_of(apples)]
-    request = asks_for_critique("q1", "draft", apples)
-    assert ((request,), examples_of(apples)) in told
+    told = [
+        (messages_of(prompt), preamble)
+        for prompt, preamble, _ in reviser.asked
+        if preamble == critique_examples(apples)
+    ]
+    request = critique_message("q1", "draft", apples)
+    assert ((request,), critique_examples(apples)) in told
     critique = Message(role="assistant", content="it is CRITIQUE")
     again = Message(role="user", content="Write it again and keep apples.")
-    assert ((request, critique, again), examples_of(apples)) in told
-    shown = examples_of(apples)
+    assert ((request, critique, again), critique_examples(apples)) in told
+    shown = critique_examples(apples)
     assert [m.content for m in shown[:4]] == [
-        "Question: Ask apples 1?\nAnswer: Bad apples 1.\n\nWhere does it break apples?",
+        "JudgeQuestion: Ask apples 1?\nAnswer: Bad apples 1.\n\nWhere does it break apples?",
         "It is bad.",
         "Write it again and keep apples.",
         "Good apples 1.",
@@ -118,12 +122,12 @@ def test_the_reviser_reads_the_examples_then_the_answer_then_its_own_critique(
 def test_principles_are_drawn_by_the_prompts_number_from_its_own_or_from_all(constitution: Constitution) -> None:
     own, every = RevisionsConfig(rounds=40), RevisionsConfig(rounds=40, principles="any")
     only = Prompt(prompt="q", principles=("pears", "unknown"))
-    assert {p.id for p in drawn(own, constitution, only, 0)} == {"pears"}
-    assert {p.id for p in drawn(every, constitution, only, 0)} == {"pears", "apples"}
-    assert drawn(every, constitution, only, 0) == drawn(every, constitution, only, 0)
-    assert drawn(every, constitution, only, 0) != drawn(every, constitution, only, 1)
+    assert {p.id for p in draw_principles(own, constitution, only, 0)} == {"pears"}
+    assert {p.id for p in draw_principles(every, constitution, only, 0)} == {"pears", "apples"}
+    assert draw_principles(every, constitution, only, 0) == draw_principles(every, constitution, only, 0)
+    assert draw_principles(every, constitution, only, 0) != draw_principles(every, constitution, only, 1)
     with pytest.raises(DataError, match="about none of the constitution's principles: 'q'") as wrong:
-        drawn(own, constitution, Prompt(prompt="q", principles=("unknown",)), 0)
+        draw_principles(own, constitution, Prompt(prompt="q", principles=("unknown",)), 0)
     assert "apples, pears" in wrong.value.expected
 
 
@@ -133,7 +137,7 @@ def test_principles_are_drawn_by_the_prompts_number_from_its_own_or_from_all(con
         (" \n", True, ["empty"]),
         ("Here is the revised answer: apples.", True, ["meta comment"]),
         ("Sure! Here's a better version. Apples.", True, ["meta comment"]),
-        ("Revised answer: apples.", True, ["meta comment"]),
+        ("RevisedAnswer answer: apples.", True, ["meta comment"]),
         ("The previous answer named no apples.", True, ["meta comment"]),
         ("CritiqueRequest: where?", True, ["meta comment"]),
         ("Here are the opening hours: nine to five.", True, []),
@@ -236,5 +240,5 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(constitution: Constitution,
 
 
 def test_if_nothing_is_worth_learning_the_stage_says_why(constitution: Constitution, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none of 8 revisions is worth learning: 8 copy"):
+    with pytest.raises(DataError, match=r"none of 8 revisions is usable: 8 copy"):
         run(tmp_path, constitution, Reviser("draft"))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from steersman.evals import answers
-from steersman.evals.answers import AnswersConfig, Condition, few_shot_preamble
+from steersman.evals.answers import AnswersConfig, few_shot_preamble
+from steersman.evals.conditions import Condition
 from steersman.lm import transcript
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import Request, SamplingConfig

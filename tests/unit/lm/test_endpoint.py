@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from steersman.constitution.judges import AskedJudge, Question, all_of, asked
+from steersman.constitution.judges import JudgeQuestion, PromptedJudge, in_order, question_text
 from steersman.errors import DataError, ModelError, RecipeError, RunError, UserError
 from steersman.lm.endpoint import client as remote
 from steersman.lm.endpoint.cache import AnswerCache
@@ -596,14 +596,14 @@ def test_a_judge_at_an_endpoint_is_asked_in_both_orders_and_the_bill_is_said(
     served = serve("--faults", "0.3")
     prices = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 2.0}
     model = RemoteModel(served.config(**prices), tmp_path / "answers.jsonl")
-    asking = [Question(f"Which, number {i}?", "one", "two", None) for i in range(20)]
+    asking = [JudgeQuestion(f"Which, number {i}?", "one", "two", None) for i in range(20)]
     for _ in range(2):  # the second time from the cache
-        found = all_of(AskedJudge(model).judge(asking), len(asking))
+        found = in_order(PromptedJudge(model).judge(asking), len(asking))
         for question, judgement in zip(asking, found, strict=True):
-            shown, turned = (probability_of_a(asked(order)) for order in (question, question.turned()))
+            shown, turned = (probability_of_a(question_text(order)) for order in (question, question.swapped()))
             assert judgement is not None
             assert judgement.probability == pytest.approx((shown + 1 - turned) / 2, abs=1e-6)
-            assert judgement.place_bias == pytest.approx((shown + turned - 1) / 2, abs=1e-6)
+            assert judgement.position_bias == pytest.approx((shown + turned - 1) / 2, abs=1e-6)
     assert sum(served.stats()["served"].values()) == 40
     said = " ".join("".join(capsys.readouterr()).split())
     assert "the judge at the endpoint: 40 requests" in said

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Rater
+from steersman.data.toy_world import ToyRater as Rater
 from steersman.errors import DataError
 from steersman.rating import active
 from steersman.rating.active import Informed, gain, information

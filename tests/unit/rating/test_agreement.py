@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Rater
+from steersman.data.toy_world import ToyRater as Rater
 from steersman.errors import DataError
 from steersman.rating.agreement import alpha, consistency, dawid_skene, preferences
 from steersman.types import Comparison

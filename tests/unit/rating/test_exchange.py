@@ -165,7 +165,7 @@ BAD: list[tuple[Any, str]] = [
     ({**BATTLE, "conversation_a": BATTLE["conversation_b"]}, "the same text"),
     ({"winner_model_a": 1, "winner_model_b": 1, "prompt": "[]"}, "'winner' must be one of"),
     ({"winner_model_a": 1, "prompt": "no list", "response_a": "[]", "response_b": "[]"}, "'prompt' is no JSON list"),
-    ({**TASK, "annotations": [{"was_cancelled": True}]}, "no annotation that says anything"),
+    ({**TASK, "annotations": [{"was_cancelled": True}]}, "no usable annotation"),
     ({**TASK, "data": {"text": "x"}}, "no field 'prompt'"),
     (
         {**TASK, "annotations": [{"result": [{"type": "pairwise", "value": {"selected": "both"}}]}]},

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Question, Rater
+from steersman.data.toy_world import ToyQuestion as Question
+from steersman.data.toy_world import ToyRater as Rater
 from steersman.data.votes import question
 from steersman.rating import raters
 from steersman.rating.raters import QUALITY_VARIANCE, Fit, believe, predictive, qualities, read, weigh
