@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NoReturn, get_args
 
 from pydantic import Field, PrivateAttr, ValidationError
 
@@ -35,7 +35,33 @@ _CHECKOUT = Path(__file__).parents[2] / "recipes"
 RECIPES = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).parent / "recipes"
 
 # Former keys, and what they are called now.
-RENAMED: Mapping[str, str] = {}
+_PREFIX = {"": "", ".tokens": ".tokens", ".weight": ".weight", ".passes": ".upsample"}
+_EVALUATION = ("", ".every_steps", ".gold", ".labels", ".prompts", ".stop_at")
+_REWARD = {
+    "centre_weight": "center_rewards_coefficient",
+    "trust_raters": "rater_reliability",
+    "without_style": "style_control",
+}
+RENAMED: Mapping[str, str] = {
+    **{f"{stage}.opening{old}": f"{stage}.prefix{new}" for stage in ("sft", "cai_sft") for old, new in _PREFIX.items()},
+    "cai_sft.demonstrations": "cai_sft.demonstrations_per_revision",
+    "dpo.tokens": "dpo.first_n_tokens",
+    "dpo.passes": "dpo.upsample",
+    **{
+        f"{model}.{old}": f"{model}.{new}"
+        for model in ("reward_model", "cost_model", "preference_model")
+        for old, new in _REWARD.items()
+    },
+    "judge.sure": "judge.rule_confidence",
+    "judge.at_least": "judge.min_accuracy",
+    "judge.believe_anyway": "judge.skip_validation",
+    **{f"rl.watch{key}": f"rl.evaluation{key}" for key in _EVALUATION},
+    "rl.kl_coefficient": "rl.kl_coef",
+    "rl.value_weight": "rl.vf_coef",
+    "rl.demonstration_weight": "rl.ptx_coef",
+    "rl.most_varied": "rl.top_prompts_by_reward_std",
+    "rl.rollouts.unended_penalty": "rl.rollouts.missing_eos_penalty",
+}
 
 RlRecipe = Annotated[RlooConfig | GrpoConfig | PpoConfig, Field(discriminator="algorithm")]
 
@@ -133,8 +159,9 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
             f"no recipe {str(name)!r}", expected="a YAML file or a shipped name", do=closest(str(name), recipes())
         )
     data, line_of = load_yaml(path, RecipeError)
-    for key in _keys(data):
-        _refuse_former_name(key, f"{path}:{line_of(tuple(key.split('.')))}")
+    former = [key for key in _keys(data) if key in RENAMED]
+    if former:
+        _refuse_former_names(former, f"{path}:{line_of(tuple(former[0].split('.')))}")
     values = validate(Recipe, data, path, line_of, RecipeError).model_dump(mode="json")
     for key in ("model", "constitution", "data", "votes"):
         if values[key] is not None and (path.parent / values[key]).exists():
@@ -160,9 +187,9 @@ def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def _refuse_former_name(key: str, where: str) -> None:
-    if key in RENAMED:
-        raise RecipeError(f"the key {key} was renamed", where=where, do=f"write {RENAMED[key]}")
+def _refuse_former_names(keys: Sequence[str], where: str) -> NoReturn:
+    renamed = "\n".join(f"{key} was renamed to {RENAMED[key]}" for key in keys)
+    raise RecipeError(renamed, where=where, do="write the new name")
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:
@@ -171,7 +198,8 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     where, (*parents, last) = f"--set {setting}", key.split(".")
     if not equals:
         raise RecipeError("not of the form key=value", where=where, expected="a key of the recipe, e.g. sft.epochs=3")
-    _refuse_former_name(key, where)
+    if key in RENAMED:
+        _refuse_former_names([key], where)
     node: Any = values
     for depth, part in enumerate([*parents, last]):
         if node is None:
