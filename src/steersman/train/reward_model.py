@@ -105,7 +105,7 @@ class Ranked(NamedTuple):
     """A prompt's tokenised answers, their ranks (1 is best, equal ranks are ties) and their style features.
 
     ``certainty``: of two answers, the probability that the better one is better; ``margin``: by how much, in nats;
-    ``number``: index of the row; ``places``: positions at which the rater was shown the answers, see `votes.places`.
+    ``number``: index of the row; ``places``: positions at which the rater was shown the answers.
     """
 
     group: Group
