@@ -105,7 +105,7 @@ class Ranked(NamedTuple):
     """A prompt's tokenised answers, their ranks (1 is best, equal ranks are ties) and their style features.
 
     ``certainty``: of two answers, the probability that the better one is better; ``margin``: by how much, in nats;
-    ``number``: index of the row; ``places``: positions at which the rater was shown the answers, see `votes.places`.
+    ``number``: index of the row; ``places``: positions at which the rater was shown the answers.
     """
 
     group: Group
@@ -237,13 +237,13 @@ def run(
         states = states or FrozenStatesCache(FrozenTrunk.below(model, policy, name), config.trunk_cache_mb)
         if (folder / HEAD).exists():  # finished before a kill
             continue
-        rater_model = Raters(rows, prior)
-        trainer = RewardTrainer.prepare(config, member, model, policy, states, explained, pad_id, rater_model)
+        rater_fit = Raters(rows, prior)
+        trainer = RewardTrainer.prepare(config, member, model, policy, states, explained, pad_id, rater_fit)
         _train(trainer, member, batches, folder, out)
         if distributed.rank() == 0:
             save_policy(policy, folder, tokenizer, pretrained.digest(base), name)
             if config.rater_reliability:
-                write_json(folder / RATERS, {name: belief._asdict() for name, belief in rater_model.beliefs.items()})
+                write_json(folder / RATERS, {name: belief._asdict() for name, belief in rater_fit.beliefs.items()})
             save_file({key: value.detach() for key, value in trainer.head.state_dict().items()}, folder / HEAD)
             loop.drop_checkpoint(folder)
         distributed.barrier()
@@ -315,13 +315,13 @@ class RewardTrainer:
         states: FrozenStatesCache,
         style_weights: Tensor,
         pad_id: int = 0,
-        rater_model: Raters | None = None,
+        rater_fit: Raters | None = None,
     ) -> RewardTrainer:
         """Train the policy's active adapter and a new head."""
         head = new_head(model.config.get_text_config().hidden_size, config.seed + member).to(model.device)
         policy.train()
         parameters: dict[str, Tensor] = {**trainable(policy), **{f"head.{k}": p for k, p in head.named_parameters()}}
-        raters, optimiser = rater_model or Raters([], {}), loop.adamw(parameters, config.optimiser)
+        raters, optimiser = rater_fit or Raters([], {}), loop.adamw(parameters, config.optimiser)
         return cls(config, model, head, states, style_weights, raters, parameters, optimiser, pad_id)
 
     def step(self, batch: int, rows: Sequence[Ranked], rate: float) -> dict[str, Any]:
