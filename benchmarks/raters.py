@@ -1,4 +1,4 @@
-"""Human raters: what lies, coins and side biases cost, what signed trust and informed questions bring, and real people.
+"""Human raters: the cost of liars, coins and side biases, the gain of signed reliability and active sampling, and data.
 
     .venv/bin/python benchmarks/raters.py [--data FOLDER] [--only NAME ...]
 
@@ -31,11 +31,12 @@ import torch
 
 from steersman.data import toy_world as world
 from steersman.data.toy_world import ToyQuestion, ToyRater
-from steersman.rating.accounts import People
-from steersman.rating.active import Informed, gain
+from steersman.rating.accounts import RaterAccounts
+from steersman.rating.active import ActiveSampler, gain
 from steersman.rating.agreement import alpha, consistency, dawid_skene, preferences
-from steersman.rating.blind_test import duel
-from steersman.rating.raters import Fit, believe, qualities
+from steersman.rating.blind_test import blind_test
+from steersman.rating.raters import Fit, fit_qualities
+from steersman.rating.raters import fit as fit_votes
 from steersman.rating.round import Question as Asked
 from steersman.rating.round import Round
 from steersman.rating.store import RatingStore
@@ -62,7 +63,7 @@ def campaign(
     people: Sequence[ToyRater], pool: Sequence[ToyQuestion], total: int, random_share: float, seed: int
 ) -> Iterator[tuple[Comparison, str]]:
     """Votes one by one with their arm: questions are chosen by what they would tell, a share of them at random."""
-    generator, scorer, votes, scores = random.Random(f"campaign {seed}"), Informed(), [], []
+    generator, scorer, votes, scores = random.Random(f"campaign {seed}"), ActiveSampler(), [], []
     answered: dict[str, set[int]] = defaultdict(set)
     for number in range(total):
         rater = people[number % len(people)]
@@ -81,7 +82,7 @@ def campaign(
 
 def pooled(votes: Sequence[Comparison]) -> Fit:
     """Plain Bradley-Terry: everybody is believed."""
-    return Fit(qualities([v.model_copy(update={"rater": ""}) for v in votes if not v.gold], {}), {})
+    return Fit(fit_qualities([v.model_copy(update={"rater": ""}) for v in votes if not v.gold], {}), {})
 
 
 def majority(votes: Sequence[Comparison]) -> Fit:
@@ -131,8 +132,8 @@ def liars() -> Figures:
             without = [v for v in votes if not v.gold and v.prompt in {q.prompt for q in pool}]
             rows["pooled"].append(pair_accuracy(pooled(without), pool))
             rows["majority"].append(pair_accuracy(majority(without), pool))
-            rows["signed"].append(pair_accuracy(believe(without), pool))
-            rows["signed, 3 gold questions each"].append(pair_accuracy(believe(votes), pool))
+            rows["signed"].append(pair_accuracy(fit_votes(without), pool))
+            rows["signed, 3 gold questions each"].append(pair_accuracy(fit_votes(votes), pool))
         found[name] = {method: {**figure(values), "least": min(values)} for method, values in rows.items()}
     return found
 
@@ -149,12 +150,12 @@ def side_bias() -> Figures:
         people = [ToyRater(name=f"r{i:02}", temperature=temperature, side_bias=bias) for i, bias in enumerate(planted)]
         logits, shares, bounds = [], [], []
         for seed in range(SEEDS):
-            beliefs = believe([v.comparison() for v in world.votes(people, pool, 200, seed)]).beliefs
+            fitted = fit_votes([v.comparison() for v in world.votes(people, pool, 200, seed)]).raters
             for rater in people:
-                belief = beliefs[rater.name]
-                logits.append(abs(belief.bias - rater.side_bias))
-                shares.append(abs(_logistic(belief.bias) - _logistic(rater.side_bias)))
-                bounds.append(1 / math.sqrt(max(1e-9, 1 / belief.bias_error**2 - 1)))  # without the prior's part
+                own = fitted[rater.name]
+                logits.append(abs(own.side_bias - rater.side_bias))
+                shares.append(abs(_logistic(own.side_bias) - _logistic(rater.side_bias)))
+                bounds.append(1 / math.sqrt(max(1e-9, 1 / own.side_bias_error**2 - 1)))  # without the prior's part
         found[f"temperature {temperature}"] = {
             "root_mean_square_logits": math.sqrt(statistics.mean(x * x for x in logits)),
             "within_0.1_logits": statistics.mean(x < 0.1 for x in logits),
@@ -190,7 +191,7 @@ def informed() -> Figures:
                 for vote, _ in campaign(people, pool, max(steps), share, seed):
                     votes.append(vote)
                     if len(votes) in steps:
-                        rows[arm][len(votes)].append(pair_accuracy(believe([*votes, *gold]), pool))
+                        rows[arm][len(votes)].append(pair_accuracy(fit_votes([*votes, *gold]), pool))
         found[name] = {
             str(n): {
                 "informed": figure(rows["informed"][n]),
@@ -226,12 +227,12 @@ def http() -> Figures:
                 for i, rater in enumerate(world.population(20, ToyRater(name="r"), **shares))
             ]
             votes = asyncio.run(through_the_application(people, pool, seed))
-            beliefs = believe(votes).beliefs
+            fitted = fit_votes(votes).raters
             own = [vote for vote in votes if not vote.gold]
             rows["pooled"].append(pair_accuracy(pooled(own), pool))
             rows["majority"].append(pair_accuracy(majority(own), pool))
-            rows["signed, 3 gold questions each"].append(pair_accuracy(believe(votes), pool))
-            biases = [beliefs[f"rater-{i}"].bias - rater.side_bias for i, rater in enumerate(people, start=1)]
+            rows["signed, 3 gold questions each"].append(pair_accuracy(fit_votes(votes), pool))
+            biases = [fitted[f"rater-{i}"].side_bias - rater.side_bias for i, rater in enumerate(people, start=1)]
             rows["side bias missed by, logits"].append(statistics.mean(map(abs, biases)))
             rows["votes"].append(len(own))
         found[name] = {method: {**figure(values), "least": min(values)} for method, values in rows.items()}
@@ -252,7 +253,7 @@ async def through_the_application(
     with tempfile.TemporaryDirectory() as folder:
         store = RatingStore(f"{folder}/store.sqlite")
         store.begin(Round(per_rater=60, repeat_share=0, seed=seed), [*asked, *known])
-        invited = People(store.database)
+        invited = RaterAccounts(store.database)
         tokens = [invited.invite(f"{i}") for i in range(len(people))]
         server = Server(store.where)
         try:
@@ -290,14 +291,14 @@ def speed() -> Figures:
     people, found = world.population(40, ToyRater(name="r"), liars=0.3), {}
     for each in (25, 125):
         votes = [v.comparison() for v in world.votes(people, pool, each)]
-        scorer, taken = Informed(), []
+        scorer, taken = ActiveSampler(), []
         scorer(pool[:1000], votes[:-10])
         for left in range(9, 0, -1):
             start = time.process_time()
             scorer(pool[:1000], votes[:-left])
             taken.append(time.process_time() - start)
         start = time.process_time()
-        believe(votes)
+        fit_votes(votes)
         found[f"{len(votes)} votes"] = {"believe_s": time.process_time() - start, "score_s": statistics.median(taken)}
     return found
 
@@ -405,14 +406,14 @@ def labelled(items: Sequence[dict[str, Any]], level: Any = "nominal") -> Figures
 
 
 def compared(votes: Sequence[Comparison]) -> Figures:
-    """Alpha, consistency and trust of the raters of comparisons."""
-    fit, alike, agreed = believe(votes), consistency(votes), alpha(preferences(votes))
+    """Alpha, consistency and reliability of the raters of comparisons."""
+    fit, alike, agreed = fit_votes(votes), consistency(votes), alpha(preferences(votes))
     return {
         "alpha": agreed.alpha._asdict(),
         "labels": agreed.labels,
         "raters": {
-            name: {**belief._asdict(), "with_others": alike[name].with_others._asdict()}
-            for name, belief in fit.beliefs.items()
+            name: {**estimate._asdict(), "with_others": alike[name].with_others._asdict()}
+            for name, estimate in fit.raters.items()
         },
     }
 
@@ -429,7 +430,7 @@ def people(data: Path) -> Figures:
     found["PandaLM"] = {
         "unusable_rows": unusable,
         **compared(votes),
-        "duels": [_duel(votes, origins, pair) for pair in pairs],
+        "duels": [_blind_test(votes, origins, pair) for pair in pairs],
     }
     votes, origins, flags, unusable = open_instruct(data / "preferences" / "open_instruct_human_pairs.jsonl.gz")
     pairs = sorted({tuple(sorted(origin)) for origin in origins})
@@ -437,14 +438,14 @@ def people(data: Path) -> Figures:
         "unusable_rows": unusable,
         **compared(votes),
         "acceptable": labelled(flags),
-        "duels": [_duel(votes, origins, pair) for pair in pairs],
+        "duels": [_blind_test(votes, origins, pair) for pair in pairs],
     }
     return found
 
 
-def _duel(votes: Sequence[Comparison], origins: Sequence[tuple[str, str]], models: tuple[str, str]) -> Figures:
+def _blind_test(votes: Sequence[Comparison], origins: Sequence[tuple[str, str]], models: tuple[str, str]) -> Figures:
     chosen = [i for i, origin in enumerate(origins) if sorted(origin) == list(models)]
-    return duel([votes[i] for i in chosen], [origins[i] for i in chosen], models)
+    return blind_test([votes[i] for i in chosen], [origins[i] for i in chosen], models)
 
 
 # ── the script ───────────────────────────────────────────────────────────────────────────────────────────────────────

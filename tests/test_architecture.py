@@ -27,14 +27,15 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 LEVELS = (
     {"errors"},
     {"types"},
-    {"store", "stats", "terminal", "yaml_lines", "provenance"},
-    {"functional", "lm", "data"},
+    {"store", "stats", "terminal", "yaml_lines", "provenance", "functional"},
+    {"lm", "data"},
     {"train", "constitution", "rating", "evals"},  # the methods
-    {"report"},
-    {"recipe"},
+    {"report", "recipe"},
+    {"cost"},
+    {"stage"},
     {"stages"},
-    {"cost", "pipeline"},
-    {"plan"},
+    {"pipeline"},
+    {"plan", "runs"},
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

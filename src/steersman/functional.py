@@ -141,9 +141,9 @@ def davidson_nll(margins: Tensor, outcomes: Tensor, log_nu: Tensor) -> Tensor:
 def rater_margins(margins: Tensor, trust: Tensor, side: Tensor, bias: Tensor) -> Tensor:
     """A rater's logit of preferring the first answer: trust * margin + bias * side.
 
-    A trust of 1 is the plain Bradley-Terry rater, 0 one who flips coins, below 0 one who inverts the preference
-    (TriTrust-PBRL, arXiv:2601.18751); the bias favours the side on which an answer was shown. Flipping the signs of all
-    scores and trusts explains the same votes: gold questions identify the sign.
+    A trust of 1 is the plain Bradley-Terry rater, 0 one who flips coins, below 0 one who says the opposite of what they
+    see (TriTrust-PBRL, arXiv:2601.18751); the bias is towards the side on which an answer was shown. Scores and trusts
+    may all change their sign together and explain the same votes: gold questions decide which sign is right.
 
     Args:
         margins: [P]; trust, bias: [P], of the rater of each vote; side: [P], 1 if the first answer was shown on the

@@ -95,8 +95,10 @@ def test_signed_trust_saves_a_reward_model_from_liars(fine_tuned: Path, tmp_path
     for trust in (False, True):
         learn(mixed, 100, 64, fine_tuned, tmp_path / str(trust), trust)
         _, found[trust] = right(fine_tuned, tmp_path / str(trust))
-    beliefs = read_json(tmp_path / "True" / "member-0" / RATERS)
-    trusts = {kind: [beliefs[r.name]["trust"] for r in mixed if r.kind == kind] for kind in ("honest", "liar", "coin")}
+    params = read_json(tmp_path / "True" / "member-0" / RATERS)
+    trusts = {
+        kind: [params[r.name]["reliability"] for r in mixed if r.kind == kind] for kind in ("honest", "liar", "coin")
+    }
     # Honest raters came to 1.6 and more, liars to -1.6 and less, coins to between 0.2 and 0.5.
     assert min(trusts["honest"]) > 1
     assert max(trusts["liar"]) < -1

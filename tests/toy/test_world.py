@@ -232,7 +232,7 @@ def fit(case: Case, found: Sequence[Vote], raters: Sequence[Rater], prior: Tenso
 
 
 def trust_by_gold(raters: Sequence[Rater], seed: int) -> Tensor:
-    """What three questions with known answers say of each rater: half the logit of his smoothed share, [raters]."""
+    """What three questions with known answers say of each rater: half the logit of their smoothed share, [raters]."""
     gold = world.votes(raters, world.gold_questions(3, seed), each=3, seed=seed)
     right = {rater.name: sum(v.choice == v.question.right for v in gold if v.rater == rater.name) for rater in raters}
     share = torch.tensor([(right[rater.name] + 1) / 5 for rater in raters], dtype=torch.float64)

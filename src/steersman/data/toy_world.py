@@ -189,9 +189,9 @@ class ToyQuestion(Record):
 class ToyRater(Record):
     """A simulated rater: P(first) = sigmoid(sign * difference / temperature + side_bias * side).
 
-    The difference is that of the true rewards, plus ``length_bias`` a word and ``flattery_bias`` a word of flattery.
-    The sign is 1 for an honest rater, -1 for a liar, 0 for a coin. The side is 1 if the first option was shown on the
-    left, else -1. In `functional.rater_margins`, the trust is sign / temperature.
+    An honest rater sees the difference of the true rewards, plus ``length_bias`` a word and ``flattery_bias`` a word of
+    flattery more; a liar says the opposite of what they see, a coin sees nothing. The side is 1 if the first option was
+    shown on the left and -1 if on the right: in `functional.rater_margins`, the trust is 1, -1 or 0 over temperature.
     """
 
     name: str

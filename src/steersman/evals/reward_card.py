@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from steersman.data import votes
+from steersman.data import rater_model
 from steersman.stats import Estimate, calibration, mean_estimate, wilson
 from steersman.store import StageFolder, write_json
 from steersman.types import Comparison, Demonstration, Scorer
@@ -94,9 +94,9 @@ def ceiling(comparisons: Sequence[Comparison]) -> Estimate:
     Repeated votes of one rater count once. But for luck, no scorer agrees with single votes more often than raters
     agree with each other.
     """
-    seen = [[order for order in orders if order.said] for orders in votes.orders(comparisons).values()]
-    couples = [couple for orders in seen for couple in itertools.combinations(orders, 2)]
-    pairs = [a.said == b.said for a, b in couples if a.rater != b.rater or not a.rater]
+    seen = [[vote for vote in votes if vote.preference] for votes in rater_model.pair_votes(comparisons).values()]
+    couples = [couple for votes in seen for couple in itertools.combinations(votes, 2)]
+    pairs = [a.preference == b.preference for a, b in couples if a.rater != b.rater or not a.rater]
     return wilson(sum(pairs), len(pairs))
 
 

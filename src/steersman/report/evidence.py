@@ -204,7 +204,7 @@ def read_evidence(run: Run) -> Evidence:
         counts=read_json(run.path / "data" / "counts.json"),
         summary=read_json(run.path / "scores" / "summary.json"),
         rows=read_jsonl(run.path / "scores" / "scores.jsonl"),
-        duels=[read_json(path) for path in sorted(run.path.glob("rating/duel-*.json"))],
+        duels=[read_json(path) for path in sorted(run.path.glob("rating/blind-test-*.json"))],
     )
 
 

@@ -33,8 +33,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from steersman.data import answer_style as style
-from steersman.data import votes
+from steersman.data import rater_model
 from steersman.data.by_principle import of_principles, with_principles
+from steersman.data.rater_model import RankedVote, RaterModel
 from steersman.errors import DataError, ModelError
 from steersman.functional import minimise, preference_nll, ranking_nll
 from steersman.lm import pretrained
@@ -46,8 +47,7 @@ from steersman.lm.sampling import random_stream
 from steersman.lm.shared_prefix import Group, compute_frozen_states, shared_prefix_batch, shared_prefix_hidden
 from steersman.store import StageFolder, write_json
 from steersman.terminal import Progress
-from steersman.train import distributed, loop, raters
-from steersman.train.raters import Raters
+from steersman.train import distributed, loop
 from steersman.types import Comparison, Demonstration, Record, Seed, Slug, transport
 
 VERSION = 2
@@ -140,7 +140,7 @@ def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> lis
             row.margin or 0.0,
             number,
             row.rater,
-            votes.places(row),
+            rater_model.places(row),
         )
         for number, row in enumerate(ordered)
     ]
@@ -227,7 +227,7 @@ def run(
     plan = loop.plan_batches([row.group.tokens for row in rows], config.batch_size, 1, config.seed)
     batches = [[rows[i] for i in step] for step in plan]
     explained = style_weights(rows) if config.style_control else torch.zeros(len(style.FEATURES))
-    prior = votes.prior_trust(comparisons) if config.rater_reliability else {}
+    prior = rater_model.prior_reliability(comparisons) if config.rater_reliability else {}
     policy: Any = None
     states: FrozenStatesCache | None = None
     for member in range(config.members):
@@ -237,13 +237,13 @@ def run(
         states = states or FrozenStatesCache(FrozenTrunk.below(model, policy, name), config.trunk_cache_mb)
         if (folder / HEAD).exists():  # finished before a kill
             continue
-        rater_fit = Raters(rows, prior)
+        rater_fit = RaterModel([RankedVote(r.rater, r.ranks, r.places, r.weight, r.certainty) for r in rows], prior)
         trainer = RewardTrainer.prepare(config, member, model, policy, states, explained, pad_id, rater_fit)
         _train(trainer, member, batches, folder, out)
         if distributed.rank() == 0:
             save_policy(policy, folder, tokenizer, pretrained.digest(base), name)
             if config.rater_reliability:
-                write_json(folder / RATERS, {name: belief._asdict() for name, belief in rater_fit.beliefs.items()})
+                write_json(folder / RATERS, {name: params._asdict() for name, params in rater_fit.raters.items()})
             save_file({key: value.detach() for key, value in trainer.head.state_dict().items()}, folder / HEAD)
             loop.drop_checkpoint(folder)
         distributed.barrier()
@@ -282,8 +282,8 @@ def _train(
         for step in range(state["step"], total):
             rate = loop.learning_rate_at(step, total, config.optimiser)
             measured = trainer.step(order[step], batches[order[step]], rate)
-            if (step + 1) % raters.EVERY == 0:
-                trainer.raters.believe()
+            if (step + 1) % rater_model.FIT_EVERY_STEPS == 0:
+                trainer.raters.fit()
             out.emit(event="train", member=member, step=step, learning_rate=rate, **measured)
             progress.advance(loss=measured["loss"])
             if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < total and distributed.rank() == 0:
@@ -300,7 +300,7 @@ class RewardTrainer:
     head: nn.Linear
     states: FrozenStatesCache
     style_weights: Tensor  # [F], what style explains by itself
-    raters: Raters
+    raters: RaterModel
     parameters: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
     pad_id: int
@@ -315,13 +315,13 @@ class RewardTrainer:
         states: FrozenStatesCache,
         style_weights: Tensor,
         pad_id: int = 0,
-        rater_fit: Raters | None = None,
+        rater_fit: RaterModel | None = None,
     ) -> RewardTrainer:
         """Train the policy's active adapter and a new head."""
         head = new_head(model.config.get_text_config().hidden_size, config.seed + member).to(model.device)
         policy.train()
         parameters: dict[str, Tensor] = {**trainable(policy), **{f"head.{k}": p for k, p in head.named_parameters()}}
-        raters, optimiser = rater_fit or Raters([], {}), loop.adamw(parameters, config.optimiser)
+        raters, optimiser = rater_fit or RaterModel([], {}), loop.adamw(parameters, config.optimiser)
         return cls(config, model, head, states, style_weights, raters, parameters, optimiser, pad_id)
 
     def step(self, batch: int, rows: Sequence[Ranked], rate: float) -> dict[str, Any]:
@@ -346,7 +346,7 @@ class RewardTrainer:
         loss_sum, nll_sum, correct_sum, pairs_sum = distributed.all_reduce(self.parameters.values(), *sums.tolist())
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss_sum, rate, config.optimiser.max_grad_norm)
         if self.raters.prior:
-            self.raters.hear(dict(distributed.gather(scores_of_raters)))
+            self.raters.observe(dict(distributed.gather(scores_of_raters)))
         tokens = sum(row.group.tokens for row in rows)
         return {
             "loss": loss_sum,
@@ -382,6 +382,6 @@ class RewardTrainer:
         """[S]: reliability * (score + what style adds) + position bias * place, by the rater of each row."""
         features = scores.new_tensor([values for row in rows for values in row.style])
         places = scores.new_tensor([place for row in rows for place in row.places])
-        reliability, bias = scores.new_tensor([self.raters.of(row.rater) for row in rows for _ in row.ranks]).T
+        reliability, bias = scores.new_tensor([self.raters.params(row.rater) for row in rows for _ in row.ranks]).T
         rated: Tensor = reliability * (scores + features @ self.style_weights.to(features)) + bias * places
         return rated

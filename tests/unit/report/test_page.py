@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from steersman.pipeline import sections_of, write_report
-from steersman.rating.blind_test import duel
+from steersman.rating.blind_test import blind_test
 from steersman.report.page import render, report_data
 from steersman.store import Run, read_json, read_jsonl, write_json, write_jsonl
 from steersman.types import Comparison
@@ -253,9 +253,9 @@ def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None
         for stage in ("raw_answers", "aligned_answers")
     }
     assert "Human preference" not in render(report_data(run, sections_of(run)))
-    found = duel(votes, [models] * 20, models)
+    found = blind_test(votes, [models] * 20, models)
     (run.path / "rating").mkdir()
-    file = run.path / "rating" / "duel-raw-aligned.json"
+    file = run.path / "rating" / "blind-test-raw-aligned.json"
     write_json(file, {**found, "inputs": held})
     page = render(report_data(run, sections_of(run)))
     Page(page)

@@ -320,7 +320,7 @@ def test_it_stands_beside_a_policy_on_one_base(
 
 
 def test_resuming_is_exact(tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path) -> None:
-    """With what was heard of the raters, whose trust is set anew after a first pass of five steps."""
+    """With the scores observed for the raters, whose parameters are fitted after a first pass of five steps."""
     config = FAST.model_copy(update={"members": 2, "rater_reliability": True, "batch_size": 4})
     rows = [row.model_copy(update={"rater": f"rater-{i % 3}"}) for i, row in enumerate(comparisons[:20])]
     whole = run(config, tiny_base, starts / "upper", rows, tmp_path / "whole")
@@ -340,7 +340,7 @@ def test_resuming_is_exact(tiny_base: Path, starts: Path, comparisons: list[Comp
         ]
         assert files[0] == files[1]
         assert "state.safetensors" not in files[0]
-        assert all(belief["trust"] != 1 for belief in json.loads(files[0]["raters.json"]).values())
+        assert all(params["reliability"] != 1 for params in json.loads(files[0]["raters.json"]).values())
     about = [json.loads((tmp_path / n / "reward_model.json").read_text()) for n in ("whole", "killed")]
     assert about[0] == about[1]
 
