@@ -16,7 +16,7 @@ from torch import Tensor
 from steersman.errors import DataError, RecipeError, RunError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_adapter
-from steersman.lm.head import CompactConfig
+from steersman.lm.compact_vocabulary import CompactConfig
 from steersman.lm.reward_model import RewardModel
 from steersman.lm.shared_prefix import Group, shared_prefix_batch
 from steersman.store import StageFolder, read_jsonl, write_jsonl
