@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from steersman.data import toy_world as world
@@ -23,6 +24,8 @@ from steersman.train.rl.evaluation import WatchConfig
 from steersman.train.rl.loop import Judges, Rows
 from steersman.train.rl.rloo import Rloo, RlooConfig
 from steersman.types import Comparison, Prompt
+
+pytestmark = pytest.mark.slow
 
 CLEAR = 0.5  # of the true reward: by so much the better answer of a pair is better
 

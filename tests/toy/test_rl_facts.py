@@ -31,6 +31,8 @@ from steersman.train.rl.rloo import Rloo, RlooConfig
 from steersman.train.rl.selection import Look, audit
 from steersman.types import Prompt
 
+pytestmark = pytest.mark.slow
+
 Score = Callable[[str, str], float]
 
 

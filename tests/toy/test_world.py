@@ -23,6 +23,8 @@ from steersman.functional import preference_nll, rater_margins
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import SamplingConfig
 
+pytestmark = pytest.mark.slow
+
 EACH = 384  # answers to each prompt
 
 
