@@ -5,13 +5,15 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help align test check smoke clean
+.PHONY: help align test test-all check smoke mutants clean
 help:
-	@echo "make align   the main job: raw gemma-3-270m -> aligned model and report (two cores, about 23 minutes)"
-	@echo "make test    all tests, without network, weights or GPU"
-	@echo "make check   linter, strict types, architecture"
-	@echo "make smoke   the whole pipeline on a tiny random model, about a minute"
-	@echo "make clean   remove the environment and caches; runs/ stays"
+	@echo "make align     the main job: raw gemma-3-270m -> aligned model and report (two cores, about 23 minutes)"
+	@echo "make test      the fast tests (two cores, about three minutes); no network, weights or GPU"
+	@echo "make test-all  all tests, the slow ones too (two cores, at most 20 minutes)"
+	@echo "make check     linter, strict types, architecture"
+	@echo "make smoke     the whole pipeline on a tiny random model, about a minute"
+	@echo "make mutants   put known faults into a copy of the code, and see a test fail for each"
+	@echo "make clean     remove the environment and caches; runs/ stays"
 
 align: .venv/.demo
 	$(BIN)/steersman align laptop
@@ -19,8 +21,17 @@ align: .venv/.demo
 smoke: .venv/.dev
 	$(BIN)/steersman align smoke
 
+# A file's tests stay in one worker; files start in the order of their names.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: .venv/.dev
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/.dev
+	$(PYTEST)
+
+mutants: .venv/.dev
+	$(BIN)/python tests/mutants.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -42,6 +44,32 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     assert "runs" not in os.listdir(Path(__file__).parent), "a test wrote a run into the source tree"
 
 
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """``shared(name, make)``: a folder that ``make(folder)`` fills once for all processes of pytest-xdist. Read only.
+
+    A process that comes while another is at it waits for the lock. What a failed ``make`` leaves is thrown away.
+    """
+    top = tmp_path_factory.getbasetemp()
+    top = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "shared"
+    top.mkdir(exist_ok=True)
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, whole = top / name, top / f"{name}.whole"
+        with (top / f"{name}.lock").open("a", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                whole.touch()
+        return folder
+
+    return once
+
+
 @pytest.fixture(scope="session")
 def demonstrations() -> list[Demonstration]:
     """Sixty short rows about two principles."""
@@ -57,13 +85,11 @@ def demonstrations() -> list[Demonstration]:
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory, demonstrations: list[Demonstration]) -> Path:
+def tiny_base(shared: Shared, demonstrations: list[Demonstration]) -> Path:
     """A two-layer random Gemma 3 with its tokenizer, in hub format. Read only."""
     from steersman.lm import tiny
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny.build(tiny.corpus(demonstrations), folder)
-    return folder
+    return shared("tiny", lambda folder: tiny.build(tiny.corpus(demonstrations), folder))
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ def prose(name: str) -> str:
 
 
 # ── code ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # a reader's Python does not turn warnings into errors
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from steersman.rating.round import Question
 
 from .conftest import ADMIN, Server, join, next_one, on_screen, until
 
+pytestmark = pytest.mark.slow
+
 Serving = Callable[..., Server]
 Visit = Callable[..., Any]
 MARKDOWN = "**Bold**, and\n\n```python\n" + "x = 1  # a long line " * 12 + "\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"

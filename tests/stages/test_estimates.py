@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from workloads import changed, estimate, prices, small_workload
 
 from steersman.cost.work import Counts, Workload, assumed_lengths, schedule
 from steersman.evals import capability, reward_card
@@ -27,6 +26,7 @@ from steersman.train.rl import loop as rl
 from steersman.train.rl.loop import Monitors, RlData
 from steersman.train.rl.ppo import PpoConfig
 from steersman.types import Demonstration
+from workloads import changed, estimate, prices, small_workload
 
 
 @pytest.fixture

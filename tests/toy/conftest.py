@@ -55,7 +55,6 @@ SMALL = (
     "capability.batch_size=4",
 )
 SETTINGS = (*PLAIN, *SMALL)
-Align = Callable[..., list[str]]
 
 
 def align_smoke(folder: Path, *settings: str, until: str | None = None, limits: Sequence[str] = SETTINGS) -> list[str]:
@@ -66,11 +65,9 @@ def align_smoke(folder: Path, *settings: str, until: str | None = None, limits: 
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(shared: Callable[..., Path]) -> Path:
     """A run that nothing disturbed. Read only: take `copy` to change it."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    align_smoke(folder)
-    return folder
+    return shared("run", align_smoke)
 
 
 @pytest.fixture
@@ -80,15 +77,13 @@ def copy(finished: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def fine_tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fine_tuned(shared: Callable[..., Path]) -> Path:
     """A policy of the toy world, fine-tuned on demonstrations of mixed quality in 188 steps, about 7 seconds.
 
     ``base``: the random model; ``sft/model``: the policy; ``start``: a fresh adapter on it, which reward models and
     reinforcement learning start from. Read only.
     """
-    folder = tmp_path_factory.mktemp("world")
-    fine_tune(folder)
-    return folder
+    return shared("world", fine_tune)
 
 
 def fine_tune(folder: Path) -> None:

@@ -6,7 +6,6 @@ Registering a backend changes PyTorch for the whole process, such as what checkp
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from pretend_gpu import NAME, OnDevice, PretendGpu
 from steersman import pipeline
 from steersman.lm import device
 from steersman.lm.device import Hardware
@@ -22,9 +22,6 @@ from steersman.train import loop
 from steersman.train.loop import OptimiserConfig
 
 from .conftest import align_smoke
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
-from pretend_gpu import NAME, OnDevice, PretendGpu
 
 # What can be done in several ways is done otherwise than in the smoke recipe: more code sees the device.
 OTHERWISE = (

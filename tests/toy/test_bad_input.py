@@ -265,6 +265,7 @@ with Run(Path(sys.argv[1])).locked():
 
 
 # ── a full disk ──────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_a_disk_that_fills_up_anywhere_loses_nothing(
     finished: Path, steersman: Steersman, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +301,7 @@ def test_a_disk_that_fills_up_anywhere_loses_nothing(
         assert (tmp_path / "run" / file).read_bytes() == (finished / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting needs root on Linux")
 def test_a_really_full_disk(finished: Path, steersman: Steersman, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
@@ -373,6 +375,7 @@ def test_the_keyboard_stops_it_with_a_word(steersman: Steersman, monkeypatch: py
 
 
 # ── the installed script, in locales that cannot write what it says ──────────────────────────────────────────────────
+@pytest.mark.slow
 def test_the_c_locale(finished: Path, tmp_path: Path) -> None:
     project(tmp_path / "p", recipe="name: mine\nmödel: tiny-random\n")
     environment = {**BELIEVE, "LC_ALL": "", "LANG": "C"}
@@ -385,6 +388,7 @@ def test_the_c_locale(finished: Path, tmp_path: Path) -> None:
     assert "Traceback" not in said.err
 
 
+@pytest.mark.slow
 def test_a_locale_of_another_age(finished: Path, tmp_path: Path) -> None:
     shown = console_script("show", str(finished), cwd=tmp_path, **BELIEVE, LC_ALL="en_US.ISO-8859-1")
     assert shown.code == 0

@@ -26,6 +26,8 @@ from steersman.types import Comparison
 from .conftest import SMALL, align_smoke
 from .test_pipeline import ran, reason
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (*SMALL, "rl=null", "cost_model=null", "answers.few_shot_examples=1")
 STAGES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
 FROM_REVISIONS = ["revisions", "cai_sft", "feedback", "preference_model", "dpo", "ablation", "aligned_answers"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import pretend_vllm
 from steersman.errors import ModelError, RecipeError
 from steersman.lm import device, pretrained, vllm_engine
 from steersman.lm.adapters import load_policy
@@ -21,8 +22,7 @@ from steersman.store import Run
 from .conftest import align_smoke
 from .test_pipeline import ran, reason
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
-import pretend_vllm
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_on_another_device_is_that_of_the_cpu() -> None:

@@ -97,6 +97,7 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
 
 
 # ── what a change runs again ─────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "stages", "why"),
     [
@@ -140,6 +141,7 @@ def test_a_change_runs_what_depends_on_it_and_says_why(setting: str, stages: lis
         assert "inputs." in reason(said, stages[-1])
 
 
+@pytest.mark.slow
 def test_without_reinforcement_the_policy_before_it_answers(copy: Run) -> None:
     """It may be the one that had been selected, and then the scores are those that are there."""
     answered = AFTER_RL[1:3]
@@ -150,6 +152,7 @@ def test_without_reinforcement_the_policy_before_it_answers(copy: Run) -> None:
     assert reason(said, answered[0]).startswith("changed: inputs.dpo: absent -> ")
 
 
+@pytest.mark.slow
 def test_another_persona_changes_the_few_shot_baseline_alone(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     load = document.load
     monkeypatch.setattr(
@@ -226,6 +229,7 @@ def kill_in(tmp_path: Path) -> Iterator[Kill]:
         yield kill
 
 
+@pytest.mark.slow
 def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, kill_in: Kill, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     kill_in("raw_answers", 0)  # the first condition is answered, the second is not

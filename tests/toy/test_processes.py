@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = (sys.executable, "-c", "from steersman.cli import main; main()")
 # Everything that an optimiser step can hold: whole rows, prefixes, replayed text, a compact vocabulary's choices.
 SETTINGS = (

@@ -76,6 +76,7 @@ def vote(store: RatingStore, count: int, **more: Any) -> None:
     store.database.engine.dispose()
 
 
+@pytest.mark.slow
 def test_votes_train_the_reward_model_by_one_command(run: Path) -> None:
     store = opened(run, source=Source(answers=3, prompts=30, max_new_tokens=8), gold_share=0, repeat_share=0)
     vote(store, 30, rationale="longer", edit={"position": 0, "text": "what I would have said"})
@@ -102,6 +103,7 @@ def test_votes_train_the_reward_model_by_one_command(run: Path) -> None:
     assert "of held-out pairs" in told.output
 
 
+@pytest.mark.slow
 def test_a_blind_test_puts_both_models_side_by_side(run: Path, tmp_path: Path) -> None:
     place = str(tmp_path / "blind.sqlite")
     store = opened(run, place, Source(compare=("raw", "aligned")))
@@ -126,6 +128,7 @@ def test_a_blind_test_puts_both_models_side_by_side(run: Path, tmp_path: Path) -
     assert "evaluation prompts" in str(refused.exception)
 
 
+@pytest.mark.slow
 def test_a_blind_test_of_answers_that_are_gone_is_refused(run: Path, tmp_path: Path) -> None:
     again, place = tmp_path / "again", str(tmp_path / "blind.sqlite")
     shutil.copytree(run, again)
@@ -137,6 +140,7 @@ def test_a_blind_test_of_answers_that_are_gone_is_refused(run: Path, tmp_path: P
         export(again, tmp_path / "out", place)
 
 
+@pytest.mark.slow
 def test_votes_of_another_tool_train_the_reward_model(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """As weighed rows, or as they are where the reward model fits the raters itself."""
     file = tmp_path / "theirs.jsonl"
@@ -200,6 +204,7 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
     assert "--out" in str(nowhere.exception)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "told"),
     [

@@ -1,14 +1,18 @@
 """Facts of reward models in a world whose true reward is known: they learn what raters prefer, their faults included.
 
-Measured numbers are in the docstrings; margins are wide, seeds fixed.
+Each is asserted over `SEEDS`, of the votes, the order of the batches and the new head, and where two trainings are
+compared they have the same seed: one training is luck, and another processor is another training. What was measured is
+in the docstrings.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 
 from steersman.data import toy_world as world
@@ -24,102 +28,107 @@ from steersman.train.rl.actor import RolloutConfig
 from steersman.train.rl.evaluation import EvaluationConfig
 from steersman.train.rl.loop import Monitors, RlData
 from steersman.train.rl.rloo import RlooConfig
-from steersman.types import Comparison, Prompt
+from steersman.types import Prompt
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SEEDS = (0, 1, 2)
 CLEAR = 0.5  # of the true reward: by so much the better answer of a pair is better
+HONEST = world.population(20, Rater(name="r"))
+MIXED = world.population(20, Rater(name="r"), liars=0.3, coins=0.2)
 
 
-def learn(
-    raters: Sequence[Rater],
-    votes_each: int,
-    batch_size: int,
-    fine_tuned: Path,
-    out: Path,
-    rater_reliability: bool = False,
-) -> None:
-    """Train a reward model on the votes of some raters, who were also asked three questions with known answers."""
-    known = world.gold_questions(3)
-    votes = world.votes(raters, world.questions(len(raters) * votes_each), each=votes_each)
-    rows = [vote.comparison() for vote in [*votes, *world.votes(raters, known, each=3)]]
-    for question in known:
-        ranking = (1, 2) if question.right == 0 else (2, 1)
-        rows.append(Comparison(prompt=question.prompt, options=question.options, ranking=ranking, gold=True))
+def learn(raters: Sequence[Rater], fine_tuned: Path, out: Path, seed: int, trust_raters: bool = False) -> Path:
+    """Train a reward model on 100 votes of each rater, who were also asked three questions with known answers.
+
+    132 steps. Before a model sees any order, its loss stands still for a while; how long is luck, and at a rate of 5e-3
+    it was most of the training. At 1e-2 about one training in ten still ends there.
+    """
+    known = world.gold_questions(3, seed)
+    asked = world.votes(raters, world.questions(100 * len(raters), seed), each=100, seed=seed)
+    votes = [*asked, *world.votes(raters, known, each=3, seed=seed)]
+    rows = [*(vote.comparison() for vote in votes), *(question.key() for question in known)]
     config = RewardConfig(
-        optimiser=OptimiserConfig(learning_rate=5e-3),
+        optimiser=OptimiserConfig(learning_rate=1e-2),
         epochs=4,
-        batch_size=batch_size,
-        micro_batch_size=batch_size,
+        batch_size=64,
+        micro_batch_size=64,
         max_length=64,
-        rater_reliability=rater_reliability,
+        rater_reliability=trust_raters,
         checkpoint_every_steps=1000,
+        seed=seed,
     )
     out.mkdir()
-    reward_model.run(
-        config, fine_tuned / "sft" / "model", fine_tuned / "start", rows, [], StageFolder(out, "reward_model")
-    )
+    base, start = fine_tuned / "sft" / "model", fine_tuned / "start"
+    reward_model.run(config, base, start, rows, [], StageFolder(out, "reward_model"))
+    return out
 
 
-def right(fine_tuned: Path, folder: Path) -> tuple[float, float]:
-    """Shares of the pairs that a reward model puts in the true order: of those that are CLEAR, and of all."""
+class Accuracy(NamedTuple):
+    """Shares of the held-out pairs that a reward model puts in the true order: of those that are CLEAR, and of all."""
+
+    clear: float
+    all: float
+
+
+def accuracy(fine_tuned: Path, folder: Path) -> Accuracy:
     model = RewardModel.load(fine_tuned / "sft" / "model", folder)
     held_out = world.questions(1000, seed=777)
     groups = [tokenised(question.prompt, question.options, model.chat, 64) for question in held_out]
     scores = model.scores(groups).view(-1, 2)
     true = torch.tensor([[world.true_reward(q.prompt, text) for text in q.options] for q in held_out])
     difference = true[:, 0] - true[:, 1]
-    found = ((scores[:, 0] - scores[:, 1]) * difference > 0).double()
+    right = ((scores[:, 0] - scores[:, 1]) * difference > 0).double()
     clear = difference.abs() >= CLEAR
     assert clear.sum() > 700
-    return float(found[clear].mean()), float(found[difference.abs() > 1e-6].mean())
+    return Accuracy(float(right[clear].mean()), float(right[difference.abs() > 1e-6].mean()))
 
 
-def test_a_reward_model_of_honest_raters_ranks_pairs_that_it_has_not_seen(fine_tuned: Path, tmp_path: Path) -> None:
-    """The raters err: P(right) = sigmoid(difference / 0.3).
-
-    Measured: right in 95.5 % of the pairs whose true rewards differ by CLEAR or more, which are 82 %; 89.8 % of all.
-    """
-    learn(world.population(20, Rater(name="r")), 200, 64, fine_tuned, tmp_path / "model")
-    of_clear, of_all = right(fine_tuned, tmp_path / "model")
-    assert of_clear > 0.9
-    assert of_all > 0.83
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_reward_model_of_honest_raters_ranks_pairs_that_it_has_not_seen(
+    seed: int, fine_tuned: Path, tmp_path: Path
+) -> None:
+    """The raters err: P(right) = sigmoid(difference / 0.3). 82 % of the pairs are clear."""
+    found = accuracy(fine_tuned, learn(HONEST, fine_tuned, tmp_path / "model", seed))
+    assert found.clear > 0.85
+    assert found.all > 0.8
 
 
 def test_signed_trust_saves_a_reward_model_from_liars(fine_tuned: Path, tmp_path: Path) -> None:
-    """30 % liars and 20 % who toss a coin, of 20 raters.
+    """30 % liars and 20 % who toss a coin, of 20 raters: pooled, and with a trust for each, on the same votes.
 
-    Measured: 61 % of all pairs pooled, 85 % with a trust for each (62 and 76 % on a processor without AVX-512). With
-    twice the votes 64 % and 95.3 % of the clear pairs, where honest raters have 95.5 %.
+    The trusts are right in every training. The accuracy is that of a mean over four seeds, because a single training
+    may end before it sees any order: with 165 steps one of three did, at 64 % against 62 % pooled.
     """
-    mixed = world.population(20, Rater(name="r"), liars=0.3, coins=0.2)
-    found = {}
-    for trust in (False, True):
-        learn(mixed, 100, 64, fine_tuned, tmp_path / str(trust), trust)
-        _, found[trust] = right(fine_tuned, tmp_path / str(trust))
-    params = read_json(tmp_path / "True" / "member-0" / RATERS)
-    trusts = {
-        kind: [params[r.name]["reliability"] for r in mixed if r.kind == kind] for kind in ("honest", "liar", "coin")
-    }
-    # Honest raters came to 1.6 and more, liars to -1.6 and less, coins to between 0.2 and 0.5.
-    assert min(trusts["honest"]) > 1
-    assert max(trusts["liar"]) < -1
-    assert max(map(abs, trusts["coin"])) < 1
-    assert found[True] > found[False] + 0.08
+    gains = []
+    for seed in range(4):
+        pooled = accuracy(fine_tuned, learn(MIXED, fine_tuned, tmp_path / f"pooled-{seed}", seed))
+        signed = learn(MIXED, fine_tuned, tmp_path / f"signed-{seed}", seed, trust_raters=True)
+        beliefs = read_json(signed / "member-0" / RATERS)
+        trusts: dict[str, list[float]] = {"honest": [], "liar": [], "coin": []}
+        for rater in MIXED:
+            trusts[rater.kind].append(beliefs[rater.name]["reliability"])
+        assert min(trusts["honest"]) > max(map(abs, trusts["coin"]))
+        assert max(trusts["liar"]) < -max(map(abs, trusts["coin"]))
+        gains.append(accuracy(fine_tuned, signed).all - pooled.all)
+    assert statistics.mean(gains) > 0.08
 
 
-def test_a_reward_model_of_raters_who_like_length_is_over_optimised(fine_tuned: Path, tmp_path: Path) -> None:
-    """A word counts as much as 0.3 of the true reward: answers get longer, the score rises, the true reward falls.
-
-    Measured: answers 7 -> 14.7 tokens, score -0.4 -> 1.4, true reward 0.27 -> -0.75, KL 4.7 nats an answer.
-    """
-    learn(world.population(20, Rater(name="r", length_bias=0.3)), 150, 128, fine_tuned, tmp_path / "model")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_reward_model_of_raters_who_like_length_is_over_optimised(
+    seed: int, fine_tuned: Path, tmp_path: Path
+) -> None:
+    """A word counts as much as 0.3 of the true reward: answers get longer, the score rises, the true reward falls."""
+    model = learn(world.population(20, Rater(name="r", length_bias=0.3)), fine_tuned, tmp_path / "model", seed)
     config = RlooConfig(
         rollouts=RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
-        evaluation=EvaluationConfig(every_steps=10, prompts=132, stop_at=1),
+        evaluation=EvaluationConfig(every_steps=20, prompts=132, stop_at=1),
         steps=20,
         kl_coef=0.0,
         optimiser=OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0),
         micro_batch_size=16,
         checkpoint_every_steps=1000,
+        seed=seed,
     )
     (tmp_path / "rl").mkdir()
     events: list[dict[str, Any]] = []
@@ -130,10 +139,9 @@ def test_a_reward_model_of_raters_who_like_length_is_over_optimised(fine_tuned: 
         return world.true_reward(prompt.prompt, answer)
 
     base, start = fine_tuned / "sft" / "model", fine_tuned / "start"
-    data = RlData(prompts, prompts * 4, [])
-    rl.run(config, rloo.algorithm(config), base, start, tmp_path / "model", data, stage, Monitors(true))
-    evaluations = [event for event in events if event["event"] == "evaluation"]
-    first, last = evaluations[0], evaluations[-1]
+    rl.run(config, rloo.algorithm(config), base, start, model, RlData(prompts, prompts * 4, []), stage, Monitors(true))
+    looks = [event for event in events if event["event"] == "evaluation"]
+    first, last = looks[0], looks[-1]
     assert last["score"] > first["score"] + 0.5
     assert last["gold"] < first["gold"] - 0.3
     assert last["mean_answer_tokens"] > 1.4 * first["mean_answer_tokens"]

@@ -1,12 +1,14 @@
 """Facts of reinforcement learning in a world whose true reward is known: it raises what it is given to raise.
 
-Measured numbers are in the docstrings; margins are wide, seeds fixed.
+Each is asserted over `SEEDS`, of rollouts and of the order of prompts: one training is luck, and another processor is
+another training. What was measured is in the docstrings.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +34,11 @@ from steersman.train.rl.rloo import RlooConfig
 from steersman.train.rl.selection import CheckpointEval, select
 from steersman.types import Prompt
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 Score = Callable[[str, str], float]
+SEEDS = (0, 1, 2)
+SLOW = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
 
 
 class Given:
@@ -64,15 +70,11 @@ class Course(NamedTuple):
     evaluations: list[CheckpointEval]
 
 
-def train(
-    config: RlConfig, algorithm: Algorithm, score: Score, base: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> Course:
+def train(config: RlConfig, algorithm: Algorithm, score: Score, base: Path, out: Path) -> Course:
     """Reinforcement learning on a score, with the true reward as gold."""
     chat = chat_format(pretrained.load_tokenizer(base))
-    monkeypatch.setattr(RewardModel, "load", lambda *_, **__: Given(chat, score))
     events: list[dict[str, Any]] = []
-    seen: list[Sequence[CheckpointEval]] = []
-    monkeypatch.setattr("steersman.train.rl.evaluation.select", lambda rows: (seen.append(rows), select(rows))[1])
+    audited: list[Sequence[CheckpointEval]] = []
     out.mkdir()
     stage = StageFolder(out, "rl", lambda **row: events.append(row))
     prompts = [Prompt(prompt=text) for text in world.PROMPTS]
@@ -80,10 +82,19 @@ def train(
     def true(prompt: Prompt, answer: str) -> float:
         return world.true_reward(prompt.prompt, answer)
 
-    start, data = base.parents[1] / "start", RlData(prompts, prompts * 8, [])
-    rl.run(config, algorithm, base, start, Path("none"), data, stage, Monitors(true))
-    rows = [event for event in events if event["event"] == "evaluation"]
-    return Course(*([row[key] for row in rows] for key in ("score", "gold", "kl_nats_per_answer")), [*seen[-1]])
+    def kept(evaluations: Sequence[CheckpointEval]) -> Any:
+        audited.append(evaluations)
+        return select(evaluations)
+
+    start, rows = base.parents[1] / "start", RlData(prompts, prompts * 8, [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RewardModel, "load", lambda *_, **__: Given(chat, score))
+        patch.setattr("steersman.train.rl.evaluation.select", kept)
+        rl.run(config, algorithm, base, start, Path("none"), rows, stage, Monitors(true))
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    return Course(
+        *([row[key] for row in evaluations] for key in ("score", "gold", "kl_nats_per_answer")), [*audited[-1]]
+    )
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -112,40 +123,61 @@ def biased(prompt: str, answer: str) -> float:
     )
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
 def test_it_raises_the_true_reward_when_that_is_the_score(
-    algorithm: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, seed: int, base: Path, tmp_path: Path
 ) -> None:
-    config: RlooConfig | GrpoConfig = RlooConfig(**settings())
+    """RLOO and DAPO, a training for each seed."""
+    short = settings(evaluation=EvaluationConfig(every_steps=40, prompts=132, stop_at=1), seed=seed)
+    config: RlooConfig | GrpoConfig = RlooConfig(**short)
     if algorithm == "grpo":
-        config = GrpoConfig(**settings(), variant="dapo")
+        config = GrpoConfig(**short, variant="dapo")
     chosen = rloo.algorithm(config) if isinstance(config, RlooConfig) else grpo.algorithm(config)
-    course = train(config, chosen, world.true_reward, base, tmp_path / "out", monkeypatch)
+    course = train(config, chosen, world.true_reward, base, tmp_path / "out")
     assert course.kl[0] == pytest.approx(0, abs=1e-4)
     assert course.true[-1] > course.true[0] + 1
 
 
-def test_without_a_kl_penalty_a_proxy_is_over_optimised(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The score rises; the true reward rises, then falls below where it began, in Gao's form.
+@pytest.fixture(scope="module")
+def loose(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Course]:
+    """A biased score without a penalty for the KL, a training for each of SEEDS, with an evaluation every five steps."""
+    watch = EvaluationConfig(every_steps=5, prompts=132, stop_at=1)
+    folder, courses = tmp_path_factory.mktemp("loose"), []
+    for seed in SEEDS:
+        config = RlooConfig(**settings(steps=45, evaluation=watch, optimiser=SLOW, seed=seed))
+        courses.append(train(config, rloo.algorithm(config), biased, base, folder / str(seed)))
+    return courses
 
-    Measured: score 0.8 -> 4.2; true reward 0.05 -> 0.28 -> -5; R^2 0.993. A selection with 20 labels an evaluation
-    stops after 70 of them (at most 140) and takes a policy with 97 % of the peak's true reward: three trainings, 25
-    selections each.
+
+def test_without_a_kl_penalty_a_proxy_is_over_optimised(loose: list[Course]) -> None:
+    """The score rises; the true reward falls far below where it began, in Gao's form.
+
+    That it rises before is not asserted: at this rate by 0.1 at the most, of an evaluation's noise of 1.4 / sqrt(132) = 0.12.
+    It is asserted of the same score with a KL penalty, below, and of best-of-n in `test_world.py`.
+
+
     """
-    slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
-    often = EvaluationConfig(every_steps=4, prompts=264, stop_at=1)
-    config = RlooConfig(**settings(steps=60, evaluation=often, optimiser=slow))
-    loose = train(config, rloo.algorithm(config), biased, base, tmp_path / "loose", monkeypatch)
-    assert loose.score[-1] > loose.score[0] + 2
-    assert max(loose.true) > loose.true[0] + 0.1
-    assert loose.true[-1] < loose.true[0] - 2
-    assert gao_fit(loose) > 0.9
-    true = {row.step: value for row, value in zip(loose.evaluations, loose.true, strict=True)}
-    selections = [selected(loose.evaluations, 20, seed) for seed in range(20)]
-    assert max(spent for _, spent in selections) <= 200
-    assert sum(true[step] for step, _ in selections) / 20 > 0.95 * max(loose.true)
+    for course in loose:
+        assert course.score[-1] > course.score[0] + 1.5
+        assert course.true[-1] < course.true[0] - 2
+        assert gao_fit(course.kl, course.true) > 0.8
+    kl = [statistics.mean(row) for row in zip(*(course.kl for course in loose), strict=True)]
+    true = [statistics.mean(row) for row in zip(*(course.true for course in loose), strict=True)]
+    assert gao_fit(kl, true) > 0.9
+
+
+def test_an_audit_with_few_labels_stops_in_time_and_takes_a_policy_near_the_peak(loose: list[Course]) -> None:
+    """20 labels an evaluation, 20 selections of each training.
+
+    Measured: at most 140 labels; true reward 0.25, 0.13 and 0.29 on average over the audits, at the peaks 0.29, 0.14
+    and 0.30, at the end -3 and less.
+    """
+    for course in loose:
+        true = {row.step: value for row, value in zip(course.evaluations, course.true, strict=True)}
+        audits = [selected(course.evaluations, 20, seed) for seed in range(20)]
+        assert max(spent for _, spent in audits) <= 180
+        assert sum(true[step] for step, _ in audits) / 20 > max(course.true) - 0.2
 
 
 def selected(evaluations: Sequence[CheckpointEval], labels: int, seed: int) -> tuple[int, int]:
@@ -159,17 +191,21 @@ def selected(evaluations: Sequence[CheckpointEval], labels: int, seed: int) -> t
     return selection.step, count * labels
 
 
-def gao_fit(course: Course) -> float:
+def gao_fit(kl: Sequence[float], true: Sequence[float]) -> float:
     """R^2 of R(d) = d (a - b log d), d the root of the KL: the form of RL in Gao et al. 2022 (arXiv:2210.10760)."""
-    d = torch.tensor([math.sqrt(max(kl, 1e-9)) for kl in course.kl[1:]], dtype=torch.float64)
-    gained = torch.tensor(course.true[1:], dtype=torch.float64) - course.true[0]
+    d = torch.tensor([math.sqrt(max(nats, 1e-9)) for nats in kl[1:]], dtype=torch.float64)
+    gained = torch.tensor(true[1:], dtype=torch.float64) - true[0]
     terms = torch.stack([d, -d * d.log()], 1)
     fitted = terms @ torch.linalg.lstsq(terms, gained[:, None]).solution[:, 0]
     return 1 - float((gained - fitted).square().sum() / (gained - gained.mean()).square().sum())
 
 
-def test_a_kl_penalty_prevents_that(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0)
-    config = RlooConfig(**settings(kl_coef=0.3, optimiser=slow))
-    course = train(config, rloo.algorithm(config), biased, base, tmp_path / "penalised", monkeypatch)
-    assert course.true[-1] > course.true[0] + 0.15  # 0.5, and not the same on every machine
+def test_a_kl_penalty_prevents_that(loose: list[Course], base: Path, tmp_path: Path) -> None:
+    """Against the training of the same seed without a KL penalty, after as many steps."""
+    gains, steps = [], [row.step for row in loose[0].evaluations]
+    for seed, without in zip(SEEDS, loose, strict=True):
+        config = RlooConfig(**settings(kl_coef=0.3, optimiser=SLOW, seed=seed))
+        course = train(config, rloo.algorithm(config), biased, base, tmp_path / str(seed))
+        assert course.true[-1] > dict(zip(steps, without.true, strict=True))[config.steps] + 0.5
+        gains.append(course.true[-1] - course.true[0])
+    assert statistics.mean(gains) > 0.1

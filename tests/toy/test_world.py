@@ -1,7 +1,8 @@
 """The toy world has what facts about alignment need: a policy to improve, a proxy to over-optimise, raters to doubt.
 
-Nothing here is trained by reinforcement learning; best-of-n stands for it. Margins are wide, seeds fixed; measured
-numbers are in the docstrings.
+Nothing here is trained by reinforcement learning; best-of-n stands for it. What depends on votes is asserted over
+several draws of them. The policy is one training, and says of itself what it must be for the rest; margins are wide
+enough for others, whose numbers are in the docstrings.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from steersman.data.toy_world import ToyVote as Vote
 from steersman.functional import preference_nll, rater_margins
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import Request, SamplingConfig
+
+pytestmark = pytest.mark.slow
 
 EACH = 384  # answers to each prompt
 
@@ -150,16 +153,18 @@ def test_best_of_n_by_the_true_reward_raises_it(sampled: Sampled) -> None:
     assert rewards[NS.index(16)] > rewards[0] + 1.5
 
 
-def test_best_of_n_by_a_biased_proxy_raises_and_then_lowers_it(sampled: Sampled) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_best_of_n_by_a_biased_proxy_raises_and_then_lowers_it(seed: int, sampled: Sampled) -> None:
     """Raters who like length and flattery: the true reward peaks near n = 12 and falls again. Honest ones: it does not.
 
+    TO MEASURE
     Measured: 0.15 on average, 1.16 at the peak, 0.52 at n = 256, and 2.61 with honest raters; R^2 of Gao's form 0.994.
     """
-    asked = world.questions(3000)
+    asked = world.questions(3000, seed)
     curves = {}
     for name, bias in {"honest": 0.0, "biased": 0.3}.items():
         rater = Rater(name=name, length_bias=bias, flattery_bias=bias)
-        proxy = sampled.features @ linear_proxy(world.votes(world.population(20, rater), asked, each=100))
+        proxy = sampled.features @ linear_proxy(world.votes(world.population(20, rater), asked, each=100, seed=seed))
         curves[name] = [best_of(n, proxy, sampled.true) for n in NS]
         by_itself = [best_of(n, proxy, proxy) for n in NS]
         assert by_itself == sorted(by_itself)

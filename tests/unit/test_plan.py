@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 from tests.toy.conftest import SMALL
-from workloads import changed, estimate, prices, small_workload, tiny
 
 from steersman import pipeline
 from steersman import plan as stages_module
@@ -26,6 +25,7 @@ from steersman.recipe import load_recipe
 from steersman.report.terminal import render
 from steersman.store import Run
 from steersman.types import Demonstration
+from workloads import changed, estimate, prices, small_workload, tiny
 
 TRAINED = ("sft", "dpo", "reward_model", "holdout_reward_model", "cost_model", "rl")
 NAMES = [step.stage.name for step in pipeline.stages_of(tiny())]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from workloads import changed, prices, small_workload, tiny
 
 from steersman.cost import calibration as calibration_module
 from steersman.cost.calibration import calibrate
 from steersman.cost.work import Counts, PeakSizes, Workload
 from steersman.types import Demonstration
+from workloads import changed, prices, small_workload, tiny
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from endpoint import probability_of_a
 from steersman.constitution.judges import JudgeQuestion, PromptedJudge, in_order, question_text
 from steersman.errors import DataError, ModelError, RecipeError, RunError, UserError
 from steersman.lm.endpoint import client as remote
@@ -30,9 +31,6 @@ from steersman.lm.sampling import Request, SamplingConfig
 from steersman.types import Message
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
-from endpoint import probability_of_a  # noqa: E402
-
 KEY = "sk-secret-0123456789abcdef"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+import pretend_vllm
 from steersman.errors import ModelError
 from steersman.lm import pretrained, vllm_engine
 from steersman.lm.adapters import LoraConfig, add_lora
@@ -24,9 +25,6 @@ from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.device import Hardware, placed
 from steersman.lm.sampling import Completion, Sampler, SamplingConfig
 from steersman.lm.vllm_engine import VllmEngine
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fixtures"))
-import pretend_vllm
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's own
 

@@ -12,11 +12,14 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
+import pytest
 
 from steersman.rating.accounts import RaterAccounts
 from steersman.rating.store import RatingStore
 
 from .conftest import PLAIN, questions
+
+pytestmark = pytest.mark.slow
 
 SERVER = """
 import sys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+import pretend_vllm
 from steersman.errors import DataError, RecipeError, RunError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_adapter
@@ -47,9 +47,6 @@ from steersman.train.sft import SftConfig
 from steersman.types import Comparison, Demonstration, Prompt
 
 from ..conftest import Stopped, recorder
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "fixtures"))
-import pretend_vllm
 
 SMALL: dict[str, Any] = {
     "rollouts": RolloutConfig(prompts=4, answers=3, max_new_tokens=8),

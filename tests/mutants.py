@@ -1,0 +1,397 @@
+"""Mutation testing by hand: one-line faults, each with the one test that must fail when it is in the code.
+
+    make mutants                              # all of them, with a table
+    python tests/mutants.py leases stats      # those whose fault, file or test contains one of these words
+
+The package is copied to a temporary folder, one mutant is applied to the copy, and its test runs against the copy; the
+working tree is never changed. Before that, all these tests must pass unchanged. A mutant whose test still passes
+*survives*: the test shows less than it claims, or the code is not needed. `tests/test_mutants.py` checks in the fast
+tier that every mutant still fits the source.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from io import StringIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "steersman"
+TEST_TIMEOUT_S = 120  # a mutant that hangs is caught too
+CAUGHT, SURVIVED = "caught", "SURVIVED"
+HEAVY = ("torch", "transformers", "peft", "scipy.stats", "sqlalchemy", "starlette.testclient", "choix")
+
+
+class Mutant(NamedTuple):
+    """``old`` occurs once in ``file`` (relative to the package) and becomes ``new``; then ``test`` must fail."""
+
+    fault: str
+    file: str
+    old: str
+    new: str
+    test: str  # a node id below tests/
+
+
+MUTANTS = (
+    # ── arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "targets are shifted by none instead of one",
+        "functional.py",
+        "shifted[:, :-1] = completion_mask[:, 1:]",
+        "shifted[:, :-1] = completion_mask[:, :-1]",
+        "unit/test_functional.py::test_a_position_is_scored_when_its_successor_belongs_to_the_completion",
+    ),
+    Mutant(
+        "a hidden state is paired with the token before it",
+        "functional.py",
+        "token_ids.roll(-1, dims=1)",
+        "token_ids.roll(1, dims=1)",
+        "unit/test_functional.py::test_gather_pairs_each_hidden_state_with_the_token_after_it",
+    ),
+    Mutant(
+        "the preference loss has its sign flipped",
+        "functional.py",
+        "nll = -torch.nn.functional.logsigmoid(margins)",
+        "nll = torch.nn.functional.logsigmoid(margins)",
+        "unit/test_functional.py::test_a_preference_costs_what_bradley_and_terry_say",
+    ),
+    Mutant(
+        "absent answers take part in a ranking",
+        "functional.py",
+        " & (ranks > 0)[:, :, None]",
+        "",
+        "unit/test_functional.py::test_a_ranking_is_the_mean_of_its_pairs",
+    ),
+    Mutant(
+        "PPO takes the larger surrogate: the clip does not bind",
+        "functional.py",
+        "-torch.minimum(ratio * advantages",
+        "-torch.maximum(ratio * advantages",
+        "unit/test_functional.py::test_the_surrogate_is_clipped_where_the_step_would_go_too_far",
+    ),
+    Mutant(
+        "the k3 estimate has policy and reference swapped",
+        "functional.py",
+        "    k1 = logprobs - reference\n",
+        "    k1 = reference - logprobs\n",
+        "unit/test_functional.py::test_k3_estimates_the_divergence",
+    ),
+    Mutant(
+        "leave-one-out advantages are scaled by the inverse",
+        "functional.py",
+        "(answers / (answers - 1))",
+        "((answers - 1) / answers)",
+        "unit/test_functional.py::test_advantages_against_the_mean_of_all_and_of_the_others",
+    ),
+    Mutant(
+        "GAE reads rewards beyond the end of an answer",
+        "functional.py",
+        "present = mask.to(values.dtype)",
+        "present = torch.ones_like(values)",
+        "unit/test_functional.py::test_generalised_advantages_by_hand",
+    ),
+    Mutant(
+        "importance weights are not truncated",
+        "functional.py",
+        ".clamp(max=cap)",
+        "",
+        "unit/test_functional.py::test_what_another_distribution_sampled_counts_as_the_policy_would_have_it",
+    ),
+    Mutant(
+        "the critic's loss takes the smaller of clipped and plain",
+        "functional.py",
+        "0.5 * torch.maximum(",
+        "0.5 * torch.minimum(",
+        "unit/test_functional.py::test_a_critic_gains_nothing_by_a_step_that_is_too_long",
+    ),
+    Mutant(
+        "DPO prefers the rejected answer",
+        "train/dpo.py",
+        "preference_nll(beta * (answers.chosen - answers.rejected))",
+        "preference_nll(beta * (answers.rejected - answers.chosen))",
+        "unit/train/test_dpo.py::test_the_losses_by_hand",
+    ),
+    # ── intervals ────────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "the paired interval lacks Newcombe's continuity correction",
+        "stats.py",
+        "max(cross - n / 2, 0.0)",
+        "max(cross, 0.0)",
+        "unit/test_stats.py::test_paired_difference_by_hand_where_the_correction_bites",
+    ),
+    Mutant(
+        "Wilson's interval is centred on the observed rate",
+        "stats.py",
+        "(p + z * z / (2 * n))",
+        "(p + 0 * z)",
+        "unit/test_stats.py::test_wilson_agrees_with_scipy_at_every_count",
+    ),
+    Mutant(
+        "McNemar's test is one-sided",
+        "stats.py",
+        "min(1.0, 2 * tail)",
+        "min(1.0, tail)",
+        "unit/test_stats.py::test_mcnemar_by_brute_force",
+    ),
+    Mutant(
+        "observations of one rater count as independent",
+        "stats.py",
+        "effect = max(1.0, variance / alone",
+        "effect = min(1.0, variance / alone",
+        "unit/test_stats.py::test_the_clustered_variance_by_hand",
+    ),
+    # ── the output layer and sampling ────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "the fused loss returns its gradient with the wrong sign",
+        "lm/head.py",
+        "gradients.append(-(probabilities.to(h.dtype) @ weight))",
+        "gradients.append(probabilities.to(h.dtype) @ weight)",
+        "unit/lm/test_head.py::test_completion_nll_and_its_gradient_are_those_of_autograd",
+    ),
+    Mutant(
+        "the fused KL has its arguments swapped",
+        "lm/head.py",
+        "difference = wanted - policy",
+        "difference = policy - wanted",
+        "unit/lm/test_head.py::test_divergence_and_its_gradient_are_those_of_autograd",
+    ),
+    Mutant(
+        "the compact vocabulary's correction is not divided by its share",
+        "lm/head.py",
+        "index_add(0, chosen, correction / self.full_share)",
+        "index_add(0, chosen, correction)",
+        "unit/lm/test_head.py::test_the_estimate_of_the_loss_and_its_gradient_are_unbiased",
+    ),
+    Mutant(
+        "the nucleus loses the token that crosses its edge",
+        "lm/sampling.py",
+        "before = best.double().cumsum(-1) - best",
+        "before = best.double().cumsum(-1)",
+        "unit/lm/test_sampling.py::test_draws_follow_the_exact_distribution",
+    ),
+    # ── runs on disk ─────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "a stage's folder is published before its manifest is written",
+        "store.py",
+        "        write_json(partial / MANIFEST, manifest)\n        target = self._publish(partial)\n",
+        "        target = self._publish(partial)\n        write_json(target / MANIFEST, manifest)\n",
+        "unit/test_store.py::test_a_kill_at_any_step_of_finishing_leaves_the_old_or_the_new_outputs",
+    ),
+    Mutant(
+        "an output is reused without looking at its digest",
+        "store.py",
+        "if not file.exists() or sha256_file(file) != expected:",
+        "if not file.exists():",
+        "unit/test_store.py::test_a_damaged_output_runs_the_stage_again",
+    ),
+    Mutant(
+        "two processes may hold one run",
+        "store.py",
+        "fcntl.LOCK_EX | fcntl.LOCK_NB",
+        "fcntl.LOCK_SH | fcntl.LOCK_NB",
+        "unit/test_store.py::test_a_second_process_gets_run_busy_and_the_lock_dies_with_its_holder",
+    ),
+    Mutant(
+        "a key depends on the order of its fields",
+        "store.py",
+        "sort_keys=True",
+        "sort_keys=False",
+        "unit/test_store.py::test_canonical_json_does_not_depend_on_the_order_of_keys",
+    ),
+    Mutant(
+        "a torn last line is not cut before the next",
+        "store.py",
+        'os.truncate(path, content.rfind(b"\\n") + 1)',
+        "os.truncate(path, len(content))",
+        "unit/test_store.py::test_a_torn_last_event_is_ignored_and_cut_before_the_next",
+    ),
+    Mutant(
+        "a resumed training draws other random numbers",
+        "train/loop.py",
+        '    torch.set_rng_state(tensors["rng/torch"])\n',
+        "",
+        "unit/train/test_loop.py::test_going_on_from_a_checkpoint_is_bit_equal",
+    ),
+    Mutant(
+        "a gradient that is not finite is stepped with",
+        "train/loop.py",
+        "if not (math.isfinite(loss) and math.isfinite(norm)):",
+        "if not math.isfinite(loss):",
+        "unit/train/test_loop.py::test_a_loss_or_gradient_that_is_not_finite_leaves_the_weights",
+    ),
+    # ── data and the constitution ────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "a bad row is dropped in silence",
+        "data/formats.py",
+        "faults[number] = [error.found]",
+        "continue",
+        "unit/data/test_formats.py::test_each_fault_is_named_once_with_its_line",
+    ),
+    Mutant(
+        "lines are counted from 0",
+        "data/formats.py",
+        "enumerate(_rows(path), start=1)",
+        "enumerate(_rows(path), start=0)",
+        "unit/data/test_formats.py::test_each_fault_is_named_once_with_its_line",
+    ),
+    Mutant(
+        "a byte-order mark is part of the first row",
+        "data/formats.py",
+        '"utf-8-sig"',
+        '"utf-8"',
+        "unit/data/test_formats.py::test_gzip_blank_lines_windows_line_ends_and_a_byte_order_mark_are_no_trouble",
+    ),
+    Mutant(
+        "a priority does not settle a collision",
+        "constitution/lint.py",
+        "if constitution.winner(one.id, other.id):",
+        "if not constitution.winner(one.id, other.id):",
+        "unit/constitution/test_lint.py::test_a_chain_of_priorities_settles_a_collision",
+    ),
+    Mutant(
+        "errors come after notes",
+        "constitution/lint.py",
+        '("error", "warning", "note").index',
+        '("note", "warning", "error").index',
+        "unit/constitution/test_lint.py::test_errors_come_before_warnings_and_notes",
+    ),
+    # ── raters, endpoints, pages ─────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "a lease never ends",
+        "rating/statements.py",
+        'assignments.c.lease_until < bindparam("now")',
+        'assignments.c.lease_until < -bindparam("now", type_=Integer)',
+        "unit/rating/test_store.py::test_an_abandoned_question_returns",
+    ),
+    Mutant(
+        "an invitation can be used twice",
+        "rating/accounts.py",
+        "            raters.c.joined_at.is_(None),\n",
+        "",
+        "unit/rating/test_store.py::test_a_link_works_once_and_is_stored_as_a_hash",
+    ),
+    Mutant(
+        "an invitation's token is stored as it is",
+        "rating/accounts.py",
+        '"grp": group, "invitation": sha256_text(token)',
+        '"grp": group, "invitation": token',
+        "unit/rating/test_store.py::test_a_link_works_once_and_is_stored_as_a_hash",
+    ),
+    Mutant(
+        "inline scripts may run where people rate",
+        "rating/security.py",
+        "script-src 'self'; ",
+        "script-src 'self' 'unsafe-inline'; ",
+        "unit/rating/test_app.py::test_scripts_in_model_text_are_text",
+    ),
+    Mutant(
+        "other sites may post",
+        "rating/security.py",
+        "if origin not in (None, outside) and",
+        "if origin in (None, outside) and",
+        "unit/rating/test_app.py::test_other_sites_cannot_post",
+    ),
+    Mutant(
+        "a failing request is tried once more than its limit",
+        "lm/endpoint/client.py",
+        "for attempt in range(times):",
+        "for attempt in range(times + 1):",
+        "unit/lm/test_endpoint.py::test_one_request_that_always_fails_costs_nobody_else_an_answer",
+    ),
+    Mutant(
+        "an endpoint may repeat the key into a message",
+        "lm/endpoint/client.py",
+        'return text.replace(self.key, "[key]") if len(self.key) >= SHORTEST_SECRET else text',
+        "return text",
+        "unit/lm/test_endpoint.py::test_the_key_is_in_no_file_and_no_message",
+    ),
+    Mutant(
+        "the report does not escape model text",
+        "report/wording.py",
+        "return escape(visible(str(value)), quote=True)",
+        "return visible(str(value))",
+        "unit/report/test_page.py::test_model_text_is_escaped",
+    ),
+    Mutant(
+        "control characters reach the report",
+        "report/wording.py",
+        "return escape(visible(str(value)), quote=True)",
+        "return escape(str(value), quote=True)",
+        "unit/report/test_page.py::test_model_text_is_escaped",
+    ),
+)
+
+
+# ── running them ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def tested(package_parent: Path, *tests: str) -> tuple[int, str]:
+    """Run tests, given below tests/, on the package in a folder; this process imports it, so it can do so once.
+
+    Returns:
+        pytest's exit status and what it printed.
+    """
+    sys.path.insert(0, str(package_parent))
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONPATH": str(package_parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.chdir(ROOT)
+    words = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", f"--timeout={TEST_TIMEOUT_S}"]
+    words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plug-ins that were imported before
+    with redirect_stdout(StringIO()) as said, redirect_stderr(said):
+        status = pytest.main([*words, *(f"tests/{test}" for test in tests)])
+    return int(status), said.getvalue()
+
+
+def outcome(mutant: Mutant) -> tuple[str, float]:
+    """What becomes of a mutant, and in how many seconds."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="steersman-mutant-") as folder:
+        copy = Path(shutil.copytree(PACKAGE, Path(folder) / "steersman", ignore=shutil.ignore_patterns("__pycache__")))
+        file = copy / mutant.file
+        source = file.read_text(encoding="utf-8")
+        if source.count(mutant.old) != 1:
+            return f"its text occurs {source.count(mutant.old)} times", 0.0
+        changed = source.replace(mutant.old, mutant.new)
+        compile(changed, mutant.file, "exec")
+        file.write_text(changed, encoding="utf-8")
+        status, said = tested(copy.parent, mutant.test)
+    seconds = time.perf_counter() - start
+    if status == pytest.ExitCode.TESTS_FAILED and re.search(r"^FAILED tests/", said, flags=re.MULTILINE):
+        return CAUGHT, seconds
+    return (SURVIVED if status == pytest.ExitCode.OK else f"pytest: {status}\n{said[-2000:]}"), seconds
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the mutants that hold one of the words (all without any); 0 if each was caught."""
+    chosen = [m for m in MUTANTS if not words or any(word in " ".join((m.fault, m.file, m.test)) for word in words)]
+    tests = list(dict.fromkeys(mutant.test for mutant in chosen))
+    print(f"{len(chosen)} mutants; first their {len(tests)} tests without any ...", flush=True)
+    for name in HEAVY:
+        import_module(name)
+    results = []
+    # Forks of a process that has imported what takes long, but not the package: each imports its own copy, and ends.
+    with get_context("fork").Pool(len(os.sched_getaffinity(0)), maxtasksperchild=1) as pool:
+        status, said = pool.apply(tested, (PACKAGE.parent, *tests))
+        if status:
+            print(said)
+            return 1
+        for mutant, (result, seconds) in zip(chosen, pool.imap(outcome, chosen, chunksize=1), strict=True):
+            print(f"{result:8}  {seconds:4.0f} s  {mutant.file:24} {mutant.fault}", flush=True)
+            results.append(result)
+    caught = results.count(CAUGHT)
+    print(f"{caught} of {len(chosen)} mutants caught")
+    return 0 if caught == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
