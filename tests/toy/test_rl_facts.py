@@ -141,7 +141,7 @@ def test_it_raises_the_true_reward_when_that_is_the_score(
 
 @pytest.fixture(scope="module")
 def loose(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Course]:
-    """A biased score without a penalty for the KL, a training for each of SEEDS, with an evaluation every five steps."""
+    """A biased score without a KL penalty, a training for each of SEEDS, evaluated every five steps."""
     watch = EvaluationConfig(every_steps=5, prompts=132, stop_at=1)
     folder, courses = tmp_path_factory.mktemp("loose"), []
     for seed in SEEDS:
@@ -153,7 +153,7 @@ def loose(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Course]:
 def test_without_a_kl_penalty_a_proxy_is_over_optimised(loose: list[Course]) -> None:
     """The score rises; the true reward falls far below where it began, in Gao's form.
 
-    That it rises before is not asserted: at this rate by 0.1 at the most, of an evaluation's noise of 1.4 / sqrt(132) = 0.12.
+    That it rises before is not asserted: at this rate by 0.1 at the most, where the noise is 1.4 / sqrt(132) = 0.12.
     It is asserted of the same score with a KL penalty, below, and of best-of-n in `test_world.py`.
 
 

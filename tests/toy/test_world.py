@@ -157,7 +157,7 @@ def test_best_of_n_by_the_true_reward_raises_it(sampled: Sampled) -> None:
 def test_best_of_n_by_a_biased_proxy_raises_and_then_lowers_it(seed: int, sampled: Sampled) -> None:
     """Raters who like length and flattery: the true reward peaks near n = 12 and falls again. Honest ones: it does not.
 
-    TO MEASURE
+    Measured over seeds; see docs/toy_world.md.
     Measured: 0.15 on average, 1.16 at the peak, 0.52 at n = 256, and 2.61 with honest raters; R^2 of Gao's form 0.994.
     """
     asked = world.questions(3000, seed)

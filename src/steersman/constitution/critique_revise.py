@@ -104,7 +104,7 @@ class RevisedAnswer(Record):
 # ── prompts of the reviser ───────────────────────────────────────────────────────────────────────────────────────────
 def critique_message(prompt: Text, answer: str, principle: Principle) -> Message:
     """The question, its answer and the principle's critique request."""
-    content = f"JudgeQuestion: {plain_text(prompt)}\nAnswer: {answer}\n\n{principle.critique_request}"
+    content = f"Question: {plain_text(prompt)}\nAnswer: {answer}\n\n{principle.critique_request}"
     return Message(role="user", content=content)
 
 
