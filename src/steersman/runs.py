@@ -65,13 +65,13 @@ class OpenRun:
         Raises:
             UserError: the run has not got so far.
         """
-        name = self._name(wanted)
-        if name is not None:
-            return wanted.read(self.path / name)
         if wanted.names == ("constitution",):
             return wanted.read(self.constitution)
         if wanted.names == ("base",):
             return wanted.read(self.base)
+        name = self._name(wanted)
+        if name is not None:
+            return wanted.read(self.path / name)
         if not wanted.required:
             nothing: Any = None
             return nothing  # type: ignore[no-any-return]

@@ -172,7 +172,8 @@ def test_a_retrained_judge_reward_model_runs_again_what_asks_it(finished: Path, 
 
     def align(*settings: str) -> dict[str, str]:
         said: list[str] = []
-        chosen = load_recipe("smoke", [*SETTINGS, "judge.questions=2", "rl=null", "cost_model=null", *settings])
+        quick = ("judge.questions=2", "revisions.drop=[]", "rl=null", "cost_model=null")
+        chosen = load_recipe("smoke", [*SETTINGS, *quick, *settings])
         pipeline.align(chosen, run, until="feedback", echo=said.append)
         return {line.split(": ")[0].split()[1]: line.partition(": ")[2] for line in reversed(said)}
 

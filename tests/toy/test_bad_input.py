@@ -141,7 +141,7 @@ def test_a_bad_recipe_is_named_with_its_line(
         (["align", "smoke", "--set", "dpo=null", "--set", "dpo.beta=1"], "add it with its defaults: --set dpo={}"),
         (["align", "smoke", "--set", "dpo.upsample={vage: 2}"], "did you mean vague"),
         (["align", "smoke", "--set", "sft.prefix.upsample={lawn: 2}"], "did you mean law"),
-        (["align", "smoke", "--set", "dpo.vocabulary=compact", "--set", "sft.method=full"], "frozen head"),
+        (["align", "smoke", "--set", "dpo.vocabulary=compact", "--set", "sft.method=full"], "--set sft.method=full: "),
         (["align", "smoke", "--model", "gemma3-270m"], "gemma-3-270m"),
         (["align", "smoke", "--model", "\x00\ud83d"], "no model is called"),
         (["align", "smoke", "--constitution", "nothing.yaml"], "nothing.yaml"),

@@ -395,14 +395,15 @@ def draw(logits: Tensor, config: SamplingConfig, uniform: Tensor | None) -> tupl
 
     Args:
         logits: [B, V] fp32; used as working memory.
-        uniform: [B] random numbers in [0, 1), double; None for greedy decoding.
+        uniform: [B] random numbers in [0, 1), double; not read, so None will do, in greedy decoding.
 
     Returns:
         ([B] token ids, [B] log-probs at temperature 1 over the whole vocabulary).
     """
-    if uniform is None:
+    if config.temperature == 0:
         best, tokens = logits.max(-1, keepdim=True)
         return tokens[:, 0], -_block_sums(logits.sub_(best).exp_()).sum(-1).log().float()
+    assert uniform is not None
     shifted = logits.sub_(logits.amax(-1, keepdim=True))
     if config.temperature == 1.0 and config.top_k == 0 and config.top_p == 1.0:
         weights = shifted.exp_()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from tests.unit.constitution.conftest import ToldJudge
 
-from steersman import stages
 from steersman.constitution import critique_revise
 from steersman.constitution.critique_revise import (
     RevisionsConfig,
@@ -27,6 +25,8 @@ from steersman.errors import DataError
 from steersman.lm.endpoint.client import RemoteModel
 from steersman.lm.sampling import Completion, Request
 from steersman.lm.scripted import ScriptedModel
+from steersman.stages import inputs
+from steersman.stages import judge as stages
 from steersman.store import StageFolder
 from steersman.types import Message, Prompt, Text, messages_of, plain_text
 
@@ -193,10 +193,9 @@ def test_a_stronger_model_may_revise(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     asked: list[Any] = []
     monkeypatch.setattr(stages.LocalModel, "load_fast", lambda *_: "policy")
     monkeypatch.setattr(stages.critique_revise, "write", lambda *given: asked.extend(given) or [])
-    artifact = SimpleNamespace(path=tmp_path, digest="d")
-    context = SimpleNamespace(base=tmp_path, cache=tmp_path / "c", constitution=None, done={"sft": artifact})
-    context.rows = lambda *_: []
-    stages._written(context, config, [], StageFolder(tmp_path, "revisions", lambda **_: None))  # type: ignore[arg-type]
+    monkeypatch.setattr(stages, "folder_digest", lambda _: "d")
+    given: Any = {inputs.BASE: tmp_path, inputs.SFT: tmp_path, inputs.TRAIN: [], inputs.REVISED: None}
+    stages._write_revisions(config, [], given, StageFolder(tmp_path, "revisions", lambda **_: None))
     _, policy, reviser, digests, *_ = asked
     assert (policy, digests) == ("policy", ("d", "large"))
     assert isinstance(reviser, RemoteModel)

@@ -158,7 +158,7 @@ def test_feedback_says_what_was_kept_and_which_principle_decided(record: StageRe
 def test_the_ablation_compares_with_the_first_policy(record: StageRecord) -> None:
     def step(stage: str, passed: int, change: float) -> dict[str, Any]:
         since = {"value": change, "low": -0.5, "high": 0.75, "n": 4}
-        rates = {"principle kept": {**rate(passed, 4), "versus_first": since}}
+        rates = {"pass rate": {**rate(passed, 4), "versus_first": since}}
         return {
             "stage": stage,
             "rates": rates,
