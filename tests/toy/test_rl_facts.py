@@ -128,24 +128,27 @@ def biased(prompt: str, answer: str) -> float:
 def test_it_raises_the_true_reward_when_that_is_the_score(
     algorithm: str, seed: int, base: Path, tmp_path: Path
 ) -> None:
-    """RLOO and DAPO, a training for each seed."""
-    short = settings(evaluation=EvaluationConfig(every_steps=40, prompts=132, stop_at=1), seed=seed)
+    """Measured with AVX-512, and after 40 steps with AVX2: up by 1.14 to 1.26 (RLOO) and 0.92 to 1.31 (GRPO).
+
+    An evaluation has a noise of 0.12.
+    """
+    short = settings(steps=20, evaluation=EvaluationConfig(every_steps=20, prompts=132, stop_at=1), seed=seed)
     config: RlooConfig | GrpoConfig = RlooConfig(**short)
     if algorithm == "grpo":
         config = GrpoConfig(**short, variant="dapo")
     chosen = rloo.algorithm(config) if isinstance(config, RlooConfig) else grpo.algorithm(config)
     course = train(config, chosen, world.true_reward, base, tmp_path / "out")
     assert course.kl[0] == pytest.approx(0, abs=1e-4)
-    assert course.true[-1] > course.true[0] + 1
+    assert course.true[-1] > course.true[0] + 0.7
 
 
 @pytest.fixture(scope="module")
 def loose(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Course]:
     """A biased score without a KL penalty, a training for each of SEEDS, evaluated every five steps."""
-    watch = EvaluationConfig(every_steps=5, prompts=132, stop_at=1)
+    often = EvaluationConfig(every_steps=5, prompts=132, stop_at=1)
     folder, courses = tmp_path_factory.mktemp("loose"), []
     for seed in SEEDS:
-        config = RlooConfig(**settings(steps=45, evaluation=watch, optimiser=SLOW, seed=seed))
+        config = RlooConfig(**settings(steps=45, evaluation=often, optimiser=SLOW, seed=seed))
         courses.append(train(config, rloo.algorithm(config), biased, base, folder / str(seed)))
     return courses
 
@@ -156,7 +159,8 @@ def test_without_a_kl_penalty_a_proxy_is_over_optimised(loose: list[Course]) -> 
     That it rises before is not asserted: at this rate by 0.1 at the most, where the noise is 1.4 / sqrt(132) = 0.12.
     It is asserted of the same score with a KL penalty, below, and of best-of-n in `test_world.py`.
 
-
+    Measured over the seeds: score up by 2.6 to 3.2, true reward from 0.1 to -3.0, -4.0 and -5.0; R^2 0.90 to 0.99, of
+    the mean curve 0.96.
     """
     for course in loose:
         assert course.score[-1] > course.score[0] + 1.5
@@ -170,20 +174,20 @@ def test_without_a_kl_penalty_a_proxy_is_over_optimised(loose: list[Course]) -> 
 def test_an_audit_with_few_labels_stops_in_time_and_takes_a_policy_near_the_peak(loose: list[Course]) -> None:
     """20 labels an evaluation, 20 selections of each training.
 
-    Measured: at most 140 labels; true reward 0.25, 0.13 and 0.29 on average over the audits, at the peaks 0.29, 0.14
-    and 0.30, at the end -3 and less.
+    Measured: at most 140 labels; true reward 0.25, 0.13 and 0.29 on average over the selections, at the peaks 0.29,
+    0.14 and 0.30, at the end -3 and less.
     """
     for course in loose:
         true = {row.step: value for row, value in zip(course.evaluations, course.true, strict=True)}
-        audits = [selected(course.evaluations, 20, seed) for seed in range(20)]
-        assert max(spent for _, spent in audits) <= 180
-        assert sum(true[step] for step, _ in audits) / 20 > max(course.true) - 0.2
+        selections = [selected(course.evaluations, 20, seed) for seed in range(20)]
+        assert max(spent for _, spent in selections) <= 180
+        assert sum(true[step] for step, _ in selections) / 20 > max(course.true) - 0.2
 
 
 def selected(evaluations: Sequence[CheckpointEval], labels: int, seed: int) -> tuple[int, int]:
-    """The step that is selected with labels of this many prompts, and the number of labels used until it stopped."""
-    kept = set(random.Random(seed).sample(range(len(evaluations[0].gold)), labels))
-    few = [row._replace(gold=[g if i in kept else None for i, g in enumerate(row.gold)]) for row in evaluations]
+    """The step that is taken with labels of so many prompts alone, and how many labels were spent until it stopped."""
+    asked = set(random.Random(seed).sample(range(len(evaluations[0].gold)), labels))
+    few = [row._replace(gold=[g if i in asked else None for i, g in enumerate(row.gold)]) for row in evaluations]
     for count in range(1, len(few) + 1):
         selection = select(few[:count])
         if selection.p_worse > EvaluationConfig().stop_at:
@@ -201,11 +205,14 @@ def gao_fit(kl: Sequence[float], true: Sequence[float]) -> float:
 
 
 def test_a_kl_penalty_prevents_that(loose: list[Course], base: Path, tmp_path: Path) -> None:
-    """Against the training of the same seed without a KL penalty, after as many steps."""
+    """Against the training of the same seed without a KL penalty, after as many steps.
+
+    Measured: true reward up by 0.35, 0.39 and 0.56 with it, at 0.7 to 1.1 nats; 2.1 to 4.7 above that without.
+    """
     gains, steps = [], [row.step for row in loose[0].evaluations]
     for seed, without in zip(SEEDS, loose, strict=True):
         config = RlooConfig(**settings(kl_coef=0.3, optimiser=SLOW, seed=seed))
         course = train(config, rloo.algorithm(config), biased, base, tmp_path / str(seed))
-        assert course.true[-1] > dict(zip(steps, without.true, strict=True))[config.steps] + 0.5
+        assert course.true[-1] > dict(zip(steps, without.true, strict=True))[config.steps] + 1
         gains.append(course.true[-1] - course.true[0])
     assert statistics.mean(gains) > 0.1

@@ -1,8 +1,8 @@
 """The toy world has what facts about alignment need: a policy to improve, a proxy to over-optimise, raters to doubt.
 
 Nothing here is trained by reinforcement learning; best-of-n stands for it. What depends on votes is asserted over
-several draws of them. The policy is one training, and says of itself what it must be for the rest; margins are wide
-enough for others, whose numbers are in the docstrings.
+several draws of them. The policy is one training: what the rest needs of it is asserted first. Margins are wide, and
+measured numbers are in the docstrings.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def test_best_of_n_by_the_true_reward_raises_it(sampled: Sampled) -> None:
 def test_best_of_n_by_a_biased_proxy_raises_and_then_lowers_it(seed: int, sampled: Sampled) -> None:
     """Raters who like length and flattery: the true reward peaks near n = 12 and falls again. Honest ones: it does not.
 
-    Measured over seeds; see docs/toy_world.md.
-    Measured: 0.15 on average, 1.16 at the peak, 0.52 at n = 256, and 2.61 with honest raters; R^2 of Gao's form 0.994.
+    Measured over the draws of votes: 0.15 on average, 1.16 to 1.23 at the peak, 0.52 to 0.66 at n = 256, and 2.61 with
+    honest raters; R^2 of Gao's form 0.993 and more.
     """
     asked = world.questions(3000, seed)
     curves = {}
