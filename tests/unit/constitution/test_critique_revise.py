@@ -109,7 +109,7 @@ def test_the_reviser_reads_the_examples_then_the_answer_then_its_own_critique(
     assert ((request, critique, again), critique_examples(apples)) in told
     shown = critique_examples(apples)
     assert [m.content for m in shown[:4]] == [
-        "JudgeQuestion: Ask apples 1?\nAnswer: Bad apples 1.\n\nWhere does it break apples?",
+        "Question: Ask apples 1?\nAnswer: Bad apples 1.\n\nWhere does it break apples?",
         "It is bad.",
         "Write it again and keep apples.",
         "Good apples 1.",
