@@ -100,7 +100,7 @@ def test_commands_are_found_and_wrong_ones_caught() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_make_targets_exist(name: str) -> None:
-    targets = set(re.findall(r"^(\w+):", text_of("Makefile"), re.M))
+    targets = set(re.findall(r"^([\w-]+):", text_of("Makefile"), re.M))
     shell = [line for block in blocks(name, "sh") for line in block.splitlines()]
     for line in [*shell, *re.findall(r"`(make [^`]+)`", prose(name))]:
         if line.startswith("make "):
