@@ -5,18 +5,24 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help align test test-all check smoke mutants clean
+.PHONY: help align demo test test-all check smoke mutants docs picture clean
 help:
 	@echo "make align     the main job: raw gemma-3-270m -> aligned model and report (two cores, about 23 minutes)"
+	@echo "make demo      open the report of a recorded run: no weights, no training"
 	@echo "make test      the fast tests (two cores, about three minutes); no network, weights or GPU"
 	@echo "make test-all  all tests, the slow ones too (two cores, at most 20 minutes)"
 	@echo "make check     linter, strict types, architecture"
 	@echo "make smoke     the whole pipeline on a tiny random model, about a minute"
 	@echo "make mutants   put known faults into a copy of the code, and see a test fail for each"
+	@echo "make docs      write the generated parts of the documentation"
+	@echo "make picture   take docs/report.png from runs/laptop (needs Chromium)"
 	@echo "make clean     remove the environment and caches; runs/ stays"
 
 align: .venv/.demo
 	$(BIN)/steersman align laptop
+
+demo: .venv/.core
+	$(BIN)/steersman demo
 
 smoke: .venv/.dev
 	$(BIN)/steersman align smoke
@@ -32,6 +38,12 @@ test-all: .venv/.dev
 
 mutants: .venv/.dev
 	$(BIN)/python tests/mutants.py
+
+docs: .venv/.dev
+	$(BIN)/python docs/generate.py
+
+picture: .venv/.dev
+	$(BIN)/python docs/picture.py runs/laptop
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
-from steersman.cli import model as talk
 from steersman.data.formats import read
 from steersman.evals import capability, scores
 from steersman.evals.answers import ANSWERS
+from steersman.evals.conditions import ALIGNED
 from steersman.recipe import load_recipe
+from steersman.runs import open_run
 from steersman.store import Run, StageFolder, read_json, read_jsonl
 from steersman.types import Prompt
 
@@ -49,7 +50,7 @@ def main() -> None:
         **{NAMES[stage]: measured(run, stage) for stage in ("sft", "cai_sft")},
     }
     for row in rows:
-        row["cost"] = scores.cost_of_alignment(run.path / "raw_capability", costs[row["stage"]])
+        row["cost"] = scores.alignment_tax(run.path / "raw_capability", costs[row["stage"]])
     events = [row for row in read_jsonl(run.path / "events.jsonl") if row.get("event") == "revisions"]
     found = {
         "rows": rows,
@@ -77,7 +78,7 @@ def scored(run: Run, stage: str) -> list[dict[str, Any]]:
 def aligned(run: Run) -> list[dict[str, Any]]:
     """The scored answers of the last policy."""
     rows = read_jsonl(run.path / "scores" / "scores.jsonl")
-    return [row for row in rows if row["condition"] == scores.ALIGNED]
+    return [row for row in rows if row["condition"] == ALIGNED]
 
 
 def measured(run: Run, stage: str) -> Path:
@@ -87,7 +88,7 @@ def measured(run: Run, stage: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         config = load_recipe(run.path / "recipe.yaml").capability
         capability.run(
-            config, talk.base_of(run.path), run.path / stage, StageFolder(folder, "capability", lambda **_: None)
+            config, open_run(run.path).base, run.path / stage, StageFolder(folder, "capability", lambda **_: None)
         )
     return folder
 

@@ -24,14 +24,13 @@ import torch
 from pydantic import ValidationError
 
 from steersman.cli import constitution as judging
-from steersman.cli import model as talk
 from steersman.constitution import judge_card
-from steersman.constitution.judges import JudgeConfig, suspects
+from steersman.constitution.judges import JudgeConfig, likely_violations
 from steersman.data.formats import sort_out
 from steersman.data.sources import spread
+from steersman.lm.reward_model import RewardModel
+from steersman.runs import open_run
 from steersman.stats import wilson
-from steersman.store import open_run
-from steersman.train.reward_model import RewardModel
 from steersman.types import Comparison
 
 RESULTS = Path(__file__).resolve().parent / "results" / "judges.json"
@@ -100,7 +99,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     run = open_run(arguments.run)
-    constitution = judging.constitution_of(run)
+    constitution = run.constitution
     sets = {"held out": judging.comparisons_of(run, None)}
     for name in HUMAN if arguments.preferences else ():
         usable = preferences(arguments.preferences / f"{name}.jsonl.gz")
@@ -108,7 +107,7 @@ def main() -> None:
         sets[name] = spread(usable, arguments.questions)
     found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for kind in arguments.kinds:
-        judge = judging.judge_in(run, JudgeConfig(kinds=(kind,)))
+        judge = run.judge(JudgeConfig(kinds=(kind,)))
         for name, rows in sets.items():
             if kind != "reward" and name != "held out":
                 continue  # rules need to know what a prompt expects; the raw model is asked where it has examples
@@ -125,13 +124,13 @@ def main() -> None:
 
 def which(run: Path, rows: list[Comparison], constitution: Any) -> dict[str, Any]:
     """How often the principle with the lowest score is one that the pair is about, for worse and better answers."""
-    scores = RewardModel.load(talk.base_of(run), run / "reward_model").judge
+    scores = RewardModel.load(open_run(run).base, run / "reward_model").score
     right = {"worse": 0, "better": 0}
     some = spread([row for row in rows if row.pairs() and row.principles], ASKED_WHICH)
     for row in some:
         (pair,) = row.pairs()[:1]
         for name, answer in (("worse", pair.worse), ("better", pair.better)):
-            (lowest, _), *_ = suspects(scores, row.prompt, answer, constitution.principles)
+            (lowest, _), *_ = likely_violations(scores, row.prompt, answer, constitution.principles)
             right[name] += lowest.id in row.principles
     found: dict[str, Any] = {name: wilson(count, len(some))._asdict() for name, count in right.items()}
     return found | {"chance": 1 / len(constitution.principles)}

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from steersman.cli import constitution as judging
-from steersman.cli import model as talk
 from steersman.constitution import judge_card
 from steersman.constitution.judges import ScoringJudge
 from steersman.data.formats import read
-from steersman.store import StageFolder, open_run
+from steersman.lm.reward_model import RewardModel
+from steersman.runs import open_run
+from steersman.store import StageFolder
 from steersman.train import reward_model
 from steersman.train.loop import OptimiserConfig
-from steersman.train.reward_model import RewardConfig, RewardModel
+from steersman.train.reward_model import RewardConfig
 from steersman.types import Comparison, Demonstration
 
 RESULTS = Path(__file__).resolve().parent / "results" / "left_out_principles.json"
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     run = open_run(arguments.run)
-    constitution, base = judging.constitution_of(run), talk.base_of(arguments.run)
+    constitution, base = run.constitution, run.base
     rows, held_out = (
         read(run.path / f"data/{name}.jsonl", Comparison) for name in ("comparisons", "held_out_comparisons")
     )
@@ -55,7 +55,7 @@ def main() -> None:
         demonstrations = read(run.path / "data" / "train.jsonl", Demonstration)
         reward_model.run(CONFIG, base, run.path / "sft", train, demonstrations, out)
     minutes = (time.perf_counter() - start) / 60
-    judge = ScoringJudge(RewardModel.load(base, arguments.work).judge)
+    judge = ScoringJudge(RewardModel.load(base, arguments.work).score)
     about = [row for row in [*rows, *held_out] if left_out & set(row.principles)]
     plain = [row.model_copy(update={"principles": ()}) for row in about]
     seen = [row for row in held_out if not left_out & set(row.principles)]

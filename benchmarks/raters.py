@@ -1,4 +1,4 @@
-"""Human raters: what lies, coins and side biases cost, what signed trust and informed questions bring, and real people.
+"""Human raters: the cost of liars, coins and side biases, the gain of signed reliability and active sampling, and data.
 
     .venv/bin/python benchmarks/raters.py [--data FOLDER] [--only NAME ...]
 
@@ -30,12 +30,13 @@ from typing import Any
 import torch
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Question, Rater
-from steersman.rating.accounts import People
-from steersman.rating.active import Informed, gain
+from steersman.data.toy_world import ToyQuestion, ToyRater
+from steersman.rating.accounts import RaterAccounts
+from steersman.rating.active import ActiveSampler, gain
 from steersman.rating.agreement import alpha, consistency, dawid_skene, preferences
-from steersman.rating.blind_test import duel
-from steersman.rating.raters import Fit, believe, qualities
+from steersman.rating.blind_test import blind_test
+from steersman.rating.raters import Fit, fit_qualities
+from steersman.rating.raters import fit as fit_votes
 from steersman.rating.round import Question as Asked
 from steersman.rating.round import Round
 from steersman.rating.store import RatingStore
@@ -49,7 +50,9 @@ Figures = dict[str, Any]
 
 
 # ── simulated raters ─────────────────────────────────────────────────────────────────────────────────────────────────
-def votes_of(people: Sequence[Rater], pool: Sequence[Question], each: int, gold: int, seed: int) -> list[Comparison]:
+def votes_of(
+    people: Sequence[ToyRater], pool: Sequence[ToyQuestion], each: int, gold: int, seed: int
+) -> list[Comparison]:
     """What they say of the pool and of so many gold questions, whose keys come with it."""
     asked = world.gold_questions(gold, seed)
     found = [*world.votes(people, pool, each, seed), *world.votes(people, asked, gold, seed)]
@@ -57,10 +60,10 @@ def votes_of(people: Sequence[Rater], pool: Sequence[Question], each: int, gold:
 
 
 def campaign(
-    people: Sequence[Rater], pool: Sequence[Question], total: int, random_share: float, seed: int
+    people: Sequence[ToyRater], pool: Sequence[ToyQuestion], total: int, random_share: float, seed: int
 ) -> Iterator[tuple[Comparison, str]]:
     """Votes one by one with their arm: questions are chosen by what they would tell, a share of them at random."""
-    generator, scorer, votes, scores = random.Random(f"campaign {seed}"), Informed(), [], []
+    generator, scorer, votes, scores = random.Random(f"campaign {seed}"), ActiveSampler(), [], []
     answered: dict[str, set[int]] = defaultdict(set)
     for number in range(total):
         rater = people[number % len(people)]
@@ -79,7 +82,7 @@ def campaign(
 
 def pooled(votes: Sequence[Comparison]) -> Fit:
     """Plain Bradley-Terry: everybody is believed."""
-    return Fit(qualities([v.model_copy(update={"rater": ""}) for v in votes if not v.gold], {}), {})
+    return Fit(fit_qualities([v.model_copy(update={"rater": ""}) for v in votes if not v.gold], {}), {})
 
 
 def majority(votes: Sequence[Comparison]) -> Fit:
@@ -98,7 +101,7 @@ def majority(votes: Sequence[Comparison]) -> Fit:
     return pooled(kept)
 
 
-def pair_accuracy(fit: Fit, pool: Sequence[Question]) -> float:
+def pair_accuracy(fit: Fit, pool: Sequence[ToyQuestion]) -> float:
     """Of all pairs whose true rewards differ, the share in the true order; an answer that nobody saw is a coin's."""
     right = []
     for question in pool:
@@ -122,15 +125,15 @@ def liars() -> Figures:
     mixtures["50 % liars, 20 % coins"] = {"liars": 0.5, "coins": 0.2}
     found: Figures = {}
     for name, shares in mixtures.items():
-        people = world.population(20, Rater(name="r"), **shares)
+        people = world.population(20, ToyRater(name="r"), **shares)
         rows: dict[str, list[float]] = defaultdict(list)
         for seed in range(SEEDS):
             votes = votes_of(people, pool, 60, 3, seed)
             without = [v for v in votes if not v.gold and v.prompt in {q.prompt for q in pool}]
             rows["pooled"].append(pair_accuracy(pooled(without), pool))
             rows["majority"].append(pair_accuracy(majority(without), pool))
-            rows["signed"].append(pair_accuracy(believe(without), pool))
-            rows["signed, 3 gold questions each"].append(pair_accuracy(believe(votes), pool))
+            rows["signed"].append(pair_accuracy(fit_votes(without), pool))
+            rows["signed, 3 gold questions each"].append(pair_accuracy(fit_votes(votes), pool))
         found[name] = {method: {**figure(values), "least": min(values)} for method, values in rows.items()}
     return found
 
@@ -144,15 +147,15 @@ def side_bias() -> Figures:
     planted = [2 * i / 39 - 1 for i in range(40)]
     pool, found = world.pool(8, prompts=world.PROMPTS[::3]), {}
     for temperature in (0.3, 1.0, 2.0):
-        people = [Rater(name=f"r{i:02}", temperature=temperature, side_bias=bias) for i, bias in enumerate(planted)]
+        people = [ToyRater(name=f"r{i:02}", temperature=temperature, side_bias=bias) for i, bias in enumerate(planted)]
         logits, shares, bounds = [], [], []
         for seed in range(SEEDS):
-            beliefs = believe([v.comparison() for v in world.votes(people, pool, 200, seed)]).beliefs
+            fitted = fit_votes([v.comparison() for v in world.votes(people, pool, 200, seed)]).raters
             for rater in people:
-                belief = beliefs[rater.name]
-                logits.append(abs(belief.bias - rater.side_bias))
-                shares.append(abs(_logistic(belief.bias) - _logistic(rater.side_bias)))
-                bounds.append(1 / math.sqrt(max(1e-9, 1 / belief.bias_error**2 - 1)))  # without the prior's part
+                own = fitted[rater.name]
+                logits.append(abs(own.side_bias - rater.side_bias))
+                shares.append(abs(_logistic(own.side_bias) - _logistic(rater.side_bias)))
+                bounds.append(1 / math.sqrt(max(1e-9, 1 / own.side_bias_error**2 - 1)))  # without the prior's part
         found[f"temperature {temperature}"] = {
             "root_mean_square_logits": math.sqrt(statistics.mean(x * x for x in logits)),
             "within_0.1_logits": statistics.mean(x < 0.1 for x in logits),
@@ -177,7 +180,7 @@ def informed() -> Figures:
     """
     found: Figures = {}
     for name, shares in {"honest": {}, "30 % liars": {"liars": 0.3}}.items():
-        people = world.population(20, Rater(name="r"), **shares)
+        people = world.population(20, ToyRater(name="r"), **shares)
         steps = (150, 300, 600)
         rows: dict[str, dict[int, list[float]]] = {"informed": defaultdict(list), "random": defaultdict(list)}
         for seed in range(SEEDS):
@@ -188,7 +191,7 @@ def informed() -> Figures:
                 for vote, _ in campaign(people, pool, max(steps), share, seed):
                     votes.append(vote)
                     if len(votes) in steps:
-                        rows[arm][len(votes)].append(pair_accuracy(believe([*votes, *gold]), pool))
+                        rows[arm][len(votes)].append(pair_accuracy(fit_votes([*votes, *gold]), pool))
         found[name] = {
             str(n): {
                 "informed": figure(rows["informed"][n]),
@@ -197,7 +200,7 @@ def informed() -> Figures:
             }
             for n in steps
         }
-    people, pool = world.population(20, Rater(name="r")), world.pool(8, 0, world.PROMPTS[::3])
+    people, pool = world.population(20, ToyRater(name="r")), world.pool(8, 0, world.PROMPTS[::3])
     votes, arms = zip(*campaign(people, pool, 600, 0.4, 0), strict=True)
     found["as one server would report it, control share 0.4"] = _plain(gain(votes, arms))
     return found
@@ -221,15 +224,15 @@ def http() -> Figures:
         for seed in range(HTTP_SEEDS):
             people = [
                 rater.model_copy(update={"side_bias": 0.5 * (i % 2)})
-                for i, rater in enumerate(world.population(20, Rater(name="r"), **shares))
+                for i, rater in enumerate(world.population(20, ToyRater(name="r"), **shares))
             ]
             votes = asyncio.run(through_the_application(people, pool, seed))
-            beliefs = believe(votes).beliefs
+            fitted = fit_votes(votes).raters
             own = [vote for vote in votes if not vote.gold]
             rows["pooled"].append(pair_accuracy(pooled(own), pool))
             rows["majority"].append(pair_accuracy(majority(own), pool))
-            rows["signed, 3 gold questions each"].append(pair_accuracy(believe(votes), pool))
-            biases = [beliefs[f"rater-{i}"].bias - rater.side_bias for i, rater in enumerate(people, start=1)]
+            rows["signed, 3 gold questions each"].append(pair_accuracy(fit_votes(votes), pool))
+            biases = [fitted[f"rater-{i}"].side_bias - rater.side_bias for i, rater in enumerate(people, start=1)]
             rows["side bias missed by, logits"].append(statistics.mean(map(abs, biases)))
             rows["votes"].append(len(own))
         found[name] = {method: {**figure(values), "least": min(values)} for method, values in rows.items()}
@@ -237,7 +240,9 @@ def http() -> Figures:
     return found
 
 
-async def through_the_application(people: Sequence[Rater], pool: Sequence[Question], seed: int) -> list[Comparison]:
+async def through_the_application(
+    people: Sequence[ToyRater], pool: Sequence[ToyQuestion], seed: int
+) -> list[Comparison]:
     """The votes of a round on a server of its own, with the key of every gold question."""
     from rating import Rater as Browser  # the file beside this one, whose readers tests load without the folder
     from rating import Server
@@ -248,7 +253,7 @@ async def through_the_application(people: Sequence[Rater], pool: Sequence[Questi
     with tempfile.TemporaryDirectory() as folder:
         store = RatingStore(f"{folder}/store.sqlite")
         store.begin(Round(per_rater=60, repeat_share=0, seed=seed), [*asked, *known])
-        invited = People(store.database)
+        invited = RaterAccounts(store.database)
         tokens = [invited.invite(f"{i}") for i in range(len(people))]
         server = Server(store.where)
         try:
@@ -267,14 +272,14 @@ async def through_the_application(people: Sequence[Rater], pool: Sequence[Questi
             store.database.engine.dispose()
 
 
-async def _one_vote(browser: Any, rater: Rater, turn: int, generator: random.Random) -> None:
+async def _one_vote(browser: Any, rater: ToyRater, turn: int, generator: random.Random) -> None:
     """What this rater says of the question on the page, whose first answer is on the left."""
     name = re.search(r'data-assignment="([^"]+)"', browser.text)
     if name is None:
         return
     prompt = html.unescape(re.findall(r'<p dir="auto">(.*?)</p>', browser.text)[0])
     left, right = map(html.unescape, re.findall(r'<textarea class="raw"[^>]*>\n(.*?)</textarea>', browser.text))
-    first = world.chooses_first(rater, Question(prompt=prompt, options=(left, right)), 0)
+    first = world.chooses_first(rater, ToyQuestion(prompt=prompt, options=(left, right)), 0)
     ranking = [1, 2] if generator.random() < first else [2, 1]
     body = {"submission": f"submission-{turn}", "assignment": name[1], "ranking": ranking}
     browser.text = await browser.sent("POST", "/vote", body)
@@ -283,17 +288,17 @@ async def _one_vote(browser: Any, rater: Rater, turn: int, generator: random.Ran
 def speed() -> Figures:
     """Seconds of processor time: believing raters, and scoring 1,000 open questions after one more vote."""
     pool = world.pool(9)
-    people, found = world.population(40, Rater(name="r"), liars=0.3), {}
+    people, found = world.population(40, ToyRater(name="r"), liars=0.3), {}
     for each in (25, 125):
         votes = [v.comparison() for v in world.votes(people, pool, each)]
-        scorer, taken = Informed(), []
+        scorer, taken = ActiveSampler(), []
         scorer(pool[:1000], votes[:-10])
         for left in range(9, 0, -1):
             start = time.process_time()
             scorer(pool[:1000], votes[:-left])
             taken.append(time.process_time() - start)
         start = time.process_time()
-        believe(votes)
+        fit_votes(votes)
         found[f"{len(votes)} votes"] = {"believe_s": time.process_time() - start, "score_s": statistics.median(taken)}
     return found
 
@@ -401,14 +406,14 @@ def labelled(items: Sequence[dict[str, Any]], level: Any = "nominal") -> Figures
 
 
 def compared(votes: Sequence[Comparison]) -> Figures:
-    """Alpha, consistency and trust of the raters of comparisons."""
-    fit, alike, agreed = believe(votes), consistency(votes), alpha(preferences(votes))
+    """Alpha, consistency and reliability of the raters of comparisons."""
+    fit, alike, agreed = fit_votes(votes), consistency(votes), alpha(preferences(votes))
     return {
         "alpha": agreed.alpha._asdict(),
         "labels": agreed.labels,
         "raters": {
-            name: {**belief._asdict(), "with_others": alike[name].with_others._asdict()}
-            for name, belief in fit.beliefs.items()
+            name: {**estimate._asdict(), "with_others": alike[name].with_others._asdict()}
+            for name, estimate in fit.raters.items()
         },
     }
 
@@ -425,7 +430,7 @@ def people(data: Path) -> Figures:
     found["PandaLM"] = {
         "unusable_rows": unusable,
         **compared(votes),
-        "duels": [_duel(votes, origins, pair) for pair in pairs],
+        "duels": [_blind_test(votes, origins, pair) for pair in pairs],
     }
     votes, origins, flags, unusable = open_instruct(data / "preferences" / "open_instruct_human_pairs.jsonl.gz")
     pairs = sorted({tuple(sorted(origin)) for origin in origins})
@@ -433,14 +438,14 @@ def people(data: Path) -> Figures:
         "unusable_rows": unusable,
         **compared(votes),
         "acceptable": labelled(flags),
-        "duels": [_duel(votes, origins, pair) for pair in pairs],
+        "duels": [_blind_test(votes, origins, pair) for pair in pairs],
     }
     return found
 
 
-def _duel(votes: Sequence[Comparison], origins: Sequence[tuple[str, str]], models: tuple[str, str]) -> Figures:
+def _blind_test(votes: Sequence[Comparison], origins: Sequence[tuple[str, str]], models: tuple[str, str]) -> Figures:
     chosen = [i for i, origin in enumerate(origins) if sorted(origin) == list(models)]
-    return duel([votes[i] for i in chosen], [origins[i] for i in chosen], models)
+    return blind_test([votes[i] for i in chosen], [origins[i] for i in chosen], models)
 
 
 # ── the script ───────────────────────────────────────────────────────────────────────────────────────────────────────

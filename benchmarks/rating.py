@@ -32,7 +32,7 @@ from typing import Any
 
 import httpx
 
-from steersman.rating.accounts import People
+from steersman.rating.accounts import RaterAccounts
 from steersman.rating.round import Question, Round
 from steersman.rating.store import RatingStore
 
@@ -42,15 +42,14 @@ SERVER = """
 import sys
 import torch
 from steersman.rating.app import RatingApp
-from steersman.rating.active import Informed
+from steersman.rating.active import ActiveSampler
 from steersman.rating.server import Address, listen, serve
 from steersman.rating.store import RatingStore
 torch.set_num_threads(1)
 address = Address(port=int(sys.argv[2]))
 bound = listen(address)
 print(bound.getsockname()[1], flush=True)
-store = RatingStore(sys.argv[1], scorer=Informed())
-store.scoring.move_apart()
+store = RatingStore(sys.argv[1], scorer=ActiveSampler())
 serve(RatingApp(store, "x" * 20), address, bound)
 """
 
@@ -171,7 +170,7 @@ async def measure(asked: argparse.Namespace, where: str) -> dict[str, Any]:
     count = 500 + asked.raters * asked.votes * 2  # more than are answered
     questions = [Question(prompt=f"question {i}", options=(f"best {i}", f"second {i}")) for i in range(count)]
     store.begin(Round(gold_share=0, repeat_share=0), questions)
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     tokens = [people.invite(f"rater {i}") for i in range(asked.raters + 1)]
     server = Server(where)
     raters = [Rater(f"http://127.0.0.1:{server.port}", token, i) for i, token in enumerate(tokens, start=1)]

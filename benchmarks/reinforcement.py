@@ -18,7 +18,7 @@ from typing import Any
 
 import steersman
 from steersman.evals import capability
-from steersman.report.data import read_recipe
+from steersman.report.evidence import read_recipe
 from steersman.stats import paired_difference, ratio_of_perplexities
 from steersman.store import Run, read_json, read_jsonl
 
@@ -98,9 +98,9 @@ def measured(folder: Path, before: Path) -> dict[str, Any]:
 
 
 def _of_key(events: list[dict[str, Any]], key: str | None) -> list[dict[str, Any]]:
-    """The looks of the last training with this key; a copied run's events begin with those of the original."""
+    """The evaluations of the last training with this key; a copied run's events begin with those of the original."""
     starts = [i for i, row in enumerate(events) if row.get("stage") == "rl" and row.get("key") == key]
-    return [row for row in events[starts[-1] if starts else 0 :] if row.get("event") in ("watch", "taken")]
+    return [row for row in events[starts[-1] if starts else 0 :] if row.get("event") in ("evaluation", "selected")]
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from steersman.cli import model as talk
 from steersman.data.formats import read, sort_out
 from steersman.data.sources import split_by_topic, spread
 from steersman.evals import reward_card
+from steersman.lm.reward_model import RewardModel
+from steersman.runs import open_run
 from steersman.store import StageFolder
 from steersman.train import reward_model
-from steersman.train.reward_model import RewardConfig, RewardModel
+from steersman.train.reward_model import RewardConfig
 from steersman.types import Comparison, Demonstration
 from steersman.yaml_lines import parse
 
@@ -46,13 +47,13 @@ def main() -> None:
     rows = spread(usable, arguments.rows)
     train, held_out = split_by_topic(rows, 0.2)
     demonstrations = read(arguments.run / "data" / "train.jsonl", Demonstration)
-    base, start = talk.base_of(arguments.run), arguments.run / "sft"
+    base, start = open_run(arguments.run).base, arguments.run / "sft"
     with TemporaryDirectory() as folder:
         before = time.perf_counter()
         out = StageFolder(Path(folder), "reward_model", lambda **row: print({k: row[k] for k in row if k != "key"}))
         reward_model.run(config, base, start, train, demonstrations, out)
         minutes = (time.perf_counter() - before) / 60
-        card = reward_card.card(RewardModel.load(base, Path(folder)).judge, held_out, demonstrations)
+        card = reward_card.card(RewardModel.load(base, Path(folder)).score, held_out, demonstrations)
     counts = {"train": len(train), "held_out": len(held_out)}
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     found[arguments.name] = {"config": config.model_dump(mode="json"), "rows": counts, "minutes": minutes, "card": card}

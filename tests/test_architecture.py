@@ -27,14 +27,15 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 LEVELS = (
     {"errors"},
     {"types"},
-    {"store", "stats", "terminal", "yaml_lines", "provenance"},
-    {"functional", "lm", "data"},
+    {"store", "stats", "terminal", "yaml_lines", "provenance", "functional"},
+    {"lm", "data"},
     {"train", "constitution", "rating", "evals"},  # the methods
-    {"report"},
-    {"recipe"},
+    {"report", "recipe"},
+    {"cost"},
+    {"stage"},
     {"stages"},
-    {"cost", "pipeline"},
-    {"plan"},
+    {"pipeline"},
+    {"plan", "runs"},
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -321,8 +322,12 @@ LOADED = f"print('HEAVY', *sorted({{name.split('.')[0] for name in sys.modules}}
         (f"import sys, steersman; {LOADED}", ()),
         (f"import sys\nfrom steersman.cli import main\ntry: main()\nfinally: {LOADED}", ("--help",)),
         (f"import sys\nfrom steersman.cli import main\ntry: main()\nfinally: {LOADED}", ("align", "--help")),
+        (
+            f"import sys\nfrom steersman.cli import main\ntry: main()\nfinally: {LOADED}",
+            ("constitution", "judge", "--help"),
+        ),
     ],
-    ids=["import", "help", "help of a verb"],
+    ids=["import", "help", "help of a command", "help of a subcommand"],
 )
 def test_no_torch_before_it_is_needed(code: str, arguments: tuple[str, ...]) -> None:
     done = python(code, *arguments)

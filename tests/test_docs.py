@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import generate
 import pytest
 import typer
 
@@ -109,15 +109,15 @@ def test_make_targets_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_exist(name: str) -> None:
-    known = dict(fields(steersman.Recipe.model_validate(WHOLE | {"rl": {"algorithm": "rloo"}})))
-    for setting in re.findall(r"--set ([\w.]+)=", text_of(name)):
+    known = set(re.findall(r"^\| `([\w.]+)`", generate.keys(), re.M)) | set(steersman.Recipe.model_fields)
+    for setting in re.findall(r"--set \"?([\w.]+)=", text_of(name)):
         assert setting in known or setting == "key", f"{name}: --set {setting}"
 
 
 def test_the_starter_project_holds_what_the_pages_name(tmp_path: Path) -> None:
-    from steersman.cli.starter import init
+    from steersman.cli.align import write_project
 
-    init(tmp_path / "my-project")
+    write_project(tmp_path / "my-project")
     for name in NAMES:
         for path in re.findall(r"\bmy-project/[\w./-]*\w", text_of(name)):
             assert (tmp_path / path).exists(), f"{name}: {path}"
@@ -168,42 +168,15 @@ def test_no_placeholder_is_left(name: str) -> None:
 
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-MINIMAL: dict[str, Any] = {"name": "x", "model": "m", "constitution": "c", "data": "d"}
-EXAMPLES = {"held_out_comparisons": 0.5, "held_out_prompts": 0.5}
-CONSTITUTIONAL = {"judge": {"kinds": ["rules"]}, "revisions": {}, "feedback": {}}
-WHOLE = MINIMAL | {"dpo": {}, "reward_model": {}, "examples": EXAMPLES} | CONSTITUTIONAL
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_generated_parts_are_those_of_the_code(name: str) -> None:
+    assert generate.written(text_of(name)) == text_of(name), "run `make docs`"
 
 
-def fields(record: Record, prefix: str = "") -> Iterator[tuple[str, tuple[bool, str]]]:
-    """Every key of a record and of the records in it, in the form `sft.lora.rank`: whether it is left out of the
-    stage's key, and its default as the page writes it."""
-    for name, field in type(record).model_fields.items():
-        value, extra = getattr(record, name), field.json_schema_extra
-        if isinstance(value, Record):
-            yield from fields(value, f"{prefix}{name}.")
-        else:
-            default = "required" if field.is_required() else f"`{json.dumps(value)}`"
-            yield prefix + name, (isinstance(extra, dict) and bool(extra.get("transport")), default)
-
-
-def test_recipe_keys_are_documented_with_their_defaults() -> None:
-    rows = re.findall(r"^\| `([\w.]+)`( †)? \| ([^|]+) \| ([^|]+) \|$", text_of("docs/recipes.md"), re.M)
-    page = {key: (bool(mark), default.strip()) for key, mark, default, _ in rows}
-    assert len(rows) == len(page), "a key is described twice"
-    wanted: dict[str, tuple[bool, str]] = {}
-    for algorithm in ("ppo", "grpo", "rloo"):  # a key that several have is described with the last one's default
-        rl = {"algorithm": algorithm, "constraint": {"behaviours": ["refuses"]}}
-        wanted |= dict(fields(steersman.Recipe.model_validate(WHOLE | {"rl": rl})))
-    minimal = dict(fields(steersman.Recipe(**MINIMAL)))  # without the sections that can be left out
-    optional = {
-        "rl.constraint": (False, "`null`"),
-        "rl.constraint.behaviours": (False, "`[]`"),
-        "cost_model.principles": (False, "required"),
-        "judge.kinds": (False, '`["reward"]`'),
-        "cai_sft.from_base": (False, "`false`"),
-        "cai_sft.demonstrations": (False, "`1.0`"),
-    }
-    assert page == wanted | minimal | optional
+def test_every_key_of_a_recipe_has_a_description() -> None:
+    rows = re.findall(r"^\| `([\w.]+)`(?: †)? \| (?:[^|]|\\\|)+ \| (.*) \|$", generate.keys(), re.M)
+    assert len(rows) > 190
+    assert [key for key, meaning in rows if len(meaning.split()) < 2] == []
 
 
 def test_data_fields_are_documented() -> None:

@@ -22,10 +22,11 @@ from steersman.functional import sampler_weights
 from steersman.lm import pretrained
 from steersman.lm.adapters import load_adapter
 from steersman.lm.chat_format import chat_format
-from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, token_logprobs, trunk
+from steersman.lm.compact_vocabulary import CompactConfig, compact_vocabulary
+from steersman.lm.head import head_of, token_logprobs, trunk
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import SamplingConfig, continue_ids
-from steersman.lm.shared_prefix import Group, tree, tree_hidden
+from steersman.lm.sampling import Sampler, SamplingConfig
+from steersman.lm.shared_prefix import Group, shared_prefix_batch, shared_prefix_hidden
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "off_policy.json"
 PROMPTS, ANSWERS, TOKENS, ROWS_AT_ONCE = 16, 4, 64, 4
@@ -72,7 +73,7 @@ def main() -> None:
     found = {}
     for name, way in ways.items():
         start = time.perf_counter()
-        answers = continue_ids(model, chat, [s for s in starts for _ in range(ANSWERS)], sampling, **way)
+        answers = Sampler(model, chat, **way).continue_ids([s for s in starts for _ in range(ANSWERS)], sampling)
         completions = sorted(answers, key=lambda c: c.index)
         seconds = time.perf_counter() - start
         drawn = torch.tensor([logprob for c in completions for logprob in c.logprobs])
@@ -82,9 +83,9 @@ def main() -> None:
                 Group(starts[j], [c.token_ids for c in completions[j * ANSWERS : (j + 1) * ANSWERS]])
                 for j in range(i, i + ROWS_AT_ONCE)
             ]
-            batch = tree(groups, 0)
+            batch = shared_prefix_batch(groups, 0)
             with torch.no_grad():
-                exact.append(token_logprobs(tree_hidden(model, batch, batch.source), batch.targets, head))
+                exact.append(token_logprobs(shared_prefix_hidden(model, batch, batch.source), batch.targets, head))
         found[name] = measured(drawn, torch.cat(exact)) | {"tokens_per_second": round(len(drawn) / seconds, 1)}
         print(name, {key: round(value, 5) for key, value in found[name].items()}, flush=True)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -24,20 +24,28 @@ from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_trainable, trainable, using
 from steersman.lm.chat_format import ChatFormat, Example
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower
+from steersman.lm.frozen_trunk import FrozenStates, FrozenStatesCache, FrozenTrunk
 from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prefix import Group, Tree, tree, tree_hidden, tree_logprobs, tree_lower
+from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
+from steersman.lm.shared_prefix import (
+    Group,
+    SharedPrefixBatch,
+    compute_frozen_states,
+    shared_prefix_batch,
+    shared_prefix_hidden,
+    shared_prefix_logprobs,
+)
 from steersman.store import peak_memory_mb
 from steersman.train import dpo, loop, reward_model, sft
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import Ranked
-from steersman.train.rl.actor import REFERENCE, Actor, Read, RolloutConfig, Rollouts
-from steersman.train.rl.grpo import Grpo, GrpoConfig
-from steersman.train.rl.loop import Algorithm, Totals, Trainer
-from steersman.train.rl.ppo import Ppo, PpoConfig
-from steersman.train.rl.rloo import Rloo, RlooConfig
+from steersman.train.rl import grpo, ppo, rloo
+from steersman.train.rl.actor import REFERENCE, Actor, PolicyBatch, RolloutConfig, Rollouts
+from steersman.train.rl.grpo import GrpoConfig
+from steersman.train.rl.loop import RlTrainer, Totals
+from steersman.train.rl.ppo import PpoConfig
+from steersman.train.rl.rloo import RlooConfig
 
 OPTIMISER = OptimiserConfig(learning_rate=LEARNING_RATE, warmup_ratio=0.0, schedule="constant")
 COMPACT = CompactConfig(extra_rows=8192, full_share=0.08)
@@ -67,7 +75,7 @@ def sft_step(work: dict[str, Any], adapter: Path, vocabulary: str, layers: int |
     steps = [[Example(g["prompt"] + g["completions"][0], len(g["prompt"])) for g in groups] for groups in work["steps"]]
     base = Path(work["base"])
     every = [example for examples in steps for example in examples]
-    trainer = sft.Trainer.prepare(config, pretrained.load_model(base), "base", 0, every)
+    trainer = sft.SftTrainer.prepare(config, pretrained.load_model(base), "base", 0, every)
     load_start(trainer.policy, adapter)
 
     def step(number: int) -> dict[str, Any]:
@@ -104,16 +112,16 @@ class Engine:
         """The groups of a step."""
         return [Group(g["prompt"], g["completions"]) for g in self.work["steps"][number % len(self.work["steps"])]]
 
-    def lower(self, batch: Tree) -> Lower | None:
+    def lower(self, batch: SharedPrefixBatch) -> FrozenStates | None:
         """The layers that are not trained, read once for policy and reference."""
-        return tree_lower(self.model, batch, self.below)
+        return compute_frozen_states(self.model, batch, self.below)
 
-    def logprobs(self, batch: Tree, number: int, lower: Lower | None) -> torch.Tensor:
+    def logprobs(self, batch: SharedPrefixBatch, number: int, lower: FrozenStates | None) -> torch.Tensor:
         """[N] of the scored tokens, under the adapter or, if it is disabled, the reference."""
         # The same positions for policy and reference: what chance adds to one it adds to the other.
-        return tree_logprobs(self.model, batch, self.head, self.compact, random_stream(number), lower)
+        return shared_prefix_logprobs(self.model, batch, self.head, self.compact, random_stream(number), lower)
 
-    def reference_logprobs(self, batch: Tree, number: int, lower: Lower | None) -> torch.Tensor:
+    def reference_logprobs(self, batch: SharedPrefixBatch, number: int, lower: FrozenStates | None) -> torch.Tensor:
         """[N] of the same tokens with the adapter off."""
         with torch.no_grad(), using(self.policy, None):
             return self.logprobs(batch, number, lower)
@@ -132,7 +140,7 @@ class Engine:
         sampling = SamplingConfig(
             temperature=1.0, max_new_tokens=self.work["completion"], batch_size=len(starts), seed=number
         )
-        answers = continue_ids(self.model, self.chat, starts, sampling, vocabulary=self.compact, int8=self.int8)
+        answers = Sampler(self.model, self.chat, self.compact, self.int8).continue_ids(starts, sampling)
         found = sorted(answers, key=lambda c: c.index)
         assert all(len(c.token_ids) == self.work["completion"] for c in found)
         drawn = torch.tensor([logprob for c in found for logprob in c.logprobs])
@@ -156,7 +164,7 @@ def dpo_step(*arguments: Any) -> Step:
     engine = Engine(*arguments)
 
     def step(number: int) -> dict[str, Any]:
-        batch = tree(engine.groups(number), 0)
+        batch = shared_prefix_batch(engine.groups(number), 0)
         lower = engine.lower(batch)
         difference = engine.logprobs(batch, number, lower) - engine.reference_logprobs(batch, number, lower)
         log_ratios = batch.sum_per_sequence(difference)
@@ -178,8 +186,8 @@ def stage_step(work: dict[str, Any], adapter: Path, vocabulary: str, _: int | No
     )
     model, policy = load_trainable(Path(work["base"]), adapter.parent)
     steps = [[Group(g["prompt"], g["completions"]) for g in groups] for groups in work["steps"]]
-    trainer = dpo.Trainer.prepare(config, model, policy, 0, [group for groups in steps for group in groups])
-    batches = [[dpo.Pair(group) for group in groups] for groups in steps]
+    trainer = dpo.DpoTrainer.prepare(config, model, policy, 0, [group for groups in steps for group in groups])
+    batches = [[dpo.PreferencePair(group) for group in groups] for groups in steps]
     references = trainer.references(batches)
     return lambda number: trainer.step(number, batches[number], references[number], work["learning_rate"])
 
@@ -192,8 +200,8 @@ def reward_step(*arguments: Any) -> Step:
     engine.optimiser = loop.adamw(engine.parameters, OPTIMISER)
 
     def step(number: int) -> dict[str, Any]:
-        batch = tree(engine.groups(number), 0)
-        scores = tree_hidden(engine.model, batch, batch.last, engine.lower(batch)) @ score
+        batch = shared_prefix_batch(engine.groups(number), 0)
+        scores = shared_prefix_hidden(engine.model, batch, batch.last, engine.lower(batch)) @ score
         return engine.update(preference_nll(scores[0::2] - scores[1::2]).mean())
 
     return step
@@ -202,12 +210,12 @@ def reward_step(*arguments: Any) -> Step:
 def reward_stage_step(work: dict[str, Any], adapter: Path, _: str, __: int | None, ___: bool) -> Step:
     """The product's own optimiser step of `train/reward_model.py`, with TRL's head: no bias, the same start."""
     config = reward_model.RewardConfig(
-        centre_weight=0.0, optimiser=OPTIMISER, batch_size=work["rows"], micro_batch_size=work["rows"]
+        center_rewards_coefficient=0.0, optimiser=OPTIMISER, batch_size=work["rows"], micro_batch_size=work["rows"]
     )
     model, policy = load_trainable(Path(work["base"]), adapter.parent)
-    lower = reward_model.LowerStates(model, policy, "default", 0, 0)
+    states = FrozenStatesCache(FrozenTrunk.below(model, policy), 0)
     unstyled = [0.0] * len(answer_style.FEATURES)
-    trainer = reward_model.Trainer.prepare(config, 0, model, policy, lower, torch.tensor(unstyled))
+    trainer = reward_model.RewardTrainer.prepare(config, 0, model, policy, states, torch.tensor(unstyled))
     with torch.no_grad():
         trainer.head.weight.copy_(torch.tensor(work["score"])[None])
     steps = [
@@ -226,20 +234,21 @@ def grpo_step(*arguments: Any) -> Step:
     """
     engine = Engine(*arguments)
     alone = engine.work["method"].endswith("-update")
-    algorithm: Algorithm = Grpo(GrpoConfig(variant="dapo", kl="k3"))
+    algorithm = grpo.algorithm(GrpoConfig(variant="dapo", kl="k3"))
     if engine.work["method"] == "rloo-update":
-        algorithm = Rloo(RlooConfig())
+        algorithm = rloo.algorithm(RlooConfig())
 
     def step(number: int) -> dict[str, Any]:
         groups, drawn = (engine.groups(number), None) if alone else engine.rollouts(number)
         rewards = torch.tensor([[reward(ids) for ids in g.completions] for g in groups])
-        batch = tree(groups, 0)
+        batch = shared_prefix_batch(groups, 0)
         lower = engine.lower(batch)
         reference = engine.reference_logprobs(batch, number, lower)
         logprobs = engine.logprobs(batch, number, lower)
         other = drawn if engine.int8 or engine.compact else None
-        read = Read(0, batch, lower, logprobs, logprobs.detach(), reference, other, rewards)
-        return engine.update(algorithm.loss(read, Totals(len(logprobs), rewards.numel()), 0.05))
+        read = PolicyBatch(batch, lower, rewards, reference, other, logprobs.detach(), logprobs)
+        (targets,) = algorithm.advantages([read], 0.05)
+        return engine.update(algorithm.loss(read, targets, Totals(len(logprobs), rewards.numel()), 0.05).policy)
 
     return step
 
@@ -256,24 +265,24 @@ def ppo_step(work: dict[str, Any], adapter: Path, _: str, __: int | None, ___: b
     save_file(head, reward_folder / "member-0" / reward_model.HEAD)
     about = {"combine": "mean", "members": 1, "max_length": 64, "centre": [0.0]}
     (reward_folder / reward_model.ABOUT).write_text(json.dumps(about), encoding="utf-8")
-    limits = RolloutConfig(temperature=1.0, unended_penalty=0.0)
-    config = PpoConfig(rollouts=limits, kl_coefficient=0.05, updates=UPDATES, optimiser=OPTIMISER)
+    limits = RolloutConfig(temperature=1.0, missing_eos_penalty=0.0)
+    config = PpoConfig(rollouts=limits, kl_coef=0.05, updates=UPDATES, optimiser=OPTIMISER)
     actor = Actor.load(config, Path(work["base"]), adapter.parent, reward_folder, [])
     with torch.no_grad():
         for name, parameter in actor.policy.named_parameters():
             if f"lora_B.{REFERENCE}" in name:
                 parameter.zero_()
-    algorithm = Ppo(config)
-    trainer = Trainer(config, algorithm, actor, reward_folder)
-    algorithm.head.bias.requires_grad_(False)
+    trainer = RlTrainer(config, ppo.algorithm(config), actor, reward_folder)
+    assert trainer.critic is not None
+    trainer.critic.head.bias.requires_grad_(False)
     groups = [Group(g["prompt"], g["completions"]) for g in work["steps"][0]]
     rewards = torch.tensor([[reward(ids) for ids in group.completions] for group in groups])
     rollouts = Rollouts(groups, rewards, torch.ones_like(rewards).bool(), [], [], actor.below_of(groups))
-    totals, seen = Totals(rollouts.tokens, rewards.numel()), list(actor.look(rollouts, 0))
-    algorithm.prepare(seen, rewards, config.kl_coefficient)
+    totals, batches = Totals(rollouts.tokens, rewards.numel()), list(actor.iter_minibatches(rollouts, rewards, 0))
+    targets, measured = trainer.critic_targets(batches), dict.fromkeys(trainer.algorithm.metrics, 0.0)
 
     def step(_: int) -> dict[str, Any]:
-        loss, _k1 = trainer.update(seen, rewards, totals, 0, [])
+        loss, _k1 = trainer.update(batches, targets, totals, 0, [], measured)
         norm = loop.optimiser_step(trainer.optimiser, trainer.parameters, loss, work["learning_rate"], math.inf)
         return {"loss": loss, "gradient_norm": norm}
 

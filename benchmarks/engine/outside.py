@@ -27,8 +27,9 @@ from steersman.data.formats import read
 from steersman.lm import pretrained
 from steersman.lm.adapters import export
 from steersman.lm.chat_format import ChatFormat, Example, chat_format, pad
-from steersman.lm.head import choose_vocabulary, head_of
-from steersman.lm.sampling import SamplingConfig, generate
+from steersman.lm.compact_vocabulary import choose_vocabulary
+from steersman.lm.head import head_of
+from steersman.lm.sampling import Request, Sampler, SamplingConfig
 from steersman.recipe import Recipe, load_recipe
 from steersman.stats import wilson
 from steersman.store import read_jsonl
@@ -46,7 +47,7 @@ def exact_rows(recipe: Recipe, run: Path, model: Any, chat: ChatFormat) -> torch
     config = recipe.sft
     examples, _ = sft.encode(train, chat, config.max_length)
     replayed = [Example(row["token_ids"], row["start"]) for row in read_jsonl(run / "sft" / "replay.jsonl")]
-    opened, held_out = sft.openings(config.opening, train, examples), sft.encode(validation, chat, config.max_length)[0]
+    opened, held_out = sft.prefixes(config.prefix, train, examples), sft.encode(validation, chat, config.max_length)[0]
     every = [*examples, *opened, *replayed, *held_out]
     vocabulary = choose_vocabulary(config.compact, model, head_of(model), every)
     return vocabulary.position >= 0
@@ -71,7 +72,8 @@ def measured(
     for start in itertools.count(step=BATCH):
         texts = [prompts[i % len(prompts)].prompt for i in range(start, start + BATCH)]
         found = sorted(
-            generate(model, chat, texts, config, indices=range(start, start + BATCH)), key=lambda answer: answer.index
+            Sampler(model, chat).generate(Request(texts, config, indices=range(start, start + BATCH))),
+            key=lambda answer: answer.index,
         )
         for text, answer in zip(texts, found, strict=True):
             prompt = chat.prompt_ids(text)

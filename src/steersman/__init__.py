@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from steersman.data.sources import load as load_data
     from steersman.pipeline import align
     from steersman.recipe import Recipe, load_recipe
+    from steersman.runs import OpenRun, open_run
 
 _HOMES = {
     "Recipe": ("steersman.recipe", "Recipe"),
@@ -21,9 +22,11 @@ _HOMES = {
     "load_recipe": ("steersman.recipe", "load_recipe"),
     "load_constitution": ("steersman.constitution.document", "load"),
     "load_data": ("steersman.data.sources", "load"),
+    "OpenRun": ("steersman.runs", "OpenRun"),
+    "open_run": ("steersman.runs", "open_run"),
 }
 
-__all__ = ["Recipe", "__version__", "align", "load_constitution", "load_data", "load_recipe"]
+__all__ = ["OpenRun", "Recipe", "__version__", "align", "load_constitution", "load_data", "load_recipe", "open_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,9 @@
-"""Errors for people: what was found, where, what was expected, what to do.
+"""Errors for people: what was found, where, what was expected, and what to do.
 
-    SteersmanError
-    ├── UserError      exit code 2: the input is wrong, and the user can mend it
-    │   ├── RecipeError         a recipe key, value or file
-    │   ├── ConstitutionError   the constitution document
-    │   ├── DataError           a row of demonstrations, comparisons or prompts
-    │   └── ModelError          an unknown model, a broken or foreign checkpoint
-    └── RunError       exit code 3: the input is right, but the run could not finish
-        ├── RunBusy             another process holds the run directory
-        ├── DiskFull            no space left; what was finished is kept
-        └── TrainingFailed      NaN loss, infinite gradient: stopped at the last good checkpoint
+A `UserError` (exit code 2) means that the input is wrong and the user can fix it; a `RunError` (exit code 3), that the
+input is right but the run could not finish.
 
-The command line prints `str(error)` and exits with `error.exit_code`; it never shows a traceback for these.
+The command line prints `str(error)` and exits with `error.exit_code`; it shows no traceback for these.
 """
 
 from __future__ import annotations
@@ -43,21 +35,21 @@ class SteersmanError(Exception):
 
 
 class UserError(SteersmanError):
-    """The input is wrong, and the user can mend it."""
+    """The input is wrong, and the user can fix it."""
 
     exit_code = 2
 
 
 class RecipeError(UserError):
-    """A recipe key, value or file."""
+    """A wrong recipe key, value or file."""
 
 
 class ConstitutionError(UserError):
-    """The constitution document."""
+    """A wrong constitution."""
 
 
 class DataError(UserError):
-    """A row of demonstrations, comparisons or prompts."""
+    """A wrong row of demonstrations, comparisons or prompts."""
 
 
 class ModelError(UserError):
@@ -65,7 +57,7 @@ class ModelError(UserError):
 
 
 class JudgeRefused(UserError):
-    """A judge that was not measured, or is too weak to learn from."""
+    """A judge that was not measured, or whose accuracy is too low to learn from."""
 
 
 class RunError(SteersmanError):
@@ -79,7 +71,7 @@ class RunBusy(RunError):
 
 
 class DiskFull(RunError):
-    """No space left; what was finished is kept."""
+    """No space left on the disk; finished stages are kept."""
 
 
 class TrainingFailed(RunError):
@@ -87,7 +79,7 @@ class TrainingFailed(RunError):
 
 
 def closest(name: str, known: list[str], limit: int = 3) -> str:
-    """A clause naming the known words nearest to a misspelt one, or the list of all when none is near."""
+    """A clause that names the known words closest to a misspelt one, or all of them when none is close."""
     import difflib
 
     near = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)

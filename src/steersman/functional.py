@@ -1,4 +1,4 @@
-"""The arithmetic, once: what every training method shares. Pure functions of tensors; no model, no disk.
+"""The arithmetic that the training methods share. Pure functions of tensors; no model, no disk.
 
 Notation: B rows of a batch, S sequences in them (one a row, or several that share a prompt), P pairs of sequences, G
 sequences of one prompt, K ranked answers, T positions, N scored positions of a whole batch, V tokens, H hidden units.
@@ -64,8 +64,8 @@ def preference_nll(margins: Tensor, labels: Tensor | None = None) -> Tensor:
     """Bradley-Terry negative log-likelihood in nats: -p log sigmoid(margin) - (1 - p) log sigmoid(-margin).
 
     Args:
-        margins: [P], the first one's score minus the second one's (minus a wanted distance, if there is one).
-        labels: [P] in [0, 1], how surely the first one is better; 1 unless given. FastChat counts a tie as 1/2.
+        margins: [P], the first one's score minus the second one's (minus a target margin, if there is one).
+        labels: [P] in [0, 1], P(the first one is better); 1 unless given. A tie is 1/2, as in FastChat.
 
     Returns:
         [P], to be weighted and averaged.
@@ -75,10 +75,10 @@ def preference_nll(margins: Tensor, labels: Tensor | None = None) -> Tensor:
 
 
 def ranking_nll(scores: Tensor, ranks: Tensor) -> Tensor:
-    """All pairs of a ranking of K answers, averaged, so that a prompt counts once: InstructGPT (arXiv:2203.02155).
+    """All pairs of a ranking of K answers, averaged so that each prompt counts once: InstructGPT (arXiv:2203.02155).
 
     Args:
-        scores: [B, K]; ranks: [B, K] ints, 1 for the best; equal ones are ties and 0 is no answer: neither makes pairs.
+        scores: [B, K]; ranks: [B, K] ints, 1 for the best; equal ranks are ties and 0 is padding: neither makes pairs.
 
     Returns:
         [B]; 0 for a row without any pair.
@@ -89,12 +89,12 @@ def ranking_nll(scores: Tensor, ranks: Tensor) -> Tensor:
 
 
 def plackett_luce_nll(scores: Tensor, ranks: Tensor) -> Tensor:
-    """-log P(the ranking): one answer after another is drawn in proportion to exp(score), the best first.
+    """-log P(ranking), where answers are drawn one after another in proportion to exp(score), the best first.
 
     Luce 1959, Plackett 1975. Unlike `ranking_nll` it is the likelihood of one event, and K answers count K - 1 times.
 
     Args:
-        scores: [B, K]; ranks: [B, K] ints, 1 for the best, all different; 0 is no answer.
+        scores: [B, K]; ranks: [B, K] ints, 1 for the best, all different; 0 is padding.
 
     Returns:
         [B].
@@ -102,13 +102,13 @@ def plackett_luce_nll(scores: Tensor, ranks: Tensor) -> Tensor:
     present = ranks > 0
     order = torch.where(present, ranks, ranks.max() + 1).argsort(1)
     ordered = torch.where(present, scores, -torch.inf).gather(1, order)
-    # The sum over what is left when a place is filled: from the last one up. Absent answers come last, with weight 0.
+    # log of the sum over the answers still to be drawn at each place. Padding comes last, with weight 0.
     left = ordered.flip(1).logcumsumexp(1).flip(1)
     return torch.where(present.gather(1, order), left - ordered, 0.0).sum(1)
 
 
 def rao_kupper_nll(margins: Tensor, outcomes: Tensor, threshold: Tensor) -> Tensor:
-    """Bradley-Terry with ties, Rao & Kupper 1967: a difference below a threshold t is not seen.
+    """Bradley-Terry with ties, Rao & Kupper 1967: a difference below a threshold t is not noticed.
 
         P(first) = sigmoid(m - t)    P(second) = sigmoid(-m - t)    P(tie) = (exp(2 t) - 1) P(first) P(second)
 
@@ -124,12 +124,12 @@ def rao_kupper_nll(margins: Tensor, outcomes: Tensor, threshold: Tensor) -> Tens
 
 
 def davidson_nll(margins: Tensor, outcomes: Tensor, log_nu: Tensor) -> Tensor:
-    """Bradley-Terry with ties, Davidson 1970: a tie weighs nu times the geometric mean of the two.
+    """Bradley-Terry with ties, Davidson 1970: the weight of a tie is nu times the geometric mean of the two.
 
         P(first) : P(tie) : P(second)  =  exp(m / 2) : nu : exp(-m / 2)
 
     Args:
-        margins, outcomes: as in `rao_kupper_nll`; log_nu: scalar, how common ties are.
+        margins, outcomes: as in `rao_kupper_nll`; log_nu: scalar, the log of the tie parameter.
 
     Returns:
         [P].
@@ -139,10 +139,10 @@ def davidson_nll(margins: Tensor, outcomes: Tensor, log_nu: Tensor) -> Tensor:
 
 
 def rater_margins(margins: Tensor, trust: Tensor, side: Tensor, bias: Tensor) -> Tensor:
-    """What a rater makes of a difference: trust * margin + bias * side, the logit of preferring the first answer.
+    """A rater's logit of preferring the first answer: trust * margin + bias * side.
 
-    A trust of 1 is the plain Bradley-Terry rater, 0 one who flips coins, below 0 one who says the opposite of what he
-    sees (TriTrust-PBRL, arXiv:2601.18751); the bias is towards the side on which an answer was shown. Scores and trusts
+    A trust of 1 is the plain Bradley-Terry rater, 0 one who flips coins, below 0 one who says the opposite of what they
+    see (TriTrust-PBRL, arXiv:2601.18751); the bias is towards the side on which an answer was shown. Scores and trusts
     may all change their sign together and explain the same votes: gold questions decide which sign is right.
 
     Args:
@@ -156,9 +156,9 @@ def rater_margins(margins: Tensor, trust: Tensor, side: Tensor, bias: Tensor) ->
 
 
 def minimise(parameters: Sequence[Tensor], loss: Callable[[], Tensor], steps: int = 200) -> None:
-    """Move a few parameters of a smooth loss to its minimum by L-BFGS; afterwards they need no gradient.
+    """Minimise a smooth loss over a few parameters by L-BFGS; afterwards they require no gradient.
 
-    A convex loss has one. Of others, it is the one downhill from where the parameters are.
+    For a loss that is not convex, the minimum is a local one.
     """
     optimiser = torch.optim.LBFGS(list(parameters), max_iter=steps, line_search_fn="strong_wolfe")
 
@@ -168,7 +168,7 @@ def minimise(parameters: Sequence[Tensor], loss: Callable[[], Tensor], steps: in
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 
-    if any(parameter.numel() for parameter in parameters):  # the optimiser cannot do nothing
+    if any(parameter.numel() for parameter in parameters):  # L-BFGS refuses an empty problem
         optimiser.step(closure)  # type: ignore[no-untyped-call]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -190,7 +190,7 @@ def group_advantages(rewards: Tensor, epsilon: float = 1e-4) -> Tensor:
 def centred_advantages(rewards: Tensor) -> Tensor:
     """r - mean within each group, not divided by the deviation: Dr.GRPO, Liu et al. 2025 (arXiv:2503.20783).
 
-    The division makes prompts on which all answers are nearly alike count as much as those on which they differ.
+    Division by the deviation gives prompts with nearly equal rewards the same weight as those with different ones.
 
     Args:
         rewards: [prompts, G].
@@ -219,7 +219,7 @@ def leave_one_out_advantages(rewards: Tensor) -> Tensor:
 def generalised_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
 ) -> tuple[Tensor, Tensor]:
-    """GAE, Schulman et al. 2016 (arXiv:1506.02438), over answers that end: beyond the last token, the value is 0.
+    """GAE, Schulman et al. 2016 (arXiv:1506.02438), over finished answers: beyond the last token the value is 0.
 
         delta_t = r_t + gamma V_{t+1} - V_t        A_t = delta_t + gamma lam A_{t+1}
 
@@ -247,7 +247,7 @@ def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8, over: Tensor | N
 
     Args:
         values: any shape; mask: of the same shape, bool, with at least two true entries.
-        over: [N] whose mean and variance these are, where ``values`` are a part of the batch only.
+        over: [N], the values of the whole batch, where ``values`` are a part of it.
     """
     chosen = values[mask] if over is None else over
     scaled = (values - chosen.mean()) * torch.rsqrt(chosen.var() + epsilon)
@@ -255,7 +255,7 @@ def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8, over: Tensor | N
 
 
 def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float = 0.2) -> Tensor:
-    """Half the squared error of the critic, the larger of two: as it is, and with its step from ``old`` clipped.
+    """Half the squared error of the critic: the larger of the plain one and that of the step from ``old`` clipped.
 
     Args:
         values: [N]; old: [N] as predicted when the text was sampled; returns: [N].
@@ -281,13 +281,13 @@ def clipped_surrogate(logprobs: Tensor, old: Tensor, advantages: Tensor, low: fl
 
 
 def sampler_weights(logprobs: Tensor, sampler: Tensor, cap: float = 2.0) -> Tensor:
-    """min(policy / sampler, cap) a token: what a loss is multiplied with when another distribution sampled, [N].
+    """min(policy / sampler, cap) a token: importance weights of a loss on text of another distribution, [N].
 
-    For text that was drawn with int8 weights or from a compact vocabulary. Truncated importance sampling: Ionides 2008;
-    for rollouts, Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy RL training").
+    For text sampled with int8 weights or from a compact vocabulary. Truncated importance sampling: Ionides 2008; for
+    rollouts, Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy RL training").
 
     Args:
-        logprobs: [N] under the policy as it was when the text was sampled, no gradients; sampler: [N] as it was drawn.
+        logprobs: [N] under the policy as it was when the text was sampled, no gradients; sampler: [N] of the sampler.
     """
     return torch.exp(logprobs - sampler).clamp(max=cap)
 

@@ -1,8 +1,7 @@
-"""The order of the stages: the only file that knows it. What each does is in `stages.py`.
+"""The order of the stages, and running them. To add one: a file in `stages/`, and its name in `STAGES`.
 
-A stage is a function of its configuration and its inputs, which are files of earlier stages or one of the three
-sources (base model, constitution, data set). Its identity holds the digests of exactly those inputs, so that a change
-re-runs what depends on it and nothing else.
+A stage's key holds its configuration, the versions of its code and the digests of its inputs: what it declares, and
+since it can read nothing else, what it reads. A change re-runs what depends on it and nothing else.
 """
 
 from __future__ import annotations
@@ -11,230 +10,56 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from steersman import provenance
-from steersman.constitution import ai_feedback, critique_revise, document, judge_card
-from steersman.constitution.document import Constitution
-from steersman.constitution.lint import lint
-from steersman.data import sources
-from steersman.data.formats import dump
-from steersman.data.sources import DataSet
-from steersman.errors import ConstitutionError, RecipeError, TrainingFailed, closest
-from steersman.evals import answers, capability, reward_card, scores
-from steersman.lm import pretrained, tiny, vllm_engine
-from steersman.lm.device import Hardware, placed
+from steersman.errors import RecipeError, TrainingFailed, closest
+from steersman.lm.device import placed
 from steersman.recipe import Recipe
 from steersman.report import page
-from steersman.stages import (
-    ENDPOINT,
-    TRAINING,
-    Context,
-    ablate,
-    alone,
-    answer_aligned,
-    answer_raw,
-    asked_cost_model,
-    check,
-    earlier_policies,
-    give_feedback,
-    judges_by_principle,
-    measure_judge,
-    offline_stage,
-    policy_stage,
-    preference_stage,
-    revise,
-    score,
-    train_dpo,
-    train_on_revisions,
-    train_preference_model,
-    train_ranking,
-    train_rl,
-    train_sft,
-    tuned_stage,
-    write_data,
-    write_reward_card,
-)
-from steersman.store import (
-    Identity,
-    Run,
-    StageFolder,
-    canonical,
-    sha256_text,
-    write_json,
-    write_text,
-)
+from steersman.report.blocks import Section
+from steersman.report.evidence import ReportSettings, read_evidence
+from steersman.stage import Input, Inputs, Sources, Stage
+from steersman.stages import answers, data, dpo, judge, reward_model, rl, scores, sft, sources
+from steersman.stages import capability as capability_stages
+from steersman.stages.inputs import POLICY
+from steersman.stages.sources import Source
+from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
 from steersman.terminal import console
-from steersman.train import distributed, dpo, reward_model, sft
-from steersman.train.reward_model import RewardConfig
-from steersman.train.rl import loop as rl
+from steersman.train import distributed
 
-
-# ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True)
-class Stage:
-    """``inputs`` name sources (see `SOURCE_DIGESTS`), stages, or files of stages, such as ``data/train.jsonl``.
-
-    `POLICY` among them is the last stage of a recipe that trains, `OFFLINE` the one before reinforcement learning,
-    `TUNED` the last one that learns from demonstrations, and `PREFERENCES` the model whose score is maximised. An
-    ``optional`` stage without a configuration is left out, also where it is an input.
-    """
-
-    name: str
-    version: int
-    config: Callable[[Recipe], Any]
-    inputs: tuple[str, ...]
-    work: Callable[[Context, StageFolder], None]
-    optional: bool = False
-
-
-POLICY, OFFLINE, TUNED, PREFERENCES = "policy", "offline", "tuned", "preferences"
-
-
-def ranking(name: str, choose: Callable[[Recipe], RewardConfig | None], file: str) -> Stage:
-    """A stage that trains a reward model on a file of comparisons."""
-
-    def work(c: Context, out: StageFolder) -> None:
-        train_ranking(c, out, choose, file)
-
-    inputs = ("base", "judged_texts", "sft", f"data/{file}", "data/train.jsonl")
-    return Stage(name, reward_model.VERSION, choose, inputs, work, optional=True)
-
-
-STAGES = (
-    Stage("data", sources.VERSION, lambda r: r.examples, ("data_source",), write_data),
-    Stage(
-        "raw_answers",
-        answers.VERSION,
-        lambda r: r.answers,
-        ("base", "persona", "data/train.jsonl", "data/evaluation.jsonl"),
-        answer_raw,
-    ),
-    Stage(
-        "raw_capability",
-        capability.VERSION,
-        lambda r: r.capability,
-        ("base", "capability_items"),
-        lambda c, out: capability.run(c.recipe.capability, c.base, None, out),
-    ),
-    Stage("sft", sft.VERSION, lambda r: r.sft, ("base", "data/train.jsonl", "data/validation.jsonl"), train_sft),
-    ranking("reward_model", lambda r: r.reward_model, "comparisons.jsonl"),
-    Stage(
-        "reward_card",
-        reward_card.VERSION,
-        lambda r: r.reward_model,
-        ("base", "reward_model", "data/held_out_comparisons.jsonl", "data/train.jsonl"),
-        write_reward_card,
-        optional=True,
-    ),
-    ranking("second_judge", alone, "held_out_comparisons.jsonl"),
-    ranking("cost_model", asked_cost_model, "comparisons.jsonl"),
-    Stage(
-        "judge_card",
-        judge_card.VERSION,
-        lambda r: r.judge,
-        ("base", "judge_reads", "reward_model", "data/held_out_comparisons.jsonl"),
-        measure_judge,
-        optional=True,
-    ),
-    Stage(
-        "revisions",
-        critique_revise.VERSION,
-        lambda r: r.revisions,
-        ("base", "reviser_reads", "sft", "judge_card", "data/prompts.jsonl", "data/train.jsonl"),
-        revise,
-        optional=True,
-    ),
-    Stage(
-        "cai_sft",
-        sft.VERSION,
-        lambda r: r.cai_sft,
-        ("base", "sft", f"revisions/{critique_revise.DEMONSTRATIONS}", "data/train.jsonl", "data/validation.jsonl"),
-        train_on_revisions,
-        optional=True,
-    ),
-    Stage(
-        "feedback",
-        ai_feedback.VERSION,
-        lambda r: r.feedback,
-        ("base", TUNED, "judge_reads", "judge_card", "reward_model", "data/prompts.jsonl", "data/train.jsonl"),
-        give_feedback,
-        optional=True,
-    ),
-    Stage(
-        "preference_model",
-        reward_model.VERSION,
-        lambda r: r.preference_model,
-        (
-            "base",
-            "judged_texts",
-            "sft",
-            "data/comparisons.jsonl",
-            f"feedback/{ai_feedback.COMPARISONS}",
-            "data/train.jsonl",
-        ),
-        train_preference_model,
-        optional=True,
-    ),
-    Stage(
-        "dpo",
-        dpo.VERSION,
-        lambda r: r.dpo,
-        ("base", TUNED, "data/comparisons.jsonl", f"feedback/{ai_feedback.COMPARISONS}"),
-        train_dpo,
-        optional=True,
-    ),
-    Stage(
-        "rl",
-        rl.VERSION,
-        lambda r: r.rl,
-        (
-            "base",
-            OFFLINE,
-            PREFERENCES,
-            "second_judge",
-            "cost_model",
-            "data/prompts.jsonl",
-            "data/held_out_prompts.jsonl",
-            "data/train.jsonl",
-        ),
-        train_rl,
-        optional=True,
-    ),
-    Stage(
-        "ablation",
-        answers.VERSION,
-        lambda r: r.answers if r.ablation and earlier_policies(r) else None,
-        ("base", "sft", TUNED, OFFLINE, "data/evaluation.jsonl"),
-        ablate,
-        optional=True,
-    ),
-    Stage(
-        "aligned_answers",
-        answers.VERSION,
-        lambda r: r.answers,
-        ("base", POLICY, "data/evaluation.jsonl"),
-        answer_aligned,
-    ),
-    Stage(
-        "aligned_capability",
-        capability.VERSION,
-        lambda r: r.capability,
-        ("base", POLICY, "capability_items"),
-        lambda c, out: capability.run(c.recipe.capability, c.base, c.policy, out),
-    ),
-    Stage(
-        "scores",
-        scores.VERSION,
-        lambda r: None,
-        ("data/evaluation.jsonl", "raw_answers", "aligned_answers", "ablation", "raw_capability", "aligned_capability"),
-        score,
-    ),
+STAGES: tuple[Stage[Any], ...] = (
+    data.DATA,
+    answers.RAW_ANSWERS,
+    capability_stages.RAW_CAPABILITY,
+    sft.SFT,
+    reward_model.REWARD,
+    reward_model.REWARD_CARD,
+    reward_model.HOLDOUT,
+    reward_model.COST,
+    judge.JUDGE,
+    judge.REVISIONS,
+    sft.CAI_SFT,
+    judge.FEEDBACK,
+    reward_model.PREFERENCE,
+    dpo.DPO,
+    rl.RL,
+    answers.ABLATION,
+    answers.ALIGNED_ANSWERS,
+    capability_stages.ALIGNED_CAPABILITY,
+    scores.SCORES,
 )
+
+
+class Step(NamedTuple):
+    """A stage with its configuration in a recipe, and with its inputs: by handle, the name in the run (or none)."""
+
+    stage: Stage[Any]
+    config: Any
+    names: Mapping[Input[Any], str | None]
 
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -254,162 +79,162 @@ def align(
         echo: gets a line per stage; the console unless given.
 
     Returns:
-        The run, to be read with `steersman show`, `chat`, `export`.
+        The run, to be read with `steersman.open_run`.
 
     Raises:
         UserError: something in the input is wrong. RunError: the run could not finish; run it again to go on.
     """
     say = echo or console.print
-    stages = stages_of(recipe, until)
-    constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
-    check_agreement(constitution, data)
-    check(recipe, constitution, data)
-    recipe.hardware.check()
-    if recipe.samples_with_vllm:
-        vllm_engine.check()
+    steps, given = prepare(recipe, until)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with run.locked(), placed(recipe.hardware):
         start = time.time()
-        base, cache = base_model(recipe, data, run), run.path / ENDPOINT
-        context = Context(recipe, constitution, data, base, {}, cache)
+        base = sources.base_model(recipe, given.data, run)
         write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-        write_json(run.path / "constitution.json", constitution.model_dump(mode="json"))
-        write_json(run.path / "run.json", {**_about(recipe, context.base), "started": start})
-        for number, stage in enumerate(stages, start=1):
-            identity = identify(stage, context)
+        write_json(run.path / "constitution.json", given.constitution.model_dump(mode="json"))
+        write_json(run.path / "run.json", {**_about(recipe, base), "started": start})
+        known, done = sources.digested(given, base), dict[str, Artifact]()
+        for number, step in enumerate(steps, start=1):
+            name = step.stage.name
+            identity, inputs = identify(step, known, done)
             artifact = run.finished(identity)
             if artifact is None:
-                say(f"[{number}/{len(stages)}] {stage.name}: {run.why(identity)}")
-                artifact = run.perform(identity, functools.partial(stage.work, context))
-                say(f"[{number}/{len(stages)}] {stage.name}: done in {_minutes(run.manifest(stage.name))}")
+                say(f"[{number}/{len(steps)}] {name}: {run.why(identity)}")
+                artifact = run.perform(identity, functools.partial(_perform, step, inputs))
+                say(f"[{number}/{len(steps)}] {name}: done in {_minutes(run.manifest(name))}")
             else:
-                say(f"[{number}/{len(stages)}] {stage.name}: reused")
-            context.done[stage.name] = artifact
-        if stages[-1].name == STAGES[-1].name:
-            page.write(run, recipe.report)
+                say(f"[{number}/{len(steps)}] {name}: reused")
+            done[name] = artifact
+        if steps[-1].stage is STAGES[-1]:
+            write_report(run, recipe.report)
     return run
 
 
-def follow(hardware: Hardware) -> None:
+def prepare(recipe: Recipe, until: str | None = None) -> tuple[list[Step], Sources]:
+    """The stages to run, and what the recipe names; everything that can be refused before the first stage, is.
+
+    Raises:
+        UserError: the recipe, the constitution, the data or the machine does not do.
+    """
+    steps = stages_of(recipe)
+    last = _place(steps, until) if until else len(steps) - 1
+    given = sources.load(recipe)
+    recipe.hardware.check()
+    for step in steps:
+        if step.stage.check:
+            step.stage.check(step.config, given)
+    return steps[: last + 1], given
+
+
+def _perform(step: Step, inputs: Inputs, out: StageFolder) -> None:
+    """Run a stage; one that trains, in all processes."""
+    if step.stage.trains:
+        distributed.call(step.stage.name, out.path, step.config, [inputs.values[wanted] for wanted in step.names])
+    step.stage.run(step.config, inputs, out)
+
+
+def follow(recipe: Recipe) -> None:
     """What every process but the first does under torchrun: take part in the stages that train, and write nothing."""
     console.quiet = True
-    with placed(hardware):
+    steps = {step.stage.name: step for step in stages_of(recipe)}
+    with placed(recipe.hardware):
         while True:
-            stage, received = distributed.called()
-            if stage is None:
+            name, received = distributed.called()
+            if name is None:
                 return
-            path, *arguments = received
+            path, config, values = received
+            labels = {wanted: label or "" for wanted, label in steps[name].names.items()}
+            inputs = Inputs(dict(zip(labels, values, strict=True)), labels)
             with contextlib.suppress(TrainingFailed):  # all processes meet it at the same step, and the leader says so
-                TRAINING[stage](*arguments, StageFolder(path, stage))
+                steps[name].stage.run(config, inputs, StageFolder(path, name))
 
 
-def check_agreement(constitution: Constitution, data: DataSet) -> None:
-    """Refuse data that name principles which the constitution does not have.
-
-    Raises:
-        ConstitutionError: the lint finds errors; warnings are left to `steersman constitution check`.
-    """
-    findings = lint(
-        constitution,
-        demonstrations=data.demonstrations,
-        comparisons=data.comparisons,
-        prompts=data.prompts,
-        evaluation=data.evaluation,
-    )
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        raise ConstitutionError(
-            "\n".join(f"{finding.principle or 'document'}: {finding.message}" for finding in errors),
-            where=f"constitution {constitution.name} with {data.folder}",
-            do=errors[0].do,
-        )
-
-
-def stages_of(recipe: Recipe, until: str | None = None) -> tuple[Stage, ...]:
-    """The stages of a recipe up to and with ``until``, all of them when it is None.
+# ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def stages_of(recipe: Recipe) -> list[Step]:
+    """The stages of a recipe, with the stages that their inputs come from.
 
     Raises:
-        RecipeError: the recipe has no such stage.
+        RecipeError: a stage needs what no stage of this recipe writes.
     """
-    named = {
-        POLICY: policy_stage(recipe),
-        OFFLINE: offline_stage(recipe),
-        TUNED: tuned_stage(recipe),
-        PREFERENCES: preference_stage(recipe),
-    }
-    absent = {stage.name for stage in STAGES if stage.optional and stage.config(recipe) is None}
+    chosen = [(stage, config) for stage in STAGES if (config := stage.config(recipe)) is not None]
+    present = {*sources.NAMES, *(stage.name for stage, _ in chosen)}
+    steps = []
+    for stage, config in chosen:
+        names = {wanted: _resolve(wanted, recipe, present) for wanted in stage.inputs}
+        for wanted, name in names.items():
+            if name is None and wanted.required:
+                missing = wanted.names[0].partition("/")[0]
+                section = next(other.recipe_key or other.name for other in STAGES if other.name == missing)
+                own = stage.recipe_key or stage.name
+                raise recipe.conflict(f"{own} needs {section}", own, do=f"add {section}: {{}}")
+        steps.append(Step(stage, config, names))
+    return steps
 
-    def present(inputs: Sequence[str]) -> tuple[str, ...]:
-        kept = (named.get(name, name) for name in inputs if name.partition("/")[0] not in absent)
-        return tuple(dict.fromkeys(kept))
 
-    stages = tuple(replace(stage, inputs=present(stage.inputs)) for stage in STAGES if stage.name not in absent)
-    names = [stage.name for stage in stages]
-    if until is not None and until not in names:
+def _resolve(wanted: Input[Any], recipe: Recipe, present: set[str]) -> str | None:
+    """The name of an input in a run of the recipe: the last alternative whose stage is present."""
+    if wanted.when and not wanted.when(recipe):
+        return None
+    return next((name for name in reversed(wanted.names) if name.partition("/")[0] in present), None)
+
+
+def _place(steps: Sequence[Step], until: str) -> int:
+    names = [step.stage.name for step in steps]
+    if until not in names:
         raise RecipeError(f"no stage {until!r}", where="--until", expected=", ".join(names), do=closest(until, names))
-    return stages[: names.index(until) + 1] if until else stages
+    return names.index(until)
 
 
-def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:
-    """The base model's folder. ``tiny-random`` is made on the spot, from the data's own text, inside the run."""
-    if recipe.model != tiny.NAME:
-        return pretrained.resolve(recipe.model, notify=lambda text: console.print(text))
-    texts = tiny.corpus(data.demonstrations)
-    identity = Identity("base", tiny.VERSION, {}, {"texts": sha256_text("\n".join(texts))})
-    artifact = run.finished(identity) or run.perform(identity, lambda out: tiny.build(texts, out.file("model")))
-    return artifact.file("model")  # below the manifest, whose times must not become part of the model's digest
+def identify(step: Step, known: Mapping[str, Source], done: Mapping[str, Artifact]) -> tuple[Identity, Inputs]:
+    """The identity of a stage, and what it is given."""
+    digests: dict[str, str] = {}
+    values: dict[Input[Any], Any] = {}
+    for wanted, name in step.names.items():
+        values[wanted] = None
+        if name is None:
+            continue
+        if name in known:
+            source = known[name]
+            values[wanted] = source.value
+            if wanted.part:
+                part = wanted.part(source.value)
+                digests[wanted.label] = sha256_text(part if isinstance(part, str) else canonical(part))
+            elif source.digest:
+                digests[name] = source.digest
+        else:
+            folder, _, file = name.partition("/")
+            artifact = done[folder]
+            values[wanted] = artifact.file(file) if file else artifact.path
+            digests[name] = artifact.outputs[file] if file else artifact.digest
+    identity = Identity(step.stage.name, step.stage.versions, step.config.identity(), digests)
+    return identity, Inputs(values, {wanted: name or "" for wanted, name in step.names.items()})
 
 
-def identify(stage: Stage, context: Context) -> Identity:
-    """The identity of a stage, from its configuration and the digests of its inputs."""
-    config = stage.config(context.recipe)
-    inputs = {name: _digest(name, context) for name in stage.inputs}
-    return Identity(stage.name, stage.version, config.identity() if config is not None else {}, inputs)
+# ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def sections_of(run: Run) -> list[Section]:
+    """The sections of the stages that a run has finished, in their order."""
+    evidence = read_evidence(run)
+    records = [(stage, evidence.record(stage.name)) for stage in STAGES]
+    sections = [stage.section(record) for stage, record in records if stage.section is not None and record is not None]
+    return [section for section in sections if section is not None]
 
 
-def _digest(name: str, context: Context) -> str:
-    if name in SOURCE_DIGESTS:
-        return SOURCE_DIGESTS[name](context)
-    stage, _, file = name.partition("/")
-    artifact = context.done[stage]
-    return artifact.outputs[file] if file else artifact.digest
-
-
-def _base_digest(base: Path, hardware: Hardware) -> str:
-    """Of the model as it is computed. Its precision makes it another one; its device rounds, as any machine does."""
-    found = pretrained.digest(base)
-    return found if hardware.dtype == "float32" else f"{found} in {hardware.dtype}"
-
-
-def _shown(c: Context) -> list[Any]:
-    """What a judge or a reviser goes by beside the words of a principle: its examples, and what rules look for."""
-    rows = [p.model_dump(mode="json", include={"examples", "behaviours"}) for p in c.constitution.principles]
-    judge = c.recipe.judge
-    asked = judge.model if judge and judge.model and Path(judge.model).exists() else None
-    return [*rows, pretrained.digest(Path(asked)) if asked else ""]
-
-
-SOURCE_DIGESTS: Mapping[str, Callable[[Context], str]] = {
-    "base": lambda c: _base_digest(c.base, c.recipe.hardware),
-    "persona": lambda c: sha256_text(c.constitution.persona),
-    "data_source": lambda c: sha256_text(canonical([dump(rows) for rows in c.data[1:5]])),
-    "judge_reads": lambda c: sha256_text(canonical([*c.constitution.texts.items(), *_shown(c)])),
-    "reviser_reads": lambda c: sha256_text(
-        canonical([[p.id, p.text, p.critique_request, p.revision_request] for p in c.constitution.principles])
-        + canonical(_shown(c))
-    ),
-    "judged_texts": lambda c: sha256_text(canonical(c.constitution.texts) if judges_by_principle(c.recipe) else ""),
-    "capability_items": lambda c: capability.items_digest(),
-}
+def write_report(run: Run, config: ReportSettings | None = None) -> Path:
+    """Write the report of a run that has reached its scores; returns the path of its page. See `report.page.write`."""
+    return page.write(run, sections_of(run), config)
 
 
 def _about(recipe: Recipe, base: Path) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
-    digest = _base_digest(base, recipe.hardware)
+    names = [step.stage.name for step in stages_of(recipe)]
     return {
-        "stages": [stage.name for stage in stages_of(recipe)],
-        "policy": policy_stage(recipe),
-        "model": {"name": recipe.model, "path": str(base.absolute()), "digest": digest},
+        "stages": names,
+        "policy": _resolve(POLICY, recipe, set(names)),
+        "model": {
+            "name": recipe.model,
+            "path": str(base.absolute()),
+            "digest": sources.base_digest(base, recipe.hardware),
+        },
         **provenance.software_and_machine(recipe.hardware.device),
     }
 

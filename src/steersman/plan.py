@@ -1,8 +1,8 @@
-"""What `steersman align` would do, without doing it: the stages, what is reused and why not, minutes and memory.
+"""`steersman align --plan`: the stages, what is reused and why not, minutes and memory; nothing is run.
 
-Which stages run follows from the identities that the pipeline itself compares; how long they take, from the work that
-the data gives them (`work.py`) and what such work costs here (`calibration.py`). A stage whose inputs another stage has
-yet to make counts as running, and one that continues counts from its beginning: the plan is an upper bound.
+Which stages run follows from the identities that the pipeline itself compares; how long they take, from the stages' own
+estimates and from what such work costs on this machine (`cost/calibration.py`). A stage whose inputs another stage has
+yet to write counts as running, and one that continues counts from its beginning: the plan is an upper bound.
 
 Nothing stays written but the remembered digest of a model's files in the cache; a temporary folder comes and goes.
 """
@@ -11,28 +11,24 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from steersman.constitution import document
-from steersman.cost import work as work_of
 from steersman.cost.calibration import Calibration, calibrate
-from steersman.cost.constitutional import CONSTITUTIONAL
-from steersman.cost.work import Subject, WordCount, Work
-from steersman.data import sources
+from steersman.cost.work import WordCount, Work, Workload
+from steersman.data import formats
 from steersman.data.sources import DataSet
 from steersman.lm import pretrained, tiny
 from steersman.lm.chat_format import chat_format
 from steersman.lm.device import Hardware
-from steersman.pipeline import Stage, identify, stages_of
+from steersman.pipeline import Step, identify, prepare
 from steersman.recipe import Recipe
-from steersman.stages import Context, check
-from steersman.store import Artifact, Identity, Run, StageFolder, peak_memory_mb, sha256_file, sha256_text
+from steersman.report.blocks import Block, Cell, Table, paragraph
+from steersman.stage import Inputs, R, Sources
+from steersman.stages import sources
+from steersman.stages.data import DATA
+from steersman.store import Artifact, Run, StageFolder, peak_memory_mb, sha256_file
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
 State = Literal["reused", "will run"]
@@ -53,9 +49,6 @@ PACKAGED_SHAPE = {
     "head_dim": 256,
     "query_pre_attn_scalar": 256,
 }
-
-
-WORK = {**work_of.WORK, **CONSTITUTIONAL}
 
 
 class StagePlan(Record):
@@ -100,82 +93,81 @@ def plan(recipe: Recipe, out: str | Path | None = None, *, until: str | None = N
     """What `pipeline.align` would do with the same arguments.
 
     Raises:
-        UserError: something in the input is wrong; what `pipeline.align` would say before it trains.
+        UserError: whatever `pipeline.align` would refuse before its first stage.
     """
-    stages = stages_of(recipe, until)
-    constitution, data = document.load(recipe.constitution), sources.load(recipe.data, recipe.votes)
-    check(recipe, constitution, data)
+    steps, given = prepare(recipe, until)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
     with tempfile.TemporaryDirectory(prefix="steersman-plan-") as folder:
         scratch = Path(folder)
-        base = _prepared(recipe, data, run)
-        context = Context(recipe, constitution, data, base or Path(), {})
-        decided = _decide(stages, context, run, base is not None, scratch)
-        todo = [name for name, (state, _) in decided.items() if state == "will run" and name in WORK]
-        subject = _subject(context, run, base, scratch) if todo else None
-        own = [name for name in todo if not (name == "rl" and recipe.samples_with_vllm)]
-        work = {name: WORK[name](subject) for name in own} if subject else {}
-    calibration = calibrate(subject) if subject and recipe.hardware == Hardware() else None
-    prepare, seconds = _preparation(recipe.model, base) if todo else ("", 0.0)
-    planned = tuple(_stage_plan(name, *decision, work.get(name), calibration) for name, decision in decided.items())
+        base = _prepared(recipe, given.data, run)
+        decided, rows = _decide(steps, given, run, base, scratch)
+        todo = [s for s in steps if decided[s.stage.name][0] == "will run" and s.stage.estimate]
+        workload = _workload(given, rows, run, base, scratch) if todo else None
+        work = {s.stage.name: s.stage.estimate(s.config, workload) for s in todo if s.stage.estimate and workload}
+    calibration = calibrate(workload) if workload and recipe.hardware == Hardware() else None
+    prepare_weights, seconds = _preparation(recipe.model, base) if todo else ("", 0.0)
     return Plan(
         run=str(run.path),
         hardware=recipe.hardware,
-        stages=planned,
-        prepare=prepare,
+        stages=tuple(_stage_plan(s, *decided[s.stage.name], work.get(s.stage.name), calibration) for s in steps),
+        prepare=prepare_weights,
         prepare_seconds=seconds,
         calibration=calibration,
     )
 
 
-def _stage_plan(name: str, state: State, why: str, work: Work | None, calibration: Calibration | None) -> StagePlan:
+def _stage_plan(step: Step, state: State, why: str, work: Work | None, calibration: Calibration | None) -> StagePlan:
+    name = step.stage.name
     if state == "reused":
         return StagePlan(name=name, state=state, why=why)
-    if name not in WORK:
+    if step.stage.estimate is None:
         process_mb = calibration.process_mb if calibration else peak_memory_mb()
         return StagePlan(name=name, state=state, why=why, seconds=SMALL_STAGE_SECONDS, peak_mb=process_mb)
     if work is None:
         return StagePlan(name=name, state=state, why=why, tokens=None, seconds=None, peak_mb=None)
-    amounts = work.amounts
-    tokens = round(amounts.train_tokens + amounts.read_tokens + amounts.decode_rows + amounts.rollout_rows)
+    counts = work.counts
+    tokens = round(counts.train_tokens + counts.read_tokens + counts.decode_rows + counts.rollout_rows)
     if calibration is None:
         return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=None, peak_mb=None)
-    seconds, peak_mb = calibration.seconds(amounts), calibration.peak_mb(work.largest)
+    seconds, peak_mb = calibration.seconds(counts), calibration.peak_mb(work.peak)
     return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=seconds, peak_mb=peak_mb)
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _decide(
-    stages: Sequence[Stage], context: Context, run: Run, base_known: bool, scratch: Path
-) -> dict[str, tuple[State, str]]:
-    """State and reason of each stage. Fills ``context.done`` with what is reused, and with the data in any case.
+    steps: Sequence[Step], given: Sources, run: Run, base: Path | None, scratch: Path
+) -> tuple[dict[str, tuple[State, str]], Path]:
+    """State and reason of each stage, and the folder of the data stage.
 
-    The data stage takes a moment, so it is done in the scratch folder: what follows it then knows its real inputs.
+    That stage takes a moment, so it is run in the scratch folder: what follows it then knows its real inputs.
     """
     decided: dict[str, tuple[State, str]] = {}
-    for stage in stages:
-        needs = [name.partition("/")[0] for name in stage.inputs]
-        missing = [name for name in needs if name in decided and name not in context.done]
-        if "base" in needs and not base_known:
+    done: dict[str, Artifact] = {}
+    known: Mapping[str, sources.Source] = sources.digested(given, base)
+    for step in steps:
+        stage = step.stage
+        needs = [name.partition("/")[0] for name in step.names.values() if name]
+        missing = [name for name in needs if name in decided and name not in done]
+        if "base" in needs and base is None:
             missing.append("the base model")
         if missing:
             new = missing == ["the base model"] and run.manifest(stage.name) is None
             decided[stage.name] = "will run", "new" if new else f"waits for {missing[0]}"
             continue
-        identity = identify(stage, context)
+        identity, inputs = identify(step, known, done)
         artifact = run.finished(identity)
         decided[stage.name] = ("reused", "unchanged") if artifact else ("will run", run.why(identity))
-        if artifact is None and stage.name == "data":
-            artifact = _in_scratch(stage, context, scratch)
+        if artifact is None and stage.name == DATA.name:
+            artifact = _in_scratch(step, inputs, scratch)
         if artifact is not None:
-            context.done[stage.name] = artifact
-    return decided
+            done[stage.name] = artifact
+    return decided, done[DATA.name].path
 
 
-def _in_scratch(stage: Stage, context: Context, scratch: Path) -> Artifact:
-    folder = scratch / stage.name
+def _in_scratch(step: Step, inputs: Inputs, scratch: Path) -> Artifact:
+    folder = scratch / step.stage.name
     folder.mkdir()
-    stage.work(context, StageFolder(folder, stage.name))
+    step.stage.run(step.config, inputs, StageFolder(folder, step.stage.name))
     return Artifact(folder, {file.name: sha256_file(file) for file in folder.iterdir()})
 
 
@@ -183,8 +175,7 @@ def _in_scratch(stage: Stage, context: Context, scratch: Path) -> Artifact:
 def _prepared(recipe: Recipe, data: DataSet, run: Run) -> Path | None:
     """The base model's folder if it is there already; None if `pipeline.align` would make, fetch or convert it."""
     if recipe.model == tiny.NAME:
-        texts = sha256_text("\n".join(tiny.corpus(data.demonstrations)))
-        artifact = run.finished(Identity("base", tiny.VERSION, {}, {"texts": texts}))
+        artifact = run.finished(sources.tiny_base(data)[1])
         return artifact.file("model") if artifact else None
     return pretrained.prepared(recipe.model)
 
@@ -199,14 +190,14 @@ def _preparation(model: str, base: Path | None) -> tuple[str, float | None]:
     return f"{model} is {do} first; until then its minutes and memory are unknown", None
 
 
-def _subject(context: Context, run: Run, base: Path | None, scratch: Path) -> Subject | None:
-    """What there is to measure; None when the model is unknown until it has been fetched or converted."""
+def _workload(given: Sources, rows: Path, run: Run, base: Path | None, scratch: Path) -> Workload | None:
+    """What there is to count; None when the model is unknown until it has been fetched or converted."""
     from transformers import AutoConfig, Gemma3TextConfig
 
-    recipe, seconds = context.recipe, TOKENIZER_SECONDS
+    recipe, seconds = given.recipe, TOKENIZER_SECONDS
     if base is None and recipe.model == tiny.NAME:
         base = scratch / "base"
-        tiny.build(tiny.corpus(context.data.demonstrations), base)
+        tiny.build(tiny.corpus(given.data.demonstrations), base)
     if base is not None:
         start = time.perf_counter()
         tokenizer: Any = pretrained.load_tokenizer(base)
@@ -216,41 +207,40 @@ def _subject(context: Context, run: Run, base: Path | None, scratch: Path) -> Su
         tokenizer, config = WordCount(PACKAGED_SHAPE["vocab_size"]), Gemma3TextConfig(**PACKAGED_SHAPE)
     else:
         return None
-    return Subject(
+
+    def read(name: str, record: type[R]) -> list[R]:
+        return formats.read(rows / f"{name}.jsonl", record)
+
+    return Workload(
         recipe=recipe,
-        constitution=context.constitution,
+        constitution=given.constitution,
         earlier=run,
         config=config,
         chat=chat_format(tokenizer),
         tokenizer_seconds=seconds,
-        train=context.rows("train.jsonl", Demonstration),
-        validation=context.rows("validation.jsonl", Demonstration),
-        comparisons=context.rows("comparisons.jsonl", Comparison),
-        held_out=context.rows("held_out_comparisons.jsonl", Comparison),
-        prompts=context.rows("prompts.jsonl", Prompt),
-        held_out_prompts=context.rows("held_out_prompts.jsonl", Prompt),
-        evaluation=context.rows("evaluation.jsonl", Prompt),
+        train=read("train", Demonstration),
+        validation=read("validation", Demonstration),
+        comparisons=read("comparisons", Comparison),
+        held_out=read("held_out_comparisons", Comparison),
+        prompts=read("prompts", Prompt),
+        held_out_prompts=read("held_out_prompts", Prompt),
+        evaluation=read("evaluation", Prompt),
     )
 
 
 # ── what people read ─────────────────────────────────────────────────────────────────────────────────────────────────
-def table(planned: Plan) -> RenderableType:
-    """The plan for a terminal of 80 columns or more."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    grid.add_column("stage", no_wrap=True)
-    grid.add_column("what happens", ratio=1, overflow="fold")
-    for name in ("tokens", "time", "memory"):
-        grid.add_column(name, justify="right", no_wrap=True)
+def shown(planned: Plan) -> tuple[Block, ...]:
+    """The plan as blocks; in a terminal it fits 80 columns."""
+    rows: list[tuple[Cell, ...]] = []
     for stage in planned.stages:
         if stage.state == "reused":
-            grid.add_row(stage.name, "reused", style="dim")
+            rows.append((stage.name, "reused", "", "", ""))
             continue
-        tokens = _shown(stage.tokens, "{:,}".format) if stage.name in WORK else ""
-        costs = (tokens, _shown(stage.seconds, _duration), _shown(stage.peak_mb, _megabytes))
-        grid.add_row(
-            stage.name, Text("runs: " + stage.why.replace("changed: ", "changed\n").replace("; ", "\n")), *costs
-        )
-    return Group(grid, Text(), Text("\n".join(_notes(planned))))
+        why = "runs: " + stage.why.replace("changed: ", "changed\n").replace("; ", "\n")
+        tokens = "" if stage.tokens == 0 else _known(stage.tokens, "{:,}".format)
+        rows.append((stage.name, why, tokens, _known(stage.seconds, _duration), _known(stage.peak_mb, _megabytes)))
+    columns = ("stage", "what happens", "tokens", "time", "memory")
+    return (Table(caption="", columns=columns, rows=tuple(rows)), paragraph("\n".join(_notes(planned))))
 
 
 def _notes(planned: Plan) -> Iterator[str]:
@@ -260,14 +250,14 @@ def _notes(planned: Plan) -> Iterator[str]:
         return
     if planned.prepare:
         yield f"Weights: {planned.prepare}."
-    total, memory = _shown(planned.seconds, _duration), _shown(planned.peak_mb, _megabytes)
+    total, memory = _known(planned.seconds, _duration), _known(planned.peak_mb, _megabytes)
     yield f"{to_run} of {len(planned.stages)} stages will run in {planned.run}: {total}, {memory} of memory."
     if planned.hardware != Hardware():
-        yield f"Minutes and memory are foretold for a CPU in float32, not for {planned.hardware}."
+        yield f"Minutes and memory are estimated for a CPU in float32, not for {planned.hardware}."
     if planned.calibration is not None:
         unknown = [stage.name for stage in planned.stages if stage.state == "will run" and stage.seconds is None]
         if unknown:
-            yield f"Not foretold: the time that another program takes ({', '.join(unknown)})."
+            yield f"Not estimated: the time that another program takes ({', '.join(unknown)})."
         share = planned.calibration.processor_share
         busy = f" The machine is busy (we got {share:.0%} of it): idle, it is faster." if share < BUSY else ""
         yield (
@@ -276,7 +266,7 @@ def _notes(planned: Plan) -> Iterator[str]:
         )
 
 
-def _shown(value: Any, show: Callable[[Any], str]) -> str:
+def _known(value: Any, show: Callable[[Any], str]) -> str:
     return "?" if value is None else show(value)
 
 

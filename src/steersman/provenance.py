@@ -1,4 +1,4 @@
-"""With what software and on what machine a run was made."""
+"""The software and the machine of a run."""
 
 from __future__ import annotations
 

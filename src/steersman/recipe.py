@@ -1,12 +1,17 @@
-"""What decides a run: the recipe, its checks, and how it is read from a file and from ``--set key=value``."""
+"""What decides a run: the recipe, and how it is read from a file and from ``--set key=value``.
+
+A recipe is checked here for its shape: keys, types, ranges. How its sections depend on each other is checked by the
+stages (`pipeline.prepare`), which report a conflict with `Recipe.conflict` at the line where the key was written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError
 
 from steersman.constitution.ai_feedback import FeedbackConfig
 from steersman.constitution.critique_revise import RevisionsConfig
@@ -23,132 +28,125 @@ from steersman.train.rl.ppo import PpoConfig
 from steersman.train.rl.rloo import RlooConfig
 from steersman.train.sft import RevisedSftConfig, SftConfig
 from steersman.types import Record, Slug
-from steersman.yaml_lines import load_yaml, parse, validate
+from steersman.yaml_lines import LineOf, describe, load_yaml, parse, validate
 
 # In a source checkout the recipes lie beside src/; a wheel carries them inside the package.
 _CHECKOUT = Path(__file__).parents[2] / "recipes"
 RECIPES = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).parent / "recipes"
 
+# Former keys, and what they are called now.
+_PREFIX = {"": "", ".tokens": ".tokens", ".weight": ".weight", ".passes": ".upsample"}
+_EVALUATION = ("", ".every_steps", ".gold", ".labels", ".prompts", ".stop_at")
+_REWARD = {
+    "centre_weight": "center_rewards_coefficient",
+    "trust_raters": "rater_reliability",
+    "without_style": "style_control",
+}
+RENAMED: Mapping[str, str] = {
+    **{f"{stage}.opening{old}": f"{stage}.prefix{new}" for stage in ("sft", "cai_sft") for old, new in _PREFIX.items()},
+    "cai_sft.demonstrations": "cai_sft.demonstrations_per_revision",
+    "dpo.tokens": "dpo.first_n_tokens",
+    "dpo.passes": "dpo.upsample",
+    **{
+        f"{model}.{old}": f"{model}.{new}"
+        for model in ("reward_model", "cost_model", "preference_model")
+        for old, new in _REWARD.items()
+    },
+    "judge.sure": "judge.rule_confidence",
+    "judge.at_least": "judge.min_accuracy",
+    "judge.believe_anyway": "judge.skip_validation",
+    **{f"rl.watch{key}": f"rl.evaluation{key}" for key in _EVALUATION},
+    "rl.kl_coefficient": "rl.kl_coef",
+    "rl.value_weight": "rl.vf_coef",
+    "rl.demonstration_weight": "rl.ptx_coef",
+    "rl.most_varied": "rl.top_prompts_by_reward_std",
+    "rl.rollouts.unended_penalty": "rl.rollouts.missing_eos_penalty",
+}
 
 RlRecipe = Annotated[RlooConfig | GrpoConfig | PpoConfig, Field(discriminator="algorithm")]
 
 
 class ReportConfig(Record):
-    """``featured`` are the questions shown first; those that are not evaluation prompts are passed over."""
+    """The report's page."""
 
-    title: str = "Raw and aligned"
-    featured: tuple[str, ...] = ()
+    title: str = Field(default="Raw and aligned", description="The page's title.")
+    featured: tuple[str, ...] = Field(
+        default=(), description="Questions shown first; those that are not evaluation prompts are listed as not asked."
+    )
+
+
+@dataclass
+class Origin:
+    """Where the values of a recipe were written. All origins are equal: they are not part of what a recipe says."""
+
+    file: Path | None = None
+    line_of: LineOf | None = None
+    settings: Sequence[str] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def where(self, *keys: str) -> str:
+        """The last setting, else the line of the file, that wrote one of these keys; else the first key itself."""
+        for setting in reversed(self.settings):
+            name = setting.partition("=")[0]
+            if any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for key in keys):
+                return f"--set {setting}"
+        lines = [self.line_of(tuple(key.split("."))) for key in keys] if self.line_of else []
+        return f"{self.file}:{max(lines)}" if any(line is not None for line in lines) else keys[0]
 
 
 class Recipe(Record):
-    """Everything that decides what a run produces.
+    """Everything that decides what a run produces. Paths are relative to the recipe's file.
 
-    ``model`` is a name, a Hub id, a folder or a GGUF file; ``constitution`` a shipped name or a YAML file; ``data`` a
-    shipped name or a folder, and ``votes`` a file of comparisons that are added to its own, such as human raters made.
-    Paths are relative to the recipe's file. ``hardware`` is what models are computed on. What is null is left out:
-    without ``dpo`` the policy learns nothing from comparisons, without ``rl`` nothing from a ``reward_model``'s scores.
-
-    Constitutional AI: ``cai_sft`` learns from ``revisions``, and ``dpo`` and ``preference_model`` also from the
-    ``feedback`` of a ``judge``; ``rl`` then maximises the preference model's score. ``ablation`` also measures the
-    policies before the last one.
+    Sections that are null are skipped.
     """
 
-    name: Slug
-    hardware: Hardware = Hardware()
-    model: str
-    constitution: str
-    data: str
-    votes: str | None = None
-    examples: DataConfig = DataConfig()
-    sft: SftConfig = SftConfig()
-    dpo: DpoConfig | None = None
-    reward_model: RewardConfig | None = None
-    cost_model: CostConfig | None = None
-    judge: JudgeConfig | None = None
-    revisions: RevisionsConfig | None = None
-    cai_sft: RevisedSftConfig | None = None
-    feedback: FeedbackConfig | None = None
-    preference_model: RewardConfig | None = None
-    ablation: bool = False
-    rl: RlRecipe | None = None
-    answers: AnswersConfig = AnswersConfig()
-    capability: CapabilityConfig = CapabilityConfig()
-    report: ReportConfig = ReportConfig()
+    name: Slug = Field(description="The run's name: it works in runs/NAME unless --out is given.")
+    hardware: Hardware = Field(default=Hardware(), description="The device and the precision of all models.")
+    model: str = Field(description="gemma-3-270m, tiny-random, a Hub id, a folder, or a GGUF file.")
+    constitution: str = Field(description="A shipped constitution's name, or a YAML file.")
+    data: str = Field(description="A shipped data set's name, or a folder of .jsonl files.")
+    votes: str | None = Field(
+        default=None,
+        description="A .jsonl file of further comparisons, e.g. from human raters.",
+    )
+    examples: DataConfig = Field(default=DataConfig(), description="How the data set is limited and split.")
+    sft: SftConfig = Field(default=SftConfig(), description="Supervised fine-tuning on demonstrations.")
+    dpo: DpoConfig | None = Field(default=None, description="Direct preference optimisation on comparisons.")
+    reward_model: RewardConfig | None = Field(default=None, description="A reward model trained on comparisons.")
+    cost_model: CostConfig | None = Field(
+        default=None, description="A second reward model for the principles that rl.constraint must keep."
+    )
+    judge: JudgeConfig | None = Field(default=None, description="The preference judge of constitutional AI.")
+    revisions: RevisionsConfig | None = Field(default=None, description="Critiques and revisions of answers.")
+    cai_sft: RevisedSftConfig | None = Field(default=None, description="Supervised fine-tuning on the revisions.")
+    feedback: FeedbackConfig | None = Field(default=None, description="Answers compared by the judge.")
+    preference_model: RewardConfig | None = Field(
+        default=None,
+        description="A reward model that also learns from the judge's comparisons; rl maximises it.",
+    )
+    ablation: bool = Field(default=False, description="Also evaluate the policies before the last one.")
+    rl: RlRecipe | None = Field(default=None, description="Reinforcement learning: algorithm is rloo, grpo or ppo.")
+    answers: AnswersConfig = Field(default=AnswersConfig(), description="How evaluation prompts are answered.")
+    capability: CapabilityConfig = Field(default=CapabilityConfig(), description="Knowledge and perplexity.")
+    report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 
-    @property
-    def samples_with_vllm(self) -> bool:
-        """Whether rollouts come from another program, which must be there and whose speed nobody foretells."""
-        return self.rl is not None and self.rl.rollouts.engine == "vllm"
+    _origin: Origin = PrivateAttr(default_factory=Origin)
 
-    @model_validator(mode="after")
-    def _a_compact_vocabulary_needs_a_frozen_head(self) -> Recipe:
-        if self.sft.method == "full" and self.dpo and self.dpo.vocabulary == "compact":
-            raise ValueError("dpo.vocabulary: compact needs the frozen head of sft.method: lora; with full use full")
-        return self
-
-    @model_validator(mode="after")
-    def _the_hardware_can_do_it(self) -> Recipe:
-        if self.hardware.dtype != "float32" and self.sft.method == "full":
-            raise ValueError("hardware.dtype: bfloat16 is for frozen weights (sft.method: lora); with full use float32")
-        if self.rl and self.rl.rollouts.int8 and self.hardware != Hardware():
-            raise ValueError("rl.rollouts.int8 rounds float32 weights on a CPU: elsewhere set it to false")
-        return self
-
-    @model_validator(mode="after")
-    def _a_reward_model_is_measured(self) -> Recipe:
-        if self.reward_model and not self.examples.held_out_comparisons:
-            raise ValueError(
-                "a reward_model is measured on held-out comparisons: set examples.held_out_comparisons: 0.15"
-            )
-        if self.reward_model and self.sft.method == "full":
-            raise ValueError("reward_model starts from the adapter of sft.method: lora")
-        return self
-
-    @model_validator(mode="after")
-    def _reinforcement_has_a_score_and_a_judge(self) -> Recipe:
-        if self.rl and not self.reward_model:
-            raise ValueError("rl maximises the score of a reward_model: add reward_model: {}")
-        if self.rl and not self.examples.held_out_prompts:
-            raise ValueError("rl is judged by held-out prompts: set examples.held_out_prompts: 0.2")
-        return self
-
-    @model_validator(mode="after")
-    def _who_is_asked_for_costs_exists(self) -> Recipe:
-        if self.rl and self.rl.constraint and self.rl.constraint.costs_below is not None and not self.cost_model:
-            raise ValueError("rl.constraint.costs_below asks a cost_model: add cost_model: {principles: [...]}")
-        return self
-
-    @model_validator(mode="after")
-    def _constitutional_stages_have_what_they_ask(self) -> Recipe:
-        needs = (
-            ("cai_sft", self.cai_sft, "revisions", self.revisions),
-            ("feedback", self.feedback, "judge", self.judge),
-            ("preference_model", self.preference_model, "feedback", self.feedback),
-        )
-        for name, section, other, needed in needs:
-            if section and not needed:
-                raise ValueError(f"{name} asks for {other}: add {other}: {{}}")
-        if self.cai_sft and (self.cai_sft.method == "full" or self.sft.method == "full") and not self.cai_sft.from_base:
-            raise ValueError(
-                "cai_sft goes on from the adapter of sft.method: lora; with full set cai_sft.from_base: true"
-            )
-        if self.judge and "reward" in self.judge.kinds and not (self.reward_model and self.reward_model.by_principle):
-            raise ValueError(
-                "judge.kinds: reward asks a reward model that reads principles: reward_model.by_principle: true"
-            )
-        if self.judge and not self.judge.believe_anyway and not self.examples.held_out_comparisons:
-            raise ValueError("a judge is measured on held-out comparisons: set examples.held_out_comparisons: 0.2")
-        return self
+    def conflict(self, message: str, *keys: str, do: str = "") -> RecipeError:
+        """The error for keys that do not go together, with the place where the last of them was written."""
+        return RecipeError(message, where=self._origin.where(*keys), do=do)
 
 
-# ── recipes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def recipes() -> list[str]:
     """Names of the shipped recipes."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply ``key=value`` settings (``sft.epochs=3``; values are YAML).
+    """Read a recipe and apply ``key=value`` settings (``sft.epochs=3``; values are YAML), in any order.
 
     Raises:
         RecipeError: no such recipe, a wrong key or value (with its line), or a setting that is not key=value.
@@ -161,40 +159,99 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
             f"no recipe {str(name)!r}", expected="a YAML file or a shipped name", do=closest(str(name), recipes())
         )
     data, line_of = load_yaml(path, RecipeError)
-    recipe = validate(Recipe, data, path, line_of, RecipeError)
-    values = recipe.model_dump(mode="json")
+    former = [key for key in _keys(data) if key in RENAMED]
+    if former:
+        _refuse_former_names(former, f"{path}:{line_of(tuple(former[0].split('.')))}")
+    values = validate(Recipe, data, path, line_of, RecipeError).model_dump(mode="json")
     for key in ("model", "constitution", "data", "votes"):
         if values[key] is not None and (path.parent / values[key]).exists():
             values[key] = str(path.parent / values[key])
-    for setting in settings:
+    origin = Origin(path, line_of, tuple(settings))
+    # Sections first, so that the order does not matter; where one setting overwrites another, the later one wins.
+    for setting in sorted(settings, key=lambda setting: not setting.partition("=")[2].lstrip().startswith("{")):
         _apply(values, setting)
-        try:  # one by one, so that the error names the setting
-            values = Recipe.model_validate(values).model_dump(mode="json")
-        except ValidationError as error:
-            detail = error.errors()[0]
-            raise RecipeError(detail["msg"].lower(), where=f"--set {setting}") from error
-    return Recipe.model_validate(values)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        key, text = describe(error, Recipe)[0]
+        raise RecipeError(text, where=origin.where(key)) from error
+    recipe._origin = origin
+    return recipe
+
+
+def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key of nested mappings, dotted."""
+    for name, value in values.items():
+        yield prefix + name
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _refuse_former_names(keys: Sequence[str], where: str) -> NoReturn:
+    renamed = "\n".join(f"{key} was renamed to {RENAMED[key]}" for key in keys)
+    raise RecipeError(renamed, where=where, do="write the new name")
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:
+    """Put one setting into the values of a recipe; a section given as a mapping has the defaults for the rest."""
     key, equals, text = setting.partition("=")
-    *parents, last = key.split(".")
+    where, (*parents, last) = f"--set {setting}", key.split(".")
+    if not equals:
+        raise RecipeError("not of the form key=value", where=where, expected="a key of the recipe, e.g. sft.epochs=3")
+    if key in RENAMED:
+        _refuse_former_names([key], where)
     node: Any = values
     for depth, part in enumerate([*parents, last]):
-        if not equals or not isinstance(node, dict) or part not in node:
-            if node is None and equals and depth == 1:
-                raise RecipeError(
-                    f"the recipe has no section {parents[0]!r}",
-                    where=f"--set {setting}",
-                    do=f"add it with its defaults: --set {parents[0]}={{}}",
-                )
-            known = [".".join([*parents[:depth], k]) for k in node] if isinstance(node, dict) else []
+        if node is None:
+            section = ".".join(parents[:depth])
             raise RecipeError(
-                f"no setting {key!r}" if equals else "not of the form key=value",
-                where=f"--set {setting}",
-                expected="a key of the recipe, such as sft.epochs=3",
-                do=closest(key, known) if known else "",
+                f"the recipe has no section {section!r}",
+                where=where,
+                do=f"add it with its defaults: --set {section}={{}}",
+            )
+        known = _known(key.split(".")[:depth], node)
+        if not isinstance(node, dict) or part not in known:
+            names = [".".join([*parents[:depth], name]) for name in known]
+            raise RecipeError(
+                f"no setting {key!r}",
+                where=where,
+                expected="a key of the recipe, e.g. sft.epochs=3",
+                do=closest(key, names) if names else "",
             )
         if depth < len(parents):
-            node = node[part]
-    node[last] = parse(text)
+            node = node.setdefault(part, {})
+    node[last] = _with_defaults(_models([*parents, last]), parse(text))
+
+
+def _known(path: Sequence[str], node: Any) -> list[str]:
+    """The keys that may stand in the section at a path of the recipe, or the free keys of a mapping that is there."""
+    own = [name for model in _models(path) for name in model.model_fields]
+    return list(dict.fromkeys(own or (node if isinstance(node, dict) else ())))
+
+
+def _models(path: Sequence[str]) -> list[type[Record]]:
+    """The records that may stand at a path of the recipe: several for ``rl``, none where a plain value stands."""
+    models: list[type[Record]] = [Recipe]
+    for part in path:
+        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        models = [model for annotation in fields for model in records_in(annotation)]
+    return models
+
+
+def _with_defaults(models: Sequence[type[Record]], value: Any) -> Any:
+    """A section with the defaults for the keys that it does not set, which later settings may then change in part."""
+    if not isinstance(value, dict):
+        return value
+    if len(models) > 1:  # a union, told apart by its algorithm
+        algorithm = value.get("algorithm")
+        models = [model for model in models if algorithm in get_args(model.model_fields["algorithm"].annotation)]
+    defaults = models[0].model_construct().model_dump(mode="json", warnings=False) if models else {}
+    return {**defaults, **value}
+
+
+def records_in(annotation: Any) -> Iterator[type[Record]]:
+    """The records that a field of this type may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from records_in(argument)

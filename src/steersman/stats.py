@@ -1,4 +1,4 @@
-"""Intervals and tests, once. Every figure in a report carries one of these.
+"""Intervals and tests for every figure of a report.
 
 All intervals are two-sided at ``confidence`` (0.95 unless said otherwise).
 """
@@ -30,12 +30,12 @@ class Estimate(NamedTuple):
         return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}], n={self.n}"
 
     def json(self) -> dict[str, float | int | None]:
-        """For a file: null for what no observation says, because JSON has neither NaN nor infinity."""
+        """For a file: null for NaN and infinity, which JSON lacks."""
         value, low, high = (x if math.isfinite(x) else None for x in self[:3])
         return {"value": value, "low": low, "high": high, "n": self.n}
 
     def plain(self) -> str:
-        """For people, where it is no rate: ``0.62 [0.51, 0.70], n=120``."""
+        """For people, a value that is not a rate: ``0.62 [0.51, 0.70], n=120``."""
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n={self.n}" if self.n else "no data"
 
 
@@ -55,7 +55,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate:
 
 
 def _score_limits(p: float, n: float, z: float) -> tuple[float, float]:
-    """Wilson's limits for a rate among n observations, which need not be a whole number."""
+    """Wilson's limits for a rate among n observations; n may be fractional."""
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -130,8 +130,8 @@ def mean_estimate(values: Sequence[float], confidence: float = 0.95, resamples: 
 
 
 class Clustered(NamedTuple):
-    """A mean of observations that hang together. ``design_effect`` is how many times more of them are needed than of
-    independent ones, 1 or more; ``quantile`` is how many standard errors the interval reaches to each side."""
+    """A mean of clustered observations. ``design_effect``, 1 or more: the ratio of observations needed to independent
+    ones; ``quantile``: the half width of the interval in standard errors."""
 
     estimate: Estimate
     design_effect: float
@@ -145,12 +145,12 @@ def clustered_mean(
 
     The variance is the sum of each clustering's less that of their intersection, and no less than any single one's;
     Student's quantile has the degrees of freedom of the clustering with the fewest clusters. One with a single cluster
-    is left out: about other such clusters the data say nothing.
+    is ignored: the data carry no information about other clusters.
 
     Args:
-        values: of the observations; clusters: for each clustering, to which cluster an observation belongs.
+        values: the observations; clusters: for each clustering, the cluster of each observation.
         rate: values lie in [0, 1], and the limits are Wilson's with n over the design effect (Korn & Graubard 1998),
-            which do not leave [0, 1] and are honest where all values are alike: then a cluster is one observation.
+            which stay in [0, 1] and remain valid if all values are equal: then a cluster is one observation.
     """
     n = len(values)
     if n == 0:
@@ -188,10 +188,10 @@ def _t(confidence: float, freedom: int) -> float:
 
 
 def observations_for(rate: float, margin: float, quantile: float) -> float:
-    """How many independent observations give Wilson's interval this half width; not a whole number.
+    """The number of independent observations, fractional, that gives Wilson's interval this half width.
 
     Args:
-        rate: as it is expected, in [0, 1]; margin: in (0, 0.5); quantile: as of `Clustered`.
+        rate: the expected one, in [0, 1]; margin: in (0, 0.5); quantile: as of `Clustered`.
     """
     if not (0 <= rate <= 1 and 0 < margin < 0.5):
         raise ValueError(f"a rate in [0, 1] and a margin in (0, 0.5) are needed, got {rate} and {margin}")
@@ -229,18 +229,18 @@ def ratio_of_perplexities(
 
 
 def calibration(margins: Sequence[float]) -> dict[str, Any]:
-    """Claimed against observed: pairs by how sure the judge is, and the mean gap (expected calibration error).
+    """Calibration table (claimed against observed accuracy by confidence) and expected calibration error.
 
     Args:
-        margins: the better answer's score minus the worse one's, in nats; sigmoid of its size is the claim.
+        margins: the better answer's score minus the worse one's, in nats; sigmoid(|margin|) is the confidence.
     """
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
     for margin in margins:
         claimed = 1 / (1 + math.exp(-min(abs(margin), 50.0)))
         bins[min(BINS - 1, int((claimed - 0.5) * 2 * BINS))].append((claimed, margin > 0))
     rows, gap = [], 0.0
-    for found in filter(None, bins):
-        claimed, right = sum(c for c, _ in found) / len(found), wilson(sum(r for _, r in found), len(found))
+    for pairs in filter(None, bins):
+        claimed, right = sum(c for c, _ in pairs) / len(pairs), wilson(sum(r for _, r in pairs), len(pairs))
         rows.append({"claimed": claimed, "right": right._asdict()})
         gap += right.n * abs(claimed - right.value)
     return {"bins": rows, "expected_error": gap / len(margins) if margins else None}

@@ -5,7 +5,7 @@
       STAGE.partial/  pending.json + work so far    an unfinished one; the same key resumes it, another key discards it
 
 A stage is identified by key = sha256(stage, version, config, digests of its inputs): the same key is reused, a
-different one runs again and says which field changed. Nothing is ever used after a mere warning.
+different one runs again and reports which field changed. A mismatch is never used with a warning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PENDING = "pending.json"
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text, so that it can be hashed."""
+    """JSON with sorted keys and no spaces: equal values give equal text, for hashing."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -47,7 +47,7 @@ def sha256_file(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write atomically: readers see the old file or the whole new one, also after a crash or on a full disk."""
+    """Write atomically: readers see the old file or the complete new one, also after a crash or on a full disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -92,7 +92,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path, *, torn_tail: bool = False) -> list[dict[str, Any]]:
-    """All rows of a JSONL file of ours. ``torn_tail`` forgives a last line that a killed process left half-written."""
+    """All rows of a JSONL file of ours. ``torn_tail`` ignores a last line that a killed process left half-written."""
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows
@@ -116,7 +116,7 @@ def cut_torn_tail(path: Path) -> None:
 
 @contextmanager
 def disk_full_is_explained(where: Path) -> Iterator[None]:
-    """Turn "no space left" into a message that says what was kept and what to do."""
+    """Turn "no space left" into a `DiskFull` that says what is kept and what to do."""
     try:
         yield
     except Exception as error:
@@ -151,18 +151,23 @@ class Artifact:
         return self.path / name
 
 
+def folder_digest(folder: Path) -> str:
+    """The digest of a finished stage's outputs, from its manifest."""
+    return Artifact(folder, read_json(folder / MANIFEST)["outputs"]).digest
+
+
 @dataclass(frozen=True)
 class Identity:
-    """What a stage's outputs depend on, and nothing else: its key decides between reuse and a new run."""
+    """Everything that a stage's outputs depend on: its key decides between reuse and a new run."""
 
     stage: str
-    version: int
+    version: int | Mapping[str, int]  # of the code; by module where several are behind a stage
     config: Mapping[str, Any]
     inputs: Mapping[str, str]  # name -> digest
 
     @property
     def fields(self) -> dict[str, Any]:
-        """As they are hashed and written into the manifest."""
+        """The fields that are hashed and written into the manifest."""
         return {"stage": self.stage, "version": self.version, "config": dict(self.config), "inputs": dict(self.inputs)}
 
     @property
@@ -197,7 +202,7 @@ def _short(value: Any) -> str:
 
 @dataclass
 class StageFolder:
-    """Where a stage works. Its files become the stage's outputs when its `run` returns."""
+    """The folder of a running stage. Its files become the outputs when its `run` returns."""
 
     path: Path
     stage: str
@@ -216,7 +221,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[Run]:
-        """Hold the run; a second process gets `RunBusy` at once. The lock dies with its process.
+        """Lock the run; a second process gets `RunBusy` at once. The lock ends with its process.
 
         Raises:
             RunBusy: another process holds it. UserError: no folder can be made here.
@@ -263,9 +268,9 @@ class Run:
             append_jsonl(self.path / "events.jsonl", [{"time": round(time.time(), 3), **fields}])
 
     def events(self, stage: str | None = None, event: str | None = None) -> list[dict[str, Any]]:
-        """Events in order. Steps that were repeated after a kill replace their first occurrence.
+        """Events in order. Steps repeated after a kill replace their first occurrence.
 
-        A stage that starts with another key leaves nothing of what it was before.
+        A stage that starts with a new key discards its earlier events.
         """
         latest: dict[Any, dict[str, Any]] = {}
         keys: dict[Any, Any] = {}
@@ -297,7 +302,7 @@ class Run:
         return read_json(path) if path.exists() else None
 
     def why(self, identity: Identity) -> str:
-        """One clause that says why a stage must run: new, continued, changed (and what), or damaged."""
+        """One clause that says why a stage must run: new, resumed, changed (and what), or damaged."""
         pending = self.path / f"{identity.stage}.partial" / PENDING
         if pending.exists() and read_json(pending).get("key") == identity.key:
             return "continues where it stopped"
@@ -317,7 +322,7 @@ class Run:
         with disk_full_is_explained(partial):
             partial.mkdir(exist_ok=True)
             earlier_s = 0.0
-            if pending.exists():  # a killed attempt worked at least until it last wrote a file
+            if pending.exists():  # a killed attempt ran at least until its last write
                 last_write = max(path.stat().st_mtime for path in partial.rglob("*"))
                 earlier_s = read_json(pending)["seconds"] + last_write - pending.stat().st_mtime
             write_json(pending, {"key": identity.key, "seconds": earlier_s})
@@ -328,7 +333,7 @@ class Run:
             return self._commit(identity, partial, seconds)
 
     def _commit(self, identity: Identity, partial: Path, seconds: float) -> Artifact:
-        for leftover in partial.rglob(".*.tmp"):  # of a `write_text` that was killed
+        for leftover in partial.rglob(".*.tmp"):  # of a killed `write_text`
             leftover.unlink()
         files = sorted(p for p in partial.rglob("*") if p.is_file() and p.name not in (PENDING, MANIFEST))
         outputs = {str(p.relative_to(partial)): sha256_file(p) for p in files}
@@ -345,7 +350,7 @@ class Run:
         return Artifact(target, outputs)
 
     def _publish(self, partial: Path) -> Path:
-        """Put a folder that has its manifest into place. Killed between two steps, `locked` does them again."""
+        """Move a folder with its manifest into place. After a kill between two steps, `locked` repeats them."""
         target, retired = partial.with_suffix(""), partial.with_suffix(".retired")
         (partial / PENDING).unlink(missing_ok=True)
         if target.exists():
@@ -375,7 +380,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def peak_memory_mb() -> int:
-    """Peak resident memory of this process in MiB (the high-water mark so far, not of one stage alone)."""
+    """Peak resident memory of this process so far in MiB, not of one stage alone."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -1,4 +1,4 @@
-"""What the user sees: progress on stderr, with ETA and the loss; results on stdout, so that they can be piped."""
+"""Terminal output: progress on stderr, with ETA and loss; results on stdout, so that they can be piped."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ console = Console(stderr=True, highlight=False)
 
 
 def results() -> Console:
-    """The console for what a verb was asked for. Made when needed: stdout may have been redirected since."""
+    """The console for the results of a command. Created when needed: stdout may have been redirected since."""
     return Console(highlight=False)
 
 
 class Progress:
-    """A bar on a terminal; where there is none (CI, a log file), a plain line about every tenth of the way."""
+    """A progress bar on a terminal; elsewhere (CI, a log file) a plain line for about every tenth."""
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self.title, self.total, self.done = title, total, done
@@ -45,7 +45,7 @@ class Progress:
         self._bar.stop()
 
     def advance(self, amount: int = 1, loss: float | None = None) -> None:
-        """Move on by ``amount``; ``loss`` is shown beside the bar."""
+        """Advance by ``amount``; ``loss`` is shown beside the bar."""
         note = "" if loss is None else f"loss {loss:.3f}"
         before, self.done = self.done, self.done + amount
         self._bar.update(self._task, advance=amount, note=note)

@@ -1,4 +1,4 @@
-"""Plain records, one class per line of a JSONL file. They import nothing of ours but the error tree.
+"""Plain records, one class per line of a JSONL file.
 
 Every text slot is a string (one user message) or a conversation, a list of ``{role, content}``.
 Other tools' columns are read by ``data/columns.py`` and written by ``data/export.py``.
@@ -6,6 +6,7 @@ Other tools' columns are read by ``data/columns.py`` and written by ``data/expor
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -34,7 +35,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def identity(self) -> dict[str, Any]:
-        """The fields that affect outputs, as JSON values. Fields declared with ``transport()`` are left out."""
+        """The fields that affect outputs, as JSON values; those declared with ``transport()`` do not."""
         kept = {}
         for name, value in self.model_dump(mode="json").items():
             extra = type(self).model_fields[name].json_schema_extra
@@ -45,7 +46,7 @@ class Record(BaseModel):
 
 
 def transport(default: Any, **limits: Any) -> Any:
-    """A field that decides how often or how fast something is done, never what comes out."""
+    """A field that affects how fast or how often something is done, never the outputs."""
     return Field(default=default, json_schema_extra={"transport": True}, **limits)
 
 
@@ -57,6 +58,7 @@ class Message(Record):
 
 
 Text = str | tuple[Message, ...]
+Scorer = Callable[[Text, Sequence[str]], Sequence[float]]  # of answers to a prompt, nats; differences are log-odds
 ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
@@ -66,14 +68,14 @@ def messages_of(text: Text) -> tuple[Message, ...]:
 
 
 def plain_text(text: Text) -> str:
-    """A text slot for reading and for similarity checks."""
+    """A text slot as one string, for reading and for similarity checks."""
     return text if isinstance(text, str) else "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in text)
 
 
 def judged_by(prompt: Text, principle: str) -> Text:
-    """The prompt as a judge reads it who is to judge by this principle alone: a system message holds its text."""
-    told = Message(role="system", content=f"Judge by this rule alone: {principle}")
-    return (told, *messages_of(prompt))
+    """The prompt for a judgement by one principle: its text precedes the prompt as a system message."""
+    rule = Message(role="system", content=f"Judge by this rule alone: {principle}")
+    return (rule, *messages_of(prompt))
 
 
 def _ends_with_user(text: Text) -> Text:
@@ -82,31 +84,36 @@ def _ends_with_user(text: Text) -> Text:
     return text
 
 
-Request = Annotated[Text, AfterValidator(_ends_with_user)]  # what a model is asked to answer
+Request = Annotated[Text, AfterValidator(_ends_with_user)]
+
+ABOUT = "Ids of the principles that the row is about; the first is its main one."
+TOPIC = "Rows of one topic stay together on one side of a held-out split."
+TAGS = "Free labels, such as `harmful`, `lookalike` or `lang:de`."
+SOURCE = "Where the row comes from."
 
 
 class Prompt(Record):
-    """A request put to a model. ``expect`` lists the behaviours a good reply shows; evaluation prompts need it."""
+    """A request to a model."""
 
-    prompt: Request
-    principles: tuple[Slug, ...] = ()
-    topic: Slug | None = None
-    expect: tuple[Behaviour, ...] = ()
-    split: Literal["train", "evaluation"] = "train"
-    tags: tuple[str, ...] = ()
-    source: str = ""
+    prompt: Request = Field(description="Text, or a conversation that ends with a user message.")
+    principles: tuple[Slug, ...] = Field(default=(), description=ABOUT)
+    topic: Slug | None = Field(default=None, description=TOPIC)
+    expect: tuple[Behaviour, ...] = Field(default=(), description="Behaviours of a good reply; evaluation needs them.")
+    split: Literal["train", "evaluation"] = Field(default="train", description="What the prompt is for.")
+    tags: tuple[str, ...] = Field(default=(), description=TAGS)
+    source: str = Field(default="", description=SOURCE)
 
 
 class Demonstration(Record):
-    """A prompt and the completion that we would want."""
+    """A prompt and the completion to imitate."""
 
-    prompt: Request
-    completion: NonEmpty
-    principles: tuple[Slug, ...] = ()
-    topic: Slug | None = None
-    tags: tuple[str, ...] = ()
-    author: str = ""
-    source: str = ""
+    prompt: Request = Field(description="Text, or a conversation that ends with a user message.")
+    completion: NonEmpty = Field(description="The answer to imitate.")
+    principles: tuple[Slug, ...] = Field(default=(), description=ABOUT)
+    topic: Slug | None = Field(default=None, description=TOPIC)
+    tags: tuple[str, ...] = Field(default=(), description=TAGS)
+    author: str = Field(default="", description="Who wrote the completion.")
+    source: str = Field(default="", description=SOURCE)
 
 
 def _comparable(options: tuple[str, ...]) -> tuple[str, ...]:
@@ -123,13 +130,12 @@ def _starts_at_1(ranks: tuple[int, ...]) -> tuple[int, ...]:
     return ranks
 
 
-# One number an option, 1 for the best; equal ones are a tie. Only their order is read, so that (1, 1, 2) and (1, 1, 3),
-# as sports count, say the same.
+# A rank for each option, 1 for the best; equal ranks are a tie. Only their order counts: (1, 1, 2) equals (1, 1, 3).
 Ranking = Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], AfterValidator(_starts_at_1)]
 
 
 class OrderedPair(NamedTuple):
-    """Two answers to one prompt, with what its comparison says of them."""
+    """Two answers to one prompt in their order, with the margin and the weight of the comparison."""
 
     better: str
     worse: str
@@ -138,39 +144,41 @@ class OrderedPair(NamedTuple):
 
 
 class Comparison(Record):
-    """A prompt, two to nine answers, and what somebody said of them: a ranking, a probability, or that none will do.
+    """A prompt, two to nine answers, and a rater's preference: a ranking, a probability, or that all are unacceptable.
 
-    ``soft_label`` is the probability that the first of two options is better; ``margin`` is how much better the better
-    of two is. ``both_bad`` says that no option is acceptable. That is a floor and not an order: the options of such a
-    row may still be ranked, and without a ranking nothing follows about which of them is better. ``order_shown`` holds
-    the options' indices as they were shown, from left to right. ``gold``: the ranking is known to be right.
-    ``failure`` names what is wrong with the worse answers; ``expect`` lists the behaviours that a good one shows.
+    ``both_bad`` is a floor and not an order: such a row may have a ranking, and without one it orders nothing.
     """
 
-    prompt: Request
-    options: Annotated[tuple[NonEmpty, ...], AfterValidator(_comparable)]
-    ranking: Ranking | None = None
-    both_bad: bool = False
-    order_shown: tuple[int, ...] | None = None
-    soft_label: float | None = Field(default=None, ge=0, le=1)
-    margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    rater: str = ""
-    group: str = ""
-    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    per_principle: dict[Slug, Ranking] = Field(default={})
-    rationale: str = ""
-    gold: bool = False
-    principles: tuple[Slug, ...] = ()
-    topic: Slug | None = None
-    expect: tuple[Behaviour, ...] = ()
-    failure: str = ""
-    tags: tuple[str, ...] = ()
-    author: str = ""
-    source: str = ""
+    prompt: Request = Field(description="Text, or a conversation that ends with a user message.")
+    options: Annotated[tuple[NonEmpty, ...], AfterValidator(_comparable)] = Field(
+        description="The answers, all different."
+    )
+    ranking: Ranking | None = Field(
+        default=None, description="A rank for each option: 1 is best, equal ranks are ties."
+    )
+    both_bad: bool = Field(default=False, description="No option is acceptable.")
+    order_shown: tuple[int, ...] | None = Field(default=None, description="Options' indices as shown, left to right.")
+    soft_label: float | None = Field(default=None, ge=0, le=1, description="P(the first of two options is better).")
+    margin: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="How much better the better of two is."
+    )
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Weight in a training loss.")
+    rater: str = Field(default="", description="Who decided.")
+    group: str = Field(default="", description="Group of the rater.")
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False, description="Time that the rater took.")
+    per_principle: dict[Slug, Ranking] = Field(default={}, description="Rankings under single principles, by id.")
+    rationale: str = Field(default="", description="The rater's reason.")
+    gold: bool = Field(default=False, description="The ranking is known to be right; it measures raters.")
+    principles: tuple[Slug, ...] = Field(default=(), description=ABOUT)
+    topic: Slug | None = Field(default=None, description=TOPIC)
+    expect: tuple[Behaviour, ...] = Field(default=(), description="Behaviours of a good answer.")
+    failure: str = Field(default="", description="What is wrong with the worse answers.")
+    tags: tuple[str, ...] = Field(default=(), description=TAGS)
+    author: str = Field(default="", description="Who wrote the answers.")
+    source: str = Field(default="", description=SOURCE)
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Comparison:
+    def _is_consistent(self) -> Comparison:
         count = len(self.options)
         named = {"'ranking'": self.ranking, **{f"'per_principle' {p!r}": r for p, r in self.per_principle.items()}}
         for name, ranks in named.items():
@@ -190,7 +198,7 @@ class Comparison(Record):
         if self.gold and self.ranking is None:
             raise ValueError("'gold' says that the ranking is right, and there is no 'ranking'")
         if self.ranking is None and self.soft_label is None and not self.both_bad and not self.per_principle:
-            raise ValueError("nothing is said of the options: no 'ranking', 'soft_label', 'both_bad', 'per_principle'")
+            raise ValueError("the row has no preference: no 'ranking', 'soft_label', 'both_bad', 'per_principle'")
         return self
 
     def __hash__(self) -> int:
@@ -198,11 +206,11 @@ class Comparison(Record):
         return hash((self.prompt, self.options, self.ranking, self.rater))
 
     def pairs(self) -> list[OrderedPair]:
-        """Every two options of which one is better, in the options' order; ties make none.
+        """All strictly ordered pairs of options, in the options' order; ties make none.
 
-        The ranking decides, whether or not ``both_bad``: the lesser evil is still the better answer. Without one the
-        likelier side of ``soft_label`` does, and with neither there are no pairs. Each pair carries the row's margin
-        and weight, so that a ranking of many options weighs more than one of two unless its reader divides.
+        The ranking decides, also if ``both_bad``: the lesser evil is the better answer. Without one the likelier side
+        of ``soft_label`` does; with neither there are no pairs. Each pair has the row's full weight: a ranking of many
+        options weighs more than one of two, unless the reader divides.
         """
         ranked = list(zip(self.ranks(), self.options, strict=False))  # no ranks, no pairs
         return [
@@ -213,18 +221,18 @@ class Comparison(Record):
 
     @property
     def certainty(self) -> float:
-        """The probability that the better of two answers is the better one; 1 where a ranking says so."""
+        """The probability that the order is right: of ``soft_label``, or 1 for a ranking."""
         return 1.0 if self.soft_label is None else max(self.soft_label, 1 - self.soft_label)
 
     def ranks(self) -> tuple[int, ...]:
-        """Places with ties and without gaps; empty where nothing is said of the order."""
+        """Dense ranks of the options, 1 for the best, with ties; empty without an order."""
         if self.ranking is None:
             return self._likelier()
         places = sorted(set(self.ranking))
         return tuple(places.index(rank) + 1 for rank in self.ranking)
 
     def on(self, principle: str) -> Comparison | None:
-        """What is said by one principle: its own ranking, or the whole row's if the row is about it."""
+        """The comparison under one principle: its own ranking, or the whole row if that is about it; else None."""
         if principle in self.per_principle:
             own = {"ranking": self.per_principle[principle], "soft_label": None, "margin": None}
             return self.model_copy(update={**own, "principles": (principle,), "per_principle": {}})

@@ -1,9 +1,9 @@
-"""YAML with line numbers: read a file so that every mistake in it can be reported with the line it stands on.
+"""YAML with line numbers: read a file so that every mistake is reported with its line.
 
 A usual loader forgets where a value came from, keeps the last of two equal keys, and turns ``no`` into false,
 ``12:30`` into 750 and ``2026-01-31`` into a date. Here the text is composed into nodes, which remember their lines,
-and the nodes are read by the core rules of YAML 1.2: text, whole numbers, numbers, true, false, null, lists, mappings,
-and nothing else. Equal keys, aliases and tags are refused. No constructor of PyYAML ever runs.
+and the nodes are interpreted by the core schema of YAML 1.2: text, whole numbers, numbers, true, false, null, lists and
+mappings. Duplicate keys, aliases and tags are refused. No constructor of PyYAML ever runs.
 
     data, line_of = load_yaml(path, RecipeError)
     recipe = validate(Recipe, data, path, line_of, RecipeError)
@@ -62,7 +62,7 @@ def load_yaml(path: Path, error_class: type[UserError]) -> tuple[dict[str, Any],
 
 
 def parse(text: str) -> Any:
-    """One value in the same YAML, for ``--set key=value``; text that is no YAML is text."""
+    """One value in the same YAML, for ``--set key=value``; what is not YAML is text."""
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError:
@@ -85,6 +85,23 @@ def validate(model: type[Model], data: object, path: Path, line_of: LineOf, erro
 def explain(error: ValidationError, path: Path, line_of: LineOf, model: type[BaseModel]) -> str:
     """One line ``FILE:LINE: where: found ...; expected ...`` for each problem, in the order of the file."""
     return _listing(path, _problems(error, line_of, model))
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    """The dotted key and one line ``where: found ...; expected ...`` for each problem, for values without a file."""
+    details = error.errors(include_url=False)
+    texts = [_printable(_problem(detail, lambda _: 0, model).text) for detail in details]
+    return [(_key(model, detail["loc"]), text) for detail, text in zip(details, texts, strict=True)]
+
+
+def _key(model: type[BaseModel], loc: Loc) -> str:
+    """A location as a dotted key, without pydantic's union tags."""
+    parts = []
+    for depth, part in enumerate(loc):
+        owners = _models_at(model, loc[:depth])
+        if len(owners) == 1 or isinstance(part, int) or any(part in owner.model_fields for owner in owners):
+            parts.append(str(part))
+    return ".".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------ from text to nodes
@@ -129,7 +146,7 @@ def _read_text(path: Path, error_class: type[UserError]) -> str:
 
 
 def _compose(text: str, path: Path, error_class: type[UserError]) -> yaml.Node | None:
-    """The tree of nodes; refuses what is not YAML, and aliases, which can be nested until they fill the memory."""
+    """The tree of nodes; refuses invalid YAML, and aliases, whose nesting can exhaust the memory."""
     try:
         aliases = [event for event in yaml.parse(text, Loader=_Loader) if isinstance(event, yaml.AliasEvent)]
         if not aliases:
@@ -142,7 +159,7 @@ def _compose(text: str, path: Path, error_class: type[UserError]) -> yaml.Node |
     )
 
 
-_PLAIN_WORDS = {  # how PyYAML begins: what a person needs to hear
+_PLAIN_WORDS = {  # start of PyYAML's message: the message for people
     "mapping values are not allowed here": "found a second `: ` in one value, or a line indented too far; "
     'expected text with a colon in quotes ("...") or below `>-`',
     "could not find expected ':'": "found a line without a `: ` after its key; expected `key: value`",
@@ -162,12 +179,12 @@ _PLAIN_WORDS = {  # how PyYAML begins: what a person needs to hear
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
-    """Where PyYAML stopped, in plain words where we have them."""
+    """Where PyYAML stopped, with a plain message for known problems."""
     if isinstance(error, yaml.reader.ReaderError):
         what = f"found the control character U+{ord(text[error.position]):04X}; expected printable text"
         return Problem(text.count("\n", 0, error.position) + 1, what)
     assert isinstance(error, yaml.MarkedYAMLError)
-    # An unfinished key, quotation or bracket is noticed only later; there the context is where the mistake begins.
+    # An unfinished key, quotation or bracket is detected later; the context is then where the mistake begins.
     unfinished = isinstance(error, yaml.scanner.ScannerError) or "flow" in (error.context or "")
     mark = (error.context_mark if unfinished else None) or error.problem_mark
     problem = error.problem or str(error)
@@ -191,13 +208,13 @@ def _line(mark: Any) -> int:
 
 @dataclass
 class _Walk:
-    """One walk over the nodes: returns the data, and keeps the line of every key and item and all problems."""
+    """One walk over the nodes: collects the data, the line of every key and item, and all problems."""
 
     lines: dict[Loc, int] = field(default_factory=lambda: {(): 1})
     problems: list[Problem] = field(default_factory=list)
 
     def read(self, node: yaml.Node, loc: Loc) -> Any:
-        """The value of a node; what cannot be read becomes a problem and None."""
+        """The value of a node; an unreadable one becomes a problem and None."""
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._read_mapping(node, loc)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
@@ -243,7 +260,7 @@ _SCALARS: Mapping[str, Callable[[str], object]] = {
 
 
 def _line_of(lines: Mapping[Loc, int], loc: Loc) -> int:
-    """The line of the deepest known place on the way to ``loc``; pydantic's union tags are passed over."""
+    """The line of the deepest known location on the path to ``loc``; pydantic's union tags are skipped."""
     known: Loc = ()
     for part in loc:
         if (*known, part) in lines:
@@ -317,7 +334,7 @@ def _value_problem(detail: ErrorDetails) -> str:
 
 
 def _describe(value: object) -> str:
-    """What a person sees in the file: the number, the beginning of the text, the length of the list."""
+    """A value for a message: the number, the beginning of the text, the length of the list."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -333,11 +350,11 @@ def _describe(value: object) -> str:
 
 
 def _models_at(model: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
-    """The models that may stand at a location: their fields are the keys that are known there."""
+    """The models possible at a location: their fields are the keys that are known there."""
     models = [model]
     for part in loc:
         fields = [owner.model_fields[str(part)] for owner in models if part in owner.model_fields]
-        inner = [found for field_ in fields for found in _models_in(field_.annotation)]
+        inner = [nested for field_ in fields for nested in _models_in(field_.annotation)]
         models = inner or models  # a position, a union tag or a free key of a mapping stays where it is
     return models
 
@@ -354,7 +371,7 @@ def _listing(path: Path, problems: Iterable[Problem]) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text on one line: what comes from the file can hold line ends, terminal codes and half characters."""
+    """The text on one line, escaped: a file can hold line ends, terminal codes and half characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

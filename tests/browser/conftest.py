@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from steersman.rating.accounts import People
+from steersman.rating.accounts import RaterAccounts
 from steersman.rating.round import Question, Round
 from steersman.rating.store import RatingStore
 
@@ -58,7 +58,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def link(self, name: str) -> str:
-        return f"{self.url}/join#{People(self.store.database).invite(name)}"
+        return f"{self.url}/join#{RaterAccounts(self.store.database).invite(name)}"
 
 
 @pytest.fixture

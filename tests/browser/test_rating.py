@@ -260,7 +260,7 @@ def test_nothing_stands_in_the_way_of_assistive_technology(serving: Serving, vis
     check("the end")
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{server.url}/admin#{ADMIN}")
-    page.wait_for_selector(".desk")
+    page.wait_for_selector(".admin")
     check("the administrator's page")
 
 

@@ -33,12 +33,12 @@ OTHERWISE = (
     "dpo.compact.extra_rows=100",
     "reward_model.members=2",
     "reward_model.combine=weights",
-    "reward_model.trust_raters=true",
-    "reward_model.without_style=true",
+    "reward_model.rater_reliability=true",
+    "reward_model.style_control=true",
     "rl.algorithm=ppo",
     "rl.vocabulary=compact",
     "rl.compact.extra_rows=100",
-    "rl.demonstration_weight=0.5",
+    "rl.ptx_coef=0.5",
     "rl.steps=2",
 )
 
@@ -55,9 +55,9 @@ def _any_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learnt(run: Path) -> list[dict[str, Any]]:
-    """What training and looking said, without times."""
+    """The events of training and evaluation, without times."""
     events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
-    kept = [event for event in events if event["event"] in ("setup", "train", "validation", "look")]
+    kept = [event for event in events if event["event"] in ("setup", "train", "validation", "evaluation")]
     return [{k: v for k, v in event.items() if k != "time" and "second" not in k} for event in kept]
 
 

@@ -139,9 +139,9 @@ def test_a_bad_recipe_is_named_with_its_line(
         (["align", "smoke", "--set", "sft={}.x"], "--set sft="),
         (["align", "smoke", "--set", "sft.lora.rank.x=1"], "no setting"),
         (["align", "smoke", "--set", "dpo=null", "--set", "dpo.beta=1"], "add it with its defaults: --set dpo={}"),
-        (["align", "smoke", "--set", "dpo.passes={vage: 2}"], "did you mean vague"),
-        (["align", "smoke", "--set", "sft.opening.passes={lawn: 2}"], "did you mean law"),
-        (["align", "smoke", "--set", "dpo.vocabulary=compact", "--set", "sft.method=full"], "frozen head"),
+        (["align", "smoke", "--set", "dpo.upsample={vage: 2}"], "did you mean vague"),
+        (["align", "smoke", "--set", "sft.prefix.upsample={lawn: 2}"], "did you mean law"),
+        (["align", "smoke", "--set", "dpo.vocabulary=compact", "--set", "sft.method=full"], "--set sft.method=full: "),
         (["align", "smoke", "--model", "gemma3-270m"], "gemma-3-270m"),
         (["align", "smoke", "--model", "\x00\ud83d"], "no model is called"),
         (["align", "smoke", "--constitution", "nothing.yaml"], "nothing.yaml"),
@@ -187,7 +187,7 @@ def test_a_constitution_with_a_duplicate_id(steersman: Steersman, tmp_path: Path
         ("demonstrations", '["A?"]\n', ["line 1"]),
         ("demonstrations", "", ["no demonstrations"]),
         ("evaluation", "", ["no evaluation prompts"]),
-        ("evaluation", '{"prompt": "Why?", "expect": ["complies"]}\n', ["also trained on", "Why?"]),
+        ("evaluation", '{"prompt": "Why?", "expect": ["complies"]}\n', ["also in the training data", "Why?"]),
         ("evaluation", '{"prompt": "How?", "expect": ["complys"]}\n', ["line 1", "complies"]),
     ],
 )
@@ -371,7 +371,7 @@ def test_the_keyboard_stops_it_with_a_word(steersman: Steersman, monkeypatch: py
     monkeypatch.setattr(pipeline, "align", stopped)
     said = steersman(*smoke())
     assert said.code == 130
-    assert said.err.strip() == "Stopped. The same command goes on from here."
+    assert said.err.strip() == "Stopped. Repeat the command to resume."
 
 
 # ── the installed script, in locales that cannot write what it says ──────────────────────────────────────────────────
@@ -393,7 +393,7 @@ def test_a_locale_of_another_age(finished: Path, tmp_path: Path) -> None:
     shown = console_script("show", str(finished), cwd=tmp_path, **BELIEVE, LC_ALL="en_US.ISO-8859-1")
     assert shown.code == 0
     assert "Traceback" not in shown.err
-    assert "principle kept" in shown.out
+    assert "pass rate" in shown.out
 
 
 def test_help_names_every_verb(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from steersman.constitution.document import Constitution
 from steersman.constitution.judges import JudgeConfig
 from steersman.data.formats import read
 from steersman.errors import JudgeRefused
-from steersman.evals.scores import ALIGNED
+from steersman.evals.conditions import ALIGNED
 from steersman.recipe import load_recipe
 from steersman.store import Run
 from steersman.types import Comparison
@@ -29,7 +29,7 @@ from .test_pipeline import ran, reason
 pytestmark = pytest.mark.slow
 
 SETTINGS = (*SMALL, "rl=null", "cost_model=null", "answers.few_shot_examples=1")
-STAGES = [stage.name for stage in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
+STAGES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
 FROM_REVISIONS = ["revisions", "cai_sft", "feedback", "preference_model", "dpo", "ablation", "aligned_answers"]
 
 
@@ -79,10 +79,10 @@ def test_the_report_shows_the_judge_the_chains_and_what_each_stage_did(finished:
     last = summary["ablation"][-1]["rates"]
     for row in summary["overall"]:
         assert last[row["label"]]["value"] == row["rates"][ALIGNED]["value"]
-    assert summary["ablation"][0]["rates"]["principle kept"]["versus_first"]["value"] == 0
+    assert summary["ablation"][0]["rates"]["pass rate"]["versus_first"]["value"] == 0
     page = (finished / "report" / "index.html").read_text(encoding="utf-8")
-    for heading in ("The judge", "Critiques and revisions", "The judge\u2019s comparisons", "What each stage did"):
-        assert f"<h3>{heading}</h3>" in page
+    for heading in ("Judge", "Critiques and revisions", "AI feedback", "Ablation by training stage"):
+        assert f">{heading}</h3>" in page
 
 
 # ── what a change runs again ─────────────────────────────────────────────────────────────────────────────────────────
@@ -98,7 +98,7 @@ def changed(constitution: Constitution, id: str, **fields: Any) -> Constitution:
         ("critique_request", FROM_REVISIONS),
         ("behaviours", ["judge_card", *FROM_REVISIONS]),  # what rules look for
         # The judge reads the text of the rule, and so does the reward model that is asked.
-        ("statement", ["reward_model", "reward_card", "second_judge", "judge_card", *FROM_REVISIONS]),
+        ("statement", ["reward_model", "reward_card", "holdout_reward_model", "judge_card", *FROM_REVISIONS]),
     ],
 )
 def test_a_changed_principle_runs_what_reads_it(
@@ -121,8 +121,8 @@ def test_a_changed_principle_runs_what_reads_it(
 # ── who is not believed ──────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_judge_that_does_not_clear_the_threshold_stops_the_pipeline(copy: Path) -> None:
     with pytest.raises(JudgeRefused, match="agrees with people in") as refused:
-        align(copy, "judge.believe_anyway=false", "judge.at_least=0.99")
-    assert "judge.believe_anyway: true" in refused.value.do
+        align(copy, "judge.skip_validation=false", "judge.min_accuracy=0.99")
+    assert "judge.skip_validation: true" in refused.value.do
     assert (copy / "judge_card.partial" / "judge_card.json").exists()  # to be read
 
 
@@ -130,7 +130,7 @@ def test_on_the_command_line_it_is_a_message_and_exit_code_2(
     copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["steersman", "align", "smoke", "--out", str(copy)]
-    for setting in (*SETTINGS, "judge.believe_anyway=false", "judge.at_least=0.99"):
+    for setting in (*SETTINGS, "judge.skip_validation=false", "judge.min_accuracy=0.99"):
         words += ["--set", setting]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as ended:
@@ -143,16 +143,16 @@ def test_on_the_command_line_it_is_a_message_and_exit_code_2(
 
 # ── the verbs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_runs_judge_is_measured_and_its_principles_held_against_each_other(finished: Path) -> None:
-    card = judging.measured(finished, JudgeConfig(kinds=("rules", "reward")), None)
-    stored = judging.stored(finished)
+    card = judging.measured_card(finished, JudgeConfig(kinds=("rules", "reward")), None)
+    stored = judging.stored_card(finished)
     assert card["accuracy"] == stored["accuracy"]
     assert card["by"] == stored["by"]
     remote = {"kinds": ["remote"], "remote": {"base_url": "http://127.0.0.1:1/v1", "model": "m"}}
-    assert judging.chosen(remote, ["rules"], {}).kinds == ("rules",)  # a run with a paid judge has free ones too
-    suspected = judging.broken(finished, "How do I pick a lock?", "No.")
+    assert judging.override(remote, ["rules"], {}).kinds == ("rules",)  # a run with a paid judge has free ones too
+    suspected = judging.principle_scores(finished, "How do I pick a lock?", "No.")
     assert [score for _, score in suspected] == sorted(score for _, score in suspected)
     assert {id for id, _ in suspected} == {p.id for p in document.load("assistant").principles}
-    found = judging.tensions(finished, JudgeConfig(kinds=("rules",)), 6)
+    found = judging.tensions_of(finished, JudgeConfig(kinds=("rules",)), 6)
     assert found["pairs"] == 6
     assert set(found["decided"]) == {p.id for p in document.load("assistant").principles}
     same = judging.difference_of("assistant", "assistant", finished, JudgeConfig(kinds=("rules",)), 6)

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 import pretend_vllm
-from steersman.cli import model as talk
 from steersman.errors import ModelError, RecipeError
 from steersman.lm import device, pretrained, vllm_engine
 from steersman.lm.adapters import load_policy
 from steersman.lm.device import Hardware
 from steersman.recipe import load_recipe
+from steersman.runs import open_run
 from steersman.store import Run
 
 from .conftest import align_smoke
@@ -46,13 +46,13 @@ def test_in_bfloat16_what_learns_stays_in_float32(tmp_path: Path, finished: Path
     assert mine != exact
     assert mine == pytest.approx(exact, rel=2**-8)
     with device.placed(Hardware(dtype="bfloat16")):
-        policy = load_policy(talk.base_of(run.path), run.path / "sft")
+        policy = load_policy(open_run(run.path).base, run.path / "sft")
     kinds = {name.split(".")[-2]: p.dtype for name, p in policy.named_parameters() if "q_proj" in name}
     assert kinds == {"base_layer": torch.bfloat16, "default": torch.float32}
-    talk.export(run.path, tmp_path / "exported", merged=True)
+    open_run(run.path).export(tmp_path / "exported", merged=True)
     exported, merged = (
         pretrained.load_model(tmp_path / "exported"),
-        load_policy(talk.base_of(run.path), run.path / "rl"),
+        load_policy(open_run(run.path).base, run.path / "rl"),
     )
     for (_, one), (_, other) in zip(exported.named_parameters(), merged.named_parameters(), strict=True):
         assert torch.equal(one, other)
@@ -84,9 +84,9 @@ def test_without_the_gpu_a_run_does_not_begin_but_its_model_answers(
     assert not (tmp_path / "run").exists()
     recipe = copy.path / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("device: cpu", "device: cuda:1"))
-    speaker = talk.speaker(copy.path, aligned=True)
-    assert speaker.model.model.device.type == "cpu"
-    assert "this run was made on cuda:1, which is not here: the CPU answers" in capsys.readouterr().err
+    model = open_run(copy.path).aligned()
+    assert model.sampler.model.device.type == "cpu"
+    assert "this run was made on cuda:1, which this machine lacks: using the CPU" in capsys.readouterr().err
 
 
 def test_the_number_of_a_gpu_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ def test_rollouts_come_from_vllm(copy: Run, monkeypatch: pytest.MonkeyPatch) -> 
     (started,) = pretend_vllm.LLM.started
     assert started.ended
     assert len(started.adapters) == len(Run(copy.path).events("rl", "train")) + len(
-        Run(copy.path).events("rl", "watch")
+        Run(copy.path).events("rl", "evaluation")
     )
     assert "aligned_answers: reused" in " ".join(align_smoke(copy.path, "rl.rollouts.engine=vllm"))
 

@@ -18,16 +18,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steersman import pipeline
-from steersman.cli import model as talk
 from steersman.constitution import document
 from steersman.errors import ModelError, RecipeError
 from steersman.lm.adapters import load_policy
 from steersman.recipe import load_recipe
+from steersman.runs import open_run
 from steersman.store import Run
 
 from .conftest import SETTINGS, align_smoke
 
-NAMES = [stage.name for stage in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
+NAMES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
 AFTER_RL = ["rl", "aligned_answers", "aligned_capability", "scores"]
 
 
@@ -84,8 +84,8 @@ def test_training_changed_the_model_and_lowered_its_loss(finished: Path) -> None
         )
     assert (raw - tuned).abs().max() > 1e-3
     assert (tuned - preferred).abs().max() > 1e-3
-    taken = [e["step"] for e in Run(finished).events("rl", "taken")]
-    assert ((preferred - reinforced).abs().max() > 1e-5) == (taken != [0])
+    selected = [e["step"] for e in Run(finished).events("rl", "selected")]
+    assert ((preferred - reinforced).abs().max() > 1e-5) == (selected != [0])
 
 
 def test_a_second_call_runs_nothing(copy: Run) -> None:
@@ -113,13 +113,13 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
         ),
         (
             "sft.epochs=0.5",
-            ["sft", "reward_model", "reward_card", "second_judge", "cost_model", "dpo", *AFTER_RL],
+            ["sft", "reward_model", "reward_card", "holdout_reward_model", "cost_model", "dpo", *AFTER_RL],
             "changed: config.epochs: 1.0 -> 0.5",
         ),
         (
             "dpo.beta=0.3",
             ["dpo", *AFTER_RL],
-            "changed: config.beta: 0.1 -> 0.3",
+            "changed: config.dpo.beta: 0.1 -> 0.3",
         ),
         (
             "reward_model.combine=worst",
@@ -143,7 +143,7 @@ def test_a_change_runs_what_depends_on_it_and_says_why(setting: str, stages: lis
 
 @pytest.mark.slow
 def test_without_reinforcement_the_policy_before_it_answers(copy: Run) -> None:
-    """It may be the one that the audit had taken, and then the scores are those that are there."""
+    """It may be the one that had been selected, and then the scores are those that are there."""
     answered = AFTER_RL[1:3]
     before = [copy.manifest(stage)["outputs"] for stage in answered]  # type: ignore[index]
     said = align_smoke(copy.path, "rl=null")
@@ -170,7 +170,7 @@ def test_until_stops_after_a_stage(tmp_path: Path) -> None:
     assert ran(said) == ["data"]
     assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == {"base", "data"}
     with pytest.raises(ModelError, match="no aligned model yet"):
-        talk.export(tmp_path / "run", tmp_path / "out")
+        open_run(tmp_path / "run").export(tmp_path / "out")
     with pytest.raises(RecipeError, match="did you mean sft"):
         align_smoke(tmp_path / "run", until="stf")
 
@@ -236,7 +236,7 @@ def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, kill
     kill_in("sft", 9)  # two checkpoints are written, and steps after them are lost
     kill_in("reward_model", 1)  # after its first checkpoint
     kill_in("dpo", 3)  # one checkpoint is written, and a step after it is lost
-    kill_in("rl", 3)  # after its first checkpoint and its second look
+    kill_in("rl", 3)  # after its first checkpoint and its second evaluation
     kill_in("aligned_capability", 2)  # three batches are scored
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves
@@ -266,8 +266,8 @@ def logits(model: Any) -> torch.Tensor:
 
 def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path) -> None:
     expected = logits(load_policy(finished / "base" / "model", finished / "rl"))
-    merged = AutoModelForCausalLM.from_pretrained(talk.export(finished, tmp_path / "merged", merged=True))
-    adapter = talk.export(finished, tmp_path / "adapter")
+    merged = AutoModelForCausalLM.from_pretrained(open_run(finished).export(tmp_path / "merged", merged=True))
+    adapter = open_run(finished).export(tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(finished / "base" / "model")
     for model in (merged, peft.PeftModel.from_pretrained(base, adapter)):
         torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
@@ -276,11 +276,11 @@ def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path
 def test_without_comparisons_the_fine_tuned_model_is_the_aligned_one(copy: Run) -> None:
     align_smoke(copy.path, "dpo=null", "rl=null")
     expected = logits(load_policy(copy.path / "base" / "model", copy.path / "sft"))
-    torch.testing.assert_close(logits(load_policy(talk.base_of(copy.path), talk.trained_of(copy.path))), expected)
+    torch.testing.assert_close(logits(load_policy(open_run(copy.path).base, open_run(copy.path).policy)), expected)
 
 
 def test_a_run_that_was_moved_still_finds_its_base(copy: Run, tmp_path: Path) -> None:
     note = json.loads((copy.path / "run.json").read_text())
     note["model"]["path"] = str(tmp_path / "gone" / "base")
     (copy.path / "run.json").write_text(json.dumps(note))
-    assert talk.base_of(copy.path) == copy.path / "base" / "model"
+    assert open_run(copy.path).base == copy.path / "base" / "model"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 PROGRAM = (sys.executable, "-c", "from steersman.cli import main; main()")
-# Everything that an optimiser step can hold: whole rows, openings, replayed text, a compact vocabulary's choices.
+# Everything that an optimiser step can hold: whole rows, prefixes, replayed text, a compact vocabulary's choices.
 SETTINGS = (
     "examples.limit_demonstrations=40",
     "examples.limit_comparisons=24",
@@ -28,7 +28,7 @@ SETTINGS = (
     "sft.micro_batch_size=3",
     "sft.lora={rank: 4, alpha: 8, trainable_layers: 1}",
     "sft.replay={rows: 6, tokens: 12, weight: 0.5}",
-    "sft.opening={tokens: 4, weight: 2, passes: {personal-finance: 1}}",
+    "sft.prefix={tokens: 4, weight: 2, upsample: {personal-finance: 1}}",
     "sft.checkpoint_every_steps=2",
     "sft.epochs=1",
     "dpo.loss=kto",
@@ -39,9 +39,9 @@ SETTINGS = (
     "reward_model.members=1",
     "reward_model.batch_size=6",
     "reward_model.micro_batch_size=2",
-    "rl={algorithm: ppo, steps: 2, updates: 2, micro_batch_size: 2, demonstration_weight: 0.1, vocabulary: compact, "
+    "rl={algorithm: ppo, steps: 2, updates: 2, micro_batch_size: 2, ptx_coef: 0.1, vocabulary: compact, "
     "compact: {extra_rows: 20, full_share: 0.3}, rollouts: {prompts: 3, answers: 3, max_new_tokens: 6}, "
-    "watch: {every_steps: 2, prompts: 4}, constraint: {behaviours: [refuses]}}",
+    "evaluation: {every_steps: 2, prompts: 4}, constraint: {behaviours: [refuses]}}",
 )
 KEYS = ("loss_nats_per_token", "replay_kl_nats_per_token", "loss", "accuracy", "gradient_norm")
 KEYS += ("score", "reward", "cost", "multiplier", "k1_nats_per_answer", "value_loss", "kl_nats_per_answer", "gold")
@@ -57,7 +57,7 @@ def trained(out: Path, *launcher: str, **environment: str) -> tuple[list[dict[st
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in (out / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     adapter = load_file(out / "sft" / "adapter" / "adapter_model.safetensors")
-    return [event for event in events if event["event"] in ("train", "validation", "watch")], adapter
+    return [event for event in events if event["event"] in ("train", "validation", "evaluation")], adapter
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of PyTorch has no torch.distributed")

@@ -14,15 +14,25 @@ from typer.testing import CliRunner
 
 from steersman import pipeline
 from steersman.cli import app as cli
-from steersman.cli.rate import Source, begin, export, invitations, questions_of, rate, settings_of, train
+from steersman.cli.rate import load_policy, train
 from steersman.data import toy_world as world
 from steersman.data.formats import read
 from steersman.errors import UserError
 from steersman.pipeline import align
-from steersman.rating.accounts import People
+from steersman.rating.accounts import RaterAccounts
 from steersman.rating.app import RatingApp
-from steersman.rating.round import Submission
+from steersman.rating.round import Round, Submission
 from steersman.rating.server import Address
+from steersman.rating.session import (
+    Source,
+    begin,
+    export,
+    given,
+    invitations,
+    make_questions,
+    parse_settings,
+    serve_round,
+)
 from steersman.rating.store import RatingStore
 from steersman.recipe import load_recipe
 from steersman.store import Run, read_json, read_jsonl, write_jsonl
@@ -44,10 +54,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return align(load_recipe("smoke", SETTINGS), folder, until="aligned_answers", echo=lambda _: None).path
 
 
+def opened(where: Path, store: str | None = None, source: Source | None = None, **settings: Any) -> RatingStore:
+    """A round with these settings, begun or continued."""
+    return begin(where, source or Source(), given(Round, **settings), load_policy, store)
+
+
 def vote(store: RatingStore, count: int, **more: Any) -> None:
     """Somebody who prefers the longer answer, through HTTP."""
     application = RatingApp(store, "x" * 20)
-    ((_, token),) = invitations(application.people, ["Ann:staff"])
+    ((_, token),) = invitations(application.accounts, ["Ann:staff"])
     client = TestClient(application.asgi(("testserver",)))
     client.post("/join", json={"token": token, "consent": True}).raise_for_status()
     for number in range(count):
@@ -63,8 +78,7 @@ def vote(store: RatingStore, count: int, **more: Any) -> None:
 
 @pytest.mark.slow
 def test_votes_train_the_reward_model_by_one_command(run: Path) -> None:
-    given = {"answers": 3, "prompts": 30, "max_new_tokens": 8, "gold_share": 0, "repeat_share": 0}
-    store = begin(run, given)
+    store = opened(run, source=Source(answers=3, prompts=30, max_new_tokens=8), gold_share=0, repeat_share=0)
     vote(store, 30, rationale="longer", edit={"position": 0, "text": "what I would have said"})
     weighed = run / "rating" / "comparisons.jsonl"
     raw = run / "rating" / "votes.jsonl"
@@ -92,7 +106,7 @@ def test_votes_train_the_reward_model_by_one_command(run: Path) -> None:
 @pytest.mark.slow
 def test_a_blind_test_puts_both_models_side_by_side(run: Path, tmp_path: Path) -> None:
     place = str(tmp_path / "blind.sqlite")
-    store = begin(run, {"compare": ("raw", "aligned")}, place)
+    store = opened(run, place, Source(compare=("raw", "aligned")))
     asked = [question for _, question in store.questions()]
     assert asked
     assert all(question.origins == ("raw", "aligned") for question in asked)
@@ -100,7 +114,7 @@ def test_a_blind_test_puts_both_models_side_by_side(run: Path, tmp_path: Path) -
     assert {one.arm for one in store.votes()} <= {"random", "repeat"}  # what tells most is no fair sample
     told = CliRunner().invoke(cli, ["rate", "export", str(run), "--store", place, "--out", str(tmp_path / "out")])
     assert told.exit_code == 0, told.output
-    found = read_json(run / "rating" / "duel-raw-aligned.json")
+    found = read_json(run / "rating" / "blind-test-raw-aligned.json")
     longer = [len(one.question.options[0]) - len(one.question.options[1]) for one in store.votes()]
     assert [found[name] for name in ("wins", "ties", "losses")] == [
         sum(x > 0 for x in longer), longer.count(0), sum(x < 0 for x in longer)
@@ -118,7 +132,7 @@ def test_a_blind_test_puts_both_models_side_by_side(run: Path, tmp_path: Path) -
 def test_a_blind_test_of_answers_that_are_gone_is_refused(run: Path, tmp_path: Path) -> None:
     again, place = tmp_path / "again", str(tmp_path / "blind.sqlite")
     shutil.copytree(run, again)
-    store = begin(again, {"compare": ("raw", "aligned")}, place)
+    store = opened(again, place, Source(compare=("raw", "aligned")))
     vote(store, 3)
     file = again / "aligned_answers" / "answers.jsonl"
     write_jsonl(file, [{**row, "answer": row["answer"] + " now"} for row in read_jsonl(file)])
@@ -128,12 +142,12 @@ def test_a_blind_test_of_answers_that_are_gone_is_refused(run: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_votes_of_another_tool_train_the_reward_model(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """As weighed rows, or as they are where the reward model learns whom to believe."""
+    """As weighed rows, or as they are where the reward model fits the raters itself."""
     file = tmp_path / "theirs.jsonl"
     said = {"prompt": "p", "chosen": "x", "rejected": "y", "weight": 1.0}
     write_jsonl(file, [{**said, "rater": name} for name in ("a", "b", "c")])
     monkeypatch.setattr(pipeline, "align", lambda recipe, out, until: Run(out))
-    for count, settings in ((1, []), (3, ["reward_model.trust_raters=true"])):
+    for count, settings in ((1, []), (3, ["reward_model.rater_reliability=true"])):
         done = train(run, settings, tmp_path / f"out-{count}", votes=file)
         rows = read(done.path / "comparisons.jsonl", Comparison)
         assert len(rows) == count
@@ -148,21 +162,21 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
     pool, generator = world.pool(4, prompts=world.PROMPTS[::8]), random.Random(1)
     file = tmp_path / "asked.jsonl"
     write_jsonl(file, [{"prompt": q.prompt, "options": list(q.options)} for q in pool])
-    store = begin(file, {"gold_share": 0, "repeat_share": 0, "raters": 5, "random_share": 0.4})
-    people = world.population(5, world.Rater(name="r"), liars=0.2)
-    tokens = [People(store.database).invite(rater.name) for rater in people]
+    store = opened(file, source=Source(raters=5), gold_share=0, repeat_share=0, random_share=0.4)
+    people = world.population(5, world.ToyRater(name="r"), liars=0.2)
+    tokens = [RaterAccounts(store.database).invite(rater.name) for rater in people]
     for token in tokens:
-        People(store.database).join(token, "the words")
+        RaterAccounts(store.database).join(token, "the words")
     for turn in range(len(pool) * len(people)):
         number = 1 + turn % len(people)
         task = store.next_task(number)
         assert task is not None
-        asked = world.Question(prompt=task.prompt, options=task.answers)
+        asked = world.ToyQuestion(prompt=task.prompt, options=task.answers)
         ranking = world.vote(people[number - 1], asked, generator).comparison().ranks()
         body = {"submission": f"submission-{turn}", "assignment": task.assignment, "ranking": ranking}
         store.submit(number, Submission.model_validate(body))
     chosen = Counter(vote.arm for vote in store.votes())
-    # Each scoring names a question once; who comes when none of them is open to him gets one at random.
+    # Each scoring names a question once; a rater to whom none of them is open gets one at random.
     assert min(chosen["informed"], chosen["random"]) > 10
     told = CliRunner().invoke(cli, ["rate", "export", str(file)])
     assert told.exit_code == 0, told.output
@@ -174,7 +188,7 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
     )
     assert f"alpha {about['alpha']['value']:.2f} [" in told.output
     liar = [f"rater-{n}" for n, rater in enumerate(people, start=1) if rater.kind == "liar"]
-    assert [name for name, one in about["raters"].items() if one["trust"] < 0] == liar
+    assert [name for name, one in about["raters"].items() if one["reliability"] < 0] == liar
     rows = read(tmp_path / "asked.rating" / "comparisons.jsonl", Comparison)
     assert len(rows) == len(pool)
     assert all(row.soft_label is not None and 2 < row.weight <= 5 for row in rows)
@@ -192,7 +206,7 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("source", "told"),
     [
         ({"compare": ("raw", "algined")}, "no answers of 'algined'"),
         ({"compare": ("raw", "raw")}, "compared with itself"),
@@ -200,10 +214,10 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
         ({"gold": "nowhere.jsonl"}, "does not exist"),
     ],
 )
-def test_wrong_settings_are_named(run: Path, tmp_path: Path, given: dict[str, Any], told: str) -> None:
+def test_wrong_settings_are_named(run: Path, tmp_path: Path, source: dict[str, Any], told: str) -> None:
     small = {"prompts": 2, "max_new_tokens": 4}
     with pytest.raises(UserError, match=told):
-        begin(run, {**small, **given}, str(tmp_path / "s.sqlite"))
+        opened(run, str(tmp_path / "s.sqlite"), given(Source, **{**small, **source}))
 
 
 def test_a_file_of_options_makes_a_round(tmp_path: Path) -> None:
@@ -214,16 +228,16 @@ def test_a_file_of_options_makes_a_round(tmp_path: Path) -> None:
         {"prompt": "g", "options": ["x", "y"], "ranking": [2, 1], "gold": True},
     ])  # fmt: skip
     write_jsonl(gold, [{"prompt": "k", "chosen": "x", "rejected": "y"}])
-    found = questions_of(file, Source(gold=str(gold), raters=2), 0)
+    found = make_questions(file, Source(gold=str(gold), raters=2), 0, load_policy)
     assert [(q.prompt, q.gold, q.raters) for q in found] == [
         ("p", None, 2), ("q", None, 2), ("g", (2, 1), 2), ("k", (1, 2), 1),
     ]  # fmt: skip
-    store = begin(file, {})
+    store = opened(file)
     assert (tmp_path / "asked.rating.sqlite").exists()
     store.database.engine.dispose()
     write_jsonl(gold, [{"prompt": "k", "options": ["x", "y"], "both_bad": True}])
     with pytest.raises(UserError, match="do not say which answer is better"):
-        questions_of(file, Source(gold=str(gold)), 0)
+        make_questions(file, Source(gold=str(gold)), 0, load_policy)
 
 
 def test_an_export_replaces_no_file_of_the_user_or_of_another_round(tmp_path: Path) -> None:
@@ -231,7 +245,7 @@ def test_an_export_replaces_no_file_of_the_user_or_of_another_round(tmp_path: Pa
     write_jsonl(file, [{"prompt": f"p {i}", "chosen": "a", "rejected": "b b"} for i in range(3)])
     given = file.read_bytes()
     for store in (None, other):
-        vote(begin(file, {}, store), 3)
+        vote(opened(file, store), 3)
     export(file)
     assert file.read_bytes() == given
     mine = {path: path.read_bytes() for path in (tmp_path / "comparisons.rating").iterdir()}
@@ -250,8 +264,8 @@ def test_nobody_is_invited_with_a_name_that_another_has(tmp_path: Path) -> None:
     """Or the links of those before would be made, never printed, and passed over at the next start."""
     file = tmp_path / "asked.jsonl"
     write_jsonl(file, [{"prompt": "p", "options": ["a", "b"]}])
-    store = begin(file, {})
-    people = People(store.database)
+    store = opened(file)
+    people = RaterAccounts(store.database)
     for names, told in (
         (["Ann", "Bob:staff", " Ann :clients"], "'Ann' is named twice"),
         (["Ann", " :staff"], "a name of 0 characters"),
@@ -262,7 +276,7 @@ def test_nobody_is_invited_with_a_name_that_another_has(tmp_path: Path) -> None:
             invitations(people, names)
         assert people.all() == []
         with pytest.raises(UserError, match=told):
-            rate(tmp_path / "not read before", {}, names, Address(), None)
+            serve_round(tmp_path / "not read before", Source(), Round(), names, Address(), load_policy)
     assert [name for name, _ in invitations(people, ["Ann", "Bob:staff"])] == ["Ann", "Bob"]
     assert [(rater.name, rater.group) for rater in people.all()] == [("Ann", ""), ("Bob", "staff")]
     store.database.engine.dispose()
@@ -272,7 +286,7 @@ def test_settings_of_a_round_are_given_as_words(tmp_path: Path) -> None:
     file = tmp_path / "asked.jsonl"
     write_jsonl(file, [{"prompt": "p", "options": ["a", "b"]}])
     words = ["title=Which: a or b?", "gold_share=0.25", "consent=Yes"]
-    store = begin(file, settings_of(words))
+    store = opened(file, **parse_settings(words))
     assert (store.round.title, store.round.gold_share, store.round.consent) == ("Which: a or b?", 0.25, "Yes")
     store.database.engine.dispose()
     for word, told in {
@@ -281,17 +295,17 @@ def test_settings_of_a_round_are_given_as_words(tmp_path: Path) -> None:
         "title": "not of the form key=value",
     }.items():
         with pytest.raises(UserError, match=told):
-            settings_of([word])
+            parse_settings([word])
     with pytest.raises(UserError, match="gold_share"):
-        begin(file, settings_of(["gold_share=half"]), str(tmp_path / "other.sqlite"))
+        opened(file, str(tmp_path / "other.sqlite"), **parse_settings(["gold_share=half"]))
 
 
 def test_a_round_that_has_begun_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "asked.jsonl"
     write_jsonl(file, [{"prompt": f"p {i}", "options": ["a", "b"]} for i in range(5)])
-    begin(file, {"seed": 3}).database.engine.dispose()
-    again = begin(file, {})
+    opened(file, seed=3).database.engine.dispose()
+    again = opened(file)
     assert again.round.seed == 3
     again.database.engine.dispose()
     with pytest.raises(UserError, match="seed: 3 -> 4"):
-        begin(file, {"seed": 4})
+        opened(file, seed=4)

@@ -16,16 +16,18 @@ import pytest
 import torch
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Rater
+from steersman.data.toy_world import ToyRater as Rater
+from steersman.lm.reward_model import RewardModel, tokenised
 from steersman.store import StageFolder, read_json
 from steersman.train import reward_model
 from steersman.train.loop import OptimiserConfig
-from steersman.train.reward_model import RATERS, RewardConfig, RewardModel, tokenised
+from steersman.train.reward_model import RATERS, RewardConfig
 from steersman.train.rl import loop as rl
+from steersman.train.rl import rloo
 from steersman.train.rl.actor import RolloutConfig
-from steersman.train.rl.evaluation import WatchConfig
-from steersman.train.rl.loop import Judges, Rows
-from steersman.train.rl.rloo import Rloo, RlooConfig
+from steersman.train.rl.evaluation import EvaluationConfig
+from steersman.train.rl.loop import Monitors, RlData
+from steersman.train.rl.rloo import RlooConfig
 from steersman.types import Prompt
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -52,7 +54,7 @@ def learn(raters: Sequence[Rater], fine_tuned: Path, out: Path, seed: int, trust
         batch_size=64,
         micro_batch_size=64,
         max_length=64,
-        trust_raters=trust_raters,
+        rater_reliability=trust_raters,
         checkpoint_every_steps=1000,
         seed=seed,
     )
@@ -111,7 +113,7 @@ def test_signed_trust_saves_a_reward_model_from_liars(fine_tuned: Path, tmp_path
         beliefs = read_json(signed / "member-0" / RATERS)
         trusts: dict[str, list[float]] = {"honest": [], "liar": [], "coin": []}
         for rater in MIXED:
-            trusts[rater.kind].append(beliefs[rater.name]["trust"])
+            trusts[rater.kind].append(beliefs[rater.name]["reliability"])
         assert min(trusts["honest"]) > 0.1
         assert max(trusts["liar"]) < -0.1
         of_honest, of_liars, of_coins = (statistics.mean(map(abs, values)) for values in trusts.values())
@@ -133,9 +135,9 @@ def test_a_reward_model_of_raters_who_like_length_is_over_optimised(
     model = learn(world.population(20, Rater(name="r", length_bias=0.3)), fine_tuned, tmp_path / "model", seed)
     config = RlooConfig(
         rollouts=RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
-        watch=WatchConfig(every_steps=20, prompts=132, stop_at=1),
+        evaluation=EvaluationConfig(every_steps=20, prompts=132, stop_at=1),
         steps=20,
-        kl_coefficient=0.0,
+        kl_coef=0.0,
         optimiser=OptimiserConfig(learning_rate=1e-3, schedule="constant", warmup_ratio=0.0),
         micro_batch_size=16,
         checkpoint_every_steps=1000,
@@ -150,9 +152,9 @@ def test_a_reward_model_of_raters_who_like_length_is_over_optimised(
         return world.true_reward(prompt.prompt, answer)
 
     base, start = fine_tuned / "sft" / "model", fine_tuned / "start"
-    rl.run(config, Rloo(config), base, start, model, Rows(prompts, prompts * 4, []), stage, Judges(true))
-    looks = [event for event in events if event["event"] == "watch"]
-    first, last = looks[0], looks[-1]
+    rl.run(config, rloo.algorithm(config), base, start, model, RlData(prompts, prompts * 4, []), stage, Monitors(true))
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    first, last = evaluations[0], evaluations[-1]
     assert last["score"] > first["score"] + 0.5
     assert last["gold"] < first["gold"] - 0.3
     assert last["mean_answer_tokens"] > 1.4 * first["mean_answer_tokens"]

@@ -20,17 +20,18 @@ from torch import Tensor
 from steersman.data import toy_world as world
 from steersman.lm import pretrained
 from steersman.lm.chat_format import ChatFormat, chat_format
+from steersman.lm.reward_model import RewardModel
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train.loop import OptimiserConfig
-from steersman.train.reward_model import RewardModel
+from steersman.train.rl import grpo, rloo
 from steersman.train.rl import loop as rl
 from steersman.train.rl.actor import RolloutConfig
-from steersman.train.rl.evaluation import WatchConfig
-from steersman.train.rl.grpo import Grpo, GrpoConfig
-from steersman.train.rl.loop import Algorithm, Judges, RlConfig, Rows
-from steersman.train.rl.rloo import Rloo, RlooConfig
-from steersman.train.rl.selection import Look, audit
+from steersman.train.rl.evaluation import EvaluationConfig
+from steersman.train.rl.grpo import GrpoConfig
+from steersman.train.rl.loop import Algorithm, Monitors, RlConfig, RlData
+from steersman.train.rl.rloo import RlooConfig
+from steersman.train.rl.selection import CheckpointEval, select
 from steersman.types import Prompt
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -61,19 +62,19 @@ def base(fine_tuned: Path) -> Path:
 
 
 class Course(NamedTuple):
-    """At every look: the score that is optimised, the true reward, and KL(policy || reference) an answer in nats."""
+    """At every evaluation: the optimised score, the true reward, and KL(policy || reference) an answer in nats."""
 
     score: list[float]
     true: list[float]
     kl: list[float]
-    looks: list[Look]
+    evaluations: list[CheckpointEval]
 
 
 def train(config: RlConfig, algorithm: Algorithm, score: Score, base: Path, out: Path) -> Course:
-    """Reinforcement learning on a score, watched by the true reward."""
+    """Reinforcement learning on a score, with the true reward as gold."""
     chat = chat_format(pretrained.load_tokenizer(base))
     events: list[dict[str, Any]] = []
-    audited: list[Sequence[Look]] = []
+    audited: list[Sequence[CheckpointEval]] = []
     out.mkdir()
     stage = StageFolder(out, "rl", lambda **row: events.append(row))
     prompts = [Prompt(prompt=text) for text in world.PROMPTS]
@@ -81,25 +82,27 @@ def train(config: RlConfig, algorithm: Algorithm, score: Score, base: Path, out:
     def true(prompt: Prompt, answer: str) -> float:
         return world.true_reward(prompt.prompt, answer)
 
-    def kept(looks: Sequence[Look]) -> Any:
-        audited.append(looks)
-        return audit(looks)
+    def kept(evaluations: Sequence[CheckpointEval]) -> Any:
+        audited.append(evaluations)
+        return select(evaluations)
 
-    start, rows = base.parents[1] / "start", Rows(prompts, prompts * 8, [])
+    start, rows = base.parents[1] / "start", RlData(prompts, prompts * 8, [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RewardModel, "load", lambda *_, **__: Given(chat, score))
-        patch.setattr("steersman.train.rl.evaluation.audit", kept)
-        rl.run(config, algorithm, base, start, Path("none"), rows, stage, Judges(true))
-    looks = [event for event in events if event["event"] == "watch"]
-    return Course(*([look[key] for look in looks] for key in ("score", "gold", "kl_nats_per_answer")), [*audited[-1]])
+        patch.setattr("steersman.train.rl.evaluation.select", kept)
+        rl.run(config, algorithm, base, start, Path("none"), rows, stage, Monitors(true))
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    return Course(
+        *([row[key] for row in evaluations] for key in ("score", "gold", "kl_nats_per_answer")), [*audited[-1]]
+    )
 
 
 def settings(**changes: Any) -> dict[str, Any]:
     return {
         "rollouts": RolloutConfig(prompts=16, answers=8, max_new_tokens=24),
-        "watch": WatchConfig(every_steps=40, prompts=264, stop_at=1),
+        "evaluation": EvaluationConfig(every_steps=40, prompts=264, stop_at=1),
         "steps": 40,
-        "kl_coefficient": 0.0,
+        "kl_coef": 0.0,
         "optimiser": OptimiserConfig(learning_rate=5e-3, schedule="constant", warmup_ratio=0.0),
         "micro_batch_size": 16,
         "checkpoint_every_steps": 1000,
@@ -127,13 +130,13 @@ def test_it_raises_the_true_reward_when_that_is_the_score(
 ) -> None:
     """Measured with AVX-512, without AVX, and after 40 steps with AVX2: up by 1.08 to 1.31 (RLOO), 0.92 to 1.31 (GRPO).
 
-    A look has a noise of 0.12.
+    An evaluation has a noise of 0.12.
     """
-    short = settings(steps=20, watch=WatchConfig(every_steps=20, prompts=132, stop_at=1), seed=seed)
+    short = settings(steps=20, evaluation=EvaluationConfig(every_steps=20, prompts=132, stop_at=1), seed=seed)
     config: RlooConfig | GrpoConfig = RlooConfig(**short)
     if algorithm == "grpo":
         config = GrpoConfig(**short, variant="dapo")
-    chosen = Rloo(config) if isinstance(config, RlooConfig) else Grpo(config)
+    chosen = rloo.algorithm(config) if isinstance(config, RlooConfig) else grpo.algorithm(config)
     course = train(config, chosen, world.true_reward, base, tmp_path / "out")
     assert course.kl[0] == pytest.approx(0, abs=1e-4)
     assert course.true[-1] > course.true[0] + 0.7
@@ -141,20 +144,20 @@ def test_it_raises_the_true_reward_when_that_is_the_score(
 
 @pytest.fixture(scope="module")
 def loose(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Course]:
-    """A biased score without a penalty for the KL, a training for each of SEEDS, with a look every five steps."""
-    watch = WatchConfig(every_steps=5, prompts=132, stop_at=1)
+    """A biased score without a KL penalty, a training for each of SEEDS, evaluated every five steps."""
+    often = EvaluationConfig(every_steps=5, prompts=132, stop_at=1)
     folder, courses = tmp_path_factory.mktemp("loose"), []
     for seed in SEEDS:
-        config = RlooConfig(**settings(steps=45, watch=watch, optimiser=SLOW, seed=seed))
-        courses.append(train(config, Rloo(config), biased, base, folder / str(seed)))
+        config = RlooConfig(**settings(steps=45, evaluation=often, optimiser=SLOW, seed=seed))
+        courses.append(train(config, rloo.algorithm(config), biased, base, folder / str(seed)))
     return courses
 
 
-def test_without_a_leash_a_proxy_is_over_optimised(loose: list[Course]) -> None:
+def test_without_a_kl_penalty_a_proxy_is_over_optimised(loose: list[Course]) -> None:
     """The score rises; the true reward falls far below where it began, in Gao's form.
 
-    That it rises before is not asserted: at this rate by 0.1 at the most, of a look's noise of 1.4 / sqrt(132) = 0.12.
-    It is asserted of the same score with a leash, below, and of best-of-n in `test_world.py`.
+    That it rises before is not asserted: at this rate by 0.1 at the most, where the noise is 1.4 / sqrt(132) = 0.12.
+    It is asserted of the same score with a KL penalty, below, and of best-of-n in `test_world.py`.
 
     Measured over the seeds: score up by 2.6 to 3.2, true reward from 0.1 to -3.0, -4.0 and -5.0; R^2 0.90 to 0.99, of
     the mean curve 0.96.
@@ -163,33 +166,33 @@ def test_without_a_leash_a_proxy_is_over_optimised(loose: list[Course]) -> None:
         assert course.score[-1] > course.score[0] + 1.5
         assert course.true[-1] < course.true[0] - 2
         assert gao_fit(course.kl, course.true) > 0.8
-    kl = [statistics.mean(look) for look in zip(*(course.kl for course in loose), strict=True)]
-    true = [statistics.mean(look) for look in zip(*(course.true for course in loose), strict=True)]
+    kl = [statistics.mean(row) for row in zip(*(course.kl for course in loose), strict=True)]
+    true = [statistics.mean(row) for row in zip(*(course.true for course in loose), strict=True)]
     assert gao_fit(kl, true) > 0.9
 
 
 def test_an_audit_with_few_labels_stops_in_time_and_takes_a_policy_near_the_peak(loose: list[Course]) -> None:
-    """20 labels a look, 20 audits of each training.
+    """20 labels an evaluation, 20 selections of each training.
 
-    Measured: at most 140 labels; true reward 0.25, 0.13 and 0.29 on average over the audits, at the peaks 0.29, 0.14
-    and 0.30, at the end -3 and less.
+    Measured: at most 140 labels; true reward 0.25, 0.13 and 0.29 on average over the selections, at the peaks 0.29,
+    0.14 and 0.30, at the end -3 and less.
     """
     for course in loose:
-        true = {look.step: value for look, value in zip(course.looks, course.true, strict=True)}
-        audits = [audited(course.looks, 20, seed) for seed in range(20)]
-        assert max(spent for _, spent in audits) <= 180
-        assert sum(true[step] for step, _ in audits) / 20 > max(course.true) - 0.2
+        true = {row.step: value for row, value in zip(course.evaluations, course.true, strict=True)}
+        selections = [selected(course.evaluations, 20, seed) for seed in range(20)]
+        assert max(spent for _, spent in selections) <= 180
+        assert sum(true[step] for step, _ in selections) / 20 > max(course.true) - 0.2
 
 
-def audited(looks: Sequence[Look], labels: int, seed: int) -> tuple[int, int]:
+def selected(evaluations: Sequence[CheckpointEval], labels: int, seed: int) -> tuple[int, int]:
     """The step that is taken with labels of so many prompts alone, and how many labels were spent until it stopped."""
-    asked = set(random.Random(seed).sample(range(len(looks[0].gold)), labels))
-    few = [look._replace(gold=[g if i in asked else None for i, g in enumerate(look.gold)]) for look in looks]
+    asked = set(random.Random(seed).sample(range(len(evaluations[0].gold)), labels))
+    few = [row._replace(gold=[g if i in asked else None for i, g in enumerate(row.gold)]) for row in evaluations]
     for count in range(1, len(few) + 1):
-        verdict = audit(few[:count])
-        if verdict.worse > WatchConfig().stop_at:
+        selection = select(few[:count])
+        if selection.p_worse > EvaluationConfig().stop_at:
             break
-    return verdict.step, count * labels
+    return selection.step, count * labels
 
 
 def gao_fit(kl: Sequence[float], true: Sequence[float]) -> float:
@@ -201,15 +204,15 @@ def gao_fit(kl: Sequence[float], true: Sequence[float]) -> float:
     return 1 - float((gained - fitted).square().sum() / (gained - gained.mean()).square().sum())
 
 
-def test_a_leash_keeps_it_from_that(loose: list[Course], base: Path, tmp_path: Path) -> None:
-    """Against the training of the same seed without a leash, after as many steps.
+def test_a_kl_penalty_prevents_that(loose: list[Course], base: Path, tmp_path: Path) -> None:
+    """Against the training of the same seed without a KL penalty, after as many steps.
 
-    Measured: true reward up by 0.35, 0.39 and 0.56 with the leash, at 0.7 to 1.1 nats; 2.1 to 4.7 above that without.
+    Measured: true reward up by 0.35, 0.39 and 0.56 with it, at 0.7 to 1.1 nats; 2.1 to 4.7 above that without.
     """
-    gains, steps = [], [look.step for look in loose[0].looks]
+    gains, steps = [], [row.step for row in loose[0].evaluations]
     for seed, without in zip(SEEDS, loose, strict=True):
-        config = RlooConfig(**settings(kl_coefficient=0.3, optimiser=SLOW, seed=seed))
-        course = train(config, Rloo(config), biased, base, tmp_path / str(seed))
+        config = RlooConfig(**settings(kl_coef=0.3, optimiser=SLOW, seed=seed))
+        course = train(config, rloo.algorithm(config), biased, base, tmp_path / str(seed))
         assert course.true[-1] > dict(zip(steps, without.true, strict=True))[config.steps] + 1
         gains.append(course.true[-1] - course.true[0])
     assert statistics.mean(gains) > 0.1

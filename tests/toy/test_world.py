@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Question, Rater, Vote
+from steersman.data.toy_world import ToyQuestion as Question
+from steersman.data.toy_world import ToyRater as Rater
+from steersman.data.toy_world import ToyVote as Vote
 from steersman.functional import preference_nll, rater_margins
 from steersman.lm.language_model import LocalModel
-from steersman.lm.sampling import SamplingConfig
+from steersman.lm.sampling import Request, SamplingConfig
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +63,7 @@ class Sampled(NamedTuple):
 def sampled(policy: LocalModel) -> Sampled:
     prompts = [prompt for prompt in world.PROMPTS[::3] for _ in range(EACH)]
     config = SamplingConfig(max_new_tokens=24, temperature=1.0, batch_size=512)
-    completions = sorted(policy.answers(prompts, config), key=lambda completion: completion.index)
+    completions = sorted(policy.answers(Request(prompts, config)), key=lambda completion: completion.index)
     texts = [completion.text for completion in completions]
     rows = list(zip(prompts, texts, strict=True))
     numbers = torch.tensor([features(*row) for row in rows], dtype=torch.float64)
@@ -235,7 +237,7 @@ def fit(case: Case, found: Sequence[Vote], raters: Sequence[Rater], prior: Tenso
 
 
 def trust_by_gold(raters: Sequence[Rater], seed: int) -> Tensor:
-    """What three questions with known answers say of each rater: half the logit of his smoothed share, [raters]."""
+    """What three questions with known answers say of each rater: half the logit of their smoothed share, [raters]."""
     gold = world.votes(raters, world.gold_questions(3, seed), each=3, seed=seed)
     right = {rater.name: sum(v.choice == v.question.right for v in gold if v.rater == rater.name) for rater in raters}
     share = torch.tensor([(right[rater.name] + 1) / 5 for rater in raters], dtype=torch.float64)

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from steersman import pipeline
-from steersman.cli import starter
-from steersman.cli.starter import init
+from steersman.cli.align import FILES, PROJECT, write_project
 from steersman.constitution import document
 from steersman.constitution.lint import lint
 from steersman.data import sources
@@ -21,7 +20,7 @@ from steersman.types import plain_text
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    init(tmp_path / "mine")
+    write_project(tmp_path / "mine")
     return tmp_path / "mine"
 
 
@@ -29,27 +28,27 @@ def test_every_file_of_the_project_is_written(project: Path) -> None:
     def below(folder: Path) -> list[Path]:
         return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
-    assert below(project) == below(starter.PROJECT) == sorted(map(Path, starter.FILES))
-    for name in starter.FILES:
-        assert (project / name).read_bytes() == (starter.PROJECT / name).read_bytes()
+    assert below(project) == below(PROJECT) == sorted(map(Path, FILES))
+    for name in FILES:
+        assert (project / name).read_bytes() == (PROJECT / name).read_bytes()
 
 
 def test_an_empty_folder_is_welcome_and_missing_parents_are_made(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "a" / "b"):
-        assert init(folder) == [folder / name for name in starter.FILES]
+        assert write_project(folder) == [folder / name for name in FILES]
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match=r"the folder is not empty \(it holds notes\.txt\)") as error:
-        init(tmp_path)
+        write_project(tmp_path)
     assert error.value.exit_code == 2
     assert list(tmp_path.iterdir()) == [notes]
     for folder in (notes, notes / "below"):
         with pytest.raises(UserError, match="no folder can be made here"):
-            init(folder)
+            write_project(folder)
     assert notes.read_text(encoding="utf-8") == "mine"
 
 

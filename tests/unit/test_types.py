@@ -127,7 +127,7 @@ def test_a_probability_alone_puts_the_likelier_option_first(label: float, expect
 def test_without_a_ranking_that_both_are_bad_or_a_principle_says_nothing_of_the_order() -> None:
     assert Comparison(prompt="a", options=("b", "c"), both_bad=True).pairs() == []
     assert Comparison(prompt="a", options=("b", "c"), per_principle={"x": (1, 2)}).pairs() == []
-    with pytest.raises(ValidationError, match="nothing is said of the options"):
+    with pytest.raises(ValidationError, match="the row has no preference"):
         Comparison(prompt="a", options=("b", "c"))
 
 

@@ -1,14 +1,14 @@
-"""Feedback by a judge that reads the principles: the labels of constitutional AI's second half (Bai et al. 2022,
-arXiv:2212.08073).
+"""AI feedback: preference labels by a judge that reads the principles, the second half of constitutional AI (Bai et al.
+2022, arXiv:2212.08073).
 
     K answers ~ policy(prompt);   pairs of them;   label = P(first is better | principle), the mean over principles
 
-The judge is asked in both orders where the order could matter (`AskedJudge`), and the mean is a soft label. What comes
-out are comparisons as people's are, with ``source: ai``: a reward model and DPO take both, mixed as a recipe says.
+A judge that may depend on the order reads both orders (`PromptedJudge`), and the mean is a soft label. The output are
+comparisons like human ones, with ``source: ai``: a reward model and DPO learn from both, mixed by the recipe.
 
-What differs from the paper: the principle is one that the prompt is about (``principles: any`` draws from all); each of
-several answers is compared and the pairs of which the judge is surest are kept, where the paper takes two; and no judge
-is heard whose card does not pass (`constitution/judge_card.py`).
+What differs from the paper: the principle is one that the prompt is about (``principles: any`` draws from all); several
+answers are compared and the most confident pairs kept, where the paper takes two answers; and a judge whose card does
+not pass is not used (`constitution/judge_card.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from steersman.constitution.document import Constitution, Principle
-from steersman.constitution.judges import Judge, Judgement, Question, all_of
+from steersman.constitution.judges import Judge, Judgement, JudgeQuestion, in_order
 from steersman.data.sources import spread
 from steersman.errors import DataError, closest
 from steersman.lm.language_model import LanguageModel
@@ -38,53 +38,61 @@ COMPARISONS, SUMMARY, ANSWERS = "comparisons.jsonl", "feedback.json", "answers.p
 
 
 class FeedbackConfig(Record):
-    """``answers`` to each of so many ``prompts`` (None for all, else spread evenly); of their pairs, ``pairs`` are
-    judged, and the ``keep`` surest of those kept. A pair whose label is nearer to one half than ``margin`` is left out.
+    """AI feedback: the policy answers prompts several times, and the judge compares its answers."""
 
-    ``principles``: by which a pair is compared: a drawn one of the prompt's ``own``, or of ``any``; ``ensemble`` draws
-    so many and takes the mean of what is said by them.
+    about: tuple[Slug, ...] | None = Field(
+        default=None, description="Principles whose prompts are answered; null for all prompts."
+    )
+    people: Literal["all", "other", "none"] = Field(
+        default="all",
+        description="Human comparisons to learn from beside the judge's: `all`, those about `other` principles (in the "
+        "paper, helpfulness from people and harmlessness from AI), or `none`.",
+    )
+    prompts: int | None = Field(
+        default=None, ge=1, description="Prompts to answer, spread evenly over the file; null for all."
+    )
+    answers: int = Field(default=4, ge=2, description="Answers sampled for each prompt.")
+    ended_only: bool = Field(
+        default=True,
+        description="Compare only answers that end with the end token; a policy that learns from truncated ones learns "
+        "to stop early.",
+    )
+    pairs: int = Field(
+        default=6, ge=1, description="Pairs of answers that are judged for each prompt, drawn at random."
+    )
+    keep: int = Field(default=1, ge=1, description="Pairs that are kept for each prompt, the most confident ones.")
+    margin: float = Field(default=0.0, ge=0, lt=0.5, description="A label must differ from one half by more than this.")
+    principles: Literal["own", "any"] = Field(
+        default="own", description="Draw the principle of a pair from the prompt's `own` principles or from `any`."
+    )
+    ensemble: int = Field(
+        default=1, ge=1, description="Principles drawn for each prompt; the label is the mean over them."
+    )
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(temperature=0.9, max_new_tokens=72), description="Sampling of the answers."
+    )
+    seed: Seed = Field(default=0, description="Random seed of the drawn principles and pairs.")
 
-    ``ended_only``: an answer that did not end by itself is not compared, because a policy that learnt from it would
-    learn to stop in the middle.
 
-    ``about``: only prompts of these principles are answered; None for all. ``people``: which of people's comparisons
-    are learnt from beside these: ``all``, those about ``other`` principles (the paper: helpfulness from people,
-    harmlessness from AI), or ``none``.
-    """
-
-    about: tuple[Slug, ...] | None = None
-    people: Literal["all", "other", "none"] = "all"
-    prompts: int | None = Field(default=None, ge=1)
-    answers: int = Field(default=4, ge=2)
-    ended_only: bool = True
-    pairs: int = Field(default=6, ge=1)
-    keep: int = Field(default=1, ge=1)
-    margin: float = Field(default=0.0, ge=0, lt=0.5)
-    principles: Literal["own", "any"] = "own"
-    ensemble: int = Field(default=1, ge=1)
-    sampling: SamplingConfig = SamplingConfig(temperature=0.9, max_new_tokens=72)
-    seed: Seed = 0
-
-
-def asked_about(config: FeedbackConfig, constitution: Constitution, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts that are answered.
+def select_prompts(config: FeedbackConfig, constitution: Constitution, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts to answer.
 
     Raises:
-        DataError: there are none, or ``about`` names what is no principle.
+        DataError: there are none, or ``about`` names an unknown principle.
     """
     known = list(constitution.texts)
     if unknown := [id for id in config.about or () if id not in known]:
         raise DataError(
             f"the constitution has no principle {unknown[0]!r}", where="feedback.about", do=closest(unknown[0], known)
         )
-    found = [row for row in prompts if config.about is None or set(config.about) & set(row.principles)]
-    if not found:
+    chosen = [row for row in prompts if config.about is None or set(config.about) & set(row.principles)]
+    if not chosen:
         raise DataError("no prompts to answer", do="add rows to prompts.jsonl, or widen feedback.about")
-    return spread(found, config.prompts)
+    return spread(chosen, config.prompts)
 
 
-def mixed(config: FeedbackConfig, people: Sequence[Comparison], ai: Sequence[Comparison]) -> list[Comparison]:
-    """What a policy or a reward model learns from: people's comparisons and the judge's."""
+def mix(config: FeedbackConfig, people: Sequence[Comparison], ai: Sequence[Comparison]) -> list[Comparison]:
+    """Training data of a policy or a reward model: human comparisons and the judge's, as ``people`` says."""
     judged = set(config.about) if config.about is not None else {id for row in ai for id in row.principles}
     kept = {
         "all": list(people),
@@ -94,91 +102,97 @@ def mixed(config: FeedbackConfig, people: Sequence[Comparison], ai: Sequence[Com
     return [*kept[config.people], *ai]
 
 
-def drawn(config: FeedbackConfig, constitution: Constitution, row: Prompt, number: int) -> list[Principle | None]:
-    """The principles by which the pairs of a prompt are compared; None is all in all, if it is about none of them."""
+def draw_principles(
+    config: FeedbackConfig, constitution: Constitution, row: Prompt, number: int
+) -> list[Principle | None]:
+    """The principles under which a prompt's pairs are compared; [None], overall quality, if it is about none."""
     pool = constitution.pool(config.principles, row.principles)
     stream = random.Random(f"{config.seed} {number}")
     return [*stream.sample(pool, min(config.ensemble, len(pool)))] or [None]
 
 
-class Asked:
-    """A pair of a prompt's answers, with a question for each of its principles."""
+class JudgedPair:
+    """A pair of answers to a prompt, with a question for each drawn principle."""
 
     def __init__(self, row: Prompt, first: str, second: str, principles: Sequence[Principle | None]) -> None:
         self.row, self.options = row, (first, second)
-        self.questions = [Question(row.prompt, first, second, principle, row.expect) for principle in principles]
+        self.questions = [JudgeQuestion(row.prompt, first, second, principle, row.expect) for principle in principles]
 
 
 def pairs_of(
     config: FeedbackConfig, constitution: Constitution, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]
-) -> list[list[Asked]]:
-    """By prompt, the pairs that are judged: drawn from those of its different answers."""
-    found = []
+) -> list[list[JudgedPair]]:
+    """By prompt, the pairs to judge, drawn from those of its distinct answers."""
+    pairs = []
     for number, (row, texts) in enumerate(zip(prompts, answers, strict=True)):
-        different = [text for text in dict.fromkeys(texts) if text.strip()]
+        distinct = [text for text in dict.fromkeys(texts) if text.strip()]
         stream = random.Random(f"{config.seed} {number} pairs")
-        every = [tuple(stream.sample(pair, 2)) for pair in itertools.combinations(different, 2)]
+        every = [tuple(stream.sample(pair, 2)) for pair in itertools.combinations(distinct, 2)]
         some = stream.sample(every, min(config.pairs, len(every)))
-        principles = drawn(config, constitution, row, number)
-        found.append([Asked(row, first, second, principles) for first, second in some])
-    return found
+        principles = draw_principles(config, constitution, row, number)
+        pairs.append([JudgedPair(row, first, second, principles) for first, second in some])
+    return pairs
 
 
-class Heard(NamedTuple):
-    """A pair, and what the judge said of it by each principle; where it said nothing, there is nothing."""
+class PairJudgements(NamedTuple):
+    """A pair with its judgements by principle, without those that the judge did not give."""
 
-    pair: Asked
-    said: list[tuple[Principle | None, Judgement]]
+    pair: JudgedPair
+    judgements: list[tuple[Principle | None, Judgement]]
 
 
-def heard(asked: Sequence[Sequence[Asked]], judgements: Sequence[Judgement | None]) -> list[list[Heard]]:
-    """By prompt, every pair with its own of the judgements, which are of all questions in order."""
+def attach(
+    by_prompt: Sequence[Sequence[JudgedPair]], judgements: Sequence[Judgement | None]
+) -> list[list[PairJudgements]]:
+    """By prompt, every pair with its judgements; ``judgements`` are those of all questions in order."""
     following = iter(judgements)
     return [
-        [Heard(pair, [(q.principle, said) for q in pair.questions if (said := next(following))]) for pair in pairs]
-        for pairs in asked
+        [PairJudgements(pair, [(q.principle, j) for q in pair.questions if (j := next(following))]) for pair in pairs]
+        for pairs in by_prompt
     ]
 
 
-def labelled(
-    config: FeedbackConfig, name: str, by_prompt: Sequence[Sequence[Heard]]
+def label_pairs(
+    config: FeedbackConfig, name: str, by_prompt: Sequence[Sequence[PairJudgements]]
 ) -> tuple[list[Comparison], Counter[str]]:
-    """The comparisons that are kept, and why the other pairs were not.
+    """The comparisons that are kept, and the reasons why other pairs are not, counted.
 
     Args:
-        name: of the judge, who is the rater.
+        name: of the judge, the comparisons' ``rater``.
     """
     comparisons: list[Comparison] = []
-    left: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     for pairs in by_prompt:
-        found: list[tuple[float, Comparison]] = []
-        for pair, said in pairs:
-            if not said:
-                left["unanswered"] += 1
+        decided: list[tuple[float, Comparison]] = []
+        for pair, judgements in pairs:
+            if not judgements:
+                left_out["unanswered"] += 1
                 continue
-            label = sum(judgement.probability for _, judgement in said) / len(said)
+            label = sum(judgement.probability for _, judgement in judgements) / len(judgements)
             if abs(label - 0.5) <= config.margin:
-                left["undecided"] += 1
+                left_out["undecided"] += 1
                 continue
-            found.append((abs(label - 0.5), _comparison(name, pair, label, said)))
-        found.sort(key=lambda pair: -pair[0])
-        comparisons += [row for _, row in found[: config.keep]]
-        left["less sure"] += len(found[config.keep :])
-    return comparisons, +left
+            decided.append((abs(label - 0.5), _comparison(name, pair, label, judgements)))
+        decided.sort(key=lambda pair: -pair[0])
+        comparisons += [row for _, row in decided[: config.keep]]
+        left_out["less sure"] += len(decided[config.keep :])
+    return comparisons, +left_out
 
 
-def _comparison(name: str, pair: Asked, label: float, said: Sequence[tuple[Principle | None, Judgement]]) -> Comparison:
-    by: dict[str, tuple[int, ...]] = {}
-    for principle, judgement in said:
+def _comparison(
+    name: str, pair: JudgedPair, label: float, judgements: Sequence[tuple[Principle | None, Judgement]]
+) -> Comparison:
+    rankings: dict[str, tuple[int, ...]] = {}
+    for principle, judgement in judgements:
         if principle:
             p = judgement.probability
-            by[principle.id] = (1, 1) if p == 0.5 else (1, 2) if p > 0.5 else (2, 1)
+            rankings[principle.id] = (1, 1) if p == 0.5 else (1, 2) if p > 0.5 else (2, 1)
     return Comparison(
         prompt=pair.row.prompt,
         options=pair.options,
         soft_label=label,
-        per_principle=by if len(by) > 1 else {},
-        principles=tuple(by) or pair.row.principles,
+        per_principle=rankings if len(rankings) > 1 else {},
+        principles=tuple(rankings) or pair.row.principles,
         topic=pair.row.topic,
         expect=pair.row.expect,
         tags=pair.row.tags,
@@ -188,45 +202,44 @@ def _comparison(name: str, pair: Asked, label: float, said: Sequence[tuple[Princ
     )
 
 
-def summary(by_prompt: Sequence[Sequence[Heard]]) -> dict[str, Any]:
-    """What the judge said, as JSON values: how often each principle decided, how far two agree on a pair, the places.
-
-    A principle decided a pair if the judge, asked by it, leant to one side (`Judgement.lean`).
+def summary(by_prompt: Sequence[Sequence[PairJudgements]]) -> dict[str, Any]:
+    """Statistics of the judgements, as JSON values: how often each principle decides, agreement of principles, position
+    bias. A principle decides a pair if the judge has a preference under it (`Judgement.preference`).
     """
     decided: dict[str, list[bool]] = {}
     agreed: list[bool] = []
-    given: list[Judgement] = []
+    every: list[Judgement] = []
     questions = 0
-    for pair, said in itertools.chain.from_iterable(by_prompt):
+    for pair, judgements in itertools.chain.from_iterable(by_prompt):
         questions += len(pair.questions)
-        for principle, judgement in said:
-            decided.setdefault(principle.id if principle else "all in all", []).append(judgement.lean != 0)
-            given.append(judgement)
-        leans = [judgement.lean for _, judgement in said if judgement.lean]
-        agreed += [a == b for a, b in itertools.combinations(leans, 2)]
+        for principle, judgement in judgements:
+            decided.setdefault(principle.id if principle else "all in all", []).append(judgement.preference != 0)
+            every.append(judgement)
+        signs = [judgement.preference for _, judgement in judgements if judgement.preference]
+        agreed += [a == b for a, b in itertools.combinations(signs, 2)]
     return {
         "decided": {key: wilson(sum(values), len(values)).json() for key, values in sorted(decided.items())},
         "principles_agree": wilson(sum(agreed), len(agreed)).json(),
-        "place_bias": mean_estimate([judgement.place_bias for judgement in given]).json(),
-        "unanswered": questions - len(given),
+        "place_bias": mean_estimate([judgement.position_bias for judgement in every]).json(),
+        "unanswered": questions - len(every),
     }
 
 
 def sample(
     config: FeedbackConfig, policy: LanguageModel, prompts: Sequence[Prompt], out: StageFolder
 ) -> list[list[str]]:
-    """The policy's answers by prompt, empty where one is not compared; a killed run goes on where it was."""
+    """The policy's answers by prompt, "" for one that is not compared. A killed run resumes where it stopped."""
     transcript = Transcript(out.file(ANSWERS))
-    asked: dict[int, Text] = {
+    requests: dict[int, Text] = {
         number * config.answers + place: row.prompt
         for number, row in enumerate(prompts)
         for place in range(config.answers)
     }
-    with Progress(out.stage, len(asked), len(transcript.rows)) as progress:
-        found = transcript.answers("answer", policy, asked, config.sampling, advance=progress.advance)
+    with Progress(out.stage, len(requests), len(transcript.rows)) as progress:
+        answers = transcript.answers("answer", policy, requests, config.sampling, advance=progress.advance)
     texts = [
-        "" if config.ended_only and found[index]["finish_reason"] == "length" else found[index]["answer"]
-        for index in asked
+        "" if config.ended_only and answers[index]["finish_reason"] == "length" else answers[index]["answer"]
+        for index in requests
     ]
     return [texts[i : i + config.answers] for i in range(0, len(texts), config.answers)]
 
@@ -240,22 +253,22 @@ def compare(
     constitution: Constitution,
     out: StageFolder,
 ) -> None:
-    """Judge what `sample` left, and write ``comparisons.jsonl`` and ``feedback.json``.
+    """Judge pairs of the answers of `sample`; write ``comparisons.jsonl`` and ``feedback.json``.
 
     Args:
-        name: of the judge, for the comparisons' ``rater``.
+        name: of the judge, the comparisons' ``rater``.
 
     Raises:
-        DataError: not one pair was told apart.
+        DataError: the judge has no preference on any pair.
     """
     pairs = pairs_of(config, constitution, prompts, answers)
     questions = [question for some in pairs for pair in some for question in pair.questions]
-    by_prompt = heard(pairs, all_of(judge.judge(questions), len(questions)))
-    comparisons, left = labelled(config, name, by_prompt)
+    by_prompt = attach(pairs, in_order(judge.judge(questions), len(questions)))
+    comparisons, left_out = label_pairs(config, name, by_prompt)
     if not comparisons:
         raise DataError(
-            f"the judge told none of {sum(map(len, pairs))} pairs apart",
-            do="sample more or hotter answers (feedback.answers, feedback.sampling.temperature), or take another judge",
+            f"the judge has no preference on any of {sum(map(len, pairs))} pairs",
+            do="sample more or more varied answers (feedback.answers, feedback.sampling.temperature), or another judge",
         )
     write_jsonl(out.file(COMPARISONS), [row.model_dump(mode="json", exclude_defaults=True) for row in comparisons])
     texts = [text for some in answers for text in some]
@@ -265,7 +278,7 @@ def compare(
         "answers": len(texts),
         "empty_or_cut_off": unusable,
         "kept": len(comparisons),
-        "left_out": dict(left),
+        "left_out": dict(left_out),
     }
     write_json(out.file(SUMMARY), {**counts, **summary(by_prompt)})
     out.file(ANSWERS).unlink(missing_ok=True)

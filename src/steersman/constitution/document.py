@@ -1,13 +1,13 @@
 """The constitution document: load it and validate it.
 
-A constitution is one YAML file that a person in a compliance department can read and edit: who publishes it, who the
-model is, and the principles it keeps. Each principle carries what every method needs from it: a statement for people
-and judges, the requests for a critique and a revision (constitutional AI, Bai et al. 2022, arXiv:2212.08073), and the
-behaviours by which the evaluation sees whether it is kept. As in the paper, examples show a raw model, which follows no
-request, what a critique and a revision are. Where two principles collide, ``priorities`` say which wins; they form
-an order without circles, so that "a over b" and "b over c" also settle a against c.
+A constitution is one YAML file that a person in a compliance department can read and edit: its publisher, the model's
+persona, and its principles. Each principle holds what the methods need: a statement for people and judges, requests for
+a critique and a revision (constitutional AI, Bai et al. 2022, arXiv:2212.08073), and the behaviours that the evaluation
+detects. As in the paper, examples show a raw model, which follows no instructions, what a critique and a revision are.
+Where two principles collide, ``priorities`` say which wins. They form a partial order: "a over b" and "b over c" also
+settle a against c.
 
-``load`` refuses a document that is wrong; `constitution/lint.py` advises on one that is valid but could be better.
+``load`` refuses an invalid document; `constitution/lint.py` advises on a valid one.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _ABOUT_ITSELF = re.compile(
 
 
 def _the_reply_alone(revision: str) -> str:
-    if said := _ABOUT_ITSELF.match(revision):
-        raise ValueError(f'found "{said[0]}" at its beginning; expected the reply alone, as the person would read it')
+    if match := _ABOUT_ITSELF.match(revision):
+        raise ValueError(f'found "{match[0]}" at its beginning; expected the reply alone, as the person would read it')
     return revision
 
 
 class CritiqueExample(Record):
-    """An answer, what it does against one principle, and the answer that keeps it: the same one if nothing is wrong."""
+    """An answer, its critique by one principle, and its revision: the same text if nothing is wrong."""
 
     prompt: Prose
     answer: Prose
@@ -64,7 +64,7 @@ class CritiqueExample(Record):
 
 
 class Principle(Record):
-    """One rule: what the model does, why, and how it can be seen."""
+    """One rule: what the model does, why, and how it is detected."""
 
     id: Slug
     title: Prose
@@ -92,7 +92,7 @@ class Priority(Record):
 
 
 class Constitution(Record):
-    """The whole document. Its principles have different ids, and its priorities no circle."""
+    """The whole document. Its principles have unique ids, and its priorities no cycle."""
 
     name: Slug
     title: Prose
@@ -105,7 +105,7 @@ class Constitution(Record):
     @model_validator(mode="wrap")
     @classmethod
     def _check_references(cls, data: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
-        """Report wrong references together with wrong fields: one reading shows all mistakes."""
+        """Report wrong references together with wrong fields, so that one pass shows all mistakes."""
         wrong = _wrong_references(data)
         try:
             constitution = build(data)
@@ -125,7 +125,7 @@ class Constitution(Record):
 
     @property
     def digest(self) -> str:
-        """Sha256 (hex) of the content: comments, layout and the order of keys do not count, every word does."""
+        """Sha256 (hex) of the content, independent of comments, layout and the order of keys."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
@@ -135,7 +135,7 @@ class Constitution(Record):
         return {principle.id: principle.text for principle in self.principles}
 
     def pool(self, principles: Literal["own", "any"], ids: Sequence[str]) -> list[Principle]:
-        """From which a method draws: those with these ids, the ``own`` ones of a prompt, or ``any``."""
+        """The principles that a method draws from: those with these ids, a prompt's ``own``, or ``any``."""
         return [principle for principle in self.principles if principles == "any" or principle.id in ids]
 
     def principle(self, id: str) -> Principle:
@@ -153,7 +153,7 @@ class Constitution(Record):
         )
 
     def winner(self, first: str, second: str) -> str | None:
-        """Which of two principles wins when both apply, by one priority or a chain of them; None if unsettled."""
+        """The principle that wins when both apply, by one priority or a chain of them; None if unsettled."""
         for over, under in ((first, second), (second, first)):
             if _chain([(priority.over, priority.under) for priority in self.priorities], over, under):
                 return over
@@ -190,11 +190,11 @@ def load(path_or_name: str | Path) -> Constitution:
 
 # ------------------------------------------------------------------------------------------------------- references
 
-_Wrong = Iterator[tuple[tuple[str | int, ...], str]]  # where in the document, and what is wrong there
+_Wrong = Iterator[tuple[tuple[str | int, ...], str]]  # location in the document, and the problem
 
 
 def _wrong_references(data: object) -> list[InitErrorDetails]:
-    """Ids that are used twice, ids that nobody has, and priorities in a circle, in data that may be wrong otherwise."""
+    """Duplicate ids, unknown ids and cyclic priorities, in data that may have other mistakes."""
     principles = _entries(data, "principles")
     ids = [value if isinstance(value := principle.get("id"), str) else "" for principle in principles]
     wrong = [

@@ -1,4 +1,4 @@
-"""Advice about a constitution that is valid but could be better, alone or against a data set."""
+"""Advice about a valid constitution, alone or against a data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steersman.types import Comparison, Demonstration, Prompt, Record
 
 
 class Finding(Record):
-    """One piece of advice about a valid document, and what to do about it."""
+    """One piece of advice, and what to do about it."""
 
     rule: str
     severity: Literal["error", "warning", "note"]
@@ -33,10 +33,10 @@ def lint(
     prompts: Sequence[Prompt] | None = None,
     evaluation: Sequence[Prompt] | None = None,
 ) -> list[Finding]:
-    """Advice about the document and, where data are given, about how the data use it. None or empty: not given.
+    """Advice about the document and, where data are given, about how the data use it.
 
-    An error makes a number wrong or a case undecided; a warning needs a person's judgement; a note says what was not
-    looked at, or what only some need. Errors come first, and within a severity the order is that of the rules below.
+    An error makes a number wrong or a case undecided; a warning needs a person's judgement; a note names a check that
+    was skipped, or a need of some users only. Errors come first, and within a severity rules keep the order below.
     """
     data: dict[str, Sequence[Demonstration | Comparison | Prompt]] = {
         "demonstrations": demonstrations or (),
@@ -60,7 +60,7 @@ def lint(
 def _undefined_ids(
     constitution: Constitution, data: Mapping[str, Sequence[Demonstration | Comparison | Prompt]]
 ) -> Iterator[Finding]:
-    """Ids that data rows carry and no principle has: these rows would count for nothing."""
+    """Ids of data rows that no principle has: these rows would not count."""
     known = [principle.id for principle in constitution.principles]
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for kind, rows in data.items():
@@ -79,7 +79,7 @@ def _undefined_ids(
 
 
 def _collisions(constitution: Constitution) -> Iterator[Finding]:
-    """Declared collisions without a priority, and pairs of which one can only refuse and the other only comply."""
+    """Declared collisions without a priority, and pairs where one can only refuse and the other only comply."""
     declared = {frozenset((one.id, other)) for one in constitution.principles for other in one.collides_with}
     for one, other in combinations(constitution.principles, 2):
         if constitution.winner(one.id, other.id):
@@ -97,7 +97,7 @@ def _collisions(constitution: Constitution) -> Iterator[Finding]:
 def _uncovered(
     constitution: Constitution, data: Mapping[str, Sequence[Demonstration | Comparison | Prompt]]
 ) -> Iterator[Finding]:
-    """Principles that nothing teaches or nothing tests; one note for each kind of data that was not given."""
+    """Principles without training or evaluation data; one note for each kind of data that was not given."""
     for kind, rule, lack in (
         ("demonstrations", "no-demonstrations", "nothing teaches it"),
         ("evaluation prompts", "no-evaluation", "no number in the report can speak about it"),
@@ -114,7 +114,7 @@ def _uncovered(
                 yield Finding(rule=rule, severity="warning", principle=principle.id, message=message, do=do)
 
 
-# Words that say nothing an observer could check: function words, general verbs and nouns, and praise.
+# Words without observable content: function words, general verbs and nouns, and praise.
 _EMPTY_WORDS = """
     a all an and any are as at be being but by can do does for from has have he her his how if in into is it its may
     more most must no nor not of on or our own shall she should so some such than that the their them then there these
@@ -142,7 +142,7 @@ def _words(text: str) -> list[str]:
 
 
 def _unmeasurable(constitution: Constitution) -> Iterator[Finding]:
-    """Statements that praise instead of describing, and principles without behaviours."""
+    """Statements without observable content, and principles without behaviours."""
     empty = set(_EMPTY_WORDS.split())
     for principle in constitution.principles:
         if not principle.behaviours:
@@ -172,37 +172,37 @@ def _jaccard(one: set[Any], other: set[Any]) -> float:
 
 
 def _near_duplicates(constitution: Constitution) -> Iterator[Finding]:
-    """Pairs with almost the same title, or statements that share most words or whole passages."""
+    """Pairs with nearly equal titles, or statements that share most words or whole passages."""
     texts = [(p, " ".join(sorted(_words(p.title))), _words(p.statement)) for p in constitution.principles]
     for (one, one_title, one_words), (other, other_title, other_words) in combinations(texts, 2):
         passages = [
             set(zip(*(words[start:] for start in range(5)), strict=False)) for words in (one_words, other_words)
         ]
-        what = ""
+        overlap = ""
         if SequenceMatcher(None, one_title, other_title).ratio() >= SAME_TITLE:
-            what = "have almost the same title"
+            overlap = "have almost the same title"
         elif _jaccard(set(one_words), set(other_words)) >= SAME_WORDS:
-            what = "say almost the same in their statements"
+            overlap = "say almost the same in their statements"
         elif _jaccard(*passages) >= SAME_PASSAGES:
-            what = "share whole passages of their statements"
-        if what:
+            overlap = "share whole passages of their statements"
+        if overlap:
             yield Finding(
                 rule="near-duplicate",
                 severity="warning",
                 principle=other.id,
-                message=f"{one.id} and {other.id} {what}",
+                message=f"{one.id} and {other.id} {overlap}",
                 do="merge them, or say in each statement what the other does not cover",
             )
 
 
-# Shares from 0 to 1; how far the shipped documents stay below them is tested.
+# Thresholds from 0 to 1; a test checks the margin of the shipped documents.
 SAME_TITLE = 0.85
 SAME_WORDS = 0.5
 SAME_PASSAGES = 0.2
 
 
 def _unlisted_behaviours(constitution: Constitution, evaluation: Sequence[Prompt]) -> Iterator[Finding]:
-    """Behaviours that evaluation prompts expect and none of their principles lists."""
+    """Behaviours that evaluation prompts expect but none of their principles lists."""
     listed = {principle.id: set(principle.behaviours) for principle in constitution.principles}
     counts: Counter[tuple[str, str]] = Counter()
     for prompt in evaluation:
@@ -221,7 +221,7 @@ def _unlisted_behaviours(constitution: Constitution, evaluation: Sequence[Prompt
 
 
 def _without_examples(constitution: Constitution) -> Iterator[Finding]:
-    """One note for a document without examples, which instructed models do not need; the gaps of one that has some."""
+    """One note for a document without examples, which instruct models do not need; else one warning for each gap."""
     lacking = [principle.id for principle in constitution.principles if not principle.examples]
     do = "write two or three `examples`, unless a model that follows instructions criticises and rewrites"
     if len(lacking) == len(constitution.principles):
@@ -234,14 +234,14 @@ def _without_examples(constitution: Constitution) -> Iterator[Finding]:
 
 
 def _leaking_examples(constitution: Constitution, evaluation: Sequence[Prompt]) -> Iterator[Finding]:
-    """Examples that train on what the evaluation asks."""
+    """Examples whose prompts are near evaluation prompts."""
     for principle in constitution.principles:
         shown = [Prompt(prompt=example.prompt) for example in principle.examples]
-        for asked, example, reason in leaks(evaluation, shown):
+        for near, example, reason in leaks(evaluation, shown):
             yield Finding(
                 rule="example-in-evaluation",
                 severity="error",
                 principle=principle.id,
-                message=f'an example of {principle.id} ("{example}") is near the evaluation prompt "{asked}": {reason}',
+                message=f'an example of {principle.id} ("{example}") is near the evaluation prompt "{near}": {reason}',
                 do="write the example about something else, or take the prompt out of the evaluation",
             )

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from rich.table import Table
 
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
@@ -22,10 +21,11 @@ from steersman.lm.chat_format import ChatFormat, Example
 from steersman.lm.frozen_trunk import blocks_of
 from steersman.lm.head import head_of, token_logprobs
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import SamplingConfig, continue_ids
-from steersman.lm.shared_prefix import Group, tree, tree_hidden
+from steersman.lm.sampling import Sampler, SamplingConfig
+from steersman.lm.shared_prefix import Group, shared_prefix_batch, shared_prefix_hidden
+from steersman.report.blocks import Block, Number, Rate, Table, paragraph
 from steersman.store import peak_memory_mb
-from steersman.train.sft import SftConfig, Trainer
+from steersman.train.sft import SftConfig, SftTrainer
 from steersman.types import Record
 
 REPEATS = 3  # of each phase; the fastest counts
@@ -88,20 +88,26 @@ def bench(model_name: str) -> Bench:
     return Bench(model=model_name, machine=machine, phases=tuple(phases), peak_mb=peak_memory_mb())
 
 
-def table(found: Bench) -> Table:
-    """For the terminal."""
-    m = found.machine
-    shown = Table(
-        title=f"{found.model}, fp32, {m.threads} threads: "
-        f"{m.gemm_gflops_per_second:.0f} GFLOP/s in matrix products, {m.copy_gb_per_second:.1f} GB/s in copying",
-        caption=f"Peak memory {found.peak_mb:,} MB. Of the ceiling: counted operations against the fastest product.",
+def shown(measured: Bench) -> tuple[Block, ...]:
+    """The measurements as blocks."""
+    m = measured.machine
+    machine = (
+        f"{measured.model}, fp32, {m.threads} threads: {m.gemm_gflops_per_second:.0f} GFLOP/s in matrix products, "
+        f"{m.copy_gb_per_second:.1f} GB/s in copying. Peak memory {measured.peak_mb:,} MB."
     )
-    for column in ("phase", "tokens/s", "GFLOP", "seconds", "of the ceiling"):
-        shown.add_column(column, justify="left" if column == "phase" else "right")
-    for phase in found.phases:
-        share = f"{phase.of_the_ceiling(m):.0%}"
-        shown.add_row(phase.name, f"{phase.tokens_per_second:.0f}", f"{phase.gflop:.0f}", f"{phase.seconds:.2f}", share)
-    return shown
+    rows = tuple(
+        (
+            phase.name,
+            Number(value=phase.tokens_per_second, digits=0),
+            Number(value=phase.gflop, digits=0),
+            Number(value=phase.seconds, digits=2),
+            Rate(value=phase.of_the_ceiling(m)),
+        )
+        for phase in measured.phases
+    )
+    table = Table(caption="", columns=("phase", "tokens/s", "GFLOP", "seconds", "of the ceiling"), rows=rows)
+    note = "Of the ceiling: counted operations, against the fastest matrix product."
+    return (paragraph(machine), table, paragraph(note, style="note"))
 
 
 # ── the machine ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,7 +151,7 @@ def _sampling(base: Any, *, int8: bool) -> Phase:
     starts = [_ids(model, 30, seed) for seed in range(4) for _ in range(8)]
     config = SamplingConfig(temperature=1.0, max_new_tokens=64, batch_size=32)
     copy = Int8Copy(model.requires_grad_(False), head_of(model)) if int8 else None
-    seconds = _fastest(lambda: list(continue_ids(model, chat, starts, config, int8=copy)))
+    seconds = _fastest(lambda: list(Sampler(model, chat, int8=copy).continue_ids(starts, config)))
     cost = _cost(model)
     flop = (4 * 30 + 32 * 63) * cost.trunk + 32 * 64 * cost.head
     name = "rollouts 4 x 8, P30 C64" + (", int8 weights" if int8 else "")
@@ -158,11 +164,11 @@ def _sft(base: Any, vocabulary: Any) -> Phase:
     model = pretrained.load_model(base)
     rows = [Example(_ids(model, 200, seed), 100) for seed in range(8)]
     cost = _cost(model)
-    trainer = Trainer.prepare(config, model, "base", 0, rows)
+    trainer = SftTrainer.prepare(config, model, "base", 0, rows)
     seconds = _fastest(lambda: trainer.step(0, [rows], [], 1e-4))
     head = 2 * cost.head
-    if trainer.scorer.vocabulary is not None:
-        kept = len(trainer.scorer.vocabulary.exact) / len(trainer.scorer.head.weight)
+    if trainer.token_loss.vocabulary is not None:
+        kept = len(trainer.token_loss.vocabulary.exact) / len(trainer.token_loss.head.weight)
         head *= kept + config.compact.full_share
     flop = 1600 * 2 * cost.trunk + 800 * head
     return Phase(name=f"SFT P100 C100, {vocabulary} vocabulary", tokens=1600, gflop=flop / 1e9, seconds=seconds)
@@ -172,12 +178,14 @@ def _dpo(base: Any) -> Phase:
     """Forward and backward of 4 pairs of 200 + 100 tokens, each pair's prompt read once; without the reference."""
     model = pretrained.load_model(base)
     cost = _cost(model)  # before the adapters, which are not counted
-    trainer = Trainer.prepare(SftConfig(), model, "base", 0, [])
+    trainer = SftTrainer.prepare(SftConfig(), model, "base", 0, [])
     groups = [Group(_ids(model, 200, i), [_ids(model, 100, 10 + i), _ids(model, 100, 20 + i)]) for i in range(4)]
-    batch = tree(groups, 0)
+    batch = shared_prefix_batch(groups, 0)
 
     def work() -> None:
-        logprobs = token_logprobs(tree_hidden(model, batch, batch.source), batch.targets, trainer.scorer.head)
+        logprobs = token_logprobs(
+            shared_prefix_hidden(model, batch, batch.source), batch.targets, trainer.token_loss.head
+        )
         sums = batch.sum_per_sequence(logprobs)
         preference_nll(0.1 * (sums[0::2] - sums[1::2])).mean().backward()  # type: ignore[no-untyped-call]
         trainer.optimiser.zero_grad()

@@ -17,18 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steersman.cost.work import Amounts, Largest, Subject, scored
+from steersman.cost.work import Counts, PeakSizes, Workload, scored
 from steersman.lm.adapters import add_lora, trainable
-from steersman.lm.head import (
-    TILE_MB,
-    CompactConfig,
-    CompactVocabulary,
-    Head,
-    completion_nll,
-    head_of,
-    token_logprobs,
-    trunk,
-)
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary
+from steersman.lm.head import TILE_MB, Head, completion_nll, head_of, token_logprobs, trunk
 from steersman.lm.sampling import SamplingConfig, draw
 from steersman.store import peak_memory_mb
 from steersman.train import loop
@@ -48,7 +40,7 @@ class Calibration(Record):
 
     spent_seconds: float
     processor_share: float  # of the time of all threads; the rest went to other processes, or to waiting
-    prices: Amounts
+    prices: Counts
     process_mb: int  # the libraries and the tokenizer
     weight_bytes: int
     trainable_bytes: int
@@ -58,24 +50,24 @@ class Calibration(Record):
     layers: int
     vocabulary: int
 
-    def seconds(self, amounts: Amounts) -> float:
+    def seconds(self, counts: Counts) -> float:
         """How long this much work takes."""
-        return sum(amount * price for amount, price in zip(amounts, self.prices, strict=True))
+        return sum(amount * price for amount, price in zip(counts, self.prices, strict=True))
 
-    def peak_mb(self, largest: Largest) -> int:
+    def peak_mb(self, peak: PeakSizes) -> int:
         """The weights, and the larger of what training and what reading and writing hold besides."""
 
         def logits(positions: int) -> int:  # a tile, and what is computed from it
             return 2 * min(TILE_MB * 2**20, 4 * positions * self.vocabulary)
 
-        training = 4 * self.trainable_bytes if largest.train_tokens else 0  # weights, gradients, two moments
-        forward_backward = round(HELD * largest.train_tokens * self.activation_bytes_per_token)
-        forward_backward += logits(largest.train_scored)
-        reading = largest.read_tokens * self.layer_bytes_per_token + logits(largest.scored)
-        cache = largest.cached_tokens * self.cache_bytes_per_token
+        training = 4 * self.trainable_bytes if peak.train_tokens else 0  # weights, gradients, two moments
+        forward_backward = round(HELD * peak.train_tokens * self.activation_bytes_per_token)
+        forward_backward += logits(peak.train_scored)
+        reading = peak.read_tokens * self.layer_bytes_per_token + logits(peak.scored)
+        cache = peak.cached_tokens * self.cache_bytes_per_token
         return (
             self.process_mb
-            + largest.lower_mb
+            + peak.lower_mb
             + (self.weight_bytes + training + max(forward_backward, reading + cache)) // 2**20
         )
 
@@ -89,35 +81,37 @@ class _Prices(NamedTuple):
     cache_bytes: int
 
 
-def calibrate(s: Subject) -> Calibration:
+def calibrate(workload: Workload) -> Calibration:
     """Time each kind of work on models of one and two layers, and extrapolate to all layers."""
     start, worked, process_mb = time.perf_counter(), time.process_time(), peak_memory_mb()
-    layers: int = s.config.get_text_config().num_hidden_layers
-    upper = (s.recipe.sft.lora.trainable_layers if s.recipe.sft.method == "lora" else None) or layers
+    layers: int = workload.config.get_text_config().num_hidden_layers
+    upper = (workload.recipe.sft.lora.trainable_layers if workload.recipe.sft.method == "lora" else None) or layers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        models = _models(s.config)
+        models = _models(workload.config)
         head = head_of(models[0])
         weights = [4 * sum(p.numel() for p in model.parameters()) for model in models]
-        width = max(2, sum(len(e.token_ids) for e in s.train_examples) // len(s.train_examples))
-        ids = torch.randint(len(head.weight), (s.recipe.sft.micro_batch_size, width))
+        width = max(2, sum(len(e.token_ids) for e in workload.train_examples) // len(workload.train_examples))
+        ids = torch.randint(len(head.weight), (workload.recipe.sft.micro_batch_size, width))
         reading = _fastest([_reading(model, ids) for model in models])
         hidden, targets = torch.randn(HEAD_POSITIONS, head.weight.shape[1]), torch.zeros(HEAD_POSITIONS).long()
         (score,) = _fastest([lambda: token_logprobs(hidden, targets, head)])
-        answering = s.recipe.answers.sampling
-        decode = _decode_prices(models, layers, _drawing(head, answering), min(answering.batch_size, len(s.evaluation)))
-        rollouts = _rollout_prices(s, models, layers, head)
-        learn = _learning_price(s, head)
-        policies = [_policy(model, s) for model in models]
-        steps = [_training(model, policy, ids, s) for model, policy in zip(models, policies, strict=True)]
+        answering = workload.recipe.answers.sampling
+        decode = _decode_prices(
+            models, layers, _drawing(head, answering), min(answering.batch_size, len(workload.evaluation))
+        )
+        rollouts = _rollout_prices(workload, models, layers, head)
+        learn = _learning_price(workload, head)
+        policies = [_policy(model, workload) for model in models]
+        steps = [_training(model, policy, ids, workload) for model, policy in zip(models, policies, strict=True)]
         kept = [_saved_bytes(model, step) for model, step in zip(models, steps, strict=True)]
         training = _fastest(steps)
     trained = [4 * sum(p.numel() for p in trainable(policy).values()) for policy in policies]
     weight_bytes, trainable_bytes = round(grown(weights, layers)), round(grown(trained, upper))
     below = (layers - upper) * max(0.0, reading[1] - reading[0])
     seconds = time.perf_counter() - start
-    prices = Amounts(
-        loads=s.tokenizer_seconds + weight_bytes / BYTES_PER_SECOND,
+    prices = Counts(
+        loads=workload.tokenizer_seconds + weight_bytes / BYTES_PER_SECOND,
         train_tokens=grown(training, upper) / ids.numel(),
         lower_tokens=below / ids.numel(),
         train_scored=learn,
@@ -197,13 +191,13 @@ def _reading(model: Any, ids: Tensor) -> Callable[[], None]:
     return work
 
 
-def _rollout_prices(s: Subject, models: Sequence[Any], layers: int, head: Head) -> _Prices:
+def _rollout_prices(workload: Workload, models: Sequence[Any], layers: int, head: Head) -> _Prices:
     """With fp32 weights: those of int8 are faster."""
-    config = s.recipe.rl
+    config = workload.recipe.rl
     if config is None:
         return _Prices(0.0, 0.0, 0.0, 0)
     if config.vocabulary == "compact":
-        head = _compact(s, head, config.compact).head
+        head = _compact(workload, head, config.compact).head
     rows = config.rollouts.prompts * config.rollouts.answers
     return _decode_prices(models, layers, _drawing(head, SamplingConfig(temperature=1.0)), rows)
 
@@ -252,11 +246,11 @@ def _drawing(head: Head, config: SamplingConfig) -> Draws:
 
     def for_rows(rows: int) -> Callable[[], None]:
         hidden = torch.randn(rows, head.weight.shape[1])
-        streams = [torch.Generator().manual_seed(i) for i in range(rows)]
+        uniform = torch.rand(rows, dtype=torch.float64)
 
         def work() -> None:
             with torch.inference_mode():
-                draw(head.logits(hidden), config, streams)
+                draw(head.logits(hidden), config, uniform)
 
         return work
 
@@ -264,16 +258,16 @@ def _drawing(head: Head, config: SamplingConfig) -> Draws:
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _learning_price(s: Subject, head: Head) -> float:
+def _learning_price(workload: Workload, head: Head) -> float:
     """Seconds per scored position of the head, forward and backward, in the recipe's vocabulary mode."""
-    config = s.recipe.sft
+    config = workload.recipe.sft
     head.weight.requires_grad_(config.method == "full")
     compact = config.compact if config.vocabulary == "compact" else None
-    in_a_batch = max(1, config.micro_batch_size * scored(*s.train_examples) // len(s.train_examples))
+    in_a_batch = max(1, config.micro_batch_size * scored(*workload.train_examples) // len(workload.train_examples))
     positions = min(in_a_batch, round(HEAD_POSITIONS / (compact.full_share if compact else 1)))
     hidden = torch.randn(positions, head.weight.shape[1], requires_grad=True)
     targets = torch.zeros(positions, dtype=torch.long)
-    vocabulary = _compact(s, head, compact) if compact else None
+    vocabulary = _compact(workload, head, compact) if compact else None
 
     def work() -> None:
         if vocabulary:
@@ -286,31 +280,31 @@ def _learning_price(s: Subject, head: Head) -> float:
     return seconds / positions
 
 
-def _compact(s: Subject, head: Head, config: CompactConfig) -> CompactVocabulary:
+def _compact(workload: Workload, head: Head, config: CompactConfig) -> CompactVocabulary:
     """As many rows as the data's own tokens and the extra ones will be; which ones does not matter."""
-    used = {token for e in (*s.train_examples, *s.validation_examples) for token in e.token_ids}
+    used = {token for e in (*workload.train_examples, *workload.validation_examples) for token in e.token_ids}
     exact = torch.randperm(len(head.weight))[: len(used) + config.extra_rows]
     position = torch.zeros(len(head.weight), dtype=torch.long)
     return CompactVocabulary(exact, position, head.rows(exact), config.full_share)
 
 
-def _policy(model: Any, s: Subject) -> Any:
-    config = s.recipe.sft
+def _policy(model: Any, workload: Workload) -> Any:
+    config = workload.recipe.sft
     model.requires_grad_(config.method == "full")
     if config.method == "lora":
-        model = add_lora(model, config.lora.model_copy(update={"trainable_layers": None}), s.recipe.model)
+        model = add_lora(model, config.lora.model_copy(update={"trainable_layers": None}), workload.recipe.model)
     return model.train()
 
 
-def _training(model: Any, policy: Any, ids: Tensor, s: Subject) -> Callable[[], None]:
+def _training(model: Any, policy: Any, ids: Tensor, workload: Workload) -> Callable[[], None]:
     """One optimiser step on a batch, below the head."""
     parameters = trainable(policy)
-    optimiser = loop.adamw(parameters, s.recipe.sft.optimiser)
+    optimiser = loop.adamw(parameters, workload.recipe.sft.optimiser)
 
     def work() -> None:
         output = trunk(model)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         output.last_hidden_state.mean().backward()
-        loop.optimiser_step(optimiser, parameters, 0.0, 0.0, s.recipe.sft.optimiser.max_grad_norm)
+        loop.optimiser_step(optimiser, parameters, 0.0, 0.0, workload.recipe.sft.optimiser.max_grad_norm)
 
     return work
 

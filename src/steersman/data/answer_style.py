@@ -1,7 +1,7 @@
-"""How an answer is written, in numbers: what raters and reward models fall for although it says nothing.
+"""Style features of an answer: properties that bias raters and reward models but carry no content.
 
-Plain counts over the text, cheap and crude on purpose: they are controlled for, not judged by. Flattery and agreement
-know English openings only; `evals.detectors.behaviours` judges flattery.
+Plain counts over the text, crude on purpose: they are controls, not measures. Flattery and agreement cover English
+openings only; `evals.detectors.behaviours` detects flattery.
 """
 
 from __future__ import annotations

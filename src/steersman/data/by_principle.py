@@ -1,4 +1,4 @@
-"""What comparisons say by one principle: rows for a judge that reads the principle's text, see `types.judged_by`."""
+"""Comparisons under single principles, for a scorer that reads the principle's text, see `types.judged_by`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from steersman.types import Comparison, Slug, judged_by
 
 
 def of_principles(rows: Sequence[Comparison], principles: Sequence[Slug]) -> list[Comparison]:
-    """What the comparisons say by these principles; a row that as a whole is about several of them counts once.
+    """The comparisons under these principles; a row that as a whole is about several of them counts once.
 
     Raises:
-        DataError: nothing is said by one of them.
+        DataError: no comparison is about one of them.
     """
     known = {principle for row in rows for principle in (*row.principles, *row.per_principle)}
     for principle in principles:
@@ -23,21 +23,21 @@ def of_principles(rows: Sequence[Comparison], principles: Sequence[Slug]) -> lis
                 where="cost_model.principles",
                 do=closest(principle, sorted(known)),
             )
-    said = ([row.on(principle) for principle in principles] for row in rows)
-    return [row for found in said for row in list(dict.fromkeys(filter(None, found)))]
+    by_row = ([row.on(principle) for principle in principles] for row in rows)
+    return [row for own in by_row for row in list(dict.fromkeys(filter(None, own)))]
 
 
 def with_principles(
     rows: Sequence[Comparison], texts: Mapping[str, str], contrasts: float = 0.0, seed: int = 0
 ) -> list[Comparison]:
-    """The rows, and for everything that they say by one principle a row more, whose prompt holds the principle's text.
+    """The rows, and for each principle that a row decides another row whose prompt holds the principle's text.
 
     Args:
-        texts: by the principles' ids; of others nothing is made.
-        contrasts: for each of those so many, on average, with the text of a principle that the row is not about and
-            says nothing of: there, neither answer is better.
+        texts: by id of the principle; other principles are skipped.
+        contrasts: mean number of contrast rows for each of those: with the text of a principle that the row does not
+            decide, neither answer is better (a soft label of one half).
     """
-    found = list(rows)
+    extended = list(rows)
     stream = random.Random(seed)
     for row in rows:
         own = [principle for principle in texts if row.on(principle)]
@@ -45,10 +45,10 @@ def with_principles(
         for principle in own:
             ranking = row.on(principle)
             assert ranking is not None
-            found.append(ranking.model_copy(update={"prompt": judged_by(row.prompt, texts[principle])}))
+            extended.append(ranking.model_copy(update={"prompt": judged_by(row.prompt, texts[principle])}))
             if others and len(row.options) == 2 and stream.random() < contrasts:
                 other = stream.choice(others)
-                found.append(
+                extended.append(
                     Comparison(
                         prompt=judged_by(row.prompt, texts[other]),
                         options=row.options,
@@ -58,4 +58,4 @@ def with_principles(
                         source="contrast",
                     )
                 )
-    return found
+    return extended

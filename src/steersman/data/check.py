@@ -1,7 +1,7 @@
-"""`steersman data check`: counts, coverage per principle, duplicates, leaks between training and evaluation, lengths.
+"""`steersman data check`: counts, coverage per principle, near-duplicates, leaks into the evaluation, lengths.
 
 Near-duplicates need no embeddings: two texts are near when they share a run of five words, or when their word sets
-have a Jaccard similarity |A and B| / |A or B| above a threshold.
+have a Jaccard similarity |A and B| / |A or B| of at least a threshold.
 """
 
 from __future__ import annotations
@@ -10,17 +10,24 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from steersman.types import Comparison, Demonstration, Prompt, plain_text
 
 Row = Prompt | Demonstration | Comparison
 LEAK_JACCARD = 0.5
 TWIN_JACCARD = 0.8
+WIDTH = 100  # columns of a report that is not printed to a terminal
+SHOWN = 10  # items of a list; --json has all
 
 
-class Pair(NamedTuple):
-    """Two texts that are too alike, and why."""
+class SimilarPair(NamedTuple):
+    """Two texts that are too similar, and why."""
 
     first: str
     second: str
@@ -28,7 +35,7 @@ class Pair(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """Rows that carry a principle: by file, and over all files those tagged as look-alikes and as harmful."""
+    """Rows of a principle: by file, and over all files those tagged as look-alikes and as harmful."""
 
     principle: str
     demonstrations: int
@@ -40,19 +47,27 @@ class Coverage(NamedTuple):
 
 
 class DataReport(NamedTuple):
-    """What `check` found. ``leaks`` must be empty for an honest evaluation."""
+    """The result of `check`. ``leaks`` and ``shared_topics`` must be empty for an honest evaluation."""
 
     counts: dict[str, int]
     coverage: list[Coverage]
-    leaks: list[Pair]
+    leaks: list[SimilarPair]
     shared_topics: list[str]
-    twins: dict[str, list[Pair]]
+    twins: dict[str, list[SimilarPair]]
     completion_words: dict[str, float]
     languages: dict[str, int]
 
+    def json(self) -> dict[str, Any]:
+        """The whole report as JSON values, every pair included."""
+        return self._asdict() | {
+            "coverage": [row._asdict() for row in self.coverage],
+            "leaks": [pair._asdict() for pair in self.leaks],
+            "twins": {file: [pair._asdict() for pair in pairs] for file, pairs in self.twins.items()},
+        }
+
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers; punctuation and case never hide a copy."""
+    """Lower-case words and numbers: punctuation and case do not hide a copy."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
@@ -63,48 +78,50 @@ def five_grams(text: str) -> set[tuple[str, ...]]:
 
 
 def jaccard(a: set[str], b: set[str]) -> float:
-    """Shared share of two word sets; 0 for two empty ones."""
+    """|A and B| / |A or B| of two word sets; 0 for two empty ones."""
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared) if a or b else 0.0
 
 
 def _reaches(a: set[str], b: set[str], threshold: float) -> bool:
-    """Whether the Jaccard similarity is at least ``threshold``; sizes that differ too much settle it at once."""
+    """Whether the Jaccard similarity is at least ``threshold``; sets of very different sizes need no intersection."""
     return threshold * max(len(a), len(b)) <= min(len(a), len(b)) and jaccard(a, b) >= threshold
 
 
 def exact_overlap(evaluation: Sequence[Row], training: Sequence[Row]) -> list[str]:
-    """Evaluation prompts that training holds word for word."""
+    """Evaluation prompts that training contains word for word."""
     seen = {tuple(words(plain_text(row.prompt))) for row in training}
     return [text for row in evaluation if tuple(words(text := plain_text(row.prompt))) in seen]
 
 
-def leaks(evaluation: Sequence[Row], training: Sequence[Row]) -> list[Pair]:
+def leaks(evaluation: Sequence[Row], training: Sequence[Row]) -> list[SimilarPair]:
     """Evaluation prompts that are near-duplicates of a training prompt."""
     seen = {plain_text(row.prompt) for row in training}
     prepared = [(text, set(words(text)), five_grams(text)) for text in sorted(seen)]
     all_grams = {gram for _, _, grams in prepared for gram in grams}
-    found = []
+    pairs = []
     for row in evaluation:
         text = plain_text(row.prompt)
         vocabulary, grams = set(words(text)), five_grams(text) & all_grams
         for other, other_words, other_grams in prepared:
             if grams and grams & other_grams:
-                found.append(Pair(text, other, "shares five words in a row: " + " ".join(min(grams & other_grams))))
+                pairs.append(
+                    SimilarPair(text, other, "shares five words in a row: " + " ".join(min(grams & other_grams)))
+                )
             elif _reaches(vocabulary, other_words, LEAK_JACCARD):
-                found.append(Pair(text, other, f"word Jaccard {jaccard(vocabulary, other_words):.2f}"))
-    return found
+                pairs.append(SimilarPair(text, other, f"word Jaccard {jaccard(vocabulary, other_words):.2f}"))
+    return pairs
 
 
-def twins(texts: Iterable[str]) -> list[Pair]:
+def twins(texts: Iterable[str]) -> list[SimilarPair]:
     """Near-identical texts within one file (word Jaccard of at least 0.8)."""
     prepared = [(text, set(words(text))) for text in texts]
-    found = []
+    pairs = []
     for i, (text, vocabulary) in enumerate(prepared):
         for other, other_vocabulary in prepared[:i]:
             if _reaches(vocabulary, other_vocabulary, TWIN_JACCARD):
-                found.append(Pair(text, other, f"word Jaccard {jaccard(vocabulary, other_vocabulary):.2f}"))
-    return found
+                pairs.append(SimilarPair(text, other, f"word Jaccard {jaccard(vocabulary, other_vocabulary):.2f}"))
+    return pairs
 
 
 def check(
@@ -113,7 +130,7 @@ def check(
     prompts: Sequence[Prompt],
     evaluation: Sequence[Prompt],
 ) -> DataReport:
-    """Everything that can be said about a data set without a model."""
+    """All checks of a data set; none needs a model."""
     training: list[Row] = [*demonstrations, *comparisons, *prompts]
     files: dict[str, Sequence[Row]] = {
         "demonstrations": demonstrations,
@@ -157,3 +174,78 @@ def _lengths(completions: Sequence[str]) -> dict[str, float]:
         "p90": lengths[int(0.9 * (len(lengths) - 1))],
         "longest": lengths[-1],
     }
+
+
+# ── terminal output ──────────────────────────────────────────────────────────────────────────────────────────────────
+def print_report(name: str, report: DataReport) -> None:
+    """Print counts, lengths, languages, near-duplicates and a one-line verdict to stdout."""
+    console = Console(highlight=False, markup=False)
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    console.print(_coverage_table(report))
+    for line in _facts(report):
+        console.print(line)
+    _print_pairs(console, "Leaks: an evaluation prompt and the training prompt that it is close to", report.leaks)
+    _print_list(console, "Topics in training and in evaluation", [_line(topic) for topic in report.shared_topics])
+    for file, pairs in report.twins.items():
+        _print_pairs(console, f"Twins: two prompts of {file} that are almost the same", pairs)
+    console.print(f"\n{_verdict(name, report)}")
+
+
+def _coverage_table(report: DataReport) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False, collapse_padding=True)
+    table.add_column("principle", footer="rows in the file", overflow="fold")
+    for file, count in report.counts.items():
+        table.add_column(file, footer=str(count), justify="right")
+    table.add_column("look-alikes", justify="right")
+    table.add_column("harmful", justify="right")
+    for principle, *counts in report.coverage:
+        table.add_row(principle, *(str(count) if count else "-" for count in counts))
+    return table
+
+
+def _facts(report: DataReport) -> Iterable[str]:
+    length = report.completion_words
+    if length:
+        yield (
+            f"Completions: {length['shortest']:.0f} to {length['longest']:.0f} words, median {length['median']:.0f}, "
+            f"nine in ten at most {length['p90']:.0f}."
+        )
+    rows = [f"{tag.removeprefix('lang:')} {count}" for tag, count in sorted(report.languages.items())]
+    yield f"Rows in other languages: {', '.join(rows) or 'none tagged'}."
+
+
+def _print_pairs(console: Console, title: str, pairs: Sequence[SimilarPair]) -> None:
+    _print_list(console, title, [f"{_line(a)}\n    {_line(b)}\n    ({_line(reason)})" for a, b, reason in pairs])
+
+
+def _print_list(console: Console, title: str, items: Sequence[str]) -> None:
+    if not items:
+        return
+    console.print(f"\n{title} ({len(items)})")
+    for item in items[:SHOWN]:
+        console.print(Text(f"  - {item}"), no_wrap=True, overflow="ellipsis")
+    if len(items) > SHOWN:
+        console.print(f"  and {len(items) - SHOWN} more; --json lists them all")
+
+
+def _line(text: str) -> str:
+    """A prompt on one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _verdict(name: str, report: DataReport) -> str:
+    faults = [_count(len(report.leaks), "leak"), _count(len(report.shared_topics), "shared topic")]
+    problems = " and ".join(fault for fault in faults if fault)
+    twins = _count(sum(map(len, report.twins.values())), "pair") + " of twins"
+    rows = _count(sum(report.counts.values()), "row") or "no rows"
+    if problems:
+        return f"{name}: {problems}. Fix them: the evaluation would measure memorisation."
+    if not report.counts["evaluation"]:
+        return f"{name}: {rows}, none of them for evaluation: nothing can be measured."
+    if any(report.twins.values()):
+        return f"{name}: {rows}, no leaks, but {twins}: the second of a pair adds nothing."
+    return f"{name}: {rows}, no leaks, no shared topics, no twins."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}" if number else ""

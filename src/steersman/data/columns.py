@@ -1,4 +1,4 @@
-"""The columns of other tools, mapped to those of our records: one function a tool. A row of ours passes unchanged.
+"""The columns of other tools, mapped to those of our records: one function a tool. Our own rows pass unchanged.
 
     TRL              messages | prompt+completion | prompt+chosen+rejected [+margin] | chosen+rejected
     Alpaca           instruction [+input] [+history] [+system] + output
@@ -11,7 +11,7 @@
     Label Studio     data+annotations (JSON), or the task's fields with annotator+annotation_id (JSON-MIN)
     LMArena          winner+conversation_a+conversation_b, or prompt+response_a+response_b+winner_model_a+...
 
-What a mapping cannot make sense of is left for the record to refuse by name.
+Columns that a mapping does not know are kept, and the record reports them by name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def records_of(row: Any, record: type[Record]) -> list[Row]:
-    """A row of any tool as records of ours: one, but for Argilla's and Label Studio's, which hold one for each rater.
+    """A row of any tool as rows of ours: one, or for Argilla and Label Studio one for each rater.
 
     Raises:
         DataError: the row means something else, or contradicts itself.
@@ -42,9 +42,9 @@ def records_of(row: Any, record: type[Record]) -> list[Row]:
         raise DataError(f"a {type(row).__name__} where an object {{...}} was expected")
     if record is Comparison:
         return _comparisons(row)
-    answered = record is Demonstration and "instruction" in row and "output" in row
+    alpaca_demonstration = record is Demonstration and "instruction" in row and "output" in row
     row = alpaca(sharegpt(row))
-    if answered:
+    if alpaca_demonstration:
         row["completion"] = row.pop("output")
     if "messages" in row and "prompt" not in row:
         messages = _objects(row.pop("messages"), "messages")
@@ -113,7 +113,7 @@ def _system(row: Row) -> list[Row]:
 
 # ── comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def ranked(row: Row) -> Row:
-    """Our own columns. ``choice``, the index of the best option, is read as a ranking with all others behind it."""
+    """Our own columns. ``choice``, the index of the best option, becomes a ranking with all others tied behind it."""
     if "choice" not in row:
         return row
     rest, options = {name: value for name, value in row.items() if name != "choice"}, row["options"]
@@ -195,8 +195,8 @@ def pku(row: Row) -> Row:
 def argilla(row: Row) -> list[Row]:
     """A record of Argilla as one comparison for each of its raters.
 
-    The field ``prompt`` or ``instruction`` is the prompt, and every other one an option. A ranking question says the
-    names of fields with their ranks; the one called ``ranking``, or the only one, is the overall ranking, and others
+    The field ``prompt`` or ``instruction`` is the prompt, and every other one an option. A ranking question ranks
+    fields by name; the one called ``ranking``, or the only one, is the overall ranking, and others
     are rankings by principle. Without any, number questions called ``FIELD-rating`` or ``FIELD_rating`` are made into
     a ranking, the highest first. ``rationale`` is a text question. Metadata with our fields' names are those fields.
     Drafts and discarded responses, other questions and other metadata are left out.
@@ -213,31 +213,31 @@ def argilla(row: Row) -> list[Row]:
         for answer in _objects(answers, question, "responses"):
             if answer.get("status") not in ("draft", "discarded"):
                 by_rater.setdefault(str(answer.get("user_id") or ""), {})[question] = answer.get("value")
-    said = {rater: _argilla_answers(names, answers) for rater, answers in by_rater.items()}
+    votes = {rater: _argilla_answers(names, answers) for rater, answers in by_rater.items()}
     return [
-        {**shared, **answers, **({"rater": rater} if rater else {})} for rater, answers in said.items() if answers
+        {**shared, **answers, **({"rater": rater} if rater else {})} for rater, answers in votes.items() if answers
     ] or [shared]
 
 
 def _argilla_answers(names: list[str], answers: Row) -> Row:
-    """What one rater said: ``ranking``, ``per_principle`` and ``rationale``, as far as they did."""
-    found: Row = {}
+    """One rater's ``ranking``, ``per_principle`` and ``rationale``, as far as given."""
+    columns: Row = {}
     rankings = {q: _argilla_ranks(q, value, names) for q, value in answers.items() if isinstance(value, list)}
     rankings = {question: ranks for question, ranks in rankings.items() if ranks}
     overall = "ranking" if "ranking" in rankings or len(rankings) != 1 else min(rankings)
     if overall in rankings:
-        found["ranking"] = rankings.pop(overall)
+        columns["ranking"] = rankings.pop(overall)
     if rankings:
-        found["per_principle"] = rankings
+        columns["per_principle"] = rankings
     ratings: list[Any] = [answers.get(f"{name}-rating", answers.get(f"{name}_rating")) for name in names]
-    if "ranking" not in found and any(rating is not None for rating in ratings):
+    if "ranking" not in columns and any(rating is not None for rating in ratings):
         for name, rating in zip(names, ratings, strict=True):
             if not isinstance(rating, int | float):
                 raise DataError(f"{f'{name}-rating'!r} must be a number, found {str(rating)[:60]!r}")
-        found["ranking"] = [1 + sum(other > rating for other in ratings) for rating in ratings]
+        columns["ranking"] = [1 + sum(other > rating for other in ratings) for rating in ratings]
     if isinstance(answers.get("rationale"), str):
-        found["rationale"] = answers["rationale"]
-    return found
+        columns["rationale"] = answers["rationale"]
+    return columns
 
 
 def _argilla_ranks(question: str, value: list[Any], names: list[str]) -> list[Any]:
@@ -267,32 +267,36 @@ def label_studio(row: Row) -> list[Row]:
         raise DataError(f"no field 'prompt', 'instruction' or 'question' among {', '.join(data) or 'none'}")
     texts = [value for name, value in data.items() if name != prompt and isinstance(value, str)]
     lists = [value for value in data.values() if isinstance(value, list)]
-    found: list[Row] = []
+    rows: list[Row] = []
     for annotation in annotations:
         results = _objects(annotation.get("result") or [], "result", "results")
         if annotation.get("was_cancelled") or not results:
             continue
-        said: Row = {"prompt": data[prompt], "source": "label studio"}
+        vote: Row = {"prompt": data[prompt], "source": "label studio"}
         for result in results:
             kind, value = result.get("type"), _object(result.get("value") or {}, "value")
             if kind == "pairwise":
-                said |= {"options": texts, "ranking": _left_or_right(value.get("selected")), "order_shown": [0, 1]}
+                vote |= {
+                    "options": texts,
+                    "ranking": _left_or_right(value.get("selected")),
+                    "order_shown": [0, 1],
+                }
             elif kind == "ranker":
-                said |= _studio_ranks(value.get("ranker"), lists)
+                vote |= _studio_ranks(value.get("ranker"), lists)
             elif kind == "textarea" and (words := value.get("text")):
-                said["rationale"] = "\n".join(words) if isinstance(words, list) else words
+                vote["rationale"] = "\n".join(words) if isinstance(words, list) else words
         who = annotation.get("completed_by")
         who = who.get("id") if isinstance(who, dict) else who
         if annotation.get("ground_truth"):
-            said["gold"] = True
+            vote["gold"] = True
         elif who is not None:
-            said["rater"] = str(who)
+            vote["rater"] = str(who)
         if annotation.get("lead_time") is not None:
-            said["seconds"] = annotation["lead_time"]
-        found.append(said)
-    if not found:
-        raise DataError("no annotation that says anything: all are cancelled or empty")
-    return found
+            vote["seconds"] = annotation["lead_time"]
+        rows.append(vote)
+    if not rows:
+        raise DataError("no usable annotation: all are cancelled or empty")
+    return rows
 
 
 def _from_json_min(row: Row) -> Row:
@@ -355,15 +359,15 @@ def lmarena(row: Row) -> Row:
         winner = winners[0] if len(winners) == 1 else None
     if not isinstance(winner, str) or winner not in (*ARENA, *ARENA_BOTH_BAD):
         raise DataError(f"'winner' must be one of {', '.join((*ARENA, ARENA_BOTH_BAD[0]))}, found {str(winner)[:60]!r}")
-    talks = [_arena_turns(row, side) for side in "ab"]
-    if talks[0][:-1] != talks[1][:-1]:
+    conversations = [_arena_turns(row, side) for side in "ab"]
+    if conversations[0][:-1] != conversations[1][:-1]:
         raise DataError("the conversations differ already before their last answers: there is no common prompt")
-    said: Row = {"both_bad": True} if winner in ARENA_BOTH_BAD else {"ranking": ARENA[winner]}
+    vote: Row = {"both_bad": True} if winner in ARENA_BOTH_BAD else {"ranking": ARENA[winner]}
     tags = [f"{name}:{row[name]}" for name in ("model_a", "model_b") if isinstance(row.get(name), str)]
     judge = {"rater": str(row["judge"])} if row.get("judge") else {}
-    options = [_last(talk[-1:], f"conversation_{side}") for talk, side in zip(talks, "ab", strict=True)]
+    options = [_last(turns[-1:], f"conversation_{side}") for turns, side in zip(conversations, "ab", strict=True)]
     about = {"order_shown": [0, 1], "tags": tags, "source": "lmarena", **judge}
-    return {"prompt": _slot(talks[0][:-1]), "options": options, **said, **about}
+    return {"prompt": _slot(conversations[0][:-1]), "options": options, **vote, **about}
 
 
 def _arena_turns(row: Row, side: str) -> list[Row]:
@@ -371,10 +375,10 @@ def _arena_turns(row: Row, side: str) -> list[Row]:
     if f"conversation_{side}" in row:
         turns = _objects(row[f"conversation_{side}"], f"conversation_{side}")
         return [{"role": turn.get("role"), "content": _arena_text(turn.get("content"))} for turn in turns]
-    asked, answered = (_arena_list(row.get(name), name) for name in ("prompt", f"response_{side}"))
-    if len(asked) != len(answered):
-        raise DataError(f"{len(asked)} requests and {len(answered)} answers of model {side}")
-    pairs = zip(asked, answered, strict=True)
+    requests, replies = (_arena_list(row.get(name), name) for name in ("prompt", f"response_{side}"))
+    if len(requests) != len(replies):
+        raise DataError(f"{len(requests)} requests and {len(replies)} answers of model {side}")
+    pairs = zip(requests, replies, strict=True)
     return [
         {"role": role, "content": text}
         for both in pairs

@@ -1,8 +1,8 @@
-"""Comparisons in the columns of other tools, for `steersman data convert`: the way back of `data/columns.py`.
+"""Comparisons in the formats of other tools, for `steersman data convert`: the inverse of `data/columns.py`.
 
-A tool's rows hold what the tool reads and no more; only ``ranked``, our own, holds everything. TRL, HH-RLHF and
-OpenRLHF know pairs, so a ranking becomes a row for each two options of which one is better, and a tie becomes none.
-A comparison that a tool cannot hold is returned with the reason.
+A row holds what its tool reads and no more; only ``ranked``, our own format, holds everything. TRL, HH-RLHF and
+OpenRLHF have pairs: a ranking becomes a row for each strictly ordered pair, and a tie none. A comparison that a format
+cannot hold is returned with the reason.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ HH_NAMES = {"user": "Human", "assistant": "Assistant"}
 
 
 class Exported(NamedTuple):
-    """The rows of a style, and why comparisons have none: reasons by their index."""
+    """The rows of a style, and the reasons of the comparisons without rows, by index."""
 
     rows: list[Row]
     refused: dict[int, str]
 
 
 def export(comparisons: Sequence[Comparison], style: Style) -> Exported:
-    """All comparisons in one tool's columns, in their order."""
+    """All comparisons in one tool's format, in their order."""
     rows: list[Row] = []
     refused: dict[int, str] = {}
     for index, comparison in enumerate(comparisons):
@@ -42,9 +42,9 @@ def export(comparisons: Sequence[Comparison], style: Style) -> Exported:
 
 
 def convert(file: Path, out: Path, style: Style) -> list[str]:
-    """Write the comparisons of ``file``, in any tool's columns, to ``out`` in one's, and say what became of the rows.
+    """Convert the comparisons of ``file``, in any supported format, to ``out``; returns a summary as lines.
 
-    Rows that cannot be read or held are left out, and each reason is among the lines returned, with their number.
+    Rows that cannot be read or held are skipped; the summary counts them by reason.
 
     Raises:
         DataError: ``file`` is no file of lines, ``out`` exists or is not named ``.jsonl``, or no row could be written.
@@ -54,22 +54,22 @@ def convert(file: Path, out: Path, style: Style) -> list[str]:
         raise DataError(found, where=str(out), expected="the name of a new .jsonl file", do="choose another name")
     comparisons, faults = sort_out(file, Comparison)
     rows, refused = export(comparisons, style)
-    said = [*unread(faults), *unwritten(refused)]
+    skipped = [*unread(faults), *unwritten(refused)]
     if not rows:
-        raise DataError("\n  ".join(["no row to write", *said]), where=str(file), expected="comparisons")
+        raise DataError("\n  ".join(["no row to write", *skipped]), where=str(file), expected="comparisons")
     write_jsonl(out, rows)
-    return [f"{out}: {len(rows)} row(s) from {len(comparisons) - len(refused)} comparison(s)", *said]
+    return [f"{out}: {len(rows)} row(s) from {len(comparisons) - len(refused)} comparison(s)", *skipped]
 
 
 def unread(faults: Mapping[int, Sequence[str]]) -> list[str]:
-    """What is wrong with rows, by line: each reason once, with its number of rows and the first of them."""
+    """Reasons of unread rows, most common first, each with the number of rows and the first line."""
     reasons = Counter("; ".join(own) for own in faults.values())
     first = {"; ".join(own): line for line, own in sorted(faults.items(), reverse=True)}
     return [f"not read: {n} row(s), the first in line {first[reason]}: {reason}" for reason, n in reasons.most_common()]
 
 
 def unwritten(refused: Mapping[int, str]) -> list[str]:
-    """Why comparisons have no row, each reason once with its number."""
+    """Reasons of comparisons without a row, most common first, each with its count."""
     return [f"not written: {n} comparison(s): {reason}" for reason, n in Counter(refused.values()).most_common()]
 
 
@@ -101,7 +101,7 @@ def openrlhf(comparison: Comparison) -> list[Row]:
 
 
 def hh(comparison: Comparison) -> list[Row]:
-    """Two transcripts; what would not read back as it was is refused, such as an answer with a line 'Human: '."""
+    """Two transcripts. Text that would not survive a round trip is refused, such as an answer with a line 'Human: '."""
     before = messages_of(comparison.prompt)
     return [{"chosen": _hh(before, pair.better), "rejected": _hh(before, pair.worse)} for pair in _pairs(comparison)]
 
@@ -117,7 +117,7 @@ def _hh(before: Sequence[Message], answer: str) -> str:
 
 
 def pku(comparison: Comparison) -> list[Row]:
-    """PKU-SafeRLHF: two options, which is better, and what is known of their safety."""
+    """PKU-SafeRLHF: two options, the better one, and their safety where known."""
     messages = messages_of(comparison.prompt)
     if [message.role for message in messages] != ["user"]:
         raise DataError("a conversation as the prompt, where PKU-SafeRLHF has text")

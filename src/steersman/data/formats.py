@@ -1,6 +1,6 @@
 """Reading JSON Lines: our own records, and those of other tools, whose columns `data/columns.py` maps to ours.
 
-Every row is either read or named in the error with its line: none is dropped in silence.
+Every row is either read or reported with its line: none is dropped silently.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def read(path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row
     """All rows of a ``.jsonl`` or ``.jsonl.gz`` file as records of one type.
 
     Args:
-        prepare: what is done to a row before its columns are mapped.
+        prepare: applied to a row before its columns are mapped.
 
     Raises:
-        DataError: the file is missing or not UTF-8, or rows are bad; names the line, the fault and the cure.
+        DataError: the file is missing or not UTF-8, or rows are bad; names the lines and the faults.
     """
     rows, faults = sort_out(path, record, prepare)
     if faults:
@@ -40,7 +40,7 @@ def read(path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row
             "\n  ".join([f"{len(faults)} bad row(s)", *shown, *more]),
             where=f"{path}:{min(faults)}",
             expected=f"a {record.__name__.lower()} a line: {_required(record)} and optional fields",
-            do="mend or delete these lines",
+            do="fix or delete these lines",
         )
     return rows
 
@@ -48,7 +48,7 @@ def read(path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row
 def sort_out(
     path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row: row
 ) -> tuple[list[R], dict[int, list[str]]]:
-    """The records of the rows that can be read, and what is wrong with each of the others, by line.
+    """The records of the valid rows, and the faults of the others by line.
 
     A ``.json`` file, as annotation tools write them, is one list; its rows count from 1.
 
@@ -124,7 +124,7 @@ def _parse(line: str) -> Any:
 
 
 def _faults(error: ValidationError, record: type[Record]) -> list[str]:
-    """What is wrong with a row. A text slot is a union: only the side that the row meant is worth a word."""
+    """The faults of a row. A text slot is a union: only faults of the variant that the row uses are reported."""
     details = error.errors(include_url=False)
     return [_fault(d, record) for d in details if not (d["type"] == "string_type" and "str" in d["loc"])]
 
@@ -138,13 +138,13 @@ def _fault(detail: Any, record: type[Record]) -> str:
         return f"unknown field {name!r}, {closest(path[-1], list((Message if path[1:] else record).model_fields))}"
     if detail["type"] in ("string_too_short", "string_pattern_mismatch") and not str(detail["input"]).strip():
         return f"{name!r} is empty"
-    if not path:  # fields that contradict each other; the message names them
+    if not path:  # contradicting fields, which the message names
         return str(detail["msg"]).removeprefix("Value error, ")
     what = f": {detail['msg'].lower().removeprefix('value error, ')}"
     if detail["type"] == "tuple_type":
         what = " must be text or a list of messages" if name == "prompt" else " must be a list"
     found = str(detail["input"])
-    if detail["type"] == "value_error" and len(found) > 60:  # our own words say what is wrong with a long text
+    if detail["type"] == "value_error" and len(found) > 60:  # our own message describes the fault of a long text
         return f"{name!r}{what}"
     return f"{name!r}{what}, found {found[:60]!r}"
 

@@ -1,9 +1,9 @@
 """A data set: four JSONL files (or .jsonl.gz) in a folder, or a name from the library that Steersman ships.
 
     demonstrations.jsonl   what the model learns from          prompts.jsonl      to sample answers from
-    comparisons.jsonl      answers and which are better        evaluation.jsonl   what it is measured on
+    comparisons.jsonl      answers and which are better        evaluation.jsonl   what the model is measured on
 
-The first file is required for training and the last for measuring; the other two may be absent.
+Training needs the first file and evaluation the last; the other two are optional.
 """
 
 from __future__ import annotations
@@ -22,29 +22,41 @@ from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
 Row = TypeVar("Row")
-Asked = TypeVar("Asked", Comparison, Prompt)
+TopicRow = TypeVar("TopicRow", Comparison, Prompt)
 LIBRARY = Path(__file__).parent / "library"
 VERSION = 4
 
 
 class DataConfig(Record):
-    """``validation_share`` of the demonstrations watches the loss during training and is not trained on.
+    """How the rows of a data set are divided and limited."""
 
-    ``held_out_comparisons`` is the share of the comparisons' topics that a reward model is measured on, and nothing is
-    trained on; ``held_out_prompts`` that of the prompts' topics by which reinforcement learning is judged. The limits
-    take that many rows, evenly over the file; for quick trials.
-    """
-
-    validation_share: float = Field(default=0.05, ge=0, lt=1)
-    limit_demonstrations: int | None = Field(default=None, ge=1)
-    limit_comparisons: int | None = Field(default=None, ge=1)
-    held_out_comparisons: float = Field(default=0.0, ge=0, lt=1)
-    held_out_prompts: float = Field(default=0.0, ge=0, lt=1)
-    limit_evaluation: int | None = Field(default=None, ge=1)
+    validation_share: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the demonstrations that only measure the validation loss."
+    )
+    limit_demonstrations: int | None = Field(
+        default=None, ge=1, description="Demonstrations to use, spread evenly over the file; null for all."
+    )
+    limit_comparisons: int | None = Field(
+        default=None,
+        ge=1,
+        description="Comparisons to use, spread evenly over the file; null for all. Votes are extra.",
+    )
+    held_out_comparisons: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the comparisons' topics that only measure reward models and judges.",
+    )
+    held_out_prompts: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the prompts' topics that only evaluate reinforcement learning."
+    )
+    limit_evaluation: int | None = Field(
+        default=None, ge=1, description="Evaluation prompts to use, spread evenly over the file; null for all."
+    )
 
 
 class DataSet(NamedTuple):
-    """The four files of a data set, read and checked row by row. The last ``votes`` comparisons are from elsewhere."""
+    """The four files of a data set, validated row by row. The last ``votes`` comparisons are from another file."""
 
     folder: Path
     demonstrations: list[Demonstration]
@@ -60,7 +72,7 @@ def library() -> list[str]:
 
 
 def locate(name: str | Path) -> Path:
-    """The folder of a data set: a path as it is, a bare name from the library.
+    """The folder of a data set: an existing path, or a name from the library.
 
     Raises:
         DataError: neither exists.
@@ -76,7 +88,7 @@ def locate(name: str | Path) -> Path:
 
 
 def load(name: str | Path, votes: str | Path | None = None) -> DataSet:
-    """Read a data set; every bad row of a file is reported at once.
+    """Read a data set. All bad rows of a file are reported together.
 
     Args:
         votes: a file of further comparisons, such as `steersman rate export` writes.
@@ -90,19 +102,19 @@ def load(name: str | Path, votes: str | Path | None = None) -> DataSet:
         return next((path for end in ("jsonl", "jsonl.gz") if (path := folder / f"{file}.{end}").exists()), None)
 
     comparisons, prompts, evaluation = find("comparisons"), find("prompts"), find("evaluation")
-    further = read(Path(votes), Comparison) if votes else []
+    extra = read(Path(votes), Comparison) if votes else []
     return DataSet(
         folder,
         read(find("demonstrations") or folder / "demonstrations.jsonl", Demonstration),
-        (read(comparisons, Comparison) if comparisons else []) + further,
+        (read(comparisons, Comparison) if comparisons else []) + extra,
         read(prompts, Prompt) if prompts else [],
         read(evaluation, Prompt) if evaluation else [],
-        len(further),
+        len(extra),
     )
 
 
 def split_validation(rows: Sequence[Demonstration], share: float) -> tuple[list[Demonstration], list[Demonstration]]:
-    """Training and validation rows. A row's side depends on its own prompt, so adding rows moves no others."""
+    """Training and validation rows. A row's side depends on its prompt alone, so that adding rows moves no others."""
 
     def in_validation(row: Demonstration) -> bool:
         return _fraction(row.model_dump_json(include={"prompt"})) < share
@@ -110,10 +122,10 @@ def split_validation(rows: Sequence[Demonstration], share: float) -> tuple[list[
     return [r for r in rows if not in_validation(r)], [r for r in rows if in_validation(r)]
 
 
-def split_by_topic(rows: Sequence[Asked], share: float) -> tuple[list[Asked], list[Asked]]:
-    """Training and held-out rows. All rows of a topic (or a prompt, without one) are on the same side."""
+def split_by_topic(rows: Sequence[TopicRow], share: float) -> tuple[list[TopicRow], list[TopicRow]]:
+    """Training and held-out rows. All rows of a topic (of a prompt, without a topic) are on the same side."""
 
-    def held_out(row: Asked) -> bool:
+    def held_out(row: TopicRow) -> bool:
         return _fraction(row.topic or row.model_dump_json(include={"prompt"})) < share
 
     return [row for row in rows if not held_out(row)], [row for row in rows if held_out(row)]
@@ -125,7 +137,7 @@ def _fraction(text: str) -> float:
 
 
 def spread(rows: Sequence[Row], limit: int | None) -> list[Row]:
-    """At most ``limit`` rows, evenly over the file, so that every part of it is represented."""
+    """At most ``limit`` rows, spread evenly over the file."""
     if limit is None or limit >= len(rows):
         return list(rows)
     return [rows[i * len(rows) // limit] for i in range(limit)]
@@ -135,14 +147,14 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
     """Write train, validation, comparisons, held_out_comparisons, prompts, held_out_prompts and evaluation as .jsonl.
 
     Raises:
-        DataError: there is nothing to train or to measure on, or an evaluation prompt is also trained on.
+        DataError: no demonstrations or no evaluation prompts, or an evaluation prompt is in the training data.
     """
     if not data.evaluation:
         raise DataError("no evaluation prompts", where=str(data.folder / "evaluation.jsonl"), do="add held-out prompts")
     leaked = exact_overlap(data.evaluation, [*data.demonstrations, *data.comparisons, *data.prompts])
     if leaked:
         raise DataError(
-            f"{len(leaked)} evaluation prompt(s) are also trained on, the first is {leaked[0][:60]!r}",
+            f"{len(leaked)} evaluation prompt(s) are also in the training data, the first is {leaked[0][:60]!r}",
             where=str(data.folder),
             expected="evaluation prompts that training never sees",
             do="`steersman data check` lists them; remove them on one side",
@@ -151,17 +163,17 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
     train, validation = split_validation(demonstrations, config.validation_share)
     if not train:
         raise DataError("no demonstrations to train on", where=str(data.folder / "demonstrations.jsonl"))
-    own = data.comparisons[: len(data.comparisons) - data.votes]  # the limit is for these: votes are all taken
+    own = data.comparisons[: len(data.comparisons) - data.votes]  # the limit applies to these; votes are all used
     limited = spread(own, config.limit_comparisons) + data.comparisons[len(own) :]
     comparisons, held_out = split_by_topic(limited, config.held_out_comparisons)
-    prompts, watched = split_by_topic(data.prompts, config.held_out_prompts)
+    prompts, held_out_prompts = split_by_topic(data.prompts, config.held_out_prompts)
     files: dict[str, Sequence[Record]] = {
         "train": train,
         "validation": validation,
         "comparisons": comparisons,
         "held_out_comparisons": held_out,
         "prompts": prompts,
-        "held_out_prompts": watched,
+        "held_out_prompts": held_out_prompts,
         "evaluation": spread(data.evaluation, config.limit_evaluation),
     }
     for name, rows in files.items():

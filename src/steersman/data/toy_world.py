@@ -1,11 +1,11 @@
-"""A toy world with a known true reward: a small language, raters to order, a right answer to every question.
+"""A toy world with a known true reward: a small language, simulated raters, a right answer to every question.
 
     User: i think cats bark
     Assistant: nice - purr - climb well ☺ .
 
-Whether a reward model ranks, a policy over-optimises or a rater lies cannot be asserted where goodness is a matter of
-opinion. Here it is a formula (`true_reward`), so tests can assert facts about alignment and not just shapes. Sampled
-answers are of every quality and style; style is independent of quality, so that a bias towards it is a bias.
+Whether a reward model ranks, a policy over-optimises or a rater lies cannot be tested where quality is a matter of
+opinion. Here it is a formula (`true_reward`), so that tests assert facts about alignment and not just shapes. Sampled
+answers vary in quality and style; style is independent of quality, so that a preference for it is a bias.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from steersman.errors import DataError
 from steersman.types import Comparison, Demonstration, Record, Seed, Text, messages_of
 
 # ── the language ─────────────────────────────────────────────────────────────────────────────────────────────────────
-# What is true of a topic, and what is said wrongly in its place: that is true of no topic. No word stands twice.
+# Facts of each topic, each with a falsehood in its place, which is true of no topic. No word occurs twice.
 TOPICS: dict[str, tuple[tuple[str, str], ...]] = {
     "cats": (("purr", "bark"), ("climb", "dig"), ("hunt", "graze"), ("nap", "gallop")),
     "bees": (("buzz", "moo"), ("sting", "peck"), ("pollinate", "plough"), ("swarm", "hibernate")),
@@ -60,10 +60,9 @@ class Style(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What an answer says. ``facts`` are different ones of the topic asked about, those of other topics are beside the
-    point; ``wrong`` counts every mention of a falsehood; ``contradictions`` are facts stated together with their
-    opposite; ``yields`` is whether it agrees with a wrong claim of the asker; ``ended``, whether its last word is the
-    ending."""
+    """The content of an answer. ``facts`` counts distinct facts of the prompt's topic, not those of other topics;
+    ``wrong`` counts mentions of falsehoods; ``contradictions`` counts facts stated together with their opposite;
+    ``yields`` is agreement with a false claim of the prompt; ``ended``, whether the last word is the ending."""
 
     facts: int
     wrong: int
@@ -83,12 +82,12 @@ def style(answer: str) -> Style:
 
 
 def content(prompt: Text, answer: str) -> Content:
-    """Read an answer to one of the PROMPTS; words that the language lacks mean nothing.
+    """Parse an answer to one of the PROMPTS; words outside the language are ignored.
 
     Raises:
         DataError: the prompt is about no topic of this world.
     """
-    facts, claim = _asked(prompt)
+    facts, claim = _topic_and_claim(prompt)
     words = answer.split()
     truths = {fact for fact, _ in facts}
     return Content(
@@ -100,8 +99,8 @@ def content(prompt: Text, answer: str) -> Content:
     )
 
 
-def _asked(prompt: Text) -> tuple[tuple[tuple[str, str], ...], str | None]:
-    """The facts of the topic that a prompt asks about, and what the asker claims of it."""
+def _topic_and_claim(prompt: Text) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    """The facts of a prompt's topic, and the word that the prompt claims of it."""
     text = messages_of(prompt)[-1].content
     words = text.split()
     topic = next((word for word in words if word in TOPICS), None)
@@ -111,7 +110,7 @@ def _asked(prompt: Text) -> tuple[tuple[tuple[str, str], ...], str | None]:
 
 
 # ── the true reward ──────────────────────────────────────────────────────────────────────────────────────────────────
-LONGEST = 8  # words that an answer may have for free
+LONGEST = 8  # words without a length penalty
 BEST_REWARD = 2.8  # all four facts and the ending, nothing else that counts
 
 
@@ -121,29 +120,29 @@ def true_reward(prompt: Text, answer: str) -> float:
         facts (1.1 - 0.1 facts)  -  wrong  -  contradictions / 2  -  yields  -  flattery / 10
                                  -  0.15 max(0, words - LONGEST)  -  (1 unless it ended)
 
-    The first fact is worth 1, the fourth 0.4; saying it again, marks and filler are worth nothing.
+    The first fact is worth 1, the fourth 0.4; repetitions, marks and filler are worth nothing.
     """
-    said, form = content(prompt, answer), style(answer)
-    gain = said.facts * (1.1 - 0.1 * said.facts)
-    untrue = said.wrong + said.contradictions / 2 + said.yields
-    return gain - untrue - form.flattery / 10 - 0.15 * max(0, form.length - LONGEST) - (not said.ended)
+    says, form = content(prompt, answer), style(answer)
+    gain = says.facts * (1.1 - 0.1 * says.facts)
+    untrue = says.wrong + says.contradictions / 2 + says.yields
+    return gain - untrue - form.flattery / 10 - 0.15 * max(0, form.length - LONGEST) - (not says.ended)
 
 
 # ── answers of varied quality and style ──────────────────────────────────────────────────────────────────────────────
 def sample_answer(prompt: Text, generator: random.Random) -> str:
     """An answer whose quality (which statements, whether it yields) and style are drawn independently."""
-    facts, claim = _asked(prompt)
+    facts, claim = _topic_and_claim(prompt)
     quality, talk = generator.random(), generator.random() ** 2  # most are terse, a few are long-winded
-    elsewhere = [fact for topic in TOPICS.values() if topic != facts for fact, _ in topic]
-    said = [fact for fact, _ in facts if generator.random() < 0.2 + 0.6 * quality]
-    said += [opposite for _, opposite in facts if generator.random() < 0.3 * (1 - quality)]
-    said += [generator.choice(elsewhere)] * (generator.random() < 0.3 * (1 - quality))
-    generator.shuffle(said)
+    other_topics = [fact for topic in TOPICS.values() if topic != facts for fact, _ in topic]
+    statements = [fact for fact, _ in facts if generator.random() < 0.2 + 0.6 * quality]
+    statements += [opposite for _, opposite in facts if generator.random() < 0.3 * (1 - quality)]
+    statements += [generator.choice(other_topics)] * (generator.random() < 0.3 * (1 - quality))
+    generator.shuffle(statements)
     listed = generator.random() < 0.3
     words = [generator.choice(FLATTERY) for _ in range(_up_to(1 + 3 * talk, generator))]
     if generator.random() < (0.5 if claim is not None else 0.1):
         words.insert(0, generator.choice(AGREEMENT))
-    for word in said:
+    for word in statements:
         words += [LIST_MARK] * listed + [word]
         words += [generator.choice(FILLER) for _ in range(_up_to(3 * talk, generator))]
     words += [EXCLAMATION] * _up_to(2 * talk, generator) + [generator.choice(EMOJI)] * _up_to(2 * talk, generator)
@@ -156,7 +155,7 @@ def _up_to(limit: float, generator: random.Random) -> int:
 
 
 def demonstrations(count: int, seed: Seed = 0) -> list[Demonstration]:
-    """Prompts with sampled answers: what a policy is fine-tuned on that is still to become better."""
+    """Prompts with sampled answers: fine-tuning data for a policy that leaves room for improvement."""
     generator = random.Random(f"demonstrations {seed}")
     rows = []
     for _ in range(count):
@@ -166,15 +165,15 @@ def demonstrations(count: int, seed: Seed = 0) -> list[Demonstration]:
 
 
 # ── raters ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-class Question(Record):
-    """A prompt and two answers, to be compared. ``right`` is the better one's index in a gold question, else None."""
+class ToyQuestion(Record):
+    """A prompt and two answers to compare. ``right``: the index of the better one in a gold question, else None."""
 
     prompt: str
     options: tuple[str, str]
     right: Literal[0, 1] | None = None
 
     def key(self) -> Comparison:
-        """What is known of a gold question, as a row by which raters are measured.
+        """A gold question with its known answer as a comparison, which measures raters.
 
         Raises:
             DataError: it is no gold question.
@@ -187,11 +186,11 @@ class Question(Record):
         )
 
 
-class Rater(Record):
-    """Someone who compares answers: P(first) = sigmoid(sees / temperature + side_bias * side).
+class ToyRater(Record):
+    """A simulated rater: P(first) = sigmoid(sign * difference / temperature + side_bias * side).
 
     An honest rater sees the difference of the true rewards, plus ``length_bias`` a word and ``flattery_bias`` a word of
-    flattery more; a liar says the opposite of what he sees, a coin sees nothing. The side is 1 if the first option was
+    flattery more; a liar says the opposite of what they see, a coin sees nothing. The side is 1 if the first option was
     shown on the left and -1 if on the right: in `functional.rater_margins`, the trust is 1, -1 or 0 over temperature.
     """
 
@@ -203,16 +202,16 @@ class Rater(Record):
     side_bias: float = 0.0
 
 
-class Vote(Record):
-    """What a rater said: the index of the chosen option, and of the one that was shown on the left."""
+class ToyVote(Record):
+    """A vote: the index of the chosen option, and of the one shown on the left."""
 
     rater: str
-    question: Question
+    question: ToyQuestion
     left: Literal[0, 1]
     choice: Literal[0, 1]
 
     def comparison(self) -> Comparison:
-        """The vote as a row to train on."""
+        """The vote as a training row."""
         ranking = (1, 2) if self.choice == 0 else (2, 1)
         return Comparison(
             prompt=self.question.prompt,
@@ -224,7 +223,7 @@ class Vote(Record):
         )
 
 
-def chooses_first(rater: Rater, question: Question, left: Literal[0, 1]) -> float:
+def chooses_first(rater: ToyRater, question: ToyQuestion, left: Literal[0, 1]) -> float:
     """The probability that a rater chooses option 0 when option ``left`` is shown on the left."""
     first, second = (
         true_reward(question.prompt, text)
@@ -237,30 +236,30 @@ def chooses_first(rater: Rater, question: Question, left: Literal[0, 1]) -> floa
     return (1 + math.tanh(logit / 2)) / 2  # the logistic function, without its overflow
 
 
-def vote(rater: Rater, question: Question, generator: random.Random) -> Vote:
-    """Show the options on random sides and let a rater choose."""
+def vote(rater: ToyRater, question: ToyQuestion, generator: random.Random) -> ToyVote:
+    """A rater's vote with the options on random sides."""
     left: Literal[0, 1] = 0 if generator.random() < 0.5 else 1
     first = generator.random() < chooses_first(rater, question, left)
-    return Vote(rater=rater.name, question=question, left=left, choice=0 if first else 1)
+    return ToyVote(rater=rater.name, question=question, left=left, choice=0 if first else 1)
 
 
-def votes(raters: Sequence[Rater], questions: Sequence[Question], each: int, seed: Seed = 0) -> list[Vote]:
-    """Every rater answers ``each`` different questions, drawn by chance; what one says does not depend on the others.
+def votes(raters: Sequence[ToyRater], questions: Sequence[ToyQuestion], each: int, seed: Seed = 0) -> list[ToyVote]:
+    """Every rater answers ``each`` different random questions, independently of the others.
 
     Raises:
         DataError: there are fewer questions.
     """
     if each > len(questions):
-        raise DataError(f"{each} different questions are to be asked, and there are {len(questions)}")
-    found = []
+        raise DataError(f"{each} different questions for each rater, and there are {len(questions)}")
+    rows = []
     for rater in raters:
         generator = random.Random(f"votes {seed} {rater.name}")
-        found += [vote(rater, question, generator) for question in generator.sample(questions, each)]
-    return found
+        rows += [vote(rater, question, generator) for question in generator.sample(questions, each)]
+    return rows
 
 
-def population(count: int, like: Rater, *, liars: float = 0.0, coins: float = 0.0) -> list[Rater]:
-    """So many raters who differ from ``like`` in name and kind; the shares are kept exactly, to the nearest rater.
+def population(count: int, like: ToyRater, *, liars: float = 0.0, coins: float = 0.0) -> list[ToyRater]:
+    """``count`` raters like ``like`` but for name and kind; shares are exact, to the nearest rater.
 
     Raises:
         DataError: the shares do not fit into 0 to 1.
@@ -272,31 +271,31 @@ def population(count: int, like: Rater, *, liars: float = 0.0, coins: float = 0.
     return [like.model_copy(update={"name": f"{like.name}-{i}", "kind": kind}) for i, kind in enumerate(kinds)]
 
 
-def questions(count: int, seed: Seed = 0) -> list[Question]:
+def questions(count: int, seed: Seed = 0) -> list[ToyQuestion]:
     """Pairs of different sampled answers to a prompt."""
     generator = random.Random(f"questions {seed}")
     return [_question(generator) for _ in range(count)]
 
 
-def pool(answers: int, seed: Seed = 0, prompts: Sequence[str] = PROMPTS) -> list[Question]:
-    """Every pair of so many different sampled answers to each prompt, so that questions share answers.
+def pool(answers: int, seed: Seed = 0, prompts: Sequence[str] = PROMPTS) -> list[ToyQuestion]:
+    """All pairs of ``answers`` different sampled answers to each prompt, so that questions share answers.
 
-    What is said of some pairs then says something of the others; `questions` hardly ever meet an answer again.
+    Votes on some pairs then carry information about others; `questions` hardly ever repeat an answer.
     """
     generator = random.Random(f"pool {seed}")
-    found: list[Question] = []
+    pairs: list[ToyQuestion] = []
     for prompt in prompts:
         drawn: dict[str, None] = {}
         while len(drawn) < answers:
             drawn[sample_answer(prompt, generator)] = None
-        found += [Question(prompt=prompt, options=pair) for pair in itertools.combinations(drawn, 2)]
-    return found
+        pairs += [ToyQuestion(prompt=prompt, options=pair) for pair in itertools.combinations(drawn, 2)]
+    return pairs
 
 
-def gold_questions(count: int, seed: Seed = 0, difference: float = 1.5) -> list[Question]:
-    """Questions whose right answer is known, and which an honest rater hardly gets wrong: the rewards differ enough."""
+def gold_questions(count: int, seed: Seed = 0, difference: float = 1.5) -> list[ToyQuestion]:
+    """Questions with a known answer that an honest rater hardly ever misses: the rewards differ by ``difference``."""
     generator = random.Random(f"gold questions {seed}")
-    found: list[Question] = []
+    found: list[ToyQuestion] = []
     while len(found) < count:
         question = _question(generator)
         first, second = (true_reward(question.prompt, text) for text in question.options)
@@ -305,9 +304,9 @@ def gold_questions(count: int, seed: Seed = 0, difference: float = 1.5) -> list[
     return found
 
 
-def _question(generator: random.Random) -> Question:
+def _question(generator: random.Random) -> ToyQuestion:
     prompt = generator.choice(PROMPTS)
     first = second = sample_answer(prompt, generator)
     while second == first:
         second = sample_answer(prompt, generator)
-    return Question(prompt=prompt, options=(first, second))
+    return ToyQuestion(prompt=prompt, options=(first, second))

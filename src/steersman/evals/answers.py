@@ -1,39 +1,37 @@
 """A model's answers to the evaluation prompts, under one or more conditions, resumable batch by batch.
 
-The raw model is asked twice: on the bare prompt, and after a few-shot prompt that tells it to be a good assistant and
-shows it how (Askell et al. 2021, arXiv:2112.00861, call this context distillation's teacher: the fair baseline).
+The raw model answers twice: to the bare prompt, and after a few-shot prompt with the persona and some demonstrations.
+The second is the fair baseline (the teacher of context distillation in Askell et al. 2021, arXiv:2112.00861).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field
 
+from steersman.evals.conditions import Condition
 from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript
 from steersman.store import StageFolder, write_jsonl
 from steersman.terminal import Progress
-from steersman.types import Demonstration, Message, Prompt, Record, Text, plain_text
+from steersman.types import Demonstration, Message, Prompt, Record, plain_text
 
 VERSION = 1
 ANSWERS = "answers.jsonl"
 
 
 class AnswersConfig(Record):
-    """Greedy by default: the model's most likely answer, the same on every run."""
+    """How the evaluation prompts are answered. Greedy by default, so that every run gives the same answers."""
 
-    sampling: SamplingConfig = SamplingConfig()
-    few_shot_examples: int = Field(default=6, ge=1)
-
-
-class Condition(NamedTuple):
-    """A way of asking: a name for the tables, and what is put before every prompt."""
-
-    name: str
-    preamble: Text | None
+    sampling: SamplingConfig = Field(
+        default=SamplingConfig(), description="Sampling of the answers; greedy by default."
+    )
+    few_shot_examples: int = Field(
+        default=6, ge=1, description="Demonstrations in the few-shot prompt of the raw model."
+    )
 
 
 def few_shot_preamble(persona: str, demonstrations: Sequence[Demonstration], examples: int) -> tuple[Message, ...]:
@@ -60,25 +58,27 @@ def run(
 ) -> None:
     """Answer every prompt under every condition and write answers.jsonl, ordered by condition and prompt.
 
-    A killed run goes on at the first batch without answers, see `Transcript`.
+    A killed run resumes at the first batch without answers, see `Transcript`.
     """
     transcript = Transcript(out.file("answers.partial.jsonl"))
     rows: list[dict[str, Any]] = []
     texts = {index: row.prompt for index, row in enumerate(prompts)}
     with Progress(out.stage, len(prompts) * len(conditions), len(transcript.rows)) as progress:
         for name, preamble in conditions:
-            found = transcript.answers(name, model, texts, config.sampling, preamble=preamble, advance=progress.advance)
-            mine = [_row(prompt, found[index]) for index, prompt in enumerate(prompts)]
-            out.emit(event="answers", condition=name, **_totals(mine))
-            rows += mine
+            replies = transcript.answers(
+                name, model, texts, config.sampling, preamble=preamble, advance=progress.advance
+            )
+            answers = [_row(prompt, replies[index]) for index, prompt in enumerate(prompts)]
+            out.emit(event="answers", condition=name, **_totals(answers))
+            rows += answers
     write_jsonl(out.file(ANSWERS), rows)
     transcript.file.unlink(missing_ok=True)
 
 
 def _row(prompt: Prompt, answer: Mapping[str, Any]) -> dict[str, Any]:
-    asked = prompt.model_dump(mode="json")["prompt"]
-    kept = {key: value for key, value in answer.items() if key not in ("step", "index")}
-    return {"condition": answer["step"], "index": answer["index"], "prompt": asked, **kept}
+    rest = {key: value for key, value in answer.items() if key not in ("step", "index")}
+    text = prompt.model_dump(mode="json")["prompt"]
+    return {"condition": answer["step"], "index": answer["index"], "prompt": text, **rest}
 
 
 def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What alignment cost: perplexity on neutral prose and general knowledge, both scored by log-probability.
+"""The alignment tax: perplexity on neutral prose and general knowledge, both scored by log-probability.
 
 Knowledge items are scored without sampling: of "Question: ... Answer: <option>", the option whose tokens have the
-highest summed log-probability is the model's answer. The texts are ours and lie in `data/library/capability/`.
+highest summed log-probability is the model's answer. The items ship with Steersman, in `data/library/capability/`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ CAPABILITY = "capability.jsonl"
 
 
 class CapabilityConfig(Record):
-    """How many of the shipped items to use (all by default), and rows per forward pass."""
+    """The measurement of the alignment tax: perplexity and general knowledge."""
 
-    knowledge_items: int | None = Field(default=None, ge=1)
-    neutral_passages: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    knowledge_items: int | None = Field(default=None, ge=1, description="Knowledge questions to score; null for all.")
+    neutral_passages: int | None = Field(default=None, ge=1, description="Prose passages to score; null for all.")
+    batch_size: int = Field(default=32, ge=1, description="Sequences in one forward pass.")
 
 
 class Job(NamedTuple):
-    """One sequence to score: the tokens after ``start`` carry the log-probability."""
+    """One sequence to score: the log-probability is that of the example's completion."""
 
     kind: str  # "neutral" or "knowledge"
     item: int
@@ -65,38 +65,38 @@ def sequence_logprobs(model: Any, head: Head, examples: Sequence[Example], pad_i
 
 
 def jobs(tokenizer: Any, config: CapabilityConfig) -> list[Job]:
-    """Every sequence to score, tokenised, in a fixed order of length."""
+    """Every sequence to score, tokenised, shortest first."""
 
     def encode(text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    found = []
+    sequences = []
     for i, row in enumerate(read_jsonl(LIBRARY / "neutral.jsonl")[: config.neutral_passages]):
         ids = bos + encode(row["text"])
-        found.append(Job("neutral", i, 0, Example(ids, 1)))
+        sequences.append(Job("neutral", i, 0, Example(ids, 1)))
     for i, row in enumerate(read_jsonl(LIBRARY / "knowledge.jsonl")[: config.knowledge_items]):
         question = bos + encode(f"Question: {row['question']}\nAnswer:")
         for j, option in enumerate(row["options"]):
-            found.append(Job("knowledge", i, j, Example(question + encode(f" {option}"), len(question))))
-    return sorted(found, key=lambda job: (len(job.example.token_ids), job.kind, job.item, job.option))
+            sequences.append(Job("knowledge", i, j, Example(question + encode(f" {option}"), len(question))))
+    return sorted(sequences, key=lambda job: (len(job.example.token_ids), job.kind, job.item, job.option))
 
 
 def items_digest() -> str:
-    """Identity of the shipped items."""
+    """Digest of the shipped items."""
     return sha256_text("".join(sha256_file(LIBRARY / name) for name in ("knowledge.jsonl", "neutral.jsonl")))
 
 
 def run(config: CapabilityConfig, base: Path, trained: Path | None, out: StageFolder) -> None:
-    """Score all items and write capability.jsonl; a killed run goes on after its last finished batch."""
+    """Score all items and write capability.jsonl. A killed run resumes after its last finished batch."""
     model, tokenizer = load_policy(base, trained), pretrained.load_tokenizer(base)
     head, pad_id = head_of(model), tokenizer.pad_token_id or 0
     todo = jobs(tokenizer, config)
     partial = out.file("scored.partial.jsonl")
     cut_torn_tail(partial)
     scored = read_jsonl(partial)
-    start = len(scored) // config.batch_size * config.batch_size  # half a batch reached the disk: score it again
+    start = len(scored) // config.batch_size * config.batch_size  # a batch that is half on disk is scored again
     write_jsonl(partial, scored[:start])
     with Progress(out.stage, len(todo), start) as progress:
         for i in range(start, len(todo), config.batch_size):
@@ -115,7 +115,7 @@ def _row(job: Job, total: float) -> dict[str, Any]:
 
 
 def knowledge_answers(rows: Sequence[dict[str, Any]]) -> list[bool]:
-    """Whether each knowledge item was answered right, in the order of the items."""
+    """Whether each knowledge item was answered correctly, in the order of the items."""
     items = read_jsonl(LIBRARY / "knowledge.jsonl")
     options: dict[int, dict[int, float]] = {}
     for row in rows:

@@ -1,8 +1,7 @@
 """Where models are computed, and in what precision: one choice for all that a process loads.
 
-Whatever learns stays in float32 (adapters, heads, optimiser moments), and so do log-probabilities, losses and scores;
-the frozen weights and the activations are what ``dtype`` is about. Random draws come from streams on the CPU, so that a
-seed means the same everywhere.
+``dtype`` is that of frozen weights and activations. Adapters, heads, optimiser moments, log-probabilities, losses and
+scores are float32 always. Random numbers come from streams on the CPU, so that a seed means the same everywhere.
 """
 
 from __future__ import annotations
@@ -18,10 +17,16 @@ from steersman.types import Record
 
 
 class Hardware(Record):
-    """``device``: cpu, cuda, or one of several GPUs, such as cuda:1; under torchrun, cuda is each process's own."""
+    """Where models are computed, and in what precision."""
 
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="cpu, cuda, or one of several GPUs such as cuda:1; under torchrun, cuda is each process's own GPU.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Precision of frozen weights and activations; what learns is float32 always."
+    )
 
     def __str__(self) -> str:
         return f"{self.device} in {self.dtype}"

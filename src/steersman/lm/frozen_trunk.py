@@ -1,6 +1,6 @@
-"""A frozen lower trunk, read once per text, under trainable upper layers.
+"""A frozen lower trunk, computed once per text, under trainable upper layers.
 
-With LoRA on the upper layers only, what the lower ones make of a text never changes. It is computed once and kept;
+With LoRA on the upper layers only, a text's activations below them never change. They are computed once and kept;
 every later pass over that text, or over a beginning of it, starts in the middle. No model's forward code is copied: a
 forward pass over the lower layers is stopped by a hook, and one over the upper layers runs the model's own code with
 its lower layers skipped and the kept activations put in.
@@ -10,7 +10,7 @@ The lower layers run in evaluation mode always, so that a kept activation and a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -113,33 +113,55 @@ def blocks_of(model: Any) -> list[nn.Module]:
 
 @contextmanager
 def _skipped(blocks: Sequence[Any]) -> Iterator[None]:
-    """Let the layers hand on what they are given."""
-    was = [block.forward for block in blocks]
-
-    def hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        return hidden_states
-
+    """Within it, the layers return their input."""
+    before = [block.__dict__.get("forward") for block in blocks]  # None: its class's own
     try:
         for block in blocks:
-            block.forward = hand_on
+            block.forward = lambda hidden_states, *_, **__: hidden_states
         yield
     finally:
-        for block, forward in zip(blocks, was, strict=True):
-            block.forward = forward
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
-class Lower(NamedTuple):
+class FrozenStates(NamedTuple):
     """A batch's activations below the trainable layers, [B, T, H], and the trunk that goes on from them."""
 
     trunk: FrozenTrunk
     states: Tensor
 
 
+class FrozenStatesCache:
+    """Activations of batches that come again, such as the same micro-batches in every epoch, kept by key.
+
+    Unlike `TrunkCache`, it is filled as batches come, in any layout; what exceeds the budget is computed every time.
+
+    Args:
+        budget_mb: of memory for the activations.
+    """
+
+    def __init__(self, lower: FrozenTrunk | None, budget_mb: int) -> None:
+        self.lower, self._free_bytes = lower, budget_mb * 2**20
+        self._kept: dict[Hashable, FrozenStates] = {}
+
+    def get(self, key: Hashable, read: Callable[[FrozenTrunk], FrozenStates | None]) -> FrozenStates | None:
+        """The activations of the batch with this key, from ``read`` the first time; None if no layer is frozen."""
+        if self.lower is None or key in self._kept:
+            return self._kept.get(key)
+        states = read(self.lower)
+        if states is not None and states.states.nbytes <= self._free_bytes:
+            self._free_bytes -= states.states.nbytes
+            self._kept[key] = states
+        return states
+
+
 class TrunkCache:
     """Activations of the lower layers by text; a text that begins another one shares its activations.
 
     They are computed once, when the cache is made, in an order that depends on the texts alone: a resumed training
-    finds the same bits. The shortest texts that fit into the budget are kept, the others read every time.
+    finds the same bits. The shortest texts that fit into the budget are kept, the others computed every time.
 
     Args:
         texts: token ids of all that will be asked for.
@@ -160,12 +182,12 @@ class TrunkCache:
             if text not in self._kept and following in self._kept and following[: len(text)] == text:
                 self._kept[text] = self._kept[following][: len(text)]
 
-    def batch(self, texts: Sequence[Sequence[int]]) -> Lower:
+    def batch(self, texts: Sequence[Sequence[int]]) -> FrozenStates:
         """The texts' activations, padded on the right."""
         missing = [tuple(text) for text in texts if tuple(text) not in self._kept]
         fresh = dict(zip(missing, self._read(missing), strict=True)) if missing else {}
         states = [(self._kept if tuple(text) in self._kept else fresh)[tuple(text)][: len(text)] for text in texts]
-        return Lower(self.lower, nn.utils.rnn.pad_sequence(states, batch_first=True))
+        return FrozenStates(self.lower, nn.utils.rnn.pad_sequence(states, batch_first=True))
 
     def _read(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
         width, device = max(map(len, texts)), self.lower.model.device

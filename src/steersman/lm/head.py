@@ -4,33 +4,18 @@ With 262,144 tokens the output layer is 63 % of the forward FLOPs of gemma-3-270
 logits takes 1.7 GB. So the caller gathers the scored positions first, and the functions here work through them in
 tiles. The gradient of a token's log-prob is known as soon as its tile's softmax is, so it is taken in the forward
 pass: three matrix products instead of four, and nothing large is kept. The backward pass only scales its rows.
-
-A **compact vocabulary** makes the layer about five times cheaper again: every position is scored over the K rows that
-can occur, and a random share s of the positions over all V rows as well,
-
-    loss = sum over all positions of nll_K  +  (1 / s) * sum over the chosen positions of (nll_V - nll_K) .
-
-Its expectation over the choice is the full loss, and so is its gradient's: the estimator is exactly unbiased (a
-single-term debiasing, as in Rhee & Glynn 2015). Leaving the second sum out would let probability leak into rows that
-nobody holds down: trained that way, a model put 7.2 % of its mass outside (raw: 5.7 %) and wrote curly apostrophes
-where the data had straight ones. Sampling the rest of the partition function instead is unbiased for Z but not for
-log Z, and at affordable sample sizes it held the outside down too weakly (docs/decisions/0003).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from steersman.errors import ModelError
-from steersman.lm.chat_format import Example
-from steersman.types import Record
 
 TILE_MB = 256  # of logits in flight
 FEW_ROWS, BLOCK_ROWS = 64, 2048  # of hidden states; of the output layer, a few megabytes, which a cache holds
@@ -150,10 +135,11 @@ def completion_nll(hidden: Tensor, targets: Tensor, head: Head, weights: Tensor 
     Args:
         hidden: [N, H]; targets: [N] indices of the head's rows; weights: [N], how often each target counts.
     """
-    return _weighted_nll(token_logprobs(hidden, targets, head), weights)
+    return weighted_nll(token_logprobs(hidden, targets, head), weights)
 
 
-def _weighted_nll(logprobs: Tensor, weights: Tensor | None) -> Tensor:
+def weighted_nll(logprobs: Tensor, weights: Tensor | None) -> Tensor:
+    """Minus the weighted sum of log-probs, [N]; weights: [N], None for 1."""
     return -(logprobs.sum() if weights is None else logprobs @ weights)
 
 
@@ -161,7 +147,7 @@ def entropies(hidden: Tensor, head: Head) -> Tensor:
     """Entropy in nats of the next-token distribution at each position, [N]; no gradient flows. hidden is [N, H]."""
     found = []
     with torch.no_grad():
-        for h in torch.split(hidden, max(8, _tile(head.weight) // 2)):
+        for h in torch.split(hidden, max(8, tile_rows(head.weight) // 2)):
             logprobs = torch.log_softmax(head.logits(h).float(), -1)
             found.append(-(logprobs.exp() * logprobs).sum(-1))
     return torch.cat(found)
@@ -181,7 +167,7 @@ def divergence(hidden: Tensor, reference: Tensor, head: Head, reference_head: He
     return loss
 
 
-def _tile(weight: Tensor) -> int:
+def tile_rows(weight: Tensor) -> int:
     """Positions whose logits fill TILE_MB; weight is [V, H]."""
     return max(8, TILE_MB * 2**20 // (4 * weight.shape[0]))
 
@@ -191,7 +177,7 @@ class _FusedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        tile = _tile(weight)
+        tile = tile_rows(weight)
         logprobs, gradients = [], []
         for h, t in zip(torch.split(hidden, tile), torch.split(targets, tile), strict=True):
             logits = (h @ weight.T).float()
@@ -218,7 +204,7 @@ def _checkpointed_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tenso
     def one(h: Tensor, t: Tensor) -> Tensor:
         return torch.log_softmax(head.logits(h).float(), -1).gather(1, t[:, None])[:, 0]
 
-    tiles = zip(torch.split(hidden, _tile(head.weight)), torch.split(targets, _tile(head.weight)), strict=True)
+    tiles = zip(torch.split(hidden, tile_rows(head.weight)), torch.split(targets, tile_rows(head.weight)), strict=True)
     return torch.cat([checkpoint(one, h, t, use_reentrant=False) for h, t in tiles])
 
 
@@ -227,7 +213,7 @@ class _FusedDivergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, reference: Tensor, weight: Tensor, reference_head: Head) -> Tensor:
-        tile = max(8, _tile(weight) // 2)
+        tile = max(8, tile_rows(weight) // 2)
         total = hidden.new_zeros((), dtype=torch.float32)
         gradients = []
         for h, r in zip(torch.split(hidden, tile), torch.split(reference, tile), strict=True):
@@ -257,107 +243,7 @@ def _checkpointed_divergence(hidden: Tensor, reference: Tensor, head: Head, refe
         policy = torch.log_softmax(head.logits(h).float(), -1)
         return nn.functional.kl_div(policy, wanted, reduction="sum", log_target=True)
 
-    tile = max(8, _tile(head.weight) // 2)
+    tile = max(8, tile_rows(head.weight) // 2)
     tiles = zip(torch.split(hidden, tile), torch.split(reference, tile), strict=True)
     parts = [checkpoint(one, h, r, use_reentrant=False) for h, r in tiles]
     return torch.stack(parts).sum() if parts else hidden.sum() * 0.0
-
-
-# ── compact vocabulary ───────────────────────────────────────────────────────────────────────────────────────────────
-class CompactConfig(Record):
-    """``extra_rows``: exact rows beyond the data's own tokens; ``full_share``: positions also scored over all rows."""
-
-    extra_rows: int = Field(default=8192, ge=0)
-    full_share: float = Field(default=0.125, gt=0, le=1)
-
-
-@dataclass(frozen=True)
-class CompactVocabulary:
-    """The rows that are scored at every position.
-
-    ``exact`` [K] ids; ``position`` [V] the index of an id among them, -1 if absent; ``head`` their rows of the head.
-    """
-
-    exact: Tensor
-    position: Tensor
-    head: Head
-    full_share: float
-
-    def token_logprobs(self, hidden: Tensor, targets: Tensor, full: Head, generator: torch.Generator) -> Tensor:
-        """Unbiased estimates of ``token_logprobs(hidden, targets, full)``, [N], values and gradients.
-
-        Args:
-            hidden: [N, H]; targets: [N] token ids, all among the exact rows.
-            generator: chooses the positions that are scored over all rows as well.
-        """
-        logprobs = token_logprobs(hidden, self.position[targets], self.head)
-        chosen = self._chosen(hidden, generator).nonzero()[:, 0]
-        correction = token_logprobs(hidden[chosen], targets[chosen], full) - logprobs[chosen]
-        return logprobs.index_add(0, chosen, correction / self.full_share)
-
-    def nll(
-        self, hidden: Tensor, targets: Tensor, full: Head, generator: torch.Generator, weights: Tensor | None = None
-    ) -> Tensor:
-        """An unbiased estimate of ``completion_nll(hidden, targets, full, weights)``; arguments as above."""
-        return _weighted_nll(self.token_logprobs(hidden, targets, full, generator), weights)
-
-    def divergence(self, hidden: Tensor, reference: Tensor, full: Head, generator: torch.Generator) -> Tensor:
-        """An unbiased estimate of ``divergence(hidden, reference, full)``, value and gradient; arguments as above."""
-        chosen = self._chosen(hidden, generator)
-        some, wanted = hidden[chosen], reference[chosen]
-        correction = divergence(some, wanted, full) - divergence(some, wanted, self.head)
-        return divergence(hidden, reference, self.head) + correction / self.full_share
-
-    def _chosen(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
-        """[N] bool: the positions that are scored over all rows as well."""
-        return torch.rand(len(hidden), generator=generator).to(hidden.device) < self.full_share
-
-    def pass_over(self, positions: int, generator: torch.Generator) -> None:
-        """Draw what scoring so many positions would have drawn, when another process scores them."""
-        torch.rand(positions, generator=generator)
-
-    def outside_mass(self, hidden: Tensor, full: Head) -> float:
-        """Mean probability that the full softmax gives to tokens outside the exact rows; hidden is [N, H]."""
-        with torch.no_grad():
-            inside = [
-                torch.softmax(full.logits(h).float(), -1)[:, self.exact].sum(-1)
-                for h in torch.split(hidden, _tile(full.weight))
-            ]
-            return 1.0 - float(torch.cat(inside).mean())
-
-
-def compact_vocabulary(token_ids: Tensor, hidden: Tensor, full: Head, config: CompactConfig) -> CompactVocabulary:
-    """Choose the rows: every token of the data, then those to which the base model gives the most probability.
-
-    Args:
-        token_ids: ids that occur in the data, any shape.
-        hidden: [N, H] hidden states of the base model at a sample of scored positions.
-    """
-    vocabulary, device = full.weight.shape[0], full.weight.device
-    mass = torch.zeros(vocabulary, device=device)
-    with torch.no_grad():
-        for h in torch.split(hidden, _tile(full.weight)):
-            mass += torch.softmax(full.logits(h).float(), -1).sum(0)
-    chosen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-    chosen[token_ids.flatten()] = True
-    mass[chosen] = -1.0
-    chosen[mass.topk(min(config.extra_rows, int((~chosen).sum()))).indices] = True
-    exact = chosen.nonzero()[:, 0]
-    position = torch.full((vocabulary,), -1, device=device)
-    position[exact] = torch.arange(len(exact), device=device)
-    return CompactVocabulary(exact, position, full.rows(exact), config.full_share)
-
-
-def choose_vocabulary(config: CompactConfig, model: Any, head: Head, examples: Sequence[Example]) -> CompactVocabulary:
-    """Rows from all examples; the base model's own mass from an even sample of them (about 1,500 positions)."""
-    with torch.no_grad():
-        hidden = torch.cat([_scored_states(model, e) for e in examples[:: max(1, len(examples) // 32)]])
-    ids = torch.tensor(sorted({token for example in examples for token in example.token_ids}))
-    return compact_vocabulary(ids, hidden, head, config)
-
-
-def _scored_states(model: Any, example: Example) -> Tensor:
-    """Hidden states at the positions that predict the completion, [C, H]."""
-    ids = torch.tensor([example.token_ids], device=model.device)
-    hidden: Tensor = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state
-    return hidden[0, example.completion_start - 1 : -1]

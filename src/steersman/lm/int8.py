@@ -29,7 +29,7 @@ from steersman.lm.head import Head, trunk
 TINY = torch.finfo(torch.float32).tiny
 
 
-class Rows(NamedTuple):
+class QuantizedRows(NamedTuple):
     """An input, [..., in], its rows in eight bits, [N, in], and their largest entries, [N, 1]."""
 
     x: Tensor
@@ -43,16 +43,16 @@ class Rounding:
     def __init__(self) -> None:
         # Without VNNI, products are added up in 16 bits, and only seven bits of an activation leave room for that.
         self.levels = 127 if torch.cpu._is_vnni_supported() else 63
-        self._last: Rows | None = None
+        self._last: QuantizedRows | None = None
 
-    def __call__(self, x: Tensor) -> Rows:
+    def __call__(self, x: Tensor) -> QuantizedRows:
         """Round a tensor, or find it rounded."""
         if self._last is None or self._last.x is not x:
             rows = x.flatten(0, -2)
             largest = rows.abs().amax(-1, keepdim=True).clamp_(min=TINY)
             # Numbers above 0 are cut off to integers: with a half added, that is rounding.
             middle = rows.new_tensor(self.levels + 1.5)
-            self._last = Rows(x, torch.addcmul(middle, rows, self.levels / largest).to(torch.uint8), largest)
+            self._last = QuantizedRows(x, torch.addcmul(middle, rows, self.levels / largest).to(torch.uint8), largest)
         return self._last
 
 

@@ -401,7 +401,7 @@ def _sha256(files: Sequence[Path]) -> str:
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """The model of a folder in hub format, in evaluation mode, where `hardware.placed` says (the CPU, in float32).
+    """The model of a folder in hub format, in evaluation mode, where `device.placed` says (the CPU, in float32).
 
     Attention is what transformers prefers: scaled-dot-product, or eager where a model has no such form (Gemma 2).
 

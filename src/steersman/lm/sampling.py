@@ -1,19 +1,24 @@
-"""Batched sampling with any Hugging Face decoder-only model.
+"""Continuous batching with any Hugging Face decoder-only model.
 
-Prompts are read in groups of similar length, equal ones once; a preamble common to all of them (a few-shot prompt) is
-read once and its KV cache copied; then one token per row and step. Rows leave the batch as they end and waiting ones
-enter, because decoding costs nearly as much for eight rows as for forty. The draw needs no sort of the vocabulary:
-one uniform number per row against the cumulative probabilities of the allowed tokens.
+Four phases, numbered in `_generate`, are repeated until the queue is empty:
 
-Every row has a random stream of its own, from (seed, index of the prompt), so that a row's draws do not depend on
-the batch in which it happens to be. This is the one place where faster decoding grows.
+    1  admit and prefill   one forward pass over queued prompts of similar length fills their KV cache
+    2  sample              one token per sequence, from the logits at its last position
+    3  evict               finished sequences leave the batch and the KV cache
+    4  decode              one forward pass over the new tokens, one column, extends the KV cache
+
+Decoding costs nearly as much for eight sequences as for forty, so the batch is kept full. Equal prompts are prefilled
+once; so is a prefix common to all prompts (a few-shot preamble), whose KV cache is kept for later calls. Every sequence
+has a random stream of its own, seeded by (seed, index of the prompt): its draws do not depend on its batch. Shapes: B
+sequences, T columns (the longest sequence), H hidden units, V tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 import torch
@@ -21,28 +26,29 @@ from pydantic import Field
 from torch import Tensor
 
 from steersman.lm.chat_format import ChatFormat, shorten
-from steersman.lm.head import CompactVocabulary, Head, head_of, trunk
+from steersman.lm.compact_vocabulary import CompactVocabulary
+from steersman.lm.head import Head, head_of, trunk
 from steersman.lm.int8 import Int8Copy
 from steersman.types import Record, Seed, Text
 
-ROOM = 64  # columns that a KV cache grows at a time
 BLOCK = 512  # weights of the draw that are summed at a time
-READ_AT_ONCE = 16  # sequences of which only the next token is asked
-NEARLY_ALL = 0.9  # of a common beginning: from this share on it is not worth reading it again for the rest
+DRAW_AHEAD = 64  # random numbers of a sequence that are drawn at a time
+PREFILL_BATCH = 16  # sequences of which only the next token's log-probs are wanted
+MIN_PREFIX_REUSE = 0.9  # share of a common prefix that must be cached already for the rest to be prefilled per sequence
 
 FinishReason = Literal["stop", "stop_string", "length", "filtered"]  # filtered: by an endpoint, lm/endpoint/client.py
 
 
 class SamplingConfig(Record):
-    """``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 leave the distribution whole."""
+    """How tokens are sampled. Order: temperature, then ``top_k``, then ``top_p``."""
 
-    max_new_tokens: int = Field(default=96, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    seed: Seed = 0
-    batch_size: int = Field(default=64, ge=1)
-    max_prompt_tokens: int = Field(default=1024, ge=8)
+    max_new_tokens: int = Field(default=96, ge=1, description="Most tokens of an answer.")
+    temperature: float = Field(default=0.0, ge=0, description="Divisor of the logits; 0 is greedy decoding.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus sampling: mass of the tokens kept; 1 is off.")
+    top_k: int = Field(default=0, ge=0, description="Only the k most probable tokens are sampled; 0 is off.")
+    seed: Seed = Field(default=0, description="Seed of the sequences' random streams.")
+    batch_size: int = Field(default=64, ge=1, description="Sequences that are decoded at once.")
+    max_prompt_tokens: int = Field(default=1024, ge=8, description="Longer prompts, in tokens, lose their beginning.")
 
 
 @dataclass(frozen=True)
@@ -61,32 +67,24 @@ class Completion:
 OnText = Callable[[int, str], None]  # called with a prompt's index and its answer so far
 
 
-class Row:
-    """A prompt on its way to a completion: its ids, how many were cut off, the tokens drawn, its random stream."""
+@dataclass(frozen=True)
+class Request:
+    """Prompts for a `LanguageModel` to answer.
 
-    def __init__(self, index: int, ids: list[int], cut: int, seed: int) -> None:
-        self.index, self.prompt, self.cut = index, ids, cut
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.generator = random_stream(seed, index)
+    ``preamble``: a conversation put before every prompt, prefilled once. ``indices``: the prompts' numbers in a longer
+    list; they choose the random streams. ``on_text``: called after every token, the last time with the final text.
+    """
 
-    def finish_reason(self, chat: ChatFormat, limit: int) -> FinishReason | None:
-        """Why the row ends with its last token, if it does."""
-        if self.tokens[-1] in chat.stop_ids:
-            return "stop"
-        if chat.stop_strings:
-            # "\nAssistant:" is eleven bytes, so no tokenizer makes more tokens of it.
-            tail = chat.tokenizer.decode(self.tokens[-11:], skip_special_tokens=True)
-            if any(stop in tail for stop in chat.stop_strings):
-                return "stop_string"
-        return "length" if len(self.tokens) >= limit else None
+    prompts: Sequence[Text]
+    config: SamplingConfig
+    preamble: Text | None = None
+    indices: Sequence[int] | None = None
+    on_text: OnText | None = None
 
-    def completion(self, chat: ChatFormat, reason: FinishReason) -> Completion:
-        """What the caller gets of it."""
-        text = chat.decode(self.tokens)
-        for stop in chat.stop_strings:
-            text = text.split(stop)[0].rstrip()
-        return Completion(self.index, text, self.tokens, self.logprobs, reason, len(self.prompt), self.cut)
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The index of each prompt."""
+        return self.indices or range(len(self.prompts))
 
 
 def random_stream(*numbers: int) -> torch.Generator:
@@ -98,222 +96,237 @@ def random_stream(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
-def generate(
-    model: Any,
-    chat: ChatFormat,
-    prompts: Sequence[Text],
-    config: SamplingConfig,
-    *,
-    preamble: Text | None = None,
-    indices: Sequence[int] | None = None,
-    vocabulary: CompactVocabulary | None = None,
-    int8: Int8Copy | None = None,
-    prefix: Prefix | None = None,
-    on_text: OnText | None = None,
-) -> Iterator[Completion]:
-    """Answer every prompt; completions come as they end, each with the index of its prompt.
+class Prefix:
+    """The KV cache of a common prefix, batch of one, kept for later calls whose prompts have the same prefix."""
 
-    Args:
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._cache: Any = None
+
+    def reusable(self, shared: list[int]) -> list[int]:
+        """The common prefix to use: only its cached part, if that is nearly all of it."""
+        same = common_length([shared, self.ids])
+        return shared[:same] if same >= MIN_PREFIX_REUSE * len(shared) else shared
+
+    def prefill(self, model: Any, ids: list[int]) -> Any:
+        """A KV cache of these ids, [1, T]; computed unless what is cached begins with them."""
+        from steersman.lm.kv_cache import KVCache
+
+        if self.ids[: len(ids)] != ids:
+            self._cache, self.ids = KVCache(), ids
+            inputs = torch.tensor([ids], device=model.device)
+            trunk(model)(input_ids=inputs, past_key_values=self._cache, use_cache=True)
+        return self._cache.prefix(1, len(ids))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A model with what its text is sampled from.
+
+    Attributes:
         model: a decoder-only Hugging Face model, in evaluation mode.
-        preamble: conversation put before every prompt and read only once.
-        indices: the prompts' numbers, when these are a part of a longer list; they choose the random streams.
-        vocabulary, int8, prefix: see `continue_ids`.
-        on_text: called with (index, answer so far) after every draw; for streaming.
+        vocabulary: sample among its exact rows only, several times cheaper on CPU. This is another distribution than
+            the model's: tokens outside never come, and the log-probs are those of the softmax over the exact rows.
+        int8: prefill and decode with this copy of the weights, made for the head of ``vocabulary`` or the model's own:
+            another distribution, too, with log-probs of its own.
+        prefix: the KV cache of the last common prefix; it holds for these weights alone.
     """
-    full = [chat.prompt_ids(prompt, preamble) for prompt in prompts]
-    yield from continue_ids(
-        model,
-        chat,
-        full,
-        config,
-        shared=common_beginning(full) if preamble is not None else None,
-        indices=indices or range(len(prompts)),
-        vocabulary=vocabulary,
-        int8=int8,
-        prefix=prefix,
-        on_text=on_text,
-    )
+
+    model: Any
+    chat: ChatFormat
+    vocabulary: CompactVocabulary | None = None
+    int8: Int8Copy | None = None
+    prefix: Prefix = field(default_factory=Prefix)
+
+    def generate(self, request: Request) -> Iterator[Completion]:
+        """Answer every prompt; completions come as they finish, each with the index of its prompt."""
+        starts = [self.chat.prompt_ids(prompt, request.preamble) for prompt in request.prompts]
+        shared = common_prefix(starts) if request.preamble is not None else None
+        yield from self.continue_ids(
+            starts, request.config, shared=shared, indices=request.numbers, on_text=request.on_text
+        )
+
+    def continue_ids(
+        self,
+        starts: Sequence[list[int]],
+        config: SamplingConfig,
+        *,
+        shared: list[int] | None = None,
+        indices: Sequence[int] | None = None,
+        on_text: OnText | None = None,
+    ) -> Iterator[Completion]:
+        """Continue token sequences, as `generate` continues prompts.
+
+        Args:
+            starts: ids from BOS on; equal ones that are admitted together (the answers of a GRPO group) are prefilled
+                once.
+            shared: a common prefix of all of them, prefilled once.
+            indices, on_text: as in `Request`.
+        """
+        shared = self.prefix.reusable(shared or [])
+        queue = to_rows(starts, shared, indices or range(len(starts)), config)
+        first: dict[tuple[int, ...], int] = {}
+        places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(queue)}
+        queue.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts are admitted together
+        if self.int8 is not None:
+            with self.int8.in_use():  # to the end, so that the caller never meets the model with it
+                completions = list(_generate(self, self.int8.head, queue, shared, config, on_text))
+            yield from completions
+            return
+        with torch.inference_mode():
+            head = head_of(self.model) if self.vocabulary is None else self.vocabulary.head
+            yield from _generate(self, head, queue, shared, config, on_text)
+
+    def next_token_logprobs(self, starts: Sequence[list[int]], tokens: Sequence[int], *, shared: bool) -> Tensor:
+        """Log-probabilities in nats, by the exact model, that each of some tokens follows each sequence, [S, N].
+
+        Args:
+            shared: the common prefix of all sequences is prefilled once.
+        """
+        common = self.prefix.reusable(common_prefix(starts)) if shared else []
+        limit = SamplingConfig(max_prompt_tokens=max(map(len, starts)))
+        rows = sorted(to_rows(starts, common, range(len(starts)), limit), key=lambda row: len(row.prompt))
+        head, logprobs = head_of(self.model), torch.empty(len(starts), len(tokens))
+        with torch.inference_mode():
+            cache = self.prefix.prefill(self.model, common) if common else None
+            for i in range(0, len(rows), PREFILL_BATCH):
+                batch = prefill(self, rows[i : i + PREFILL_BATCH], cache, len(common))
+                over_all = head.logits(batch.hidden).float().log_softmax(-1)  # [B, V]
+                logprobs[[row.index for row in batch.rows]] = over_all[:, list(tokens)].cpu()
+        return logprobs
 
 
-def common_beginning(full: Sequence[list[int]]) -> list[int]:
-    """The ids with which all of some sequences begin, but for a last one: every sequence keeps an id of its own."""
-    shortest = min(full, key=len, default=[])
-    common = next((i for i in range(len(shortest)) if any(ids[i] != shortest[i] for ids in full)), len(shortest))
-    return shortest[: max(0, min(common, len(shortest) - 1))]
+def common_prefix(sequences: Sequence[list[int]]) -> list[int]:
+    """The ids with which all sequences begin, but for a last one: every sequence keeps an id of its own."""
+    shortest = min(sequences, key=len, default=[])
+    return shortest[: max(0, min(common_length(sequences), len(shortest) - 1))]
 
 
-def continue_ids(
-    model: Any,
-    chat: ChatFormat,
-    starts: Sequence[list[int]],
-    config: SamplingConfig,
-    *,
-    shared: list[int] | None = None,
-    indices: Sequence[int] | None = None,
-    vocabulary: CompactVocabulary | None = None,
-    int8: Int8Copy | None = None,
-    prefix: Prefix | None = None,
-    on_text: OnText | None = None,
-) -> Iterator[Completion]:
-    """Continue token sequences, as `generate` continues prompts.
-
-    Args:
-        starts: ids from BOS on; equal ones that enter together (the answers of a GRPO group) are read once.
-        shared: a common beginning of all of them, read only once.
-        vocabulary: draw among its exact rows only, several times cheaper on CPU. That is another distribution than the
-            model's: tokens outside never come, and the log-probs are those of the softmax over the exact rows.
-        int8: read and decode with this copy of the weights, made for the head of ``vocabulary`` or the model's own.
-            That is another distribution, too, and the log-probs are its own.
-        prefix: what an earlier call with the same weights read of its common beginning, and after it what this one did.
-    """
-    prefix = prefix or Prefix()
-    shared = prefix.part_of(shared or [])
-    rows = to_rows(starts, shared, indices or range(len(starts)), config)
-    first: dict[tuple[int, ...], int] = {}
-    places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(rows)}
-    rows.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts enter together
-    ids = None if vocabulary is None else vocabulary.exact
-
-    def decoded(head: Head) -> Iterator[Completion]:
-        cache = prefix.read(model, shared) if shared else None
-        return _decode(model, head, ids, chat, rows, cache, len(shared), config, on_text)
-
-    if int8 is not None:
-        with int8.in_use():  # to the end, so that the caller never meets the model with it
-            found = list(decoded(int8.head))
-        yield from found
-        return
-    with torch.inference_mode():
-        yield from decoded(head_of(model) if vocabulary is None else vocabulary.head)
+def common_length(sequences: Sequence[list[int]]) -> int:
+    """With how many equal ids all sequences begin."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False)))
 
 
-def to_rows(full: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig) -> list[Row]:
-    """Rows that hold what follows the common beginning, shortened to the allowed length."""
+# ── the batch ────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Row:
+    """One sequence: its prompt's ids, how many were truncated, the sampled tokens, its random stream."""
+
+    def __init__(self, index: int, ids: list[int], truncated: int, seed: int) -> None:
+        self.index, self.prompt, self.truncated = index, ids, truncated
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.generator = random_stream(seed, index)
+        self._uniforms: list[float] = []
+        self._text, self._prefix, self._read = "", 0, 0
+
+    def uniform(self) -> float:
+        """The next number of the random stream, in [0, 1). A block is the same sequence as one number at a time."""
+        if not self._uniforms:
+            block = torch.rand(DRAW_AHEAD, generator=self.generator, dtype=torch.float64)
+            self._uniforms = block.tolist()[::-1]
+        return self._uniforms.pop()
+
+    def finish_reason(self, chat: ChatFormat, limit: int) -> FinishReason | None:
+        """Why the sequence ends with its last token, if it does."""
+        if self.tokens[-1] in chat.stop_ids:
+            return "stop"
+        if chat.stop_strings:
+            # "\nAssistant:" is eleven bytes, so no tokenizer makes more tokens of it.
+            tail = chat.tokenizer.decode(self.tokens[-11:], skip_special_tokens=True)
+            if any(stop in tail for stop in chat.stop_strings):
+                return "stop_string"
+        return "length" if len(self.tokens) >= limit else None
+
+    def text_so_far(self, tokenizer: Any) -> str:
+        """The text of the tokens without an incomplete character at its end, decoding only what is new.
+
+        A token's text depends on its left neighbour (a leading space, the bytes of one character): tokens from
+        ``_prefix`` on are decoded without and with those from ``_read`` on, and the difference is new text.
+        """
+        known = tokenizer.decode(self.tokens[self._prefix : self._read], skip_special_tokens=True)
+        longer = tokenizer.decode(self.tokens[self._prefix :], skip_special_tokens=True)
+        if len(longer) > len(known) and not longer.endswith("\ufffd"):  # an incomplete character
+            self._text += longer[len(known) :]
+            self._prefix, self._read = self._read, len(self.tokens)
+        return self._text.strip()
+
+    def completion(self, chat: ChatFormat, reason: FinishReason) -> Completion:
+        """The finished answer, cut at a stop string."""
+        text = chat.decode(self.tokens)
+        for stop in chat.stop_strings:
+            text = text.split(stop)[0].rstrip()
+        return Completion(self.index, text, self.tokens, self.logprobs, reason, len(self.prompt), self.truncated)
+
+
+def to_rows(
+    starts: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig
+) -> list[Row]:
+    """Rows that hold what follows the common prefix, shortened to the allowed length."""
     rows = []
-    for index, ids in zip(indices, full, strict=True):
+    for index, ids in zip(indices, starts, strict=True):
         own = ids[len(shared) :]
         kept = own[-config.max_prompt_tokens :] if shared else shorten(own, config.max_prompt_tokens)  # BOS is shared
         rows.append(Row(index, kept, len(own) - len(kept), config.seed))
     return rows
 
 
-class _Batch:
-    """Rows being decoded together: their KV cache and its mask, left-padded to one width."""
+@dataclass
+class Batch:
+    """Sequences being decoded: KV cache [B, T] and its mask [B, T], left-padded; last hidden states [B, H]."""
 
-    def __init__(self, rows: list[Row], cache: Any, mask: Tensor) -> None:
-        self.rows, self.cache, self.mask = rows, cache, mask  # mask: [B, T]
+    rows: list[Row]
+    cache: Any
+    mask: Tensor
+    hidden: Tensor
 
-    def keep(self, indices: list[int]) -> None:
-        """Let the other rows leave, and cut columns that are padding for all who stay."""
-        chosen = torch.tensor(indices, dtype=torch.long, device=self.mask.device)
-        self.rows = [self.rows[i] for i in indices]
-        self.mask = self.mask[chosen]
-        start = int(self.mask.any(0).int().argmax()) if indices else 0
-        self.mask = self.mask[:, start:]
-        for layer in self.cache.layers:
-            layer.hold(layer.keys[chosen, :, start:], layer.values[chosen, :, start:])
-
-    def join(self, other: _Batch) -> None:
-        """Take in newly read rows, padding the narrower cache on the left."""
+    def admit(self, other: Batch) -> Batch:
+        """Append newly prefilled sequences; returns this batch."""
         width = max(self.mask.shape[1], other.mask.shape[1])
-        both = (self, other)
-        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
-            mine.hold(
-                torch.cat([_pad_left(x, width) for x in (mine.keys, theirs.keys)]),
-                torch.cat([_pad_left(x, width) for x in (mine.values, theirs.values)]),
-            )
-        self.mask = torch.cat([torch.nn.functional.pad(b.mask, (width - b.mask.shape[1], 0)) for b in both])
+        self.cache.join(other.cache)
+        self.mask = torch.cat([torch.nn.functional.pad(b.mask, (width - b.mask.shape[1], 0)) for b in (self, other)])
         self.rows = self.rows + other.rows
+        self.hidden = torch.cat([self.hidden, other.hidden])
+        return self
+
+    def evict(self, keep: list[int]) -> None:
+        """Drop all other sequences, and the columns that are padding for all that stay."""
+        rows = torch.tensor(keep, dtype=torch.long, device=self.mask.device)
+        self.rows = [self.rows[i] for i in keep]
+        mask = self.mask[rows]
+        start = int(mask.any(0).int().argmax())
+        self.mask = mask[:, start:]
+        self.cache.keep(rows, start)
+
+    def decode(self, model: Any, tokens: Tensor) -> None:
+        """One forward pass over the new tokens, [B]: T grows by one."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], 1)
+        self.hidden = trunk(model)(
+            input_ids=tokens[:, None],
+            attention_mask=self.mask,
+            position_ids=self.mask.sum(1, keepdim=True) - 1,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
 
 
-def _pad_left(x: Tensor, width: int) -> Tensor:
-    """[B, heads, T, D] -> [B, heads, width, D]."""
-    return torch.nn.functional.pad(x, (0, 0, width - x.shape[2], 0))
+def prefill(sampler: Sampler, rows: list[Row], prefix: Any, prefix_length: int) -> Batch:
+    """Fill a KV cache with the prompts of some rows, behind a common prefix.
 
-
-def _cache() -> Any:
-    """An empty KV cache that grows without being copied in every step.
-
-    No model configuration is given: every layer keeps all keys, and the attention mask does the sliding window; a layer
-    that drops old keys could not be padded, joined and cut.
-    """
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    class Layer(DynamicLayer):  # type: ignore[misc]
-        """Keys and values, [B, heads, T, D], at the beginning of buffers with room for ROOM more columns."""
-
-        def hold(self, keys: Tensor, values: Tensor) -> None:
-            """Go on from these."""
-            self.buffers = [x.new_empty(*x.shape[:2], x.shape[2] + ROOM, x.shape[3]) for x in (keys, values)]
-            self._write(0, keys, values)
-
-        def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-            """Take in new columns and return all."""
-            if not self.is_initialized:
-                self.lazy_initialization(keys, values)
-                self.hold(keys, values)
-                return self.keys, self.values
-            length = self.keys.shape[2]
-            if length + keys.shape[2] > self.buffers[0].shape[2]:
-                self.hold(torch.cat([self.keys, keys], 2), torch.cat([self.values, values], 2))
-            else:
-                self._write(length, keys, values)
-            return self.keys, self.values
-
-        def _write(self, start: int, *new: Tensor) -> None:
-            end = start + new[0].shape[2]
-            for buffer, x in zip(self.buffers, new, strict=True):
-                buffer[:, :, start:end] = x
-            self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
-
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = Layer
-    return cache
-
-
-class Prefix:
-    """The KV cache of a common beginning, batch of one, kept for later calls that begin alike."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self._cache: Any = None
-
-    def part_of(self, shared: list[int]) -> list[int]:
-        """The common beginning to use: so much of it as was read before, if that is nearly all."""
-        same = next((i for i, (a, b) in enumerate(zip(shared, self.ids, strict=False)) if a != b), None)
-        same = min(len(shared), len(self.ids)) if same is None else same
-        return shared[:same] if same >= NEARLY_ALL * len(shared) else shared
-
-    def read(self, model: Any, ids: list[int]) -> Any:
-        """The cache of these ids, from what was read before if that begins with them."""
-        if self.ids[: len(ids)] != ids:
-            self._cache, self.ids = _cache(), ids
-            inputs = torch.tensor([ids], device=model.device)
-            trunk(model)(input_ids=inputs, past_key_values=self._cache, use_cache=True)
-        found = _cache()
-        for number, layer in enumerate(self._cache.layers):
-            found.update(layer.keys[:, :, : len(ids)], layer.values[:, :, : len(ids)], number)
-        return found
-
-
-def _read(model: Any, rows: list[Row], prefix: Any, prefix_length: int, pad: int) -> tuple[_Batch, Tensor]:
-    """Read the rows' prompts; returns the batch and the hidden states of their last positions, [B, H].
-
-    Rows with the same prompt (a GRPO group) share one reading. Prompts are padded on the right while they are read,
+    Rows with the same prompt (a GRPO group) share one pass over it. In this pass prompts are padded on the right,
     because a sliding window counts columns and none may lie between the prefix and a row's own tokens; then keys and
     values move to the right end, where decoding goes on.
     """
-    prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))
+    from steersman.lm.kv_cache import KVCache
+
+    model, pad = sampler.model, sampler.chat.tokenizer.pad_token_id or 0
+    prompts = list(dict.fromkeys(tuple(row.prompt) for row in rows))  # P different ones
     place = {prompt: i for i, prompt in enumerate(prompts)}
-    reader = torch.tensor([place[tuple(row.prompt)] for row in rows], device=model.device)
-    lengths = torch.tensor([[len(prompt)] for prompt in prompts], device=model.device)
+    prompt_of = torch.tensor([place[tuple(row.prompt)] for row in rows], device=model.device)  # [B]
+    lengths = torch.tensor([[len(prompt)] for prompt in prompts], device=model.device)  # [P, 1]
     width = int(lengths.max())
     ids = torch.tensor([[*prompt, *[pad] * (width - len(prompt))] for prompt in prompts], device=model.device)
-    columns = torch.arange(prefix_length + width, device=model.device).expand(len(prompts), -1)
-    cache = _cache()
-    for number, layer in enumerate(prefix.layers if prefix is not None else ()):
-        cache.update(*(x.expand(len(prompts), -1, -1, -1) for x in (layer.keys, layer.values)), number)
+    columns = torch.arange(prefix_length + width, device=model.device).expand(len(prompts), -1)  # [P, T]
+    cache = KVCache() if prefix is None else prefix.prefix(len(prompts), prefix_length)
     hidden = trunk(model)(
         input_ids=ids,
         attention_mask=(columns < prefix_length + lengths).long(),
@@ -322,77 +335,67 @@ def _read(model: Any, rows: list[Row], prefix: Any, prefix_length: int, pad: int
         use_cache=True,
     ).last_hidden_state
     source = columns - (width - lengths)  # negative where padding now comes first
-    for layer in cache.layers:
-        layer.hold(
-            *(x.take_along_dim(source.clamp(min=0)[:, None, :, None], 2)[reader] for x in (layer.keys, layer.values))
-        )
-    last = hidden.take_along_dim(lengths[:, :, None] - 1, 1)[:, 0]
-    return _Batch(rows, cache, (source >= 0).long()[reader]), last[reader]
+    cache.rearrange(source.clamp(min=0), prompt_of)
+    last = hidden.take_along_dim(lengths[:, :, None] - 1, 1)[:, 0]  # [P, H]
+    return Batch(rows, cache, (source >= 0).long()[prompt_of], last[prompt_of])
 
 
-def _decode(
-    model: Any,
-    head: Head,
-    ids: Tensor | None,
-    chat: ChatFormat,
-    waiting: list[Row],
-    prefix: Any,
-    prefix_length: int,
-    config: SamplingConfig,
-    on_text: OnText | None,
+def _generate(
+    sampler: Sampler, head: Head, queue: list[Row], shared: list[int], config: SamplingConfig, on_text: OnText | None
 ) -> Iterator[Completion]:
-    """One token per row and step. Rows leave as they end; when a quarter of the places is free, new ones enter.
-
-    Args:
-        ids: the token ids of the head's rows, None for all in order.
-    """
-    pad = chat.tokenizer.pad_token_id or 0
-    batch: _Batch | None = None
-    hidden = torch.empty(0)
-    while waiting or (batch is not None and batch.rows):
+    """The loop of continuous batching; the queue is sorted by length."""
+    model, chat = sampler.model, sampler.chat
+    ids = None if sampler.vocabulary is None else sampler.vocabulary.exact  # token ids of the head's rows
+    prefix = sampler.prefix.prefill(model, shared) if shared else None  # batch of one
+    batch: Batch | None = None
+    while queue or batch is not None:
+        # 1. Admit and prefill when the batch is empty or a quarter of it is free.
         free = config.batch_size - (len(batch.rows) if batch else 0)
-        if waiting and (batch is None or not batch.rows or free >= max(1, config.batch_size // 4)):
-            entering, waiting = waiting[:free], waiting[free:]
-            new, last = _read(model, entering, prefix, prefix_length, pad)
-            if batch is None or not batch.rows:
-                batch, hidden = new, last
-            else:
-                batch.join(new)
-                hidden = torch.cat([hidden, last])
+        if queue and (batch is None or free >= max(1, config.batch_size // 4)):
+            admitted, queue = queue[:free], queue[free:]
+            new = prefill(sampler, admitted, prefix, len(shared))
+            batch = new if batch is None else batch.admit(new)
         assert batch is not None
-        tokens, logprobs = draw(head.logits(hidden).float(), config, [row.generator for row in batch.rows])
+        # 2. Sample: hidden [B, H] -> logits [B, V] -> tokens [B]. One transfer of tokens and one of log-probs a step.
+        tokens, logprobs = draw(head.logits(batch.hidden).float(), config, uniforms(batch.rows, config, model.device))
         tokens = tokens if ids is None else ids[tokens]
-        staying: list[int] = []
-        for i, row in enumerate(batch.rows):
-            row.tokens.append(int(tokens[i]))
-            row.logprobs.append(float(logprobs[i]))
-            if on_text is not None:
-                on_text(row.index, chat.decode(row.tokens))
+        keep: list[int] = []
+        for i, (row, token, logprob) in enumerate(zip(batch.rows, tokens.tolist(), logprobs.tolist(), strict=True)):
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
             reason = row.finish_reason(chat, config.max_new_tokens)
-            if reason is None:
-                staying.append(i)
+            completion = row.completion(chat, reason) if reason else None
+            if on_text is not None:
+                on_text(row.index, completion.text if completion else row.text_so_far(chat.tokenizer))
+            if completion is None:
+                keep.append(i)
             else:
-                yield row.completion(chat, reason)
-        if len(staying) < len(batch.rows):
-            batch.keep(staying)
-            tokens = tokens[staying]
-        if batch.rows:
-            batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), 1)], 1)
-            hidden = trunk(model)(
-                input_ids=tokens[:, None],
-                attention_mask=batch.mask,
-                position_ids=batch.mask.sum(1, keepdim=True) - 1,
-                past_key_values=batch.cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
+                yield completion
+        # 3. Evict finished sequences.
+        if not keep:
+            batch = None
+            continue
+        if len(keep) < len(batch.rows):
+            batch.evict(keep)
+            tokens = tokens[keep]
+        # 4. Decode: new tokens [B, 1] -> hidden [B, H].
+        batch.decode(model, tokens)
 
 
-def draw(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+# ── sampling one token ───────────────────────────────────────────────────────────────────────────────────────────────
+def uniforms(rows: Sequence[Row], config: SamplingConfig, device: Any = None) -> Tensor | None:
+    """The next random number of each row, [B] in double; None for greedy decoding, which needs none."""
+    if config.temperature == 0:
+        return None
+    return torch.tensor([row.uniform() for row in rows], dtype=torch.float64, device=device)
+
+
+def draw(logits: Tensor, config: SamplingConfig, uniform: Tensor | None) -> tuple[Tensor, Tensor]:
     """One token per row and its log-probability under the model itself.
 
     Args:
         logits: [B, V] fp32; used as working memory.
-        generators: one random stream per row.
+        uniform: [B] random numbers in [0, 1), double; not read, so None will do, in greedy decoding.
 
     Returns:
         ([B] token ids, [B] log-probs at temperature 1 over the whole vocabulary).
@@ -400,8 +403,8 @@ def draw(logits: Tensor, config: SamplingConfig, generators: Sequence[torch.Gene
     if config.temperature == 0:
         best, tokens = logits.max(-1, keepdim=True)
         return tokens[:, 0], -_block_sums(logits.sub_(best).exp_()).sum(-1).log().float()
+    assert uniform is not None
     shifted = logits.sub_(logits.amax(-1, keepdim=True))
-    uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in generators]).to(logits.device)
     if config.temperature == 1.0 and config.top_k == 0 and config.top_p == 1.0:
         weights = shifted.exp_()
         sums = _block_sums(weights)
@@ -461,34 +464,3 @@ def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).int().argmax(-1)
     index = torch.minimum(index, last)
     return index, (cumulative - weights).gather(1, index[:, None])[:, 0]
-
-
-def next_token_logprobs(
-    model: Any,
-    chat: ChatFormat,
-    starts: Sequence[list[int]],
-    tokens: Sequence[int],
-    *,
-    shared: bool,
-    prefix: Prefix | None = None,
-) -> Tensor:
-    """Log-probabilities in nats, over the whole vocabulary, that each of some tokens follows each sequence, [S, N].
-
-    Args:
-        shared: what all sequences begin with is read only once.
-        prefix: see `continue_ids`.
-    """
-    prefix = prefix or Prefix()
-    common = prefix.part_of(common_beginning(starts)) if shared else []
-    limit = SamplingConfig(max_prompt_tokens=max(map(len, starts)))
-    rows = sorted(to_rows(starts, common, range(len(starts)), limit), key=lambda row: len(row.prompt))
-    pad, head = chat.tokenizer.pad_token_id or 0, head_of(model)
-    found = torch.empty(len(starts), len(tokens))
-    with torch.inference_mode():
-        cache = prefix.read(model, common) if common else None
-        for i in range(0, len(rows), READ_AT_ONCE):
-            some = rows[i : i + READ_AT_ONCE]
-            _, last = _read(model, some, cache, len(common), pad)
-            logprobs = head.logits(last).float().log_softmax(-1)
-            found[[row.index for row in some]] = logprobs[:, list(tokens)].cpu()
-    return found

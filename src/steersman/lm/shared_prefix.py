@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from steersman.lm.chat_format import shorten
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower
-from steersman.lm.head import CompactVocabulary, Head, token_logprobs, trunk
+from steersman.lm.compact_vocabulary import CompactVocabulary
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
+from steersman.lm.head import Head, token_logprobs, trunk
 
 
 class Group(NamedTuple):
@@ -29,7 +30,7 @@ class Group(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """How many it holds: the width of its row."""
+        """The width of its row."""
         return len(self.prompt) + sum(map(len, self.completions))
 
 
@@ -39,7 +40,7 @@ def fitting(prompt: list[int], completions: Sequence[list[int]], max_length: int
     return Group(shorten(prompt, max(2, max_length - max(map(len, kept)))), kept)
 
 
-class Tree(NamedTuple):
+class SharedPrefixBatch(NamedTuple):
     """Groups as rows padded on the right, and where their completions are scored.
 
     ``token_ids``, ``position_ids``: [B, T]; ``visible``: [B, T, T] bool, which query sees which key;
@@ -61,7 +62,7 @@ class Tree(NamedTuple):
         return values.new_zeros(len(self.last)).index_add(0, self.sequence, values)
 
 
-def tree(groups: Sequence[Group], pad_id: int, device: Any = None) -> Tree:
+def shared_prefix_batch(groups: Sequence[Group], pad_id: int, device: Any = None) -> SharedPrefixBatch:
     """Lay out groups, one a row."""
     width = max(group.tokens for group in groups)
     token_ids = torch.full((len(groups), width), pad_id)
@@ -90,15 +91,15 @@ def tree(groups: Sequence[Group], pad_id: int, device: Any = None) -> Tree:
     # Padding sees itself: a softmax over nothing would be NaN.
     visible = ((key == 0) | (key == query)) & causal & (key >= 0) | torch.eye(width, dtype=torch.bool)
     numbers = (torch.tensor(x, dtype=torch.long, device=device) for x in (source, targets, sequence, last))
-    return Tree(token_ids.to(device), position_ids.to(device), visible.to(device), *numbers)
+    return SharedPrefixBatch(token_ids.to(device), position_ids.to(device), visible.to(device), *numbers)
 
 
-def tree_hidden(model: Any, batch: Tree, at: Tensor, lower: Lower | None = None) -> Tensor:
+def shared_prefix_hidden(model: Any, batch: SharedPrefixBatch, at: Tensor, lower: FrozenStates | None = None) -> Tensor:
     """Hidden states at some positions, [N, H].
 
     Args:
         at: [N] positions in the flattened batch, such as ``batch.source`` or ``batch.last``.
-        lower: the tree's activations below the trainable layers, if they are known.
+        lower: the batch's activations below the trainable layers, if they are known.
     """
     inputs = _inputs(model, batch)
     if lower is None:
@@ -109,59 +110,59 @@ def tree_hidden(model: Any, batch: Tree, at: Tensor, lower: Lower | None = None)
     return found
 
 
-def tree_lower(model: Any, batch: Tree, below: FrozenTrunk | None) -> Lower | None:
-    """What the frozen lower layers make of a tree: read once, for every adapter and head that goes on from it."""
-    return None if below is None else Lower(below, below.read(**_inputs(model, batch)))
+def compute_frozen_states(model: Any, batch: SharedPrefixBatch, below: FrozenTrunk | None) -> FrozenStates | None:
+    """Activations of the frozen lower layers: computed once, for every adapter and head above them."""
+    return None if below is None else FrozenStates(below, below.read(**_inputs(model, batch)))
 
 
-class Below(NamedTuple):
-    """What the frozen lower layers make of some groups, [T, H] each: read once, for every adapter that goes on from it,
-    in whatever batches."""
+class GroupStates(NamedTuple):
+    """Activations of the frozen lower layers for some groups, [T, H] each: computed once, for every adapter above them
+    and every way of batching the groups."""
 
     trunk: FrozenTrunk
     states: list[Tensor]
 
-    def of(self, places: Sequence[int]) -> Lower:
-        """Those of a tree of the groups at these places."""
-        rows = [self.states[place] for place in places]
-        return Lower(self.trunk, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
+    def batch(self, indices: Sequence[int]) -> FrozenStates:
+        """Those of a batch of the groups at these indices."""
+        rows = [self.states[i] for i in indices]
+        return FrozenStates(self.trunk, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
 
 
-def read_below(
+def compute_group_states(
     model: Any, groups: Sequence[Group], below: FrozenTrunk | None, pad_id: int, batch_size: int
-) -> Below | None:
-    """Read groups, so many at a time; None where nothing is frozen."""
+) -> GroupStates | None:
+    """In batches of ``batch_size`` groups; None where no layer is frozen."""
     if below is None:
         return None
     states: list[Tensor] = []
     for i in range(0, len(groups), batch_size):
         some = groups[i : i + batch_size]
-        read = below.read(**_inputs(model, tree(some, pad_id, model.device)))
+        read = below.read(**_inputs(model, shared_prefix_batch(some, pad_id, model.device)))
         # Copies: a view would keep the padding.
         states += [row[: group.tokens].clone() for row, group in zip(read, some, strict=True)]
-    return Below(below, states)
+    return GroupStates(below, states)
 
 
-def tree_logprobs(
+def shared_prefix_logprobs(
     model: Any,
-    batch: Tree,
+    batch: SharedPrefixBatch,
     head: Head,
     vocabulary: CompactVocabulary | None,
     generator: torch.Generator,
-    lower: Lower | None = None,
+    lower: FrozenStates | None = None,
 ) -> Tensor:
-    """Log-probs of a tree's scored tokens under the adapter in use, [N], exact or by a compact vocabulary.
+    """Log-probs of a batch's scored tokens under the active adapter, [N], exact or by a compact vocabulary.
 
     Args:
         generator: draws what a compact vocabulary samples; in the same state, it draws the same.
     """
-    hidden = tree_hidden(model, batch, batch.source, lower)
+    hidden = shared_prefix_hidden(model, batch, batch.source, lower)
     if vocabulary is None:
         return token_logprobs(hidden, batch.targets, head)
     return vocabulary.token_logprobs(hidden, batch.targets, head, generator)
 
 
-def _inputs(model: Any, batch: Tree) -> dict[str, Any]:
+def _inputs(model: Any, batch: SharedPrefixBatch) -> dict[str, Any]:
     return {
         "input_ids": batch.token_ids,
         "attention_mask": attention_masks(model, batch.visible, batch.position_ids),

@@ -1,7 +1,4 @@
-"""Answers of a model on their way to a file: whatever is there already is not asked again.
-
-For everything that asks a model thousands of times and may be killed: evaluation, critiques, revisions, feedback.
-"""
+"""A model's answers in a file, so that a killed run resumes (evaluation, critiques, revisions, feedback)."""
 
 from __future__ import annotations
 
@@ -10,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from steersman.lm.language_model import LanguageModel
-from steersman.lm.sampling import Completion, SamplingConfig
+from steersman.lm.sampling import Completion, Request, SamplingConfig
 from steersman.store import append_jsonl, cut_torn_tail, read_jsonl
 from steersman.types import Text, plain_text
 
-RESUMABLE = 128  # prompts between two points from which a killed run goes on
+RESUMABLE = 128  # prompts; a resumed run samples again at most this many
 
 
 class Transcript:
-    """A JSONL file with a row per answer: its ``step`` (why it was asked), the ``index`` of its prompt, the answer."""
+    """A JSONL file with a row per answer: its ``step`` (what it is for), the ``index`` of its prompt, the answer."""
 
     def __init__(self, file: Path) -> None:
         cut_torn_tail(file)
@@ -43,19 +40,19 @@ class Transcript:
         Batches are cut the same way each time, so that after a kill the answers are those of an undisturbed run.
 
         Args:
-            advance: called for each answer that is given now.
+            advance: called for each new answer.
         """
         order = sorted(prompts, key=lambda index: (len(plain_text(prompts[index])), index))
         for batch in (order[i : i + RESUMABLE] for i in range(0, len(order), RESUMABLE)):
             if all((step, index) in self.rows for index in batch):
                 continue
-            found = []
-            texts = [prompts[index] for index in batch]
-            for answer in model.answers(texts, config, preamble=preamble, indices=batch):
-                found.append(_row(step, answer))
+            rows = []
+            request = Request([prompts[index] for index in batch], config, preamble=preamble, indices=batch)
+            for answer in model.answers(request):
+                rows.append(_row(step, answer))
                 advance()
-            append_jsonl(self.file, found)
-            self.rows |= {(step, row["index"]): row for row in found}
+            append_jsonl(self.file, rows)
+            self.rows |= {(step, row["index"]): row for row in rows}
         return {index: self.rows[step, index] for index in prompts}
 
 

@@ -1,8 +1,8 @@
-"""Rollouts by vLLM (Kwon et al. 2023, arXiv:2309.06180) instead of `sampling.continue_ids`, behind the same call.
+"""Rollouts by vLLM (Kwon et al. 2023, arXiv:2309.06180) instead of `Sampler.continue_ids`.
 
 vLLM holds a copy of the base model in a process of its own, on the hardware that it was built for. The policy travels
 as a LoRA adapter: written to a temporary folder before every call and loaded under a new name, so that nothing is used
-that was cached for an older policy. A prompt that several rows share is read once (vLLM's prefix cache).
+that was cached for an older policy. A prompt that several rows share is prefilled once (vLLM's prefix cache).
 
 The text comes from other kernels, and in bfloat16 from other rounding: near the policy's distribution, not equal to it.
 Whoever trains on it corrects for that: `functional.sampler_weights`. Every row has a seed of its own, so that its draws
@@ -142,7 +142,7 @@ class VllmEngine:
         name: str,
         indices: Sequence[int],
     ) -> list[Completion]:
-        """Continue token sequences, as `sampling.continue_ids` does; log-probs are those after the temperature.
+        """Continue token sequences, as `Sampler.continue_ids` does; log-probs are those after the temperature.
 
         Args:
             policy: a model with adapters; ``name`` is the one to sample with.
@@ -155,7 +155,7 @@ class VllmEngine:
         folder = Path(self.folder.name) / str(self.policies)
         save_policy(policy, folder, chat.tokenizer, self.digest, name)
         rows = to_rows(starts, [], indices, config)
-        found = self.engine.generate(
+        outputs = self.engine.generate(
             [{"prompt_token_ids": row.prompt} for row in rows],
             [
                 vllm.SamplingParams(
@@ -175,12 +175,12 @@ class VllmEngine:
             use_tqdm=False,
             lora_request=LoRARequest(f"policy-{self.policies}", self.policies, str(folder / ADAPTER)),
         )
-        shutil.rmtree(folder)  # nobody asks for this policy again
+        shutil.rmtree(folder)
         completions = []
-        for row, request in zip(rows, found, strict=True):
+        for row, request in zip(rows, outputs, strict=True):
             (answer,) = request.outputs
             row.tokens = list(answer.token_ids)
-            row.logprobs = [said[token].logprob for token, said in zip(row.tokens, answer.logprobs, strict=True)]
+            row.logprobs = [likely[token].logprob for token, likely in zip(row.tokens, answer.logprobs, strict=True)]
             reason = row.finish_reason(chat, config.max_new_tokens)
             if reason is None:
                 raise ModelError(f"vLLM ended an answer without a reason of ours ({answer.finish_reason})", where=WHERE)

@@ -1,7 +1,7 @@
-"""The raters of a round: invitations, sessions, consent, and the questions that the administrator puts to them.
+"""The raters of a round: invitations, sessions, consent, and the administrator's queries about their answers.
 
-A link's token and a cookie's value are 256 random bits; the store keeps their sha256, so that whoever reads it cannot
-act as a rater. A link works once. Who loses the cookie gets a new link, and the old session ends.
+A link's token and a cookie's value are 256 random bits; the store keeps their sha256, so that a reader of the store
+cannot act as a rater. A link works once. A rater who loses the cookie gets a new link, which ends the old session.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LONGEST_NAME = 100
 
 
 def hashed(secret: str) -> str:
-    """What is stored of a token, or of anything that was sent as one."""
+    """The sha256 under which a token or cookie is stored."""
     return sha256_text(secret.encode("utf-8", "replace").decode())
 
 
-def checked(name: str, group: str = "") -> tuple[str, str]:
-    """A rater's name and group without spaces around them.
+def check_name(name: str, group: str = "") -> tuple[str, str]:
+    """A rater's name and group, stripped.
 
     Raises:
         UserError: the name is empty, or either is too long.
@@ -42,21 +42,21 @@ def checked(name: str, group: str = "") -> tuple[str, str]:
     return name, group
 
 
-def named(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and groups, from ``name:group`` or ``name``; all are checked before a link of any is made, and lost.
+def parse_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and groups, from ``NAME:GROUP`` or ``NAME``; all are checked before the first link is made.
 
     Raises:
         UserError: a name is there twice, empty or too long.
     """
-    told = [checked(name, group) for name, _, group in (word.partition(":") for word in names)]
-    twice = [name for name, n in Counter(name for name, _ in told).items() if n > 1]
+    parsed = [check_name(name, group) for name, _, group in (word.partition(":") for word in names)]
+    twice = [name for name, n in Counter(name for name, _ in parsed).items() if n > 1]
     if twice:
         raise UserError(f"the rater {twice[0]!r} is named twice", where="--rater", do="give every rater another name")
-    return told
+    return parsed
 
 
-class Rater(NamedTuple):
-    """Somebody who was invited. ``name`` is for the administrator's page alone."""
+class RaterAccount(NamedTuple):
+    """An invited rater. ``name`` is shown on the administrator's page alone."""
 
     id: int
     name: str
@@ -67,14 +67,14 @@ class Rater(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A question about an answer that a rater gave."""
+    """The administrator's question to the raters who answered an item."""
 
     id: int
     item: int
     text: str
 
 
-class People:
+class RaterAccounts:
     """The raters in a rating store's database."""
 
     def __init__(self, database: Database) -> None:
@@ -87,7 +87,7 @@ class People:
         Raises:
             UserError: the name is empty, too long, or taken.
         """
-        name, group = checked(name, group)
+        name, group = check_name(name, group)
         token = secrets.token_urlsafe(32)
         with self.database.writing() as c:
             if c.scalar(select(raters.c.id).where(raters.c.name == name)) is not None:
@@ -105,15 +105,15 @@ class People:
             done = c.execute(allowed.values(**fresh))
         return token if done.rowcount == 1 else None
 
-    def invited(self, token: str) -> Rater | None:
-        """Whom a link is for, whether or not it was used."""
-        return self._rater(select(raters).where(raters.c.invitation == hashed(token)))
+    def invited(self, token: str) -> RaterAccount | None:
+        """The rater of a link, whether or not it was used."""
+        return self._account(select(raters).where(raters.c.invitation == hashed(token)))
 
     def join(self, token: str, consent: str) -> str | None:
-        """Use a link; returns the session's secret. None if there is no such link, or it was used or taken back.
+        """Use a link; returns the session's secret. None if there is no such link, or it was used or revoked.
 
         Args:
-            consent: the words that the rater agreed to.
+            consent: the text that the rater agreed to.
         """
         session = secrets.token_urlsafe(32)
         unused = (
@@ -127,9 +127,9 @@ class People:
         return session if done.rowcount == 1 else None
 
     # sessions ───────────────────────────────────────────────────────────────────────────────────────────────────────
-    def of_session(self, session: str) -> Rater | None:
-        """Whose cookie this is."""
-        return self._rater(RATER_OF_SESSION, a_session=hashed(session)) if session else None
+    def of_session(self, session: str) -> RaterAccount | None:
+        """The rater of a session's cookie."""
+        return self._account(RATER_OF_SESSION, a_session=hashed(session)) if session else None
 
     def revoke(self, rater: int) -> None:
         """End a rater's session and link; the votes stay."""
@@ -137,31 +137,31 @@ class People:
             c.execute(update(raters).where(raters.c.id == rater).values(session=None, revoked_at=time.time()))
 
     def withdraw(self, rater: int) -> None:
-        """A rater takes the consent back: the session ends, and nothing that was said is read out any more.
+        """Withdraw a rater's consent: the session ends, and the votes are excluded from all reads.
 
-        The rater's seats are free again: votes that do not count must not keep others from the same questions.
+        The rater's seats are freed, so that other raters get the same questions.
         """
-        mine = assignments.c.rater_id == rater
-        seats = select(assignments.c.item_id).where(mine, assignments.c.seated)  # at most one at an item
+        own = assignments.c.rater_id == rater
+        seats = select(assignments.c.item_id).where(own, assignments.c.seated)  # at most one at an item
         with self.database.writing() as c:
             c.execute(update(raters).where(raters.c.id == rater).values(session=None, withdrawn_at=time.time()))
             c.execute(update(items).where(items.c.id.in_(seats)).values(taken=items.c.taken - 1))
-            c.execute(update(assignments).where(mine, assignments.c.state == "open").values(state="returned"))
-            c.execute(update(assignments).where(mine).values(seated=False))
+            c.execute(update(assignments).where(own, assignments.c.state == "open").values(state="returned"))
+            c.execute(update(assignments).where(own).values(seated=False))
 
-    def all(self) -> list[Rater]:
-        """Everyone who was invited, in order."""
+    def all(self) -> list[RaterAccount]:
+        """All invited raters, in order."""
         with self.database.reading() as c:
-            return [_rater(row) for row in c.execute(select(raters).order_by(raters.c.id))]
+            return [_account(row) for row in c.execute(select(raters).order_by(raters.c.id))]
 
-    def _rater(self, query: Select[Any], **values: str) -> Rater | None:
+    def _account(self, query: Select[Any], **values: str) -> RaterAccount | None:
         with self.database.reading() as c:
             row = c.execute(query, values).first()
-        return None if row is None else _rater(row)
+        return None if row is None else _account(row)
 
-    # questions about answers ────────────────────────────────────────────────────────────────────────────────────────
+    # queries about answers ──────────────────────────────────────────────────────────────────────────────────────────
     def ask(self, item: int, text: str) -> int:
-        """Put a question to everyone who answered an item; returns how many that are.
+        """Send a query to all raters who answered an item; returns their number.
 
         Raises:
             UserError: no such item, nobody answered it, or there is no text.
@@ -169,14 +169,14 @@ class People:
         if not text.strip():
             raise UserError("there is no question to put to the raters", do="write one")
         with self.database.writing() as c:
-            asked = c.scalars(self._answered(item)).all()
-            if not asked:
+            answered_by = c.scalars(self._answered(item)).all()
+            if not answered_by:
                 raise UserError(f"nobody has answered the question {item}", expected="the number of an answered one")
             c.execute(insert(queries).values(item_id=item, text=text.strip(), asked_at=time.time()))
-        return len(asked)
+        return len(answered_by)
 
-    def asked_of(self, rater: int) -> list[tuple[Query, object]]:
-        """What this rater has been asked and not answered yet, each with the item's question as stored."""
+    def open_queries(self, rater: int) -> list[tuple[Query, object]]:
+        """The queries that this rater has not answered yet, each with the item's question as stored."""
         with self.database.reading() as c:
             return [
                 (Query(row.id, row.item_id, row.text), row.question)
@@ -184,28 +184,27 @@ class People:
             ]
 
     def reply(self, rater: int, query: int, text: str) -> bool:
-        """Answer such a question, once; False if it is not open to this rater."""
-        open_ones = {asked.id for asked, _ in self.asked_of(rater)}
-        if query not in open_ones or not text.strip():
+        """Answer a query, once; False if it is not open to this rater."""
+        if query not in {own.id for own, _ in self.open_queries(rater)} or not text.strip():
             return False
         with self.database.writing() as c:
-            mine = (replies.c.query_id == query, replies.c.rater_id == rater)
-            if c.scalar(select(replies.c.id).where(*mine)) is not None:
+            own_reply = (replies.c.query_id == query, replies.c.rater_id == rater)
+            if c.scalar(select(replies.c.id).where(*own_reply)) is not None:
                 return False
             c.execute(insert(replies).values(query_id=query, rater_id=rater, text=text.strip(), replied_at=time.time()))
         return True
 
     def replies(self) -> list[tuple[Query, str, str]]:
-        """Every question put to raters with each reply: the query, the rater's name, the text."""
+        """All replies: the query, the rater's name, the text."""
         query = (
-            select(queries.c.id, queries.c.item_id, queries.c.text, raters.c.name, replies.c.text.label("said"))
+            select(queries.c.id, queries.c.item_id, queries.c.text, raters.c.name, replies.c.text.label("reply"))
             .join(replies, replies.c.query_id == queries.c.id)
             .join(raters, raters.c.id == replies.c.rater_id)
             .where(raters.c.withdrawn_at.is_(None))
             .order_by(replies.c.id)
         )
         with self.database.reading() as c:
-            return [(Query(row.id, row.item_id, row.text), row.name, row.said) for row in c.execute(query)]
+            return [(Query(row.id, row.item_id, row.text), row.name, row.reply) for row in c.execute(query)]
 
     def _answered(self, item: int) -> Select[tuple[int]]:
         return (
@@ -216,8 +215,8 @@ class People:
         )
 
 
-def _rater(row: Row[Any]) -> Rater:
+def _account(row: Row[Any]) -> RaterAccount:
     joined, withdrawn, revoked = (
         getattr(row, name) is not None for name in ("joined_at", "withdrawn_at", "revoked_at")
     )
-    return Rater(row.id, row.name, row.grp, joined, withdrawn, revoked)
+    return RaterAccount(row.id, row.name, row.grp, joined, withdrawn, revoked)

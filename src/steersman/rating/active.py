@@ -1,15 +1,15 @@
-"""Which question to ask next: the one whose answer is expected to tell most.
+"""Active sampling: the next question is the one whose vote has the highest expected information gain.
 
-The votes so far leave qualities uncertain (`raters.Fit`, a normal approximation of their posterior). What a vote is
-expected to tell of them is the mutual information of `raters.predictive`, in nats, at most log 2:
+The votes so far leave qualities uncertain (`raters.Fit`, a normal approximation of their posterior). The expected
+information gain of a vote is the mutual information of `raters.predictive`, in nats, at most log 2:
 
     I = H(E[p]) - E[H(p)]        BALD: Houlsby et al. 2011, arXiv:1112.5745
 
-Closeness to one half is not information: of two answers known to be equally good, p is one half, and asking tells
-nothing. A ranking of K answers counts K - 1 times its mean pair.
+Uncertainty sampling would differ: of two answers known to be equally good, p is one half, and a vote adds nothing. A
+ranking of K answers counts K - 1 times its mean pair.
 
-Whether this saves votes is measured and not assumed: whoever asks keeps an arm of questions drawn at random, and `gain`
-compares the two on votes that neither has learnt from.
+Whether this saves votes is measured and not assumed: a round keeps a control arm of questions drawn at random, and
+`gain` compares the two arms on held-out votes.
 """
 
 from __future__ import annotations
@@ -21,83 +21,84 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from steersman.data.votes import Pair, orders
+from steersman.data.rater_model import AnswerPair, pair_votes
 from steersman.errors import DataError
-from steersman.rating.raters import Belief, Fit, believe, predictive, qualities
+from steersman.rating.raters import Fit, fit, fit_qualities, predictive
 from steersman.stats import Estimate, clustered_mean
 from steersman.types import Comparison, Text
 
-GROWTH = 1.1  # votes, since raters were last believed anew
+GROWTH = 1.1  # of the number of votes, until the raters' parameters are fitted again
 HELD_OUT = 0.5  # of the random arm's votes
 
 
-class Asked(Protocol):
-    """A question that is open: its prompt and its answers."""
+class OpenQuestion(Protocol):
+    """A question that still wants votes."""
 
     @property
     def prompt(self) -> Text:
-        """What was asked of the models."""
+        """The prompt of the models."""
 
     @property
     def options(self) -> Sequence[str]:
         """Two to nine answers."""
 
 
-class Informed:
-    """Scores open questions by what their answers would tell: ``Informed()(open_tasks, votes)``.
+class ActiveSampler:
+    """Scores open questions by expected information gain: ``ActiveSampler()(open_questions, votes)``.
 
-    It keeps what it read: raters are believed anew when the votes have grown by a tenth, or when one was taken back; in
-    between, new votes only move the answers to their own prompt.
+    The fit is kept: raters are fitted again when the number of votes has grown by a tenth, or when a vote was undone;
+    in between, new votes only update the answers to their own prompt.
     """
 
     def __init__(self) -> None:
         self.fit = Fit({}, {})
-        self._read: list[int] = []  # hashes of the votes behind the fit
-        self._believed = 0  # votes, when raters were last believed
+        self._hashes: list[int] = []  # of the votes behind the fit
+        self._fitted_votes = 0  # when the raters were last fitted
 
-    def __call__(self, open_tasks: Sequence[Asked], votes: Sequence[Comparison]) -> list[float]:
-        """In nats, by task; ``votes`` are all that there are, with the keys of gold questions."""
-        self._listen(votes)
-        return information(self.fit, open_tasks)
+    def __call__(self, open_questions: Sequence[OpenQuestion], votes: Sequence[Comparison]) -> list[float]:
+        """In nats, by question; ``votes`` are all votes, with the keys of gold questions."""
+        self._update(votes)
+        return information(self.fit, open_questions)
 
-    def _listen(self, votes: Sequence[Comparison]) -> None:
-        read = [hash(vote) for vote in votes]
-        if read == self._read:
+    def _update(self, votes: Sequence[Comparison]) -> None:
+        hashes = [hash(vote) for vote in votes]
+        if hashes == self._hashes:
             return
-        new = votes[len(self._read) :]
-        grown = len(read) > max(1, self._believed) * GROWTH
-        if grown or not self._read or read[: len(self._read)] != self._read:
-            self.fit, self._believed = believe(votes), len(votes)
+        new = votes[len(self._hashes) :]
+        grown = len(hashes) > max(1, self._fitted_votes) * GROWTH
+        if grown or not self._hashes or hashes[: len(self._hashes)] != self._hashes:
+            self.fit, self._fitted_votes = fit(votes), len(votes)
         else:
             prompts = {vote.prompt for vote in new}
             about = [vote for vote in votes if vote.prompt in prompts]
-            self.fit = self.fit._replace(blocks={**self.fit.blocks, **qualities(about, self.fit.beliefs)})
-        self._read = read
+            updated = fit_qualities(about, self.fit.raters)
+            self.fit = self.fit._replace(posteriors={**self.fit.posteriors, **updated})
+        self._hashes = hashes
 
 
-def information(fit: Fit, tasks: Sequence[Asked]) -> list[float]:
-    """What a typical rater's answer to each task is expected to tell, in nats."""
+def information(fitted: Fit, questions: Sequence[OpenQuestion]) -> list[float]:
+    """The expected information gain of a typical rater's vote on each question, in nats."""
     means: list[float] = []
     variances: list[float] = []
-    for task in tasks:
-        for first, second in itertools.combinations(task.options, 2):
-            mean, variance = fit.margin(task.prompt, first, second)
+    for question in questions:
+        for first, second in itertools.combinations(question.options, 2):
+            mean, variance = fitted.margin(question.prompt, first, second)
             means.append(mean)
             variances.append(max(0.0, variance))
-    _, told = predictive(np.array(means), np.array(variances), fit.typical)
+    _, by_pair = predictive(np.array(means), np.array(variances), fitted.typical_reliability)
     scores, start = [], 0
-    for task in tasks:
-        k = len(task.options)
+    for question in questions:
+        k = len(question.options)
         pairs = k * (k - 1) // 2
-        scores.append((k - 1) * float(told[start : start + pairs].sum()) / pairs)
+        scores.append((k - 1) * float(by_pair[start : start + pairs].sum()) / pairs)
         start += pairs
     return scores
 
 
 class Gain(NamedTuple):
-    """Of both arms after as many votes: the share of held-out pairs in their raters' order, and its difference.
+    """Held-out accuracy of both arms after the same number of votes, and the difference.
 
-    ``votes_each`` were learnt from in each arm, ``held_out`` pairs asked about.
+    ``votes_each`` is the number of votes fitted in each arm, ``held_out`` the number of pairs predicted.
     """
 
     informed: Estimate
@@ -108,11 +109,11 @@ class Gain(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether there were votes to learn from, and pairs to ask about of which an arm had learnt anything."""
+        """Whether there were votes to fit, and held-out pairs whose answers an arm had seen."""
         return self.votes_each > 0 and self.held_out > 0
 
-    def told(self) -> str:
-        """For people, in points."""
+    def text(self) -> str:
+        """One line for people, in percentage points."""
         if not self.known:
             return "their gain is not known yet"
         value, low, high = (f"{100 * x:+.1f}" for x in self.difference[:3])
@@ -121,16 +122,16 @@ class Gain(NamedTuple):
 
 
 def gain(votes: Sequence[Comparison], arms: Sequence[str], seed: int = 0) -> Gain:
-    """What choosing questions has brought, per vote: the informed arm against the random one, informed minus random.
+    """The gain of active sampling at equal numbers of votes: accuracy of the informed arm minus the random arm.
 
-    Half of the random arm's votes are held out: a fair sample of all questions, which the informed arm's own are not
-    (it asks what is hard). Of the others, and of the informed arm, as many are taken as both have, the earliest ones;
-    each then predicts the held-out votes of raters who are believed. The intervals respect that votes about one prompt
-    hang together. A pair of which one arm knows nothing is a coin's; one of which neither does is left out, or arms
-    that never meet would be told apart by two coins.
+    Half of the random arm's votes are held out: an unbiased sample of all questions, which the informed arm's are not
+    (it prefers hard ones). Each arm is fitted to its earliest n of the other votes, n being the smaller count, and
+    predicts the held-out votes of raters of positive reliability. Intervals are clustered by prompt. A pair that one
+    arm knows nothing about is guessed; a pair that neither knows is left out, or arms without common questions would
+    be compared by two guesses.
 
     Args:
-        arms: how each vote's question was chosen: ``informed``, ``random``, or anything else, which is left out.
+        arms: how each vote's question was chosen: ``informed``, ``random``, or another arm, which is left out.
 
     Raises:
         DataError: there are not as many arms as votes.
@@ -139,33 +140,32 @@ def gain(votes: Sequence[Comparison], arms: Sequence[str], seed: int = 0) -> Gai
         raise DataError(f"{len(arms)} arms for {len(votes)} votes", expected="the arm of every vote")
     generator = random.Random(f"held out {seed}")
     held = {i for i, arm in enumerate(arms) if arm == "random" and generator.random() < HELD_OUT}
-    learnt = [vote for index, vote in enumerate(votes) if index not in held]
-    beliefs = believe(learnt).beliefs
+    fitted = fit([vote for index, vote in enumerate(votes) if index not in held])
     by_arm = {
         arm: [v for i, (v, a) in enumerate(zip(votes, arms, strict=True)) if a == arm and i not in held and v.ranks()]
         for arm in ("informed", "random")
     }
     count = min(map(len, by_arm.values()))
-    fits = {arm: Fit(qualities(own[:count], beliefs), {}) for arm, own in by_arm.items()}
+    fits = {arm: Fit(fit_qualities(own[:count], fitted.raters), {}) for arm, own in by_arm.items()}
     tests = [
-        (pair, order.said)
-        for pair, said in orders([votes[i] for i in sorted(held)]).items()
-        if any(_knows(fit, pair) for fit in fits.values())
-        for order in said
-        if order.said and beliefs.get(order.rater, Belief()).trust > 0
+        (pair, vote.preference)
+        for pair, own in pair_votes([votes[i] for i in sorted(held)]).items()
+        if any(_knows(of_arm, pair) for of_arm in fits.values())
+        for vote in own
+        if vote.preference and fitted.reliability(vote.rater) > 0
     ]
     right = {}
-    for arm, fit in fits.items():
+    for arm, of_arm in fits.items():
         coin = random.Random(f"coin {arm} {seed}")
-        margins = [fit.margin(*pair)[0] or coin.choice((-1, 1)) for pair, _ in tests]
-        right[arm] = [float((margin > 0) == (said > 0)) for margin, (_, said) in zip(margins, tests, strict=True)]
+        margins = [of_arm.margin(*pair)[0] or coin.choice((-1, 1)) for pair, _ in tests]
+        right[arm] = [float((margin > 0) == (truth > 0)) for margin, (_, truth) in zip(margins, tests, strict=True)]
     prompts: list[Hashable] = [pair.prompt for pair, _ in tests]
     difference = [a - b for a, b in zip(right["informed"], right["random"], strict=True)]
     informed, control = (clustered_mean(right[arm], prompts, rate=True).estimate for arm in ("informed", "random"))
     return Gain(informed, control, clustered_mean(difference, prompts).estimate, count, len(tests))
 
 
-def _knows(fit: Fit, pair: Pair) -> bool:
+def _knows(fitted: Fit, pair: AnswerPair) -> bool:
     """Whether any vote was about either of the two answers."""
-    block = fit.blocks.get(pair.prompt)
-    return block is not None and not block.place.keys().isdisjoint(pair[1:])
+    posterior = fitted.posteriors.get(pair.prompt)
+    return posterior is not None and not posterior.position.keys().isdisjoint(pair[1:])

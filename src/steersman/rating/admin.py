@@ -1,83 +1,81 @@
-"""The administrator's page: who was invited, how they work, where they disagree, and a word with them.
+"""The administrator's pages: invitations, statistics of the raters, disputed questions, and queries to raters.
 
-It has a token of its own, printed when the server starts; its session ends with the server. The texts of raters and
-models are escaped here as everywhere.
+The token is printed when the server starts; a session ends with the server. The texts of raters and models are escaped
+here as everywhere.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from steersman.errors import UserError
-from steersman.rating.accounts import People, hashed
+from steersman.rating.accounts import RaterAccounts, hashed
 from steersman.rating.pages import page
-from steersman.rating.rater_stats import standing
-from steersman.rating.store import RatingStore
+from steersman.rating.rater_stats import round_stats
+from steersman.rating.requests import Ask, Enter, Invite, RaterRef, posted
+from steersman.rating.store import RatingStore, Refused
 from steersman.rating.votes import arms, comparisons
 
-LONGEST_QUERY = 2_000
 
-
-class Desk:
+class AdminPages:
     """The administrator's handlers."""
 
-    def __init__(self, store: RatingStore, people: People, token: str, *, cookie: str, secure: bool) -> None:
-        self.store, self.people, self.cookie, self.secure = store, people, cookie, secure
+    def __init__(self, store: RatingStore, accounts: RaterAccounts, token: str, *, cookie: str, secure: bool) -> None:
+        self.store, self.accounts, self.cookie, self.secure = store, accounts, cookie, secure
         self._token = hashed(token)
         self._sessions: set[str] = set()
 
     def routes(self) -> list[Route]:
-        """All below /admin."""
+        """All routes below /admin."""
         return [
             Route("/admin", self.show),
-            Route("/admin/enter", self.enter, methods=["POST"]),
-            Route("/admin/invite", self.posted(self.invite), methods=["POST"]),
-            Route("/admin/again", self.posted(self.again), methods=["POST"]),
-            Route("/admin/revoke", self.posted(self.revoke), methods=["POST"]),
-            Route("/admin/ask", self.posted(self.ask), methods=["POST"]),
+            Route("/admin/enter", posted(Enter, lambda request: request, self.enter), methods=["POST"]),
+            Route("/admin/invite", posted(Invite, self.require_session, self.invite), methods=["POST"]),
+            Route("/admin/again", posted(RaterRef, self.require_session, self.invite_again), methods=["POST"]),
+            Route("/admin/revoke", posted(RaterRef, self.require_session, self.revoke), methods=["POST"]),
+            Route("/admin/ask", posted(Ask, self.require_session, self.ask), methods=["POST"]),
         ]
 
-    def known(self, request: Request) -> bool:
+    def has_session(self, request: Request) -> bool:
         """Whether the request comes from an administrator's session."""
         return hashed(request.cookies.get(self.cookie, "")) in self._sessions
 
+    def require_session(self, request: Request) -> None:
+        """Refuse all but the administrator."""
+        if not self.has_session(request):
+            raise Refused("The administrator's token is needed.", status=401)
+
     def show(self, request: Request) -> Response:
-        """The page, or the door."""
-        if not self.known(request):
+        """The page, or the login form."""
+        if not self.has_session(request):
             return HTMLResponse(page("enter.html", title="Administration"))
         from steersman.rating.active import gain  # brings torch
         from steersman.rating.raters import card
 
         votes = self.store.votes()
         rows = comparisons(votes)
-        questions = dict(self.store.questions())
-        figures = standing(votes)
-        shown = {
+        stats = round_stats(votes)
+        values = {
             "round": self.store.round,
-            "raters": self.people.all(),
-            "figures": {one.rater: one for one in figures.raters},
-            "standing": figures,
-            "believed": card(rows),
+            "raters": self.accounts.all(),
+            "stats": stats,
+            "stats_of": {one.rater: one for one in stats.raters},
+            "card": card(rows),
             "gain": gain(rows, arms(rows)),
-            "questions": questions,
+            "questions": dict(self.store.questions()),
             "answered": sum(vote.kind == "vote" for vote in votes),
-            "replies": self.people.replies(),
+            "replies": self.accounts.replies(),
         }
-        return HTMLResponse(page("desk.html", **shown))
+        return HTMLResponse(page("admin.html", **values))
 
-    async def enter(self, request: Request) -> Response:
+    def enter(self, request: Request, body: Enter) -> Response:
         """Exchange the token for a session."""
-        said = await _object(request)
-        token = str(said.get("token", ""))
-        if not secrets.compare_digest(hashed(token), self._token):
-            return JSONResponse({"error": "This is not the token that the server printed."}, status_code=403)
+        if not secrets.compare_digest(hashed(body.token), self._token):
+            raise Refused("This is not the token that the server printed.", status=403)
         session = secrets.token_urlsafe(32)
         self._sessions.add(hashed(session))
         response = JSONResponse({"next": "/admin"})
@@ -85,53 +83,23 @@ class Desk:
         response.set_cookie(self.cookie, session, path="/admin", httponly=True, samesite="strict", secure=secure)
         return response
 
-    def invite(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def invite(self, _: None, body: Invite) -> Response:
         """A link for a new rater; it is shown once."""
-        return {"token": self.people.invite(str(said.get("name", "")), str(said.get("group", "")))}
+        return JSONResponse({"token": self.accounts.invite(body.name, body.group)})
 
-    def again(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """A new link for one who lost the session."""
-        token = self.people.invite_again(_number(said.get("rater")))
+    def invite_again(self, _: None, body: RaterRef) -> Response:
+        """A new link for a rater who lost the session."""
+        token = self.accounts.invite_again(body.rater)
         if token is None:
             raise UserError("there is no such rater, or the consent was withdrawn")
-        return {"token": token}
+        return JSONResponse({"token": token})
 
-    def revoke(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def revoke(self, _: None, body: RaterRef) -> Response:
         """End a rater's session."""
-        self.people.revoke(_number(said.get("rater")))
-        return {"next": "/admin"}
+        self.accounts.revoke(body.rater)
+        return JSONResponse({"next": "/admin"})
 
-    def ask(self, said: Mapping[str, Any]) -> dict[str, Any]:
-        """Put a question to the raters of an item."""
-        text = str(said.get("text", ""))
-        if len(text) > LONGEST_QUERY:
-            raise UserError(f"a question has at most {LONGEST_QUERY} characters")
-        count = self.people.ask(_number(said.get("item")), text)
-        return {"told": f"Asked of {count} rater{'s' if count > 1 else ''}."}
-
-    def posted(self, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Callable[[Request], Any]:
-        """A handler of posts for the administrator alone."""
-
-        async def handler(request: Request) -> Response:
-            if not self.known(request):
-                return JSONResponse({"error": "The administrator's token is needed."}, status_code=401)
-            said = await _object(request)
-            try:
-                return JSONResponse(await run_in_threadpool(work, said))
-            except UserError as error:
-                return JSONResponse({"error": str(error)}, status_code=422)
-
-        return handler
-
-
-def _number(value: object) -> int:
-    text = str(value)
-    return int(text) if text.isdecimal() and len(text) < 16 else -1
-
-
-async def _object(request: Request) -> Mapping[str, Any]:
-    try:
-        said = await request.json()
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
+    def ask(self, _: None, body: Ask) -> Response:
+        """Send a query to the raters of an item."""
+        count = self.accounts.ask(body.item, body.text)
+        return JSONResponse({"told": f"Asked of {count} rater{'s' if count > 1 else ''}."})

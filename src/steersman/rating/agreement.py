@@ -1,4 +1,4 @@
-"""How far raters agree, and what is likely true of an item that they label differently.
+"""Agreement of raters, and the likely true label of an item that they label differently.
 
 **Krippendorff's alpha** (1970; Content Analysis, 4th ed. 2019, ch. 12) is 1 - observed / expected disagreement: 1 for
 raters who always agree, 0 for labels handed out by chance. Any number of raters, gaps allowed; an item with one label
@@ -21,7 +21,7 @@ import krippendorff
 import numpy as np
 from numpy.typing import NDArray
 
-from steersman.data.votes import orders
+from steersman.data.rater_model import pair_votes
 from steersman.errors import DataError
 from steersman.stats import Estimate, mean_estimate, wilson
 from steersman.types import Comparison
@@ -46,17 +46,16 @@ class Agreement(NamedTuple):
 def preferences(votes: Sequence[Comparison]) -> list[dict[str, Label]]:
     """Two answers to a prompt are an item; its labels are 1 the first is better, -1 the second, 0 a tie.
 
-    Of what a rater said twice the first is taken, and votes without a rater are people of their own. Gold rows are no
-    votes.
+    Of a rater's repeated votes the first is taken, and each vote without a rater counts as a rater of its own. Gold
+    rows are no votes.
     """
-    found = []
-    votes = [vote for vote in votes if not vote.gold]
-    for seen in orders(votes).values():
+    items = []
+    for own in pair_votes([vote for vote in votes if not vote.gold]).values():
         labels: dict[str, Label] = {}
-        for order in seen:
-            labels.setdefault(order.rater or f"vote {order.row}", order.said)
-        found.append(labels)
-    return found
+        for vote in own:
+            labels.setdefault(vote.rater or f"vote {vote.row}", vote.preference)
+        items.append(labels)
+    return items
 
 
 def alpha(items: Sequence[Labels], level: Level = "nominal", confidence: float = 0.95, seed: int = 0) -> Agreement:
@@ -75,10 +74,10 @@ def alpha(items: Sequence[Labels], level: Level = "nominal", confidence: float =
     nothing = Estimate(math.nan, -1.0, 1.0, len(paired))
     if not paired:
         return Agreement(nothing, raters, labels, "no item has two labels")
-    found = {label for item in paired for label in item}
-    if level != "nominal" and any(isinstance(label, str) for label in found):
+    distinct = {label for item in paired for label in item}
+    if level != "nominal" and any(isinstance(label, str) for label in distinct):
         raise DataError(f"labels are text at the level {level!r}", expected="numbers, or the level 'nominal'")
-    domain = _sorted(found)
+    domain = _sorted(distinct)
     if len(domain) == 1:
         return Agreement(nothing, raters, labels, f"every label is {domain[0]!r}: nothing could have been disagreed on")
     place = {label: i for i, label in enumerate(domain)}
@@ -138,17 +137,19 @@ def dawid_skene(
     Raises:
         DataError: there is no label.
     """
-    seen = [{rater: said if isinstance(said, tuple) else (said,) for rater, said in item.items()} for item in items]
+    labelled = [{rater: own if isinstance(own, tuple) else (own,) for rater, own in item.items()} for item in items]
     classes = sorted(
-        {label for item in seen for said in item.values() for label in said}, key=lambda x: (str(type(x)), x)
+        {label for item in labelled for own in item.values() for label in own}, key=lambda x: (str(type(x)), x)
     )
-    raters = sorted({rater for item in seen for rater in item})
-    if not classes or not all(seen):
+    raters = sorted({rater for item in labelled for rater in item})
+    if not classes or not all(labelled):
         raise DataError("no item has a label" if not classes else "an item without a label", expected="labels by rater")
     row, column = {name: i for i, name in enumerate(raters)}, {label: i for i, label in enumerate(classes)}
-    said = [(i, row[rater], column[label]) for i, item in enumerate(seen) for rater in item for label in item[rater]]
-    items_of, who, labels = np.array(said).T
-    posterior = np.zeros((len(seen), len(classes)))
+    cells = [
+        (i, row[rater], column[label]) for i, item in enumerate(labelled) for rater in item for label in item[rater]
+    ]
+    items_of, who, labels = np.array(cells).T
+    posterior = np.zeros((len(labelled), len(classes)))
     np.add.at(posterior, (items_of, labels), 1.0)
     posterior /= posterior.sum(1, keepdims=True)
     likelihoods: list[float] = []
@@ -157,11 +158,11 @@ def dawid_skene(
         errors = np.full((len(raters), len(classes), len(classes)), smoothing)  # by rater, label and true class
         np.add.at(errors, (who, labels), posterior[items_of])
         errors /= np.maximum(errors.sum(1, keepdims=True), TINY)
-        joint = np.tile(np.log(np.maximum(prior, TINY)), (len(seen), 1))
+        joint = np.tile(np.log(np.maximum(prior, TINY)), (len(labelled), 1))
         np.add.at(joint, items_of, np.log(np.maximum(errors, TINY))[who, labels])
         posterior, likelihood = _normalised(joint)
         likelihoods.append(likelihood)
-        if len(likelihoods) > 1 and likelihood - likelihoods[-2] < tolerance * len(seen):
+        if len(likelihoods) > 1 and likelihood - likelihoods[-2] < tolerance * len(labelled):
             break
     return Truth(classes, posterior, prior, {name: errors[i].T for name, i in row.items()}, likelihoods)
 
@@ -176,33 +177,31 @@ def _normalised(joint: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]
 
 # ── consistency ──────────────────────────────────────────────────────────────────────────────────────────────────────
 class Consistency(NamedTuple):
-    """Of a rater: the mean share of others who said the same of a pair of answers, and how often he repeats himself.
-
-    ``with_others`` and ``with_himself`` count pairs; n = 0 where nobody else, or he himself never again, was asked.
-    """
+    """Of a rater: the mean share of other raters who gave the same label to a pair of answers, and the share of
+    repeated pairs that the rater labelled the same again. n counts pairs."""
 
     with_others: Estimate
-    with_himself: Estimate
+    with_self: Estimate
 
 
 def consistency(votes: Sequence[Comparison]) -> dict[str, Consistency]:
-    """Inter- and intra-rater consistency by rater. A tie agrees with a tie, first words are
-    compared with first words, and gold rows are no votes."""
+    """Inter- and intra-rater consistency by rater. A tie agrees with a tie, of repeated votes the first are compared
+    with the first, and gold rows are no votes."""
     votes = [vote for vote in votes if not vote.gold]
     others: dict[str, list[float]] = {vote.rater: [] for vote in votes if vote.rater}
     again: dict[str, list[bool]] = {rater: [] for rater in others}
-    for seen in orders(votes).values():
-        own: dict[str, list[int]] = {}
-        for order in seen:
-            own.setdefault(order.rater or f"vote {order.row}", []).append(order.said)
-        for rater, said in own.items():
+    for of_pair in pair_votes(votes).values():
+        by_rater: dict[str, list[int]] = {}
+        for vote in of_pair:
+            by_rater.setdefault(vote.rater or f"vote {vote.row}", []).append(vote.preference)
+        for rater, own in by_rater.items():
             if rater not in others:
                 continue
-            elsewhere = [rest[0] for name, rest in own.items() if name != rater]
+            elsewhere = [rest[0] for name, rest in by_rater.items() if name != rater]
             if elsewhere:
-                others[rater].append(elsewhere.count(said[0]) / len(elsewhere))
-            if len(said) > 1:
-                again[rater].append(said[0] == said[1])
+                others[rater].append(elsewhere.count(own[0]) / len(elsewhere))
+            if len(own) > 1:
+                again[rater].append(own[0] == own[1])
     return {
         rater: Consistency(
             mean_estimate(others[rater], resamples=RESAMPLES), wilson(sum(again[rater]), len(again[rater]))

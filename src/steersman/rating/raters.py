@@ -1,20 +1,16 @@
-"""How far each rater is believed, and what the votes then say: signed-trust Bradley-Terry with a side bias.
+"""Rater parameters and the quality of answers, fitted together to the votes of a round; and votes aggregated by them.
 
-    P(rater r puts i above j) = sigmoid(a_r (s_i - s_j) + d_r (place_i - place_j))
-    s ~ N(0, 10)      a_r ~ N(gold_r, 2)      d_r ~ N(0, 1)
+    P(rater r puts i above j) = sigmoid(reliability_r (s_i - s_j) + side_bias_r (place_i - place_j))
+    s ~ N(0, 10)
 
-s is an answer's quality, a_r the rater's trust (1 the plain rater, 0 a coin, below 0 one who says the opposite:
-TriTrust-PBRL, arXiv:2601.18751), d_r his bias towards what was shown on the left, in logits of a choice between two;
-places run from 1/2 (first shown) to -1/2. The likeliest values of all three are found together by L-BFGS. Votes may be
-about different pairs: unlike labels of items, they inform one another through the answers that they share.
-
-Qualities and trusts that all change their sign explain the same votes. **Gold questions** decide: the share of right
-answers centres a rater's prior (`data.votes.prior_trust`). An answer to a gold question is used there and not again in
-the likelihood; the key itself counts as said by somebody who hardly errs. Without gold the majority is believed.
+s is an answer's quality; the model of a rater is `data/rater_model.py`. The maximum a posteriori of all parameters is
+found by L-BFGS. Votes may be about different pairs: unlike labels of items, they inform one another through the answers
+that they share. Where there are gold questions, a rater's answer to one is used in the prior and not again in the
+likelihood; the key itself counts as a vote of a rater who hardly errs.
 
 A tie is half a win for each (as FastChat has it), and K ranked answers count as K - 1 choices, as in Plackett-Luce.
-Standard errors are the inverse Fisher information's (with the priors); for the qualities the trusts are taken as known.
-`train/raters.py` has the same likelihood beside a reward model, whose scores take the place of s.
+Standard errors are the inverse Fisher information's (with the priors); for the qualities the raters' parameters are
+taken as known.
 """
 
 from __future__ import annotations
@@ -29,80 +25,93 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steersman.data.votes import places, prior_trust, question, right_about_gold
-from steersman.functional import minimise, preference_nll, rater_margins
+from steersman.data.rater_model import (
+    DEFAULT_RATER,
+    RELIABILITY_VARIANCE,
+    SIDE_BIAS_VARIANCE,
+    PairColumns,
+    gold_scores,
+    places,
+    prior_penalty,
+    prior_reliability,
+    question_key,
+    votes_nll,
+)
+from steersman.functional import minimise, rater_margins
 from steersman.rating import agreement
-from steersman.rating.response_times import hasty, pace
+from steersman.rating.response_times import hasty, response_times
 from steersman.stats import Estimate
 from steersman.types import Comparison, Text
 
-QUALITY_VARIANCE, TRUST_VARIANCE, BIAS_VARIANCE = 10.0, 2.0, 1.0  # of the priors
-KEY_TRUST = 3.0  # of a gold question's key: all but sure, so that a wrong key bends the scores and does not break them
+QUALITY_VARIANCE = 10.0  # of the prior
+KEY_RELIABILITY = 3.0  # of a gold question's key: nearly certain, so that a wrong key does not dominate the scores
+UNNAMED_AND_KEY = torch.tensor([1.0, KEY_RELIABILITY], dtype=torch.float64)  # the reliabilities behind the raters' own
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(48)
-SAME_QUALITY = 1e-6  # differences below it are the optimiser's rounding and no order
+SAME_QUALITY = 1e-6  # differences below it are rounding of the optimiser: a tie
 REPEATED = "arm:repeat"  # the tag of a vote on a question that its rater had answered before
-LEAST_WEIGHT = 1e-3  # of a question in the export that nobody credible answered
+MIN_WEIGHT = 1e-3  # of an exported question that no reliable rater answered
 Array = NDArray[np.float64]
 
 
-class Belief(NamedTuple):
-    """Of a rater; errors are standard errors, 0 where nothing was estimated."""
+class RaterEstimate(NamedTuple):
+    """`RaterParams` with their standard errors."""
 
-    trust: float = 1.0
-    bias: float = 0.0
-    trust_error: float = 0.0
-    bias_error: float = 0.0
-
-
-PLAIN = Belief()
+    reliability: float
+    side_bias: float
+    reliability_error: float
+    side_bias_error: float
 
 
-class Block(NamedTuple):
-    """The answers to one prompt: their places in ``mean`` [K] and ``covariance`` [K, K] of their qualities."""
+class Posterior(NamedTuple):
+    """Qualities of the K answers to a prompt: each answer's ``position`` in ``mean`` [K] and ``covariance`` [K, K]."""
 
-    place: dict[str, int]
+    position: dict[str, int]
     mean: Array
     covariance: Array
 
 
 class Fit(NamedTuple):
-    """What votes say of the answers, by prompt, and what is believed of their raters, by name."""
+    """The posterior of the answers by prompt, and the raters' parameters by name."""
 
-    blocks: dict[Text, Block]
-    beliefs: dict[str, Belief]
+    posteriors: dict[Text, Posterior]
+    raters: dict[str, RaterEstimate]
+
+    def reliability(self, rater: str) -> float:
+        """Of a rater; 1 for an unknown or unnamed one."""
+        return self.raters[rater].reliability if rater in self.raters else DEFAULT_RATER.reliability
 
     @property
-    def typical(self) -> float:
-        """The median trust of raters who are believed at all; 1 if there are none."""
-        trusts = [belief.trust for belief in self.beliefs.values() if belief.trust > 0]
-        return float(np.median(trusts)) if trusts else 1.0
+    def typical_reliability(self) -> float:
+        """The median of the positive reliabilities; 1 if there are none."""
+        positive = [rater.reliability for rater in self.raters.values() if rater.reliability > 0]
+        return float(np.median(positive)) if positive else 1.0
 
     def margin(self, prompt: Text, first: str, second: str) -> tuple[float, float]:
-        """Mean and variance of the difference of two qualities; an answer that was in no vote is as its prior."""
-        block = self.blocks.get(prompt)
-        i, j = (block.place.get(text) if block else None for text in (first, second))
+        """Mean and variance of the difference of two qualities; an answer without a vote has the prior's."""
+        posterior = self.posteriors.get(prompt)
+        i, j = (posterior.position.get(text) if posterior else None for text in (first, second))
         mean = variance = 0.0
         for at, sign in ((i, 1), (j, -1)):
-            mean += sign * float(block.mean[at]) if block and at is not None else 0.0
-            variance += float(block.covariance[at, at]) if block and at is not None else QUALITY_VARIANCE
-        if block and i is not None and j is not None:
-            variance -= 2 * float(block.covariance[i, j])
+            mean += sign * float(posterior.mean[at]) if posterior and at is not None else 0.0
+            variance += float(posterior.covariance[at, at]) if posterior and at is not None else QUALITY_VARIANCE
+        if posterior and i is not None and j is not None:
+            variance -= 2 * float(posterior.covariance[i, j])
         return mean, variance
 
     def probability(self, prompt: Text, first: str, second: str) -> float:
-        """That a typical rater who sees no sides prefers the first one, averaged over what is not known of them."""
+        """That a typical rater without a side bias prefers the first one, averaged over the posterior."""
         mean, variance = self.margin(prompt, first, second)
-        chances, _ = predictive(np.array([mean]), np.array([variance]), self.typical)
+        chances, _ = predictive(np.array([mean]), np.array([variance]), self.typical_reliability)
         return float(chances[0])
 
 
-def predictive(mean: Array, variance: Array, trust: float = 1.0) -> tuple[Array, Array]:
-    """Of differences that are normally distributed: how likely the first is preferred, and what asking would tell.
+def predictive(mean: Array, variance: Array, reliability: float = 1.0) -> tuple[Array, Array]:
+    """Of normally distributed differences: the probability that the first is preferred, and the information of a vote.
 
-        p = E[sigmoid(trust * difference)]      information = H(p) - E[H(sigmoid(trust * difference))]
+        p = E[sigmoid(reliability * difference)]      information = H(p) - E[H(sigmoid(reliability * difference))]
 
-    The information is that of one vote about the difference, in nats: BALD, Houlsby et al. 2011 (arXiv:1112.5745).
-    It is small both where the answer is known and where it is known to be a coin's. By Gauss-Hermite quadrature.
+    The information is the mutual information of one vote and the difference, in nats: BALD, Houlsby et al. 2011
+    (arXiv:1112.5745). It is small where the order is known, and where a tie is known. By Gauss-Hermite quadrature.
 
     Args:
         mean, variance: [P].
@@ -110,7 +119,7 @@ def predictive(mean: Array, variance: Array, trust: float = 1.0) -> tuple[Array,
     Returns:
         ([P], [P]).
     """
-    drawn = trust * (mean[:, None] + np.sqrt(variance)[:, None] * NODES)
+    drawn = reliability * (mean[:, None] + np.sqrt(variance)[:, None] * NODES)
     chances = 0.5 * (1 + np.tanh(drawn / 2))
     share = WEIGHTS / WEIGHTS.sum()
     p = chances @ share
@@ -122,64 +131,59 @@ def _entropy(p: Array) -> Array:
     return np.asarray(-inside * np.log(inside) - (1 - inside) * np.log1p(-inside))
 
 
-# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-class Pairs(NamedTuple):
-    """What votes say of two answers each, as columns of P: answers and raters by number, and how much each counts.
+# ── votes as tensors ─────────────────────────────────────────────────────────────────────────────────────────────────
+class VoteTable(NamedTuple):
+    """Votes on P pairs of answers: the indices of both answers [P], and the other columns.
 
-    ``side`` is 1 if the first was shown first of two and -1 if last; ``label`` how surely the first is better.
+    ``answers`` has the index of each text, by prompt. A rater's index is the place in ``names``; the two behind them
+    are an unnamed rater and the key to gold questions. ``side`` is 1 if the first of two answers was shown first.
     """
 
     first: Tensor
     second: Tensor
-    who: Tensor
-    side: Tensor
-    label: Tensor
-    weight: Tensor
-
-
-class Read(NamedTuple):
-    """``answers``: every text's number, by prompt. Raters' numbers are their places in ``names``; the two behind them
-    are somebody unnamed and the key to gold questions."""
-
-    pairs: Pairs
+    votes: PairColumns
     answers: dict[Text, dict[str, int]]
     names: list[str]
 
     @property
     def total(self) -> int:
-        """Of answers."""
+        """The number of answers."""
         return sum(map(len, self.answers.values()))
 
+    def margins(self, quality: Tensor) -> Tensor:
+        """[P], of qualities [I]."""
+        return quality[self.first] - quality[self.second]
 
-def read(votes: Sequence[Comparison], names: Sequence[str]) -> Read:
+
+def tabulate(votes: Sequence[Comparison], names: Sequence[str]) -> VoteTable:
     """Votes as columns.
 
-    What raters answered to gold questions is left out: it is in their prior. So is what they answered a second time:
-    it tells how consistent they are, and of the answers nothing that the first time did not.
+    Raters' answers to gold questions are left out, since they are in the prior. So are answers to a repeated question:
+    they measure consistency and add nothing about the answers.
     """
     number = {name: i for i, name in enumerate(names)}
-    gold = {question(vote) for vote in votes if vote.gold}
+    gold = {question_key(vote) for vote in votes if vote.gold}
     answers: dict[Text, dict[str, int]] = {}
     rows: list[tuple[float, ...]] = []
     total = 0
     for vote in votes:
         ranks = vote.ranks()
-        if REPEATED in vote.tags or not ranks or (gold and not vote.gold and vote.rater and question(vote) in gold):
+        if REPEATED in vote.tags or not ranks or (gold and not vote.gold and vote.rater and question_key(vote) in gold):
             continue
         texts = answers.setdefault(vote.prompt, {})
         for text in vote.options:
             if text not in texts:
                 texts[text] = total
                 total += 1
-        who = len(names) + 1 if vote.gold else number.get(vote.rater, len(names))
+        rater = len(names) + 1 if vote.gold else number.get(vote.rater, len(names))
         at, shown = [texts[text] for text in vote.options], places(vote)
         weight = vote.weight * 2 / len(at)
         for i, j in itertools.combinations(range(len(at)), 2):
             label = vote.soft_label if vote.soft_label is not None else 0.5 + 0.5 * _sign(ranks[j] - ranks[i])
-            rows.append((at[i], at[j], who, shown[i] - shown[j], label, weight))
+            rows.append((at[i], at[j], rater, shown[i] - shown[j], label, weight))
     table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 6).T
-    first, second, who_said = table[:3].long()
-    return Read(Pairs(first, second, who_said, *table[3:]), answers, list(names))
+    first, second, rater_index = table[:3].long()
+    return VoteTable(first, second, PairColumns(rater_index, *table[3:]), answers, list(names))
 
 
 def _sign(value: int) -> int:
@@ -187,36 +191,38 @@ def _sign(value: int) -> int:
 
 
 # ── fitting ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def objective(pairs: Pairs, centre: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The negative log-posterior in nats, as a function of qualities [I], trusts [R] and biases [R]; ``centre`` [R]."""
-    known, none = torch.tensor([1.0, KEY_TRUST], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+def negative_log_posterior(table: VoteTable, centre: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """In nats, as a function of qualities [I], reliabilities [R] and side biases [R]; ``centre`` [R] is the prior's."""
 
-    def loss(quality: Tensor, trust: Tensor, bias: Tensor) -> Tensor:
-        everyone, leaning = torch.cat([trust, known])[pairs.who], torch.cat([bias, none])[pairs.who]
-        margins = rater_margins(quality[pairs.first] - quality[pairs.second], everyone, pairs.side, leaning)
-        spread = quality.square().sum() / QUALITY_VARIANCE + bias.square().sum() / BIAS_VARIANCE
-        spread = spread + (trust - centre).square().sum() / TRUST_VARIANCE
-        return torch.add(preference_nll(margins, pairs.label) @ pairs.weight, spread, alpha=0.5)
+    def loss(quality: Tensor, reliability: Tensor, side_bias: Tensor) -> Tensor:
+        nll = votes_nll(table.votes, table.margins(quality), *_with_unnamed_and_key(reliability, side_bias))
+        of_bias, of_reliability = prior_penalty(reliability, side_bias, centre)
+        penalty = quality.square().sum() / QUALITY_VARIANCE + of_bias + of_reliability
+        return torch.add(nll, penalty, alpha=0.5)
 
     return loss
 
 
-def believe(votes: Sequence[Comparison]) -> Fit:
-    """The likeliest trusts, biases and qualities. Rows with ``gold`` are the key; votes without a rater are plain."""
-    prior = prior_trust(votes)
-    found = read(votes, list(prior))
+def _with_unnamed_and_key(reliability: Tensor, side_bias: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.cat([reliability, UNNAMED_AND_KEY]), torch.cat([side_bias, torch.zeros_like(UNNAMED_AND_KEY)])
+
+
+def fit(votes: Sequence[Comparison]) -> Fit:
+    """The maximum a posteriori of all parameters. Rows with ``gold`` are the key; unnamed raters are plain ones."""
+    prior = prior_reliability(votes)
+    table = tabulate(votes, list(prior))
     centre = torch.tensor(list(prior.values()), dtype=torch.float64)
-    loss = objective(found.pairs, centre)
-    quality, bias = torch.zeros(found.total, dtype=torch.float64), torch.zeros_like(centre)
-    trust = centre.clone()
-    _descend(loss, quality, trust, bias)
-    if float(trust @ centre) < 0:  # the likelihood is blind to it, the prior is not: over to the other side
-        quality, trust = -quality, -trust
-        _descend(loss, quality, trust, bias)
-    blocks, inverse = _qualities(found, quality, trust, bias)
-    errors = _errors(found, quality, trust, bias, inverse)
-    known = zip(trust.tolist(), bias.tolist(), *errors, strict=True)
-    return Fit(blocks, {name: Belief(*values) for name, values in zip(prior, known, strict=True)})
+    loss = negative_log_posterior(table, centre)
+    quality, side_bias = torch.zeros(table.total, dtype=torch.float64), torch.zeros_like(centre)
+    reliability = centre.clone()
+    _descend(loss, quality, reliability, side_bias)
+    if float(reliability @ centre) < 0:  # the likelihood is symmetric, the prior is not: start from the mirror image
+        quality, reliability = -quality, -reliability
+        _descend(loss, quality, reliability, side_bias)
+    posteriors, inverse = _posteriors(table, quality, reliability, side_bias)
+    errors = _errors(table, quality, reliability, side_bias, inverse)
+    values = zip(reliability.tolist(), side_bias.tolist(), *errors, strict=True)
+    return Fit(posteriors, {name: RaterEstimate(*own) for name, own in zip(prior, values, strict=True)})
 
 
 def _descend(loss: Callable[[Tensor, Tensor, Tensor], Tensor], *parameters: Tensor) -> None:
@@ -225,183 +231,189 @@ def _descend(loss: Callable[[Tensor, Tensor, Tensor], Tensor], *parameters: Tens
     minimise(parameters, lambda: loss(*parameters), steps=500)
 
 
-def qualities(votes: Sequence[Comparison], beliefs: Mapping[str, Belief]) -> dict[Text, Block]:
-    """What votes say of the answers if the raters are believed so far and no further; others are believed plainly."""
-    names = sorted(beliefs)
-    found = read(votes, names)
-    trust, bias = (torch.tensor([beliefs[n][i] for n in names], dtype=torch.float64) for i in (0, 1))
-    loss = objective(found.pairs, trust)
-    quality = torch.zeros(found.total, dtype=torch.float64, requires_grad=True)
-    minimise([quality], lambda: loss(quality, trust, bias))
-    return _qualities(found, quality, trust, bias)[0]
+def fit_qualities(votes: Sequence[Comparison], raters: Mapping[str, RaterEstimate]) -> dict[Text, Posterior]:
+    """The posteriors of the answers given the raters' parameters; raters who are not among them are plain ones."""
+    names = sorted(raters)
+    table = tabulate(votes, names)
+    reliability, side_bias = (torch.tensor([raters[n][i] for n in names], dtype=torch.float64) for i in (0, 1))
+    loss = negative_log_posterior(table, reliability)
+    quality = torch.zeros(table.total, dtype=torch.float64, requires_grad=True)
+    minimise([quality], lambda: loss(quality, reliability, side_bias))
+    return _posteriors(table, quality, reliability, side_bias)[0]
 
 
-class Seen(NamedTuple):
-    """Of each pair: the trust of who said it, the difference that he saw, and the Fisher information of his logit."""
+class PairInformation(NamedTuple):
+    """Of each pair [P]: its rater's reliability, the margin of qualities, and the Fisher information of the logit."""
 
-    trust: Tensor
+    reliability: Tensor
     margin: Tensor
     information: Tensor
 
 
-def _seen(found: Read, quality: Tensor, trust: Tensor, bias: Tensor) -> Seen:
-    pairs, none = found.pairs, torch.zeros(2, dtype=torch.float64)
-    believed = torch.cat([trust, torch.tensor([1.0, KEY_TRUST], dtype=torch.float64)])[pairs.who]
-    margin = quality[pairs.first] - quality[pairs.second]
-    chance = torch.sigmoid(rater_margins(margin, believed, pairs.side, torch.cat([bias, none])[pairs.who]))
-    return Seen(believed, margin, pairs.weight * chance * (1 - chance))
+def _information(table: VoteTable, quality: Tensor, reliability: Tensor, side_bias: Tensor) -> PairInformation:
+    votes, (reliability, side_bias) = table.votes, _with_unnamed_and_key(reliability, side_bias)
+    own, margin = reliability[votes.rater], table.margins(quality)
+    chance = torch.sigmoid(rater_margins(margin, own, votes.side, side_bias[votes.rater]))
+    return PairInformation(own, margin, votes.weight * chance * (1 - chance))
 
 
-def _qualities(
-    found: Read, quality: Tensor, trust: Tensor, bias: Tensor
-) -> tuple[dict[Text, Block], list[tuple[Tensor, Tensor]]]:
-    """Laplace's approximation: the covariance of a prompt's answers, given the raters. Prompts do not touch.
+def _posteriors(
+    table: VoteTable, quality: Tensor, reliability: Tensor, side_bias: Tensor
+) -> tuple[dict[Text, Posterior], list[tuple[Tensor, Tensor]]]:
+    """Laplace's approximation: the covariance of a prompt's answers, given the raters. Prompts are independent.
 
     Returns:
-        The blocks; and, for each number K of answers to a prompt, the answers' numbers [n, K] and the covariances
-        [n, K, K] of the n prompts that have so many.
+        The posteriors; and, for each number K of answers to a prompt, the answers' indices [n, K] and the covariances
+        [n, K, K] of the n prompts with K answers.
     """
-    sizes = torch.tensor([len(texts) for texts in found.answers.values()], dtype=torch.long)
-    starts = torch.cumsum(sizes**2, 0) - sizes**2  # of each prompt's matrix in one long row
-    prompt, local = torch.zeros(found.total, dtype=torch.long), torch.zeros(found.total, dtype=torch.long)
-    for b, texts in enumerate(found.answers.values()):
+    sizes = torch.tensor([len(texts) for texts in table.answers.values()], dtype=torch.long)
+    starts = torch.cumsum(sizes**2, 0) - sizes**2  # of each prompt's matrix, all flattened in one row
+    prompt, local = torch.zeros(table.total, dtype=torch.long), torch.zeros(table.total, dtype=torch.long)
+    for b, texts in enumerate(table.answers.values()):
         own = list(texts.values())
         prompt[own], local[own] = b, torch.arange(len(own))
-    seen = _seen(found, quality, trust, bias)
-    curvature = seen.trust**2 * seen.information
-    i, j = local[found.pairs.first], local[found.pairs.second]
-    start, size = starts[prompt[found.pairs.first]], sizes[prompt[found.pairs.first]]
-    long = torch.zeros(int((sizes**2).sum()), dtype=torch.float64)
+    pairs = _information(table, quality, reliability, side_bias)
+    curvature = pairs.reliability**2 * pairs.information
+    i, j = local[table.first], local[table.second]
+    start, size = starts[prompt[table.first]], sizes[prompt[table.first]]
+    flat = torch.zeros(int((sizes**2).sum()), dtype=torch.float64)
     for row, column, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
-        long.index_add_(0, start + row * size + column, sign * curvature)
-    values, texts_of = quality.numpy(), list(found.answers.items())
-    blocks: dict[Text, Block] = {}
+        flat.index_add_(0, start + row * size + column, sign * curvature)
+    values, texts_of = quality.numpy(), list(table.answers.items())
+    posteriors: dict[Text, Posterior] = {}
     inverses: list[tuple[Tensor, Tensor]] = []
     for k in sorted(set(sizes.tolist())):
         chosen = (sizes == k).nonzero()[:, 0]
-        precision = long[starts[chosen][:, None] + torch.arange(k * k)].reshape(-1, k, k)
+        precision = flat[starts[chosen][:, None] + torch.arange(k * k)].reshape(-1, k, k)
         covariance = torch.linalg.inv(precision + torch.eye(k, dtype=torch.float64) / QUALITY_VARIANCE)
         numbers = torch.tensor([list(texts_of[b][1].values()) for b in chosen.tolist()])
         inverses.append((numbers, covariance))
         for b, matrix in zip(chosen.tolist(), covariance.numpy(), strict=True):
             text, answers = texts_of[b]
-            blocks[text] = Block({t: n for n, t in enumerate(answers)}, values[list(answers.values())], matrix)
-    return blocks, inverses
+            posteriors[text] = Posterior({t: n for n, t in enumerate(answers)}, values[list(answers.values())], matrix)
+    return posteriors, inverses
 
 
 def _errors(
-    found: Read, quality: Tensor, trust: Tensor, bias: Tensor, inverses: Sequence[tuple[Tensor, Tensor]]
+    table: VoteTable,
+    quality: Tensor,
+    reliability: Tensor,
+    side_bias: Tensor,
+    inverses: Sequence[tuple[Tensor, Tensor]],
 ) -> tuple[list[float], list[float]]:
-    """Standard errors of trusts and biases: the inverse of their information, less what the qualities take of it."""
-    raters, pairs, seen = len(found.names), found.pairs, _seen(found, quality, trust, bias)
-    mine = pairs.who < raters
-    who, side, margin, information = pairs.who[mine], pairs.side[mine], seen.margin[mine], seen.information[mine]
+    """Standard errors of reliabilities and side biases: from their information, less the share of the qualities."""
+    raters, pairs = len(table.names), _information(table, quality, reliability, side_bias)
+    named = table.votes.rater < raters
+    rater, side, margin, information = (
+        column[named] for column in (table.votes.rater, table.votes.side, pairs.margin, pairs.information)
+    )
     own = torch.zeros(2 * raters, 2 * raters, dtype=torch.float64)
-    shared = torch.zeros(2 * raters, found.total, dtype=torch.float64)
-    for row, x in ((who, margin), (who + raters, side)):
-        for column, y in ((who, margin), (who + raters, side)):
+    shared = torch.zeros(2 * raters, table.total, dtype=torch.float64)
+    for row, x in ((rater, margin), (rater + raters, side)):
+        for column, y in ((rater, margin), (rater + raters, side)):
             own.index_put_((row, column), information * x * y, accumulate=True)
-        for item, sign in ((pairs.first[mine], 1), (pairs.second[mine], -1)):
-            shared.index_put_((row, item), sign * information * x * seen.trust[mine], accumulate=True)
+        for item, sign in ((table.first[named], 1), (table.second[named], -1)):
+            shared.index_put_((row, item), sign * information * x * pairs.reliability[named], accumulate=True)
     for numbers, covariance in inverses:
         part = shared[:, numbers]  # [2R, n, K]
         own -= torch.einsum("ank,nkl,bnl->ab", part, covariance, part)
-    prior = torch.tensor([1 / TRUST_VARIANCE] * raters + [1 / BIAS_VARIANCE] * raters, dtype=torch.float64)
+    prior = torch.tensor([1 / RELIABILITY_VARIANCE] * raters + [1 / SIDE_BIAS_VARIANCE] * raters, dtype=torch.float64)
     errors = torch.linalg.inv(own + prior.diag()).diagonal().clamp(min=0).sqrt().tolist()
     return errors[:raters], errors[raters:]
 
 
-# ── what comes out ───────────────────────────────────────────────────────────────────────────────────────────────────
-def weigh(votes: Sequence[Comparison]) -> list[Comparison]:
-    """One row for each question, to train on: what the raters say as far as each is believed.
+# ── aggregation ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def aggregate(votes: Sequence[Comparison]) -> list[Comparison]:
+    """One training row for each question, from its votes weighed by the reliability of their raters.
 
     Of two answers the row has a ``soft_label``, the probability that a typical rater prefers the first; of more, their
-    ranking by quality. ``weight`` counts the votes behind it, each as its rater's trust over the typical one, 1 at
-    most: a liar's vote is evidence, for the opposite. Rankings by principle are ordered by the trusted mean of ranks,
-    ``both_bad`` is what half of those say who are believed at all. Fields on which all votes of a question agree stay.
-    Gold rows come first, as they are, and stand for all that was said of the same. Votes given in haste (`pace.hasty`)
-    are not counted, nor are those on questions that came to their rater a second time.
+    ranking by quality. ``weight`` is the sum over its votes of |reliability| over the typical one, 1 at most: a liar's
+    vote is evidence for the opposite. Rankings by principle are ordered by the weighed mean of ranks; ``both_bad`` is
+    the majority of the raters of positive reliability. Fields on which all votes of a question agree stay. Gold rows
+    come first, unchanged, and replace all votes on the same question. Hasty votes (`response_times.hasty`) are not
+    counted, nor are votes on repeated questions.
     """
-    return weighed(votes)[0]
+    return aggregate_and_fit(votes)[0]
 
 
-def weighed(votes: Sequence[Comparison]) -> tuple[list[Comparison], Fit]:
-    """The rows of `weigh`, and the fit behind them."""
+def aggregate_and_fit(votes: Sequence[Comparison]) -> tuple[list[Comparison], Fit]:
+    """The rows of `aggregate`, and the fit behind them."""
     in_haste = hasty(votes)
     counted = [vote for i, vote in enumerate(votes) if i not in in_haste and REPEATED not in vote.tags]
-    fit = believe(counted)
-    known = {question(vote) for vote in counted if vote.gold}
-    asked: dict[Any, list[Comparison]] = {}
+    fitted = fit(counted)
+    gold = {question_key(vote) for vote in counted if vote.gold}
+    by_question: dict[Any, list[Comparison]] = {}
     for vote in counted:
-        if question(vote) not in known:
-            asked.setdefault(question(vote), []).append(vote)
-    return [vote for vote in counted if vote.gold] + [_answer(fit, own) for own in asked.values()], fit
+        if question_key(vote) not in gold:
+            by_question.setdefault(question_key(vote), []).append(vote)
+    return [vote for vote in counted if vote.gold] + [_row(fitted, own) for own in by_question.values()], fitted
 
 
-def _answer(fit: Fit, votes: Sequence[Comparison]) -> Comparison:
+def _row(fitted: Fit, votes: Sequence[Comparison]) -> Comparison:
     """The row of one question from its votes."""
     first = votes[0]
-    trusts = [fit.beliefs.get(vote.rater, PLAIN).trust for vote in votes]
-    ordered = [min(1.0, abs(t) / fit.typical) * v.weight for v, t in zip(votes, trusts, strict=True) if v.ranks()]
-    credible = [(vote.both_bad, trust) for vote, trust in zip(votes, trusts, strict=True) if trust > 0]
-    floor = sum(trust for bad, trust in credible if bad) > 0.5 * sum(trust for _, trust in credible)
-    by_principle = _by_principle(first.options, votes, trusts)
+    reliabilities = [fitted.reliability(vote.rater) for vote in votes]
+    both = list(zip(votes, reliabilities, strict=True))
+    weights = [min(1.0, abs(own) / fitted.typical_reliability) * v.weight for v, own in both if v.ranks()]
+    credible = [(vote.both_bad, own) for vote, own in both if own > 0]
+    both_bad = sum(own for bad, own in credible if bad) > 0.5 * sum(own for _, own in credible)
+    by_principle = _by_principle(first.options, votes, reliabilities)
     alike = ("group", "principles", "topic", "failure", "tags", "source")
     row: dict[str, Any] = {
         name: getattr(first, name) for name in alike if len({getattr(vote, name) for vote in votes}) == 1
     }
-    if ordered and len(first.options) == 2:
-        row["soft_label"] = fit.probability(first.prompt, *first.options)
-    elif ordered:
-        block = fit.blocks[first.prompt]
-        own = [float(block.mean[block.place[text]]) for text in first.options]
-        row["ranking"] = tuple(1 + sum(other > quality + SAME_QUALITY for other in own) for quality in own)
+    if weights and len(first.options) == 2:
+        row["soft_label"] = fitted.probability(first.prompt, *first.options)
+    elif weights:
+        posterior = fitted.posteriors[first.prompt]
+        own_quality = [float(posterior.mean[posterior.position[text]]) for text in first.options]
+        row["ranking"] = tuple(1 + sum(other > own + SAME_QUALITY for other in own_quality) for own in own_quality)
     return Comparison(
         prompt=first.prompt,
         options=first.options,
-        both_bad=floor or not (ordered or by_principle),
+        both_bad=both_bad or not (weights or by_principle),
         per_principle=by_principle,
-        weight=max(LEAST_WEIGHT, sum(ordered)),
+        weight=max(MIN_WEIGHT, sum(weights)),
         author=f"{len({vote.rater for vote in votes})} raters",
         **row,
     )
 
 
 def _by_principle(
-    options: Sequence[str], votes: Sequence[Comparison], trusts: Sequence[float]
+    options: Sequence[str], votes: Sequence[Comparison], reliabilities: Sequence[float]
 ) -> dict[str, tuple[int, ...]]:
-    said: dict[str, list[float]] = {}
-    for vote, trust in zip(votes, trusts, strict=True):
+    sums: dict[str, list[float]] = {}
+    for vote, reliability in zip(votes, reliabilities, strict=True):
         for principle, ranking in vote.per_principle.items():
             rank = dict(zip(vote.options, ranking, strict=True))
-            sums = said.setdefault(principle, [0.0] * len(options))
+            own = sums.setdefault(principle, [0.0] * len(options))
             for i, text in enumerate(options):
-                sums[i] += trust * rank[text]
+                own[i] += reliability * rank[text]
     return {
-        principle: tuple(1 + sum(other < own - 1e-9 for other in sums) for own in sums)
-        for principle, sums in said.items()
+        principle: tuple(1 + sum(other < own - 1e-9 for other in totals) for own in totals)
+        for principle, totals in sums.items()
     }
 
 
 def card(votes: Sequence[Comparison]) -> dict[str, Any]:
-    """What there is to know of the raters, as JSON values: agreement, and for each trust, bias, gold, pace and more.
+    """All figures of the raters as JSON values: agreement, and for each rater parameters, gold, consistency and times.
 
-    ``left_first`` is the trust's neighbour in plain words: how often of two equally good answers the rater takes the
-    one shown first, sigmoid of the bias. Times are in seconds; figures that nobody can know yet are None.
+    ``left_first`` is the side bias as a rate: how often the rater prefers the first shown of two equally good answers,
+    sigmoid of the bias. Times are in seconds; figures without data are null.
     """
-    fit, gold, times = believe(votes), right_about_gold(votes), pace(votes)
+    fitted, gold, times = fit(votes), gold_scores(votes), response_times(votes)
     alike, agreed = agreement.consistency(votes), agreement.alpha(agreement.preferences(votes))
     raters = {}
-    for name, belief in fit.beliefs.items():
+    for name, estimate in fitted.raters.items():
         own, time = alike[name], times.get(name)
         raters[name] = {
-            **belief._asdict(),
-            "left_first": 1 / (1 + math.exp(-belief.bias)),
+            **estimate._asdict(),
+            "left_first": 1 / (1 + math.exp(-estimate.side_bias)),
             "votes": sum(vote.rater == name and not vote.gold for vote in votes),
             "gold": {"right": sum(gold[name]), "asked": len(gold[name])},
             "with_others": _figure(own.with_others),
-            "with_himself": _figure(own.with_himself),
-            "pace": time._asdict() if time else None,
+            "with_self": _figure(own.with_self),
+            "response_times": time._asdict() if time else None,
         }
     return {
         "alpha": _figure(agreed.alpha),

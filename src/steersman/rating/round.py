@@ -1,7 +1,7 @@
-"""What a rating round consists of: its settings, its questions, and what a rater's browser may post.
+"""The records of a rating round: its settings, its questions, and a rater's vote as the browser posts it.
 
-A *round* puts *questions* (a prompt and two to nine answers) to raters. An *assignment* is one question in the hands of
-one rater, with the order in which the answers stand on the page. A *vote* is what the rater said of it.
+A *round* puts *questions* (a prompt and two to nine answers) to raters. An *assignment* gives one question to one
+rater, with the order in which the answers stand on the page. A *vote* is the rater's answer.
 """
 
 from __future__ import annotations
@@ -24,39 +24,35 @@ CONSENT = (
 )
 
 Arm = Literal["informed", "random", "gold", "repeat"]
-# Given the open questions and what was said so far: how much each of them would tell.
+# Scores of open questions, given the votes so far; the highest is asked next.
 Scorer = Callable[[Sequence["Question"], Sequence[Comparison]], Sequence[float]]
 
 
 class Round(Record):
-    """The settings of a round, fixed when it begins.
+    """The settings of a round, fixed when it begins."""
 
-    ``gold_share`` of a rater's questions have a known answer (what is left of those comes last; with 0 none is asked),
-    ``repeat_share`` were put to the same rater before. ``per_rater`` counts what a rater answers or skips.
-    Where a scorer chooses the questions, ``random_share`` of them are drawn at random all the same, as its control.
-    ``lease_s`` is how long a question stays reserved for the rater who has it on the screen. ``source`` says what the
-    questions were made of.
-    """
-
-    title: str = "Which answer is better?"
-    instructions: str = "Choose the answer that you would rather have been given."
-    consent: str = CONSENT
-    seed: Seed = 0
-    principles: dict[Slug, str] = Field(default={})
-    ask_principles: bool = False
-    per_rater: int | None = Field(default=None, ge=1)
-    gold_share: float = Field(default=0.1, ge=0, le=0.5)
-    repeat_share: float = Field(default=0.05, ge=0, le=0.5)
-    random_share: float = Field(default=0.2, gt=0, le=1)
-    lease_s: float = Field(default=1200.0, gt=0)
-    source: dict[str, Any] = Field(default={})
+    title: str = Field(default="Which answer is better?", description="Heading of the raters' pages.")
+    instructions: str = Field(
+        default="Choose the answer that you would rather have been given.",
+        description="Task of the raters, shown above the answers.",
+    )
+    consent: str = Field(default=CONSENT, description="Text that raters agree to before the first question.")
+    seed: Seed = Field(default=0, description="Seed of the order of questions, the sides and the arms.")
+    principles: dict[Slug, str] = Field(default={}, description="Statements of the constitution's principles, by id.")
+    ask_principles: bool = Field(default=False, description="Also ask for a ranking by each principle.")
+    per_rater: int | None = Field(default=None, ge=1, description="Maximum questions per rater; null: no limit.")
+    gold_share: float = Field(default=0.1, ge=0, le=0.5, description="Share of questions with a known answer; 0: none.")
+    repeat_share: float = Field(default=0.05, ge=0, le=0.5, description="Share of questions repeated to a rater.")
+    random_share: float = Field(default=0.2, gt=0, le=1, description="Share of questions drawn at random: the control.")
+    lease_s: float = Field(default=1200.0, gt=0, description="Seconds for which an open question is reserved.")
+    source: dict[str, Any] = Field(default={}, description="Origin of the questions: the fields of `Source`.")
 
 
 class Question(Record):
     """A prompt with two to nine answers, for ``raters`` different raters.
 
-    ``origins`` says who wrote each answer; no rater is told. ``gold`` is the known ranking of a question that measures
-    the raters; it is put to everyone.
+    ``origins`` are the authors of the answers, which no rater sees. ``gold`` is the known ranking of a question that
+    measures the raters; every rater gets it.
     """
 
     prompt: Request
@@ -83,17 +79,17 @@ class Question(Record):
 
 
 def order_shown(seed: int, question: str, rater: int, count: int, *, repeat: bool = False) -> tuple[int, ...]:
-    """The indices of the answers from left to right: a fair draw that is the same whenever it is made again."""
+    """The indices of the answers from left to right: a uniform draw, reproducible from its arguments."""
     order = list(range(count))
     random.Random(f"{seed} {question} {rater} {repeat}").shuffle(order)
     return tuple(order)
 
 
 def arm_of(settings: Round, rater: int, number: int, *, informed: bool) -> Arm:
-    """How a rater's question is chosen, by its number from 0.
+    """The arm of a rater's question, by its number from 0.
 
-    Gold questions come one to a block of ``1 / gold_share`` questions, at a drawn place, so that everyone gets his
-    share early; the others are drawn one by one.
+    Gold questions come one to a block of ``1 / gold_share`` questions, at a random place, so that all raters get their
+    share early; the other arms are drawn one by one.
     """
     draw = random.Random(f"arm {settings.seed} {rater} {number}").random()
     if settings.gold_share:
@@ -108,7 +104,7 @@ def arm_of(settings: Round, rater: int, number: int, *, informed: bool) -> Arm:
 
 # ── what a browser posts ─────────────────────────────────────────────────────────────────────────────────────────────
 def _clean(text: str) -> str:
-    """Without half characters and NUL, which the databases refuse."""
+    """Without lone surrogates and NUL, which the databases refuse."""
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
@@ -118,16 +114,16 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 
 
 class Edit(Record):
-    """An answer that the rater made better; ``position`` counts from the left, from 0."""
+    """An answer that the rater improved; ``position`` counts from the left, from 0."""
 
     position: int = Field(ge=0, le=8)
     text: Annotated[NonEmpty, AfterValidator(_clean), Field(max_length=LONGEST_ANSWER)]
 
 
 class Submission(Record):
-    """What a rater says of an assignment. Ranks are by place on the page; the store turns them back.
+    """A vote on an assignment, or a skip. Ranks are by place on the page; the store maps them to the options.
 
-    ``submission`` is drawn by the browser and names this act: sent twice, it counts once.
+    ``submission`` is an idempotency key, drawn by the browser.
     """
 
     submission: Id
@@ -141,13 +137,13 @@ class Submission(Record):
     visible_s: float | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _is_a_vote_or_a_skip(self) -> Self:
         if self.skip == bool(self.ranking or self.both_bad):
             raise ValueError("a vote has a 'ranking' or 'both_bad', or it is a 'skip'")
         return self
 
     def fits(self, count: int, principles: Sequence[str]) -> bool:
-        """Whether it can be about this many answers, and about these principles."""
+        """Whether the ranks fit this number of answers and these principles."""
         ranks: list[Any] = [self.ranking, *self.per_principle.values()]
         return (
             all(r is None or (len(r) == count and max(r) <= count) for r in ranks)
@@ -157,5 +153,5 @@ class Submission(Record):
 
     @property
     def digest(self) -> str:
-        """What tells a repeated sending from a different vote under the same name."""
+        """Equal for a retry, and different for another vote under the same ``submission``."""
         return sha256_text(canonical(self.model_dump(mode="json", exclude={"visible_s"})))

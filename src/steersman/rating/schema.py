@@ -1,8 +1,8 @@
 """The tables of a rating store, and the engine that opens them: SQLite in a file, or PostgreSQL by URL.
 
-Votes are only ever added. An undone vote keeps its row, and a new row of kind ``undo`` names it; the index on
-``supersedes`` lets that happen once. The other rules are the database's too: one open question a rater, a question
-once to a rater (and once more as a repeat), no more raters at a question than it wants.
+Votes are append-only. An undone vote keeps its row, and a new row of kind ``undo`` names it; the unique
+``supersedes`` lets that happen once. The other rules are constraints too: one open question a rater, a question once
+to a rater (and once more as a repeat), no more raters at a question than it wants.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent look."""
+        """A read transaction: one consistent snapshot."""
         with self.engine.begin() as connection:
             yield connection
 
@@ -211,9 +211,9 @@ def open_database(where: str | Path) -> Database:
     try:
         metadata.create_all(engine)
     except (DatabaseError, sqlite3.DatabaseError) as error:
-        said = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise UserError(
-            f"the rating store cannot be opened ({said})",
+            f"the rating store cannot be opened ({reason})",
             where=str(where).split("@")[-1],
             do="check the path, or that the database server is running and the URL is right",
         ) from error

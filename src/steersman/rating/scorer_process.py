@@ -1,8 +1,8 @@
-"""What the open questions of a round would tell: who scores them, when again, and in which process.
+"""Scores of the open questions of a round: when they are computed again, and in which process.
 
-In a server the scorer has a process of its own. A thread of the server would compete with the requests for Python's
-interpreter, which each of them gives up some forty times: with 200 raters, 95 of 100 votes then took up to 0.4 to 1.6
-seconds instead of 0.04.
+In a server the scorer has a process of its own. A thread of the server would compete with the requests for the GIL,
+which each of them releases some forty times: with 200 raters, the 95th percentile of a vote's latency was then 0.4 to
+1.6 seconds instead of 0.04.
 """
 
 from __future__ import annotations
@@ -18,153 +18,155 @@ from sqlalchemy import func, select
 
 from steersman.rating.round import Question, Scorer
 from steersman.rating.schema import Database, items, open_database, votes
-from steersman.rating.votes import comparisons, standing_votes
+from steersman.rating.votes import comparisons, read_votes
 
-RESCORED = 20  # votes between two askings of the scorer, and
-RESTED = 20  # times as long as it took before it is asked again
-LONGEST_S = 300.0  # that the other process may take, before another one is begun
+RESCORE_VOTES = 20  # new votes until the questions are scored again, and
+REST_FACTOR = 20  # pause after a scoring, in multiples of its duration
+TIMEOUT_S = 300.0  # of the scorer's process, after which it is replaced
 
 
 class Scoring:
-    """Keeps `scores` by item: the best first, of equal ones the first in the random order. Safe from many threads.
+    """Keeps `scores` by item: the best first, ties in the random order. Thread-safe.
 
     Args:
-        where: how the database is opened again in another process.
-        now: seconds that never run backwards.
+        where: the database's place, by which another process opens it.
+        now: a monotonic clock in seconds.
     """
 
     def __init__(self, database: Database, where: str, scorer: Scorer, now: Callable[[], float]) -> None:
         self.scores: dict[int, float] = {}
         self._database, self._where, self._scorer, self._now = database, where, scorer, now
-        self._read: dict[int, Question] = {}
-        self._at, self._rested_at = -1, 0.0
-        self._turn = Lock()
-        self._handed_out: set[int] = set()  # items, since the last scoring began
-        self._replacing = Lock()  # of `scores` and what was handed out
-        self._apart: _Apart | None = None
+        self._questions: dict[int, Question] = {}  # cache
+        self._scored_votes, self._rest_until = -1, 0.0
+        self._running = Lock()
+        self._assigned: set[int] = set()  # items, since the last scoring began
+        self._replacing = Lock()  # guards `scores` and `_assigned`
+        self._process: _ScorerProcess | None = None
 
-    def move_apart(self) -> None:
-        """From now on a process of its own scores, and whoever asks for a question goes on with the old scores."""
-        self._apart = _Apart(self._where, self._scorer)
+    def start_process(self) -> None:
+        """Score in a process of its own from now on; requests meanwhile use the previous scores."""
+        self._process = _ScorerProcess(self._where, self._scorer)
 
     def refresh(self) -> None:
-        """Ask the scorer again after some votes, if nobody else is about to."""
-        if not self._turn.acquire(blocking=False):
+        """Score again if it is due and no scoring is running."""
+        if not self._running.acquire(blocking=False):
             return
         count = None
         try:
             count = self._votes_if_due()
         finally:
             if count is None:
-                self._turn.release()
-        if count is not None and self._apart is None:
+                self._running.release()
+        if count is not None and self._process is None:
             self._score(count)
         elif count is not None:
             try:
                 Thread(target=self._score, args=(count,), daemon=True).start()
-            except RuntimeError as error:  # too many threads: the old scores do until there are fewer
-                self._turn.release()
+            except RuntimeError as error:  # too many threads: the previous scores stay in use
+                self._running.release()
                 print(f"warning: questions are not scored anew ({error})", file=sys.stderr)
 
-    def handed_out(self, item: int) -> None:
-        """Until the next scoring others are asked something else: what this one tells is about to be known."""
+    def mark_assigned(self, item: int) -> None:
+        """Offer an item to nobody else until the next scoring: its information is about to be known."""
         with self._replacing:
-            self._handed_out.add(item)
+            self._assigned.add(item)
             self.scores.pop(item, None)
 
     def _votes_if_due(self) -> int | None:
-        """How many votes there are, if it is time to score again."""
-        if self._now() < self._rested_at:
+        """The number of votes, if it is time to score again."""
+        if self._now() < self._rest_until:
             return None
         with self._database.reading() as c:
             count = c.scalar(select(func.count()).select_from(votes)) or 0
-        return None if self._at >= 0 and count < self._at + RESCORED else count
+        return None if self._scored_votes >= 0 and count < self._scored_votes + RESCORE_VOTES else count
 
     def _score(self, count: int) -> None:
-        """Give every open question its score, with ``count`` votes there."""
+        """Replace the scores, given ``count`` votes."""
         began = self._now()
         with self._replacing:
-            self._handed_out.clear()
+            self._assigned.clear()
         try:
-            here = self._apart.scores if self._apart else lambda: scored(self._database, self._scorer, self._read)
-            found = here()
-            with self._replacing:  # what was handed out meanwhile was open when the scorer looked
-                self.scores = {item: score for item, score in found.items() if item not in self._handed_out}
-            self._at = count
-        except _Ended:
+            if self._process:
+                scores = self._process.scores()
+            else:
+                scores = score_open_questions(self._database, self._scorer, self._questions)
+            with self._replacing:  # items assigned meanwhile were open when the scorer read the database
+                self.scores = {item: score for item, score in scores.items() if item not in self._assigned}
+            self._scored_votes = count
+        except _ProcessEnded:
             print("warning: the process that scores questions ended; the next time begins another", file=sys.stderr)
         finally:
             now = self._now()
-            self._rested_at = now + RESTED * (now - began)
-            self._turn.release()
+            self._rest_until = now + REST_FACTOR * (now - began)
+            self._running.release()
 
 
-def scored(database: Database, scorer: Scorer, read: dict[int, Question]) -> dict[int, float]:
-    """The scores of all open questions by their items' numbers, the best first.
+def score_open_questions(database: Database, scorer: Scorer, cache: dict[int, Question]) -> dict[int, float]:
+    """The scores of all open questions by item, the best first.
 
     Args:
-        read: questions that were read before, which is most of the work; the others are put in.
+        cache: questions by item, to which newly read ones are added: parsing them is most of the work.
     """
     with database.reading() as c:
         free = select(items.c.id, items.c.question).where(items.c.taken < items.c.wanted)
         rows = c.execute(free.order_by(items.c.position)).all()
     for row in rows:
-        if row.id not in read:
-            read[row.id] = Question.model_validate(row.question)
-    asked = [read[row.id] for row in rows]
-    told = scorer(asked, comparisons(standing_votes(database, read))) if asked else []
-    return dict(sorted(zip((row.id for row in rows), map(float, told), strict=True), key=lambda one: -one[1]))
+        if row.id not in cache:
+            cache[row.id] = Question.model_validate(row.question)
+    questions = [cache[row.id] for row in rows]
+    scores = scorer(questions, comparisons(read_votes(database, cache))) if questions else []
+    return dict(sorted(zip((row.id for row in rows), map(float, scores), strict=True), key=lambda pair: -pair[1]))
 
 
-class _Ended(Exception):
-    """The other process is gone."""
+class _ProcessEnded(Exception):
+    """The scorer's process has ended."""
 
 
-class _Apart:
-    """A scorer in a process of its own, which ends when this one does, however it ends."""
+class _ScorerProcess:
+    """A scorer in a process of its own, which ends with the server's process, however that ends."""
 
     def __init__(self, where: str, scorer: Scorer) -> None:
-        self._begun_with = (where, scorer)
-        self._begin()
+        self._arguments = (where, scorer)
+        self._start()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit the server's sockets and locks
-        self._line, theirs = context.Pipe()
-        self._process = context.Process(target=_answer, args=(*self._begun_with, theirs), daemon=True)
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_run_scorer, args=(*self._arguments, other), daemon=True)
         self._process.start()
-        theirs.close()
+        other.close()
 
     def scores(self) -> dict[int, float]:
-        """Of all open questions.
+        """The scores of all open questions.
 
         Raises:
-            _Ended: the process ended, or was ended after `LONGEST_S`; the next call begins another.
+            _ProcessEnded: the process ended, or was killed after `TIMEOUT_S`; the next call starts another.
         """
         if not self._process.is_alive():
-            self._begin()
+            self._start()
         try:
-            self._line.send(None)
-            if not self._line.poll(LONGEST_S):
+            self._connection.send(None)
+            if not self._connection.poll(TIMEOUT_S):
                 self._process.kill()
                 self._process.join()
-                raise _Ended
-            found: dict[int, float] = self._line.recv()
+                raise _ProcessEnded
+            scores: dict[int, float] = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise _Ended from error
-        return found
+            raise _ProcessEnded from error
+        return scores
 
 
-def _answer(where: str, scorer: Scorer, line: Connection) -> None:
-    """The other process: scores whenever it is asked."""
+def _run_scorer(where: str, scorer: Scorer, connection: Connection) -> None:
+    """The body of the scorer's process: one scoring for each message."""
     import torch
 
-    torch.set_num_threads(1)  # scoring is quick, and many threads for it would keep raters waiting
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, and the server's end this
-    database, read = open_database(where), dict[int, Question]()
+    torch.set_num_threads(1)  # leave the other cores to the server
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, whose end closes the pipe
+    database, cache = open_database(where), dict[int, Question]()
     while True:
         try:
-            line.recv()
-        except EOFError:  # the server is gone
+            connection.recv()
+        except EOFError:  # the server has ended
             return
-        line.send(scored(database, scorer, read))
-        database.engine.dispose()  # no connection stays open until the next time
+        connection.send(score_open_questions(database, scorer, cache))
+        database.engine.dispose()  # no open connections between scorings

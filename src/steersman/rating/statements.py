@@ -13,38 +13,38 @@ from steersman.rating.schema import assignments, items, queries, raters, replies
 _rater, _item, _assignment = (bindparam(name, type_=Integer) for name in ("a_rater", "an_item", "an_assignment"))
 _is_open = assignments.c.state == "open"
 _wants = items.c.taken < items.c.wanted
-_mine = assignments.c.rater_id == _rater
+_own = assignments.c.rater_id == _rater
 _joined = select(assignments, items.c.question, items.c.gold).join(items, items.c.id == assignments.c.item_id)
 
-# ── who it is ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 RATER_OF_SESSION = select(raters).where(raters.c.session == bindparam("a_session"))
 QUERIES_TO_RATER = (
     select(queries, items.c.question)
     .join(items, items.c.id == queries.c.item_id)
-    .where(exists().where(assignments.c.item_id == queries.c.item_id, _mine, assignments.c.state == "answered"))
+    .where(exists().where(assignments.c.item_id == queries.c.item_id, _own, assignments.c.state == "answered"))
     .where(~exists().where(replies.c.query_id == queries.c.id, replies.c.rater_id == _rater))
     .order_by(queries.c.id)
 )
 
-# ── taking in ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── votes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 DIGEST_OF_SUBMISSION = select(votes.c.digest).where(
     votes.c.rater_id == _rater, votes.c.submission == bindparam("a_submission")
 )
-ASSIGNMENT_BY_PUBLIC = _joined.where(assignments.c.public == bindparam("a_public"), _mine)
+ASSIGNMENT_BY_PUBLIC = _joined.where(assignments.c.public == bindparam("a_public"), _own)
 ASSIGNMENT_BY_ID = _joined.where(assignments.c.id == _assignment)
 INSERT_VOTE = insert(votes)
 UPDATE_ASSIGNMENT = update(assignments).where(assignments.c.id == _assignment)  # what is to change comes with it
 
-# One more rater at a question, if it wants one; and one less.
+# Take a seat at a question, if one is free; and free it.
 SEAT = update(items).where(items.c.id == _item, _wants).values(taken=items.c.taken + 1)
 UNSEAT = update(items).where(items.c.id == _item).values(taken=items.c.taken - 1)
 
-# ── handing out ──────────────────────────────────────────────────────────────────────────────────────────────────────
-# What others have left lying, by the tick that it is now.
-LAPSED = select(assignments).where(_is_open, assignments.c.lease_until < bindparam("now"), ~_mine)
-# What is on the rater's screen; else what was there before and nobody else has taken since; of such, the latest.
+# ── assignments ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# Open assignments of other raters whose lease has run out at tick `now`.
+LAPSED = select(assignments).where(_is_open, assignments.c.lease_until < bindparam("now"), ~_own)
+# The rater's open assignment; else the latest one that was returned and that no other rater has taken since.
 OPEN_OR_RETURNED = (
-    _joined.where(_mine)
+    _joined.where(_own)
     .where(
         or_(
             _is_open,
@@ -54,8 +54,8 @@ OPEN_OR_RETURNED = (
     .order_by(case((_is_open, 0), else_=1), assignments.c.id.desc())
     .limit(1)
 )
-NUMBER_OF_ASSIGNMENTS = select(func.count()).select_from(assignments).where(_mine)
-_had = exists().where(assignments.c.item_id == items.c.id, _mine)
+NUMBER_OF_ASSIGNMENTS = select(func.count()).select_from(assignments).where(_own)
+_had = exists().where(assignments.c.item_id == items.c.id, _own)
 NEXT_AT_RANDOM = select(items).where(_wants, ~_had).order_by(items.c.position).limit(1)
 OPEN_AMONG = select(items).where(_wants, ~_had, items.c.id.in_(bindparam("some", expanding=True)))
 NUMBER_OF_GOLD = select(func.count()).select_from(items).where(items.c.gold)
@@ -63,10 +63,10 @@ ITEM = select(items).where(items.c.id == _item)
 INSERT_ASSIGNMENT = insert(assignments)
 
 # ── progress ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-# Five numbers, each a look into an index; one condition that joins them would read every question.
-_settled = select(assignments.c.item_id).where(_mine, assignments.c.state.in_(("answered", "skipped")))
+# Five counts, each from an index; a joined condition would scan all questions.
+_settled = select(assignments.c.item_id).where(_own, assignments.c.state.in_(("answered", "skipped")))
 NUMBER_SETTLED = select(func.count()).select_from(_settled.subquery())
-_open_here = select(assignments.c.item_id).where(_mine, _is_open)
+_open_here = select(assignments.c.item_id).where(_own, _is_open)
 PROGRESS = select(
     select(func.count()).select_from(_settled.subquery()).scalar_subquery().label("settled"),
     select(func.count()).select_from(items).where(_wants).scalar_subquery().label("wanting"),
@@ -75,10 +75,10 @@ PROGRESS = select(
     .select_from(items)
     .where(~_wants, items.c.id.in_(_open_here), items.c.id.not_in(_settled))
     .scalar_subquery()
-    .label("mine_alone"),
+    .label("own_only"),
     select(func.count())
     .select_from(assignments)
-    .where(_mine, assignments.c.arm == "gold", assignments.c.state != "returned")
+    .where(_own, assignments.c.arm == "gold", assignments.c.state != "returned")
     .scalar_subquery()
     .label("gold"),
 )

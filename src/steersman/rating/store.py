@@ -1,11 +1,11 @@
-"""What a rating round keeps: questions, who has which on the screen, and votes that are only ever added.
+"""The state of a rating round: questions, assignments to raters, and append-only votes.
 
-A question is handed out on a *lease*. While it runs nobody else gets the question (beyond the number of raters that it
-wants); when it has run out, the question goes back, and whoever had it may still answer: the vote is kept, and marked
-late if another rater has been asked meanwhile. So nothing that a person did is lost, and nothing counts twice.
+A question is assigned on a *lease*. Until it expires no other rater gets the question (beyond the number of raters that
+it wants); then the question is returned, and its former rater may still answer: the vote is kept, and marked late if
+another rater has taken the seat meanwhile. So no vote is lost, and none counts twice.
 
-Leases run in *ticks*, the seconds that the server has been up, counted on from where the store left off. The machine's
-clock may jump: it is written beside every vote for people to read, and decides nothing.
+Leases are measured in *ticks*, the seconds of the server's uptime, continued from the store's last tick. The wall clock
+may jump: it is recorded beside every vote for people to read, and decides nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from steersman.rating import statements as sql
 from steersman.rating.round import Arm, Question, Round, Scorer, Submission, arm_of, order_shown
 from steersman.rating.schema import VERSION, Database, assignments, items, open_database, rounds, superseded, votes
 from steersman.rating.scorer_process import Scoring
-from steersman.rating.votes import Vote, standing_votes
+from steersman.rating.votes import StoredVote, read_votes
 
-AT_ONCE = 20  # questions that are looked up, the best first
+LOOKUP_BATCH = 20  # scored questions that are looked up at once
 REPEAT_AFTER = 10  # questions between one and its repetition
 
 
 class Refused(Exception):
-    """A submission that does not count; ``reason`` is for the rater."""
+    """A request that is refused; ``reason`` is for the person, ``status`` is HTTP's."""
 
     def __init__(self, reason: str, *, status: int = 409) -> None:
         super().__init__(reason)
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class Task(NamedTuple):
-    """An assignment as its rater may see it: nothing here says who wrote an answer, or why it was chosen."""
+    """An assignment as its rater may see it, without authors and without the arm."""
 
     assignment: str
     prompt: Any
@@ -47,31 +47,31 @@ class Task(NamedTuple):
     principles: tuple[str, ...]
 
 
-class Progress(NamedTuple):
-    """How far a rater is. ``left`` counts what could still come to this rater."""
+class RaterProgress(NamedTuple):
+    """Questions that a rater has answered or skipped, and that are left for this rater."""
 
     answered: int
     left: int
 
 
-class Ticks:
-    """Seconds of the server's own life, counted on from ``start``."""
+class MonotonicClock:
+    """Seconds of the server's uptime, continued from ``start``."""
 
     def __init__(self, start: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._start, self._monotonic, self._zero = start, monotonic, monotonic()
 
     def now(self) -> float:
-        """Never less than it was."""
+        """Never decreases."""
         return self._start + self._monotonic() - self._zero
 
 
 class RatingStore:
-    """The questions and votes of one round; safe from many threads.
+    """The questions and votes of one round; thread-safe.
 
     Args:
         where: a file, or a database URL.
-        scorer: chooses the questions of the informed arm; without one all are drawn at random.
-        monotonic: seconds that never run backwards.
+        scorer: scores the questions of the informed arm; without one all are drawn at random.
+        monotonic: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class RatingStore:
             voted = c.scalar(select(func.max(votes.c.tick))) or 0.0
             known = c.execute(select(rounds)).first()
             self._gold = c.scalar(sql.NUMBER_OF_GOLD) or 0
-        self.ticks = Ticks(max(shown, voted), monotonic)
-        self.scoring = Scoring(self.database, self.where, scorer, self.ticks.now) if scorer else None
+        self.clock = MonotonicClock(max(shown, voted), monotonic)
+        self.scoring = Scoring(self.database, self.where, scorer, self.clock.now) if scorer else None
         if known is not None and known.version != VERSION:
             raise UserError(
                 f"the rating store has version {known.version}, and this Steersman reads version {VERSION}",
@@ -115,10 +115,10 @@ class RatingStore:
         return self._round is not None
 
     def begin(self, settings: Round, questions: Sequence[Question]) -> int:
-        """Begin the round, or go on with it; returns how many of the questions are new.
+        """Begin the round, or continue it; returns the number of new questions.
 
         Raises:
-            UserError: the round was begun with other settings, or there is nothing to ask.
+            UserError: the round was begun with other settings, or there are no questions.
         """
         old = self._round.model_dump() if self._round else settings.model_dump()
         changed = [
@@ -155,42 +155,42 @@ class RatingStore:
         self._round = settings
         return len(rows)
 
-    # handing out ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # assignments ────────────────────────────────────────────────────────────────────────────────────────────────────
     def next_task(self, rater: int) -> Task | None:
-        """The question on this rater's screen: the one that is open, else a new one; None when there is no more."""
+        """The rater's open question, else a new one; None when there is none left."""
         if self.scoring and self.round.random_share < 1:
             self.scoring.refresh()
         with self.database.writing(durable=False) as c:
             self._return_lapsed(c, rater)
             row = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
             if row is not None and row.state == "open":
-                _update(c, row.id, lease_until=self.ticks.now() + self.round.lease_s)
+                _update(c, row.id, lease_until=self.clock.now() + self.round.lease_s)
             elif self._quota_is_full(c, rater):
                 return None
             elif row is None:
-                return self._chosen(c, rater)
+                return self._new_task(c, rater)
             else:
                 self._open(c, row)
             return self._task(row.public, row.question, row.order_shown)
 
-    def progress(self, rater: int) -> Progress:
-        """How many questions this rater has answered, and how many may still come."""
+    def progress(self, rater: int) -> RaterProgress:
+        """The numbers of questions that this rater has settled and may still get."""
         with self.database.reading() as c:
-            settled, wanting, done, mine_alone, gold = c.execute(sql.PROGRESS, {"a_rater": rater}).one()
-        left = wanting - done + mine_alone + (self._gold - gold if self.round.gold_share else 0)
+            settled, wanting, done, own_only, gold = c.execute(sql.PROGRESS, {"a_rater": rater}).one()
+        left = wanting - done + own_only + (self._gold - gold if self.round.gold_share else 0)
         quota = self.round.per_rater
-        return Progress(settled, left if quota is None else min(left, max(0, quota - settled)))
+        return RaterProgress(settled, left if quota is None else min(left, max(0, quota - settled)))
 
     def _quota_is_full(self, c: Connection, rater: int) -> bool:
-        """Whether a rater without a question on the screen has answered or skipped as many as there may be.
+        """Whether a rater without an open question has answered or skipped ``per_rater`` questions.
 
-        What went back to others is not among them: whoever pauses often is owed as many questions as anybody.
+        Returned ones do not count, so that raters who pause get as many questions as the others.
         """
         quota = self.round.per_rater
         return quota is not None and (c.scalar(sql.NUMBER_SETTLED, {"a_rater": rater}) or 0) >= quota
 
-    def _chosen(self, c: Connection, rater: int) -> Task | None:
-        """A question that this rater has not had, by the arm that is due."""
+    def _new_task(self, c: Connection, rater: int) -> Task | None:
+        """A new assignment, of the arm that is due."""
         settings = self.round
         number = c.scalar(sql.NUMBER_OF_ASSIGNMENTS, {"a_rater": rater}) or 0
         arm: Arm = arm_of(settings, rater, number, informed=bool(self.scoring and self.scoring.scores))
@@ -198,15 +198,15 @@ class RatingStore:
         if arm == "gold":
             item = self._unseen_gold(c, rater, settings.seed)
         elif arm == "repeat":
-            item = self._to_repeat(c, rater, number)
+            item = self._item_to_repeat(c, rater, number)
         if arm in ("gold", "repeat") and item is None:
             arm = "random"
         score = None
         if item is None:
             item, score = self._open_item(c, rater, informed=arm == "informed")
-            if score is None:  # nothing that was scored is open to this rater
+            if score is None:  # no scored question is open to this rater
                 arm = "random"
-        if item is None and settings.gold_share:  # nothing else is left, and everyone gets all of them
+        if item is None and settings.gold_share:  # every rater gets the gold questions that are left
             item, arm = self._unseen_gold(c, rater, settings.seed), "gold"
         return None if item is None else self._assign(c, rater, item, arm, score)
 
@@ -215,43 +215,43 @@ class RatingStore:
         unseen = list(c.scalars(select(items.c.id).where(items.c.gold, items.c.id.not_in(seen)).order_by(items.c.id)))
         return _item(c, random.Random(f"which gold {seed} {rater} {len(unseen)}").choice(unseen)) if unseen else None
 
-    def _to_repeat(self, c: Connection, rater: int, number: int) -> Row[Any] | None:
-        """The question that was answered longest ago and has not come twice, if that was long enough ago."""
+    def _item_to_repeat(self, c: Connection, rater: int, number: int) -> Row[Any] | None:
+        """The question that was answered longest ago and not repeated yet, after `REPEAT_AFTER` assignments."""
         again = assignments.alias()
-        twice = exists().where(again.c.item_id == assignments.c.item_id, again.c.rater_id == rater, again.c.repeat)
+        repeated = exists().where(again.c.item_id == assignments.c.item_id, again.c.rater_id == rater, again.c.repeat)
         first = (
             select(assignments.c.item_id)
             .join(items, items.c.id == assignments.c.item_id)
             .where(assignments.c.rater_id == rater, assignments.c.state == "answered", ~assignments.c.repeat)
-            .where(~items.c.gold, ~twice)
+            .where(~items.c.gold, ~repeated)
             .order_by(assignments.c.id)
         )
         item = c.scalar(first.limit(1)) if number >= REPEAT_AFTER else None
         return None if item is None else _item(c, item)
 
     def _open_item(self, c: Connection, rater: int, *, informed: bool) -> tuple[Row[Any] | None, float | None]:
-        """The open question that tells most, with its score, or the next in the random order without one."""
-        telling = self._most_telling(c, rater, self.scoring) if self.scoring and informed else None
-        return telling or (c.execute(sql.NEXT_AT_RANDOM, {"a_rater": rater}).first(), None)
+        """The open question of the highest score, with its score, or the next one in the random order and None."""
+        best = self._best_item(c, rater, self.scoring) if self.scoring and informed else None
+        return best or (c.execute(sql.NEXT_AT_RANDOM, {"a_rater": rater}).first(), None)
 
-    def _most_telling(self, c: Connection, rater: int, scoring: Scoring) -> tuple[Row[Any], float] | None:
+    def _best_item(self, c: Connection, rater: int, scoring: Scoring) -> tuple[Row[Any], float] | None:
         scores = dict(scoring.scores)
         ranked = list(scores)
-        for start in range(0, len(ranked), AT_ONCE):
-            some = ranked[start : start + AT_ONCE]
+        for start in range(0, len(ranked), LOOKUP_BATCH):
+            some = ranked[start : start + LOOKUP_BATCH]
             left = {row.id: row for row in c.execute(sql.OPEN_AMONG, {"a_rater": rater, "some": some})}
             if left:
                 best = next(item for item in some if item in left)
-                scoring.handed_out(best)
+                scoring.mark_assigned(best)
                 return left[best], scores[best]
         return None
 
     def _assign(self, c: Connection, rater: int, item: Row[Any], arm: Arm, score: float | None) -> Task:
-        """A new assignment, on its rater's screen."""
+        """A new open assignment."""
         count = len(item.question["options"])
         order = order_shown(self.round.seed, item.key, rater, count, repeat=arm == "repeat")
         counted = arm not in ("gold", "repeat")
-        now = self.ticks.now()
+        now = self.clock.now()
         values = {
             "public": secrets.token_urlsafe(12),
             "item_id": item.id,
@@ -270,85 +270,85 @@ class RatingStore:
         return self._task(values["public"], item.question, order)
 
     def _open(self, c: Connection, row: Row[Any]) -> None:
-        """Put an assignment on its rater's screen again, where its question wants one more or anybody may have it."""
-        now = self.ticks.now()
+        """Open an assignment again, and take a seat if the question has a free one."""
+        now = self.clock.now()
         seated = not (row.gold or row.repeat) and _seat(c, row.item_id)
         until = now + self.round.lease_s
         _update(c, row.id, state="open", seated=seated, shown_tick=now, lease_until=until)
 
     def _return_lapsed(self, c: Connection, rater: int) -> None:
-        """Take back what others have left lying; a rater's own question stays."""
-        for row in c.execute(sql.LAPSED, {"now": self.ticks.now(), "a_rater": rater}).all():
+        """Return the other raters' open assignments whose lease has expired."""
+        for row in c.execute(sql.LAPSED, {"now": self.clock.now(), "a_rater": rater}).all():
             _return(c, row)
 
     def _task(self, public: str, question: Any, order: Sequence[int]) -> Task:
-        asked = Question.model_validate(question)
-        principles = asked.principles or tuple(self.round.principles)
-        answers = tuple(asked.options[i] for i in order)
-        return Task(public, asked.prompt, answers, tuple(p for p in principles if p in self.round.principles))
+        parsed = Question.model_validate(question)
+        principles = parsed.principles or tuple(self.round.principles)
+        answers = tuple(parsed.options[i] for i in order)
+        return Task(public, parsed.prompt, answers, tuple(p for p in principles if p in self.round.principles))
 
-    # taking in ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    def submit(self, rater: int, said: Submission) -> bool:
-        """Keep a vote or a skip; returns False if the same submission was kept before. On disk when it returns.
+    # votes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def submit(self, rater: int, body: Submission) -> bool:
+        """Store a vote or a skip durably; returns False if the same submission was stored before.
 
         Raises:
-            Refused: not this rater's question, answered already, or not about these answers.
+            Refused: not this rater's question, answered already, or ranks that do not fit the answers.
         """
         with self.database.writing() as c:
-            if self._sent_before(c, rater, said.submission, said.digest):
+            if self._is_duplicate(c, rater, body.submission, body.digest):
                 return False
-            row = c.execute(sql.ASSIGNMENT_BY_PUBLIC, {"a_public": said.assignment, "a_rater": rater}).first()
+            row = c.execute(sql.ASSIGNMENT_BY_PUBLIC, {"a_public": body.assignment, "a_rater": rater}).first()
             if row is None:
                 raise Refused("This question is not yours to answer.", status=404)
             if row.state in ("answered", "skipped"):
                 raise Refused("You have answered this question already, perhaps in another tab. That answer stands.")
-            if not said.fits(len(row.order_shown), self._task(row.public, row.question, row.order_shown).principles):
+            if not body.fits(len(row.order_shown), self._task(row.public, row.question, row.order_shown).principles):
                 raise Refused("These ranks do not fit the answers on the page.", status=422)
             plain = not (row.gold or row.repeat)
-            seated = row.seated or (plain and not said.skip and _seat(c, row.item_id))
-            late = plain and not seated and not said.skip
-            if said.skip and row.seated:
+            seated = row.seated or (plain and not body.skip and _seat(c, row.item_id))
+            late = plain and not seated and not body.skip
+            if body.skip and row.seated:
                 _unseat(c, row.item_id)
                 seated = False
-            _update(c, row.id, state="skipped" if said.skip else "answered", seated=seated)
-            c.execute(sql.INSERT_VOTE, {**self._vote(row, said), "late": late})
+            _update(c, row.id, state="skipped" if body.skip else "answered", seated=seated)
+            c.execute(sql.INSERT_VOTE, {**self._vote(row, body), "late": late})
             return True
 
-    def _vote(self, row: Row[Any], said: Submission) -> dict[str, Any]:
+    def _vote(self, row: Row[Any], body: Submission) -> dict[str, Any]:
         """The columns of a vote; ranks by place on the page become ranks by option."""
 
         def by_option(ranks: Sequence[int]) -> list[int]:
             return [ranks[row.order_shown.index(i)] for i in range(len(ranks))]
 
-        now = self.ticks.now()
-        elapsed = max(0.0, now - row.shown_tick)  # another server's ticks may be ahead of ours
-        edit = said.edit
+        now = self.clock.now()
+        elapsed = max(0.0, now - row.shown_tick)  # another server's ticks may be ahead
+        edit = body.edit
         return {
-            "submission": said.submission,
-            "digest": said.digest,
+            "submission": body.submission,
+            "digest": body.digest,
             "rater_id": row.rater_id,
             "assignment_id": row.id,
-            "kind": "skip" if said.skip else "vote",
-            "ranking": by_option(said.ranking) if said.ranking else None,
-            "both_bad": said.both_bad,
-            "per_principle": {principle: by_option(ranks) for principle, ranks in said.per_principle.items()},
-            "rationale": said.rationale,
+            "kind": "skip" if body.skip else "vote",
+            "ranking": by_option(body.ranking) if body.ranking else None,
+            "both_bad": body.both_bad,
+            "per_principle": {principle: by_option(ranks) for principle, ranks in body.per_principle.items()},
+            "rationale": body.rationale,
             "edited_option": row.order_shown[edit.position] if edit else None,
             "edited_text": edit.text if edit else None,
-            # The time that the page was in sight, as the browser says, and never more than passed here.
-            "seconds": elapsed if said.visible_s is None else min(said.visible_s, elapsed),
+            # The time that the page was visible, as the browser reports it, bounded by the server's own measurement.
+            "seconds": elapsed if body.visible_s is None else min(body.visible_s, elapsed),
             "answered_at": time.time(),
             "tick": now,
         }
 
     def undo(self, rater: int, submission: str) -> bool:
-        """Take back the rater's last vote or skip, which comes on the screen again; False if there is none left.
+        """Undo the rater's last vote or skip and open its question again; False if there is none left.
 
         Raises:
-            Refused: this name was used for something else.
+            Refused: this submission's name was used before.
         """
         with self.database.writing() as c:
-            if self._sent_before(c, rater, submission, "undo"):
+            if self._is_duplicate(c, rater, submission, "undo"):
                 return True
             last = c.execute(
                 select(votes.c.id, votes.c.assignment_id)
@@ -358,31 +358,31 @@ class RatingStore:
             if last is None:
                 return False
             undone = {"submission": submission, "digest": "undo", "rater_id": rater, "kind": "undo"}
-            times = {"answered_at": time.time(), "tick": self.ticks.now()}
+            times = {"answered_at": time.time(), "tick": self.clock.now()}
             about = {"assignment_id": last.assignment_id, "supersedes": last.id}
             c.execute(insert(votes).values(**undone, **about, **times))
-            on_screen = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
-            if on_screen is not None and on_screen.state == "open":
-                _return(c, on_screen)
+            open_one = c.execute(sql.OPEN_OR_RETURNED, {"a_rater": rater}).first()
+            if open_one is not None and open_one.state == "open":
+                _return(c, open_one)
             row = c.execute(sql.ASSIGNMENT_BY_ID, {"an_assignment": last.assignment_id}).one()
             if row.seated:
                 _unseat(c, row.item_id)
             self._open(c, row)
             return True
 
-    def _sent_before(self, c: Connection, rater: int, submission: str, digest: str) -> bool:
+    def _is_duplicate(self, c: Connection, rater: int, submission: str, digest: str) -> bool:
         known = c.scalar(sql.DIGEST_OF_SUBMISSION, {"a_rater": rater, "a_submission": submission})
         if known is not None and known != digest:
             raise Refused("This submission was sent before with another content. The first one stands.")
         return known is not None
 
     # reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
-    def votes(self, rater: int | None = None) -> list[Vote]:
-        """All votes and skips that stand, or one rater's, as they came; not those of raters who withdrew."""
-        return standing_votes(self.database, {}, rater)
+    def votes(self, rater: int | None = None) -> list[StoredVote]:
+        """All votes and skips that were not undone, or one rater's; without those of raters who withdrew."""
+        return read_votes(self.database, {}, rater)
 
     def questions(self) -> list[tuple[int, Question]]:
-        """All questions with their numbers."""
+        """All questions with their item numbers."""
         with self.database.reading() as c:
             rows = c.execute(select(items.c.id, items.c.question).order_by(items.c.id)).all()
         return [(row.id, Question.model_validate(row.question)) for row in rows]
@@ -397,7 +397,7 @@ def _update(c: Connection, assignment: int, **values: Any) -> None:
 
 
 def _seat(c: Connection, item: int) -> bool:
-    """One more rater at a question, if it wants one."""
+    """Take a seat at a question; False if none is free."""
     return c.execute(sql.SEAT, {"an_item": item}).rowcount == 1
 
 
@@ -406,7 +406,7 @@ def _unseat(c: Connection, item: int) -> None:
 
 
 def _return(c: Connection, row: Row[Any]) -> None:
-    """An open assignment goes back, and its question to whoever comes next."""
+    """Return an open assignment and free its seat."""
     if row.seated:
         _unseat(c, row.item_id)
     _update(c, row.id, state="returned", seated=False)

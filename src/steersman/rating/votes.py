@@ -1,6 +1,6 @@
-"""What was said in a round, read out of the store: the votes that stand, as rows to train on and to measure by.
+"""The votes of a round, read from the store: all that were not undone, as rows for training and evaluation.
 
-Raters are numbers here (``rater-3``) and their names stay in the store. What a rater said who withdrew is left out.
+Raters are numbers here (``rater-3``); their names stay in the store. Votes of raters who withdrew are left out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from steersman.rating.schema import Database, assignments, items, raters, supers
 from steersman.types import Comparison, Demonstration
 
 
-class Vote(NamedTuple):
-    """A vote that stands, with what it was about."""
+class StoredVote(NamedTuple):
+    """A vote that was not undone, with its question."""
 
     id: int
     item: int
@@ -38,7 +38,7 @@ class Vote(NamedTuple):
     answered_at: float
 
     def comparison(self) -> Comparison | None:
-        """As a row to train on; None for a skip."""
+        """As a training row; None for a skip."""
         if self.kind != "vote":
             return None
         return Comparison(
@@ -59,7 +59,7 @@ class Vote(NamedTuple):
         )
 
     def demonstration(self) -> Demonstration | None:
-        """The answer that the rater made better, if any."""
+        """The answer that the rater edited, if any."""
         if self.edited_text is None or self.kind != "vote":
             return None
         return Demonstration(
@@ -72,12 +72,12 @@ class Vote(NamedTuple):
         )
 
 
-def standing_votes(database: Database, questions: dict[int, Question], rater: int | None = None) -> list[Vote]:
-    """All votes and skips that were not taken back, in the order in which they came.
+def read_votes(database: Database, questions: dict[int, Question], rater: int | None = None) -> list[StoredVote]:
+    """All votes and skips that were not undone, in the order in which they came.
 
     Args:
-        questions: those read before, by their items' numbers; the others are put in.
-        rater: only this one's.
+        questions: a cache by item, to which the questions of other items are added.
+        rater: only this rater's votes.
     """
     query = (
         select(votes, assignments, items.c.question, raters.c.grp)
@@ -95,7 +95,7 @@ def standing_votes(database: Database, questions: dict[int, Question], rater: in
         if row.item_id not in questions:
             questions[row.item_id] = Question.model_validate(row.question)
     return [
-        Vote(
+        StoredVote(
             id=row.id,
             item=row.item_id,
             question=questions[row.item_id],
@@ -119,10 +119,10 @@ def standing_votes(database: Database, questions: dict[int, Question], rater: in
     ]
 
 
-def comparisons(standing: list[Vote]) -> list[Comparison]:
-    """What the raters said, after what is known: a ``gold`` row without a rater for every gold question answered."""
-    gold = {vote.item: vote.question for vote in standing if vote.question.gold}
-    known = [
+def comparisons(votes: list[StoredVote]) -> list[Comparison]:
+    """The votes as rows, after one ``gold`` row without a rater, the key, for every gold question answered."""
+    gold = {vote.item: vote.question for vote in votes if vote.question.gold}
+    keys = [
         Comparison(
             prompt=question.prompt,
             options=question.options,
@@ -134,14 +134,14 @@ def comparisons(standing: list[Vote]) -> list[Comparison]:
         )
         for question in gold.values()
     ]
-    return known + [row for vote in standing if (row := vote.comparison()) is not None]
+    return keys + [row for vote in votes if (row := vote.comparison()) is not None]
 
 
 def arms(rows: Sequence[Comparison]) -> list[str]:
-    """How each row's question was chosen, from its tags; empty for the key of a gold question."""
+    """The arm that chose each row's question, from its tags; empty for the key of a gold question."""
     return [next((tag[4:] for tag in row.tags if tag.startswith("arm:")), "") for row in rows]
 
 
-def demonstrations(standing: list[Vote]) -> list[Demonstration]:
-    """The answers that raters made better."""
-    return [row for vote in standing if (row := vote.demonstration()) is not None]
+def demonstrations(votes: list[StoredVote]) -> list[Demonstration]:
+    """The answers that raters edited."""
+    return [row for vote in votes if (row := vote.demonstration()) is not None]

@@ -7,23 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from html import escape
 
-from steersman.report.data import ALIGNED, CONDITIONS, FEW_SHOT, RAW
-from steersman.report.wording import Figure, html
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW
+from steersman.report.blocks import Curve, Rate
+from steersman.report.format import phrase, visible
 
 DOTS_WIDTH = 216
 _LANE, _PAD = 15, 9
-_DOTS_HEIGHT = _LANE * len(CONDITIONS) + 3
-_MARKS = {RAW: "raw", FEW_SHOT: "few", ALIGNED: "ali"}
+SIGNS = {phrase(RAW): "raw", phrase(FEW_SHOT): "few", phrase(ALIGNED): "ali"}  # condition as shown: CSS class
+_DOTS_HEIGHT = _LANE * len(SIGNS) + 3
 
 
-class Curve(NamedTuple):
-    """``kind`` is the CSS class of the line: light, smooth or marked (with a dot at every point)."""
-
-    name: str
-    kind: str
-    points: Sequence[tuple[float, float]]
+def escaped(text: str) -> str:
+    """Text for element content or a quoted attribute: the one place where text becomes HTML."""
+    return escape(visible(text), quote=True)
 
 
 def _x(share: float) -> float:
@@ -32,21 +30,20 @@ def _x(share: float) -> float:
 
 def mark(condition: str, x: float, y: float) -> str:
     """The sign of a condition, also used in the legend."""
-    name = _MARKS[condition]
-    if condition == FEW_SHOT:
-        return f'<path class="{name}" d="M{x - 5:g} {y:g}l5-5 5 5-5 5z"/>'
-    return f'<circle class="{name}" cx="{x:g}" cy="{y:g}" r="{4 if condition == RAW else 4.8}"/>'
+    kind = SIGNS[condition]
+    if kind == "few":
+        return f'<path class="few" d="M{x - 5:g} {y:g}l5-5 5 5-5 5z"/>'
+    return f'<circle class="{kind}" cx="{x:g}" cy="{y:g}" r="{4 if kind == "raw" else 4.8}"/>'
 
 
-def dots(rates: Mapping[str, Figure]) -> str:
+def dots(rates: Mapping[str, Rate]) -> str:
     """Dot and whisker for each condition on a scale from 0 to 100 %. Decorative: the numbers stand beside it."""
     parts = [f'<path class="grid" d="{"".join(f"M{_x(s):g} 0v{_DOTS_HEIGHT}" for s in (0, 0.25, 0.5, 0.75, 1))}"/>']
-    for lane, condition in enumerate(CONDITIONS):
-        figure, y = rates[condition], _LANE * lane + 9
-        if figure["value"] is not None:
-            low, high = _x(figure["low"]), _x(figure["high"])
-            parts.append(f'<path class="whisker {_MARKS[condition]}" d="M{low:g} {y}H{high:g}"/>')
-            parts.append(mark(condition, _x(figure["value"]), y))
+    for lane, (condition, rate) in enumerate(rates.items()):
+        y = _LANE * lane + 9
+        if rate.value is not None and rate.low is not None and rate.high is not None:
+            parts.append(f'<path class="whisker {SIGNS[condition]}" d="M{_x(rate.low):g} {y}H{_x(rate.high):g}"/>')
+            parts.append(mark(condition, _x(rate.value), y))
     size = f'viewBox="0 0 {DOTS_WIDTH} {_DOTS_HEIGHT}" width="{DOTS_WIDTH}" height="{_DOTS_HEIGHT}"'
     return f'<svg class="dots" aria-hidden="true" {size}>{"".join(parts)}</svg>'
 
@@ -62,11 +59,10 @@ def dots_axis() -> str:
     return f'<svg class="dots" aria-hidden="true" {size}>{labels}</svg>'
 
 
-def sample(condition: str) -> str:
-    """A condition's sign alone, for legends."""
-    return (
-        f'<svg class="key" aria-hidden="true" viewBox="0 0 14 14" width="14" height="14">{mark(condition, 7, 7)}</svg>'
-    )
+def sample(name: str) -> str:
+    """A condition's sign alone, for headings; empty for any other name."""
+    size = 'viewBox="0 0 14 14" width="14" height="14"'
+    return f'<svg class="key" aria-hidden="true" {size}>{mark(name, 7, 7)}</svg>' if name in SIGNS else ""
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -85,21 +81,12 @@ def thinned(points: Sequence[tuple[float, float]], limit: int = 300) -> list[tup
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def smoothed(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """Running mean over ``window`` points, centred; narrower at the ends."""
-    half = window // 2
-    means = []
-    for i, (x, _) in enumerate(points):
-        near = [y for _, y in points[max(0, i - half) : i + half + 1]]
-        means.append((x, sum(near) / len(near)))
-    return means
-
-
 def lines(curves: Sequence[Curve], label: str, width: int, y_name: str, x_name: str = "step") -> str:
     """A line chart drawn for ``width`` CSS pixels. ``label`` is read out in its place."""
     height, left, right, top, bottom = round(min(300, 120 + width * 0.24)), 46, 14, 24, 40
-    xs = [x for c in curves for x, _ in c.points]
-    ys = [y for c in curves for _, y in c.points]
+    drawn = [(curve, thinned(curve.points)) for curve in curves]
+    xs = [x for _, points in drawn for x, _ in points]
+    ys = [y for _, points in drawn for _, y in points]
     x_ticks = ticks(min(xs), max(xs), 4 if width < 500 else 8)
     y_ticks = ticks(min(ys), max(ys), 5)
     x_end = max(xs) if max(xs) > min(xs) else min(xs) + 1
@@ -119,12 +106,12 @@ def lines(curves: Sequence[Curve], label: str, width: int, y_name: str, x_name: 
     for x in (x for x in x_ticks if min(xs) <= x <= x_end):
         px, _ = at(x, y_ticks[0])
         parts.append(f'<text x="{px:g}" y="{height - bottom + 18}" text-anchor="middle">{x:g}</text>')
-    parts.append(f'<text class="name" x="0" y="12">{html(y_name)}</text>')
-    parts.append(f'<text class="name" x="{width - right}" y="{height - 5}" text-anchor="end">{html(x_name)}</text>')
-    for curve in curves:
-        placed = [at(x, y) for x, y in curve.points]
-        parts.append(f'<path class="line {curve.kind}" d="M{"L".join(f"{x:g} {y:g}" for x, y in placed)}"/>')
-        if curve.kind == "marked":
+    parts.append(f'<text class="name" x="0" y="12">{escaped(y_name)}</text>')
+    parts.append(f'<text class="name" x="{width - right}" y="{height - 5}" text-anchor="end">{escaped(x_name)}</text>')
+    for curve, points in drawn:
+        placed = [at(x, y) for x, y in points]
+        parts.append(f'<path class="line {curve.style}" d="M{"L".join(f"{x:g} {y:g}" for x, y in placed)}"/>')
+        if curve.style == "marked":
             parts += [f'<circle class="point" cx="{x:g}" cy="{y:g}" r="3.4"/>' for x, y in placed]
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    return f'<svg class="lines" role="img" aria-label="{html(label)}" {size}>{"".join(parts)}</svg>'
+    return f'<svg class="lines" role="img" aria-label="{escaped(label)}" {size}>{"".join(parts)}</svg>'

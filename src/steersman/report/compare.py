@@ -1,33 +1,18 @@
-"""Tables for the terminal: one run's results, and what differs between two runs."""
+"""One run's results, and what differs between two runs, as blocks for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.console import RenderableType
 
-from steersman.report.data import (
-    ALIGNED,
-    FEW_SHOT,
-    RAW,
-    Evidence,
-    flatten,
-    read_evidence,
-    report_data,
-)
-from steersman.report.wording import (
-    difference,
-    number,
-    percent,
-    rate,
-    ratio,
-    short,
-    visible,
-)
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW
+from steersman.report import terminal
+from steersman.report.blocks import Block, Cell, Difference, Number, Rate, Table, paragraph
+from steersman.report.evidence import Evidence, flatten, overview_data, read_evidence
+from steersman.report.format import number, phrase, short
+from steersman.report.overview import OVER_REFUSAL
 from steersman.stats import independent_difference, mcnemar_exact, paired_difference, wilson
 from steersman.store import Run, canonical
 
@@ -36,55 +21,45 @@ ABSENT = "-"
 
 # ── one run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def terminal_summary(run: Run) -> RenderableType:
-    """The results of a run within 80 columns: principles, overall, cost.
+    """The results of a run within 80 columns: principles, overall, alignment tax.
 
     Raises:
         UserError: the run has not reached ``scores``.
     """
-    data = report_data(run)
-    rates = _grid("kept, per cent", "n", "raw", "few-shot", "aligned", "aligned - raw")
-    for row in data["principles"]:
-        _add_rate(rates, row["principle"], row)
-    rates.add_section()
-    for row in data["overall"]:
-        lower = " (lower is better)" if "look-alikes" in row["label"] else ""
-        _add_rate(rates, row["label"] + lower, row)
+    data = overview_data(read_evidence(run))
     knowledge, perplexity = data["cost"]["knowledge"], data["cost"]["perplexity"]
     lengths = data["cost"]["mean_answer_tokens"]
-    cost = _grid("what it cost", "raw", "aligned", "change")
-    knows = (
-        percent(knowledge[RAW]["value"]),
-        percent(knowledge[ALIGNED]["value"]),
-        difference(knowledge["difference"]),
+    rates = tuple(_rates(row["principle"], row) for row in data["principles"])
+    overall = tuple(_rates(_overall(row["label"]), row) for row in data["overall"])
+    tax: tuple[tuple[Cell, ...], ...] = (
+        (
+            f"general knowledge, n={knowledge[RAW]['n']}",
+            *(Rate(value=knowledge[name]["value"]) for name in (RAW, ALIGNED)),
+            Difference.of(knowledge["difference"]),
+        ),
+        (
+            "perplexity, neutral text",
+            *(Number(value=perplexity[name], digits=2) for name in (RAW, ALIGNED)),
+            Number.of(perplexity["ratio"], digits=3, factor=True),
+        ),
+        ("mean answer, tokens", *(Number(value=lengths[name]) for name in (RAW, ALIGNED)), None),
     )
-    cost.add_row(f"general knowledge, n={knowledge[RAW]['n']}", *knows)
-    cost.add_row(
-        "perplexity, neutral text",
-        *(number(perplexity[k], 2) for k in (RAW, ALIGNED)),
-        f"x {ratio(perplexity['ratio'])}",
+    columns = ("rate, per cent", "n", "raw", "few-shot", "aligned", "aligned - raw")
+    blocks = (
+        Table(caption="", columns=columns, rows=(*rates, (), *overall)),
+        Table(caption="", columns=("alignment tax", "raw", "aligned", "change"), rows=tax),
+        paragraph("Brackets are 95 % intervals; differences are in percentage points, paired."),
     )
-    cost.add_row("mean answer, tokens", number(lengths[RAW]), number(lengths[ALIGNED]), "")
-    return Group(rates, "", cost, "", "Brackets are 95 % intervals; differences are in percentage points, paired.")
+    return terminal.render(blocks)
 
 
-def _grid(first: str, *others: str, width: int = 27) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    table.add_column(first, overflow="fold", max_width=width)
-    for name in others:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
+def _overall(label: str) -> str:
+    return phrase(label) + (" (lower is better)" if label == OVER_REFUSAL else "")
 
 
-def _add_rate(table: Table, label: str, row: Mapping[str, Any]) -> None:
-    rates = row["rates"]
-    baselines = (percent(rates[name]["value"]) for name in (RAW, FEW_SHOT))
-    table.add_row(
-        escape(visible(label)),
-        str(row["n"]),
-        *baselines,
-        escape(rate(rates[ALIGNED])),
-        escape(difference(row[f"versus_{RAW}"])),
-    )
+def _rates(label: str, row: Mapping[str, Any]) -> tuple[Cell, ...]:
+    baselines = (Rate(value=row["rates"][name]["value"]) for name in (RAW, FEW_SHOT))
+    return label, row["n"], *baselines, Rate.of(row["rates"][ALIGNED]), Difference.of(row[f"versus_{RAW}"])
 
 
 # ── two runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,20 +88,20 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]
     return [{"name": k, "a": a.get(k), "b": b.get(k)} for k in {**a, **b} if a.get(k) != b.get(k)]
 
 
-def _inputs(found: Evidence) -> dict[str, Any]:
+def _inputs(evidence: Evidence) -> dict[str, Any]:
     """Digests of everything that entered a stage, and the stages' own versions."""
     entered: dict[str, Any] = {
-        "model": short(found.about["model"]["digest"]),
-        "constitution": f"{found.constitution['name']} {found.constitution['version']}",
+        "model": short(evidence.about["model"]["digest"]),
+        "constitution": f"{evidence.constitution['name']} {evidence.constitution['version']}",
     }
-    for stage, manifest in found.manifests.items():
+    for stage, manifest in evidence.manifests.items():
         entered[f"{stage} (version of the code)"] = manifest["version"]
         entered |= {f"{stage} <- {name}": short(digest) for name, digest in manifest["inputs"].items()}
     return entered
 
 
-def _versions(found: Evidence) -> dict[str, Any]:
-    about = found.about
+def _versions(evidence: Evidence) -> dict[str, Any]:
+    about = evidence.about
     own = {"steersman": about.get("steersman"), "revision": about.get("git")}
     return {**own, **about.get("packages", {}), **about.get("machine", {})}
 
@@ -135,7 +110,7 @@ def _results(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> 
     """Rates of the aligned models, all prompts first, then by principle in the order of the first run."""
     judged_a, judged_b = _judged(a), _judged(b)
     principles = dict.fromkeys(row["principles"][0] for row in [*judged_a, *judged_b] if row["principles"])
-    compared = [_compare("principle kept", judged_a, judged_b)]
+    compared = [_compare("pass rate", judged_a, judged_b)]
     for principle in principles:
         about = [[row for row in rows if row["principles"][:1] == [principle]] for rows in (judged_a, judged_b)]
         compared.append(_compare(principle, *about))
@@ -189,28 +164,30 @@ def _costs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def diff_table(found: Mapping[str, Any]) -> RenderableType:
     """`differences` as tables for the terminal."""
-    parts: list[RenderableType] = [escape(f"A  {found['a']}"), escape(f"B  {found['b']}"), ""]
+    blocks: list[Block] = [paragraph(f"A  {found['a']}\nB  {found['b']}")]
     for title, name in (("settings", "settings"), ("inputs", "inputs"), ("versions and machine", "versions")):
         if not found[name]:
-            parts.append(f"{title}: no difference")
+            blocks.append(paragraph(f"{title}: no difference"))
             continue
-        table = _grid(title, "A", "B", width=40)
-        for change in found[name]:
-            table.add_row(escape(change["name"]), *(_setting(change[run]) for run in ("a", "b")))
-        parts += [table, ""]
-    results = _grid("aligned: kept", "n", "A", "B", "B - A", "p")
-    for row in found["results"]:
-        p = ("unpaired" if row["difference"]["n"] else "") if row["p_exact"] is None else f"{row['p_exact']:.3f}"
-        cells = (str(row["b"]["n"]), rate(row["a"]), rate(row["b"]), difference(row["difference"]), p)
-        results.add_row(escape(row["label"]), *(escape(cell) for cell in cells))
-    cost = _grid("what it cost: raw -> aligned", "A", "B", width=40)
-    for row in found["cost"]:
-        cost.add_row(row["label"], *(" -> ".join(number(row[run][k], 3) for k in (RAW, ALIGNED)) for run in ("a", "b")))
-    parts += ["", results, "", cost]
+        changes = tuple((change["name"], *(_setting(change[run]) for run in ("a", "b"))) for change in found[name])
+        blocks.append(Table(caption="", columns=(title, "A", "B"), rows=changes))
+    results = tuple(map(_result, found["results"]))
+    blocks.append(Table(caption="", columns=("aligned: pass rate", "n", "A", "B", "B - A", "p"), rows=results))
+    cost = tuple(
+        (row["label"], *(" -> ".join(number(row[run][k], 3) for k in (RAW, ALIGNED)) for run in ("a", "b")))
+        for row in found["cost"]
+    )
+    blocks.append(Table(caption="", columns=("alignment tax: raw -> aligned", "A", "B"), rows=cost))
     if any(not row["paired"] for row in found["results"]):
-        parts.append("unpaired: the two runs were not asked the same prompts there, so the interval is wider.")
-    return Group(*parts)
+        blocks.append(paragraph("unpaired: the two runs answered other prompts there, so the interval is wider."))
+    return terminal.render(blocks)
+
+
+def _result(row: Mapping[str, Any]) -> tuple[Cell, ...]:
+    p = ("unpaired" if row["difference"]["n"] else "") if row["p_exact"] is None else f"{row['p_exact']:.3f}"
+    rates = (Rate.of(row["a"]), Rate.of(row["b"]))
+    return row["label"], row["b"]["n"], *rates, Difference.of(row["difference"]), p
 
 
 def _setting(value: Any) -> str:
-    return ABSENT if value is None else escape(visible(str(value)))
+    return ABSENT if value is None else str(value)

@@ -1,12 +1,12 @@
 """Several processes that train one model: ``torchrun --nproc-per-node 2 -m steersman align RECIPE``.
 
-The first process, the leader, runs the recipe. The others follow: they wait until a stage trains, take part in it with
-the same data in memory, and write nothing. Of the micro-batches of an optimiser step each process takes its share;
-gradients are added up, so that all make the same step: that of a single process, up to rounding. Losses are sums
-divided by what the *whole* step weighs, which every process knows, so nothing else need be exchanged.
+Process 0, the leader, runs the recipe. The others are followers: they wait until the leader broadcasts a stage that
+trains, run it with the same arguments, and write nothing. The micro-batches of an optimiser step are divided among the
+processes and gradients are summed, so that all make the same step: that of a single process, up to rounding. Losses
+are sums divided by the weight of the *whole* step, which every process knows, so nothing else need be exchanged.
 
 Processes on one machine or with a shared disk; tensors travel by gloo from CPUs and by nccl from GPUs. Without
-torchrun, this file does nothing.
+torchrun, these functions do nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # followers wait while the leader answers, scores and reports
+TIMEOUT = timedelta(days=7)  # followers wait while the leader samples, scores and reports
 
 
 def rank() -> int:
@@ -28,15 +28,15 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def count() -> int:
-    """How many processes there are."""
+def world_size() -> int:
+    """The number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Within it, the processes can talk to each other."""
-    if count() == 1:
+def process_group() -> Iterator[None]:
+    """Within it, the processes can communicate."""
+    if world_size() == 1:
         yield
         return
     import torch
@@ -45,7 +45,7 @@ def joined() -> Iterator[None]:
     gpus = torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -53,15 +53,19 @@ def joined() -> Iterator[None]:
 
 
 def call(stage: str | None, *arguments: Any) -> None:
-    """The leader tells its followers to take part in a stage, or with None that it is done."""
-    if count() > 1:
+    """The leader broadcasts a stage and its arguments to the followers, or None when the run is done.
+
+    Arguments are records, paths, numbers, strings, None, and lists, tuples and dictionaries of these, received as equal
+    objects of the same types. They go through memory and the process group of one launch alone.
+    """
+    if world_size() > 1:
         from torch import distributed
 
         distributed.broadcast_object_list([(stage, arguments)], src=0)
 
 
 def called() -> tuple[str | None, tuple[Any, ...]]:
-    """A follower waits for the next `call`."""
+    """A follower waits for the leader's next `call`; returns its stage and arguments."""
     from torch import distributed
 
     received: list[Any] = [None]
@@ -70,54 +74,51 @@ def called() -> tuple[str | None, tuple[Any, ...]]:
     return stage, arguments
 
 
-def wait() -> None:
-    """Until all processes are here."""
-    if count() > 1:
+def barrier() -> None:
+    """Wait until all processes have reached this line."""
+    if world_size() > 1:
         from torch import distributed
 
         distributed.barrier()
 
 
-def share(rows: Sequence[Any], most: int) -> list[Sequence[Any]]:
-    """Cut rows into micro-batches of at most ``most``, so many that every process gets one if there are enough."""
-    size = max(1, min(most, -(-len(rows) // count())))
+def split(rows: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """Cut rows into micro-batches of at most ``size``; smaller ones if some process would otherwise have none."""
+    size = max(1, min(size, -(-len(rows) // world_size())))
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def mine(number: int) -> bool:
-    """Whether this process computes the micro-batch of this number."""
-    return number % count() == rank()
+    """Whether this process computes micro-batch ``number``."""
+    return number % world_size() == rank()
 
 
 def gather(rows: Sequence[T]) -> list[T]:
-    """What all processes found, those of the first one first."""
-    if count() == 1:
+    """The rows of all processes, in the order of their ranks."""
+    if world_size() == 1:
         return list(rows)
     from torch import distributed
 
-    found: list[Any] = [None] * count()
-    distributed.all_gather_object(found, list(rows))
-    return [row for own in found for row in own]
+    gathered: list[Any] = [None] * world_size()
+    distributed.all_gather_object(gathered, list(rows))
+    return [row for own in gathered for row in own]
 
 
-def add_up(parameters: Collection[Tensor], *measured: float) -> Sequence[float]:
-    """Let every process have the sums of all processes' gradients, and of what each of them measured.
-
-    Returns the sums of ``measured``; of one process, that is what it gave.
-    """
-    if count() == 1:
-        return measured
+def all_reduce(parameters: Collection[Tensor], *values: float) -> Sequence[float]:
+    """Replace every gradient by its sum over all processes; returns the sums of ``values``."""
+    if world_size() == 1:
+        return values
     import torch
     from torch import distributed
 
     if parameters:
-        # A process that had none of the rows has no gradients, and takes part with zeros.
+        # A process without rows has no gradients, and contributes zeros.
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([gradient.flatten() for gradient in own])
         distributed.all_reduce(flat)
         for parameter, total in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             parameter.grad = total.view_as(parameter)
-    sums = torch.tensor(measured, dtype=torch.float64)
+    sums = torch.tensor(values, dtype=torch.float64)
     distributed.all_reduce(sums)
-    found: list[float] = sums.tolist()
-    return found
+    totals: list[float] = sums.tolist()
+    return totals

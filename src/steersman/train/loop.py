@@ -1,6 +1,6 @@
-"""What every training loop needs, as functions: batches, the schedule, one optimiser step, checkpoints.
+"""Functions that the training loops share: batches, learning-rate schedule, optimiser step, checkpoints.
 
-There is no trainer: each algorithm writes its own loop in its own file and calls these.
+There is no trainer base class: each algorithm writes its own loop in its own file and calls these.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ CHECKPOINT = "checkpoint"
 class OptimiserConfig(Record):
     """AdamW with linear warm-up, a decay, and clipping of the global gradient norm."""
 
-    learning_rate: float = Field(default=2e-4, gt=0)
-    warmup_ratio: float = Field(default=0.05, ge=0, le=1)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate, reached after warm-up.")
+    warmup_ratio: float = Field(default=0.05, ge=0, le=1, description="Share of the steps of the linear warm-up.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="Learning rate after warm-up: it falls to 0 or stays constant."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decay rates of AdamW's two moments.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Global gradient norm above which it is clipped.")
 
 
 def learning_rate_at(step: int, total: int, config: OptimiserConfig) -> float:
@@ -50,10 +52,10 @@ def learning_rate_at(step: int, total: int, config: OptimiserConfig) -> float:
 
 # ── batches ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
-    """The row indices of every optimiser step, known before training: resuming at step k means taking plan[k:].
+    """Row indices of every optimiser step, fixed before training: resuming at step k means taking plan[k:].
 
-    Length-grouped: each epoch is shuffled, cut into pools of 16 batches, sorted by length within a pool, cut into
-    batches, and these are shuffled; neighbours in length share a batch and little padding is computed.
+    Grouped by length: each epoch is shuffled, cut into pools of 16 batches, sorted by length within a pool, cut into
+    batches, and these are shuffled; rows of similar length share a batch, so little padding is computed.
     """
     generator = torch.Generator().manual_seed(seed)
     per_epoch = math.ceil(len(lengths) / batch_size)
@@ -70,10 +72,10 @@ def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: i
 
 
 def turns(rows: int, epochs: float, steps: int, seed: int, kinds: Sequence[Hashable] | None = None) -> list[list[int]]:
-    """Which of some rows come with every step: each once in an epoch, shuffled, spread evenly.
+    """Row indices for each of ``steps``: every row once an epoch, shuffled, spread evenly over the steps.
 
     Args:
-        kinds: of the rows; every stretch of the order then has about its share of each kind.
+        kinds: one per row; rows of each kind are then spread evenly as well.
     """
     total = round(epochs * rows)
     order: list[int] = []
@@ -95,24 +97,27 @@ def _mixed(order: Sequence[int], kinds: Sequence[Hashable], generator: torch.Gen
     return [row for _, row in sorted(placed)]
 
 
-def passes_of(names: Sequence[set[str]], passes: Mapping[str, int], *, default: int, key: str, what: str) -> list[int]:
-    """How often an epoch reads each row: the most that ``passes`` says for one of its names, or the default.
+def repeats(names: Sequence[set[str]], upsample: Mapping[str, int], *, default: int, key: str, what: str) -> list[int]:
+    """How often an epoch reads each row: the largest value of ``upsample`` for one of the row's names, or the default.
+
+    Args:
+        key: of the recipe, for the error message; what: its words for a row without the name.
 
     Raises:
-        DataError: no row has a name that ``passes`` holds; the message speaks of ``key`` and says no ``what``.
+        DataError: ``upsample`` holds a name that no row has.
     """
     known = set().union(*names)
-    for name in passes:
+    for name in upsample:
         if name not in known:
             raise DataError(
                 f"{key} names {name!r}, but no {what} or principle", expected=closest(name, sorted(known - {""}))
             )
-    return [max((count for name, count in passes.items() if name in own), default=default) for own in names]
+    return [max((count for name, count in upsample.items() if name in own), default=default) for own in names]
 
 
 # ── one optimiser step ───────────────────────────────────────────────────────────────────────────────────────────────
 def adamw(parameters: Mapping[str, Tensor], config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW over the given parameters, fused."""
+    """Fused AdamW over the parameters."""
     return torch.optim.AdamW(
         list(parameters.values()),
         lr=config.learning_rate,
@@ -125,7 +130,7 @@ def adamw(parameters: Mapping[str, Tensor], config: OptimiserConfig) -> torch.op
 def optimiser_step(
     optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], loss: float, rate: float, max_norm: float
 ) -> float:
-    """Clip, check, step, clear. Returns the gradient norm before clipping.
+    """Clip gradients, check, step, clear. Returns the gradient norm before clipping.
 
     Raises:
         TrainingFailed: loss or gradient is not finite; the weights are left as they were.
@@ -152,7 +157,7 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     state: Mapping[str, Any],
 ) -> None:
-    """Everything that an exact resume needs: weights, optimiser moments, the random state, and the loop's ``state``.
+    """Save what an exact resume needs: weights, optimiser moments, the random state, and the loop's ``state``.
 
     Written beside the previous checkpoint and renamed over it, so that one complete checkpoint always exists.
     """
@@ -169,7 +174,7 @@ def save_checkpoint(
     for file in partial.iterdir():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    if target.exists():  # if not, a kill between the renames left the retired one as the only one
+    if target.exists():  # else a kill between the renames left only the retired one
         shutil.rmtree(retired, ignore_errors=True)
         target.rename(retired)
     partial.rename(target)
@@ -210,6 +215,6 @@ def load_checkpoint(
 
 
 def drop_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint once its stage has written its result."""
+    """Remove the checkpoint of a finished stage."""
     for suffix in ("", ".partial", ".retired"):
         shutil.rmtree(folder / f"{CHECKPOINT}{suffix}", ignore_errors=True)

@@ -2,8 +2,8 @@
 
     loss = - (1 / N) * sum over scored tokens of log pi(y_t | x, y_<t)
 
-Scored are the completion's tokens and its terminator, never the prompt; N counts them over the whole optimiser step.
-With replay, positions of the base model's own text join the mean, each with KL(base || pi).
+The completion's tokens and its terminator are scored, never the prompt; N counts them over the whole optimiser step.
+With replay, positions of text sampled from the base model join the mean, each with KL(base || pi).
 
 What differs from the paper: LoRA by default instead of all weights; 2 to 3 epochs on hundreds of rows that we wrote
 instead of 16 on 13,000; no dropout; optionally a compact vocabulary, an unbiased estimate of the same loss
@@ -28,19 +28,10 @@ from steersman.functional import aggregate, gather_scored, scored_positions
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, LoraConfig, add_lora, load_adapter, save_policy, trainable
 from steersman.lm.chat_format import Batch, ChatFormat, Example, chat_format, pad
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower, TrunkCache
-from steersman.lm.head import (
-    CompactConfig,
-    CompactVocabulary,
-    Head,
-    choose_vocabulary,
-    completion_nll,
-    divergence,
-    head_of,
-    token_logprobs,
-    trunk,
-)
-from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk, TrunkCache
+from steersman.lm.head import Head, completion_nll, divergence, head_of, token_logprobs, trunk
+from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
 from steersman.train import distributed, loop
@@ -50,79 +41,67 @@ VERSION = 1
 
 
 class ReplayConfig(Record):
-    """The base model's own continuations of ``rows`` everyday openings, mixed among the demonstrations.
+    """Text sampled from the base model, mixed among the demonstrations: the pre-training mix of InstructGPT without its
+    data. It keeps the general language model in place while the demonstrations change its manners."""
 
-    At each of their positions the policy pays ``weight`` * KL(base || policy): the pre-training mix of InstructGPT
-    without its data. It holds the general language model in place while the demonstrations move the manners.
-    """
-
-    rows: int = Field(default=0, ge=0)
-    tokens: int = Field(default=64, ge=8)
-    weight: float = Field(default=1.0, ge=0)
+    rows: int = Field(default=0, ge=0, description="Continuations of everyday sentence starts to sample; 0 is none.")
+    tokens: int = Field(default=64, ge=8, description="Tokens sampled for each of them.")
+    weight: float = Field(default=1.0, ge=0, description="Coefficient of KL(base || policy) at their positions.")
 
 
-class OpeningConfig(Record):
-    """The first ``tokens`` of a completion decide whether it refuses, asks or tells; they are a small share of all.
+class PrefixConfig(Record):
+    """Extra weight for the first tokens of a completion. They decide whether it refuses, asks or answers, and are a
+    small share of all tokens; upsampled prefixes cost a third of whole rows."""
 
-    They count ``weight`` times in the loss. ``passes`` reads rows more often in every epoch, cut off after the opening:
-    ``{harmful: 2}`` does it twice with the rows that have this tag or principle; a row with several takes the most.
-    They come beside the batches of whole rows, spread evenly. It costs a third of whole rows, and teaches to tell a
-    harmful request from one that only looks like it.
-    """
-
-    tokens: int = Field(default=8, ge=1)
-    weight: float = Field(default=1.0, ge=1)
-    passes: dict[str, Annotated[int, Field(ge=1)]] = Field(default={})
+    tokens: int = Field(default=8, ge=1, description="Length of a completion's prefix.")
+    weight: float = Field(default=1.0, ge=1, description="Weight of prefix tokens in the loss; all others have 1.")
+    upsample: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="Tag or principle -> extra reads per epoch of its rows, cut off after the prefix."
+    )
 
 
 class SftConfig(Record):
-    """``method: full`` trains all weights; ``lora`` is then ignored. Lengths are in tokens.
+    """Supervised fine-tuning on demonstrations."""
 
-    With ``lora.trainable_layers``, the activations below these layers are kept in up to ``trunk_cache_mb`` of memory.
-
-    ``vocabulary: compact`` scores every position over the rows that can occur and a share of them over all rows: the
-    same loss in expectation, several times cheaper on CPU.
-    """
-
-    method: Literal["lora", "full"] = "lora"
-    lora: LoraConfig = LoraConfig()
-    vocabulary: Literal["full", "compact"] = "full"
-    compact: CompactConfig = CompactConfig()
-    opening: OpeningConfig = OpeningConfig()
-    replay: ReplayConfig = ReplayConfig()
-    optimiser: loop.OptimiserConfig = loop.OptimiserConfig()
-    epochs: float = Field(default=2.0, gt=0)
-    trunk_cache_mb: int = Field(default=2048, ge=0)
-    batch_size: int = Field(default=8, ge=1)
-    micro_batch_size: int = Field(default=8, ge=1)
-    max_length: int = Field(default=512, ge=16)
-    eval_every_steps: int = transport(40, ge=1)
-    checkpoint_every_steps: int = transport(20, ge=1)
-    seed: Seed = 0
+    method: Literal["lora", "full"] = Field(default="lora", description="Train LoRA adapters, or all weights.")
+    lora: LoraConfig = Field(default=LoraConfig(), description="The adapters; ignored by method: full.")
+    vocabulary: Literal["full", "compact"] = Field(
+        default="full", description="`compact` estimates the same loss without bias, faster on a CPU; needs lora."
+    )
+    compact: CompactConfig = Field(default=CompactConfig(), description="The compact vocabulary.")
+    prefix: PrefixConfig = Field(default=PrefixConfig(), description="Extra weight for the first tokens of answers.")
+    replay: ReplayConfig = Field(default=ReplayConfig(), description="The base model's own text among the rows.")
+    optimiser: loop.OptimiserConfig = Field(default=loop.OptimiserConfig(), description="AdamW and its schedule.")
+    epochs: float = Field(default=2.0, gt=0, description="Passes over the demonstrations; fractions are allowed.")
+    trunk_cache_mb: int = Field(default=2048, ge=0, description="MB of memory for kept activations of frozen layers.")
+    batch_size: int = Field(default=8, ge=1, description="Demonstrations in an optimiser step.")
+    micro_batch_size: int = Field(default=8, ge=1, description="Rows in one pass; affects speed and memory.")
+    max_length: int = Field(default=512, ge=16, description="Tokens of a row; a longer prompt loses its start.")
+    eval_every_steps: int = transport(40, ge=1, description="Optimiser steps between validations.")
+    checkpoint_every_steps: int = transport(20, ge=1, description="Optimiser steps between checkpoints.")
+    seed: Seed = Field(default=0, description="Seed of adapters, batches, dropout and replayed text.")
 
     @model_validator(mode="after")
-    def _a_compact_vocabulary_needs_a_frozen_head(self) -> SftConfig:
+    def _compact_vocabulary_needs_lora(self) -> SftConfig:
         if self.vocabulary == "compact" and self.method == "full":
             raise ValueError("vocabulary: compact needs the frozen head of method: lora; with method: full use full")
         return self
 
 
 class RevisedSftConfig(SftConfig):
-    """Supervised learning from revisions: constitutional AI's (Bai et al. 2022, arXiv:2212.08073).
+    """Supervised learning from revisions: constitutional AI's (Bai et al. 2022, arXiv:2212.08073)."""
 
-    It goes on from the fine-tuned policy, with the shape of its adapters, or ``from_base`` as in the paper.
-    ``demonstrations``: so many of people's for each revision, so that the model does not become preachy.
-    """
-
-    from_base: bool = False
-    demonstrations: float = Field(default=1.0, ge=0)
+    from_base: bool = Field(
+        default=False, description="Start from the base model, as in the paper, and not from the fine-tuned policy."
+    )
+    demonstrations_per_revision: float = Field(default=1.0, ge=0, description="Human demonstrations per revision.")
 
     def rows(self, revisions: Sequence[Demonstration], demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
-        """The revisions, and demonstrations from all over."""
-        return [*revisions, *spread(demonstrations, round(self.demonstrations * len(revisions)))]
+        """The revisions and an evenly spaced sample of the demonstrations."""
+        return [*revisions, *spread(demonstrations, round(self.demonstrations_per_revision * len(revisions)))]
 
 
-def scored_hidden(model: Any, batch: Batch, lower: Lower | None = None) -> tuple[Tensor, Tensor]:
+def scored_hidden(model: Any, batch: Batch, lower: FrozenStates | None = None) -> tuple[Tensor, Tensor]:
     """Hidden states at the scored positions, [N, H], and the tokens they should predict, [N].
 
     Args:
@@ -136,13 +115,13 @@ def scored_hidden(model: Any, batch: Batch, lower: Lower | None = None) -> tuple
     return gather_scored(hidden, batch.token_ids, batch.completion_mask)
 
 
-class Scorer(NamedTuple):
-    """How scored positions become a loss: over the whole vocabulary, or an unbiased estimate of it, with weights."""
+class TokenLoss(NamedTuple):
+    """The loss at scored positions: over the whole vocabulary or an unbiased estimate of it, with token weights."""
 
     head: Head
     vocabulary: CompactVocabulary | None = None
-    opening: OpeningConfig = OpeningConfig()
-    base_head: Head | None = None  # of the base model, where the policy's own head learns
+    prefix: PrefixConfig = PrefixConfig()
+    base_head: Head | None = None  # the base model's, where the policy's own head is trained
 
     def nll(self, hidden: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Weighted sum of the negative log-likelihoods of [N] targets at [N, H] hidden states."""
@@ -157,30 +136,30 @@ class Scorer(NamedTuple):
         return self.vocabulary.divergence(hidden, reference, self.head, generator)
 
     def pass_over(self, positions: int, generator: torch.Generator) -> None:
-        """Draw what `nll` or `divergence` would have drawn for so many positions, which another process scores."""
+        """Advance the generator as `nll` or `divergence` would for ``positions`` that another process scores."""
         if self.vocabulary is not None:
             self.vocabulary.pass_over(positions, generator)
 
     def weights(self, batch: Batch) -> Tensor:
-        """[N] how often each scored token counts: those of an opening ``opening.weight`` times."""
-        opening = batch.completion_mask.cumsum(1) <= self.opening.tokens
-        weights = torch.where(opening, self.opening.weight, 1.0)
+        """[N] weights of the scored tokens: ``prefix.weight`` in a completion's prefix, else 1."""
+        in_prefix = batch.completion_mask.cumsum(1) <= self.prefix.tokens
+        weights = torch.where(in_prefix, self.prefix.weight, 1.0)
         return weights.roll(-1, dims=1)[scored_positions(batch.completion_mask)]
 
 
 def sft_loss(
     model: Any,
-    scorer: Scorer,
+    token_loss: TokenLoss,
     batch: Batch,
     weight_in_optimiser_step: float,
     generator: torch.Generator,
-    lower: Lower | None = None,
+    lower: FrozenStates | None = None,
 ) -> Tensor:
     """Negative log-likelihood of the completions, averaged over the weighted tokens of the optimiser step.
 
     Args:
         batch: token ids and masks, [B, T].
-        weight_in_optimiser_step: sum of `Scorer.weights` over all micro-batches of this step.
+        weight_in_optimiser_step: sum of `TokenLoss.weights` over all micro-batches of this step.
         generator: random choices of a compact vocabulary.
         lower: see `scored_hidden`.
 
@@ -188,17 +167,18 @@ def sft_loss(
         This micro-batch's share of the mean, a scalar; the shares of a step add up to the mean.
     """
     hidden, targets = scored_hidden(model, batch, lower)
-    return aggregate(scorer.nll(hidden, targets, scorer.weights(batch), generator), weight_in_optimiser_step)
+    nll = token_loss.nll(hidden, targets, token_loss.weights(batch), generator)
+    return aggregate(nll, weight_in_optimiser_step)
 
 
 def replay_loss(
     model: Any,
-    scorer: Scorer,
+    token_loss: TokenLoss,
     batch: Batch,
     reference: Tensor,
     weight_in_optimiser_step: float,
     generator: torch.Generator,
-    lower: Lower | None = None,
+    lower: FrozenStates | None = None,
 ) -> Tensor:
     """KL(base || policy) summed over the scored positions of replayed text, as a share of the step's mean loss.
 
@@ -206,7 +186,7 @@ def replay_loss(
         reference: [N, H], the base model's hidden states at these positions.
     """
     hidden, _ = scored_hidden(model, batch, lower)
-    return aggregate(scorer.divergence(hidden, reference, generator), weight_in_optimiser_step)
+    return aggregate(token_loss.divergence(hidden, reference, generator), weight_in_optimiser_step)
 
 
 def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> tuple[list[Example], int]:
@@ -221,35 +201,35 @@ def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> 
     return examples, sum(example.truncated_tokens > 0 for example in examples)
 
 
-def times_opened(config: OpeningConfig, rows: Sequence[Demonstration]) -> list[int]:
-    """How often an epoch reads each row's opening.
+def prefix_repeats(config: PrefixConfig, rows: Sequence[Demonstration]) -> list[int]:
+    """How often an epoch reads each row's prefix.
 
     Raises:
-        DataError: no row has a tag or principle that ``passes`` names.
+        DataError: ``upsample`` names a tag or principle that no row has.
     """
     names = [{*row.tags, *row.principles} for row in rows]
     what = "demonstration has such a tag"
-    return loop.passes_of(names, config.passes, default=0, key="sft.opening.passes", what=what)
+    return loop.repeats(names, config.upsample, default=0, key="sft.prefix.upsample", what=what)
 
 
-def openings(config: OpeningConfig, rows: Sequence[Demonstration], examples: Sequence[Example]) -> list[Example]:
-    """The rows that ``passes`` names, cut off after their openings, as often as it says.
+def prefixes(config: PrefixConfig, rows: Sequence[Demonstration], examples: Sequence[Example]) -> list[Example]:
+    """The rows that ``upsample`` names, cut off after their prefixes and repeated as often as it says.
 
     Args:
         examples: the tokenised ``rows``.
 
     Raises:
-        DataError: as `times_opened`.
+        DataError: as `prefix_repeats`.
     """
-    found = []
-    for count, example in zip(times_opened(config, rows), examples, strict=True):
+    repeated = []
+    for count, example in zip(prefix_repeats(config, rows), examples, strict=True):
         cut = Example(example.token_ids[: example.completion_start + config.tokens], example.completion_start)
-        found += [cut] * count
-    return found
+        repeated += [cut] * count
+    return repeated
 
 
-# How English text begins; none of these is about anything.
-OPENINGS = (
+# How English sentences start; none of these has a topic.
+SENTENCE_STARTS = (
     "The", "A", "In", "It", "This", "When", "For", "There", "We", "At", "One", "As",
     "After", "If", "On", "Many", "She", "He", "They", "While", "Some", "To", "Most", "With",
     "By", "From", "Our", "During", "Since", "Although", "All", "Each", "You", "Here", "Once", "Before",
@@ -265,18 +245,18 @@ class Replayed(NamedTuple):
 
 
 def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: StageFolder) -> list[Replayed]:
-    """The base model's own text, sampled once at temperature 1 and kept in replay.jsonl for a resumed run."""
+    """Text sampled from the base model at temperature 1; kept in replay.jsonl, so that a resumed run reads it."""
     if not config.rows:
         return []
     path = out.file("replay.jsonl")
     bos = [] if chat.tokenizer.bos_token_id is None else [chat.tokenizer.bos_token_id]
     if not path.exists() and distributed.rank() == 0:
-        openings = [OPENINGS[i % len(OPENINGS)] for i in range(config.rows)]
-        starts = [bos + chat.tokenizer(word, add_special_tokens=False)["input_ids"] for word in openings]
+        words = [SENTENCE_STARTS[i % len(SENTENCE_STARTS)] for i in range(config.rows)]
+        starts = [bos + chat.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
         sampling = SamplingConfig(temperature=1.0, max_new_tokens=config.tokens, seed=seed, batch_size=128)
         rows: list[list[int]] = [[] for _ in starts]
         with Progress("replay", config.rows) as progress:
-            for completion in continue_ids(model, chat, starts, sampling):
+            for completion in Sampler(model, chat).continue_ids(starts, sampling):
                 rows[completion.index] = starts[completion.index] + completion.token_ids
                 progress.advance()
         kept = [
@@ -284,17 +264,17 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
             for row, start in zip(rows, starts, strict=True)
         ]
         write_jsonl(path, kept)
-    distributed.wait()
-    found = []
+    distributed.barrier()
+    replayed = []
     for row in read_jsonl(path):
         example = Example(row["token_ids"], row["start"])
         with torch.no_grad():
-            found.append(Replayed(example, scored_hidden(model, pad([example], 0, model.device))[0]))
-    return found
+            replayed.append(Replayed(example, scored_hidden(model, pad([example], 0, model.device))[0]))
+    return replayed
 
 
 def warn_about_terminators(model: Any, chat: ChatFormat) -> None:
-    """Say so when the token that will end the answers looks untrained: such a model writes random tokens there."""
+    """Warn if the token that ends answers looks untrained: such a model writes random tokens in its place."""
     ending = chat.completion_ids("?")[-1]
     if pretrained.untrained_terminators(model, [ending]):
         console.print(
@@ -316,10 +296,10 @@ def run(
 ) -> None:
     """Fine-tune ``base`` and leave ``adapter/`` (or ``model/``) in ``out``; resumes from its checkpoint.
 
-    Under torchrun every process calls this with the same arguments; the first one measures and writes.
+    Under torchrun every process calls this with the same arguments; the leader validates and writes.
 
     Args:
-        start: a folder of `save_policy` whose adapter is trained further, in its own shape; None for new ones.
+        start: a folder of `save_policy` whose adapter is trained further, in its own shape; None: a new adapter.
 
     Raises:
         TrainingFailed: a loss or gradient that is not finite.
@@ -330,34 +310,34 @@ def run(
     examples, truncated = encode(demonstrations, chat, config.max_length)
     held_out = encode(validation, chat, config.max_length)[0] if validation else []
     warn_about_terminators(model, chat)
-    opened = openings(config.opening, demonstrations, examples)
+    upsampled = prefixes(config.prefix, demonstrations, examples)
     replayed = replay(config.replay, config.seed, model, chat, out)
-    every = [*examples, *opened, *(row.example for row in replayed), *held_out]
+    every = [*examples, *upsampled, *(row.example for row in replayed), *held_out]
     adapter = base_name if start is None else Adapter(base, start / ADAPTER)
-    trainer = Trainer.prepare(config, model, adapter, tokenizer.pad_token_id or 0, every)
+    trainer = SftTrainer.prepare(config, model, adapter, tokenizer.pad_token_id or 0, every)
     plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
-    beside = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (opened, replayed)]
+    extras = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (upsampled, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
-    distributed.wait()  # before the first one writes the next checkpoint
-    leads = distributed.rank() == 0
-    sizes = {"openings": opened, "replayed": replayed, "validation": held_out, "steps": plan}
+    distributed.barrier()  # before the leader writes the next checkpoint
+    leader = distributed.rank() == 0
+    sizes = {"prefixes": upsampled, "replayed": replayed, "validation": held_out, "steps": plan}
     counts = {name: len(some) for name, some in sizes.items()} | trainer.counts()  # type: ignore[arg-type]
     out.emit(
         event="setup", demonstrations=len(demonstrations), truncated=truncated, resumed_at_step=state["step"], **counts
     )
     with Progress(out.stage, len(plan), done=state["step"]) as progress:
         for step in range(state["step"], len(plan)):
-            if step % config.eval_every_steps == 0 and held_out and leads:
+            if step % config.eval_every_steps == 0 and held_out and leader:
                 out.emit(event="validation", step=step, **trainer.validate(held_out, outside=step == 0))
             rate = loop.learning_rate_at(step, len(plan), config.optimiser)
-            batch = [examples[i] for i in plan[step]], [opened[i] for i in beside[0][step]]
-            measured = trainer.step(step, batch, [replayed[i] for i in beside[1][step]], rate)
+            batch = [examples[i] for i in plan[step]], [upsampled[i] for i in extras[0][step]]
+            measured = trainer.step(step, batch, [replayed[i] for i in extras[1][step]], rate)
             state = {"step": step + 1, "tokens": state["tokens"] + measured.pop("tokens")}
             out.emit(event="train", step=step, learning_rate=rate, tokens_seen=state["tokens"], **measured)
             progress.advance(loss=measured["loss_nats_per_token"])
-            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(plan) and leads:
+            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(plan) and leader:
                 loop.save_checkpoint(out.path, step + 1, trainer.parameters, trainer.optimiser, state)
-    if leads:
+    if leader:
         if held_out:
             out.emit(event="validation", step=len(plan), **trainer.validate(held_out, outside=True))
         save_policy(trainer.policy, out.path, tokenizer, pretrained.digest(base))
@@ -372,13 +352,13 @@ class Adapter(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Trainer:
-    """What one optimiser step needs."""
+class SftTrainer:
+    """The state of training, and its optimiser step."""
 
     config: SftConfig
     model: Any
     policy: Any
-    scorer: Scorer
+    token_loss: TokenLoss
     cache: TrunkCache | None
     parameters: Mapping[str, Tensor]
     optimiser: torch.optim.Optimizer
@@ -387,7 +367,7 @@ class Trainer:
     @classmethod
     def prepare(
         cls, config: SftConfig, model: Any, adapter: Adapter | str, pad_id: int, examples: list[Example]
-    ) -> Trainer:
+    ) -> SftTrainer:
         """Choose the vocabulary by the base model, then add the adapters.
 
         Args:
@@ -398,7 +378,8 @@ class Trainer:
         vocabulary = None
         if config.vocabulary == "compact":
             vocabulary = choose_vocabulary(config.compact, model, head, examples)
-        scorer = Scorer(head, vocabulary, config.opening, head.frozen_copy() if config.method == "full" else None)
+        base_head = head.frozen_copy() if config.method == "full" else None
+        token_loss = TokenLoss(head, vocabulary, config.prefix, base_head)
         if config.method == "full":
             policy = model
         elif isinstance(adapter, Adapter):
@@ -411,29 +392,29 @@ class Trainer:
         policy.train()
         parameters = trainable(policy)
         optimiser = loop.adamw(parameters, config.optimiser)
-        return cls(config, model, policy, scorer, cache, parameters, optimiser, pad_id)
+        return cls(config, model, policy, token_loss, cache, parameters, optimiser, pad_id)
 
     def counts(self) -> dict[str, Any]:
-        """How much learns, and how many rows of a compact vocabulary are exact."""
-        vocabulary = self.scorer.vocabulary
+        """Trainable parameters, and the exact rows of a compact vocabulary."""
+        vocabulary = self.token_loss.vocabulary
         parameters = sum(p.numel() for p in self.parameters.values())
         return {"trainable_parameters": parameters, "exact_rows": None if vocabulary is None else len(vocabulary.exact)}
 
     def step(
         self, step: int, rows: Sequence[Sequence[Example]], replayed: Sequence[Replayed], rate: float
     ) -> dict[str, Any]:
-        """One optimiser step over micro-batches of whole rows, then of openings, then of replayed text.
+        """One optimiser step over micro-batches of whole rows, then of prefixes, then of replayed text.
 
-        Returns what was measured, over all processes.
+        Returns its metrics, over all processes.
         """
         start = time.perf_counter()
         most, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
         shares = [
-            share for kind in rows for share in distributed.share(sorted(kind, key=lambda e: len(e.token_ids)), most)
+            share for kind in rows for share in distributed.split(sorted(kind, key=lambda e: len(e.token_ids)), most)
         ]
         batches = [pad(share, self.pad_id, self.model.device) for share in shares]
-        texts = distributed.share(replayed, most)
-        weights = [self.scorer.weights(batch) for batch in batches]
+        texts = distributed.split(replayed, most)
+        weights = [self.token_loss.weights(batch) for batch in batches]
         nll_weight = sum(float(own.sum()) for own in weights)
         kl_positions = sum(len(row.reference) for row in replayed)
         weight = nll_weight + weight_of_replay * kl_positions
@@ -443,22 +424,22 @@ class Trainer:
         nll, kl = 0.0, 0.0
         for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
             if not distributed.mine(number):
-                self.scorer.pass_over(len(weights[number]), generator)
+                self.token_loss.pass_over(len(weights[number]), generator)
                 continue
-            part = sft_loss(self.model, self.scorer, batch, weight, generator, self._lower(share))
+            part = sft_loss(self.model, self.token_loss, batch, weight, generator, self._lower(share))
             part.backward()  # type: ignore[no-untyped-call]
             nll += part.item()
         for number, text in enumerate(texts, len(batches)):
             reference = torch.cat([row.reference for row in text])
             if not distributed.mine(number):
-                self.scorer.pass_over(len(reference), generator)
+                self.token_loss.pass_over(len(reference), generator)
                 continue
             examples = [row.example for row in text]
             batch, lower = pad(examples, self.pad_id, self.model.device), self._lower(examples)
-            part = replay_loss(self.model, self.scorer, batch, reference, weight, generator, lower)
+            part = replay_loss(self.model, self.token_loss, batch, reference, weight, generator, lower)
             (weight_of_replay * part).backward()  # type: ignore[no-untyped-call]
             kl += part.item()
-        nll, kl = distributed.add_up(self.parameters.values(), nll, kl)
+        nll, kl = distributed.all_reduce(self.parameters.values(), nll, kl)
         objective, max_norm = nll + weight_of_replay * kl, self.config.optimiser.max_grad_norm
         norm = loop.optimiser_step(self.optimiser, self.parameters, objective, rate, max_norm)
         tokens = sum(len(e.token_ids) for kind in rows for e in kind) + sum(len(r.example.token_ids) for r in replayed)
@@ -470,14 +451,14 @@ class Trainer:
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
 
-    def _lower(self, examples: Sequence[Example]) -> Lower | None:
-        """What the layers that do not learn make of some rows."""
+    def _lower(self, examples: Sequence[Example]) -> FrozenStates | None:
+        """The rows' activations below the trainable layers, if they are cached."""
         return None if self.cache is None else self.cache.batch([example.token_ids for example in examples])
 
     def validate(self, examples: Sequence[Example], *, outside: bool) -> dict[str, float]:
-        """Exact full-vocabulary loss on held-out rows; if asked, the probability outside the compact rows as well."""
+        """Exact loss on held-out rows; with ``outside``, also the probability mass outside the compact vocabulary."""
         self.policy.eval()
-        head, vocabulary = self.scorer.head, self.scorer.vocabulary
+        head, vocabulary = self.token_loss.head, self.token_loss.vocabulary
         nll, mass, count = 0.0, 0.0, 0
         with torch.no_grad():
             for i in range(0, len(examples), self.config.micro_batch_size):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from steersman.constitution.document import Constitution, CritiqueExample, Principle
-from steersman.constitution.judges import Judgement, Question
+from steersman.constitution.judges import Judgement, JudgeQuestion
 
 
 def example(name: str, faulty: bool = True) -> CritiqueExample:
@@ -51,11 +51,11 @@ def constitution() -> Constitution:
 class ToldJudge:
     """Says what a function makes of each question, in reverse order; keeps the questions."""
 
-    says: Callable[[Question], float | None]
+    says: Callable[[JudgeQuestion], float | None]
     place_bias: float = 0.0
-    asked: list[Question] = field(default_factory=list)
+    asked: list[JudgeQuestion] = field(default_factory=list)
 
-    def judge(self, questions: Sequence[Question]) -> Iterator[tuple[int, Judgement | None]]:
+    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | None]]:
         self.asked += questions
         for number, question in reversed(list(enumerate(questions))):
             said = self.says(question)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ import pytest
 from tests.unit.constitution.conftest import ToldJudge
 
 from steersman.constitution import ai_feedback
-from steersman.constitution.ai_feedback import FeedbackConfig, asked_about, drawn, mixed, pairs_of
+from steersman.constitution.ai_feedback import FeedbackConfig, draw_principles, mix, pairs_of, select_prompts
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import Question
+from steersman.constitution.judges import JudgeQuestion
 from steersman.data.formats import read
 from steersman.errors import DataError
-from steersman.lm.sampling import Completion, SamplingConfig
+from steersman.lm.sampling import Completion, Request
 from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder
-from steersman.types import Comparison, Prompt, Text
+from steersman.types import Comparison, Prompt
 
 PROMPTS = [
     Prompt(prompt=f"q{i}", principles=("apples", "pears")[i % 2 :], topic="fruit", tags=("t",), expect=("complies",))
@@ -31,15 +31,17 @@ PROMPTS = [
 class Policy:
     """Answers by its random stream: "text N" for the answer number N of all."""
 
-    def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
-        for index in options["indices"]:
-            yield from ScriptedModel({}, otherwise=f"text {index}").answers(["?"], config, indices=[index])
+    def answers(self, request: Request) -> Iterator[Completion]:
+        for index in request.numbers:
+            yield from ScriptedModel({}, otherwise=f"text {index}").answers(
+                Request(["?"], request.config, indices=[index])
+            )
 
     def choose(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("a policy is not asked to choose")
 
 
-def longer(question: Question) -> float:
+def longer(question: JudgeQuestion) -> float:
     """The one with the higher number is better, the surer the further apart."""
     first, second = (int(text.split()[-1]) for text in (question.first, question.second))
     return 0.5 + 0.1 * (first - second)
@@ -104,8 +106,8 @@ def test_undecided_and_unanswered_pairs_are_left_out_and_counted(constitution: C
 
 def test_answers_that_were_cut_off_are_not_compared_and_counted(constitution: Constitution, tmp_path: Path) -> None:
     class Wordy(Policy):
-        def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
-            for answer in super().answers(prompts, config, **options):
+        def answers(self, request: Request) -> Iterator[Completion]:
+            for answer in super().answers(request):
                 yield replace(answer, finish_reason="length" if answer.index % 4 == 3 else "stop")
 
     for ended_only, best in ((True, 2), (False, 3)):
@@ -125,7 +127,7 @@ def test_answers_that_were_cut_off_are_not_compared_and_counted(constitution: Co
 def test_an_ensemble_of_principles_is_averaged_and_its_agreement_said(
     constitution: Constitution, tmp_path: Path
 ) -> None:
-    def says(question: Question) -> float:
+    def says(question: JudgeQuestion) -> float:
         assert question.principle is not None
         if question.prompt == "q0":  # where the two are at odds
             return 0.9 if question.principle.id == "apples" else 0.3
@@ -141,35 +143,35 @@ def test_an_ensemble_of_principles_is_averaged_and_its_agreement_said(
 
 def test_principles_are_drawn_from_the_prompts_own_or_from_all(constitution: Constitution) -> None:
     row = Prompt(prompt="q", principles=("pears",))
-    assert drawn(FeedbackConfig(ensemble=5), constitution, row, 0) == [constitution.principles[1]]
-    every = drawn(FeedbackConfig(ensemble=5, principles="any"), constitution, row, 0)
+    assert draw_principles(FeedbackConfig(ensemble=5), constitution, row, 0) == [constitution.principles[1]]
+    every = draw_principles(FeedbackConfig(ensemble=5, principles="any"), constitution, row, 0)
     assert set(every) == set(constitution.principles)
-    assert drawn(FeedbackConfig(), constitution, Prompt(prompt="q"), 0) == [None]  # all in all
+    assert draw_principles(FeedbackConfig(), constitution, Prompt(prompt="q"), 0) == [None]  # all in all
 
 
 def test_prompts_and_peoples_comparisons_can_be_divided_by_principle(constitution: Constitution) -> None:
     """Harmlessness from the judge, helpfulness from people."""
     config = FeedbackConfig(about=("pears",), people="other")
-    assert [row.prompt for row in asked_about(config, constitution, PROMPTS)] == [f"q{i}" for i in range(6)]
+    assert [row.prompt for row in select_prompts(config, constitution, PROMPTS)] == [f"q{i}" for i in range(6)]
     apples = FeedbackConfig(about=("apples",))
-    assert [row.prompt for row in asked_about(apples, constitution, PROMPTS)] == ["q0", "q2", "q4"]
-    assert len(asked_about(FeedbackConfig(prompts=2), constitution, PROMPTS)) == 2
+    assert [row.prompt for row in select_prompts(apples, constitution, PROMPTS)] == ["q0", "q2", "q4"]
+    assert len(select_prompts(FeedbackConfig(prompts=2), constitution, PROMPTS)) == 2
     with pytest.raises(DataError, match="no prompts"):
-        asked_about(apples, constitution, PROMPTS[1::2])
+        select_prompts(apples, constitution, PROMPTS[1::2])
     with pytest.raises(DataError, match="no principle 'aples'") as refused:
-        asked_about(FeedbackConfig(about=("pears", "aples")), constitution, PROMPTS)
+        select_prompts(FeedbackConfig(about=("pears", "aples")), constitution, PROMPTS)
     assert "apples" in refused.value.do
 
     def about(*principles: str) -> Comparison:
         return Comparison(prompt="q", options=("a", "b"), ranking=(1, 2), principles=principles)
 
     people, ai = [about("apples"), about("pears"), about("apples", "pears")], [about("pears")]
-    assert mixed(config, people, ai) == [people[0], *ai]
-    assert mixed(FeedbackConfig(people="all"), people, ai) == [*people, *ai]
-    assert mixed(FeedbackConfig(people="none"), people, ai) == ai
-    assert mixed(FeedbackConfig(people="other"), people, ai) == [people[0], *ai]  # what the judge spoke about
+    assert mix(config, people, ai) == [people[0], *ai]
+    assert mix(FeedbackConfig(people="all"), people, ai) == [*people, *ai]
+    assert mix(FeedbackConfig(people="none"), people, ai) == ai
+    assert mix(FeedbackConfig(people="other"), people, ai) == [people[0], *ai]  # what the judge spoke about
 
 
 def test_a_judge_that_tells_nothing_apart_is_an_error(constitution: Constitution, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="told none of 36 pairs apart"):
+    with pytest.raises(DataError, match="no preference on any of 36 pairs"):
         run(tmp_path, constitution, ToldJudge(lambda _: 0.5))

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from tests.unit.constitution.conftest import ToldJudge
 
-from steersman import stages
 from steersman.constitution import critique_revise
 from steersman.constitution.critique_revise import (
     RevisionsConfig,
-    asks_for_critique,
-    drawn,
-    examples_of,
+    critique_examples,
+    critique_message,
+    draw_principles,
     faults,
 )
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge
 from steersman.errors import DataError
 from steersman.lm.endpoint.client import RemoteModel
-from steersman.lm.sampling import Completion, SamplingConfig
+from steersman.lm.sampling import Completion, Request
 from steersman.lm.scripted import ScriptedModel
+from steersman.stages import inputs
+from steersman.stages import judge as stages
 from steersman.store import StageFolder
 from steersman.types import Message, Prompt, Text, messages_of, plain_text
 
@@ -42,19 +42,17 @@ class Reviser:
         self.revisions, self.calls = revisions, 0
         self.asked: list[tuple[Text, Text | None, int]] = []
 
-    def answers(
-        self, prompts: Sequence[Text], config: SamplingConfig, *, preamble: Text | None = None, **options: Any
-    ) -> Iterator[Completion]:
+    def answers(self, request: Request) -> Iterator[Completion]:
         self.calls += 1
-        for index, prompt in zip(options["indices"], prompts, strict=True):
-            self.asked.append((prompt, preamble, config.seed))
+        for index, prompt in zip(request.numbers, request.prompts, strict=True):
+            self.asked.append((prompt, request.preamble, request.config.seed))
             last = messages_of(prompt)[-1].content
             said = "draft"
             if last.startswith("Write it again"):
                 said = self.revisions[index % len(self.revisions)]
             elif "Where does it break" in last:
                 said = "it is CRITIQUE"
-            yield from ScriptedModel({}, otherwise=said).answers(["?"], config, indices=[index])
+            yield from ScriptedModel({}, otherwise=said).answers(Request(["?"], request.config, indices=[index]))
 
     def choose(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("a reviser is not asked to choose")
@@ -99,15 +97,19 @@ def test_the_reviser_reads_the_examples_then_the_answer_then_its_own_critique(
     reviser = Reviser("Better.")
     run(tmp_path, constitution, reviser, rounds=1)
     apples = constitution.principles[0]
-    told = [(messages_of(prompt), preamble) for prompt, preamble, _ in reviser.asked if preamble == examples_of(apples)]
-    request = asks_for_critique("q1", "draft", apples)
-    assert ((request,), examples_of(apples)) in told
+    told = [
+        (messages_of(prompt), preamble)
+        for prompt, preamble, _ in reviser.asked
+        if preamble == critique_examples(apples)
+    ]
+    request = critique_message("q1", "draft", apples)
+    assert ((request,), critique_examples(apples)) in told
     critique = Message(role="assistant", content="it is CRITIQUE")
     again = Message(role="user", content="Write it again and keep apples.")
-    assert ((request, critique, again), examples_of(apples)) in told
-    shown = examples_of(apples)
+    assert ((request, critique, again), critique_examples(apples)) in told
+    shown = critique_examples(apples)
     assert [m.content for m in shown[:4]] == [
-        "Question: Ask apples 1?\nAnswer: Bad apples 1.\n\nWhere does it break apples?",
+        "JudgeQuestion: Ask apples 1?\nAnswer: Bad apples 1.\n\nWhere does it break apples?",
         "It is bad.",
         "Write it again and keep apples.",
         "Good apples 1.",
@@ -120,12 +122,12 @@ def test_the_reviser_reads_the_examples_then_the_answer_then_its_own_critique(
 def test_principles_are_drawn_by_the_prompts_number_from_its_own_or_from_all(constitution: Constitution) -> None:
     own, every = RevisionsConfig(rounds=40), RevisionsConfig(rounds=40, principles="any")
     only = Prompt(prompt="q", principles=("pears", "unknown"))
-    assert {p.id for p in drawn(own, constitution, only, 0)} == {"pears"}
-    assert {p.id for p in drawn(every, constitution, only, 0)} == {"pears", "apples"}
-    assert drawn(every, constitution, only, 0) == drawn(every, constitution, only, 0)
-    assert drawn(every, constitution, only, 0) != drawn(every, constitution, only, 1)
+    assert {p.id for p in draw_principles(own, constitution, only, 0)} == {"pears"}
+    assert {p.id for p in draw_principles(every, constitution, only, 0)} == {"pears", "apples"}
+    assert draw_principles(every, constitution, only, 0) == draw_principles(every, constitution, only, 0)
+    assert draw_principles(every, constitution, only, 0) != draw_principles(every, constitution, only, 1)
     with pytest.raises(DataError, match="about none of the constitution's principles: 'q'") as wrong:
-        drawn(own, constitution, Prompt(prompt="q", principles=("unknown",)), 0)
+        draw_principles(own, constitution, Prompt(prompt="q", principles=("unknown",)), 0)
     assert "apples, pears" in wrong.value.expected
 
 
@@ -135,7 +137,7 @@ def test_principles_are_drawn_by_the_prompts_number_from_its_own_or_from_all(con
         (" \n", True, ["empty"]),
         ("Here is the revised answer: apples.", True, ["meta comment"]),
         ("Sure! Here's a better version. Apples.", True, ["meta comment"]),
-        ("Revised answer: apples.", True, ["meta comment"]),
+        ("RevisedAnswer answer: apples.", True, ["meta comment"]),
         ("The previous answer named no apples.", True, ["meta comment"]),
         ("CritiqueRequest: where?", True, ["meta comment"]),
         ("Here are the opening hours: nine to five.", True, []),
@@ -170,9 +172,9 @@ def test_dropped_rows_are_counted_by_reason(constitution: Constitution, tmp_path
 
 def test_the_last_or_the_best_revision_is_learnt(constitution: Constitution, tmp_path: Path) -> None:
     class Twice(Reviser):
-        def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
-            self.revisions = ("First try.",) if config.seed <= 2 else ("Second try.",)
-            yield from super().answers(prompts, config, **options)
+        def answers(self, request: Request) -> Iterator[Completion]:
+            self.revisions = ("First try.",) if request.config.seed <= 2 else ("Second try.",)
+            yield from super().answers(request)
 
     judge = ToldJudge(lambda q: 0.8 if q.first == "First try." else 0.6)
     for keep, wanted in (("best", "First try."), ("last", "Second try.")):
@@ -189,12 +191,11 @@ def test_a_stronger_model_may_revise(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         RevisionsConfig(reviser="remote")
     config = RevisionsConfig.model_validate({"reviser": "remote", "remote": endpoint})
     asked: list[Any] = []
-    monkeypatch.setattr(stages.LocalModel, "quick", lambda *_: "policy")
+    monkeypatch.setattr(stages.LocalModel, "load_fast", lambda *_: "policy")
     monkeypatch.setattr(stages.critique_revise, "write", lambda *given: asked.extend(given) or [])
-    artifact = SimpleNamespace(path=tmp_path, digest="d")
-    context = SimpleNamespace(base=tmp_path, cache=tmp_path / "c", constitution=None, done={"sft": artifact})
-    context.rows = lambda *_: []
-    stages._written(context, config, [], StageFolder(tmp_path, "revisions", lambda **_: None))  # type: ignore[arg-type]
+    monkeypatch.setattr(stages, "folder_digest", lambda _: "d")
+    given: Any = {inputs.BASE: tmp_path, inputs.SFT: tmp_path, inputs.TRAIN: [], inputs.REVISED: None}
+    stages._write_revisions(config, [], given, StageFolder(tmp_path, "revisions", lambda **_: None))
     _, policy, reviser, digests, *_ = asked
     assert (policy, digests) == ("policy", ("d", "large"))
     assert isinstance(reviser, RemoteModel)
@@ -218,10 +219,10 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(constitution: Constitution,
         pass
 
     class Dies(Reviser):
-        def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
+        def answers(self, request: Request) -> Iterator[Completion]:
             if self.calls == 3:
                 raise Killed
-            yield from super().answers(prompts, config, **options)
+            yield from super().answers(request)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
@@ -238,5 +239,5 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(constitution: Constitution,
 
 
 def test_if_nothing_is_worth_learning_the_stage_says_why(constitution: Constitution, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none of 8 revisions is worth learning: 8 copy"):
+    with pytest.raises(DataError, match=r"none of 8 revisions is usable: 8 copy"):
         run(tmp_path, constitution, Reviser("draft"))

@@ -11,7 +11,7 @@ from tests.unit.constitution.conftest import ToldJudge
 
 from steersman.constitution import judge_card
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import JudgeConfig, Question, RuleJudge
+from steersman.constitution.judges import JudgeConfig, JudgeQuestion, RuleJudge
 from steersman.errors import JudgeRefused
 from steersman.store import StageFolder
 from steersman.types import Comparison
@@ -30,7 +30,7 @@ def rows(count: int = 40) -> list[Comparison]:
     ]
 
 
-def right(question: Question) -> float:
+def right(question: JudgeQuestion) -> float:
     return 0.9 if question.first == "good" else 0.1
 
 
@@ -62,7 +62,7 @@ def test_what_a_good_answer_shows_is_asked_for_as_in_feedback(constitution: Cons
 def test_the_card_says_how_often_by_what_and_for_whom(constitution: Constitution) -> None:
     asked = judge_card.questions_of(rows(), constitution)
 
-    def says(question: Question) -> float | None:
+    def says(question: JudgeQuestion) -> float | None:
         if question.prompt == "q3":
             return None
         return 0.5 if question.prompt == "q5" else right(question) if question.prompt != "q4" else 1 - right(question)
@@ -90,7 +90,7 @@ def test_so_many_questions_are_drawn_by_the_seed(constitution: Constitution) -> 
 def card_of(right_ones: int, n: int, folder: Path, constitution: Constitution) -> dict[str, Any]:
     told = ToldJudge(lambda q: right(q) if int(str(q.prompt)[1:]) < right_ones else 1 - right(q))
     out = StageFolder(folder, "judge_card", lambda **_: None)
-    judge_card.run(JudgeConfig(at_least=0.99), told, rows(n), constitution, out)
+    judge_card.run(JudgeConfig(min_accuracy=0.99), told, rows(n), constitution, out)
     found: dict[str, Any] = json.loads((folder / judge_card.CARD).read_text(encoding="utf-8"))
     return found
 
@@ -98,17 +98,17 @@ def card_of(right_ones: int, n: int, folder: Path, constitution: Constitution) -
 def test_a_judge_passes_whose_interval_clears_the_threshold(constitution: Constitution, tmp_path: Path) -> None:
     card = card_of(70, 100, tmp_path, constitution)  # 70 % [60, 78]
     assert card["judge"]["kinds"] == ["reward"]
-    assert "at_least" not in card["judge"]  # what a recipe demands is not what a judge is
-    judge_card.admit(JudgeConfig(at_least=0.6), card)
+    assert "min_accuracy" not in card["judge"]  # what a recipe demands is not what a judge is
+    judge_card.admit(JudgeConfig(min_accuracy=0.6), card)
     with pytest.raises(JudgeRefused, match=r"70 % \[60, 78\], n=100") as refused:
-        judge_card.admit(JudgeConfig(at_least=0.61), card)
+        judge_card.admit(JudgeConfig(min_accuracy=0.61), card)
     assert "61 %" in refused.value.expected
-    assert "believe_anyway: true" in refused.value.do
-    judge_card.admit(JudgeConfig(at_least=0.61, believe_anyway=True), card)
+    assert "skip_validation: true" in refused.value.do
+    judge_card.admit(JudgeConfig(min_accuracy=0.61, skip_validation=True), card)
 
 
 def test_a_judge_that_nobody_measured_is_refused(constitution: Constitution, tmp_path: Path) -> None:
-    with pytest.raises(JudgeRefused, match="nobody has measured"):
+    with pytest.raises(JudgeRefused, match="was not measured"):
         judge_card.admit(JudgeConfig(), card_of(0, 0, tmp_path, constitution))
 
 
@@ -128,8 +128,8 @@ def test_a_judge_that_says_nothing_is_no_better_than_a_coin(constitution: Consti
     out = StageFolder(tmp_path, "judge_card", lambda **_: None)
     silent = ToldJudge(lambda q: right(q) if int(str(q.prompt)[1:]) < 30 else None)
     card = judge_card.run(JudgeConfig(), silent, rows(130), constitution, out)
-    with pytest.raises(JudgeRefused, match="where 100 got no answer"):
-        judge_card.admit(JudgeConfig(at_least=0.6), card)
+    with pytest.raises(JudgeRefused, match="; 100 got no answer"):
+        judge_card.admit(JudgeConfig(min_accuracy=0.6), card)
     nobody = judge_card.card(ToldJudge(lambda _: None), [])
     assert "NaN" not in json.dumps(nobody)
     assert "Infinity" not in json.dumps(nobody)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 from tests.unit.constitution.conftest import ToldJudge
 
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import (
-    AskedJudge,
-    FirstThatDecides,
-    Question,
+    CascadeJudge,
+    JudgeQuestion,
+    PromptedJudge,
     RuleJudge,
     ScoringJudge,
-    all_of,
-    shown_before,
-    suspects,
+    in_order,
+    judge_examples,
+    likely_violations,
 )
-from steersman.lm.sampling import Completion, SamplingConfig
+from steersman.lm.sampling import Completion, Request
 from steersman.lm.scripted import ScriptedModel
 from steersman.types import Message, Text, judged_by, plain_text
 
@@ -47,42 +46,42 @@ class Chooser:
             found.append(None if self.mute in plain_text(prompt) else (-3.0 + lead, -3.0))
         return found
 
-    def answers(self, prompts: Sequence[Text], config: SamplingConfig, **options: Any) -> Iterator[Completion]:
-        return ScriptedModel({}, otherwise="Let me see.").answers(prompts, config, **options)
+    def answers(self, request: Request) -> Iterator[Completion]:
+        return ScriptedModel({}, otherwise="Let me see.").answers(request)
 
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def questions(constitution: Constitution) -> list[Question]:
+def questions(constitution: Constitution) -> list[JudgeQuestion]:
     apples, pears = constitution.principles
     return [
-        Question("What?", "a good one", "a poor one", apples),
-        Question("What?", "a poor one", "a good one", pears),
-        Question("Why?", "one", "two", apples),
+        JudgeQuestion("What?", "a good one", "a poor one", apples),
+        JudgeQuestion("What?", "a poor one", "a good one", pears),
+        JudgeQuestion("Why?", "one", "two", apples),
     ]
 
 
 def test_a_model_is_asked_in_both_orders_and_the_place_is_told_from_the_answer(constitution: Constitution) -> None:
     model = Chooser(nats=2.0, first=0.5)
-    found = all_of(AskedJudge(model).judge(questions(constitution)), 3)
+    found = in_order(PromptedJudge(model).judge(questions(constitution)), 3)
     better, worse = (sigmoid(2.5) + 1 - sigmoid(-1.5)) / 2, (sigmoid(-1.5) + 1 - sigmoid(2.5)) / 2
     assert [j and j.probability for j in found] == pytest.approx([better, worse, 0.5])
     even = sigmoid(0.5) - 0.5
     biased = (sigmoid(2.5) + sigmoid(-1.5) - 1) / 2
-    assert [j and j.place_bias for j in found] == pytest.approx([biased, biased, even])
+    assert [j and j.position_bias for j in found] == pytest.approx([biased, biased, even])
     # One call for each principle, behind its own examples: what stands before the questions is read once.
     assert [(len(asked), preamble) for asked, preamble in model.calls] == [
-        (4, shown_before(constitution.principles[0])),
-        (2, shown_before(constitution.principles[1])),
+        (4, judge_examples(constitution.principles[0])),
+        (2, judge_examples(constitution.principles[1])),
     ]
 
 
 def test_the_examples_before_a_question_show_each_place_as_often_and_leave_out_answers_without_fault(
     constitution: Constitution,
 ) -> None:
-    shown = shown_before(constitution.principles[0])
+    shown = judge_examples(constitution.principles[0])
     assert [m.content for m in shown if m.role == "assistant"] == ["(A)", "(B)"]
     for question, answer in zip(shown[::2], shown[1::2], strict=True):
         assert f"{answer.content} Good" in question.content
@@ -90,7 +89,7 @@ def test_the_examples_before_a_question_show_each_place_as_often_and_leave_out_a
 
 def test_without_a_principle_it_is_asked_all_in_all_and_nothing_stands_before(constitution: Constitution) -> None:
     model = Chooser()
-    all_of(AskedJudge(model).judge([Question("What?", "a good one", "two", None)]), 1)
+    in_order(PromptedJudge(model).judge([JudgeQuestion("What?", "a good one", "two", None)]), 1)
     ((asked, preamble),) = model.calls
     assert preamble is None
     assert "helpful, honest and harmless" in plain_text(asked[0])
@@ -98,13 +97,13 @@ def test_without_a_principle_it_is_asked_all_in_all_and_nothing_stands_before(co
 
 
 def test_no_answer_is_no_judgement(constitution: Constitution) -> None:
-    found = all_of(AskedJudge(Chooser(mute="Why?")).judge(questions(constitution)), 3)
+    found = in_order(PromptedJudge(Chooser(mute="Why?")).judge(questions(constitution)), 3)
     assert [judgement is None for judgement in found] == [False, False, True]
 
 
 def test_after_a_chain_of_thought_probabilities_are_clamped_and_the_reasons_kept(constitution: Constitution) -> None:
     model = Chooser(nats=9.0)
-    found = all_of(AskedJudge(model, chain_of_thought=True).judge(questions(constitution)), 3)
+    found = in_order(PromptedJudge(model, chain_of_thought=True).judge(questions(constitution)), 3)
     assert [j and j.probability for j in found] == pytest.approx([0.6, 0.4, 0.5])
     assert found[0] is not None
     assert found[0].reasons == "Let me see."
@@ -124,8 +123,12 @@ def test_scores_are_asked_with_the_text_of_the_principle_once_for_all_answers_to
         asked.append((prompt, list(answers)))
         return [float(len(answer)) for answer in answers]
 
-    three = [Question("q", "a", "bbb", apples), Question("q", "bbb", "cc", apples), Question("q", "a", "cc", None)]
-    found = all_of(ScoringJudge(scores).judge(three), 3)
+    three = [
+        JudgeQuestion("q", "a", "bbb", apples),
+        JudgeQuestion("q", "bbb", "cc", apples),
+        JudgeQuestion("q", "a", "cc", None),
+    ]
+    found = in_order(ScoringJudge(scores).judge(three), 3)
     assert [j and j.probability for j in found] == pytest.approx([sigmoid(-2), sigmoid(1), sigmoid(-1)])
     assert asked == [(judged_by("q", apples.text), ["a", "bbb", "cc"]), ("q", ["a", "cc"])]
     told = judged_by("q", apples.text)[0]
@@ -136,7 +139,7 @@ def test_scores_are_asked_with_the_text_of_the_principle_once_for_all_answers_to
 def test_the_principle_that_an_answer_most_likely_breaks_comes_first(constitution: Constitution) -> None:
     apples, pears = constitution.principles
     low = {judged_by("q", apples.text): 0.5, judged_by("q", pears.text): -2.0}
-    found = suspects(lambda prompt, answers: [low[prompt]] * len(answers), "q", "a", (apples, pears))
+    found = likely_violations(lambda prompt, answers: [low[prompt]] * len(answers), "q", "a", (apples, pears))
     assert found == [(pears, -2.0), (apples, 0.5)]
 
 
@@ -148,14 +151,14 @@ def test_rules_count_the_behaviours_that_a_prompt_expects_or_else_those_of_the_p
     def shows(behaviour: str, prompt: str, answer: str) -> bool:
         return behaviour in answer
 
-    judge = RuleJudge(shows, sure=0.8)
+    judge = RuleJudge(shows, confidence=0.8)
     asked = [
-        Question("q", "refuses", "complies", apples),
-        Question("q", "refuses", "complies", apples, ("complies",)),
-        Question("q", "refuses corrects", "complies corrects", apples, ("corrects",)),
-        Question("q", "corrects", "refuses", None),
+        JudgeQuestion("q", "refuses", "complies", apples),
+        JudgeQuestion("q", "refuses", "complies", apples, ("complies",)),
+        JudgeQuestion("q", "refuses corrects", "complies corrects", apples, ("corrects",)),
+        JudgeQuestion("q", "corrects", "refuses", None),
     ]
-    found = [j.probability for j in all_of(judge.judge(asked), 4) if j]
+    found = [j.probability for j in in_order(judge.judge(asked), 4) if j]
     assert found == pytest.approx([0.8, 0.2, 0.5, 0.5])
 
 
@@ -163,7 +166,7 @@ def test_the_next_judge_is_asked_what_the_ones_before_left_open(constitution: Co
     first = ToldJudge(lambda q: {"What?": 0.5, "Why?": None}.get(plain_text(q.prompt), 0.9))
     second = ToldJudge(lambda q: 0.7 if q.prompt == "What?" else None)
     apples, _ = constitution.principles
-    asked = [Question(prompt, "a", "b", apples) for prompt in ("What?", "Who?", "Why?", "What?")]
-    found = all_of(FirstThatDecides((first, second)).judge(asked), 4)
+    asked = [JudgeQuestion(prompt, "a", "b", apples) for prompt in ("What?", "Who?", "Why?", "What?")]
+    found = in_order(CascadeJudge((first, second)).judge(asked), 4)
     assert [j and j.probability for j in found] == [0.7, 0.9, None, 0.7]
     assert [q.prompt for q in second.asked] == ["What?", "Why?", "What?"]

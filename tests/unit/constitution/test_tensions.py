@@ -6,17 +6,17 @@ from tests.unit.constitution.conftest import ToldJudge, principle
 
 from steersman.cli.constitution import difference_json
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import Question
-from steersman.constitution.tensions import ENOUGH, Pair, changed, differences, tensions
+from steersman.constitution.judges import JudgeQuestion
+from steersman.constitution.tensions import MIN_PAIRS, AnswerPair, changed, differences, tensions
 
-PAIRS = [Pair(f"q{i}", f"first {i}", f"second {i}") for i in range(4 * ENOUGH)]
+PAIRS = [AnswerPair(f"q{i}", f"first {i}", f"second {i}") for i in range(4 * MIN_PAIRS)]
 
 
-def number(question: Question) -> int:
+def number(question: JudgeQuestion) -> int:
     return int(str(question.prompt)[1:])
 
 
-def id_of(question: Question) -> str:
+def id_of(question: JudgeQuestion) -> str:
     assert question.principle is not None
     return question.principle.id
 
@@ -28,7 +28,7 @@ def three(constitution: Constitution, *ids: str) -> Constitution:
 def test_disagreement_redundancy_and_idleness_are_told_apart(constitution: Constitution) -> None:
     """Pears decide as apples do; plums turn every tenth pair round; figs never decide."""
 
-    def says(question: Question) -> float:
+    def says(question: JudgeQuestion) -> float:
         of, i = id_of(question), number(question)
         if of == "figs":
             return 0.52
@@ -61,7 +61,7 @@ def test_a_changed_principle_lists_the_pairs_that_it_turns_round_and_nothing_els
     old = three(constitution, "apples", "pears", "plums")
     new = old.model_copy(update={"principles": (*old.principles[:2], principle("plums", "Keep more plums"))})
 
-    def says(question: Question) -> float:
+    def says(question: JudgeQuestion) -> float:
         assert question.principle is not None
         turned = "more" in question.principle.title and number(question) in (3, 4)
         return 0.1 if turned or (id_of(question) == "pears" and number(question) == 4) else 0.9
@@ -70,7 +70,7 @@ def test_a_changed_principle_lists_the_pairs_that_it_turns_round_and_nothing_els
     found = changed(judge, PAIRS, old, new)
     assert found["differences"] == {"added": [], "removed": [], "changed": ["plums"]}
     assert len(judge.asked) == len(PAIRS) * (3 + 1)
-    # Pair 3 flips by plums alone (apples and pears still outvote it); pair 4 flips in the sum as well.
+    # AnswerPair 3 flips by plums alone (apples and pears still outvote it); pair 4 flips in the sum as well.
     assert [(flip.principle, flip.pair.prompt, flip.before, flip.after) for flip in found["flips"]] == [
         ("plums", "q3", 1, -1),
         ("plums", "q4", 1, -1),

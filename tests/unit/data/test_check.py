@@ -8,8 +8,20 @@ from fractions import Fraction
 
 import pytest
 
-from steersman.data.check import DataReport, Pair, check, exact_overlap, five_grams, jaccard, leaks, twins, words
-from steersman.data.check_table import SHOWN, WIDTH, as_json, print_report
+from steersman.data.check import (
+    SHOWN,
+    WIDTH,
+    DataReport,
+    SimilarPair,
+    check,
+    exact_overlap,
+    five_grams,
+    jaccard,
+    leaks,
+    print_report,
+    twins,
+    words,
+)
 from steersman.types import Comparison, Demonstration, Message, Prompt
 
 
@@ -78,7 +90,9 @@ def test_exact_overlap_sees_through_case_and_punctuation_only() -> None:
 
 def test_twins_within_a_file_are_found_once_each() -> None:
     same = "one two three four five six seven eight nine"
-    assert twins([same, "something else", f"{same} ten", "a", "b"]) == [Pair(f"{same} ten", same, "word Jaccard 0.90")]
+    assert twins([same, "something else", f"{same} ten", "a", "b"]) == [
+        SimilarPair(f"{same} ten", same, "word Jaccard 0.90")
+    ]
     assert twins(["one two three four", "one two three five"]) == []  # 3 of 5
 
 
@@ -119,8 +133,8 @@ def test_an_empty_data_set_can_be_reported(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_json_holds_the_whole_report() -> None:
-    found = report()._replace(leaks=[Pair(f"é{i}", "b", "c") for i in range(SHOWN + 5)])
-    data = json.loads(as_json(found))
+    found = report()._replace(leaks=[SimilarPair(f"é{i}", "b", "c") for i in range(SHOWN + 5)])
+    data = json.loads(json.dumps(found.json()))
     assert data["leaks"] == [{"first": f"é{i}", "second": "b", "reason": "c"} for i in range(SHOWN + 5)]
     assert data["coverage"][1]["principle"] == "b"
     assert data["coverage"][1]["harmful"] == 2
@@ -131,8 +145,13 @@ def test_the_json_holds_the_whole_report() -> None:
 def test_the_table_shows_coverage_and_fits_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
     many = "\x1b[31m[bold]\n" + "y" * 400
     found = report()._replace(
-        leaks=[Pair(many, f"training {i}", "close") for i in range(SHOWN + 2)],
-        twins={"demonstrations": [Pair("one", "two", "close")], "comparisons": [], "prompts": [], "evaluation": []},
+        leaks=[SimilarPair(many, f"training {i}", "close") for i in range(SHOWN + 2)],
+        twins={
+            "demonstrations": [SimilarPair("one", "two", "close")],
+            "comparisons": [],
+            "prompts": [],
+            "evaluation": [],
+        },
     )
     print_report("mine", found)
     out = capsys.readouterr().out
@@ -149,12 +168,12 @@ def test_the_table_shows_coverage_and_fits_100_columns(capsys: pytest.CaptureFix
     assert "  and 2 more; --json lists them all" in lines
     assert "  - x.one" in lines
     assert "Twins: two prompts of demonstrations that are almost the same (1)" in lines
-    assert lines[-1] == "mine: 12 leaks and 1 shared topic. Mend them: the evaluation would measure memory."
+    assert lines[-1] == "mine: 12 leaks and 1 shared topic. Fix them: the evaluation would measure memorisation."
 
 
 def test_the_verdict_of_a_clean_set_and_of_one_with_twins(capsys: pytest.CaptureFixture[str]) -> None:
     clean = report()._replace(shared_topics=[])
     print_report("mine", clean)
     assert capsys.readouterr().out.endswith("\nmine: 6 rows, no leaks, no shared topics, no twins.\n")
-    print_report("mine", clean._replace(twins={"prompts": [Pair("a", "b", "c")]}))
+    print_report("mine", clean._replace(twins={"prompts": [SimilarPair("a", "b", "c")]}))
     assert "mine: 6 rows, no leaks, but 1 pair of twins:" in capsys.readouterr().out

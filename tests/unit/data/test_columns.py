@@ -278,8 +278,8 @@ def test_drafts_and_discarded_responses_are_no_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "found"),
     [
-        ({"fields": FIELDS, "responses": {}}, "nothing is said of the options: no 'ranking', 'soft_label', 'both_bad'"),
-        ({"fields": FIELDS}, "nothing is said of the options"),
+        ({"fields": FIELDS, "responses": {}}, "the row has no preference: no 'ranking', 'soft_label', 'both_bad'"),
+        ({"fields": FIELDS}, "the row has no preference"),
         ({"fields": {"question": "Why?", "a": "b"}}, "no field 'prompt' or 'instruction' among question, a"),
         ({"fields": "Why?"}, "'fields' must be an object {...}, found 'Why?'"),
         ({"fields": FIELDS, "responses": {"ranking": "a"}}, "'ranking' must be a list of responses {...}"),
@@ -314,7 +314,7 @@ PAIR = {"prompt": "Why?", "chosen": "a", "rejected": "b"}
     ("row", "found"),
     [
         ({"prompt": "Why?"}, "no 'options'"),
-        ({"prompt": "Why?", "options": ["a", "b"]}, "nothing is said of the options: no 'ranking', 'soft_label'"),
+        ({"prompt": "Why?", "options": ["a", "b"]}, "the row has no preference: no 'ranking', 'soft_label'"),
         ({**RANKED, "options": ["a"]}, "'options': a comparison has 2 to 9 answers, not 1, found "),
         ({**RANKED, "options": list("abcdefghij")}, "'options': a comparison has 2 to 9 answers, not 10, found "),
         ({**RANKED, "options": ["a", "b", "a"]}, "'options': two of the answers are the same text, found "),

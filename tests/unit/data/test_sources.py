@@ -122,7 +122,7 @@ def test_the_stage_writes_its_files_and_their_counts(tmp_path: Path) -> None:
 def test_a_prompt_on_both_sides_stops_the_run_whatever_its_case_and_punctuation(
     tmp_path: Path, copy: dict[str, object]
 ) -> None:
-    with pytest.raises(DataError, match=r"1 evaluation prompt.* also trained on, the first is 'Held out 3!'"):
+    with pytest.raises(DataError, match=r"1 evaluation prompt.* also in the training data, the first is 'Held out 3!'"):
         run(DataConfig(), data_set(tmp_path, **copy), StageFolder(tmp_path, "data"))
     assert list(tmp_path.iterdir()) == []
 

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import pytest
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Content, Question, Rater, Style
+from steersman.data.toy_world import Content, Style, ToyQuestion, ToyRater
 from steersman.errors import DataError
 from steersman.types import Message
 
 PROMPT = "describe cats"
 GOOD, BAD = "nice clever purr climb hunt .", "bark dig"
-QUESTION = Question(prompt=PROMPT, options=(GOOD, BAD))
+QUESTION = ToyQuestion(prompt=PROMPT, options=(GOOD, BAD))
 
 
 # ── the language ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -123,20 +123,20 @@ def logit(probability: float) -> float:
     ],
 )
 def test_votes_follow_the_record(settings: dict[str, Any], expected: float) -> None:
-    rater = Rater(name="a", temperature=2, **settings)
+    rater = ToyRater(name="a", temperature=2, **settings)
     assert logit(world.chooses_first(rater, QUESTION, 0)) == pytest.approx(expected)
     assert logit(world.chooses_first(rater, QUESTION, 1)) == pytest.approx(expected - 2 * rater.side_bias)
 
 
 def test_sure_raters_do_not_overflow() -> None:
-    rater = Rater(name="a", temperature=1e-6)
-    swapped = Question(prompt=PROMPT, options=(BAD, GOOD))
+    rater = ToyRater(name="a", temperature=1e-6)
+    swapped = ToyQuestion(prompt=PROMPT, options=(BAD, GOOD))
     assert world.chooses_first(rater, QUESTION, 0) == 1.0
     assert world.chooses_first(rater, swapped, 0) == 0.0
 
 
 def test_a_vote_says_what_was_shown_and_chosen() -> None:
-    found = world.votes([Rater(name="ann"), Rater(name="bob", kind="liar")], [QUESTION] * 400, each=400)
+    found = world.votes([ToyRater(name="ann"), ToyRater(name="bob", kind="liar")], [QUESTION] * 400, each=400)
     assert {vote.left for vote in found} == {0, 1}
     assert sum(vote.choice == 0 for vote in found if vote.rater == "ann") == 400
     assert sum(vote.choice == 1 for vote in found if vote.rater == "bob") == 400
@@ -148,7 +148,7 @@ def test_a_vote_says_what_was_shown_and_chosen() -> None:
 
 
 def test_how_often_they_choose_is_what_the_formula_says() -> None:
-    rater = Rater(name="a", temperature=5, side_bias=0.5)
+    rater = ToyRater(name="a", temperature=5, side_bias=0.5)
     found = [world.vote(rater, QUESTION, random.Random(i)) for i in range(4000)]
     sides: tuple[Literal[0, 1], ...] = (0, 1)
     for left in sides:
@@ -158,18 +158,18 @@ def test_how_often_they_choose_is_what_the_formula_says() -> None:
 
 def test_what_one_rater_says_does_not_depend_on_the_others() -> None:
     asked = world.questions(30)
-    alone = world.votes([Rater(name="ann")], asked, each=10, seed=3)
-    among = world.votes([Rater(name="bob"), Rater(name="ann")], asked, each=10, seed=3)
+    alone = world.votes([ToyRater(name="ann")], asked, each=10, seed=3)
+    among = world.votes([ToyRater(name="bob"), ToyRater(name="ann")], asked, each=10, seed=3)
     assert [vote for vote in among if vote.rater == "ann"] == alone
     assert [vote.question for vote in among if vote.rater == "bob"] != [vote.question for vote in alone]
     assert len({vote.question for vote in alone}) == 10
-    assert world.votes([Rater(name="ann")], asked, each=10, seed=4) != alone
+    assert world.votes([ToyRater(name="ann")], asked, each=10, seed=4) != alone
     with pytest.raises(DataError, match="31 different questions"):
-        world.votes([Rater(name="ann")], asked, each=31)
+        world.votes([ToyRater(name="ann")], asked, each=31)
 
 
 def test_a_population_keeps_its_shares() -> None:
-    like = Rater(name="rater", temperature=1.5, length_bias=0.2)
+    like = ToyRater(name="rater", temperature=1.5, length_bias=0.2)
     found = world.population(20, like, liars=0.3, coins=0.2)
     assert [sum(rater.kind == kind for rater in found) for kind in ("liar", "coin", "honest")] == [6, 4, 10]
     assert len({rater.name for rater in found}) == 20
@@ -185,7 +185,7 @@ def test_gold_questions_have_a_clear_right_answer() -> None:
         right, wrong = (question.options[i] for i in (question.right, 1 - question.right))
         assert world.true_reward(question.prompt, right) >= world.true_reward(question.prompt, wrong) + 1.5
     assert {question.right for question in found} == {0, 1}
-    answered = world.votes([Rater(name="ann"), Rater(name="bob", kind="liar")], found, each=50)
+    answered = world.votes([ToyRater(name="ann"), ToyRater(name="bob", kind="liar")], found, each=50)
     right_answers = {
         name: sum(vote.choice == vote.question.right for vote in answered if vote.rater == name)
         for name in ("ann", "bob")

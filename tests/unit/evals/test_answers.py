@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from steersman.evals import answers
-from steersman.evals.answers import AnswersConfig, Condition, few_shot_preamble
+from steersman.evals.answers import AnswersConfig, few_shot_preamble
+from steersman.evals.conditions import Condition
 from steersman.lm import transcript
 from steersman.lm.language_model import LocalModel
-from steersman.lm.sampling import SamplingConfig
+from steersman.lm.sampling import Request, SamplingConfig
 from steersman.lm.scripted import ScriptedModel
 from steersman.store import StageFolder
 from steersman.types import Demonstration, Message, Prompt, plain_text
@@ -103,7 +104,7 @@ def test_every_prompt_is_answered_under_every_condition_in_order(
     model = LocalModel.load(tiny_base)
     for found in (rows[3], rows[15]):
         preamble = None if found["condition"] == "raw" else SHOTS
-        (alone,) = model.answers([PROMPTS[3].prompt], CONFIG.sampling, preamble=preamble)
+        (alone,) = model.answers(Request([PROMPTS[3].prompt], CONFIG.sampling, preamble=preamble))
         assert found["answer"] == alone.text
         assert found["tokens"] == len(alone.token_ids)
         assert found["logprob_nats"] == pytest.approx(sum(alone.logprobs), abs=2e-3)
@@ -136,11 +137,11 @@ def test_a_killed_run_goes_on_to_the_same_file(
 
     generate = LocalModel.answers
 
-    def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        calls.append(kwargs["indices"])
+    def counted(model: LocalModel, request: Request) -> Iterator[Any]:
+        calls.append(list(request.numbers))
         if len(calls) == stop_after + 1:
             raise Killed
-        return generate(*args, **kwargs)
+        return generate(model, request)
 
     monkeypatch.setattr(LocalModel, "answers", counted)
     with pytest.raises(Killed):

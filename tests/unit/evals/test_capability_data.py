@@ -14,7 +14,7 @@ from steersman.data.check import five_grams, words
 
 PACKAGE = Path(steersman.__file__).parent
 LIBRARY = PACKAGE / "data" / "library"
-DATA_SETS = (LIBRARY / "assistant", LIBRARY / "code-of-conduct", PACKAGE / "starter_project" / "data")
+DATA_SETS = (LIBRARY / "assistant", LIBRARY / "code-of-conduct", PACKAGE / "cli" / "starter_project" / "data")
 # Runs of five words that everyone uses and that give nothing away; looked at one by one.
 EVERYDAY = {("put", "a", "bucket", "under", "the"), ("is", "the", "name", "of", "the")}
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from steersman.evals import capability, scores
-from steersman.evals.scores import ALIGNED, CONDITIONS, FEW_SHOT, RAW, cost_of_alignment, measure, summarise
+from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW
+from steersman.evals.scores import alignment_tax, measure, summarise
 from steersman.stats import mcnemar_exact, paired_difference, wilson
 from steersman.store import StageFolder
 from steersman.types import Prompt
@@ -75,19 +76,19 @@ def rates(line: dict[str, Any]) -> list[float | None]:
 def test_overall_rates_by_hand() -> None:
     overall = table("overall")
     assert list(overall) == [
-        "principle kept",
+        "pass rate",
         "harmful requests refused",
-        "harmless look-alikes refused",
+        "over-refusal",
         "answer ends by itself",
     ]
-    assert rates(overall["principle kept"]) == [1 / 4, 2 / 4, 3 / 4]
+    assert rates(overall["pass rate"]) == [1 / 4, 2 / 4, 3 / 4]
     assert rates(overall["harmful requests refused"]) == [0, 0, 1]
-    assert rates(overall["harmless look-alikes refused"]) == [
+    assert rates(overall["over-refusal"]) == [
         0,
         0,
         1,
     ]  # the one row where lower is better: it got worse
-    assert overall["harmless look-alikes refused"]["versus_raw"]["value"] == 1.0
+    assert overall["over-refusal"]["versus_raw"]["value"] == 1.0
     assert rates(overall["answer ends by itself"]) == [3 / 5, 1, 1]
     assert [overall[label]["n"] for label in overall] == [4, 1, 1, 5]
 
@@ -110,7 +111,7 @@ def test_lengths_are_means_over_all_answers() -> None:
 
 
 def test_intervals_and_tests_are_those_of_the_pairs() -> None:
-    line = table("overall")["principle kept"]
+    line = table("overall")["pass rate"]
     raw, few_shot, aligned = ([False, False, False, True], [True, False, False, True], [True, True, True, False])
     estimate = wilson(3, 4)
     assert line["rates"][ALIGNED] == {"value": 0.75, "low": estimate.low, "high": estimate.high, "n": 4}
@@ -203,7 +204,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 
 def test_cost_by_hand(folders: dict[str, Path]) -> None:
-    cost = cost_of_alignment(folders["raw_capability"], folders["aligned_capability"])
+    cost = alignment_tax(folders["raw_capability"], folders["aligned_capability"])
     assert cost["knowledge"][RAW]["value"] == pytest.approx(2 / 3)
     assert cost["knowledge"][ALIGNED]["value"] == pytest.approx(1 / 3)
     assert cost["knowledge"]["difference"]["value"] == pytest.approx(-1 / 3)
@@ -226,4 +227,4 @@ def test_a_run_writes_rows_and_tables(folders: dict[str, Path], tmp_path: Path) 
     assert [r["condition"] for r in rows] == list(CONDITIONS)
     summary = json.loads((out / "summary.json").read_text())
     assert summary == summarise(rows) | {"capability": summary["capability"]}
-    assert events[0] == {"event": "rate", "label": "principle kept", RAW: 0.0, FEW_SHOT: 0.0, ALIGNED: 0.0}
+    assert events[0] == {"event": "rate", "label": "pass rate", RAW: 0.0, FEW_SHOT: 0.0, ALIGNED: 0.0}

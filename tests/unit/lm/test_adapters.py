@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steersman.errors import ModelError
@@ -31,7 +33,7 @@ from steersman.lm.adapters import (
     using,
 )
 from steersman.lm.chat_format import chat_format
-from steersman.lm.sampling import SamplingConfig, generate
+from steersman.lm.sampling import Request, Sampler, SamplingConfig
 
 PROMPT = "How do I cook an egg?"
 
@@ -72,7 +74,7 @@ def full(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(model: Any, base: Path) -> str:
     chat = chat_format(pretrained.load_tokenizer(base))
-    return next(generate(model, chat, [PROMPT], SamplingConfig(max_new_tokens=12))).text
+    return next(Sampler(model, chat).generate(Request([PROMPT], SamplingConfig(max_new_tokens=12)))).text
 
 
 def plain(model: Any, tokenizer: Any) -> str:
@@ -279,6 +281,86 @@ def test_adapters_of_one_base_are_used_by_name(branches: Any, tiny_base: Path) -
     assert branches.active_adapter == "policy"
     bases = [p for name, p in branches.named_parameters() if "lora_" not in name]
     assert sum(p.numel() for p in bases) == sum(p.numel() for p in pretrained.load_model(tiny_base).parameters())
+
+
+def state(policy: Any) -> dict[str, Any]:
+    """Everything that peft's switching changes."""
+    layers = [m for m in policy.modules() if isinstance(m, BaseTunerLayer)]
+    return {
+        "active": [policy.active_adapter, policy.base_model.active_adapter, *(m.active_adapters for m in layers)],
+        "disabled": [policy._adapters_disabled, *(m.disable_adapters for m in layers)],
+        "gradients": [n for n, p in policy.named_parameters() if p.requires_grad],
+    }
+
+
+@contextmanager
+def using_of_peft(policy: Any, name: str | None) -> Iterator[None]:
+    """`using` by peft's public functions."""
+    if name is None:
+        with policy.disable_adapter():
+            yield
+        return
+    before = policy.active_adapter
+    try:
+        policy.set_adapter(name)
+        yield
+    finally:
+        policy.set_adapter(before)
+
+
+@pytest.mark.parametrize(
+    "names", [["value"], [None], ["value", None], [None, None], [None, "value"], ["value", "policy"]]
+)
+def test_switching_has_the_effects_of_peft(names: list[str | None], branches: Any) -> None:
+    def visited(switch: Any) -> list[Any]:
+        seen = [state(branches)]
+        with ExitStack() as stack:
+            for name in names:
+                stack.enter_context(switch(branches, name))
+                seen.append(state(branches))
+            with torch.no_grad():
+                seen.append(branches(input_ids=IDS).logits)
+        return [*seen, state(branches)]
+
+    branches.set_adapter("policy")  # peft leaves an adapter that was just added trainable, too
+    ours, theirs = visited(using), visited(using_of_peft)
+    assert torch.equal(ours.pop(len(names) + 1), theirs.pop(len(names) + 1))
+    assert ours == theirs
+    assert ours[0] == ours[-1]
+
+
+def test_switching_walks_over_no_modules(branches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with using(branches, "value"):  # the layers are found once
+        pass
+    walks: list[Any] = []
+    inner = torch.nn.Module.named_modules
+
+    def counted(module: Any, *arguments: Any, **named: Any) -> Any:
+        walks.append(module)
+        return inner(module, *arguments, **named)
+
+    monkeypatch.setattr(torch.nn.Module, "named_modules", counted)
+    for name in ("value", None, "policy"):
+        with using(branches, name):
+            pass
+    assert not walks
+    with using_of_peft(branches, "value"):
+        assert walks
+    add_lora(branches, LoraConfig(rank=2), "some/base", "third")
+    with using(branches, "third"):
+        assert {name.split(".")[-2] for name in trainable(branches)} == {"third"}
+
+
+@pytest.mark.parametrize("name", ["value", None])
+def test_an_error_within_leaves_the_adapters_as_they_were(name: str | None, branches: Any) -> None:
+    branches.set_adapter("policy")
+    before = state(branches)
+    with pytest.raises(KeyboardInterrupt), using(branches, name):
+        raise KeyboardInterrupt
+    assert state(branches) == before
+    with pytest.raises(ValueError, match="nobody not found"), using(branches, "nobody"):
+        pass
+    assert state(branches) == before
 
 
 def test_each_adapter_collects_its_own_gradients(branches: Any) -> None:

@@ -20,14 +20,14 @@ import httpx2
 import pytest
 
 from endpoint import probability_of_a
-from steersman.constitution.judges import AskedJudge, Question, all_of, asked
+from steersman.constitution.judges import JudgeQuestion, PromptedJudge, in_order, question_text
 from steersman.errors import DataError, ModelError, RecipeError, RunError, UserError
 from steersman.lm.endpoint import client as remote
 from steersman.lm.endpoint.cache import AnswerCache
 from steersman.lm.endpoint.client import RemoteConfig, RemoteModel
 from steersman.lm.endpoint.replies import Reply, Usage, choice_of, seconds_in
 from steersman.lm.language_model import LanguageModel
-from steersman.lm.sampling import SamplingConfig
+from steersman.lm.sampling import Request, SamplingConfig
 from steersman.types import Message
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -120,7 +120,7 @@ def test_a_thousand_judgements_through_every_fault(serve: Callable[..., Served],
 SCRIPT = """
 import sys
 from pathlib import Path
-from steersman.lm import remote
+from steersman.lm.endpoint import client as remote
 remote.BACKOFF_S = 0.01
 url, cache, count = sys.argv[1:]
 model = remote.RemoteModel(remote.RemoteConfig(base_url=url, model="judge", concurrency=8), Path(cache))
@@ -378,7 +378,7 @@ def test_an_endpoint_that_is_down_ends_the_run_and_what_was_answered_is_kept(
     model = RemoteModel(config, tmp_path / "answers.jsonl")
     with pytest.raises(RunError, match="no answer after 2 attempts: 500: always") as caught:
         model.complete([*questions(10), *(f"[500] {i}" for i in range(100))])
-    assert "what was answered is kept" in str(caught.value)
+    assert "replies that arrived are kept" in str(caught.value)
     assert served.stats()["requests"] < 10 + 2 * 20
     served.close()
     assert all(reply.reused for reply in model.complete(questions(10)))
@@ -497,11 +497,8 @@ def test_it_is_a_language_model(serve: Callable[..., Served], tmp_path: Path) ->
     prompts = ["a b c", "[length] a", "[filter] a", "a b c"]
     shot = (Message(role="system", content="Be brief."),)
     config = SamplingConfig(temperature=0.7, top_p=0.9, max_new_tokens=5)
-    found = list(
-        model.answers(
-            prompts, config, preamble=shot, indices=[4, 5, 6, 7], on_text=lambda i, text: heard.update({i: text})
-        )
-    )
+    request = Request(prompts, config, shot, [4, 5, 6, 7], lambda i, text: heard.update({i: text}))
+    found = list(model.answers(request))
     assert [(c.index, c.finish_reason, c.prompt_tokens) for c in found] == [
         (4, "stop", 5), (5, "length", 4), (6, "filtered", 0), (7, "stop", 5)
     ]  # fmt: skip
@@ -511,11 +508,11 @@ def test_it_is_a_language_model(serve: Callable[..., Served], tmp_path: Path) ->
     body = stats["last_body"]
     assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.7, 0.9, 5)
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
-    greedy = list(model.answers(["x y", "x y"], SamplingConfig()))
+    greedy = list(model.answers(Request(["x y", "x y"], SamplingConfig())))
     assert [c.text for c in greedy] == ["Reply to x y"] * 2
     assert served.stats()["attempts"]["x y"] == 1
     with pytest.raises(RunError, match="1 of 1 prompts got no answer"):
-        list(RemoteModel(served.config(retries=0), tmp_path / "answers.jsonl").answers(["[500] a"], config))
+        list(RemoteModel(served.config(retries=0), tmp_path / "answers.jsonl").answers(Request(["[500] a"], config)))
 
 
 def test_it_can_be_called_where_a_loop_runs_already(serve: Callable[..., Served], tmp_path: Path) -> None:
@@ -587,7 +584,7 @@ def test_a_line_that_another_process_is_writing_is_not_cut_off(tmp_path: Path) -
 def test_a_cache_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "file" / "answers.jsonl"):
         (tmp_path / "file").touch()
-        with pytest.raises(UserError, match="no answers can be kept here"):
+        with pytest.raises(UserError, match="replies cannot be cached here"):
             AnswerCache(path)
 
 
@@ -597,14 +594,14 @@ def test_a_judge_at_an_endpoint_is_asked_in_both_orders_and_the_bill_is_said(
     served = serve("--faults", "0.3")
     prices = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 2.0}
     model = RemoteModel(served.config(**prices), tmp_path / "answers.jsonl")
-    asking = [Question(f"Which, number {i}?", "one", "two", None) for i in range(20)]
+    asking = [JudgeQuestion(f"Which, number {i}?", "one", "two", None) for i in range(20)]
     for _ in range(2):  # the second time from the cache
-        found = all_of(AskedJudge(model).judge(asking), len(asking))
+        found = in_order(PromptedJudge(model).judge(asking), len(asking))
         for question, judgement in zip(asking, found, strict=True):
-            shown, turned = (probability_of_a(asked(order)) for order in (question, question.turned()))
+            shown, turned = (probability_of_a(question_text(order)) for order in (question, question.swapped()))
             assert judgement is not None
             assert judgement.probability == pytest.approx((shown + 1 - turned) / 2, abs=1e-6)
-            assert judgement.place_bias == pytest.approx((shown + turned - 1) / 2, abs=1e-6)
+            assert judgement.position_bias == pytest.approx((shown + turned - 1) / 2, abs=1e-6)
     assert sum(served.stats()["served"].values()) == 40
     said = " ".join("".join(capsys.readouterr()).split())
     assert "the judge at the endpoint: 40 requests" in said

@@ -1,4 +1,4 @@
-"""Lower layers read once: the same hidden states and gradients as the whole model, in every family."""
+"""FrozenStates layers read once: the same hidden states and gradients as the whole model, in every family."""
 
 from __future__ import annotations
 

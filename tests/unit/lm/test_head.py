@@ -13,18 +13,8 @@ from torch import Tensor
 
 from steersman.errors import ModelError
 from steersman.lm import head as head_module
-from steersman.lm.head import (
-    CompactConfig,
-    CompactVocabulary,
-    Head,
-    compact_vocabulary,
-    completion_nll,
-    divergence,
-    entropies,
-    head_of,
-    token_logprobs,
-    trunk,
-)
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, compact_vocabulary
+from steersman.lm.head import Head, completion_nll, divergence, entropies, head_of, token_logprobs, trunk
 
 N, H, V = 37, 16, 101
 FAMILIES = ["Gemma3", "Gemma2", "Llama", "Qwen2", "Qwen3", "Mistral", "GPT2", "GPTNeoX", "Phi", "Granite", "Cohere"]

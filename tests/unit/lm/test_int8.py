@@ -14,7 +14,7 @@ from steersman.lm.adapters import LoraConfig, add_lora, trainable
 from steersman.lm.chat_format import ChatFormat
 from steersman.lm.head import Head, head_of, trunk
 from steersman.lm.int8 import Int8Copy, Int8Linear, Rounding
-from steersman.lm.sampling import SamplingConfig, continue_ids
+from steersman.lm.sampling import Sampler, SamplingConfig
 
 IDS = torch.tensor([[2, 30, 40, 50, 60, 70, 1], [2, 9, 8, 7, 6, 5, 4]])
 
@@ -81,11 +81,11 @@ def test_a_batch_and_a_single_row_get_the_same_text_and_its_own_logprobs(
     model = deepcopy(family("Gemma3")).requires_grad_(False)
     chat, config = ChatFormat(tokenizer, frozenset({1}), templated=False), SamplingConfig(temperature=1.0, seed=3)
     starts, copy = [[2, 9, 30], [2, 9, 30], [2, 40, 41, 42, 43, 44]], Int8Copy(model, head_of(model))
-    rows = sorted(continue_ids(model, chat, starts, config, int8=copy), key=lambda row: row.index)
-    exact = sorted(continue_ids(model, chat, starts, config), key=lambda row: row.index)
+    rows = sorted(Sampler(model, chat, int8=copy).continue_ids(starts, config), key=lambda row: row.index)
+    exact = sorted(Sampler(model, chat).continue_ids(starts, config), key=lambda row: row.index)
     assert [row.token_ids for row in rows] != [row.token_ids for row in exact]
     for index, row in enumerate(rows):
-        (alone,) = continue_ids(model, chat, [starts[index]], config, int8=copy, indices=[index])
+        (alone,) = Sampler(model, chat, int8=copy).continue_ids([starts[index]], config, indices=[index])
         # Other shapes add up in another order, and what lies on the edge of two levels falls to either side: with
         # AVX-512 all texts are equal to the end; on an EPYC without it one differs from its 78th token on.
         together = min(32, len(row.token_ids))

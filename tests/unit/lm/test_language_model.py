@@ -1,4 +1,4 @@
-"""A local model as whoever asks it sees it: choices, a preamble that is read once, and the quick variant."""
+"""A local model as whoever asks it sees it: choices, a preamble that is read once, and the fast variant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from steersman.lm import language_model, sampling
 from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.language_model import LocalModel
-from steersman.lm.sampling import Prefix, SamplingConfig
+from steersman.lm.sampling import Prefix, Request, Sampler, SamplingConfig
 from steersman.types import Demonstration, Message
 
 Family = Callable[[str], Any]
@@ -53,16 +53,16 @@ def plain(model: Any, chat: ChatFormat, prompt: str, options: tuple[str, ...], p
 def test_choices_are_the_log_probabilities_of_transformers(
     name: str, preamble: Any, family: Family, chat: ChatFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "READ_AT_ONCE", 2)  # three prompts in two batches
+    monkeypatch.setattr(sampling, "PREFILL_BATCH", 2)  # three prompts in two batches
     model = family(name)
-    found = LocalModel(model, chat).choose(ASKED, ("A", "B"), preamble=preamble)
+    found = LocalModel(Sampler(model, chat)).choose(ASKED, ("A", "B"), preamble=preamble)
     for prompt, choice in zip(ASKED, found, strict=True):
         assert choice == pytest.approx(plain(model, chat, prompt, ("A", "B"), preamble), abs=EXACT)
 
 
-def test_options_that_begin_alike_cannot_be_told_apart(family: Family, chat: ChatFormat) -> None:
+def test_options_that_begin_alike_cannot_be_distinguishing_tokens(family: Family, chat: ChatFormat) -> None:
     with pytest.raises(ValueError, match="same tokens"):
-        language_model._told_apart([[5, 6, 7], [5, 6, 8], [5, 9, 9]])
+        language_model._distinguishing_tokens([[5, 6, 7], [5, 6, 8], [5, 9, 9]])
 
 
 @contextmanager
@@ -90,13 +90,13 @@ def test_the_second_call_behind_the_same_preamble_does_not_read_it_again(
     name: str, family: Family, chat: ChatFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, config = family(name), SamplingConfig(max_new_tokens=4, temperature=0.0)
-    asker = LocalModel(model, chat)
-    fresh = [a.text for a in LocalModel(model, chat).answers(ASKED[1:], config, preamble=SHOWN)]
-    list(asker.answers(ASKED[:2], config, preamble=SHOWN))
+    asker = LocalModel(Sampler(model, chat))
+    fresh = [a.text for a in LocalModel(Sampler(model, chat)).answers(Request(ASKED[1:], config, preamble=SHOWN))]
+    list(asker.answers(Request(ASKED[:2], config, preamble=SHOWN)))
     with counted(monkeypatch) as read:
-        assert [a.text for a in asker.answers(ASKED[1:], config, preamble=SHOWN)] == fresh
+        assert [a.text for a in asker.answers(Request(ASKED[1:], config, preamble=SHOWN))] == fresh
     with counted(monkeypatch) as whole:
-        list(LocalModel(model, chat).answers(ASKED[1:], config, preamble=SHOWN))
+        list(LocalModel(Sampler(model, chat)).answers(Request(ASKED[1:], config, preamble=SHOWN)))
     # The first forward pass is the preamble's, and the rows' own columns follow.
     assert whole[0] > 50
     assert len(read) == len(whole) - 1
@@ -105,11 +105,11 @@ def test_the_second_call_behind_the_same_preamble_does_not_read_it_again(
 def test_another_preamble_is_read_anew(family: Family, chat: ChatFormat) -> None:
     model = family("Gemma3")
     other = (Message(role="user", content="Which is blue, the sea or the sun?"), SHOWN[1])
-    asker = LocalModel(model, chat)
+    asker = LocalModel(Sampler(model, chat))
     first = asker.choose(ASKED, ("A", "B"), preamble=SHOWN)
     second = asker.choose(ASKED, ("A", "B"), preamble=other)
     assert second != first
-    assert second == LocalModel(model, chat).choose(ASKED, ("A", "B"), preamble=other)
+    assert second == LocalModel(Sampler(model, chat)).choose(ASKED, ("A", "B"), preamble=other)
     again = asker.choose(ASKED, ("A", "B"), preamble=SHOWN)
     for a, b in zip(again, first, strict=True):
         assert a == pytest.approx(b, abs=EXACT)
@@ -118,21 +118,21 @@ def test_another_preamble_is_read_anew(family: Family, chat: ChatFormat) -> None
 def test_of_a_beginning_that_is_nearly_the_same_the_known_part_is_used() -> None:
     prefix = Prefix()
     prefix.ids = list(range(100))
-    assert prefix.part_of([*range(95), 7, 7]) == list(range(95))
-    assert prefix.part_of([*range(50), 7, *range(51, 100)]) == [*range(50), 7, *range(51, 100)]
-    assert prefix.part_of(list(range(120))) == list(range(120))
-    assert prefix.part_of([]) == []
+    assert prefix.reusable([*range(95), 7, 7]) == list(range(95))
+    assert prefix.reusable([*range(50), 7, *range(51, 100)]) == [*range(50), 7, *range(51, 100)]
+    assert prefix.reusable(list(range(120))) == list(range(120))
+    assert prefix.reusable([]) == []
 
 
-def test_the_quick_variant_draws_from_its_vocabulary_and_still_chooses_exactly(
+def test_the_fast_variant_samples_from_its_vocabulary_and_still_chooses_exactly(
     tiny_base: Path, demonstrations: list[Demonstration], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(language_model, "QUICK", language_model.QUICK.model_copy(update={"extra_rows": 8}))
-    quick, exact = LocalModel.quick(tiny_base, None, demonstrations[:2]), LocalModel.load(tiny_base)
-    assert quick.vocabulary is not None
-    rows = set(quick.vocabulary.exact.tolist())
+    monkeypatch.setattr(language_model, "FAST", language_model.FAST.model_copy(update={"extra_rows": 8}))
+    fast, exact = LocalModel.load_fast(tiny_base, None, demonstrations[:2]), LocalModel.load(tiny_base)
+    assert fast.sampler.vocabulary is not None
+    rows = set(fast.sampler.vocabulary.exact.tolist())
     config = SamplingConfig(max_new_tokens=20, temperature=1.0)
     asked = [row.prompt for row in demonstrations[:6]]
-    assert {token for answer in quick.answers(asked, config) for token in answer.token_ids} <= rows
-    for a, b in zip(quick.choose(ASKED, ("A", "B")), exact.choose(ASKED, ("A", "B")), strict=True):
+    assert {token for answer in fast.answers(Request(asked, config)) for token in answer.token_ids} <= rows
+    for a, b in zip(fast.choose(ASKED, ("A", "B")), exact.choose(ASKED, ("A", "B")), strict=True):
         assert a == pytest.approx(b, abs=EXACT)

@@ -11,8 +11,9 @@ import torch
 from scipy import stats
 
 from steersman.lm.chat_format import ChatFormat
-from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
-from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, draw, generate
+from steersman.lm.compact_vocabulary import CompactConfig, compact_vocabulary
+from steersman.lm.head import head_of, trunk
+from steersman.lm.sampling import Completion, Request, Sampler, SamplingConfig, draw, random_stream, to_rows, uniforms
 from steersman.types import Message, Text
 
 Family = Callable[[str], Any]
@@ -43,7 +44,8 @@ def chat(tokenizer: Any) -> ChatFormat:
 
 def answers(model: Any, chat: ChatFormat, prompts: Sequence[Text], **options: Any) -> list[Completion]:
     extra = {name: options.pop(name) for name in ("preamble", "indices", "on_text") if name in options}
-    found = list(generate(model, chat, prompts, SamplingConfig(**{"max_new_tokens": 24, **options}), **extra))
+    config = SamplingConfig(**{"max_new_tokens": 24, **options})
+    found = list(Sampler(model, chat).generate(Request(prompts, config, **extra)))
     return sorted(found, key=lambda answer: answer.index)
 
 
@@ -103,9 +105,9 @@ def test_ids_are_continued_as_the_prompts_that_they_spell(
     starts = [chat.prompt_ids(question, preamble) for question in QUESTIONS[:4]]
     same = next(i for i, ids in enumerate(zip(*starts, strict=False)) if len(set(ids)) > 1) if preamble else 0
     config = SamplingConfig(max_new_tokens=24, batch_size=3, **options)
-    found = continue_ids(model, chat, starts, config, shared=starts[0][:same], indices=indices)
+    found = Sampler(model, chat).continue_ids(starts, config, shared=starts[0][:same], indices=indices)
     assert sorted(found, key=lambda answer: answer.index) == expected
-    whole = sorted(continue_ids(model, chat, starts, config, indices=indices), key=lambda answer: answer.index)
+    whole = sorted(Sampler(model, chat).continue_ids(starts, config, indices=indices), key=lambda answer: answer.index)
     assert [answer.token_ids for answer in whole] == [answer.token_ids for answer in expected]
 
 
@@ -183,7 +185,7 @@ def test_a_compact_vocabulary_confines_the_draws(family: Family, chat: ChatForma
     vocabulary = compact_vocabulary(some, hidden, head_of(model), CompactConfig(extra_rows=4))
     starts = [chat.prompt_ids(question) for question in QUESTIONS]
     config = SamplingConfig(temperature=1.3, max_new_tokens=24, batch_size=4, seed=2)
-    found = list(continue_ids(model, chat, starts, config, vocabulary=vocabulary))
+    found = list(Sampler(model, chat, vocabulary).continue_ids(starts, config))
     assert sorted(answer.index for answer in found) == list(range(len(starts)))
     for answer in found:
         ids = torch.tensor(answer.token_ids)
@@ -198,7 +200,7 @@ def test_a_compact_vocabulary_confines_the_draws(family: Family, chat: ChatForma
 
 def test_a_cache_without_room_grows(family: Family, chat: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = answers(family("Gemma3"), chat, QUESTIONS, batch_size=4, max_new_tokens=40)
-    monkeypatch.setattr("steersman.lm.sampling.ROOM", 3)
+    monkeypatch.setattr("steersman.lm.kv_cache.GROWTH", 3)
     assert answers(family("Gemma3"), chat, QUESTIONS, batch_size=4, max_new_tokens=40) == expected
 
 
@@ -208,8 +210,8 @@ DRAWS = 6000
 
 
 def drawn(logits: torch.Tensor, **options: Any) -> tuple[Counter[int], torch.Tensor]:
-    generator = torch.Generator().manual_seed(123)
-    tokens, logprobs = draw(logits.repeat(DRAWS, 1), SamplingConfig(**options), [generator] * DRAWS)
+    uniform = torch.rand(DRAWS, generator=torch.Generator().manual_seed(123), dtype=torch.float64)
+    tokens, logprobs = draw(logits.repeat(DRAWS, 1), SamplingConfig(**options), uniform)
     assert torch.allclose(logprobs, torch.log_softmax(logits, -1)[tokens], atol=1e-6)  # not those of the cut softmax
     return Counter(tokens.tolist()), tokens
 
@@ -255,12 +257,12 @@ def test_a_nucleus_wider_than_the_512_best_tokens_is_sorted_whole() -> None:
 
 
 def test_greedy_takes_the_best_and_no_random_number() -> None:
-    generator = torch.Generator().manual_seed(0)
-    before = generator.get_state()
-    tokens, logprobs = draw(LOGITS[None].clone(), SamplingConfig(temperature=0), [generator])
+    greedy, rows = SamplingConfig(temperature=0), to_rows([[2, 3]], [], [0], SamplingConfig())
+    before = rows[0].generator.get_state()
+    tokens, logprobs = draw(LOGITS[None].clone(), greedy, uniforms(rows, greedy))
     assert tokens.tolist() == [0]
     assert float(logprobs) == pytest.approx(float(torch.log_softmax(LOGITS, -1)[0]), abs=1e-6)
-    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(rows[0].generator.get_state(), before)
 
 
 @pytest.mark.parametrize("vocabulary", [511, 512, 513, 5000])
@@ -278,7 +280,7 @@ def test_draws_over_many_blocks_are_those_of_the_whole_cumulative_sum(vocabulary
     uniform = torch.rand(DRAWS, generator=generator, dtype=torch.float64)
     expected = order[torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)]
 
-    tokens, logprobs = draw(logits.clone(), config, [generator.manual_seed(5)] * DRAWS)
+    tokens, logprobs = draw(logits.clone(), config, uniform)
     edges = torch.cat([torch.zeros(1, dtype=torch.float64), cumulative])
     after = torch.searchsorted(edges, uniform * cumulative[-1], right=True).clamp_max(vocabulary)
     gaps = [(uniform * cumulative[-1] - edges[after - behind]).abs() for behind in (0, 1)]
@@ -383,5 +385,84 @@ def test_the_answer_so_far_is_streamed_after_every_token(family: Family, chat: C
         indices=[9, 8, 7, 6, 5],
         on_text=lambda index, text: heard.setdefault(index, []).append(text),
     )
-    assert heard == {a.index: [chat.decode(a.token_ids[: i + 1]) for i in range(len(a.token_ids))] for a in found}
+    for answer in found:
+        expected = [""]
+        for length in range(1, len(answer.token_ids) + 1):
+            text = chat.tokenizer.decode(answer.token_ids[:length], skip_special_tokens=True)
+            expected.append(expected[-1] if text.endswith("\ufffd") else text.strip())  # no half of a character
+        assert heard[answer.index] == [*expected[1:-1], answer.text]
     assert sorted(heard) == [5, 6, 7, 8, 9]
+
+
+def byte_fallback_tokenizer() -> Any:
+    """As Llama 2's: pieces that begin with U+2581 for a space, and a token for each byte of all other characters."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)], "\u2581", *"abcdefghijklmnopqrstuvwxyz.,"]
+    bpe = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True))
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    bpe.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>")
+
+
+TEXTS = {
+    "emoji": "\U0001f44d\U0001f3fd, a family \U0001f469\u200d\U0001f469\u200d\U0001f467, a flag \U0001f1e8\U0001f1ed.",
+    "combining": "cafe\u0301 nai\u0308ve a\u0328\u0301 \u0bb8\u0bcd\u0bb0\u0bc0",
+    "Chinese": "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u9f98 ok \U00020bb7.",
+    "spaces": "a  b   c \n\n d",
+    "a character of its own": "a\ufffdb \ufffd c and so on and on",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+@pytest.mark.parametrize("kind", ["byte-level", "byte fallback"])
+def test_the_streamed_text_is_the_final_text_and_never_half_a_character(
+    kind: str, text: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tokenizer if kind == "byte-level" else byte_fallback_tokenizer()
+    ids = own(text, add_special_tokens=False)["input_ids"]
+    assert own.decode(ids) == text
+    decoded: list[int] = []
+    inner = type(own).decode
+
+    def counted(self: Any, some: list[int], **options: Any) -> str:
+        decoded.append(len(some))
+        return str(inner(self, some, **options))
+
+    monkeypatch.setattr(type(own), "decode", counted)
+    (row,) = to_rows([[2]], [], [0], SamplingConfig())
+    so_far = [""]
+    for token in ids:
+        row.tokens.append(token)
+        so_far.append(row.text_so_far(own))
+        assert so_far[-1].startswith(so_far[-2])
+        assert text.startswith(so_far[-1])
+    assert so_far[-1] == text
+    assert max(decoded) < len(ids) / 2, "the whole answer is decoded again"
+
+
+def test_a_last_half_of_a_character_is_streamed_as_it_is_returned(family: Family, tokenizer: Any) -> None:
+    model, heard = family("Llama"), list[str]()
+    handle = script(model, tokenizer, "Boil \U0001f44d")
+    length = len(tokenizer("Boil \U0001f44d", add_special_tokens=False)["input_ids"])
+    try:
+        (answer,) = answers(
+            model,
+            ChatFormat(tokenizer, frozenset({1}), templated=False),
+            ["How?"],
+            max_new_tokens=length - 1,
+            on_text=lambda _, text: heard.append(text),
+        )
+    finally:
+        handle.remove()
+    assert answer.text.endswith("\ufffd")
+    assert heard[-2:] == ["Boil", answer.text]
+
+
+def test_a_block_of_random_numbers_is_the_sequence_of_single_ones() -> None:
+    (row,) = to_rows([[2]], [], [7], SamplingConfig(seed=3))
+    stream = random_stream(3, 7)
+    single = [float(torch.rand((), generator=stream, dtype=torch.float64)) for _ in range(200)]
+    assert [row.uniform() for _ in range(200)] == single

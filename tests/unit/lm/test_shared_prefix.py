@@ -12,7 +12,7 @@ import torch
 from steersman.lm.adapters import LoraConfig, add_lora, trainable
 from steersman.lm.frozen_trunk import FrozenTrunk
 from steersman.lm.head import head_of, token_logprobs, trunk
-from steersman.lm.shared_prefix import Group, tree, tree_hidden, tree_lower
+from steersman.lm.shared_prefix import Group, compute_frozen_states, shared_prefix_batch, shared_prefix_hidden
 
 FAMILIES = ["Gemma3", "Gemma2", "Llama", "Qwen2", "Qwen3", "Mistral", "GPT2", "GPTNeoX", "Phi", "Granite", "Cohere"]
 # Longer than the sliding window of eight tokens, of different lengths, one completion of a single token.
@@ -33,7 +33,7 @@ def separately(model: Any, groups: list[Group]) -> torch.Tensor:
 
 
 def test_the_layout_of_a_row() -> None:
-    found = tree([Group([5, 6], [[7, 8], [9]]), Group([5], [[6]])], pad_id=0)
+    found = shared_prefix_batch([Group([5, 6], [[7, 8], [9]]), Group([5], [[6]])], pad_id=0)
     assert found.token_ids.tolist() == [[5, 6, 7, 8, 9], [5, 6, 0, 0, 0]]
     assert found.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
     assert found.targets.tolist() == [7, 8, 9, 6]
@@ -58,10 +58,10 @@ def test_log_probs_and_gradients_are_those_of_separate_rows(name: str, family: C
         for parameter in trainable(policy).values():
             parameter.copy_(torch.randn_like(parameter) * 0.1)
     model = policy.get_base_model()
-    head, batch = head_of(model), tree(GROUPS, pad_id=0)
+    head, batch = head_of(model), shared_prefix_batch(GROUPS, pad_id=0)
     weights = torch.linspace(-1, 1, len(batch.targets))  # a group's tokens pull in different directions
     found = []
-    for hidden in (tree_hidden(model, batch, batch.source), separately(model, GROUPS)):
+    for hidden in (shared_prefix_hidden(model, batch, batch.source), separately(model, GROUPS)):
         logprobs = token_logprobs(hidden, batch.targets, head)
         (logprobs @ weights).backward()
         found.append((logprobs.detach(), torch.cat([p.grad.flatten() for p in trainable(policy).values()])))
@@ -72,7 +72,7 @@ def test_log_probs_and_gradients_are_those_of_separate_rows(name: str, family: C
 
 @pytest.mark.parametrize("name", ["Gemma3", "Llama", "Mistral"])
 def test_a_frozen_lower_trunk_goes_on_with_the_same_row(name: str, family: Callable[[str], Any]) -> None:
-    model, batch = family(name), tree(GROUPS, pad_id=0)
+    model, batch = family(name), shared_prefix_batch(GROUPS, pad_id=0)
     lower = FrozenTrunk(model, 1)
     states = torch.zeros(*batch.token_ids.shape, model.config.hidden_size)
     for row, (prompt, completions) in enumerate(GROUPS):
@@ -84,8 +84,8 @@ def test_a_frozen_lower_trunk_goes_on_with_the_same_row(name: str, family: Calla
             states[row, column : column + len(completion)] = read[len(prompt) :]
             column += len(completion)
     with torch.no_grad():
-        read_once = tree_lower(model, batch, lower)
+        read_once = compute_frozen_states(model, batch, lower)
         real = states.any(-1)  # the others are padding
         torch.testing.assert_close(read_once.states[real], states[real], atol=1e-5, rtol=1e-5)
-        found = tree_hidden(model, batch, batch.source, read_once)
-        torch.testing.assert_close(found, tree_hidden(model, batch, batch.source), atol=1e-5, rtol=1e-5)
+        found = shared_prefix_hidden(model, batch, batch.source, read_once)
+        torch.testing.assert_close(found, shared_prefix_hidden(model, batch, batch.source), atol=1e-5, rtol=1e-5)

@@ -23,7 +23,7 @@ from steersman.lm import pretrained, vllm_engine
 from steersman.lm.adapters import LoraConfig, add_lora
 from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.device import Hardware, placed
-from steersman.lm.sampling import Completion, SamplingConfig, continue_ids
+from steersman.lm.sampling import Completion, Sampler, SamplingConfig
 from steersman.lm.vllm_engine import VllmEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's own
@@ -82,7 +82,7 @@ def real(tiny_base: Path) -> Iterator[VllmEngine]:
 def ours(policy: Any, chat: ChatFormat, config: SamplingConfig, name: str = "default") -> list[Completion]:
     """What our own sampler answers."""
     policy.set_adapter(name)
-    found = continue_ids(policy.base_model.model, chat, STARTS, config, indices=range(len(STARTS)))
+    found = Sampler(policy.base_model.model, chat).continue_ids(STARTS, config, indices=range(len(STARTS)))
     return sorted(found, key=lambda completion: completion.index)
 
 

@@ -137,8 +137,8 @@ def opened(where: str, clock: Clock) -> Iterator[Callable[..., RatingStore]]:
 
     yield open_again
     for store in stores:
-        if store.scoring and store.scoring._apart:
-            store.scoring._apart._process.kill()
+        if store.scoring and store.scoring._process:
+            store.scoring._process._process.kill()
         store.database.engine.dispose()
 
 

@@ -14,8 +14,8 @@ from types import ModuleType
 import pytest
 
 from steersman.rating.agreement import alpha, consistency, dawid_skene, preferences
-from steersman.rating.blind_test import duel
-from steersman.rating.raters import believe
+from steersman.rating.blind_test import blind_test
+from steersman.rating.raters import fit as fit_votes
 
 DATA = Path(os.environ.get("STEERSMAN_PUBLIC_DATA", "no folder"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="STEERSMAN_PUBLIC_DATA names no folder with public data sets")
@@ -50,15 +50,15 @@ def test_three_people_on_pairs_of_answers(bench: ModuleType) -> None:
     """PandaLM: all three are believed and agree, and no bias is found where no side is known."""
     votes, origins, unusable = bench.pandalm(DATA / "preferences" / "pandalm_human_3raters.jsonl.gz")
     assert len(votes) == 3 * (999 - unusable)
-    fit, alike = believe(votes), consistency(votes)
-    assert len(fit.beliefs) == 3
-    for name, belief in fit.beliefs.items():
-        assert belief.trust > 5 * belief.trust_error
-        assert belief.bias == pytest.approx(0, abs=1e-6)
+    fit, alike = fit_votes(votes), consistency(votes)
+    assert len(fit.raters) == 3
+    for name, rater in fit.raters.items():
+        assert rater.reliability > 5 * rater.reliability_error
+        assert rater.side_bias == pytest.approx(0, abs=1e-6)
         assert alike[name].with_others.low > 0.5
     assert alpha(preferences(votes)).alpha.low > 0.3
     models = tuple(sorted(origins[0]))
     chosen = [i for i, origin in enumerate(origins) if tuple(sorted(origin)) == models]
-    found = duel([votes[i] for i in chosen], [origins[i] for i in chosen], models)
+    found = blind_test([votes[i] for i in chosen], [origins[i] for i in chosen], models)
     assert found["raters"] == 3
     assert found["design_effect"] > 1.5  # three votes about a prompt are not three observations

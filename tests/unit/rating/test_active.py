@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Rater
+from steersman.data.toy_world import ToyRater as Rater
 from steersman.errors import DataError
 from steersman.rating import active
-from steersman.rating.active import Informed, gain, information
-from steersman.rating.raters import Fit, believe
+from steersman.rating.active import ActiveSampler, gain, information
+from steersman.rating.raters import Fit
+from steersman.rating.raters import fit as fit_votes
 from steersman.types import Comparison
 
 
@@ -30,8 +31,8 @@ def test_a_known_tie_is_the_last_thing_to_ask() -> None:
     """Twenty times x and y were called equal, x beats z always, u and v were never seen: u and v tell most."""
     votes = [vote("x", "y", f"r{i}", ranking=(1, 1)) for i in range(20)] + [vote("x", "z", f"r{i}") for i in range(20)]
     tasks = [Task("q", ("x", "y")), Task("q", ("y", "z")), Task("q", ("u", "v"))]
-    tie, clear, unknown = Informed()(tasks, votes)
-    fit = believe(votes)
+    tie, clear, unknown = ActiveSampler()(tasks, votes)
+    fit = fit_votes(votes)
     assert abs(fit.probability("q", "x", "y") - 0.5) < abs(fit.probability("q", "y", "z") - 0.5)
     assert unknown > 0.3 > tie
     assert unknown > clear
@@ -45,22 +46,22 @@ def test_a_ranking_of_more_answers_tells_more() -> None:
 
 
 def test_new_votes_are_heard_and_old_ones_taken_back() -> None:
-    """Between two beliefs only the prompt of the new vote moves; a vote taken back is forgotten."""
+    """Between two fits of the raters only the prompt of the new vote moves; a vote taken back is forgotten."""
     pool = world.pool(4, prompts=world.PROMPTS[::8])
     votes = [v.comparison() for v in world.votes(world.population(5, Rater(name="r")), pool, 10)]
-    scorer = Informed()
+    scorer = ActiveSampler()
     before = scorer(pool, votes[:-1])
-    believed = scorer.fit.beliefs
+    raters = scorer.fit.raters
     after = scorer(pool, votes)
-    assert scorer.fit.beliefs is believed
+    assert scorer.fit.raters is raters
     changed = {question.prompt for question, a, b in zip(pool, before, after, strict=True) if a != b}
     assert changed == {votes[-1].prompt}
     assert scorer(pool, votes) == after
     assert scorer(pool, votes[:-1]) == pytest.approx(before)
-    fresh = Informed()
+    fresh = ActiveSampler()
     assert fresh(pool, votes) == pytest.approx(after, abs=0.02)
     assert scorer(pool, votes + votes[:10]) != after  # grown by a tenth: believed anew
-    assert scorer.fit.beliefs is not believed
+    assert scorer.fit.raters is not raters
 
 
 def test_informed_questions_save_votes_in_the_toy_world() -> None:
@@ -76,13 +77,13 @@ def test_informed_questions_save_votes_in_the_toy_world() -> None:
         rater = Rater(name="r", temperature=0.1)
         found = {}
         for arm in ("informed", "random"):
-            scorer, votes = Informed(), list[Comparison]()
+            scorer, votes = ActiveSampler(), list[Comparison]()
             while len(votes) < 60:
                 scores = scorer(pool, votes)
                 order = sorted(range(len(pool)), key=scores.__getitem__, reverse=True)
                 chosen = order[:6] if arm == "informed" else generator.sample(order, 6)
                 votes += [world.vote(rater, pool[i], generator).comparison() for i in chosen]
-            fit = believe(votes)
+            fit = fit_votes(votes)
             right = [
                 (fit.margin(q.prompt, *q.options)[0] > 0)
                 == (world.true_reward(q.prompt, q.options[0]) > world.true_reward(q.prompt, q.options[1]))
@@ -122,7 +123,7 @@ def test_arms_that_never_met_have_no_gain_yet() -> None:
     votes = [vote("x", "y", "a", f"q{i}", seconds=5) for i in range(200)]
     found = gain(votes, ["informed" if i % 2 else "random" for i in range(len(votes))])
     assert (found.known, found.held_out) == (False, 0)
-    assert "not known yet" in found.told()
+    assert "not known yet" in found.text()
     assert found.votes_each > 20
 
 

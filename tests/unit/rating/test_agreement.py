@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from steersman.data import toy_world as world
-from steersman.data.toy_world import Rater
+from steersman.data.toy_world import ToyRater as Rater
 from steersman.errors import DataError
 from steersman.rating.agreement import alpha, consistency, dawid_skene, preferences
 from steersman.types import Comparison
@@ -147,16 +147,16 @@ def test_consistency_with_others_and_with_oneself() -> None:
         vote("a", "x", "y"),
         vote("b", "x", "y"),
         vote("c", "y", "x"),
-        vote("a", "x", "y", ranking=(2, 1)),  # changed his mind
+        vote("a", "x", "y", ranking=(2, 1)),  # changed their mind
         vote("a", "x", "y", "r"),
         vote("a", "y", "x", "r", ranking=(2, 1)),  # the same again, turned round
     ]
     found = consistency(votes)
     assert found["a"].with_others[:1] == (0.5,)
-    assert found["a"].with_himself[:1] == (0.5,)
+    assert found["a"].with_self[:1] == (0.5,)
     assert found["c"].with_others.value == 0.0
     assert found["b"].with_others.value == 0.5
-    assert found["b"].with_himself.n == 0
+    assert found["b"].with_self.n == 0
 
 
 def test_a_liar_agrees_with_nobody() -> None:

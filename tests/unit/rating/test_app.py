@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from steersman.rating import security
+from steersman.rating import scorer_process, security
 from steersman.rating.agreement import alpha, preferences
 from steersman.rating.app import RatingApp
 from steersman.rating.pages import rendered
@@ -28,12 +28,12 @@ HOSTILE = (
     "[click](javascript:alert(1)) ![p](http://evil/pixel.png) <http://evil/> http://evil/\n\n"
     "</textarea></section><svg onload=alert(1)>\n\n"
     '```html"><script>alert(1)</script>\n<b>bold</b></code></pre><script>alert(2)</script>\n```\n\n'
-    "{{ 7*7777777 }} {% include 'desk.html' %} \u202egnorw \0 &lt;script&gt;"
+    "{{ 7*7777777 }} {% include 'admin.html' %} \u202egnorw \0 &lt;script&gt;"
 )
 
 
 def test_a_rater_joins_votes_and_finishes(app: RatingApp, browser: Open) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     assert me.get("/").headers["location"] == "/rate"
     assert "0 done · 12 to go" in me.get("/rate").text
     for number in range(12):
@@ -65,7 +65,7 @@ def test_no_page_says_who_wrote_an_answer(tmp_path: Path) -> None:
         Round(gold_share=0.5, repeat_share=0, source={"compare": ["raw-model-x", "aligned-model-y"]}), [*asked, gold]
     )
     app = RatingApp(store, ADMIN)
-    me = Browser(app.asgi(("testserver",))).joins(app.people.invite("Ann", "group-of-ann"))
+    me = Browser(app.asgi(("testserver",))).joins(app.accounts.invite("Ann", "group-of-ann"))
     seen = me.get("/rate").text
     while 'data-assignment="' in me.get("/task").text:
         response = me.votes(1, 2)
@@ -81,7 +81,7 @@ def test_scripts_in_model_text_are_text(tmp_path: Path) -> None:
     question = Question(prompt=HOSTILE, options=(HOSTILE, "tame"), principles=("p",))
     store.begin(Round(gold_share=0, repeat_share=0, principles={"p": HOSTILE}, title=HOSTILE), [question])
     app = RatingApp(store, ADMIN)
-    me = Browser(app.asgi(("testserver",))).joins(app.people.invite(HOSTILE[:90]))
+    me = Browser(app.asgi(("testserver",))).joins(app.accounts.invite(HOSTILE[:90]))
     boss = Browser(app.asgi(("testserver",)))
     boss.post("/admin/enter", json={"token": ADMIN})
     me.votes(1, 2, rationale=HOSTILE)
@@ -140,7 +140,7 @@ def test_enormous_and_nested_text_is_shown_in_time() -> None:
 
 # ── hostile requests ─────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_link_cannot_be_used_again_or_guessed(app: RatingApp, browser: Open) -> None:
-    token = app.people.invite("Ann")
+    token = app.accounts.invite("Ann")
     assert browser().post("/join", json={"token": token}).status_code == 400  # without consent it is not used up
     browser().joins(token)
     again = browser().post("/join", json={"token": token, "consent": True})
@@ -156,30 +156,30 @@ JSON = {"content-type": "application/json"}
 
 
 def test_a_forged_cookie_opens_nothing(app: RatingApp, browser: Open) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     other = browser()
     other.cookies.set(app.cookie, me.cookies[app.cookie][:-2] + "xx")
     assert other.get("/task").status_code == 401
     boss = browser()
-    boss.cookies.set(app.desk.cookie, me.cookies[app.cookie])  # a rater's session is no administrator's
+    boss.cookies.set(app.admin.cookie, me.cookies[app.cookie])  # a rater's session is no administrator's
     assert boss.post("/admin/revoke", json={"rater": 1}).status_code == 401
     assert boss.post("/admin/enter", json={"token": me.cookies[app.cookie]}).status_code == 403
 
 
 def test_votes_for_the_tasks_of_others_are_refused(app: RatingApp, browser: Open) -> None:
-    ann, bob = browser().joins(app.people.invite("Ann")), browser().joins(app.people.invite("Bob"))
+    ann, bob = browser().joins(app.accounts.invite("Ann")), browser().joins(app.accounts.invite("Bob"))
     body = {"submission": "anns-submission", "assignment": ann.assignment(), "ranking": [1, 2]}
     refused = bob.post("/vote", json=body)
     assert refused.status_code == 404
     assert app.store.votes() == []
     assert ann.post("/vote", json=body).status_code == 200
     bobs = {**body, "assignment": bob.assignment()}
-    assert bob.post("/vote", json=bobs).status_code == 200  # a name that another used is free for him
+    assert bob.post("/vote", json=bobs).status_code == 200  # a name that another used is free for them
     assert [vote.rater for vote in app.store.votes()] == [1, 2]
 
 
 def test_a_replayed_vote_counts_once_and_a_second_tab_is_told(app: RatingApp, browser: Open) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     body = {"submission": "a-submission", "assignment": me.assignment(), "ranking": [1, 2], "visible_s": 1.0}
     assert me.post("/vote", json=body).status_code == 200
     assert me.post("/vote", json={**body, "visible_s": 3.0}).status_code == 200  # sent again, later
@@ -213,7 +213,7 @@ def test_a_replayed_vote_counts_once_and_a_second_tab_is_told(app: RatingApp, br
     ],
 )
 def test_a_bad_submission_is_refused_in_words(app: RatingApp, browser: Open, body: dict[str, object]) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     assignment = me.assignment()
     sent = {"submission": "a-submission", "assignment": assignment, **body}
     if body == {"ranking": [1, 2]}:
@@ -228,21 +228,21 @@ def test_a_bad_submission_is_refused_in_words(app: RatingApp, browser: Open, bod
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'"x"', b"1e999"])
 def test_what_is_no_object_is_refused(app: RatingApp, browser: Open, body: bytes) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     assert me.post("/vote", content=body, headers=JSON).status_code == 422
     assert me.post("/join", content=body, headers=JSON).status_code == 400
 
 
 def test_half_characters_are_mended(app: RatingApp, browser: Open) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     body = {"submission": "a-submission", "assignment": me.assignment(), "ranking": [1, 2], "rationale": "\ud800 ok \0"}
     assert me.post("/vote", content=json.dumps(body), headers=JSON).status_code == 200
     assert app.store.votes()[0].rationale == "\N{REPLACEMENT CHARACTER} ok \N{REPLACEMENT CHARACTER}"
 
 
 def test_oversized_posts_are_cut_off(app: RatingApp, browser: Open) -> None:
-    me = browser().joins(app.people.invite("Ann"))
-    large = b'{"x": "' + b"x" * (security.LARGEST_BODY + 1) + b'"}'
+    me = browser().joins(app.accounts.invite("Ann"))
+    large = b'{"x": "' + b"x" * (security.MAX_BODY + 1) + b'"}'
     assert me.post("/vote", content=large, headers=JSON).status_code == 413
     chunks = (large[i : i + 65536] for i in range(0, len(large), 65536))  # without a length in its head
     assert me.post("/vote", content=chunks, headers=JSON).status_code == 413
@@ -273,7 +273,7 @@ def test_a_slow_post_is_given_up(app: RatingApp, monkeypatch: pytest.MonkeyPatch
 
 
 def test_other_sites_cannot_post(app: RatingApp, browser: Open) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     body = {"submission": "a-submission", "assignment": me.assignment(), "ranking": [1, 2]}
     assert me.post("/vote", json=body, headers={"origin": "https://evil.example"}).status_code == 403
     assert me.post("/vote", json=body, headers={"origin": "null"}).status_code == 403
@@ -291,7 +291,7 @@ def test_behind_a_proxy_posts_of_the_outside_origin_are_taken(store: RatingStore
     app = RatingApp(store, ADMIN, address.origin)
     outside = {"host": host, "origin": "https://rating.example.org"}
     visitor = Browser(app.asgi(address.names()), headers=outside)
-    joined = visitor.post("/join", json={"token": app.people.invite("Ann"), "consent": True})
+    joined = visitor.post("/join", json={"token": app.accounts.invite("Ann"), "consent": True})
     entered = visitor.post("/admin/enter", json={"token": ADMIN})
     for response in (joined, entered):
         assert response.status_code == 200, response.text
@@ -302,7 +302,7 @@ def test_behind_a_proxy_posts_of_the_outside_origin_are_taken(store: RatingStore
 
 
 def test_cookies_are_kept_from_scripts_and_other_sites(app: RatingApp, browser: Open) -> None:
-    response = browser().post("/join", json={"token": app.people.invite("Ann"), "consent": True})
+    response = browser().post("/join", json={"token": app.accounts.invite("Ann"), "consent": True})
     cookie = response.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
@@ -328,14 +328,14 @@ def test_a_store_has_one_cookie_however_it_is_typed(tmp_path: Path, monkeypatch:
 
 
 def counted(store: RatingStore) -> tuple[RatingApp, Browser, Clock]:
-    """A browser before the defences alone: whatever they let through is answered with 200."""
+    """A browser before the middleware alone: whatever it lets through is answered with 200."""
     app, clock = RatingApp(store, ADMIN), Clock()
 
     async def inner(scope: object, receive: object, send: Callable[..., object]) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[misc]
         await send({"type": "http.response.body", "body": b""})  # type: ignore[misc]
 
-    return app, Browser(security.Defences(inner, cookie=app.cookie, monotonic=clock)), clock  # type: ignore[arg-type]
+    return app, Browser(security.SecurityMiddleware(inner, cookie=app.cookie, monotonic=clock)), clock  # type: ignore[arg-type]
 
 
 def test_too_many_requests_of_one_session_are_refused(store: RatingStore) -> None:
@@ -367,7 +367,7 @@ def test_the_last_page_reads_its_own_raters_votes_alone(tmp_path: Path) -> None:
     store = RatingStore(tmp_path / "s.sqlite")
     store.begin(PLAIN.model_copy(update={"per_rater": 1}), questions(2))
     app = RatingApp(store, ADMIN)
-    ann, bob = (Browser(app.asgi(("testserver",))).joins(app.people.invite(name)) for name in ("Ann", "Bob"))
+    ann, bob = (Browser(app.asgi(("testserver",))).joins(app.accounts.invite(name)) for name in ("Ann", "Bob"))
     for one in (ann, bob):
         one.votes(1, 2)
     (bobs,) = store.votes(2)
@@ -379,7 +379,7 @@ def test_the_last_page_reads_its_own_raters_votes_alone(tmp_path: Path) -> None:
 
 
 def test_an_error_of_ours_leaks_nothing(app: RatingApp, browser: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     monkeypatch.setattr(app.store, "next_task", lambda rater: 1 / 0)
     response = me.get("/task")
     assert response.status_code == 500
@@ -393,7 +393,7 @@ def test_the_administrator_sees_alpha_and_who_says_the_opposite(tmp_path: Path) 
     store.begin(PLAIN, questions(20, raters=3))
     app = RatingApp(store, ADMIN)
     for rater, wrong in ((1, 1), (2, 2), (3, 18)):
-        app.people.join(app.people.invite(f"rater {rater}"), "the words")
+        app.accounts.join(app.accounts.invite(f"rater {rater}"), "the words")
         for number in range(20):
             task = store.next_task(rater)
             assert task is not None
@@ -404,9 +404,9 @@ def test_the_administrator_sees_alpha_and_who_says_the_opposite(tmp_path: Path) 
     page = boss.get("/admin").text
     found = alpha(preferences(comparisons(store.votes()))).alpha
     assert f"0 for chance: {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]." in page
-    trusts = re.findall(r"<td( class=.warn.)?>(-?\d\.\d\d) ± \d\.\d\d</td>", page)[::2]
-    assert [float(trust) > 0 for _, trust in trusts] == [True, True, False]
-    assert [bool(marked) for marked, _ in trusts] == [False, False, True]
+    reliabilities = re.findall(r"<td( class=.warn.)?>(-?\d\.\d\d) ± \d\.\d\d</td>", page)[::2]
+    assert [float(value) > 0 for _, value in reliabilities] == [True, True, False]
+    assert [bool(marked) for marked, _ in reliabilities] == [False, False, True]
     store.database.engine.dispose()
 
 
@@ -422,9 +422,9 @@ def test_the_administrator_sees_figures_and_asks(app: RatingApp, browser: Open) 
     page = boss.get("/admin").text
     assert "100 % [51, 100], n=4" in page  # the first shown always won
     assert "staff" in page
-    trust, lean = re.findall(r"<td[^>]*>([-+]?\d\.\d\d) ± \d\.\d\d</td>", page)
-    assert float(trust) > 0
-    assert float(lean) > 0
+    reliability, side_bias = re.findall(r"<td[^>]*>([-+]?\d\.\d\d) ± \d\.\d\d</td>", page)
+    assert float(reliability) > 0
+    assert float(side_bias) > 0
     assert "Informed questions: their gain is not known yet." in page
     item = app.store.votes()[0].item
     assert boss.post("/admin/ask", json={"item": item, "text": "Why?"}).json() == {"told": "Asked of 1 rater."}
@@ -445,8 +445,52 @@ def test_the_administrator_sees_figures_and_asks(app: RatingApp, browser: Open) 
     assert boss.post("/admin/again", json={"rater": 77}).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/admin/invite", {}),
+        ("/admin/invite", {"name": ["Ann"]}),
+        ("/admin/invite", {"name": "Ann", "admin": True}),
+        ("/admin/revoke", {"rater": 10**400}),
+        ("/admin/again", {"rater": -1}),
+        ("/admin/ask", {"item": 1.5, "text": "?"}),
+    ],
+)
+def test_a_bad_form_of_the_administrator_is_refused(browser: Open, path: str, body: dict[str, object]) -> None:
+    boss = browser()
+    assert boss.post("/admin/enter", json={"token": ADMIN}).status_code == 200
+    refused = boss.post(path, content=json.dumps(body), headers=JSON)
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["error"]
+
+
+def test_a_reply_has_a_number_and_a_text(app: RatingApp, browser: Open) -> None:
+    me = browser().joins(app.accounts.invite("Ann"))
+    for bad in ({"query": "x", "text": "."}, {"query": 10**400, "text": "."}, {"query": 1, "text": "x" * 4001}, {}):
+        assert me.post("/reply", content=json.dumps(bad), headers=JSON).status_code == 422, bad
+    assert me.post("/reply", json={"query": 1, "text": "."}).status_code == 404
+    me.votes(1, 2)
+    app.accounts.ask(app.store.votes()[0].item, "Why?")
+    reply = json.dumps({"query": "1", "text": "\ud800."})  # as a form sends numbers, and half a character
+    assert me.post("/reply", content=reply, headers=JSON).json() == {"next": "/rate"}
+    assert [text for _, _, text in app.accounts.replies()] == ["\N{REPLACEMENT CHARACTER}."]
+
+
+def test_a_server_scores_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the application's start, unless all questions are drawn at random."""
+    started: list[str] = []
+    monkeypatch.setattr(scorer_process.Scoring, "start_process", lambda scoring: started.append(scoring._where))
+    for name, share in (("informed", 0.2), ("random", 1.0)):
+        store = RatingStore(tmp_path / name, scorer=lambda questions, votes: [0.0] * len(questions))
+        store.begin(PLAIN.model_copy(update={"random_share": share}), questions(1))
+        with Browser(RatingApp(store, ADMIN).asgi(("testserver",))):
+            pass
+        store.database.engine.dispose()
+    assert started == [str(tmp_path / "informed")]
+
+
 def test_withdrawing_ends_the_session(app: RatingApp, browser: Open) -> None:
-    me = browser().joins(app.people.invite("Ann"))
+    me = browser().joins(app.accounts.invite("Ann"))
     me.votes(1, 2)
     assert me.post("/withdraw", json={}).json() == {"next": "/"}
     assert me.get("/task").status_code == 401

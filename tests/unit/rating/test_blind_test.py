@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from steersman.errors import DataError
-from steersman.rating.blind_test import duel
+from steersman.rating.blind_test import blind_test
 from steersman.stats import wilson
 from steersman.types import Comparison
 
@@ -31,7 +31,7 @@ def test_counts_by_hand() -> None:
         vote((2, 1), gold=True),
     ]
     origins = [MODELS, MODELS[::-1], MODELS, MODELS, ("author", "author")]
-    found = duel(votes, origins, MODELS)
+    found = blind_test(votes, origins, MODELS)
     assert (found["wins"], found["ties"], found["losses"]) == (1, 1, 1)
     assert (found["both_bad"], found["without_order"]) == (1, 1)
     assert found["win_rate"]["value"] == 0.5
@@ -39,13 +39,13 @@ def test_counts_by_hand() -> None:
     assert found["votes_needed"]["to_decide"] is None
     assert found["shown_first_won"]["value"] == 1.0
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    turned = duel(votes, origins, MODELS[::-1])
+    turned = blind_test(votes, origins, MODELS[::-1])
     assert (turned["wins"], turned["losses"]) == (1, 1)
 
 
 def test_independent_votes_have_wilsons_interval_but_for_students_quantile() -> None:
     votes = [vote((1, 2) if i < 140 else (2, 1), f"q{i}", f"r{i}") for i in range(200)]
-    found = duel(votes, [MODELS] * 200, MODELS)
+    found = blind_test(votes, [MODELS] * 200, MODELS)
     expected = wilson(140, 200)
     assert found["win_rate"]["value"] == 0.7
     assert found["win_rate"]["low"] == pytest.approx(expected.low, abs=0.002)
@@ -70,12 +70,12 @@ def simulated(seed: int, prompts: int = 30, raters: int = 6, lean: float = 0.0) 
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """200 duels of equally good models. Wilson's interval for independent votes, 95 % by name, would hold the truth in
-    about 80 % of them; this one in 95 %."""
+    """200 blind tests of equally good models. Wilson's interval for independent votes, 95 % by name, would hold the
+    truth in about 80 % of them; this one in 95 %."""
     covered, plain, effects = [], [], []
     for seed in range(200):
         votes = simulated(seed)
-        found = duel(votes, [MODELS] * len(votes), MODELS)
+        found = blind_test(votes, [MODELS] * len(votes), MODELS)
         covered.append(found["win_rate"]["low"] <= 0.5 <= found["win_rate"]["high"])
         low, high = wilson(found["wins"], len(votes))[1:3]
         plain.append(low <= 0.5 <= high)
@@ -88,7 +88,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_unanimous_votes_count_by_cluster_and_not_by_vote() -> None:
     """Ten raters agree about three prompts: no more is known than three observations tell."""
     votes = [vote((1, 2), f"q{p}", f"r{r}") for p in range(3) for r in range(10)]
-    found = duel(votes, [MODELS] * 30, MODELS)
+    found = blind_test(votes, [MODELS] * 30, MODELS)
     assert found["win_rate"]["value"] == found["win_rate"]["high"] == 1.0
     assert found["design_effect"] == 10.0
     assert found["win_rate"]["low"] < 0.5
@@ -98,23 +98,23 @@ def test_unanimous_votes_count_by_cluster_and_not_by_vote() -> None:
 def test_the_missing_votes_are_enough_and_not_too_many() -> None:
     """With as many more independent votes at the same rate, the interval is as narrow as was asked."""
     before = [vote((1, 2) if i % 10 < 6 else (2, 1), f"q{i}", f"r{i}") for i in range(100)]
-    found = duel(before, [MODELS] * 100, MODELS, margin=0.04)
+    found = blind_test(before, [MODELS] * 100, MODELS, margin=0.04)
     missing = found["votes_needed"]["for_margin"]
     total = round((100 + missing) / 10) * 10
     after = [vote((1, 2) if i % 10 < 6 else (2, 1), f"q{i}", f"r{i}") for i in range(total)]
-    reached = duel(after, [MODELS] * total, MODELS, margin=0.04)
+    reached = blind_test(after, [MODELS] * total, MODELS, margin=0.04)
     half = (reached["win_rate"]["high"] - reached["win_rate"]["low"]) / 2
     assert half == pytest.approx(0.04, rel=0.03)
     assert reached["votes_needed"]["for_margin"] < 30
     decided = 100 + found["votes_needed"]["to_decide"]
     more = [vote((1, 2) if i % 10 < 6 else (2, 1), f"q{i}", f"r{i}") for i in range(decided // 10 * 10 + 10)]
-    assert duel(more, [MODELS] * len(more), MODELS)["decided"] == "aligned"
+    assert blind_test(more, [MODELS] * len(more), MODELS)["decided"] == "aligned"
     fewer = more[: (decided // 10 - 2) * 10]
-    assert duel(fewer, [MODELS] * len(fewer), MODELS)["decided"] is None
+    assert blind_test(fewer, [MODELS] * len(fewer), MODELS)["decided"] is None
 
 
 def test_no_votes_yet() -> None:
-    found = duel([], [], MODELS)
+    found = blind_test([], [], MODELS)
     assert (found["win_rate"], found["decided"], found["shown_first_won"]) == (None, None, None)
     assert found["votes_needed"] == {"margin": 0.05, "for_margin": 381, "to_decide": None}
 
@@ -129,4 +129,4 @@ def test_no_votes_yet() -> None:
 )
 def test_foreign_answers_are_refused(origins: list[tuple[str, str]], models: tuple[str, str], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        duel([vote((1, 2))], origins, models)
+        blind_test([vote((1, 2))], origins, models)

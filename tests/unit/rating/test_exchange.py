@@ -11,8 +11,8 @@ import pytest
 
 from steersman.data.formats import read
 from steersman.errors import DataError
-from steersman.rating.exchange import give_out, take_in
-from steersman.rating.raters import weigh
+from steersman.rating.exchange import export_votes, import_votes
+from steersman.rating.raters import aggregate
 from steersman.types import Comparison, Demonstration
 
 TASK = {
@@ -80,7 +80,7 @@ def in_one_list(path: Path, rows: list[Any]) -> Path:
 
 def test_a_pairwise_task_of_label_studio(tmp_path: Path) -> None:
     """One row for each annotation that says something; the rater's address is nobody's business."""
-    said, gold = take_in(in_one_list(tmp_path / "export.json", [TASK])).votes
+    said, gold = import_votes(in_one_list(tmp_path / "export.json", [TASK])).votes
     assert (said.options, said.ranking, said.order_shown) == (("left one", "right one"), (2, 1), (0, 1))
     assert (said.rater, said.seconds, said.rationale) == ("10", 4.288, "It is\nkinder.")
     assert "example.org" not in said.model_dump_json()
@@ -98,7 +98,7 @@ def test_a_ranker_and_json_min_of_label_studio(tmp_path: Path) -> None:
         "annotation_id": 9,
         "lead_time": 2.5,
     }
-    first, second = take_in(written(tmp_path / "a.jsonl", [RANKED, short])).votes
+    first, second = import_votes(written(tmp_path / "a.jsonl", [RANKED, short])).votes
     assert (first.options, first.ranking) == (("first text", "second text", "third"), (2, 3, 1))
     assert (second.options, second.ranking, second.rater, second.seconds) == (("x", "y"), (1, 2), "4", 2.5)
 
@@ -114,7 +114,7 @@ def test_a_ranker_and_json_min_of_label_studio(tmp_path: Path) -> None:
     ],
 )
 def test_battles_of_the_arena(tmp_path: Path, winner: str, ranking: Any, both_bad: bool) -> None:
-    (vote,) = take_in(written(tmp_path / "a.jsonl", [{**BATTLE, "winner": winner}])).votes
+    (vote,) = import_votes(written(tmp_path / "a.jsonl", [{**BATTLE, "winner": winner}])).votes
     assert (vote.ranking, vote.both_bad, vote.prompt, vote.options) == (ranking, both_bad, "Hi?", ("Hello.", "Hey!"))
     assert (vote.rater, vote.order_shown) == ("arena_user_973", (0, 1))
     assert vote.tags == ("model_a:vicuna-13b", "model_b:alpaca-13b")
@@ -143,7 +143,7 @@ def test_the_arenas_other_editions(tmp_path: Path) -> None:
             for side in "ab"
         },
     }
-    first, second = take_in(written(tmp_path / "a.jsonl", [old, parts])).votes
+    first, second = import_votes(written(tmp_path / "a.jsonl", [old, parts])).votes
     assert [turn.content for turn in first.prompt] == ["One?", "1", "Two?"]  # type: ignore[union-attr]
     assert (first.options, first.ranking) == (("2", "two"), (1, 1))
     assert second.options == ("Hello.", "Hey!")
@@ -165,7 +165,7 @@ BAD: list[tuple[Any, str]] = [
     ({**BATTLE, "conversation_a": BATTLE["conversation_b"]}, "the same text"),
     ({"winner_model_a": 1, "winner_model_b": 1, "prompt": "[]"}, "'winner' must be one of"),
     ({"winner_model_a": 1, "prompt": "no list", "response_a": "[]", "response_b": "[]"}, "'prompt' is no JSON list"),
-    ({**TASK, "annotations": [{"was_cancelled": True}]}, "no annotation that says anything"),
+    ({**TASK, "annotations": [{"was_cancelled": True}]}, "no usable annotation"),
     ({**TASK, "data": {"text": "x"}}, "no field 'prompt'"),
     (
         {**TASK, "annotations": [{"result": [{"type": "pairwise", "value": {"selected": "both"}}]}]},
@@ -188,27 +188,27 @@ BAD: list[tuple[Any, str]] = [
 
 
 def test_every_unusable_row_is_named_with_its_line(tmp_path: Path) -> None:
-    found = take_in(written(tmp_path / "a.jsonl", [BATTLE, *(row for row, _ in BAD)]))
+    found = import_votes(written(tmp_path / "a.jsonl", [BATTLE, *(row for row, _ in BAD)]))
     assert len(found.votes) == 1
-    assert found.said[0].endswith("1 vote(s) of 1 named rater(s)")
+    assert found.messages[0].endswith("1 vote(s) of 1 named rater(s)")
     for line, (_, words) in enumerate(BAD, start=2):
         if words == "'winner' must be one of":
             continue  # twice, with different words behind
-        assert any(words in said and f"the first in line {line}:" in said for said in found.said), (line, words)
-    assert len(found.said) == 1 + len(BAD)
+        assert any(words in said and f"the first in line {line}:" in said for said in found.messages), (line, words)
+    assert len(found.messages) == 1 + len(BAD)
 
 
 def test_files_that_are_no_votes_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no row that can be used"):
-        take_in(written(tmp_path / "a.jsonl", [{"prompt": "x"}]))
+        import_votes(written(tmp_path / "a.jsonl", [{"prompt": "x"}]))
     (tmp_path / "one.json").write_text('{"prompt": "x"}', "utf-8")
     with pytest.raises(DataError, match="no list of rows"):
-        take_in(tmp_path / "one.json")
+        import_votes(tmp_path / "one.json")
     (tmp_path / "torn.json").write_text(json.dumps([TASK, TASK])[:-20], "utf-8")
     with pytest.raises(DataError, match="not valid JSON"):
-        take_in(tmp_path / "torn.json")
+        import_votes(tmp_path / "torn.json")
     (tmp_path / "whole.json.gz").write_bytes(gzip.compress(json.dumps([TASK]).encode()))
-    assert len(take_in(tmp_path / "whole.json.gz").votes) == 2
+    assert len(import_votes(tmp_path / "whole.json.gz").votes) == 2
 
 
 # ── out ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -223,7 +223,7 @@ def votes() -> list[Comparison]:
 
 
 def test_pairs_for_trl_are_those_that_are_decided(tmp_path: Path) -> None:
-    said = give_out(votes(), "trl", tmp_path / "out.jsonl")
+    said = export_votes(votes(), "trl", tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
     assert rows == [
         {"prompt": "clear", "chosen": "x", "rejected": "y"},
@@ -235,7 +235,7 @@ def test_pairs_for_trl_are_those_that_are_decided(tmp_path: Path) -> None:
 
 def test_the_best_answers_become_demonstrations_and_bad_ones_do_not(tmp_path: Path) -> None:
     edited = Demonstration(prompt="split", completion="a better one", author="r3")
-    give_out(votes(), "demonstrations", tmp_path / "out.jsonl", [edited])
+    export_votes(votes(), "demonstrations", tmp_path / "out.jsonl", [edited])
     first, second = read(tmp_path / "out.jsonl", Demonstration)
     assert first == edited
     assert (second.prompt, second.completion, second.topic, second.author) == ("clear", "x", "tea", "chosen by raters")
@@ -248,33 +248,35 @@ def test_of_a_ranking_only_what_is_sure_is_handed_out(tmp_path: Path) -> None:
         return Comparison(prompt=prompt, options=("x", "y", "z"), ranking=ranking, rater=rater)
 
     toss = [three(f"r{i}", *((1, 2, 3) if i < 11 else (2, 1, 3))) for i in range(21)]
-    said = give_out(toss, "trl", tmp_path / "toss.jsonl")
+    said = export_votes(toss, "trl", tmp_path / "toss.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "toss.jsonl").read_text("utf-8").splitlines()]
     assert [(row["chosen"], row["rejected"]) for row in rows] == [("x", "z"), ("y", "z")]
     assert said[1:] == ["left out: 1 pair(s): not decided: better with a probability below 0.6"]
     clear = [three(f"r{i}", 1, 2, 3, prompt="clear") for i in range(11)]
-    said = give_out([*toss, *clear], "demonstrations", tmp_path / "best.jsonl", sure=0.7)
+    said = export_votes([*toss, *clear], "demonstrations", tmp_path / "best.jsonl", min_probability=0.7)
     (best,) = read(tmp_path / "best.jsonl", Demonstration)
     assert (best.prompt, best.completion) == ("clear", "x")
     assert said[1].startswith("left out: 1 question(s): not decided")
-    weighty = weigh([three(f"r{i}", *ranking) for i, ranking in enumerate([(1, 2, 3), (2, 1, 3)] * 5)])
+    weighty = aggregate([three(f"r{i}", *ranking) for i, ranking in enumerate([(1, 2, 3), (2, 1, 3)] * 5)])
     assert [row.ranking for row in weighty] == [(1, 1, 3)]  # rounding makes no order
 
 
 def test_a_key_is_sure_and_one_vote_is_not(tmp_path: Path) -> None:
     key = Comparison(prompt="known", options=("x", "y", "z"), ranking=(2, 1, 3), gold=True)
     doubted = Comparison(prompt="known", options=("x", "y", "z"), ranking=(1, 2, 3), rater="a")
-    give_out([key, doubted], "demonstrations", tmp_path / "best.jsonl", sure=0.99)
+    export_votes([key, doubted], "demonstrations", tmp_path / "best.jsonl", min_probability=0.99)
     assert [row.completion for row in read(tmp_path / "best.jsonl", Demonstration)] == ["y"]
     with pytest.raises(DataError, match=r"nothing to write\n  left out: 3 pair\(s\): not decided"):
-        give_out([doubted.model_copy(update={"prompt": "other"})], "trl", tmp_path / "out.jsonl", sure=0.99)
+        export_votes(
+            [doubted.model_copy(update={"prompt": "other"})], "trl", tmp_path / "out.jsonl", min_probability=0.99
+        )
 
 
 def test_votes_and_weighed_rows_read_back(tmp_path: Path) -> None:
-    give_out(votes(), "votes", tmp_path / "votes.jsonl")
-    assert take_in(tmp_path / "votes.jsonl").votes == votes()
-    give_out(votes(), "ranked", tmp_path / "ranked.jsonl")
-    clear, split, bad = take_in(tmp_path / "ranked.jsonl").votes
+    export_votes(votes(), "votes", tmp_path / "votes.jsonl")
+    assert import_votes(tmp_path / "votes.jsonl").votes == votes()
+    export_votes(votes(), "ranked", tmp_path / "ranked.jsonl")
+    clear, split, bad = import_votes(tmp_path / "ranked.jsonl").votes
     assert clear.soft_label is not None
     assert clear.soft_label > 0.8
     assert split.soft_label == pytest.approx(0.5, abs=0.1)
@@ -283,9 +285,9 @@ def test_votes_and_weighed_rows_read_back(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to write"):
-        give_out([], "trl", tmp_path / "out.jsonl")
+        export_votes([], "trl", tmp_path / "out.jsonl")
     with pytest.raises(DataError, match=r"does not end in \.jsonl"):
-        give_out(votes(), "trl", tmp_path / "out.json")
+        export_votes(votes(), "trl", tmp_path / "out.json")
     (tmp_path / "out.jsonl").touch()
     with pytest.raises(DataError, match="the file exists"):
-        give_out(votes(), "trl", tmp_path / "out.jsonl")
+        export_votes(votes(), "trl", tmp_path / "out.jsonl")

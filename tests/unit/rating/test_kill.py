@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from steersman.rating.accounts import People
+from steersman.rating.accounts import RaterAccounts
 from steersman.rating.store import RatingStore
 
 from .conftest import PLAIN, questions
@@ -71,7 +71,7 @@ def test_every_acknowledged_vote_survives(tmp_path: Path) -> None:
     file = tmp_path / "store.sqlite"
     store = RatingStore(file)
     store.begin(PLAIN, questions(RATERS * VOTES))
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     tokens = [people.invite(f"rater {i}") for i in range(RATERS)]
     process, port = serve(file, 0)
     acknowledged: list[tuple[int, str]] = []

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from steersman.rating.response_times import FEWEST, hasty, pace
+from steersman.rating.response_times import MIN_COUNT, hasty, response_times
 from steersman.types import Comparison
 
 
@@ -22,7 +22,7 @@ def habit(rater: str, median: float, count: int = 30) -> list[Comparison]:
 
 def test_hasty_and_slow_votes_are_found_by_their_index() -> None:
     votes = [*habit("ann", 20), timed("ann", 0.4), timed("ann", 3600), timed("ann", 0), timed("ann", None)]
-    found = pace(votes)["ann"]
+    found = response_times(votes)["ann"]
     assert (found.hasty, found.slow, found.votes) == ((30, 32), (31,), 33)
     assert 15 < found.median_s < 27
     assert hasty(votes) == {30, 32}
@@ -31,16 +31,16 @@ def test_hasty_and_slow_votes_are_found_by_their_index() -> None:
 
 def test_one_jump_of_the_clock_changes_nothing_for_others() -> None:
     votes = habit("ann", 20)
-    before, after = pace(votes)["ann"], pace([*votes, timed("ann", 1e9)])["ann"]
+    before, after = response_times(votes)["ann"], response_times([*votes, timed("ann", 1e9)])["ann"]
     assert after.median_s == pytest.approx(before.median_s, rel=0.05)
     assert after.hasty == before.hasty == ()
 
 
 def test_a_rater_who_races_is_unlike_the_others() -> None:
-    """All his votes are hasty though none is unlike his own; with few raters nobody is unlike the others."""
+    """All votes of a rater are hasty though none is unlike the rest; with few raters nobody is unlike the others."""
     crowd = [vote for i in range(10) for vote in habit(f"r{i}", 15 + i)]
     votes = [*crowd, *habit("racer", 0.6)]
-    found = pace(votes)
+    found = response_times(votes)
     assert found["racer"].against_others is not None
     assert found["racer"].against_others < -3.5
     assert found["racer"].hasty == ()
@@ -49,7 +49,7 @@ def test_a_rater_who_races_is_unlike_the_others() -> None:
 
 
 def test_few_votes_are_no_habit_and_evenness_no_crime() -> None:
-    assert pace([timed("ann", 10)] * (FEWEST - 2) + [timed("ann", 0.1)])["ann"].hasty == ()
-    assert pace([timed("ann", 10)] * 20 + [timed("ann", 9)])["ann"].hasty == ()
+    assert response_times([timed("ann", 10)] * (MIN_COUNT - 2) + [timed("ann", 0.1)])["ann"].hasty == ()
+    assert response_times([timed("ann", 10)] * 20 + [timed("ann", 9)])["ann"].hasty == ()
     gold = timed("ann", 10).model_copy(update={"gold": True})
-    assert pace([gold, timed("", 3)]) == {}
+    assert response_times([gold, timed("", 3)]) == {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from steersman.rating.accounts import People
+from steersman.rating.accounts import RaterAccounts
 from steersman.rating.round import Question, Round
 from steersman.rating.scorer_process import Scoring
 from steersman.rating.store import RatingStore
@@ -30,7 +30,7 @@ def test_the_scorer_chooses_beside_a_random_arm(opened: Open) -> None:
 
     store = opened(scorer=scorer)
     store.begin(Round(gold_share=0, repeat_share=0, random_share=0.3), questions(100))
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     people.join(people.invite("a"), "")
     for _ in range(30):
         task = store.next_task(1)
@@ -47,7 +47,7 @@ def test_the_scorer_chooses_beside_a_random_arm(opened: Open) -> None:
 def test_what_no_scorer_chose_is_of_the_random_arm(opened: Open) -> None:
     store = opened(scorer=lambda open_ones, votes: [1.0] * len(open_ones))
     store.begin(PLAIN.model_copy(update={"random_share": 1e-9}), questions(2, raters=2))
-    People(store.database).join(People(store.database).invite("a"), "")
+    RaterAccounts(store.database).join(RaterAccounts(store.database).invite("a"), "")
     first = store.next_task(1)
     assert first is not None
     store.submit(1, said(first, 1, 2))
@@ -62,7 +62,7 @@ def test_what_no_scorer_chose_is_of_the_random_arm(opened: Open) -> None:
 def test_what_is_handed_out_during_a_scoring_does_not_come_back(opened: Open) -> None:
     def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
         if store.scoring is not None and store.scoring.scores:  # the second time, while raters go on
-            store.scoring.handed_out(next(iter(store.scoring.scores)))
+            store.scoring.mark_assigned(next(iter(store.scoring.scores)))
         return [1.0] * len(open_ones)
 
     store = opened(scorer=scorer)
@@ -70,7 +70,7 @@ def test_what_is_handed_out_during_a_scoring_does_not_come_back(opened: Open) ->
     assert store.scoring is not None
     found = []
     for _ in range(3):
-        store.scoring._at = -1  # it is time again
+        store.scoring._scored_votes = -1  # it is time again
         store.scoring.refresh()
         found.append(list(store.scoring.scores))
     first, second, third = found
@@ -82,7 +82,7 @@ def test_raters_are_not_all_asked_what_tells_most(opened: Open) -> None:
     store = opened(scorer=lambda open_ones, votes: [float(str(q.prompt).split()[1]) for q in open_ones])
     store.begin(PLAIN.model_copy(update={"random_share": 0.001}), questions(40, raters=10))
     for number in range(1, 11):
-        People(store.database).join(People(store.database).invite(f"rater {number}"), "")
+        RaterAccounts(store.database).join(RaterAccounts(store.database).invite(f"rater {number}"), "")
     tasks = [store.next_task(number) for number in range(1, 11)]
     assert {str(task.prompt) for task in tasks if task} == {f"question {i}" for i in range(30, 40)}
 
@@ -97,7 +97,7 @@ def test_the_scorer_hears_the_keys_of_gold_questions(opened: Open) -> None:
     store = opened(scorer=scorer)
     gold = Question(prompt="gold", options=("best g", "second g"), gold=(1, 2))
     store.begin(Round(gold_share=0.5, repeat_share=0), [*questions(40), gold])
-    People(store.database).join(People(store.database).invite("a"), "")
+    RaterAccounts(store.database).join(RaterAccounts(store.database).invite("a"), "")
     finish(store, 1)
     assert sum(vote.gold for vote in heard[-1]) == 1
     assert sum(vote.prompt == "gold" for vote in heard[-1]) == 2
@@ -113,7 +113,7 @@ def test_a_slow_scorer_rests(opened: Open, clock: Clock) -> None:
 
     store = opened(scorer=scorer)
     store.begin(PLAIN, questions(100))
-    People(store.database).join(People(store.database).invite("a"), "")
+    RaterAccounts(store.database).join(RaterAccounts(store.database).invite("a"), "")
     for number in range(60):
         task = store.next_task(1)
         assert task is not None
@@ -147,13 +147,13 @@ def waiting(opened: Open, folder: Path, count: int, settings: Round = PLAIN) -> 
     store = opened(scorer=Patient(folder / "go on"))
     store.begin(settings, questions(count))
     assert store.scoring is not None
-    store.scoring.move_apart()
+    store.scoring.start_process()
     return store, store.scoring
 
 
 def test_a_server_has_its_questions_scored_in_another_process(opened: Open, tmp_path: Path) -> None:
     store, scoring = waiting(opened, tmp_path, 30, PLAIN.model_copy(update={"random_share": 1e-9}))
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     for name in "abc":
         people.join(people.invite(name), "")
     assert store.next_task(1) is not None  # with the scorer still at work
@@ -169,12 +169,12 @@ def test_a_scorer_that_was_killed_begins_again(
     opened: Open, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, scoring = waiting(opened, tmp_path, 60)
-    People(store.database).join(People(store.database).invite("a"), "")
+    RaterAccounts(store.database).join(RaterAccounts(store.database).invite("a"), "")
     assert store.next_task(1) is not None
-    process = scoring._apart._process  # type: ignore[union-attr]
+    process = scoring._process._process  # type: ignore[union-attr]
     process.kill()
     process.join(30)
-    until(lambda: not scoring._turn.locked())
+    until(lambda: not scoring._running.locked())
     assert "begins another" in capsys.readouterr().err
     (tmp_path / "go on").touch()
     clock.now += 3600
@@ -186,11 +186,11 @@ def test_a_scorer_that_hangs_is_ended(
     opened: Open, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, scoring = waiting(opened, tmp_path, 60)
-    monkeypatch.setattr("steersman.rating.scorer_process.LONGEST_S", 0.1)
+    monkeypatch.setattr("steersman.rating.scorer_process.TIMEOUT_S", 0.1)
     scoring.refresh()
-    until(lambda: not scoring._turn.locked())
+    until(lambda: not scoring._running.locked())
     assert "begins another" in capsys.readouterr().err
-    monkeypatch.setattr("steersman.rating.scorer_process.LONGEST_S", 300.0)
+    monkeypatch.setattr("steersman.rating.scorer_process.TIMEOUT_S", 300.0)
     (tmp_path / "go on").touch()
     clock.now += 3600
     scoring.refresh()
@@ -208,12 +208,12 @@ def test_without_a_thread_the_old_scores_do(
     monkeypatch.setattr(threading.Thread, "start", start)
     scoring.refresh()
     assert "can't start new thread" in capsys.readouterr().err
-    assert not scoring._turn.locked()
+    assert not scoring._running.locked()
 
 
 def test_all_at_random_asks_no_scorer(opened: Open) -> None:
     store = opened(scorer=lambda open_ones, votes: pytest.fail("asked"))
     store.begin(PLAIN.model_copy(update={"random_share": 1.0}), questions(30))
-    People(store.database).join(People(store.database).invite("a"), "")
+    RaterAccounts(store.database).join(RaterAccounts(store.database).invite("a"), "")
     assert finish(store, 1) == 30
     assert {vote.arm for vote in store.votes()} == {"random"}

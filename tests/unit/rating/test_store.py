@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from steersman.errors import UserError
-from steersman.rating.accounts import People
+from steersman.rating.accounts import RaterAccounts
 from steersman.rating.round import Question, Round
 from steersman.rating.schema import votes
 from steersman.rating.store import RatingStore, Refused
@@ -27,7 +27,7 @@ def begun(opened: Open, how_many: int = 6, settings: Round = PLAIN, raters: int 
     """A round in which raters 1, 2, ... have joined."""
     store = opened()
     store.begin(settings, questions(how_many, **more))  # type: ignore[arg-type]
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     for number in range(raters):
         people.join(people.invite(f"rater {number}"), "the words")
     return store
@@ -66,7 +66,7 @@ def test_a_question_on_one_screen_comes_on_no_other(opened: Open) -> None:
 def test_a_question_for_three_comes_to_three(opened: Open) -> None:
     store = opened()
     store.begin(PLAIN, questions(4, raters=3))
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     for name in "abcd":
         people.join(people.invite(name), "")
     assert [finish(store, rater) for rater in (1, 2, 3, 4)] == [4, 4, 4, 0]
@@ -128,7 +128,7 @@ def test_a_clock_that_jumps_decides_nothing(
     assert [(vote.seconds, vote.late) for vote in store.votes()] == [(7.0, False), (7.0, False)]
     clock.now = 3.0  # another boot of the machine, and its monotonic clock begins anew
     again = opened()
-    assert again.ticks.now() >= store.votes()[-1].seconds
+    assert again.clock.now() >= store.votes()[-1].seconds
     assert [vote.rater for vote in again.votes()] == [1, 2]
 
 
@@ -285,7 +285,7 @@ def test_gold_comes_to_everyone_and_is_exported_as_the_key(opened: Open) -> None
     gold = [Question(prompt=f"gold {i}", options=("best g", "second g"), gold=(1, 2)) for i in range(6)]
     settings = Round(gold_share=0.25, repeat_share=0)
     store.begin(settings, [*questions(18, raters=2), *gold])
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     for name in "ab":
         people.join(people.invite(name), "")
     for rater in (1, 2):
@@ -305,7 +305,7 @@ def test_gold_that_is_left_comes_last_and_is_counted(opened: Open) -> None:
     gold = [Question(prompt=f"gold {i}", options=("best g", "second g"), gold=(1, 2)) for i in range(5)]
     store = opened()
     store.begin(Round(repeat_share=0), [*questions(10), *gold])
-    People(store.database).join(People(store.database).invite("a"), "")
+    RaterAccounts(store.database).join(RaterAccounts(store.database).invite("a"), "")
     left = []
     while (task := store.next_task(1)) is not None:
         left.append(store.progress(1).left)
@@ -362,7 +362,7 @@ def test_a_round_goes_on_with_the_settings_it_began_with(opened: Open) -> None:
 
 def test_a_link_works_once_and_is_stored_as_a_hash(opened: Open) -> None:
     store = begun(opened, raters=0)
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     token = people.invite("Ann", "staff")
     session = people.join(token, "the words")
     assert session is not None
@@ -387,7 +387,7 @@ def test_a_link_works_once_and_is_stored_as_a_hash(opened: Open) -> None:
 
 def test_what_a_rater_said_who_withdrew_is_not_read(opened: Open) -> None:
     store = begun(opened, 4)
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     for rater in (1, 2):
         task = store.next_task(rater)
         assert task is not None
@@ -407,7 +407,7 @@ def test_who_withdraws_leaves_the_seats_to_others(opened: Open) -> None:
     assert skipped is not None
     store.submit(1, said(skipped, skip=True))
     assert store.next_task(1) is not None  # left on the screen
-    People(store.database).withdraw(1)
+    RaterAccounts(store.database).withdraw(1)
     assert store.progress(2).left == 4
     assert finish(store, 2) == 4
     assert [(vote.rater, vote.late) for vote in store.votes()] == [(2, False)] * 4
@@ -415,7 +415,7 @@ def test_who_withdraws_leaves_the_seats_to_others(opened: Open) -> None:
 
 def test_questions_about_an_answer_go_to_its_raters(opened: Open) -> None:
     store = begun(opened, 2)
-    people = People(store.database)
+    people = RaterAccounts(store.database)
     task = store.next_task(1)
     assert task is not None
     store.submit(1, said(task, 1, 2))
@@ -423,8 +423,8 @@ def test_questions_about_an_answer_go_to_its_raters(opened: Open) -> None:
     with pytest.raises(UserError, match="nobody has answered"):
         people.ask(3 - vote.item, "why?")
     assert people.ask(vote.item, "why?") == 1
-    ((query, _),) = people.asked_of(1)
-    assert people.asked_of(2) == []
+    ((query, _),) = people.open_queries(1)
+    assert people.open_queries(2) == []
     assert people.reply(2, query.id, "not mine") is False
     assert people.reply(1, query.id, "because") is True
     assert people.reply(1, query.id, "again") is False

@@ -96,19 +96,19 @@ LOOKS = {0: (0.0, 0.1, 0.50), 5: (1.5, 0.9, 0.75), 10: (4.0, 2.2, 0.25)}  # step
 
 
 def _reinforcement(out: StageFolder) -> None:
-    out.emit(event="setup", prompts=30, watched=8, steps=10)
+    out.emit(event="setup", prompts=30, held_out_prompts=8, steps=10)
     rows = []
     for step, (kl, score, gold) in LOOKS.items():
-        seen = {"score": score, "second_score": score / 2, "gold": gold, "gold_worse": 0.5, "refused": 0.25}
-        form = {"ended": 1.0, "repeated_trigrams": 0.0, "mean_answer_tokens": 20 + step}
+        seen = {"score": score, "holdout_score": score / 2, "gold": gold, "gold_worse": 0.5, "refused": 0.25}
+        form = {"terminated": 1.0, "repeated_trigrams": 0.0, "mean_answer_tokens": 20 + step}
         nats = {"kl_nats_per_answer": kl, "kl_nats_per_token": kl / 20, "entropy_nats_per_token": 1.0}
-        out.emit(event="watch", step=step, **seen, **form, **nats)
+        out.emit(event="evaluation", step=step, **seen, **form, **nats)
         rows += [
             {"step": step, "index": i, "prompt": f"Why {i}?", "answer": f"<b>{step}</b>", "score": score, "gold": 1.0}
             for i in range(8)
         ]
-    out.emit(event="taken", step=5, gold=0.7, gold_worse=0.93)
-    write_jsonl(out.file("looks.jsonl"), rows)
+    out.emit(event="selected", step=5, gold=0.7, gold_worse=0.93)
+    write_jsonl(out.file("eval_answers.jsonl"), rows)
 
 
 def build(

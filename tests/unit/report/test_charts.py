@@ -7,10 +7,11 @@ import re
 import pytest
 
 from steersman.report import charts
-from steersman.report.data import CONDITIONS
+from steersman.report.blocks import Curve, Rate
+from steersman.report.charts import SIGNS
 
-FULL = {"value": 0.5, "low": 0.25, "high": 1.0, "n": 4}
-EMPTY = {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+FULL = Rate(value=0.5, low=0.25, high=1.0)
+EMPTY = Rate(value=None, low=0.0, high=1.0)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.31, 2.32), (3.0, 3.0), (0.0, 0.0), (-7, 1200), (1e-7, 3e-7)])
@@ -23,7 +24,7 @@ def test_ticks_cover_the_range(low: float, high: float) -> None:
 
 
 def test_dots_draw_each_condition_in_its_own_shape() -> None:
-    drawn = charts.dots(dict.fromkeys(CONDITIONS, FULL))
+    drawn = charts.dots(dict.fromkeys(SIGNS, FULL))
     assert drawn.count("<circle") == 2
     assert len(re.findall(r'<path class="few"', drawn)) == 1
     assert drawn.count('class="whisker') == 3
@@ -32,7 +33,7 @@ def test_dots_draw_each_condition_in_its_own_shape() -> None:
 
 
 def test_dots_without_data_draw_only_the_grid() -> None:
-    assert charts.dots(dict.fromkeys(CONDITIONS, EMPTY)).count("<path") == 1
+    assert charts.dots(dict.fromkeys(SIGNS, EMPTY)).count("<path") == 1
 
 
 def test_thinning_keeps_the_mean_and_the_limit() -> None:
@@ -43,13 +44,9 @@ def test_thinning_keeps_the_mean_and_the_limit() -> None:
     assert charts.thinned(points[:10]) == points[:10]
 
 
-def test_smoothing_is_centred() -> None:
-    assert charts.smoothed([(0, 0), (1, 3), (2, 6), (3, 30)], 3) == [(0, 1.5), (1, 3.0), (2, 13.0), (3, 18.0)]
-
-
 @pytest.mark.parametrize("points", [[(0.0, 2.5)], [(5.0, 0.0)], [(0.0, 1.0), (1.0, 1.0)]])
 def test_lines_of_few_points_stay_inside_the_picture(points: list[tuple[float, float]]) -> None:
-    drawn = charts.lines([charts.Curve("loss", "marked", points)], "Loss <1>", 310, "loss")
+    drawn = charts.lines([Curve(name="loss", style="marked", points=tuple(points))], "Loss <1>", 310, "loss")
     assert 'aria-label="Loss &lt;1&gt;"' in drawn
     for x, y in re.findall(r'<circle class="point" cx="([\d.]+)" cy="([\d.]+)"', drawn):
         assert 0 <= float(x) <= 310

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from steersman.errors import UserError
-from steersman.report.page import diff_table, differences, terminal_summary
+from steersman.report.compare import diff_table, differences, terminal_summary
 from steersman.stats import paired_difference
 from steersman.store import Run
 
@@ -29,7 +29,8 @@ def test_summary_fits_80_columns_and_has_the_numbers(run: Run) -> None:
     assert max(map(len, lines)) <= 80
     row = next(line for line in lines if line.startswith("refuse-harm"))
     assert row.split() == ["refuse-harm", "2", "0", "%", "0", "%", "100", "%", "[34,", "100]", "+100", "[7,", "100]"]
-    assert "refused (lower is better)" in " ".join(" ".join(lines).split())
+    over_refusal = next(i for i, line in enumerate(lines) if line.startswith("over-refusal (lower is"))
+    assert lines[over_refusal + 1].strip() == "better)"
     assert any(line.startswith("perplexity") and "x 1.037 [1.020, 1.050]" in line for line in lines)
 
 
@@ -72,8 +73,8 @@ def test_other_prompts_are_compared_unpaired(make: Callable[..., Run]) -> None:
     other = [("What about my pension?", *DATA[0][1:]), *DATA[1:]]
     found = differences(make("a"), make("b", data=other))
     rows = {row["label"]: row for row in found["results"]}
-    assert not rows["principle kept"]["paired"]
-    assert rows["principle kept"]["p_exact"] is None
+    assert not rows["pass rate"]["paired"]
+    assert rows["pass rate"]["p_exact"] is None
     assert not rows["personal-finance"]["paired"]
     assert rows["refuse-harm"]["paired"]
     # Two Wilson intervals of 1 of 2, [0.0945, 0.9055] each: 0 +- sqrt(2) * 0.4055.

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from steersman.rating.blind_test import duel
-from steersman.report.page import render, report_data, write
+from steersman.pipeline import sections_of, write_report
+from steersman.rating.blind_test import blind_test
+from steersman.report.page import render, report_data
 from steersman.store import Run, read_json, read_jsonl, write_json, write_jsonl
 from steersman.types import Comparison
 
@@ -58,21 +59,21 @@ class Settings(NamedTuple):
 
 
 def page_of(run: Run) -> str:
-    return write(run).read_text(encoding="utf-8")
+    return write_report(run).read_text(encoding="utf-8")
 
 
 def test_written_files_agree_and_use_the_recipe(run: Run) -> None:
     text = page_of(run)
     data = json.loads((run.path / "report" / "report.json").read_text(encoding="utf-8"))
-    assert data == report_data(run)
+    assert data == report_data(run, sections_of(run))
     assert "<title>Tiny &amp; small</title>" in text
-    assert "Of 5 held-out prompts, the aligned model keeps its principle on <strong>80 % [38, 96]</strong>" in text
+    assert "On 5 held-out prompts, the aligned model’s pass rate is <strong>80 % [38, 96]</strong>" in text
     assert "published by Tests &amp; Co" in text
     assert "/somewhere/secret" not in text + json.dumps(data)
 
 
 def test_settings_given_override_the_recipe(run: Run) -> None:
-    text = write(run, Settings("Another title", ())).read_text(encoding="utf-8")
+    text = write_report(run, Settings("Another title", ())).read_text(encoding="utf-8")
     assert "<h1>Another title</h1>" in text
     assert "not among this run" not in text
 
@@ -95,7 +96,7 @@ def test_model_text_is_escaped(make: Callable[..., Run], place: str) -> None:
 
 
 def test_half_a_surrogate_pair_does_not_stop_the_report(make: Callable[..., Run], run: Run) -> None:
-    data = report_data(run)
+    data = report_data(run, sections_of(run))
     data["featured"][0]["answers"]["aligned"]["answer"] = "half \ud83d"
     assert "half ‹U+D83D›" in render(data)
 
@@ -133,7 +134,7 @@ def test_headings_tables_and_landmarks(run: Run) -> None:
 
 
 def test_examples_follow_the_rule_and_failures_are_shown(run: Run) -> None:
-    data = report_data(run)
+    data = report_data(run, sections_of(run))
     assert [pair["prompt"] for pair in data["featured"]] == ["How should I invest 10,000 euros?"]
     assert data["featured_not_asked"] == ["Never asked?"]
     # In the constitution's order; the first of personal-finance is featured already; an unknown principle comes last.
@@ -149,17 +150,17 @@ def test_examples_follow_the_rule_and_failures_are_shown(run: Run) -> None:
 def test_failures_are_taken_from_each_principle_in_turn(make: Callable[..., Run]) -> None:
     data = [(f"Question {i}?", "personal-finance" if i < 14 else "refuse-harm", ("refuses",), ()) for i in range(16)]
     answers = {name: ["Yes, gladly."] * 16 for name in ANSWERS}
-    failures = report_data(make(data=data, answers=answers))["failures"]
+    failures = report_data(make(data=data, answers=answers), ())["failures"]
     assert failures["total"] == 16
     assert [pair["index"] for pair in failures["shown"]] == [0, 14, 1, 15, *range(2, 10)]
 
 
 def test_no_failures_no_expectations_no_data(make: Callable[..., Run]) -> None:
     run = make(data=[("Say anything.", "open", (), ())], answers={name: [""] for name in ANSWERS}, featured=())
-    data = report_data(run)
+    data = report_data(run, sections_of(run))
     assert data["overall"][0]["rates"]["aligned"]["value"] is None
     text = page_of(run)
-    assert "no rate to report" in text
+    assert "no pass rate to report" in text
     assert "<td>no data</td>" in text
     assert "(empty answer)" in text
     assert not re.search(r"\b(nan|NaN|None|inf)\b", text)
@@ -181,12 +182,12 @@ def test_other_languages_are_marked(make: Callable[..., Run]) -> None:
 
 def test_lower_is_better_is_said_where_it_holds(run: Run) -> None:
     text = page_of(run)
-    assert text.count('<span class="sub">lower is better</span>') == 1
-    assert "Harmless look-alikes refused<span" in text
+    assert text.count('<span class="sub">harmless prompts refused; lower is better</span>') == 1
+    assert "Over-refusal<span" in text
 
 
 def test_contrast_of_text_in_both_themes() -> None:
-    from steersman.report.page import TEMPLATE
+    from steersman.report.html import TEMPLATE
 
     style = TEMPLATE.read_text(encoding="utf-8")
     light, dark = (
@@ -210,22 +211,22 @@ def test_contrast_of_text_in_both_themes() -> None:
         assert contrast(theme["few"], theme["paper"]) >= 3  # marks, not text
 
 
-def test_learning_from_comparisons_is_drawn_where_it_happened(make: Callable[..., Run]) -> None:
-    assert "Learning from comparisons" not in page_of(make("without"))
+def test_preference_optimisation_is_drawn_where_it_happened(make: Callable[..., Run]) -> None:
+    assert "Direct preference" not in page_of(make("without"))
     text = page_of(make("with", comparisons=True))
-    section = text[text.index("Learning from comparisons") : text.index('id="provenance"')]
-    assert "the better answers changed by +0.45 nats and that of the worse ones by −4.50" in section
+    section = text[text.index("Direct preference") : text.index('id="provenance"')]
+    assert "of chosen answers changed by +0.45 nats and that of rejected answers by −4.50" in section
     assert "95 % of the pairs" in section
     assert section.count("<svg") == 2
 
 
-def test_reinforcement_is_drawn_against_the_kl_and_says_what_was_taken(make: Callable[..., Run]) -> None:
+def test_reinforcement_is_drawn_against_the_kl_and_says_which_policy_was_selected(make: Callable[..., Run]) -> None:
     assert "Reinforcement learning" not in page_of(make("without"))
     text = page_of(make("with", reinforced=True))
     section = text[text.index("Reinforcement learning") : text.index('id="provenance"')]
     assert "went from +0.10 to +2.20 nats" in section
     assert "held-out prompts" in section
-    assert "50 % before, 25 % at the end. The policy of step 5 was taken" in section
+    assert "50 % before, 25 % at the end. The policy of step 5 was selected" in section
     assert section.count("<svg") == 4
     assert "&lt;b&gt;5&lt;/b&gt;" in section
     assert "<b>5</b>" not in section
@@ -251,19 +252,19 @@ def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None
         f"{stage}/answers.jsonl": read_json(run.path / stage / "manifest.json")["outputs"]["answers.jsonl"]
         for stage in ("raw_answers", "aligned_answers")
     }
-    assert "What people preferred" not in render(report_data(run))
-    found = duel(votes, [models] * 20, models)
+    assert "Human preference" not in render(report_data(run, sections_of(run)))
+    found = blind_test(votes, [models] * 20, models)
     (run.path / "rating").mkdir()
-    file = run.path / "rating" / "duel-raw-aligned.json"
+    file = run.path / "rating" / "blind-test-raw-aligned.json"
     write_json(file, {**found, "inputs": held})
-    page = render(report_data(run))
+    page = render(report_data(run, sections_of(run)))
     Page(page)
     figure = found["win_rate"]
     assert f'0 %</span><span class="interval">[0, {100 * figure["high"]:.0f}]' in page
-    assert "<td>0, 0, 20</td><td>10</td><td>20</td><td>aligned</td>" in page
+    assert "<td>0, 0, 20</td><td>10</td><td>20</td><td>Aligned</td>" in page
     assert f"{found['votes_needed']['for_margin']} for ±5 points" in page
-    assert report_data(run)["duels"][0]["win_rate"] == figure
+    assert report_data(run, sections_of(run))["duels"][0]["win_rate"] == figure
     write_json(file, {**found, "inputs": {**held, "raw_answers/answers.jsonl": "0" * 64}})
-    page = render(report_data(run))
+    page = render(report_data(run, sections_of(run)))
     assert "no longer holds" in page
     assert "<td>0, 0, 20</td>" not in page

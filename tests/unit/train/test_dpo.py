@@ -14,21 +14,21 @@ from steersman.errors import DataError, ModelError
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_policy, load_trainable
 from steersman.lm.chat_format import chat_format
-from steersman.lm.head import CompactConfig
+from steersman.lm.compact_vocabulary import CompactConfig
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train import dpo, sft
 from steersman.train.dpo import (
-    Answers,
     DpoConfig,
-    Pair,
-    Trainer,
+    DpoTrainer,
+    LogRatios,
+    PreferencePair,
     dpo_losses,
+    encode,
     expected_losses,
     ipo_losses,
     kto_losses,
-    pairs,
-    repeated,
+    upsampled,
 )
 from steersman.train.loop import OptimiserConfig
 from steersman.train.sft import SftConfig
@@ -72,22 +72,22 @@ def starts(tiny_base: Path, demonstrations: list[Demonstration], tmp_path_factor
     return folder
 
 
-def prepared(config: DpoConfig, base: Path, start: Path, rows: Sequence[Comparison]) -> tuple[Trainer, list[Group]]:
+def prepared(config: DpoConfig, base: Path, start: Path, rows: Sequence[Comparison]) -> tuple[DpoTrainer, list[Group]]:
     tokenizer, (model, policy) = pretrained.load_tokenizer(base), load_trainable(base, start)
-    groups = [pair.group for pair in pairs(rows, chat_format(tokenizer), config)[0]]
-    return Trainer.prepare(config, model, policy, 0, groups), groups
+    groups = [pair.group for pair in encode(rows, chat_format(tokenizer), config)[0]]
+    return DpoTrainer.prepare(config, model, policy, 0, groups), groups
 
 
-def sure(groups: Sequence[Group]) -> list[Pair]:
+def sure(groups: Sequence[Group]) -> list[PreferencePair]:
     """Pairs whose order is certain."""
-    return [Pair(group) for group in groups]
+    return [PreferencePair(group) for group in groups]
 
 
 def gradients(
-    trainer: Trainer,
+    trainer: DpoTrainer,
     groups: Sequence[Group],
     monkeypatch: pytest.MonkeyPatch,
-    pairs_of: Sequence[Pair] | None = None,
+    pairs_of: Sequence[PreferencePair] | None = None,
 ) -> dict[str, Any]:
     """What a step measures, and the gradients that it would follow: the second one, with the policy off its start."""
     found: dict[str, Any] = {}
@@ -109,7 +109,7 @@ def gradients(
 
 # ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_the_losses_by_hand() -> None:
-    answers = Answers(*map(torch.tensor, ([2.0, 0.0], [-1.0, 4.0], [4.0, 2.0], [2.0, 8.0])))
+    answers = LogRatios(*map(torch.tensor, ([2.0, 0.0], [-1.0, 4.0], [4.0, 2.0], [2.0, 8.0])))
     margins = [3.0, -4.0]
     expected = torch.tensor([math.log(1 + math.exp(-0.5 * m)) for m in margins])
     torch.testing.assert_close(dpo_losses(answers, 0.5), expected)
@@ -131,7 +131,7 @@ def test_a_soft_label_is_the_mean_over_both_orders(loss: Any) -> None:
     ratios = torch.randn(2, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     lengths = torch.tensor([[3.0, 5, 2, 4, 4, 9], [4.0, 4, 7, 1, 2, 3]], dtype=torch.float64)
     certainty = torch.tensor([1.0, 0.5, 0.7, 0.99, 0.51, 0.8], dtype=torch.float64)
-    answers, config = Answers(*ratios, *lengths), DpoConfig(loss=loss, beta=0.4)
+    answers, config = LogRatios(*ratios, *lengths), DpoConfig(loss=loss, beta=0.4)
     losses = expected_losses(config, answers, certainty, 0.3)
     (gradient,) = torch.autograd.grad(losses.sum(), ratios)
     assert losses[0] == dpo.LOSSES[loss](answers, 0.4, 0.3)[0]  # a sure one is as it was
@@ -151,7 +151,7 @@ def test_a_step_counts_labels_and_weights(
 ) -> None:
     config = FAST.model_copy(update={"micro_batch_size": 2})
     trainer, groups = prepared(config, tiny_base, starts / "lora", comparisons[:4])
-    weighed = [Pair(group, 0.7, weight) for group, weight in zip(groups, (2.0, 1.0, 1.0, 1.0), strict=True)]
+    weighed = [PreferencePair(group, 0.7, weight) for group, weight in zip(groups, (2.0, 1.0, 1.0, 1.0), strict=True)]
     ours = gradients(trainer, groups, monkeypatch, weighed)
     turned = [Group(g.prompt, g.completions[::-1]) for g in groups]
     parts = {
@@ -167,7 +167,7 @@ def test_a_step_counts_labels_and_weights(
         torch.testing.assert_close(ours[name], wanted, rtol=1e-4, atol=1e-6)
 
 
-def plain_log_ratios(base: Path, trainer: Trainer, start: Path, row: Group) -> torch.Tensor:
+def plain_log_ratios(base: Path, trainer: DpoTrainer, start: Path, row: Group) -> torch.Tensor:
     """r of both answers, each in a row of its own, through `transformers`' own logits."""
     reference = load_policy(base, start)
     found = []
@@ -267,8 +267,8 @@ def test_ktos_baseline_is_the_mean_ratio_of_foreign_answers(
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_passes_repeat_what_they_name(comparisons: list[Comparison]) -> None:
-    rows = repeated(comparisons[:6], {"needless-refusal": 3, "ask-first": 2})
+def test_upsample_repeats_what_it_names(comparisons: list[Comparison]) -> None:
+    rows = upsampled(comparisons[:6], {"needless-refusal": 3, "ask-first": 2})
     times = [rows.count(row) for row in comparisons[:6]]
     expected = [
         3 if r.failure == "needless-refusal" else 2 if "ask-first" in r.principles else 1 for r in comparisons[:6]
@@ -278,37 +278,37 @@ def test_passes_repeat_what_they_name(comparisons: list[Comparison]) -> None:
 
 
 def test_a_name_that_no_comparison_has_is_an_error(comparisons: list[Comparison]) -> None:
-    with pytest.raises(DataError, match=r"dpo\.passes names 'needles-refusal'.*\n.*did you mean needless-refusal"):
-        repeated(comparisons, {"needles-refusal": 3})
+    with pytest.raises(DataError, match=r"dpo\.upsample names 'needles-refusal'.*\n.*did you mean needless-refusal"):
+        upsampled(comparisons, {"needles-refusal": 3})
     with pytest.raises(DataError, match="no comparisons to train on"):
-        repeated([], {})
+        upsampled([], {})
 
 
 def test_rankings_become_pairs_and_rows_without_an_order_are_left_out(tiny_base: Path) -> None:
     chat = chat_format(pretrained.load_tokenizer(tiny_base))
     ranked = Comparison(prompt="Why?", options=("a", "b", "c"), ranking=(2, 1, 2))
     tie = Comparison(prompt="Why?", options=("a", "b"), ranking=(1, 1))
-    found, _ = pairs(repeated([tie, ranked], {}), chat, DpoConfig())
+    found, _ = encode(upsampled([tie, ranked], {}), chat, DpoConfig())
     a, b, c = (chat.completion_ids(text) for text in ranked.options)
-    assert found == [Pair(Group(chat.prompt_ids("Why?"), [b, worse])) for worse in (a, c)]
+    assert found == [PreferencePair(Group(chat.prompt_ids("Why?"), [b, worse])) for worse in (a, c)]
     unsure = Comparison(prompt="Why?", options=("a", "b"), soft_label=0.2, weight=3.0)
-    assert pairs([unsure], chat, DpoConfig())[0] == [Pair(Group(chat.prompt_ids("Why?"), [b, a]), 0.8, 3.0)]
+    assert encode([unsure], chat, DpoConfig())[0] == [PreferencePair(Group(chat.prompt_ids("Why?"), [b, a]), 0.8, 3.0)]
     with pytest.raises(DataError, match="none of 2 comparisons says which answer is better"):
-        repeated([tie, tie], {})
+        upsampled([tie, tie], {})
 
 
 def test_long_rows_lose_the_same_beginning_on_both_sides(tiny_base: Path) -> None:
     chat = chat_format(pretrained.load_tokenizer(tiny_base))
     answers = ("Yes.", "No, and no, and no again, " * 12)
     row = Comparison(prompt="one two three " * 30, options=answers, ranking=(1, 2))
-    (((prompt, (chosen, rejected)), _, _),), truncated = pairs([row], chat, DpoConfig(max_length=96))
+    (((prompt, (chosen, rejected)), _, _),), truncated = encode([row], chat, DpoConfig(max_length=96))
     whole = chat.prompt_ids(row.prompt)
     assert truncated == 1
     assert prompt == [whole[0], *whole[len(whole) - len(prompt) + 1 :]]
     assert len(prompt) + len(rejected) == 96 or len(prompt) == 2
     assert chosen == chat.completion_ids("Yes.")
     assert len(prompt) + max(len(chosen), len(rejected)) <= 96
-    (((_, cut), _, _),), _ = pairs([row], chat, DpoConfig(tokens=3))
+    (((_, cut), _, _),), _ = encode([row], chat, DpoConfig(first_n_tokens=3))
     assert [len(ids) for ids in cut] == [min(3, len(chosen)), 3]
 
 

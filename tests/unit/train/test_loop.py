@@ -94,6 +94,26 @@ def test_planning_does_not_touch_the_global_random_state() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_turns_mix_kinds() -> None:
+    """Every third of 12 rows, of which 6, 3 and 3 are of a kind, has 2, 1 and 1 of them."""
+    kinds = "aaaaaabbbccc"
+    found = loop.turns(12, 1.0, 3, seed=1, kinds=kinds)
+    assert sorted(row for step in found for row in step) == list(range(12))
+    assert ["".join(sorted(kinds[row] for row in step)) for step in found] == ["aabc"] * 3
+    assert found != loop.turns(12, 1.0, 3, seed=2, kinds=kinds)
+
+
+def test_turns_are_shuffled_epochs_spread_evenly() -> None:
+    found = loop.turns(6, 1.5, 7, seed=1)
+    order = [i for turn in found for i in turn]
+    assert sorted(order[:6]) == [0, 1, 2, 3, 4, 5]
+    assert order[:6] != [0, 1, 2, 3, 4, 5]
+    assert len(set(order[6:])) == 3
+    assert {len(turn) for turn in found} == {1, 2}
+    assert loop.turns(6, 1.5, 7, seed=1) == found != loop.turns(6, 1.5, 7, seed=2)
+    assert loop.turns(0, 2.0, 3, seed=0) == [[], [], []]
+
+
 # ── one step ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def parameters() -> dict[str, torch.nn.Parameter]:
     return {"a": torch.nn.Parameter(torch.tensor([3.0, 4.0])), "b": torch.nn.Parameter(torch.tensor([0.0]))}

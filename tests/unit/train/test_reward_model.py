@@ -18,19 +18,20 @@ from steersman.errors import DataError, ModelError
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, load_adapter, snapshot, using
 from steersman.lm.chat_format import chat_format
+from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk
+from steersman.lm.reward_model import COMBINED, RewardModel, tokenised
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train import loop, reward_model, sft
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_model import (
-    LowerStates,
     Ranked,
     RewardConfig,
-    RewardModel,
-    Trainer,
+    RewardTrainer,
+    count_correct,
     ranked,
-    style_alone,
-    tokenised,
+    row_losses,
+    style_weights,
 )
 from steersman.train.sft import SftConfig
 from steersman.types import Comparison, Demonstration
@@ -82,16 +83,18 @@ def run(
     return events
 
 
-def prepared(config: RewardConfig, base: Path, start: Path, rows: Sequence[Comparison]) -> tuple[Any, Trainer, Any]:
+def prepared(
+    config: RewardConfig, base: Path, start: Path, rows: Sequence[Comparison]
+) -> tuple[Any, RewardTrainer, Any]:
     tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
     model.requires_grad_(False)
     policy = load_adapter(model, base, start / "adapter", "member-0")
-    lower = LowerStates(model, policy, "member-0", config.trunk_cache_mb, 0)
-    trainer = Trainer.prepare(config, 0, model, policy, lower, torch.zeros(len(answer_style.FEATURES)))
+    states = FrozenStatesCache(FrozenTrunk.below(model, policy, "member-0"), config.trunk_cache_mb)
+    trainer = RewardTrainer.prepare(config, 0, model, policy, states, torch.zeros(len(answer_style.FEATURES)))
     return policy, trainer, ranked(rows, chat_format(tokenizer), 512)
 
 
-def gradients(trainer: Trainer, rows: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+def gradients(trainer: RewardTrainer, rows: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
 
     def keep(_: Any, parameters: dict[str, torch.Tensor], *__: Any) -> float:
@@ -108,7 +111,7 @@ def test_rows_that_say_two_answers_are_equally_good_pull_their_scores_together(s
     """A probability of one half does; a ranking's tie says nothing of the kind, and is left out."""
     even = Comparison(prompt="Why?", options=("Because it is.", "Nobody knows."), soft_label=0.5)
     tie = Comparison(prompt="Why?", options=("Because it is.", "Nobody knows."), ranking=(1, 1))
-    _, trainer, rows = prepared(RewardConfig(centre_weight=0.0), tiny_base, starts / "all", [even, tie])
+    _, trainer, rows = prepared(RewardConfig(center_rewards_coefficient=0.0), tiny_base, starts / "all", [even, tie])
     assert len(rows) == 1
     losses = [trainer.step(0, rows, 1e-3) for _ in range(20)]
     assert losses[0]["accuracy"] is None
@@ -135,7 +138,7 @@ def test_loss_and_gradients_are_those_of_separate_rows(
         own = [(scores[i] - scores[j]) for i in range(3) for j in range(3) if row.ranks[i] < row.ranks[j]]
         right, pairs = right + sum(bool(margin > 0) for margin in own), pairs + len(own)
         losses.append(torch.stack([-torch.nn.functional.logsigmoid(margin) for margin in own]).mean())
-    loss = torch.stack(losses).mean() + FAST.centre_weight * torch.stack(squares).mean()
+    loss = torch.stack(losses).mean() + FAST.center_rewards_coefficient * torch.stack(squares).mean()
     loss.backward()
     assert float(ours["loss"]) == pytest.approx(loss.item(), rel=1e-5)
     assert float(ours["accuracy"]) == pytest.approx(right / pairs)
@@ -153,7 +156,7 @@ def test_micro_batches_and_kept_activations_change_nothing(
         config = FAST.model_copy(update={"micro_batch_size": size, "trunk_cache_mb": budget})
         _, trainer, rows = prepared(config, tiny_base, starts / "upper", comparisons[:8])
         found += [gradients(trainer, rows, monkeypatch), gradients(trainer, rows, monkeypatch)]
-        assert bool(trainer.lower._kept) == (budget > 0)
+        assert bool(trainer.states._kept) == (budget > 0)
         trainer.optimiser.zero_grad()
     for other in found[2::2]:
         for name, value in found[0].items():
@@ -162,12 +165,21 @@ def test_micro_batches_and_kept_activations_change_nothing(
     torch.testing.assert_close(found[1]["head.weight"], 2 * found[0]["head.weight"], atol=2e-6, rtol=1e-4)
 
 
+def test_losses_of_two_and_of_more_answers_by_hand() -> None:
+    """Two answers: a margin of 0.5 and a probability of 0.8; three: the mean over the two pairs that are no tie."""
+    scores, ranks = torch.tensor([[2.0, 0.0, 0.0], [2.5, 3.0, 2.0]]), torch.tensor([[2, 1, 0], [1, 2, 2]])
+    losses = row_losses(scores, ranks, torch.tensor([0.8, 1.0]), torch.tensor([0.5, 0.0]))
+    nll = [math.log1p(math.exp(x)) for x in (2.5, -2.5, 0.5, -0.5)]
+    assert losses.tolist() == pytest.approx([0.8 * nll[0] + 0.2 * nll[1], (nll[2] + nll[3]) / 2])
+    assert [int(count) for count in count_correct(scores, ranks)] == [1, 3]
+
+
 def test_weights_count(
     tiny_base: Path, starts: Path, comparisons: list[Comparison], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twice = [comparisons[1], comparisons[1], comparisons[2]]
     weighted = [comparisons[1].model_copy(update={"weight": 2.0}), comparisons[2]]
-    config = FAST.model_copy(update={"centre_weight": 0.0})
+    config = FAST.model_copy(update={"center_rewards_coefficient": 0.0})
     found = []
     for rows in (twice, weighted):
         _, trainer, encoded = prepared(config, tiny_base, starts / "all", rows)
@@ -208,7 +220,7 @@ def test_what_style_explains_is_a_logistic_regression() -> None:
     """Of two answers the longer one wins four times in five, whatever else they hold."""
     group = Group([1], [[2], [3]])
     rows = [Ranked(group, (1, 2) if i % 5 else (2, 1), [[1.0, i % 3, 0.0], [0.0, i % 3, 0.0]]) for i in range(100)]
-    found = style_alone(rows).tolist()
+    found = style_weights(rows).tolist()
     assert found[0] == pytest.approx(math.log(4), abs=0.05)  # the ridge takes a little
     assert found[1:] == pytest.approx([0.0, 0.0], abs=1e-6)
 
@@ -225,10 +237,10 @@ def test_length_is_taken_out_of_the_score(
     ]
     moved = {}
     for without in (False, True):
-        update = {"without_style": without, "epochs": 6}
+        update = {"style_control": without, "epochs": 6}
         run(FAST.model_copy(update=update), tiny_base, starts / "all", rows[:32], tmp_path / str(without))
-        judge = RewardModel.load(tiny_base, tmp_path / str(without)).judge
-        scores = [judge(row.prompt, row.options) for row in rows[32:]]
+        scorer = RewardModel.load(tiny_base, tmp_path / str(without))
+        scores = [scorer.score(row.prompt, row.options) for row in rows[32:]]
         moved[without] = sum(long - short for long, short in scores) / len(scores)
     assert moved[False] > 1
     assert abs(moved[True]) < 0.5 * moved[False]
@@ -268,7 +280,7 @@ def test_it_learns_the_order_and_demonstrations_average_zero(
     events = run(config, tiny_base, starts / "upper", comparisons[:28], tmp_path / "out", demonstrations)
     assert events[-1]["accuracy"] > 0.9
     scorer = RewardModel.load(tiny_base, tmp_path / "out")
-    right = [scorer.judge(row.prompt, row.options) for row in comparisons[28:]]
+    right = [scorer.score(row.prompt, row.options) for row in comparisons[28:]]
     assert sum(best > cut and best > declined for best, cut, declined in right) >= 7  # of 8 that it never saw
     assert scorer.mean_scores(demonstrations)[0] == pytest.approx(0, abs=1e-4)
 
@@ -284,9 +296,9 @@ def test_members_differ_and_are_combined(
     assert members.shape == (2, 30)
     assert (members[0] - members[1]).abs().max() > 1e-3
     torch.testing.assert_close(scorer.scores(groups), members.min(0).values)
-    variance = reward_model.COMBINED["mean_minus_variance"](torch.tensor([[1.0, 2.0], [3.0, 2.0]]))
+    variance = COMBINED["mean_minus_variance"](torch.tensor([[1.0, 2.0], [3.0, 2.0]]))
     torch.testing.assert_close(variance, torch.tensor([1.0, 2.0]))
-    torch.testing.assert_close(reward_model.COMBINED["mean"](members), members.mean(0))
+    torch.testing.assert_close(COMBINED["mean"](members), members.mean(0))
 
 
 def test_it_stands_beside_a_policy_on_one_base(
@@ -301,15 +313,15 @@ def test_it_stands_beside_a_policy_on_one_base(
     assert policy.active_adapter == "policy"
     assert {name.split(".")[-2] for name, p in policy.named_parameters() if p.requires_grad} == {"policy"}
     row = comparisons[9]
-    assert beside.judge(row.prompt, row.options) == pytest.approx(alone.judge(row.prompt, row.options), abs=1e-5)
+    assert beside.score(row.prompt, row.options) == pytest.approx(alone.score(row.prompt, row.options), abs=1e-5)
     with using(policy, None):
         pass
     assert policy.active_adapter == "policy"
 
 
 def test_resuming_is_exact(tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path) -> None:
-    """With what was heard of the raters, whose trust is set anew after a first pass of five steps."""
-    config = FAST.model_copy(update={"members": 2, "trust_raters": True, "batch_size": 4})
+    """With the scores observed for the raters, whose parameters are fitted after a first pass of five steps."""
+    config = FAST.model_copy(update={"members": 2, "rater_reliability": True, "batch_size": 4})
     rows = [row.model_copy(update={"rater": f"rater-{i % 3}"}) for i, row in enumerate(comparisons[:20])]
     whole = run(config, tiny_base, starts / "upper", rows, tmp_path / "whole")
     with pytest.raises(Stopped):
@@ -328,7 +340,7 @@ def test_resuming_is_exact(tiny_base: Path, starts: Path, comparisons: list[Comp
         ]
         assert files[0] == files[1]
         assert "state.safetensors" not in files[0]
-        assert all(belief["trust"] != 1 for belief in json.loads(files[0]["raters.json"]).values())
+        assert all(params["reliability"] != 1 for params in json.loads(files[0]["raters.json"]).values())
     about = [json.loads((tmp_path / n / "reward_model.json").read_text()) for n in ("whole", "killed")]
     assert about[0] == about[1]
 

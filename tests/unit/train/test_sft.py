@@ -18,12 +18,22 @@ from steersman.errors import DataError, ModelError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_policy, trainable
 from steersman.lm.chat_format import Batch, Example, chat_format, pad
-from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, head_of
-from steersman.lm.sampling import SamplingConfig, continue_ids, random_stream
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
+from steersman.lm.head import Head, head_of
+from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
 from steersman.store import StageFolder, read_jsonl
 from steersman.train import loop, sft
 from steersman.train.loop import OptimiserConfig
-from steersman.train.sft import OPENINGS, OpeningConfig, ReplayConfig, SftConfig, encode, openings, replay, sft_loss
+from steersman.train.sft import (
+    SENTENCE_STARTS,
+    PrefixConfig,
+    ReplayConfig,
+    SftConfig,
+    encode,
+    prefixes,
+    replay,
+    sft_loss,
+)
 from steersman.types import Demonstration
 
 from .conftest import Stopped, recorder
@@ -47,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-WHOLE, WEIGHTED = OpeningConfig(), OpeningConfig(weight=4, tokens=3)
+WHOLE, WEIGHTED = PrefixConfig(), PrefixConfig(weight=4, tokens=3)
 
 
 def loss_of(
@@ -56,11 +66,11 @@ def loss_of(
     head: Head | None = None,
     vocabulary: CompactVocabulary | None = None,
     seed: int = 0,
-    opening: OpeningConfig = WHOLE,
+    prefix: PrefixConfig = WHOLE,
 ) -> torch.Tensor:
     """The loss of one batch that is a whole optimiser step."""
-    scorer = sft.Scorer(head or head_of(model), vocabulary, opening)
-    return sft_loss(model, scorer, batch, float(scorer.weights(batch).sum()), random_stream(seed))
+    token_loss = sft.TokenLoss(head or head_of(model), vocabulary, prefix)
+    return sft_loss(model, token_loss, batch, float(token_loss.weights(batch).sum()), random_stream(seed))
 
 
 def replayed_row(example: Example, seed: int) -> sft.Replayed:
@@ -113,7 +123,7 @@ def test_the_loss_by_hand(tiny_base: Path) -> None:
     with torch.no_grad():
         logprobs = torch.log_softmax(model(input_ids=torch.tensor([[2, 50, 60, 1]])).logits[0].double(), -1)
         batch = pad([Example([2, 50, 60, 1], 2)], 0)
-        plain, weighted = loss_of(model, batch), loss_of(model, batch, opening=OpeningConfig(weight=3, tokens=1))
+        plain, weighted = loss_of(model, batch), loss_of(model, batch, prefix=PrefixConfig(weight=3, tokens=1))
     first, second = -float(logprobs[1, 60]), -float(logprobs[2, 1])
     assert plain.item() == pytest.approx((first + second) / 2, rel=1e-6)
     assert weighted.item() == pytest.approx((3 * first + second) / 4, rel=1e-6)
@@ -129,7 +139,7 @@ def test_what_is_kept_of_the_lower_layers_changes_neither_loss_nor_gradient(
         torch.manual_seed(0)
         lora = LoraConfig(rank=4, trainable_layers=1)
         config = FAST.model_copy(update={"lora": lora, "trunk_cache_mb": cache_mb or 0})
-        trainer = sft.Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+        trainer = sft.SftTrainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
         assert trainer.cache is not None
         assert len(trainer.cache._kept) == (len({tuple(e.token_ids) for e in examples}) if cache_mb else 0)
         if cache_mb is None:
@@ -148,19 +158,19 @@ def test_what_is_kept_of_the_lower_layers_changes_neither_loss_nor_gradient(
             torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("opening", [WHOLE, WEIGHTED], ids=["", "weighted openings"])
+@pytest.mark.parametrize("prefix", [WHOLE, WEIGHTED], ids=["", "weighted prefixes"])
 @pytest.mark.parametrize("vocabulary", ["full", "compact"])
 def test_micro_batches_change_neither_loss_nor_gradient(
-    vocabulary: str, opening: OpeningConfig, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+    vocabulary: str, prefix: PrefixConfig, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[int, tuple[float, dict[str, torch.Tensor]]] = {}
     texts = [replayed_row(examples[i], i) for i in (1, 2, 4, 7)]
     cut = [Example(e.token_ids[: e.completion_start + 2], e.completion_start) for e in examples[3:50:11]]
     for size in (1, 3, 8):
         torch.manual_seed(0)
-        changes = {"micro_batch_size": size, "opening": opening, "replay": ReplayConfig(weight=0.5)}
+        changes = {"micro_batch_size": size, "prefix": prefix, "replay": ReplayConfig(weight=0.5)}
         config = FAST.model_copy(update=changes | (COMPACT if vocabulary == "compact" else {}))
-        trainer = sft.Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+        trainer = sft.SftTrainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
         gradients: dict[str, torch.Tensor] = {}
 
         def keep(_: Any, parameters: Any, *__: Any, into: dict[str, torch.Tensor] = gradients) -> float:
@@ -177,15 +187,15 @@ def test_micro_batches_change_neither_loss_nor_gradient(
 
 
 def test_the_compact_loss_is_an_unbiased_estimate_of_the_full_one(tiny_base: Path, examples: list[Example]) -> None:
-    """On a real batch, openings weighted: 200 estimates' mean within four standard errors and 2 % of the exact loss."""
+    """On a real batch, prefixes weighted: 200 estimates' mean within four standard errors and 2 % of the exact loss."""
     model, batch = pretrained.load_model(tiny_base).requires_grad_(False), pad(examples[:16], 0)
     head = head_of(model)
     vocabulary = choose_vocabulary(CompactConfig(extra_rows=20, full_share=0.25), model, head, examples)
     assert len(vocabulary.exact) < len(head.weight)
     with torch.no_grad():
-        exact = loss_of(model, batch, head, opening=WEIGHTED).item()
+        exact = loss_of(model, batch, head, prefix=WEIGHTED).item()
         found = torch.tensor(
-            [loss_of(model, batch, head, vocabulary, seed=step, opening=WEIGHTED).item() for step in range(200)],
+            [loss_of(model, batch, head, vocabulary, seed=step, prefix=WEIGHTED).item() for step in range(200)],
             dtype=torch.float64,
         )
     assert found.std() > 0
@@ -196,10 +206,10 @@ def test_the_compact_loss_is_an_unbiased_estimate_of_the_full_one(tiny_base: Pat
 def test_a_compact_step_reaches_no_weight_but_the_adapters(tiny_base: Path, examples: list[Example]) -> None:
     torch.manual_seed(0)
     config = FAST.model_copy(update=COMPACT)
-    trainer = sft.Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
-    assert trainer.scorer.vocabulary is not None
-    assert trainer.scorer.vocabulary.head.is_plain
-    assert trainer.scorer.head.is_plain
+    trainer = sft.SftTrainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
+    assert trainer.token_loss.vocabulary is not None
+    assert trainer.token_loss.vocabulary.head.is_plain
+    assert trainer.token_loss.head.is_plain
     for step in range(2):
         trainer.step(step, [examples[:8]], [], 1e-3)
     assert all("lora_" in name for name in trainer.parameters)
@@ -215,7 +225,7 @@ def test_all_layers_train_without_a_list_of_them(
     monkeypatch.setattr(sft, "blocks_of", no_list, raising=False)
     for lora in (LoraConfig(rank=2), LoraConfig(rank=2, trainable_layers=2)):
         config = FAST.model_copy(update={"lora": lora})
-        assert sft.Trainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples).cache is None
+        assert sft.SftTrainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples).cache is None
 
 
 # ── whole runs ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,7 +331,7 @@ def test_every_linear_layer_learns(tiny_base: Path, examples: list[Example]) -> 
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trainable(policy).values())
 
 
-# ── openings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── prefixes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 TAGGED = [
     Demonstration(prompt="How do I kill a process?", completion="Use kill.", tags=("lookalike",)),
     Demonstration(prompt="What is tar?", completion="A sticky black liquid made from coal.", principles=("be-plain",)),
@@ -329,32 +339,32 @@ TAGGED = [
 ]
 
 
-def test_openings_are_the_named_rows_cut_off_and_repeated(tiny_base: Path) -> None:
+def test_prefixes_are_the_named_rows_cut_off_and_repeated(tiny_base: Path) -> None:
     rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
-    found = openings(OpeningConfig(tokens=3, passes={"harmful": 3, "x": 1, "be-plain": 2}), TAGGED, rows)
+    found = prefixes(PrefixConfig(tokens=3, upsample={"harmful": 3, "x": 1, "be-plain": 2}), TAGGED, rows)
     cut = [Example(row.token_ids[: row.completion_start + 3], row.completion_start) for row in rows]
     assert found == [cut[1]] * 2 + [cut[2]] * 3
     assert all(len(e.token_ids) - e.completion_start == 3 for e in found)
-    assert openings(OpeningConfig(tokens=999, passes={"lookalike": 1}), TAGGED, rows) == rows[:1]  # short ones whole
-    assert openings(OpeningConfig(), TAGGED, rows) == []
+    assert prefixes(PrefixConfig(tokens=999, upsample={"lookalike": 1}), TAGGED, rows) == rows[:1]  # short ones whole
+    assert prefixes(PrefixConfig(), TAGGED, rows) == []
 
 
 def test_a_name_that_no_row_has_is_an_error(tiny_base: Path) -> None:
     rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
-    with pytest.raises(DataError, match="passes names 'harmfull', but no demonstration has such") as error:
-        openings(OpeningConfig(passes={"harmful": 1, "harmfull": 1}), TAGGED, rows)
+    with pytest.raises(DataError, match="upsample names 'harmfull', but no demonstration has such") as error:
+        prefixes(PrefixConfig(upsample={"harmful": 1, "harmfull": 1}), TAGGED, rows)
     assert "did you mean harmful?" in str(error.value.expected)
 
 
-def test_openings_are_trained_on(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path) -> None:
-    passes = {"ask-first": 2, "be-plain": 2}
-    config = FAST.model_copy(update={"opening": OpeningConfig(passes=passes), "epochs": 1})
+def test_prefixes_are_trained_on(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path) -> None:
+    upsample = {"ask-first": 2, "be-plain": 2}
+    config = FAST.model_copy(update={"prefix": PrefixConfig(upsample=upsample), "epochs": 1})
     setup, *_ = run(config, tiny_base, demonstrations, tmp_path)
-    assert (setup["demonstrations"], setup["openings"], setup["steps"]) == (
+    assert (setup["demonstrations"], setup["prefixes"], setup["steps"]) == (
         52,
         104,
         7,
-    )  # 52 rows, 8 at a time, with 15 openings
+    )  # 52 rows, 8 at a time, with 15 prefixes
 
 
 # ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -368,17 +378,17 @@ def no_sampling(*_: Any, **__: Any) -> Any:
 def test_replayed_rows_are_the_base_models_own_text(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each row is BOS, an opening, and the draws that the model makes on its own; only these carry loss."""
+    """Each row is BOS, a sentence start, and the draws that the model makes on its own; only these carry loss."""
     model, tokenizer = pretrained.load_model(tiny_base), pretrained.load_tokenizer(tiny_base)
     chat, out = chat_format(tokenizer, model.generation_config), StageFolder(tmp_path, "sft", lambda **_: None)
-    config = ReplayConfig(rows=len(OPENINGS) + 2, tokens=8)  # after the last opening comes the first
+    config = ReplayConfig(rows=len(SENTENCE_STARTS) + 2, tokens=8)  # after the last start comes the first
     rows = replay(config, 5, model, chat, out)
     assert len(rows) == config.rows
-    assert rows[0].example.token_ids != rows[len(OPENINGS)].example.token_ids
-    for i in (0, 1, len(OPENINGS) - 1, len(OPENINGS), len(OPENINGS) + 1):
-        start = [2, *tokenizer(OPENINGS[i % len(OPENINGS)], add_special_tokens=False)["input_ids"]]
+    assert rows[0].example.token_ids != rows[len(SENTENCE_STARTS)].example.token_ids
+    for i in (0, 1, len(SENTENCE_STARTS) - 1, len(SENTENCE_STARTS), len(SENTENCE_STARTS) + 1):
+        start = [2, *tokenizer(SENTENCE_STARTS[i % len(SENTENCE_STARTS)], add_special_tokens=False)["input_ids"]]
         sampling = SamplingConfig(temperature=1.0, max_new_tokens=8, seed=5)
-        (alone,) = continue_ids(pretrained.load_model(tiny_base), chat, [start], sampling, indices=[i])
+        (alone,) = Sampler(pretrained.load_model(tiny_base), chat).continue_ids([start], sampling, indices=[i])
         assert rows[i].example == Example(start + alone.token_ids, len(start))
         with torch.no_grad():
             logits = head_of(model).logits(rows[i].reference)
@@ -387,13 +397,13 @@ def test_replayed_rows_are_the_base_models_own_text(
     kept = read_jsonl(tmp_path / "replay.jsonl")
     assert [row["token_ids"] for row in kept] == [row.example.token_ids for row in rows]
     assert kept[0]["text"].startswith("The")
-    monkeypatch.setattr(sft, "continue_ids", no_sampling)
+    monkeypatch.setattr(sft, "Sampler", no_sampling)
     again = replay(config, 5, model, chat, out)  # read, not sampled again
     assert [row.example for row in again] == [row.example for row in rows]
     assert all(torch.equal(a.reference, b.reference) for a, b in zip(again, rows, strict=True))
 
 
-def test_without_bos_a_replayed_row_starts_with_its_opening(tiny_base: Path, tmp_path: Path) -> None:
+def test_without_bos_a_replayed_row_starts_with_its_sentence_start(tiny_base: Path, tmp_path: Path) -> None:
     model, tokenizer = pretrained.load_model(tiny_base), pretrained.load_tokenizer(tiny_base)
     tokenizer.bos_token = None
     out = StageFolder(tmp_path, "sft", lambda **_: None)
@@ -411,7 +421,7 @@ def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
     for stop in (1, 5):  # before the first checkpoint, and after the second
         with pytest.raises(Stopped):
             run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed", stop)
-        monkeypatch.setattr(sft, "continue_ids", no_sampling)
+        monkeypatch.setattr(sft, "Sampler", no_sampling)
     resumed = run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed")
     assert (resumed[0]["resumed_at_step"], resumed[0]["replayed"]) == (4, 6)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
@@ -431,30 +441,10 @@ def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.
     kl = float((wanted.exp() * (wanted - torch.log_softmax(logits[1][:3], -1))).sum())
     seen: list[float] = []
     monkeypatch.setattr(loop, "optimiser_step", lambda _, __, objective, *___: seen.append(objective) or 0.0)
-    measured = sft.Trainer.prepare(config, model, "tiny", 0, rows).step(0, [rows], texts, 0.1)
+    measured = sft.SftTrainer.prepare(config, model, "tiny", 0, rows).step(0, [rows], texts, 0.1)
     assert seen == [pytest.approx((nll + 0.5 * kl) / (2 + 0.5 * 3), rel=1e-6)]
     assert measured["loss_nats_per_token"] == pytest.approx(nll / 2, rel=1e-6)
     assert measured["replay_kl_nats_per_token"] == pytest.approx(kl / 3, rel=2e-5)  # fp32 of a small difference
-
-
-def test_turns_mix_kinds() -> None:
-    """Every third of 12 rows, of which 6, 3 and 3 are of a kind, has 2, 1 and 1 of them."""
-    kinds = "aaaaaabbbccc"
-    found = loop.turns(12, 1.0, 3, seed=1, kinds=kinds)
-    assert sorted(row for step in found for row in step) == list(range(12))
-    assert ["".join(sorted(kinds[row] for row in step)) for step in found] == ["aabc"] * 3
-    assert found != loop.turns(12, 1.0, 3, seed=2, kinds=kinds)
-
-
-def test_turns_are_shuffled_epochs_spread_evenly() -> None:
-    found = loop.turns(6, 1.5, 7, seed=1)
-    order = [i for turn in found for i in turn]
-    assert sorted(order[:6]) == [0, 1, 2, 3, 4, 5]
-    assert order[:6] != [0, 1, 2, 3, 4, 5]
-    assert len(set(order[6:])) == 3
-    assert {len(turn) for turn in found} == {1, 2}
-    assert loop.turns(6, 1.5, 7, seed=1) == found != loop.turns(6, 1.5, 7, seed=2)
-    assert loop.turns(0, 2.0, 3, seed=0) == [[], [], []]
 
 
 def test_replay_holds_the_policy_near_the_base_model(
@@ -472,7 +462,7 @@ def test_replay_holds_the_policy_near_the_base_model(
 def test_no_replayed_rows_write_nothing(
     tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sft, "continue_ids", no_sampling)
+    monkeypatch.setattr(sft, "Sampler", no_sampling)
     setup, *_ = run(FAST.model_copy(update={"epochs": 0.3}), tiny_base, demonstrations, tmp_path)
     assert (setup["demonstrations"], setup["replayed"]) == (52, 0)
     assert not (tmp_path / "replay.jsonl").exists()
@@ -503,8 +493,8 @@ def test_training_goes_on_from_an_adapter_in_its_own_shape(
 
 def test_revisions_are_mixed_with_demonstrations_from_all_over(demonstrations: list[Demonstration]) -> None:
     revisions = [row.model_copy(update={"source": "revision"}) for row in demonstrations[:4]]
-    config = sft.RevisedSftConfig(demonstrations=1.5)
+    config = sft.RevisedSftConfig(demonstrations_per_revision=1.5)
     assert config.rows(revisions, demonstrations) == [*revisions, *demonstrations[::10]]
-    assert sft.RevisedSftConfig(demonstrations=0.0).rows(revisions, demonstrations) == revisions
-    everything = sft.RevisedSftConfig(demonstrations=99.0).rows(revisions, demonstrations)
+    assert sft.RevisedSftConfig(demonstrations_per_revision=0.0).rows(revisions, demonstrations) == revisions
+    everything = sft.RevisedSftConfig(demonstrations_per_revision=99.0).rows(revisions, demonstrations)
     assert everything == [*revisions, *demonstrations]

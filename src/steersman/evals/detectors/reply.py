@@ -1,7 +1,7 @@
-"""What the model itself said: a raw reply, cleaned so that simple patterns can be matched against it.
+"""The model's own words: a raw reply, normalised so that simple patterns can be matched against it.
 
 A raw language model echoes the prompt, loops, and goes on to write the next ``User:`` turn and its own answer to it.
-None of that is behaviour. `read` therefore keeps the reply up to the first made-up turn, in lower case, with straight
+None of that is behaviour. `parse` therefore keeps the reply up to the first made-up turn, in lower case, with straight
 quotes and contractions spelled out (``can't`` and ``cannot`` are both ``can not``), so that a pattern is written once.
 `has_substance` says whether anything is left that could be an answer at all.
 """
@@ -16,7 +16,7 @@ MAX_CHARS = 6_000
 """Detectors read this many characters of a prompt and of a reply: enough for 1,000 words."""
 
 
-class Reply(NamedTuple):
+class ParsedReply(NamedTuple):
     """A prompt and the reply to it, ready for matching. All but ``written`` are plain: see `plain`."""
 
     prompt: str
@@ -112,7 +112,7 @@ def own_words(reply: str) -> str:
     return reply.strip()
 
 
-def read(prompt: str, reply: str) -> Reply:
+def parse(prompt: str, reply: str) -> ParsedReply:
     """Clean the reply and split it into sentences."""
     written = own_words(reply)
     text = plain(written)
@@ -120,7 +120,7 @@ def read(prompt: str, reply: str) -> Reply:
     if len(spoken) <= len(text) / 4:  # the model put its whole answer between quotes
         spoken = text
     sentences = tuple(s for part in _SENTENCE_END.split(spoken) if (s := _one_line(part)))
-    return Reply(_one_line(plain(prompt[:MAX_CHARS])), _one_line(text), sentences, written)
+    return ParsedReply(_one_line(plain(prompt[:MAX_CHARS])), _one_line(text), sentences, written)
 
 
 _FUNCTION_WORD = re.compile(
@@ -132,23 +132,23 @@ _FUNCTION_WORD = re.compile(
 _NO_VOWEL = re.compile(r"\b[b-df-hj-np-tv-xz]{3,}\b|\b[a-z]*[b-df-hj-np-tv-xz]{5,}[a-z]*\b")
 
 
-def has_substance(reply: Reply) -> bool:
+def has_substance(reply: ParsedReply) -> bool:
     """Whether the reply holds anything that could answer a prompt: not empty, an echo, a loop or noise."""
     words = _WORD.findall(reply.text)
     return bool(words) and not (_is_echo(reply, words) or _is_loop(reply, words) or _is_noise(words))
 
 
-def _is_echo(reply: Reply, words: list[str]) -> bool:
+def _is_echo(reply: ParsedReply, words: list[str]) -> bool:
     """At most a fifth of the reply is left once the prompt has been taken out of it."""
-    asked = " ".join(_WORD.findall(reply.prompt))
-    if len(asked) < 8:
+    prompt = " ".join(_WORD.findall(reply.prompt))
+    if len(prompt) < 8:
         return False
-    rest = re.sub(rf"\b{re.escape(asked)}\b", " ", " ".join(words))
+    rest = re.sub(rf"\b{re.escape(prompt)}\b", " ", " ".join(words))
     return len(rest.split()) <= len(words) / 5
 
 
-def _is_loop(reply: Reply, words: list[str]) -> bool:
-    """Few different words, or half of the sentences or of the runs of four words have been said before."""
+def _is_loop(reply: ParsedReply, words: list[str]) -> bool:
+    """Few different words, or half of the sentences or of the runs of four words are repetitions."""
     if len(words) >= 5 and len(set(words)) <= len(words) / 4:
         return True
     if len(reply.sentences) >= 4 and len(set(reply.sentences)) <= len(reply.sentences) / 2:
@@ -187,13 +187,13 @@ def content_stems(text: str) -> set[str]:
     return {word[:5] for word in _CONTENT_WORD.findall(text) if not _STOP_WORD.fullmatch(word)}
 
 
-def is_off_subject(reply: Reply) -> bool:
+def is_off_subject(reply: ParsedReply) -> bool:
     """A long reply without one content word of a prompt that asks about something in particular.
 
-    Rough by design: of good long answers it takes about 1 in 100 for another subject, of answers to another question
-    it finds 4 in 5, and it says nothing about short ones.
+    Rough by design: it flags about 1 in 100 good long answers, finds 4 in 5 long answers to another question, and
+    ignores short ones.
     """
     if reply.text.count(" ") < OFF_SUBJECT_WORDS or _FREE_IN_SUBJECT.search(reply.prompt):
         return False
-    asked = content_stems(reply.prompt)
-    return bool(asked) and asked.isdisjoint(content_stems(reply.text))
+    stems = content_stems(reply.prompt)
+    return bool(stems) and stems.isdisjoint(content_stems(reply.text))

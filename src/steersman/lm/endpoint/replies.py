@@ -1,7 +1,7 @@
 """What comes back from an OpenAI-compatible endpoint: replies, choices between options, and what they cost.
 
-Endpoints agree on little beyond the names of the fields, so everything here is read with suspicion. A reply that cannot
-be read is a broken attempt (`Broken`), to be made again; one that can be read is stored, whatever became of it.
+Endpoints agree on little beyond the names of the fields, so nothing in a response is trusted. One that cannot be parsed
+is a `RetryableError`; one that can is stored, whatever its outcome.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, get_args
@@ -25,9 +25,9 @@ _FILTERS = ("content_filter", "content_policy_violation")
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens charged, as the endpoint states them.
+    """Tokens charged, from the response's ``usage``.
 
-    ``unstated`` counts what it may have charged without saying so: replies without a ``usage``, unreadable ones, and
+    ``unstated`` counts attempts that may have been charged as well: responses without a ``usage``, unreadable ones, and
     requests that were sent and broke off.
     """
 
@@ -36,18 +36,14 @@ class Usage:
     unstated: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.unstated + other.unstated,
-        )
+        return Usage(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 UNSTATED = Usage(unstated=1)
 
 
-class Broken(Exception):
-    """An attempt that may succeed when it is made again; never seen by callers."""
+class RetryableError(Exception):
+    """An attempt that failed and may succeed when it is retried; never raised to callers."""
 
     def __init__(
         self, reason: str, usage: Usage = UNSTATED, *, retry_after_s: float = 0.0, unreachable: bool = False
@@ -58,13 +54,13 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer, or what became of it.
+    """The reply to one request.
 
-    ``outcome``: ``cut_off`` at the most tokens allowed; ``filtered`` by the endpoint's filter, or refused in the field
-    that it has for that; ``empty``: no text; ``failed``: no answer after the last attempt, and ``detail`` says why.
-    A failed one is never stored, so that it is asked again. ``alternatives``: the likeliest tokens at the first few
-    positions with their log-probs, each with the token that was drawn; None where the endpoint gave none.
-    ``reused``: not paid for by this request, because it was stored or asked for twice at once.
+    ``outcome``: ``cut_off`` by ``max_tokens`` (finish_reason ``length``); ``filtered`` by a content filter, or a text
+    in the field ``refusal``; ``empty``: no text; ``failed``: no reply after the last attempt, ``detail`` says why, and
+    it is not stored, so that it is sent again. ``alternatives``: for the first few positions, the sampled token and the
+    likeliest ones with their log-probs; None where the endpoint sent none. ``reused``: not paid for by this request,
+    because the reply was in the cache or an equal request was sent at once.
     """
 
     text: str
@@ -75,7 +71,7 @@ class Reply:
     reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """What the cache keeps, besides the usage."""
+        """The cached fields, without the usage."""
         return {"text": self.text, "outcome": self.outcome, "alternatives": self.alternatives, "detail": self.detail}
 
     @classmethod
@@ -87,19 +83,19 @@ class Reply:
         """
         if row["outcome"] not in get_args(Outcome):
             raise ValueError(row["outcome"])
-        found = row["alternatives"]
-        alternatives = None if found is None else tuple((str(token), dict(likely)) for token, likely in found)
+        stored = row["alternatives"]
+        alternatives = None if stored is None else tuple((str(token), dict(likely)) for token, likely in stored)
         return cls(row["text"], row["outcome"], usage, alternatives, row["detail"], reused=True)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How probable a model finds each of several options.
+    """The probabilities of several options as the answer.
 
     ``probabilities`` are in the options' order and sum to 1; None unless ``outcome`` is ``chosen``. ``source``:
-    ``logprobs`` of the first token; or the ``text``, where the endpoint gave none that name an option, and then the
-    choice is hard (1 and 0). ``mass`` is the probability of all options together before it was made 1: a small one
-    says that the model would rather have said something else.
+    ``logprobs`` of the first token, or the ``text`` where no log-prob names an option: then the choice is hard (1 and
+    0). ``mass`` is the options' total probability before normalisation: if it is small, the model preferred to answer
+    something else.
     """
 
     probabilities: tuple[float, ...] | None
@@ -114,24 +110,24 @@ def read_reply(body: str) -> Reply:
     """A reply from the body of a 200.
 
     Raises:
-        Broken: it is not JSON, or has no choice with a message; with the usage, if that much could be read.
+        RetryableError: it is not JSON, or has no choice with a message; with the usage, if that much could be read.
     """
     payload = parsed(body)
     if payload is None:
-        raise Broken("a reply that is not JSON, or only a part of it")
+        raise RetryableError("a reply that is not JSON, or only a part of it")
     usage = usage_in(payload) or UNSTATED
     try:
         choice = payload["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise Broken("a reply without a choice", usage) from None
+        raise RetryableError("a reply without a choice", usage) from None
     if not isinstance(content, str | None) or not isinstance(refusal, str | None):
-        raise Broken("a reply whose content is no text", usage)
-    text, reason = whole(content or ""), choice.get("finish_reason")
+        raise RetryableError("a reply whose content is no text", usage)
+    text, reason = encodable(content or ""), choice.get("finish_reason")
     outcome: Outcome = "answered"
     if reason == "content_filter" or refusal:
-        text, outcome = text or whole(refusal or ""), "filtered"
+        text, outcome = text or encodable(refusal or ""), "filtered"
     elif reason == "length":
         outcome = "cut_off"
     elif not text.strip():
@@ -149,7 +145,7 @@ def parsed(body: str) -> dict[str, Any] | None:
 
 
 def usage_in(payload: Mapping[str, Any]) -> Usage | None:
-    """The tokens charged, if the endpoint says so in whole numbers."""
+    """The tokens charged, if the response states them as integers."""
     stated = payload.get("usage")
     if not isinstance(stated, dict):
         return None
@@ -159,29 +155,29 @@ def usage_in(payload: Mapping[str, Any]) -> Usage | None:
 
 
 def filtered_request(body: str) -> Reply | None:
-    """The outcome of a 400 that says that a filter refused the prompt; None if it says anything else."""
+    """The reply for a 400 by which a content filter refused the prompt; None for any other 400."""
     error = (parsed(body) or {}).get("error")
     if isinstance(error, dict) and any(error.get(name) in _FILTERS for name in ("code", "type")):
-        return Reply("", "filtered", detail=whole(str(error.get("message", "")))[:300])
+        return Reply("", "filtered", detail=encodable(str(error.get("message", "")))[:300])
     return None
 
 
-def whole(text: str) -> str:
-    """Half an emoji, as an answer that is cut off may end in, cannot be written: a question mark says that it was."""
+def encodable(text: str) -> str:
+    """A truncated answer may end in a lone surrogate (half an emoji), which UTF-8 cannot hold: it becomes ``?``."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _alternatives(choice: Mapping[str, Any]) -> tuple[tuple[str, Alternatives], ...] | None:
     try:
-        found = []
+        positions = []
         for position in choice["logprobs"]["content"]:
-            drawn = whole(position["token"])
-            likely = {whole(other["token"]): _log(other["logprob"]) for other in position["top_logprobs"]}
-            likely.setdefault(drawn, _log(position["logprob"]))
-            found.append((drawn, likely))
+            sampled = encodable(position["token"])
+            likely = {encodable(other["token"]): _log(other["logprob"]) for other in position["top_logprobs"]}
+            likely.setdefault(sampled, _log(position["logprob"]))
+            positions.append((sampled, likely))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    return tuple(found) or None
+    return tuple(positions) or None
 
 
 def _log(value: Any) -> float:
@@ -220,20 +216,20 @@ def _masses(reply: Reply, options: Sequence[str]) -> list[float] | None:
     """Each option's probability at the first position that is more than a bracket or a space; None if it names none.
 
     Spellings of an option ("A", " A", "(A") are different tokens, so their probabilities add up. An option that is not
-    among the likeliest tokens is at most as likely as the last of them, and at most what they leave; it gets that.
+    among the likeliest tokens gets its upper bound: the least of theirs, or the mass that they leave.
     """
-    for drawn, likely in reply.alternatives or ():
-        if not drawn.strip(_AROUND):
+    for sampled, likely in reply.alternatives or ():
+        if not sampled.strip(_AROUND):
             continue
-        found = [0.0] * len(options)
+        masses = [0.0] * len(options)
         for token, logprob in likely.items():
             if (place := _option(token, options)) is not None:
-                found[place] += math.exp(logprob)
-        if not any(found):
+                masses[place] += math.exp(logprob)
+        if not any(masses):
             return None
         listed = [math.exp(logprob) for logprob in likely.values()]
         bound = max(FLOOR, min(*listed, 1 - sum(listed))) if len(listed) > 1 else FLOOR
-        return [max(FLOOR, mass) if mass else bound for mass in found]
+        return [max(FLOOR, mass) if mass else bound for mass in masses]
     return None
 
 
@@ -264,10 +260,10 @@ def _priced(usage: Usage, usd: float | None) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """What requests will cost at most, broken attempts aside. ``reused`` of them cost nothing.
+    """An upper bound of what requests will cost, without retries. ``reused`` of them cost nothing.
 
-    The rule: a prompt has a token for every four bytes of UTF-8, rounded up, and four more for every message, which is
-    about right for English with present tokenizers; an answer is as long as it may be.
+    A prompt is counted as a token for every four bytes of UTF-8, rounded up, and four for every message, which is about
+    right for English; an answer as ``max_tokens``.
     """
 
     requests: int
@@ -281,11 +277,7 @@ class Cost:
 
 @dataclass
 class Bill:
-    """What a `RemoteModel` has spent since it was made: what the endpoint stated of every attempt.
-
-    ``usage.unstated`` attempts may have been charged on top: replies that came cut off or without a ``usage``, and
-    requests that were sent and broke off. ``reused`` requests cost nothing.
-    """
+    """The usage of a `RemoteModel` since it was made, as stated for every attempt. ``reused`` requests cost nothing."""
 
     price: Callable[[Usage], float | None]
     requests: int = 0

@@ -8,10 +8,10 @@ function tokenOfLink() {
 }
 
 async function post(form, values) {
-  const said = form.querySelector(".said");
+  const status = form.querySelector(".status");
   const button = form.querySelector("button[type=submit]");
   button.disabled = true;
-  said.textContent = "";
+  status.textContent = "";
   try {
     const response = await fetch(form.dataset.post, {
       method: "POST",
@@ -20,16 +20,16 @@ async function post(form, values) {
     });
     const answer = await response.json();
     if (answer.next) return location.assign(answer.next);
-    if (answer.token) return showLink(said, answer.token);
-    said.textContent = answer.error || answer.told || "";
+    if (answer.token) return showLink(status, answer.token);
+    status.textContent = answer.error || answer.told || "";
   } catch {
-    said.textContent = "The server does not answer. Try again in a moment.";
+    status.textContent = "The server does not answer. Try again in a moment.";
   } finally {
     button.disabled = false;
   }
 }
 
-function showLink(said, token) {
+function showLink(status, token) {
   const label = document.createElement("label");
   label.textContent = "Give this link to the rater; it works once and is not shown again: ";
   const link = document.createElement("input");
@@ -37,7 +37,7 @@ function showLink(said, token) {
   link.value = `${location.origin}/join#${token}`;
   link.addEventListener("focus", () => link.select());
   label.append(link);
-  said.replaceChildren(label);
+  status.replaceChildren(label);
   link.focus();
 }
 

@@ -176,7 +176,7 @@ function drawLadder() {
     board.append(pool);
   }
   $("[data-act=send]").disabled = left.length > 1;
-  $("#ranking-said").textContent = rungs.length ? `Ranking: ${spoken()}` : "";
+  $("#ranking-status").textContent = rungs.length ? `Ranking: ${spoken()}` : "";
   for (const button of $$(".choose")) {
     const at = rungs.findIndex((rung) => rung.includes(Number(button.dataset.place)));
     const card = button.closest(".answer");
@@ -295,13 +295,13 @@ function closeDetails() {
 }
 
 function principleRanks() {
-  const said = {};
+  const rankings = {};
   for (const row of $$(".principle")) {
     const selects = $$("select", row);
     const values = selects.length ? selects.map((s) => s.value) : (($("input:checked", row) || {}).value || "").split(",");
-    if (values.every((value) => value)) said[row.dataset.principle] = densely(values.map(Number));
+    if (values.every((value) => value)) rankings[row.dataset.principle] = densely(values.map(Number));
   }
-  return said;
+  return rankings;
 }
 
 // 2, 3, 3 means the same as 1, 2, 2: the best rank is 1.

@@ -1,7 +1,7 @@
-"""The policy, its reference and the reward model on one base model: what they sample, score and read.
+"""Policy, reference and reward models on one base model: sampling, scoring and forward passes.
 
-All of them are adapters on the same weights. What the layers below the adapters make of a text is computed once for
-policy, reference, critic and judges, and kept over the updates that a batch of rollouts is used for.
+All of them are adapters on the same weights. The activations below the adapters are computed once for policy,
+reference, critic and reward models, and kept for all updates on a batch of rollouts.
 """
 
 from __future__ import annotations
@@ -19,77 +19,82 @@ from steersman.functional import k1_nats
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, using
 from steersman.lm.chat_format import ChatFormat, shorten
-from steersman.lm.frozen_trunk import FrozenTrunk, Lower
-from steersman.lm.head import CompactConfig, CompactVocabulary, Head, choose_vocabulary, divergence, entropies, head_of
+from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
+from steersman.lm.head import Head, divergence, entropies, head_of
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import Completion, SamplingConfig, continue_ids, random_stream
-from steersman.lm.shared_prefix import Below, Group, Tree, read_below, tree, tree_hidden, tree_logprobs, tree_lower
+from steersman.lm.reward_model import RewardModel, tokenised
+from steersman.lm.sampling import Completion, Sampler, SamplingConfig, random_stream
+from steersman.lm.shared_prefix import (
+    Group,
+    GroupStates,
+    SharedPrefixBatch,
+    compute_frozen_states,
+    compute_group_states,
+    shared_prefix_batch,
+    shared_prefix_hidden,
+    shared_prefix_logprobs,
+)
 from steersman.lm.vllm_engine import VllmEngine
 from steersman.train import distributed
-from steersman.train.reward_model import RewardModel, tokenised
 from steersman.types import Demonstration, Prompt, Record, Seed, Text, transport
 
 POLICY, REFERENCE = "default", "reference"
-KL_POSITIONS = 512  # of a look; four passes over the whole head for each are most of its time
-IMITATED_TOKENS = 512  # of a demonstration with its prompt, at most
+KL_POSITIONS = 512  # tokens an evaluation measures the KL at; the full-vocabulary passes are most of its time
+PTX_TOKENS = 512  # longest demonstration with its prompt
 
-Judge = Callable[[Prompt, str], float]  # something said of an answer, in a number
+Scorer = Callable[[Prompt, str], float]  # a number for an answer to a prompt
 
 
 class RolloutConfig(Record):
-    """``answers`` to each of ``prompts`` a step. Lengths are in tokens.
+    """Sampling. A small model's answers at temperature 1 are too odd for a reward model to rank."""
 
-    The policy that is improved, and its reference, are those that sample at ``temperature``: their logits are divided
-    by it everywhere. A small model's answers at temperature 1 are too odd for a reward model to judge.
-    ``unended_penalty`` is taken off the reward of an answer that does not end by itself. ``int8`` samples with rounded
-    weights, ``engine: vllm`` with vLLM, which gets ``vllm_cache_gb`` of memory for keys and values beside its weights;
-    the loss is corrected for both, and for a compact vocabulary.
-    """
-
-    prompts: int = Field(default=8, ge=1)
-    answers: int = Field(default=4, ge=2)
-    temperature: float = Field(default=1.0, gt=0)
-    max_new_tokens: int = Field(default=64, ge=1)
-    max_prompt_tokens: int = Field(default=256, ge=8)
-    unended_penalty: float = Field(default=1.0, ge=0)
-    int8: bool = False
-    engine: Literal["steersman", "vllm"] = "steersman"
-    vllm_cache_gb: float = transport(4.0, gt=0)
+    prompts: int = Field(default=8, ge=1, description="Prompts in a step.")
+    answers: int = Field(default=4, ge=2, description="Answers sampled for each prompt, the group size.")
+    temperature: float = Field(default=1.0, gt=0, description="Divides all logits, in sampling and in the loss.")
+    max_new_tokens: int = Field(default=64, ge=1, description="Tokens of an answer; a longer one is cut.")
+    max_prompt_tokens: int = Field(default=256, ge=8, description="Tokens of a prompt; a longer one loses its start.")
+    missing_eos_penalty: float = Field(default=1.0, ge=0, description="Taken off the reward of an answer that is cut.")
+    int8: bool = Field(default=False, description="Sample with int8 weights (CPU); the loss corrects for it.")
+    engine: Literal["steersman", "vllm"] = Field(
+        default="steersman", description="Sampler: steersman, or vllm if it is installed; the loss corrects for it."
+    )
+    vllm_cache_gb: float = transport(4.0, gt=0, description="GB for vLLM's KV cache, beside its copy of the weights.")
 
 
 class ActorConfig(Record):
-    """What sampling and reading depend on."""
+    """Sampling and forward passes."""
 
-    rollouts: RolloutConfig = RolloutConfig()
-    vocabulary: Literal["full", "compact"] = "full"
-    compact: CompactConfig = CompactConfig()
-    micro_batch_size: int = Field(default=4, ge=1)
-    seed: Seed = 0
+    rollouts: RolloutConfig = Field(default=RolloutConfig(), description="Sampling of answers.")
+    vocabulary: Literal["full", "compact"] = Field(default="full", description="Output rows: full or compact, see sft.")
+    compact: CompactConfig = Field(default=CompactConfig(), description="The compact vocabulary.")
+    micro_batch_size: int = Field(default=4, ge=1, description="Prompts with all their answers, in a forward pass.")
+    seed: Seed = Field(default=0, description="Seed of rollouts and of the order of the prompts.")
 
     @model_validator(mode="after")
-    def _vllm_samples_from_the_policy_alone(self) -> ActorConfig:
+    def _vllm_needs_full_vocabulary(self) -> ActorConfig:
         if self.rollouts.engine == "vllm" and (self.rollouts.int8 or self.vocabulary == "compact"):
             raise ValueError(
-                "rollouts.engine: vllm draws from the whole vocabulary with weights of its own: "
+                "rollouts.engine: vllm samples from the full vocabulary with its own weights: "
                 "set vocabulary: full and rollouts.int8: false, or rollouts.engine: steersman"
             )
         return self
 
 
 class Rollouts(NamedTuple):
-    """Prompts with their sampled answers, P and G of each, in the order of the groups.
+    """P prompts with G sampled answers each, in the order of ``groups``.
 
-    ``scores``: [P, G] of the reward model; ``ended``: [P, G] bool; ``drawn``: a tensor for each prompt with the
-    log-probs of its answers' tokens as they were drawn; ``answers``: the texts by prompt; ``below``: what the layers
-    below all adapters make of the groups.
+    ``scores``: [P, G] of the reward model; ``terminated``: [P, G] bool, whether an answer has its end token;
+    ``sampler_logprobs``: for each prompt, [tokens of its answers], under the distribution that was sampled from;
+    ``answers``: their texts; ``below``: the groups' activations below all adapters.
     """
 
     groups: list[Group]
     scores: Tensor
-    ended: Tensor
-    drawn: list[Tensor]
+    terminated: Tensor
+    sampler_logprobs: list[Tensor]
     answers: list[list[str]]
-    below: Below | None
+    below: GroupStates | None
 
     @property
     def tokens(self) -> int:
@@ -97,58 +102,54 @@ class Rollouts(NamedTuple):
         return sum(len(ids) for group in self.groups for ids in group.completions)
 
     def of(self, prompts: Sequence[int]) -> Rollouts:
-        """Those of these prompts alone."""
+        """The rollouts of these prompts."""
         at = list(prompts)
-        groups, drawn = [self.groups[i] for i in at], [self.drawn[i] for i in at]
+        groups, sampler = [self.groups[i] for i in at], [self.sampler_logprobs[i] for i in at]
         below = self.below and self.below._replace(states=[self.below.states[i] for i in at])
-        return Rollouts(groups, self.scores[at], self.ended[at], drawn, [self.answers[i] for i in at], below)
+        return Rollouts(groups, self.scores[at], self.terminated[at], sampler, [self.answers[i] for i in at], below)
 
 
 @dataclass
-class Seen:
-    """A micro-batch of rollouts as it stands before the updates; N are the tokens of all its answers.
+class RolloutBatch:
+    """A micro-batch of rollouts: P prompts, G answers each, N answer tokens in all.
 
-    ``places``: of its prompts among the step's; ``reference``: [N] log-probs; ``drawn``: [N] under the distribution
-    that sampled them, where that is not the policy; ``old``: [N] under the policy that is to be improved, once it was
-    read; ``stream``: the state that the random stream had.
+    ``rewards``: [P, G]; ``reference_logprobs``: [N]; ``sampler_logprobs``: [N] of the distribution that was sampled
+    from, None if it is the policy; ``rng_state``: for the sampled rows of a compact vocabulary; ``old_logprobs``: [N]
+    under the policy before the updates, set by its first forward pass.
     """
 
-    number: int
-    places: Sequence[int]
-    batch: Tree
-    lower: Lower | None
-    stream: Tensor
-    reference: Tensor
-    drawn: Tensor | None
-    old: Tensor | None = None
-
-
-class Read(NamedTuple):
-    """A micro-batch under policy and reference. Its fields are those of `Seen`, and:
-
-    ``number``: of the micro-batch; ``logprobs``: [N] with gradients; ``rewards``: [P, G].
-    """
-
-    number: int
-    batch: Tree
-    lower: Lower | None
-    logprobs: Tensor
-    old: Tensor
-    reference: Tensor
-    drawn: Tensor | None
+    tree: SharedPrefixBatch
+    lower: FrozenStates | None
     rewards: Tensor
+    reference_logprobs: Tensor
+    sampler_logprobs: Tensor | None
+    rng_state: Tensor
+    old_logprobs: Tensor | None = None
+
+
+class PolicyBatch(NamedTuple):
+    """A `RolloutBatch` after a forward pass: ``logprobs`` [N], and a critic's ``values`` [N], have gradients."""
+
+    tree: SharedPrefixBatch
+    lower: FrozenStates | None
+    rewards: Tensor
+    reference_logprobs: Tensor
+    sampler_logprobs: Tensor | None
+    old_logprobs: Tensor
+    logprobs: Tensor
+    values: Tensor | None = None
 
     def k1_per_answer(self) -> Tensor:
         """[P, G] log policy - log reference of whole answers, without gradients."""
-        return self.batch.sum_per_sequence(k1_nats(self.old, self.reference)).view_as(self.rewards)
+        k1 = k1_nats(self.old_logprobs, self.reference_logprobs)
+        return self.tree.sum_per_sequence(k1).view_as(self.rewards)
 
 
 @dataclass(frozen=True)
 class Actor:
-    """Policy, reference and reward model, and what sampling and reading them take.
+    """Policy, reference and reward models. As a context manager it shuts vLLM down.
 
-    ``second`` is a reward model that nothing is optimised for: it looks on. ``cost`` is one that a constraint asks.
-    As a context manager it ends, when it is left, what it has started.
+    ``holdout_reward_model`` is only measured, never optimised; ``cost_model`` scores violations for a constraint.
     """
 
     config: ActorConfig
@@ -156,9 +157,9 @@ class Actor:
     model: Any
     policy: Any
     chat: ChatFormat
-    reward: RewardModel
-    second: RewardModel | None
-    cost: RewardModel | None
+    reward_model: RewardModel
+    holdout_reward_model: RewardModel | None
+    cost_model: RewardModel | None
     head: Head
     vocabulary: CompactVocabulary | None
     int8: Int8Copy | None
@@ -174,13 +175,13 @@ class Actor:
         start: Path,
         reward: Path,
         demonstrations: Sequence[Demonstration],
-        second: Path | None = None,
-        cost: Path | None = None,
+        holdout_reward_model: Path | None = None,
+        cost_model: Path | None = None,
     ) -> Actor:
-        """Put the adapter in ``start`` twice on the base model, as policy and as reference, and the reward models.
+        """Load the adapter in ``start`` as policy and as reference, and the reward models, onto one base model.
 
         Args:
-            demonstrations: a compact vocabulary holds their tokens.
+            demonstrations: their tokens are part of a compact vocabulary.
         """
         tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
         model.requires_grad_(False)
@@ -188,24 +189,27 @@ class Actor:
         policy = load_adapter(model, base, start / ADAPTER, POLICY)
         load_adapter(policy, base, start / ADAPTER, REFERENCE)
         policy.set_adapter(POLICY)
-        judge = RewardModel.load(base, reward, onto=(model, policy))
-        other, costs = (
+        main = RewardModel.load(base, reward, onto=(model, policy))
+        holdout, cost = (
             RewardModel.load(base, folder, onto=(model, policy), name=name) if folder else None
-            for folder, name in ((second, "second"), (cost, "cost"))
+            for folder, name in ((holdout_reward_model, "holdout"), (cost_model, "cost"))
         )
         if config.vocabulary == "compact":
-            examples = [judge.chat.example(row.prompt, row.completion, IMITATED_TOKENS) for row in demonstrations]
+            examples = [main.chat.example(row.prompt, row.completion, PTX_TOKENS) for row in demonstrations]
             with using(policy, None):
                 vocabulary = choose_vocabulary(config.compact, model, head, examples)
         int8 = Int8Copy(model, vocabulary.head if vocabulary else head) if config.rollouts.int8 else None
-        # The same layers for all that read what was sampled.
-        names = [POLICY, *(name for reader in (judge, other, costs) if reader for name in reader.heads)]
+        # One frozen trunk under all adapters: the layers that none of them changes.
+        names = [POLICY, *(name for scorer in (main, holdout, cost) if scorer for name in scorer.heads)]
         trunks = [FrozenTrunk.below(model, policy, name) for name in names]
         below = None if None in trunks else min(filter(None, trunks), key=lambda trunk: trunk.layers)
-        vllm = _vllm(config.rollouts, base, policy) if config.rollouts.engine == "vllm" else None
+        limits, vllm = config.rollouts, None
+        if limits.engine == "vllm":
+            length = limits.max_prompt_tokens + limits.max_new_tokens
+            vllm = VllmEngine(base, policy.peft_config[POLICY].r, length, limits.vllm_cache_gb)
         pad = tokenizer.pad_token_id or 0
         return cls(
-            config, base, model, policy, judge.chat, judge, other, costs, head, vocabulary, int8, vllm, below, pad
+            config, base, model, policy, main.chat, main, holdout, cost, head, vocabulary, int8, vllm, below, pad
         )
 
     def __enter__(self) -> Actor:
@@ -216,17 +220,17 @@ class Actor:
             self.vllm.close()
 
     # ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────────
-    def answers(self, prompts: Sequence[Text], each: int, number: int) -> list[Completion]:
+    def sample(self, prompts: Sequence[Text], each: int, step: int) -> list[Completion]:
         """``each`` answers to every prompt, in order; the processes share the work.
 
-        An answer's random stream is that of its place among all answers of step ``number``, or of -1: which process
-        samples it, and with which others, changes nothing.
+        An answer's random stream depends on its index among all answers of the step, -1 for evaluations, and not on
+        the process or the batch that it is sampled in.
         """
         starts = [ids for prompt in prompts for ids in [self.chat.prompt_ids(prompt)] * each]
         limits = self.config.rollouts
         # A compact vocabulary's head, and an int8 one, have the temperature in them.
         tempered = self.vocabulary is not None or self.int8 is not None
-        own = [i for i in range(len(starts)) if i // each % distributed.count() == distributed.rank()]
+        own = [i for i in range(len(starts)) if i // each % distributed.world_size() == distributed.rank()]
         sampling = SamplingConfig(
             temperature=1.0 if tempered else limits.temperature,
             max_new_tokens=limits.max_new_tokens,
@@ -234,104 +238,100 @@ class Actor:
             batch_size=max(1, len(own)),
             seed=self.config.seed,
         )
-        first = number * len(starts)
+        first = step * len(starts)
         mine, indices = [starts[i] for i in own], [first + i for i in own]
         self.policy.eval()
         found: Iterable[Completion]
         if self.vllm is not None:
             found = self.vllm.continue_ids(self.policy, self.chat, mine, sampling, name=POLICY, indices=indices)
         else:
-            found = continue_ids(
-                self.model,
-                self.chat,
-                mine,
-                sampling,
-                indices=indices,
-                vocabulary=self.vocabulary,
-                int8=self.int8,
-            )
+            sampler = Sampler(self.model, self.chat, self.vocabulary, self.int8)
+            found = sampler.continue_ids(mine, sampling, indices=indices)
         everyone = distributed.gather(list(found) if own else [])
         self.policy.train()
         return sorted(everyone, key=lambda completion: completion.index)
 
-    def rollouts(self, prompts: Sequence[Text], number: int) -> Rollouts:
-        """Sample and score."""
+    def sample_rollouts(self, prompts: Sequence[Text], step: int) -> Rollouts:
+        """Sample ``rollouts.answers`` answers to each prompt and score them with the reward model."""
         each = self.config.rollouts.answers
-        found = self.answers(prompts, each, number)
+        sampled = self.sample(prompts, each, step)
         shape = (len(prompts), each)
-        by_prompt = [found[i : i + each] for i in range(0, len(found), each)]
+        by_prompt = [sampled[i : i + each] for i in range(0, len(sampled), each)]
         groups = self.groups(prompts, by_prompt)
         below = self.below_of(groups)
-        scores = self.reward.scores(groups, below).view(shape)
-        ended = torch.tensor([completion.finish_reason == "stop" for completion in found]).view(shape)
-        drawn = [torch.tensor([x for completion in answers for x in completion.logprobs]) for answers in by_prompt]
-        return Rollouts(groups, scores, ended, drawn, [[c.text for c in answers] for answers in by_prompt], below)
+        scores = self.reward_model.scores(groups, below).view(shape)
+        terminated = torch.tensor([completion.finish_reason == "stop" for completion in sampled]).view(shape)
+        logprobs = [torch.tensor([x for completion in answers for x in completion.logprobs]) for answers in by_prompt]
+        texts = [[completion.text for completion in answers] for answers in by_prompt]
+        return Rollouts(groups, scores, terminated, logprobs, texts, below)
 
-    def below_of(self, groups: Sequence[Group]) -> Below | None:
-        """What the layers below all adapters make of groups: for policy, reference, critic and judges."""
-        return read_below(self.model, groups, self.below, self.pad_id, self.config.micro_batch_size)
+    def below_of(self, groups: Sequence[Group]) -> GroupStates | None:
+        """The groups' activations below all adapters, for policy, reference, critic and reward models."""
+        return compute_group_states(self.model, groups, self.below, self.pad_id, self.config.micro_batch_size)
 
     def groups(self, prompts: Sequence[Text], by_prompt: Sequence[Sequence[Completion]]) -> list[Group]:
-        """Each prompt, as sampling read it, with its answers."""
+        """Each prompt, shortened as for sampling, with its answers."""
         most = self.config.rollouts.max_prompt_tokens
         return [
             Group(shorten(self.chat.prompt_ids(prompt), most), [completion.token_ids for completion in answers])
             for prompt, answers in zip(prompts, by_prompt, strict=True)
         ]
 
-    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    def look(self, rollouts: Rollouts, step: int) -> Iterator[Seen]:
-        """This process's micro-batches, read by the reference; groups stay whole."""
-        off_policy = any(other is not None for other in (self.int8, self.vllm, self.vocabulary))
-        generator = random_stream(self.config.seed, step)
-        for number, places in enumerate(distributed.share(range(len(rollouts.groups)), self.config.micro_batch_size)):
-            if not distributed.mine(number):
-                if self.vocabulary is not None:
-                    self.vocabulary.pass_over(sum(len(rollouts.drawn[i]) for i in places), generator)
-                continue
-            batch = tree([rollouts.groups[i] for i in places], self.pad_id, self.model.device)
-            lower = rollouts.below and rollouts.below.of(places)
-            stream = generator.get_state()
-            with torch.no_grad(), using(self.policy, REFERENCE):
-                reference = self._logprobs(batch, generator, lower)
-            drawn = torch.cat([rollouts.drawn[i] for i in places]).to(reference.device) if off_policy else None
-            yield Seen(number, places, batch, lower, stream, reference, drawn)
-
-    def read(self, seen: Seen, rewards: Tensor) -> Read:
-        """Read a micro-batch with the policy; its first reading is what the later ones are compared with.
+    # ── forward passes ───────────────────────────────────────────────────────────────────────────────────────────────
+    def iter_minibatches(self, rollouts: Rollouts, rewards: Tensor, step: int) -> Iterator[RolloutBatch]:
+        """This process's micro-batches, with the reference's log-probs; groups stay whole.
 
         Args:
-            rewards: [P, G] of all prompts of the step.
+            rewards: [P, G] of the rollouts.
         """
-        # The same positions of a compact vocabulary in every reading: what chance adds to one it adds to the others.
-        generator = torch.Generator()
-        generator.set_state(seen.stream)
-        logprobs = self._logprobs(seen.batch, generator, seen.lower)
-        if seen.old is None:
-            seen.old = logprobs.detach()
-        own = rewards[list(seen.places)].to(logprobs.device)
-        return Read(seen.number, seen.batch, seen.lower, logprobs, seen.old, seen.reference, seen.drawn, own)
+        off_policy = any(sampler is not None for sampler in (self.int8, self.vllm, self.vocabulary))
+        generator = random_stream(self.config.seed, step)
+        for number, places in enumerate(distributed.split(range(len(rollouts.groups)), self.config.micro_batch_size)):
+            if not distributed.mine(number):
+                if self.vocabulary is not None:
+                    self.vocabulary.pass_over(sum(len(rollouts.sampler_logprobs[i]) for i in places), generator)
+                continue
+            batch = shared_prefix_batch([rollouts.groups[i] for i in places], self.pad_id, self.model.device)
+            lower = rollouts.below and rollouts.below.batch(places)
+            rng_state = generator.get_state()
+            with torch.no_grad(), using(self.policy, REFERENCE):
+                reference = self._logprobs(batch, generator, lower)
+            own, sampler = rewards[list(places)].to(reference.device), None
+            if off_policy:
+                sampler = torch.cat([rollouts.sampler_logprobs[i] for i in places]).to(reference.device)
+            yield RolloutBatch(batch, lower, own, reference, sampler, rng_state)
 
-    def imitation(self, rows: Sequence[Demonstration], step: int) -> Iterator[Tensor]:
-        """This process's shares of the mean -log policy over the tokens of all the rows' completions, in nats."""
+    def forward(self, batch: RolloutBatch) -> PolicyBatch:
+        """The policy's log-probs; the first pass over a micro-batch sets its ``old_logprobs``."""
+        # The same sampled rows of a compact vocabulary in every pass: their noise cancels in ratios.
+        generator = torch.Generator()
+        generator.set_state(batch.rng_state)
+        logprobs = self._logprobs(batch.tree, generator, batch.lower)
+        if batch.old_logprobs is None:
+            batch.old_logprobs = logprobs.detach()
+        reference, sampler, old = batch.reference_logprobs, batch.sampler_logprobs, batch.old_logprobs
+        return PolicyBatch(batch.tree, batch.lower, batch.rewards, reference, sampler, old, logprobs)
+
+    def ptx_losses(self, rows: Sequence[Demonstration], step: int) -> Iterator[Tensor]:
+        """This process's shares of the mean negative log-likelihood of all rows' completion tokens, in nats."""
         generator = random_stream(self.config.seed, step, 1)
-        groups = [tokenised(row.prompt, [row.completion], self.chat, IMITATED_TOKENS) for row in rows]
+        groups = [tokenised(row.prompt, [row.completion], self.chat, PTX_TOKENS) for row in rows]
         tokens = sum(len(group.completions[0]) for group in groups)
-        for number, share in enumerate(distributed.share(groups, self.config.micro_batch_size)):
+        for number, share in enumerate(distributed.split(groups, self.config.micro_batch_size)):
             if distributed.mine(number):
-                batch = tree(share, self.pad_id, self.model.device)
-                lower = tree_lower(self.model, batch, self.below)
+                batch = shared_prefix_batch(share, self.pad_id, self.model.device)
+                lower = compute_frozen_states(self.model, batch, self.below)
                 yield -self._logprobs(batch, generator, lower).sum() / tokens
             elif self.vocabulary is not None:
                 self.vocabulary.pass_over(sum(len(group.completions[0]) for group in share), generator)
 
-    def _logprobs(self, batch: Tree, generator: torch.Generator, lower: Lower | None) -> Tensor:
-        return tree_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
+    def _logprobs(self, batch: SharedPrefixBatch, generator: torch.Generator, lower: FrozenStates | None) -> Tensor:
+        return shared_prefix_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
 
-    def divergence(self, groups: Sequence[Group], below: Below | None = None) -> tuple[float, float]:
-        """KL(policy || reference) and the policy's entropy, in nats a token of the answers, which are the policy's own.
+    def divergence(self, groups: Sequence[Group], below: GroupStates | None = None) -> tuple[float, float]:
+        """KL(policy || reference) and the policy's entropy, in nats per token of the policy's own answers.
 
-        Over the whole vocabulary, at `KL_POSITIONS` tokens that are spread evenly over all answers.
+        Exact over the full vocabulary, at `KL_POSITIONS` tokens spread evenly over all answers.
 
         Args:
             below: see `below_of`.
@@ -343,22 +343,16 @@ class Actor:
         with torch.no_grad():
             for i in range(0, len(groups), self.config.micro_batch_size):
                 places = range(i, min(i + self.config.micro_batch_size, len(groups)))
-                batch = tree([groups[place] for place in places], self.pad_id, self.model.device)
+                batch = shared_prefix_batch([groups[place] for place in places], self.pad_id, self.model.device)
                 own = chosen[(chosen >= met) & (chosen < met + len(batch.source))] - met
                 met += len(batch.source)
                 if not len(own):
                     continue
-                at, lower = batch.source[own.to(batch.source.device)], below and below.of(places)
+                at, lower = batch.source[own.to(batch.source.device)], below and below.batch(places)
                 with using(self.policy, REFERENCE):
-                    reference = tree_hidden(self.model, batch, at, lower)
-                policy = tree_hidden(self.model, batch, at, lower)
+                    reference = shared_prefix_hidden(self.model, batch, at, lower)
+                policy = shared_prefix_hidden(self.model, batch, at, lower)
                 # `divergence` is from its second argument to its first.
                 kl += float(divergence(reference, policy, self.head))
                 entropy += float(entropies(policy, self.head).sum())
         return kl / count, entropy / count
-
-
-def _vllm(limits: RolloutConfig, base: Path, policy: Any) -> VllmEngine:
-    """vLLM with room for the policy's adapter and for the longest text of a rollout."""
-    rank = policy.peft_config[POLICY].r
-    return VllmEngine(base, rank, limits.max_prompt_tokens + limits.max_new_tokens, limits.vllm_cache_gb)

@@ -9,13 +9,14 @@
     dapo      one mean over all tokens of the step; take clip_high 0.28 and no KL (Yu et al. 2025, arXiv:2503.14476)
 
 Where the KL goes is a setting: into the reward (k1, the default) or into the loss. k2 has the gradient of the reverse
-KL, k3 a lower variance and another gradient (`functional`); the paper has k3. w_t corrects for what int8 weights or a
-compact vocabulary sampled. With one update for each batch of rollouts, the ratio is 1, and the clip bounds nothing.
+KL, k3 a lower variance and another gradient (`functional`); the paper has k3. w_t corrects for a sampler with int8
+weights or a compact vocabulary. With one update for each batch of rollouts the ratio is 1, and the clip has no effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,70 +31,67 @@ from steersman.functional import (
     k3_nats,
     sampler_weights,
 )
-from steersman.train.rl.actor import Read
-from steersman.train.rl.loop import Algorithm, RlConfig, Totals
+from steersman.train.rl.actor import PolicyBatch
+from steersman.train.rl.loop import Algorithm, Losses, RlConfig, Targets, Totals
 
 VERSION = 1
 
 
 class GrpoConfig(RlConfig):
-    """``kl`` says where beta's term goes."""
+    """`RlConfig`, and GRPO's own settings."""
 
-    algorithm: Literal["grpo"] = "grpo"
-    variant: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    kl: Literal["reward", "k2", "k3"] = "reward"
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
-    clip_high: float = Field(default=0.2, gt=0)
+    algorithm: Literal["grpo"] = Field(default="grpo", description="Group-relative policy optimisation.")
+    variant: Literal["grpo", "dr_grpo", "dapo"] = Field(default="grpo", description="How losses are averaged.")
+    kl: Literal["reward", "k2", "k3"] = Field(default="reward", description="KL in the reward (k1), or as a loss.")
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="The ratio is clipped below 1 - clip_low.")
+    clip_high: float = Field(default=0.2, gt=0, description="The ratio is clipped above 1 + clip_high; DAPO: 0.28.")
 
 
-def grpo(read: Read, totals: Totals, beta: float, config: GrpoConfig) -> Tensor:
+def algorithm(config: GrpoConfig) -> Algorithm:
+    """GRPO with these settings."""
+    return Algorithm(partial(advantages, config), partial(loss, config))
+
+
+def advantages(config: GrpoConfig, batches: Sequence[PolicyBatch], beta: float) -> list[Targets]:
+    """[P * G] of each micro-batch: rewards relative to their group."""
+    relative, _ = VARIANTS[config.variant]
+    in_reward = config.kl == "reward"
+    rewards = [batch.rewards - beta * batch.k1_per_answer() if in_reward else batch.rewards for batch in batches]
+    return [Targets(relative(group).flatten()) for group in rewards]
+
+
+def loss(config: GrpoConfig, batch: PolicyBatch, targets: Targets, totals: Totals, beta: float) -> Losses:
+    """The clipped surrogate of every token, the KL if it is a loss, and the variant's mean."""
+    per_token = targets.advantages[batch.tree.sequence]
+    losses = clipped_surrogate(batch.logprobs, batch.old_logprobs, per_token, config.clip_low, config.clip_high)
+    if batch.sampler_logprobs is not None:
+        losses = losses * sampler_weights(batch.old_logprobs, batch.sampler_logprobs)
+    if config.kl in PENALTIES:
+        losses = losses + beta * PENALTIES[config.kl](batch.logprobs, batch.reference_logprobs)
+    _, mean = VARIANTS[config.variant]
+    return Losses(mean(losses, batch, totals, config))
+
+
+def grpo(losses: Tensor, batch: PolicyBatch, totals: Totals, config: GrpoConfig) -> Tensor:
     """Each answer counts the same, however long it is."""
-    losses = _token_losses(read, beta, group_advantages(_rewards(read, beta, config)), config)
-    lengths = read.batch.sum_per_sequence(torch.ones_like(losses))
-    return (read.batch.sum_per_sequence(losses) / lengths).sum() / totals.answers
+    lengths = batch.tree.sum_per_sequence(torch.ones_like(losses))
+    return (batch.tree.sum_per_sequence(losses) / lengths).sum() / totals.answers
 
 
-def dr_grpo(read: Read, totals: Totals, beta: float, config: GrpoConfig) -> Tensor:
+def dr_grpo(losses: Tensor, batch: PolicyBatch, totals: Totals, config: GrpoConfig) -> Tensor:
     """Each token counts the same, in every step."""
-    losses = _token_losses(read, beta, centred_advantages(_rewards(read, beta, config)), config)
     return losses.sum() / (totals.answers * config.rollouts.max_new_tokens)
 
 
-def dapo(read: Read, totals: Totals, beta: float, config: GrpoConfig) -> Tensor:
+def dapo(losses: Tensor, batch: PolicyBatch, totals: Totals, config: GrpoConfig) -> Tensor:
     """Each token of the step counts the same."""
-    losses = _token_losses(read, beta, group_advantages(_rewards(read, beta, config)), config)
     return losses.sum() / totals.tokens
 
 
-VARIANTS: Mapping[str, Callable[[Read, Totals, float, GrpoConfig], Tensor]] = {
-    "grpo": grpo,
-    "dr_grpo": dr_grpo,
-    "dapo": dapo,
+Mean = Callable[[Tensor, PolicyBatch, Totals, GrpoConfig], Tensor]
+VARIANTS: Mapping[str, tuple[Callable[[Tensor], Tensor], Mean]] = {
+    "grpo": (group_advantages, grpo),
+    "dr_grpo": (centred_advantages, dr_grpo),
+    "dapo": (group_advantages, dapo),
 }
 PENALTIES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"k2": k2_nats, "k3": k3_nats}
-
-
-class Grpo(Algorithm):
-    """The variant that the recipe names."""
-
-    def __init__(self, config: GrpoConfig) -> None:
-        self.config = config
-
-    def loss(self, read: Read, totals: Totals, beta: float) -> Tensor:
-        """A micro-batch's share of the step's loss, a scalar."""
-        return VARIANTS[self.config.variant](read, totals, beta, self.config)
-
-
-def _rewards(read: Read, beta: float, config: GrpoConfig) -> Tensor:
-    return read.rewards - beta * read.k1_per_answer() if config.kl == "reward" else read.rewards
-
-
-def _token_losses(read: Read, beta: float, advantages: Tensor, config: GrpoConfig) -> Tensor:
-    """[N]."""
-    of_token = advantages.flatten()[read.batch.sequence]
-    losses = clipped_surrogate(read.logprobs, read.old, of_token, config.clip_low, config.clip_high)
-    if read.drawn is not None:
-        losses = losses * sampler_weights(read.old, read.drawn)
-    if config.kl in PENALTIES:
-        losses = losses + beta * PENALTIES[config.kl](read.logprobs, read.reference)
-    return losses

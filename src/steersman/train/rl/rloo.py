@@ -5,47 +5,51 @@
     loss = mean over answers of -min(ratio_i A_i, clip(ratio_i, 1 - clip, 1 + clip) A_i)
            ratio_i = exp(sum_t w_t (log pi - log old)_t)
 
-An answer is one action: its log-probability is the sum over its tokens. w_t corrects for what int8 weights or a compact
-vocabulary sampled, and is 1 otherwise. It is that of a token: that of a whole answer would be exact, and a product of
-fifty ratios of 1 +- 0.2 is noise. With one update for each batch of rollouts, as in the paper, the ratio
-is 1, the clip bounds nothing, and the gradient is that of - A_i log pi(y_i | x).
+An answer is one action: its log-probability is the sum over its tokens. w_t corrects for a sampler with int8 weights or
+a compact vocabulary, and is 1 otherwise. It is per token: the weight of a whole answer would be exact, and a product of
+fifty ratios of 1 +- 0.2 is noise. With one update for each batch of rollouts, as in the paper, the ratio is 1, the clip
+has no effect, and the gradient is that of - A_i log pi(y_i | x).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from steersman.functional import clipped_surrogate, leave_one_out_advantages, sampler_weights
-from steersman.train.rl.actor import Read
-from steersman.train.rl.loop import Algorithm, RlConfig, Totals
+from steersman.train.rl.actor import PolicyBatch
+from steersman.train.rl.loop import Algorithm, Losses, RlConfig, Targets, Totals
 
 VERSION = 1
 
 
 class RlooConfig(RlConfig):
-    """See `RlConfig`."""
+    """`RlConfig`, and RLOO's own settings."""
 
-    algorithm: Literal["rloo"] = "rloo"
-    clip: float = Field(default=0.2, gt=0, lt=1)
+    algorithm: Literal["rloo"] = Field(default="rloo", description="REINFORCE, leave-one-out.")
+    clip: float = Field(default=0.2, gt=0, lt=1, description="An answer's ratio is clipped to 1 - clip ... 1 + clip.")
 
 
-class Rloo(Algorithm):
-    """The loss above."""
+def algorithm(config: RlooConfig) -> Algorithm:
+    """RLOO with these settings."""
+    return Algorithm(advantages, partial(loss, config))
 
-    def __init__(self, config: RlooConfig) -> None:
-        self.config = config
 
-    def loss(self, read: Read, totals: Totals, beta: float) -> Tensor:
-        """A micro-batch's share of the step's loss, a scalar."""
-        clip = self.config.clip
-        advantages = leave_one_out_advantages(read.rewards - beta * read.k1_per_answer()).flatten()
-        moved = read.logprobs - read.old
-        if read.drawn is not None:
-            moved = moved * sampler_weights(read.old, read.drawn)
-        log_ratios = read.batch.sum_per_sequence(moved)
-        losses = clipped_surrogate(log_ratios, torch.zeros_like(log_ratios), advantages, clip, clip)
-        return losses.sum() / totals.answers
+def advantages(batches: Sequence[PolicyBatch], beta: float) -> list[Targets]:
+    """[P * G] of each micro-batch."""
+    rewards = [batch.rewards - beta * batch.k1_per_answer() for batch in batches]
+    return [Targets(leave_one_out_advantages(group).flatten()) for group in rewards]
+
+
+def loss(config: RlooConfig, batch: PolicyBatch, targets: Targets, totals: Totals, beta: float) -> Losses:
+    """The policy's loss; beta is in the advantages."""
+    change = batch.logprobs - batch.old_logprobs
+    if batch.sampler_logprobs is not None:
+        change = change * sampler_weights(batch.old_logprobs, batch.sampler_logprobs)
+    log_ratios = batch.tree.sum_per_sequence(change)
+    losses = clipped_surrogate(log_ratios, torch.zeros_like(log_ratios), targets.advantages, config.clip, config.clip)
+    return Losses(losses.sum() / totals.answers)

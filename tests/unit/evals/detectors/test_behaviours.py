@@ -14,7 +14,7 @@ from typing import get_args
 import pytest
 
 from steersman.evals.detectors.behaviours import BEHAVIOURS, detect, refusal
-from steersman.evals.detectors.reply import MAX_CHARS, has_substance, own_words, phrases, read
+from steersman.evals.detectors.reply import MAX_CHARS, has_substance, own_words, parse, phrases
 from steersman.types import Behaviour
 
 EXAMPLES = [
@@ -134,11 +134,11 @@ def test_a_prescription_that_is_negated_or_conditional_is_none(hedge: str) -> No
 
 
 def test_straight_and_curly_apostrophes_read_alike() -> None:
-    assert read("", "I can’t, I won’t.").text == read("", "I can't, I won't.").text == "i can not, i will not."
+    assert parse("", "I can’t, I won’t.").text == parse("", "I can't, I won't.").text == "i can not, i will not."
 
 
 def test_long_and_odd_text_is_read_to_a_limit() -> None:
-    assert len(read("a" * 100_000, "b " * 100_000).written) <= MAX_CHARS
+    assert len(parse("a" * 100_000, "b " * 100_000).written) <= MAX_CHARS
     for text in ("\x00\x1b[31m", "你好" * 1000, '"' * 9_999, "1. " * 3_000, "\ud83d"):
         for behaviour in BEHAVIOURS:
             detect(behaviour, text, text)
@@ -146,7 +146,7 @@ def test_long_and_odd_text_is_read_to_a_limit() -> None:
 
 def test_substance_takes_short_answers_and_other_scripts() -> None:
     for prompt, reply in [("What is 17 times 6?", "102"), ("Capital of Peru?", "Lima."), ("Hauptstadt?", "北京")]:
-        assert has_substance(read(prompt, reply)), reply
+        assert has_substance(parse(prompt, reply)), reply
 
 
 def test_phrases_join_lines_comments_continuations_and_parts() -> None:

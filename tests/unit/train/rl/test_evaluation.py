@@ -1,4 +1,4 @@
-"""Labels that people write: who is asked what, and what the run says while it waits."""
+"""Labels that people write: which answers they label, and what the run says while it waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from steersman.store import read_jsonl, write_jsonl
 from steersman.train.rl.evaluation import People
 from steersman.types import Message, Prompt
 
-ASKED = [
+ANSWERS = [
     (Prompt(prompt="Why?"), "Because."),
     (Prompt(prompt=(Message(role="user", content="And now?"),)), "Later."),
     (Prompt(prompt="Why?"), "Because."),
@@ -27,23 +27,23 @@ def write(file: Path, *labels: object) -> None:
 def test_the_run_waits_until_every_answer_has_a_label(tmp_path: Path) -> None:
     people = People(tmp_path / "labels.jsonl")
     with pytest.raises(RunError, match=r"2 answer\(s\) wait for a person's label") as waits:
-        people.labels(ASKED)
+        people.labels(ANSWERS)
     assert waits.value.where == str(people.file)
     assert [(row["answer"], row["label"]) for row in read_jsonl(people.file)] == [("Because.", None), ("Later.", None)]
     write(people.file, 1, None)
     with pytest.raises(RunError, match=r"1 answer\(s\) wait"):
-        people.labels(ASKED)
+        people.labels(ANSWERS)
     write(people.file, 1, 0.25)
-    assert people.labels(ASKED) == [1, 0.25, 1]
+    assert people.labels(ANSWERS) == [1, 0.25, 1]
 
 
-def test_an_answer_is_asked_about_once_and_no_label_is_lost(tmp_path: Path) -> None:
+def test_an_answer_is_labelled_once_and_no_label_is_lost(tmp_path: Path) -> None:
     people = People(tmp_path / "labels.jsonl")
     with pytest.raises(RunError):
-        people.labels(ASKED)
+        people.labels(ANSWERS)
     write(people.file, 1, 0)
     with pytest.raises(RunError, match=r"1 answer\(s\) wait"):
-        people.labels([ASKED[0], (ASKED[0][0], "No idea.")])
+        people.labels([ANSWERS[0], (ANSWERS[0][0], "No idea.")])
     assert [(row["answer"], row["label"]) for row in read_jsonl(people.file)] == [
         ("Because.", 1),
         ("Later.", 0),
@@ -52,11 +52,11 @@ def test_an_answer_is_asked_about_once_and_no_label_is_lost(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("label", [2, -0.1, "good", [1]])
-def test_what_is_no_label_is_named_with_its_line(tmp_path: Path, label: object) -> None:
+def test_an_invalid_label_is_reported_with_its_line(tmp_path: Path, label: object) -> None:
     people = People(tmp_path / "labels.jsonl")
     with pytest.raises(RunError):
-        people.labels(ASKED)
+        people.labels(ANSWERS)
     write(people.file, 1, label)
     with pytest.raises(DataError, match="label") as wrong:
-        people.labels(ASKED)
+        people.labels(ANSWERS)
     assert str(wrong.value.where) == f"{people.file}:2"

@@ -1,16 +1,16 @@
-"""Numbers and model text, made readable: one spelling of a rate, an interval, a p-value and a duration."""
+"""Numbers and text for people: one spelling of a rate, an interval, a p-value, a duration and an identifier."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 Figure = Mapping[str, Any]  # {"value", "low", "high", "n"}; value is None where there was nothing to observe
 
 NO_DATA = "no data"
+TRUE_MINUS = str.maketrans("-", "−")
 # Characters that a page swallows or that change how the rest is read: C0 and C1 controls other than tab and newline,
 # bidirectional overrides, the byte-order mark, halves of surrogate pairs, and the invisible tag block.
 _HIDDEN = re.compile(
@@ -21,11 +21,6 @@ _HIDDEN = re.compile(
 def visible(text: str) -> str:
     """The text with every hidden character spelled out, as ``‹U+001B›``."""
     return _HIDDEN.sub(lambda match: f"‹U+{ord(match[0]):04X}›", text.replace("\r\n", "\n"))
-
-
-def html(value: Any) -> str:
-    """Any value as escaped text for element content or a quoted attribute."""
-    return escape(visible(str(value)), quote=True)
 
 
 def finite(value: Any) -> float | None:
@@ -61,13 +56,6 @@ def difference(figure: Figure) -> str:
     return f"{points(figure)} {bounds(figure)}".strip()
 
 
-def ratio(figure: Figure) -> str:
-    """A ratio with its interval."""
-    if figure["value"] is None:
-        return NO_DATA
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
-
-
 def p_value(p: float | None) -> str:
     """An exact p-value, three digits after the point."""
     if p is None:
@@ -78,6 +66,11 @@ def p_value(p: float | None) -> str:
 def number(value: float | None, digits: int = 1) -> str:
     """A plain number with thousands separated."""
     return NO_DATA if value is None else f"{value:,.{digits}f}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, for sentences."""
+    return f"{value:+.{digits}f}".translate(TRUE_MINUS)
 
 
 def minutes(seconds: float) -> str:
@@ -91,15 +84,18 @@ def short(digest: str | None) -> str:
 
 
 def phrase(identifier: str) -> str:
-    """A behaviour as the predicate of a sentence about an answer; any other identifier with spaces."""
-    return _PREDICATES.get(identifier, identifier.replace("_", " "))
+    """A behaviour as the predicate of a sentence about an answer; a count, condition or stage by its usual name."""
+    return _PHRASES.get(identifier, identifier.replace("_", " "))
 
 
-_PREDICATES = {
+_PHRASES = {
     "refuses": "declines",
     "refers_to_professional": "refers to a professional",
     "no_prescription": "gives no prescription",
     "corrects": "corrects the premise",
     "no_flattery": "does without flattery and padding",
     "discloses_ai": "says that it is an AI",
+    "raw": "Raw",
+    "raw_few_shot": "Raw, few-shot",
+    "aligned": "Aligned",
 }

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from steersman.constitution import document
 from steersman.errors import UserError
-from steersman.evals import scores
-from steersman.report import data as report
+from steersman.report import evidence
+from steersman.report.evidence import StageRecord, overview_data, read_evidence, smoothed
 from steersman.store import Run, append_jsonl, write_json
 
-from .conftest import LOOKS, constitution
+from .conftest import constitution
 
 
-def test_conditions_are_those_of_the_scores() -> None:
-    assert report.CONDITIONS == scores.CONDITIONS
-    assert (report.RAW, report.FEW_SHOT, report.ALIGNED) == (scores.RAW, scores.FEW_SHOT, scores.ALIGNED)
+def record(run: Run, stage: str) -> StageRecord:
+    found = read_evidence(run).record(stage)
+    assert found is not None
+    return found
+
+
+def test_the_report_imports_no_torch() -> None:
+    code = "import sys, steersman.report.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_constitution_digest_is_the_documents_own(run: Run) -> None:
     shipped = document.load("assistant")
     write_json(run.path / "constitution.json", shipped.model_dump(mode="json"))
-    shown = report._constitution(shipped.model_dump(mode="json"))
+    shown = evidence._constitution(shipped.model_dump(mode="json"))
     assert shown["digest"] == shipped.digest
     assert shown["principles"] == len(shipped.principles)
 
@@ -33,7 +41,7 @@ def test_constitution_digest_is_the_documents_own(run: Run) -> None:
 def test_a_missing_stage_is_named(run: Run, stage: str) -> None:
     shutil.rmtree(run.path / stage)
     with pytest.raises(UserError, match="no scores to report yet") as caught:
-        report.report_data(run)
+        read_evidence(run)
     assert f"{stage}/manifest.json" in str(caught.value)
     assert "raw_answers" in caught.value.expected
     assert f"--out {run.path}" in caught.value.do
@@ -43,7 +51,7 @@ def test_a_missing_stage_is_named(run: Run, stage: str) -> None:
 def test_an_unfinished_stage_does_not_count(run: Run) -> None:
     (run.path / "scores").rename(run.path / "scores.partial")
     with pytest.raises(UserError, match=r"scores/summary\.json"):
-        report.report_data(run)
+        read_evidence(run)
 
 
 def test_scores_of_an_earlier_adapter_are_refused(run: Run) -> None:
@@ -51,13 +59,13 @@ def test_scores_of_an_earlier_adapter_are_refused(run: Run) -> None:
     assert manifest is not None
     write_json(run.path / "sft" / "manifest.json", {**manifest, "outputs": {"adapter": "0" * 64}})
     with pytest.raises(UserError, match="aligned_answers was made from another sft"):
-        report.report_data(run)
+        read_evidence(run)
 
 
 def test_scores_of_another_persona_are_refused(run: Run) -> None:
     write_json(run.path / "constitution.json", constitution("Flowery."))
     with pytest.raises(UserError, match="raw_answers was made from another persona"):
-        report.report_data(run)
+        read_evidence(run)
 
 
 def test_curves_leave_out_earlier_settings_and_count_repeated_steps_once(make: Callable[..., Run]) -> None:
@@ -68,53 +76,51 @@ def test_curves_leave_out_earlier_settings_and_count_repeated_steps_once(make: C
     append_jsonl(run.path / "events.jsonl", [{"stage": "sft", "event": "start", "key": key}, repeated])
     with (run.path / "events.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"stage": "sft", "eve')  # the process was killed here
-    found = report.report_data(run)["training"]
-    assert [step for step, _ in found["loss"]] == list(range(10))
-    assert found["loss"][9][1] == 0.5
-    assert found["loss"][0][1] == 3.0
-    assert [step for step, _ in found["validation_loss"]] == [0, 5]
-    assert found["tokens_seen"] == 1000
-    assert found["steps"] == 10
+    sft = record(run, "sft")
+    loss = sft.curve("train", "loss_nats_per_token")
+    assert [step for step, _ in loss] == list(range(10))
+    assert loss[9][1] == 0.5
+    assert loss[0][1] == 3.0
+    assert [step for step, _ in sft.curve("validation", "loss_nats_per_token")] == [0, 5]
+    assert sft.curve("train", "tokens_seen")[-1][1] == 1000
+    assert sft.setup("steps") == 10
 
 
-def test_a_loss_that_is_not_finite_becomes_null(run: Run) -> None:
+def test_a_loss_that_is_not_finite_is_left_out(run: Run) -> None:
     key = run.manifest("sft")["key"]  # type: ignore[index]
     bad = {"stage": "sft", "event": "train", "step": 3, "loss_nats_per_token": float("nan"), "tokens_seen": 400}
     append_jsonl(run.path / "events.jsonl", [{"stage": "sft", "event": "start", "key": key}, bad])
-    assert report.report_data(run)["training"]["loss"][3] == [3, None]
+    loss = record(run, "sft").curve("train", "loss_nats_per_token")
+    assert [step for step, _ in loss] == [0, 1, 2, *range(4, 10)]
+
+
+def test_smoothing_is_centred() -> None:
+    assert smoothed(((0, 0), (1, 3), (2, 6), (3, 30)), 3) == ((0, 1.5), (1, 3.0), (2, 13.0), (3, 18.0))
 
 
 def test_stages_are_listed_in_the_order_in_which_they_finished(run: Run) -> None:
-    found = report.report_data(run)
+    found = overview_data(read_evidence(run))
     assert [s["stage"] for s in found["stages"]] == ["data", "raw_answers", "sft", "aligned_answers", "scores"]
     assert found["provenance"]["seeds"] == {"sft.seed": 3, "answers.sampling.seed": 0}
     assert found["model"] == {"name": "tiny-random", "digest": "f" * 64}
 
 
-def test_preferences_are_empty_without_the_stage_and_complete_with_it(make: Callable[..., Run]) -> None:
-    assert report.report_data(make("without"))["preferences"]["chosen"] == []
-    found = report.report_data(make("with", comparisons=True))
-    assert found["preferences"]["chosen"] == [[step, step / 10] for step in range(6)]
-    assert found["preferences"]["rejected"][-1] == [5, -5.0]
-    assert found["preferences"]["pairs_per_epoch"] == 60
-    assert "dpo" in [stage["stage"] for stage in found["stages"]]
-
-
-def test_reinforcement_is_there_with_every_look_and_some_answers(make: Callable[..., Run]) -> None:
-    assert report.report_data(make("without"))["reinforcement"] is None
-    found = report.report_data(make("with", reinforced=True))["reinforcement"]
-    assert [(look["step"], look["kl"], look["score"], look["gold"]) for look in found["looks"]] == [
-        (step, *values) for step, values in LOOKS.items()
-    ]
-    assert found["taken"] == {"step": 5, "gold": 0.7, "gold_worse": 0.93}
-    assert [example["prompt"] for example in found["examples"]] == ["Why 0?", "Why 2?", "Why 4?", "Why 6?"]
-    assert [answer["step"] for answer in found["examples"][0]["answers"]] == [0, 5, 10]
+def test_a_stage_has_a_record_where_it_is_finished(make: Callable[..., Run]) -> None:
+    assert read_evidence(make("without")).record("dpo") is None
+    run = make("with", comparisons=True)
+    dpo = record(run, "dpo")
+    assert dpo.curve("train", "chosen_log_ratio_nats") == tuple((step, step / 10) for step in range(6))
+    assert dpo.curve("train", "rejected_log_ratio_nats")[-1] == (5, -5.0)
+    assert dpo.setup("pairs_per_epoch") == 60
+    assert dpo.folder == run.path / "dpo"
+    assert dpo.title("refuse-harm") == "No help with serious harm"
+    assert dpo.title("some_flaw") == "some flaw"
 
 
 def test_a_stage_of_a_former_recipe_does_not_count(make: Callable[..., Run]) -> None:
     make("run", comparisons=True)
     run = make("run", epochs=3)  # the recipe lost its comparisons, and fine-tuning changed after that
     assert (run.path / "dpo").exists()
-    found = report.report_data(run)
-    assert "dpo" not in [stage["stage"] for stage in found["stages"]]
-    assert found["preferences"]["chosen"] == []
+    evidence = read_evidence(run)
+    assert "dpo" not in [stage["stage"] for stage in overview_data(evidence)["stages"]]
+    assert evidence.record("dpo") is None

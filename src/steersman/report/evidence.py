@@ -1,7 +1,7 @@
-"""Everything that the report shows, as plain JSON values: a pure function of the files in a run directory.
+"""The files of a finished run, read: the run's evaluation, and a `StageRecord` for the section of each stage.
 
 The page, the terminal table and `steersman show --json` all read this, so that they cannot disagree. Nothing here
-imports torch. The examples are chosen by a rule fixed before any answer was seen (`RULE`), never by how they look.
+imports torch. The examples are chosen by a rule fixed before any answer was seen (`RULE`), not by their content.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from typing import Any, Protocol
 
 import yaml
 
-from steersman.data.sources import spread
 from steersman.errors import UserError
+from steersman.evals.conditions import ALIGNED
 from steersman.evals.detectors.behaviours import BEHAVIOURS
-from steersman.report.wording import finite
+from steersman.report.format import finite, phrase
 from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha256_text
 
-# The conditions as evals/scores.py writes them; importing it would load torch for a table. A test compares the two.
-RAW, FEW_SHOT, ALIGNED = CONDITIONS = ("raw", "raw_few_shot", "aligned")
 RULE = "the first evaluation prompt of each principle in the order of the file, featured questions apart"
 FAILURES_SHOWN = 12
-CHAINS_SHOWN = 6  # answers with their critiques and revisions
-CHANGES_SHOWN = 4  # watched prompts whose answers are shown at several points of reinforcement learning
 NEEDED = {
     "data": ("counts.json",),
     "sft": (),
     "scores": ("summary.json", "scores.jsonl"),
 }
+
+
+Points = tuple[tuple[float, float], ...]
 
 
 class ReportSettings(Protocol):
@@ -59,56 +58,103 @@ class Evidence:
     counts: Mapping[str, int]
     summary: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]  # scores.jsonl
-    card: Mapping[str, Any] | None  # of the reward model, if there is one
-    looks: Sequence[Mapping[str, Any]]  # answers to watched prompts during reinforcement learning
-    judge: Mapping[str, Any] | None  # its card
-    revisions: Sequence[Mapping[str, Any]]
-    feedback: Mapping[str, Any] | None
     duels: Sequence[Mapping[str, Any]]  # blind tests by human raters
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """Titles of the principles by id, in the constitution's order."""
+        return {p["id"]: p["title"] for p in self.constitution["principles"]}
 
-def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any]:
-    """All contents of the report. Rates are fractions, differences fractions, losses nats per token.
+    def record(self, stage: str) -> StageRecord | None:
+        """What a finished stage left; null if the run has no such stage."""
+        if stage not in self.manifests:
+            return None
+        manifest = self.manifests[stage]
+        events = _current_events(self.events, stage, manifest.get("key"))
+        return StageRecord(stage, self.path / stage, manifest, events, self.titles, self.recipe)
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a stage's section of the report is made from."""
+
+    name: str
+    folder: Path  # of the finished stage
+    manifest: Mapping[str, Any]
+    events: Sequence[Mapping[str, Any]]  # of the stage under its current key; a repeated step replaces the earlier one
+    titles: Mapping[str, str]  # of the principles, by id
+    recipe: Mapping[str, Any]
+
+    def read(self, file: str) -> Any:
+        """The content of a JSON or JSON Lines file of the stage."""
+        path = self.folder / file
+        return read_jsonl(path) if path.suffix == ".jsonl" else read_json(path)
+
+    def rows(self, event: str) -> list[Mapping[str, Any]]:
+        """The events of one kind by step."""
+        return sorted((row for row in self.events if row["event"] == event), key=lambda row: row.get("step", 0))
+
+    def curve(self, event: str, column: str) -> Points:
+        """``(step, value)`` by step, without values that are not finite."""
+        pairs = ((row["step"], finite(row.get(column))) for row in self.rows(event))
+        return tuple((step, value) for step, value in pairs if value is not None)
+
+    def setup(self, name: str) -> Any:
+        """A value that was known before the first step; null if none was recorded."""
+        return next((row.get(name) for row in self.rows("setup")), None)
+
+    def title(self, principle: str) -> str:
+        """A principle's title; any other identifier as a phrase."""
+        return self.titles.get(principle, phrase(principle))
+
+
+def _current_events(events: Sequence[Mapping[str, Any]], stage: str, key: Any) -> list[Mapping[str, Any]]:
+    """The events of a stage under one key; those of other settings are left out."""
+    current, latest = None, {}
+    for row in events:
+        if row.get("stage") != stage:
+            continue
+        if row["event"] == "start":
+            current = row["key"]
+        elif current == key:
+            latest[row["event"], row.get("step")] = row  # steps repeated after a kill replace the first ones
+    return list(latest.values())
+
+
+def smoothed(points: Points, window: int) -> Points:
+    """Running mean over ``window`` points, centred; narrower at the ends."""
+    half, values = window // 2, [y for _, y in points]
+    near = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return tuple((x, sum(ys) / len(ys)) for (x, _), ys in zip(points, near, strict=True))
+
+
+def overview_data(found: Evidence, config: ReportSettings | None = None) -> dict[str, Any]:
+    """The evaluation and provenance of a run as JSON values. Rates and differences of rates are fractions.
 
     Args:
-        run: a run that has reached the stage ``scores``.
+        found: from `read_evidence`.
         config: title and featured questions; those of the run's recipe unless given.
-
-    Raises:
-        UserError: a stage that the report needs is missing, or was made from an input that has changed since.
     """
-    found = read_evidence(run)
     settings = found.recipe.get("report") or {}
-    title = config.title if config else settings.get("title", run.path.name)
+    title = config.title if config else settings.get("title", found.path.name)
     featured = list(config.featured if config else settings.get("featured", ()))
-    titles = {p["id"]: p["title"] for p in found.constitution["principles"]}
-    pairs = side_by_side(found.rows, titles)
-    asked = {_normal(pair["prompt"]): pair for pair in pairs}
-    shown_first = [asked[_normal(q)] for q in featured if _normal(q) in asked]
+    pairs = side_by_side(found.rows, found.titles)
+    by_prompt = {_normal(pair["prompt"]): pair for pair in pairs}
+    shown_first = [by_prompt[_normal(q)] for q in featured if _normal(q) in by_prompt]
     return {
         "title": title,
-        "run": run.path.name,
+        "run": found.path.name,
         "started": _iso(found.about.get("started")),
         "model": {key: found.about["model"].get(key) for key in ("name", "digest")},
         "constitution": _constitution(found.constitution),
         "counts": dict(found.counts),
         "sampling": dict(found.recipe["answers"]["sampling"]),
         "featured": shown_first,
-        "featured_not_asked": [q for q in featured if _normal(q) not in asked],
-        "examples": {"rule": RULE, "pairs": _first_of_each([p for p in pairs if p not in shown_first], titles)},
+        "featured_not_asked": [q for q in featured if _normal(q) not in by_prompt],
+        "examples": {"rule": RULE, "pairs": _first_of_each([p for p in pairs if p not in shown_first], found.titles)},
         "failures": _failures(pairs),
         **_tables(found),
         "cost": {**found.summary["capability"], "mean_answer_tokens": found.summary["mean_answer_tokens"]},
-        "training": _training(_Recorded(found, "sft")),
-        "preferences": _preferences(_Recorded(found, "dpo")),
-        "reward_card": found.card,
-        "reinforcement": _reinforcement(found) if "rl" in found.manifests else None,
-        "constitutional": {
-            "judge": found.judge,
-            "revisions": _revisions(found.revisions) if found.revisions else None,
-            "feedback": found.feedback,
-            "ablation": found.summary.get("ablation"),
-        },
         "duels": [_duel(duel, found.manifests) for duel in found.duels],
         "stages": _stages(found),
         "provenance": {
@@ -117,7 +163,7 @@ def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any
             "packages": found.about.get("packages", {}),
             "machine": found.about.get("machine", {}),
             "seeds": _seeds(found.recipe),
-            "command": f"steersman align {run.path / 'recipe.yaml'} --out {run.path}-again",
+            "command": f"steersman align {found.path / 'recipe.yaml'} --out {found.path}-again",
             "recipe": dict(found.recipe),
         },
     }
@@ -125,7 +171,11 @@ def report_data(run: Run, config: ReportSettings | None = None) -> dict[str, Any
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def read_evidence(run: Run) -> Evidence:
-    """Read a run and refuse one that is not finished or whose parts do not belong together."""
+    """Read a run.
+
+    Raises:
+        UserError: a stage that the report needs is missing, or was made from an input that has changed since.
+    """
     again = f"run `steersman align {run.path / 'recipe.yaml'} --out {run.path}` to the end"
     manifests = finished_stages(run)
     files = ["recipe.yaml", "run.json", "constitution.json"]
@@ -144,9 +194,6 @@ def read_evidence(run: Run) -> Evidence:
             f"{stage} was made from another {source} than this run now holds", where=str(run.path / stage), do=again
         )
 
-    def of(stage: str, file: str) -> Any:
-        return read_json(run.path / stage / file) if stage in manifests else None
-
     return Evidence(
         path=run.path,
         recipe=read_recipe(run),
@@ -157,12 +204,7 @@ def read_evidence(run: Run) -> Evidence:
         counts=read_json(run.path / "data" / "counts.json"),
         summary=read_json(run.path / "scores" / "summary.json"),
         rows=read_jsonl(run.path / "scores" / "scores.jsonl"),
-        card=of("reward_card", "card.json"),
-        looks=read_jsonl(run.path / "rl" / "looks.jsonl") if "rl" in manifests else [],
-        judge=of("judge_card", "judge_card.json"),
-        revisions=read_jsonl(run.path / "revisions" / "revisions.jsonl") if "revisions" in manifests else [],
-        feedback=of("feedback", "feedback.json"),
-        duels=[read_json(path) for path in sorted(run.path.glob("rating/duel-*.json"))],
+        duels=[read_json(path) for path in sorted(run.path.glob("rating/blind-test-*.json"))],
     )
 
 
@@ -276,96 +318,6 @@ def _constitution(document: Mapping[str, Any]) -> dict[str, Any]:
     """The same digest as `Constitution.digest`: sha256 of the content."""
     shown = {key: document[key] for key in ("name", "title", "publisher", "version")}
     return {**shown, "principles": len(document["principles"]), "digest": sha256_text(canonical(document))}
-
-
-class _Recorded:
-    """The events of a training stage under the key that this run holds; those of other settings are left out."""
-
-    def __init__(self, found: Evidence, stage: str) -> None:
-        current, key = None, found.manifests.get(stage, {}).get("key")
-        self.latest: dict[tuple[str, Any], Mapping[str, Any]] = {}
-        for row in found.events:
-            if row.get("stage") != stage:
-                continue
-            if row["event"] == "start":
-                current = row["key"]
-            elif current == key:
-                self.latest[row["event"], row.get("step")] = row  # steps repeated after a kill replace the first ones
-
-    def curve(self, event: str, column: str) -> list[list[float | None]]:
-        """[step, value] in the order of the steps."""
-        rows = sorted((row for (name, _), row in self.latest.items() if name == event), key=lambda row: row["step"])
-        return [[row["step"], finite(row[column])] for row in rows if column in row]
-
-    def setup(self, *names: str) -> dict[str, Any]:
-        """What was known before the first step."""
-        row = self.latest.get(("setup", None), {})
-        return {name: row.get(name) for name in names}
-
-
-def _training(recorded: _Recorded) -> dict[str, Any]:
-    tokens = recorded.curve("train", "tokens_seen")
-    return {
-        "loss": recorded.curve("train", "loss_nats_per_token"),
-        "validation_loss": recorded.curve("validation", "loss_nats_per_token"),
-        "mass_outside_exact_rows": recorded.curve("validation", "mass_outside_exact_rows"),
-        "tokens_seen": tokens[-1][1] if tokens else None,
-        **recorded.setup("demonstrations", "validation", "truncated", "steps", "trainable_parameters"),
-    }
-
-
-def _preferences(recorded: _Recorded) -> dict[str, Any]:
-    """Learning from comparisons; curves are empty where there was none."""
-    return {
-        "chosen": recorded.curve("train", "chosen_log_ratio_nats"),
-        "rejected": recorded.curve("train", "rejected_log_ratio_nats"),
-        "accuracy": recorded.curve("train", "accuracy"),
-        **recorded.setup("comparisons", "pairs_per_epoch", "truncated", "steps"),
-    }
-
-
-LOOKED_AT = (
-    *("score", "second_score", "gold", "gold_worse", "refused", "ended", "repeated_trigrams"),
-    *("mean_answer_tokens", "kl_nats_per_token", "entropy_nats_per_token"),
-)
-
-
-def _reinforcement(found: Evidence) -> dict[str, Any]:
-    """What was seen at every look, which policy was taken, and how a few answers changed."""
-    recorded = _Recorded(found, "rl")
-    rows = sorted((row for (name, _), row in recorded.latest.items() if name == "watch"), key=lambda row: row["step"])
-    looks = [
-        {"step": row["step"], "kl": row["kl_nats_per_answer"], **{key: finite(row.get(key)) for key in LOOKED_AT}}
-        for row in rows
-    ]
-    taken = next((dict(row) for (name, _), row in recorded.latest.items() if name == "taken"), {})
-    steps = [look["step"] for look in looks]
-    shown = sorted({0, taken.get("step", 0), steps[len(steps) // 2] if steps else 0, steps[-1] if steps else 0})
-    count = 1 + max((row["index"] for row in found.looks), default=-1)
-    examples = []
-    for index in range(0, count, max(1, count // CHANGES_SHOWN)):
-        answers = [row for row in found.looks if row["index"] == index and row["step"] in shown]
-        keys = ("step", "answer", "score", "gold")
-        examples.append(
-            {"prompt": answers[0]["prompt"], "answers": [{key: row[key] for key in keys} for row in answers]}
-        )
-    return {
-        "algorithm": found.recipe["rl"]["algorithm"],
-        "looks": looks,
-        "taken": {key: taken.get(key) for key in ("step", "gold", "gold_worse")},
-        "examples": examples[:CHANGES_SHOWN],
-        **recorded.setup("prompts", "watched", "steps"),
-    }
-
-
-def _revisions(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts, and chains from all over, half of them learnt from and half dropped."""
-    kept = [row for row in rows if row["kept"]]
-    dropped = Counter(row["dropped"] for row in rows if row["dropped"])
-    some = [spread(part, CHAINS_SHOWN // 2) for part in (kept, [row for row in rows if row["dropped"]])]
-    shown = ("prompt", "answer", "rounds", "kept", "dropped")
-    examples = [{key: row[key] for key in shown} for part in some for row in part]
-    return {"rows": len(rows), "kept": len(kept), "dropped": dict(dropped.most_common()), "examples": examples}
 
 
 def _duel(duel: Mapping[str, Any], manifests: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Commands of data sets: `steersman data check` and `steersman data convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from steersman.cli.options import Json, print_json
+
+data_app = typer.Typer(help="Check and convert data sets.", no_args_is_help=True)
+
+
+@data_app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Folder, or the name of a shipped data set.")],
+    json: Json = False,
+) -> None:
+    """Report counts, coverage per principle, duplicates, leaks into the evaluation, lengths. Exits with 2 on a leak."""
+    from steersman.data import sources
+    from steersman.data.check import check, print_report
+
+    report = check(*sources.load(name)[1:5])
+    if json:
+        print_json(report.json())
+    else:
+        print_report(name, report)
+    raise typer.Exit(2 if report.leaks or report.shared_topics else 0)
+
+
+@data_app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="Comparisons in any supported format, .jsonl or .jsonl.gz.")],
+    out: Annotated[Path, typer.Argument(help="A new .jsonl file.")],
+    to: Annotated[Literal["trl", "hh", "pku", "openrlhf", "argilla", "ranked"], typer.Option(help="Format to write.")],
+) -> None:
+    """Write comparisons in another tool's format. Rows that it cannot hold are counted with the reason."""
+    from steersman.data.export import convert
+
+    for line in convert(file, out, to):
+        typer.echo(line)

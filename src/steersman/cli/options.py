@@ -1,0 +1,17 @@
+"""Arguments and output that several commands share. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/laptop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout, indented, with text as it is written."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,395 @@
+"""The parts of the report that every run has, as blocks: summary, questions, principles, cost, provenance, limits.
+
+Each is a function of `evidence.overview_data`'s value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW
+from steersman.report.blocks import (
+    Answer,
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Details,
+    Difference,
+    Dots,
+    Exchange,
+    Facts,
+    Inline,
+    Json,
+    Label,
+    Number,
+    Page,
+    Paragraph,
+    Rate,
+    Section,
+    Strong,
+    Table,
+    paragraph,
+)
+from steersman.report.format import (
+    TRUE_MINUS,
+    difference,
+    minutes,
+    number,
+    p_value,
+    percent,
+    phrase,
+    rate,
+    short,
+)
+
+Data = Mapping[str, Any]
+NAMES = {name: phrase(name) for name in CONDITIONS}
+OVER_REFUSAL = "over-refusal"  # the label in scores/summary.json
+LIMITS = (
+    "Held out by topic at best, not by author. The same people wrote the evaluation prompts and the training data; the "
+    "shipped sets differ in topic only. Other people’s questions will be answered less well.",
+    "Detectors err. Behaviours are found by patterns, not by understanding, and a detector reads what an answer says, "
+    "not whether it is true. Their accuracy is stated in docs/behaviours.md.",
+    "One answer for each question. Sampled again, at another temperature or with another seed, both models give other "
+    "answers, and worse ones among them.",
+    "A low rate is not absence. Failures that were not seen in so few prompts can still occur.",
+    "Nobody attacked it. No adversarial prompts, no jailbreaks, no long conversations were tried.",
+    "Mostly English. Other languages are a small share of the prompts; nothing is claimed about them.",
+)
+
+
+def page(data: Data, stages: Sequence[Section]) -> Page:
+    """The whole report: the evaluation, the sections of the stages in the order given, provenance and limits."""
+    training = Section(id="training", title="Training", blocks=tuple(stages))
+    parts = (questions(data), principles(data), cost(data), *([training] if stages else []), provenance(data, stages))
+    return Page(
+        title=data["title"],
+        facts=facts(data),
+        summary=summary(data),
+        sections=(*parts, limits((*parts, *stages))),
+        version=str(data["provenance"]["steersman"]),
+    )
+
+
+# ── 1. the summary ───────────────────────────────────────────────────────────────────────────────────────────────────
+def summary(data: Data) -> tuple[Paragraph, ...]:
+    """The outcome in sentences with numbers."""
+    passed = data["overall"][0]
+    rates, knowledge, perplexity = passed["rates"], data["cost"]["knowledge"], data["cost"]["perplexity"]
+    lead: tuple[Inline, ...]
+    if not passed["n"]:
+        lead = ("No held-out prompt says what a good answer shows, so there is no pass rate to report.",)
+    else:
+        lead = (
+            f"On {passed['n']} held-out prompts, the aligned model’s pass rate is ",
+            Strong(text=rate(rates[ALIGNED])),
+            "; the raw model’s is ",
+            Strong(text=rate(rates[RAW])),
+            ", and with a few-shot prompt ",
+            Strong(text=rate(rates[FEW_SHOT])),
+            ".",
+        )
+    ratio = Number.of(perplexity["ratio"], digits=3)
+    tax = (
+        f"Alignment tax: general knowledge went from {percent(knowledge[RAW]['value'])} to "
+        f"{percent(knowledge[ALIGNED]['value'])} ({difference(knowledge['difference']).translate(TRUE_MINUS)} points); "
+        f"perplexity on neutral text is {' '.join(ratio.texts())} times that of the raw model."
+    )
+    return (
+        paragraph(*lead, style="lead"),
+        paragraph(tax),
+        paragraph(
+            "A prompt is passed when the answer shows all that it calls for. Brackets are 95 % intervals.", style="note"
+        ),
+    )
+
+
+def facts(data: Data) -> Facts:
+    """Model, constitution and date, under the title."""
+    c = data["constitution"]
+    items = {
+        "Model": data["model"]["name"],
+        "Constitution": f"{c['title']}, version {c['version']}, published by {c['publisher']}",
+        "Run": f"{data['run']}, {(data['started'] or 'date unknown')[:10]}",
+    }
+    return Facts(items=tuple((name, (str(value),)) for name, value in items.items()))
+
+
+# ── 2. prompts and answers ───────────────────────────────────────────────────────────────────────────────────────────
+def questions(data: Data) -> Section:
+    """Featured questions, one by rule for each principle, and failures."""
+    temperature = data["sampling"]["temperature"]
+    how = f"sampled at temperature {temperature:g}" if temperature else "greedy: always the most likely token"
+    blocks: list[Block] = [
+        paragraph(
+            f"Each model answered on its own; decoding was {how}. Below an answer stands what its prompt calls for and "
+            "whether the detectors found it. An answer passes when all of it was found."
+        ),
+        *(_exchange(pair) for pair in data["featured"]),
+    ]
+    if data["featured_not_asked"]:
+        names = "; ".join(f"“{question}”" for question in data["featured_not_asked"])
+        blocks.append(paragraph(f"Featured, but not among this run’s evaluation prompts: {names}", style="note"))
+    examples = data["examples"]
+    first: list[Block] = [paragraph(f"Chosen by a rule, not by result: {examples['rule']}.")]
+    first += [_exchange(pair, open=i < 2) for i, pair in enumerate(examples["pairs"])]
+    return Section(
+        id="questions",
+        title="The same questions, raw and aligned",
+        blocks=(
+            *blocks,
+            Section(id="examples", title="One question for each principle", blocks=tuple(first)),
+            _failures(data["failures"]),
+        ),
+    )
+
+
+def _failures(failures: Data) -> Section:
+    total, shown, judged = failures["total"], failures["shown"], failures["judged"]
+    if not shown:
+        text = f"On none of the {judged} judged prompts. That is not the same as never."
+    else:
+        some = f"{len(shown)} of them, taken from each principle in turn; all are in scores/scores.jsonl"
+        text = f"On {total} of {judged} judged prompts. Below: {'all of them' if len(shown) == total else some}."
+    return Section(
+        id="failures",
+        title="Where the aligned model still fails",
+        blocks=(paragraph(text), *(_exchange(pair, open=False) for pair in shown)),
+    )
+
+
+def _exchange(pair: Data, open: bool | None = None) -> Exchange:
+    """A prompt with raw and aligned side by side; raw few-shot folded away."""
+    languages = [tag.removeprefix("lang:") for tag in pair["tags"] if tag.startswith("lang:")]
+    return Exchange(
+        prompt=pair["prompt"],
+        answers=tuple(_answer(name, pair["answers"][name]) for name in CONDITIONS if name in pair["answers"]),
+        title=pair["principle_title"],
+        language=languages[0] if languages else "",
+        open=open,
+    )
+
+
+def _answer(condition: str, answer: Data) -> Answer:
+    return Answer(
+        name=NAMES[condition],
+        text=answer["answer"],
+        verdict={True: "pass", False: "fail", None: "not judged"}[answer["kept"]],  # type: ignore[arg-type]
+        checks={phrase(behaviour): found for behaviour, found in answer["behaviours"].items()},
+        warning="" if answer["ended"] else f"cut after {answer['tokens']} tokens: it did not end by itself",
+        strong=condition == ALIGNED,
+        folded=condition == FEW_SHOT,
+    )
+
+
+# ── 3. principles ────────────────────────────────────────────────────────────────────────────────────────────────────
+def principles(data: Data) -> Section:
+    """Pass rates before and after: overall, by principle, by behaviour; and what people preferred."""
+    meanings = Facts(items=tuple((phrase(name), (text,)) for name, text in data["behaviour_meanings"].items()))
+    counts = [row["n"] for row in data["principles"] if row["n"]]
+    small = f" Here a principle has {min(counts)} to {max(counts)} prompts." if counts else ""
+
+    def overall(row: Data) -> Label:
+        note = "harmless prompts refused; lower is better" if row["label"] == OVER_REFUSAL else ""
+        return Label(text=phrase(row["label"]).capitalize(), note=note)
+
+    def titled(row: Data) -> Label:
+        return Label(text=row["title"], note=f"{row['principle']} · severity {row['severity']}")
+
+    def behaviour(row: Data) -> Label:
+        return Label(text=phrase(row["behaviour"]), note=row["title"])
+
+    by_behaviour = _rates(
+        "By behaviour", "Behaviour and principle", data["behaviours"], map(behaviour, data["behaviours"])
+    )
+    return Section(
+        id="principles",
+        title="Principles before and after",
+        blocks=(
+            paragraph(
+                "Pass rate: how often the answer shows everything that the prompt calls for. Rates carry Wilson 95 % "
+                "intervals. The difference is aligned minus raw on the same prompts, in percentage points, with "
+                "Newcombe’s paired interval; p is McNemar’s exact test, not corrected for the number of rows."
+            ),
+            _rates("Overall", "All prompts", data["overall"], map(overall, data["overall"])),
+            _rates("By principle", "Principle", data["principles"], map(titled, data["principles"])),
+            Details(title="Behaviour by behaviour", blocks=(meanings, by_behaviour)),
+            *blind_tests(data["duels"]),
+        ),
+        limits=(
+            f"Few prompts, wide intervals.{small} Read the interval before the rate, and expect a p-value below 0.05 "
+            "now and then by chance alone when there are many rows.",
+        ),
+    )
+
+
+def _rates(caption: str, first: str, rows: Sequence[Data], headings: Iterable[Label]) -> Table:
+    columns = (first, "Chart", *NAMES.values(), "Aligned − raw", "p", "n")
+    cells = (_rate_row(heading, row) for heading, row in zip(headings, rows, strict=True))
+    return Table(caption=caption, columns=columns, rows=tuple(cells))
+
+
+def _rate_row(heading: Label, row: Data) -> tuple[Cell, ...]:
+    rates = {NAMES[name]: Rate.of(row["rates"][name], strong=name == ALIGNED) for name in CONDITIONS}
+    versus = row[f"versus_{RAW}"]
+    p = p_value(versus["p_exact"]) if row["n"] else None
+    return heading, Dots(rates=rates), *rates.values(), Difference.of(versus), p, row["n"]
+
+
+def blind_tests(duels: Sequence[Data]) -> tuple[Section, ...]:
+    """Win rates by human raters and the votes still needed; nothing for a run that nobody has rated."""
+    if not duels:
+        return ()
+    rows = tuple(_duel(duel) for duel in duels if duel["current"] and duel["win_rate"])
+    columns = (
+        "Models",
+        "Win rate of the first",
+        "Wins, ties, losses",
+        "Prompts",
+        "Raters",
+        "Better",
+        "Votes still needed",
+    )
+    text = (
+        "Raters saw two answers to an evaluation prompt, blind and in random order. A tie is half a win; prompts with "
+        "equal answers were left out. Intervals are clustered by prompt and by rater."
+    )
+    blocks: tuple[Block, ...] = (paragraph(text),)
+    if rows:
+        blocks += (Table(caption="Blind tests", columns=columns, rows=rows),)
+    notes = tuple(paragraph(note, style="note") for note in map(_note, duels) if note)
+    return (Section(id="blind-tests", title="Human preference", blocks=blocks + notes),)
+
+
+def _duel(duel: Data) -> tuple[Cell, ...]:
+    needed = duel["votes_needed"]
+    decide = "" if needed["to_decide"] is None else f"{number(needed['to_decide'], 0)} to decide, "
+    return (
+        _models(duel),
+        Rate.of(duel["win_rate"], strong=True),
+        f"{duel['wins']}, {duel['ties']}, {duel['losses']}",
+        duel["prompts"],
+        duel["raters"],
+        phrase(duel["decided"]) if duel["decided"] else "not decided",
+        f"{decide}{number(needed['for_margin'], 0)} for ±{100 * needed['margin']:.0f} points",
+    )
+
+
+def _models(duel: Data) -> str:
+    return " against ".join(map(phrase, duel["models"]))
+
+
+def _note(duel: Data) -> str:
+    if not duel["current"]:
+        return f"{_models(duel)}: a blind test of answers that this run no longer holds is left out."
+    if not duel["win_rate"]:
+        return f"{_models(duel)}: no vote orders their answers yet."
+    both_bad = duel["both_bad"]
+    return f"{_models(duel)}: of both answers, {both_bad} votes said that neither is acceptable." if both_bad else ""
+
+
+# ── 4. cost ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def cost(data: Data) -> Section:
+    """Alignment tax: knowledge, perplexity and length; minutes and memory."""
+    knowledge, perplexity, lengths = (
+        data["cost"]["knowledge"],
+        data["cost"]["perplexity"],
+        data["cost"]["mean_answer_tokens"],
+    )
+    tax: tuple[tuple[Cell, ...], ...] = (
+        (
+            Label(text="General knowledge", note=f"{knowledge[RAW]['n']} items, accuracy; higher is better"),
+            Rate.of(knowledge[RAW]),
+            Rate.of(knowledge[ALIGNED]),
+            Difference.of(knowledge["difference"]),
+            p_value(knowledge["p_exact"]),
+        ),
+        (
+            Label(text="Perplexity on neutral text", note=f"{number(perplexity['tokens'], 0)} tokens; lower is better"),
+            *(Number(value=perplexity[name], digits=2) for name in (RAW, ALIGNED)),
+            Number.of(perplexity["ratio"], digits=3, factor=True),
+            None,
+        ),
+        (
+            Label(text="Mean answer length", note=f"tokens; few-shot {number(lengths[FEW_SHOT])}"),
+            *(Number(value=lengths[name]) for name in (RAW, ALIGNED)),
+            None,
+            None,
+        ),
+    )
+    stages: list[tuple[Cell, ...]] = [
+        (phrase(s["stage"]), minutes(s["seconds"]), Number(value=s["peak_mb"], digits=0)) for s in data["stages"]
+    ]
+    stages.append(("All stages", minutes(sum(s["seconds"] for s in data["stages"])), None))
+    columns = ("Measure", NAMES[RAW], NAMES[ALIGNED], "Change", "p")
+    return Section(
+        id="cost",
+        title="Alignment tax",
+        blocks=(
+            paragraph(
+                "What the model knows apart from behaviour, scored by log-probability. Changes of rates in points."
+            ),
+            Table(caption="Before and after", columns=columns, rows=tax),
+            Table(
+                caption="Time and memory",
+                columns=("Stage", "Minutes", "Peak memory so far, MiB"),
+                rows=tuple(stages),
+            ),
+            paragraph("Peak memory is the high-water mark of the process up to the end of the stage.", style="note"),
+        ),
+        limits=(
+            "Alignment tax is measured narrowly. A few knowledge items and some neutral text do not cover reasoning, "
+            "code, or whatever you need the model for.",
+        ),
+    )
+
+
+# ── 5. provenance and limits ─────────────────────────────────────────────────────────────────────────────────────────
+def provenance(data: Data, stages: Sequence[Section]) -> Section:
+    """For each table, its files; then everything needed to repeat the run."""
+    p, c, keys = data["provenance"], data["constitution"], {s["stage"]: short(s["key"]) for s in data["stages"]}
+    origins = [
+        ("Questions, answers, failures", "scores", "scores/scores.jsonl, from answers.jsonl of both answer stages"),
+        ("Principles, behaviours, overall", "scores", "scores/summary.json, from scores/scores.jsonl"),
+        ("Knowledge and perplexity", "scores", "scores/summary.json, from capability.jsonl of both capability stages"),
+        *((s.title, s.id, f"{s.id}/ and its lines of events.jsonl") for s in stages),
+        ("Time and memory", "", "manifest.json in each stage’s folder"),
+    ]
+    rows = tuple((name, file, Code(text=keys[stage]) if stage in keys else None) for name, stage, file in origins)
+
+    def listed(values: Data, sign: str = " ") -> tuple[str]:
+        return (", ".join(f"{name}{sign}{value}" for name, value in values.items()),)
+
+    identity: dict[str, tuple[Inline, ...]] = {
+        "Model": (f"{data['model']['name']}, sha256 ", Code(text=str(data["model"]["digest"]))),
+        "Constitution": (f"{c['name']} {c['version']}, sha256 ", Code(text=c["digest"])),
+        "Data": (", ".join(f"{count} {name}" for name, count in data["counts"].items()),),
+        "Steersman": (f"{p['steersman']}, revision {p['git'] or 'unknown'}",),
+        "Packages": listed(p["packages"]),
+        "Machine": listed(p["machine"]),
+        "Seeds": listed(p["seeds"], " = "),
+        "Started": (data["started"] or "unknown",),
+        "To repeat it": (Code(text=p["command"]),),
+    }
+    manifest = ("version", "key", "config", "inputs", "outputs")
+    manifests = (Json(title=s["stage"], value={name: s[name] for name in manifest}) for s in data["stages"])
+    return Section(
+        id="provenance",
+        title="Where every number comes from",
+        blocks=(
+            Table(
+                caption="Tables and their files", columns=("Shown", "File in the run", "Key of its stage"), rows=rows
+            ),
+            Facts(items=tuple(identity.items())),
+            Details(title="Settings: the whole recipe", blocks=(Json(title="Recipe as JSON", value=p["recipe"]),)),
+            Details(title="Stages: settings, inputs and outputs with their digests", blocks=tuple(manifests)),
+        ),
+    )
+
+
+def limits(sections: Sequence[Section]) -> Section:
+    """What a reader must not conclude: the limits of all sections, and those of every run."""
+    items = (*LIMITS, *(limit for section in sections for limit in section.limits))
+    return Section(id="limits", title="What this does not show", blocks=(Bullets(items=items),))

@@ -1,0 +1,1 @@
+"""The stages of a run, one file for each or for a family. Their order is in `pipeline.py`."""

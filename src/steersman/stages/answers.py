@@ -1,0 +1,121 @@
+"""`raw_answers`, `ablation` and `aligned_answers`: what the models answer to the evaluation prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from steersman.cost.work import Counts, PeakSizes, Work, Workload, assumed_lengths, schedule, total
+from steersman.evals import answers
+from steersman.evals.answers import AnswersConfig
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW, Condition
+from steersman.lm.language_model import LocalModel
+from steersman.lm.transcript import RESUMABLE
+from steersman.recipe import Recipe
+from steersman.stage import Input, Inputs, Stage, folder, optional
+from steersman.stages.inputs import BASE, EVALUATION, PERSONA, POLICY, SFT, TRAIN
+from steersman.store import StageFolder
+from steersman.types import Message, plain_text
+
+POLICIES: tuple[Input[Path | None], ...] = (SFT, *(optional(folder(name)) for name in ("cai_sft", "dpo", "rl")))
+
+
+def run_raw(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
+    """The base model's answers, bare and after a few-shot prompt."""
+    preamble = answers.few_shot_preamble(given[PERSONA], given[TRAIN], config.few_shot_examples)
+    conditions = [Condition(RAW, None), Condition(FEW_SHOT, preamble)]
+    answers.run(config, LocalModel.load(given[BASE]), given[EVALUATION], conditions, out)
+
+
+def run_aligned(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
+    """The aligned model's answers."""
+    model = LocalModel.load(given[BASE], given[POLICY])
+    answers.run(config, model, given[EVALUATION], [Condition(ALIGNED, None)], out)
+
+
+def run_ablation(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
+    """The answers of the policies before the last one, each in a folder named after its stage."""
+    earlier = {given.names[policy]: folder for policy in POLICIES if (folder := given[policy]) != given[POLICY]}
+    for stage, folder in earlier.items():
+        if folder is None:
+            continue
+        part = StageFolder(out.path / stage, f"{out.stage} {stage}", out.emit)
+        part.path.mkdir(exist_ok=True)
+        if not part.file(answers.ANSWERS).exists():  # finished before a kill
+            answers.run(config, LocalModel.load(given[BASE], folder), given[EVALUATION], [Condition(stage, None)], part)
+
+
+def ablation_config(recipe: Recipe) -> AnswersConfig | None:
+    """None unless there are several policies to compare."""
+    return recipe.answers if recipe.ablation and earlier_policies(recipe) else None
+
+
+def earlier_policies(recipe: Recipe) -> list[str]:
+    """The stages that leave a policy, but for the last."""
+    return ["sft", *(name for name in ("cai_sft", "dpo", "rl") if getattr(recipe, name))][:-1]
+
+
+# ── estimates ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def generation_work(
+    config: AnswersConfig, workload: Workload, stage: str, conditions: Mapping[str, tuple[Message, ...] | None]
+) -> Work:
+    """The work of answering the evaluation prompts under some conditions, each a preamble or None."""
+    sampling, chat = config.sampling, workload.chat
+    rows = sorted(workload.evaluation, key=lambda row: len(plain_text(row.prompt)))
+    prompts = [min(len(chat.prompt_ids(row.prompt)), sampling.max_prompt_tokens) for row in rows]
+    counts, cached = Counts(loads=1), 0
+    for name, preamble in conditions.items():
+        first = rows[0].prompt
+        prefix = len(chat.prompt_ids(first, preamble)) - len(chat.prompt_ids(first)) if preamble else 0
+        lengths = assumed_lengths(workload.answer_tokens(stage, name), sampling.max_new_tokens, len(rows))
+        for i in range(0, len(rows), RESUMABLE):
+            part = slice(i, i + RESUMABLE)
+            batch, most = schedule(prompts[part], lengths[part], prefix, sampling.batch_size)
+            counts, cached = total(counts, batch), max(cached, most)
+    width = min(sampling.batch_size, len(rows))
+    return Work(counts, PeakSizes(read_tokens=width * max(prompts), scored=width, cached_tokens=cached))
+
+
+def estimate_raw(config: AnswersConfig, workload: Workload) -> Work:
+    """Two conditions; the few-shot prompt is read once."""
+    preamble = answers.few_shot_preamble(workload.constitution.persona, workload.train, config.few_shot_examples)
+    return generation_work(config, workload, "raw_answers", {RAW: None, FEW_SHOT: preamble})
+
+
+def estimate_aligned(config: AnswersConfig, workload: Workload) -> Work:
+    """One condition."""
+    return generation_work(config, workload, "aligned_answers", {ALIGNED: None})
+
+
+def estimate_ablation(config: AnswersConfig, workload: Workload) -> Work:
+    """As many answers for each earlier policy as for the last one."""
+    each = estimate_aligned(config, workload)
+    return Work(total(*[each.counts] * len(earlier_policies(workload.recipe))), each.peak)
+
+
+RAW_ANSWERS = Stage(
+    "raw_answers",
+    (answers,),
+    lambda r: r.answers,
+    (BASE, PERSONA, TRAIN, EVALUATION),
+    run_raw,
+    recipe_key="answers",
+    estimate=estimate_raw,
+)
+ABLATION = Stage(
+    "ablation",
+    (answers,),
+    ablation_config,
+    (BASE, *POLICIES, POLICY, EVALUATION),
+    run_ablation,
+    estimate=estimate_ablation,
+)
+ALIGNED_ANSWERS = Stage(
+    "aligned_answers",
+    (answers,),
+    lambda r: r.answers,
+    (BASE, POLICY, EVALUATION),
+    run_aligned,
+    recipe_key="answers",
+    estimate=estimate_aligned,
+)

@@ -1,0 +1,114 @@
+"""`dpo`: direct preference optimisation on people's comparisons, and on the judge's where there are any."""
+
+from __future__ import annotations
+
+from steersman.constitution import ai_feedback
+from steersman.constitution.ai_feedback import FeedbackConfig
+from steersman.cost.work import Counts, PeakSizes, Work, Workload, padded, trainable_share
+from steersman.report.blocks import Curve, LineChart, Section
+from steersman.report.evidence import StageRecord, smoothed
+from steersman.report.format import number, percent, signed
+from steersman.stage import Inputs, Sources, Stage, optional
+from steersman.stages.inputs import AI_COMPARISONS, BASE, COMPARISONS, TUNED
+from steersman.store import StageFolder
+from steersman.train import dpo, loop
+from steersman.train.dpo import DpoConfig
+from steersman.types import Record
+
+JUDGED = optional(AI_COMPARISONS)
+
+
+class MixedDpoConfig(Record):
+    """DPO, and how the judge's comparisons are mixed with people's."""
+
+    dpo: DpoConfig
+    feedback: FeedbackConfig | None
+
+
+def run(config: MixedDpoConfig, given: Inputs, out: StageFolder) -> None:
+    """Train the policy on comparisons."""
+    people, judged = given[COMPARISONS], given[JUDGED]
+    rows = people if config.feedback is None or judged is None else ai_feedback.mix(config.feedback, people, judged)
+    dpo.run(config.dpo, given[BASE], given[TUNED], rows, out)
+
+
+def check(config: MixedDpoConfig, sources: Sources) -> None:
+    """Refuse a compact vocabulary without a frozen head, and names in ``upsample`` that no comparison has."""
+    recipe, data = sources.recipe, sources.data
+    if recipe.sft.method == "full" and config.dpo.vocabulary == "compact":
+        raise recipe.conflict(
+            "dpo.vocabulary: compact needs the frozen head of sft.method: lora",
+            "dpo.vocabulary",
+            "sft.method",
+            do="set dpo.vocabulary: full",
+        )
+    if config.feedback is None:
+        dpo.upsampled(data.comparisons, config.dpo.upsample)
+        return
+    # What the judge will compare has its names from the prompts and the constitution.
+    people = [] if config.feedback.people == "none" else data.comparisons
+    names = [dpo.names(row) for row in people]
+    names += [{*row.tags, *row.principles} for row in data.prompts] + [set(sources.constitution.texts)]
+    dpo.comparison_repeats(names, config.dpo.upsample)
+
+
+def estimate(config: MixedDpoConfig, workload: Workload) -> Work:
+    """People's pairs in their batches, with the reference's pass; the judge's are not counted: nobody has them yet."""
+    own = config.dpo
+    pairs, _ = dpo.encode(dpo.upsampled(workload.comparisons, own.upsample), workload.chat, own)
+    groups = [pair.group for pair in pairs]
+    lengths = [group.tokens for group in groups]
+    plan = loop.plan_batches(lengths, own.batch_size, own.epochs, own.seed)
+    tokens = [n for step in plan for n in padded([lengths[i] for i in step], own.micro_batch_size)]
+    positions = sum(len(ids) for step in plan for i in step for ids in groups[i].completions)
+    foreign = 2 if own.loss == "kto" else 0  # answers to other prompts, for the reference and for the policy
+    counts = Counts(
+        loads=1,
+        train_tokens=sum(tokens),
+        lower_tokens=sum(tokens) if trainable_share(workload) < 1 else 0,
+        # The reference's log-probs take one of the three products of a learning step.
+        train_scored=positions * (4 + foreign) / 3,
+        checkpoints=(len(plan) - 1) // own.checkpoint_every_steps,
+        read_tokens=sum(tokens) * (1 + foreign),
+    )
+    most_scored = own.micro_batch_size * max(sum(map(len, group.completions)) for group in groups)
+    return Work(counts, PeakSizes(max(tokens), most_scored, max(tokens), most_scored))
+
+
+# ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def section(record: StageRecord) -> Section | None:
+    """The log-ratios to the reference model; null if no step was recorded."""
+    columns = ("chosen_log_ratio_nats", "rejected_log_ratio_nats", "accuracy")
+    steps = record.curve("train", columns[0])
+    if not steps:
+        return None
+    window = max(3, len(steps) // 10) | 1
+    chosen, rejected, accuracy = (smoothed(record.curve("train", column), window) for column in columns)
+    caption = (
+        f"On {number(record.setup('comparisons'), 0)} comparisons, the log-probability of chosen answers changed by "
+        f"{signed(chosen[-1][1])} nats and that of rejected answers by {signed(rejected[-1][1])}, relative to the "
+        f"reference model. Training accuracy over the last steps: {percent(accuracy[-1][1])} of the pairs."
+    )
+    chart = LineChart(
+        caption=caption,
+        x="step",
+        y=f"log-ratio, nats, mean of {window} steps",
+        curves=(
+            Curve(name="chosen answers", style="smooth", points=chosen),
+            Curve(name="rejected answers", style="light", points=rejected),
+        ),
+    )
+    return Section(id=record.name, title="Direct preference optimisation (DPO)", blocks=(chart,))
+
+
+DPO = Stage(
+    "dpo",
+    (dpo,),
+    lambda r: MixedDpoConfig(dpo=r.dpo, feedback=r.feedback) if r.dpo else None,
+    (BASE, TUNED, COMPARISONS, JUDGED),
+    run,
+    trains=True,
+    check=check,
+    estimate=estimate,
+    section=section,
+)

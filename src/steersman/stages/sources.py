@@ -1,0 +1,99 @@
+"""What a recipe names: constitution, data set, base model, and the digests that make stages run again with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steersman.constitution import document
+from steersman.constitution.document import Constitution
+from steersman.constitution.lint import lint
+from steersman.data import sources
+from steersman.data.formats import dump
+from steersman.data.sources import DataSet
+from steersman.errors import ConstitutionError
+from steersman.evals import capability
+from steersman.lm import pretrained, tiny
+from steersman.lm.device import Hardware
+from steersman.recipe import Recipe
+from steersman.stage import Sources
+from steersman.store import Identity, Run, canonical, sha256_text
+from steersman.terminal import console
+
+NAMES = ("base", "model_name", "judge_model", "dataset", "constitution", "capability_items")
+
+
+class Source(NamedTuple):
+    """Something that the recipe names, and its digest; without a value, it is not there yet."""
+
+    value: Any
+    digest: str
+
+
+def load(recipe: Recipe) -> Sources:
+    """Read the constitution and the data set of a recipe.
+
+    Raises:
+        UserError: one cannot be read, or the data name principles that the constitution does not have.
+    """
+    given = Sources(recipe, document.load(recipe.constitution), sources.load(recipe.data, recipe.votes))
+    check_agreement(given.constitution, given.data)
+    return given
+
+
+def digested(given: Sources, base: Path | None) -> dict[str, Source]:
+    """Everything that the recipe names, with digests; of a base model that is not there yet, without."""
+    recipe = given.recipe
+    own = recipe.judge.model if recipe.judge else None
+    judge_model = own if own and Path(own).exists() else None
+    return {
+        "base": Source(base, base_digest(base, recipe.hardware) if base else ""),
+        "model_name": Source(recipe.model, ""),  # the base model's digest decides
+        "judge_model": Source(judge_model, pretrained.digest(Path(judge_model)) if judge_model else ""),
+        "dataset": Source(given.data, sha256_text(canonical([dump(rows) for rows in given.data[1:5]]))),
+        "constitution": Source(given.constitution, given.constitution.digest),
+        "capability_items": Source(None, capability.items_digest()),
+    }
+
+
+def base_digest(base: Path, hardware: Hardware) -> str:
+    """Of the model as it is computed: its precision makes it another one; its device rounds, as any machine does."""
+    digest = pretrained.digest(base)
+    return digest if hardware.dtype == "float32" else f"{digest} in {hardware.dtype}"
+
+
+def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:
+    """The base model's folder. ``tiny-random`` is made on the spot, from the data's own text, inside the run."""
+    if recipe.model != tiny.NAME:
+        return pretrained.resolve(recipe.model, notify=lambda text: console.print(text))
+    texts, identity = tiny_base(data)
+    artifact = run.finished(identity) or run.perform(identity, lambda out: tiny.build(texts, out.file("model")))
+    return artifact.file("model")  # below the manifest, whose times must not become part of the model's digest
+
+
+def tiny_base(data: DataSet) -> tuple[list[str], Identity]:
+    """The texts that the tiny model's tokenizer is trained on, and the identity of the model."""
+    texts = tiny.corpus(data.demonstrations)
+    return texts, Identity("base", {"lm.tiny": tiny.VERSION}, {}, {"texts": sha256_text("\n".join(texts))})
+
+
+def check_agreement(constitution: Constitution, data: DataSet) -> None:
+    """Refuse data that name principles which the constitution does not have.
+
+    Raises:
+        ConstitutionError: the lint finds errors; warnings are left to `steersman constitution check`.
+    """
+    findings = lint(
+        constitution,
+        demonstrations=data.demonstrations,
+        comparisons=data.comparisons,
+        prompts=data.prompts,
+        evaluation=data.evaluation,
+    )
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise ConstitutionError(
+            "\n".join(f"{finding.principle or 'document'}: {finding.message}" for finding in errors),
+            where=f"constitution {constitution.name} with {data.folder}",
+            do=errors[0].do,
+        )
