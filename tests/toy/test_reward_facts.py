@@ -103,7 +103,8 @@ def test_signed_trust_saves_a_reward_model_from_liars(fine_tuned: Path, tmp_path
     Pooled votes say the opposite of the truth, so the sign does not hang on how soon a model learns. With 30 % liars it
     did: pooled models reached 51 to 77 %, those with trust 64 to 90 %, and a pair of them differed by 3 to 35 points.
 
-    Measured over four seeds: pooled 37, 34, 37 and 30 % of all pairs, with trust 69, 84, 85 and 85 %.
+    Measured over four seeds with AVX-512 and with AVX2: pooled 27 to 49 % of all pairs, with trust 69 to 90 %, on the
+    same votes 32 to 55 points more.
     """
     gains = []
     for seed in range(4):

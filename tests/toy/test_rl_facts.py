@@ -128,7 +128,7 @@ def biased(prompt: str, answer: str) -> float:
 def test_it_raises_the_true_reward_when_that_is_the_score(
     algorithm: str, seed: int, base: Path, tmp_path: Path
 ) -> None:
-    """Measured with AVX-512, and after 40 steps with AVX2: up by 1.14 to 1.26 (RLOO) and 0.92 to 1.31 (GRPO).
+    """Measured with AVX-512, without AVX, and after 40 steps with AVX2: up by 1.08 to 1.31 (RLOO), 0.92 to 1.31 (GRPO).
 
     An evaluation has a noise of 0.12.
     """
