@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from steersman.cli import align, model
+from steersman.cli import align, demo, model
 from steersman.cli.constitution import constitution_app
 from steersman.cli.data import data_app
 from steersman.cli.rate import rate_app
@@ -22,7 +22,8 @@ app = typer.Typer(
 )
 
 
-for command in (align.init, align.align, align.bench, align.show, align.diff, model.chat, align.report, model.export):
+RUNS = (align.align, align.show, align.diff, model.chat, align.report, model.export)
+for command in (demo.demo, align.init, *RUNS, align.bench):
     app.command()(command)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(data_app, name="data")

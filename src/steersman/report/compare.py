@@ -26,7 +26,11 @@ def terminal_summary(run: Run) -> RenderableType:
     Raises:
         UserError: the run has not reached ``scores``.
     """
-    data = overview_data(read_evidence(run))
+    return summary_of(overview_data(read_evidence(run)))
+
+
+def summary_of(data: Mapping[str, Any]) -> RenderableType:
+    """The same of a run's report.json."""
     knowledge, perplexity = data["cost"]["knowledge"], data["cost"]["perplexity"]
     lengths = data["cost"]["mean_answer_tokens"]
     rates = tuple(_rates(row["principle"], row) for row in data["principles"])
