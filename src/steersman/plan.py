@@ -181,7 +181,7 @@ def _prepared(recipe: Recipe, data: DataSet, run: Run) -> Path | None:
 
 
 def _preparation(model: str, base: Path | None) -> tuple[str, float | None]:
-    """What happens to the weights before the first stage, and how long it takes (None: nobody knows)."""
+    """What happens to the weights before the first stage, and how long it takes (None: unknown)."""
     if base is not None or model == tiny.NAME:
         return "", 0.0
     if model == pretrained.PACKAGED:

@@ -32,7 +32,7 @@ REPEAT_SECONDS = 0.7  # for each kind of work
 HEAD_POSITIONS = 128  # scored over the whole vocabulary at once
 SHORT_CONTEXT, LONG_CONTEXT = 16, 272  # cached tokens
 
-Draws = Callable[[int], Callable[[], None]]  # for so many rows, what draws a token for each
+Draws = Callable[[int], Callable[[], None]]  # rows -> a function that samples a token for each
 
 
 class Calibration(Record):
@@ -242,7 +242,7 @@ def _decoding(model: Any, rows: int, context: int) -> tuple[Callable[[], None], 
 
 
 def _drawing(head: Head, config: SamplingConfig) -> Draws:
-    """The draw of a token for each of so many rows."""
+    """Samples a token for each of some rows."""
 
     def for_rows(rows: int) -> Callable[[], None]:
         hidden = torch.randn(rows, head.weight.shape[1])

@@ -209,7 +209,7 @@ def _followed(texts: Sequence[Sequence[int]]) -> list[tuple[tuple[int, ...], tup
 
 
 def _by_tokens(texts: Sequence[tuple[int, ...]], tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """Batches of texts, sorted by length, that hold about so many tokens each."""
+    """Batches of texts, sorted by length, of about this many tokens each."""
     batch: list[tuple[int, ...]] = []
     for text in texts:
         if batch and (len(batch) + 1) * len(text) > tokens:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Up to so many rows (a decoding step), MKL is up to twice as fast with the weight as the left factor of the product.
+# Up to this many rows (a decoding step), MKL is up to twice as fast with the weight as the left factor of the product.
 FEW_ROWS = 48
 
 
