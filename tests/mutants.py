@@ -308,14 +308,14 @@ MUTANTS = (
         "lm/endpoint/client.py",
         "for attempt in range(attempts):",
         "for attempt in range(attempts + 1):",
-        "unit/lm/test_endpoint.py::test_one_request_that_always_fails_costs_nobody_else_an_answer",
+        "unit/lm/test_endpoint_faults.py::test_one_request_that_always_fails_costs_nobody_else_an_answer",
     ),
     Mutant(
         "an endpoint may repeat the key into a message",
         "lm/endpoint/client.py",
         'return text.replace(self.key, "[key]") if len(self.key) >= MIN_KEY_LENGTH else text',
         "return text",
-        "unit/lm/test_endpoint.py::test_the_key_is_in_no_file_and_no_message",
+        "unit/lm/test_endpoint_faults.py::test_the_key_is_in_no_file_and_no_message",
     ),
     Mutant(
         "the report does not escape model text",
