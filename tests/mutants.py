@@ -301,7 +301,7 @@ MUTANTS = (
         "rating/security.py",
         "if origin not in (None, public) and",
         "if origin in (None, public) and",
-        "unit/rating/test_app.py::test_other_sites_cannot_post",
+        "unit/rating/test_hostile_requests.py::test_other_sites_cannot_post",
     ),
     Mutant(
         "a failing request is tried once more than its limit",
