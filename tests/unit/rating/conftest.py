@@ -20,6 +20,7 @@ from steersman.rating.store import RatingStore, Task
 
 ADMIN = "the-administrators-token-of-the-tests"
 PLAIN = Round(gold_share=0, repeat_share=0)
+JSON = {"content-type": "application/json"}
 numbers = count()
 
 
@@ -160,6 +161,9 @@ class Browser(TestClient):
         return self.post("/vote", json={**body, **more})
 
 
+Open = Callable[[], Browser]
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RatingStore]:
     """A store in a file, with a round of twelve pairs."""
@@ -175,7 +179,7 @@ def app(store: RatingStore) -> RatingApp:
 
 
 @pytest.fixture
-def browser(app: RatingApp) -> Callable[[], Browser]:
+def browser(app: RatingApp) -> Open:
     """Makes browsers; the limit of requests is that of one application for all of them."""
     asgi = app.asgi(("testserver",))
     return lambda: Browser(asgi, follow_redirects=False, raise_server_exceptions=False)

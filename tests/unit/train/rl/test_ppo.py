@@ -16,9 +16,7 @@ from steersman.train.rl.loop import Targets, Totals
 from steersman.train.rl.ppo import PpoConfig
 from steersman.types import Demonstration, Prompt
 
-from .test_loop import SMALL, prompts, trained
-
-__all__ = ["prompts", "trained"]  # fixtures
+from .conftest import SMALL
 
 OLD = torch.tensor([-1.0, -2.0, -0.5, -1.5, -0.7])
 REFERENCE = torch.tensor([-1.1, -1.8, -0.5, -2.0, -0.4])
