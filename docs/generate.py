@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from steersman.pipeline import STAGES
 from steersman.recipe import Recipe, records_in
-from steersman.stage import Input
+from steersman.stage import Input, Stage
 from steersman.types import Record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def stages() -> str:
         reads = ", ".join(dict.fromkeys(_named(wanted) for wanted in stage.inputs))
         does = (stage.run.__doc__ or "").split("\n")[0].rstrip(".")
         name = f"`{stage.name}`" + (" *" if stage.trains else "")
-        lines.append(f"| {name} | `{stage.recipe_key or stage.name}` | {does} | {reads} |")
+        lines.append(f"| {name} | {_section(stage)} | {does} | {reads} |")
     return "\n".join([*lines, "", "\\* Trains: under `torchrun`, every process takes part."])
 
 
@@ -109,6 +109,11 @@ def _json(value: Any) -> str:
 
 
 # ── stages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _section(stage: Stage[Any]) -> str:
+    key = stage.recipe_key or stage.name
+    return f"`{key}`" if key in Recipe.model_fields else "always"
+
+
 def _named(wanted: Input[Any]) -> str:
     name = wanted.label or " or ".join(reversed(wanted.names))
     return f"{name}{'' if wanted.required else ' (if there)'}"

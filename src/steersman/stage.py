@@ -83,6 +83,10 @@ class Inputs:
 
 
 # ── a stage ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+class NoSettings(Record):
+    """The configuration of a stage that has none."""
+
+
 class Sources(NamedTuple):
     """A recipe with the constitution and the data set that it names."""
 
@@ -97,15 +101,17 @@ class Stage(Generic[C]):
 
     Attributes:
         name: the name of its folder in the run.
-        code: the modules whose ``VERSION`` is part of the key: all whose change would change the outputs.
+        code: the modules whose ``VERSION`` is part of the key: all whose change would change the outputs. A stage that
+            does its work itself has a ``VERSION`` of its own and names its own module.
         config: what the recipe says about it; None where the recipe leaves the stage out.
         inputs: all that `run` may read.
-        run: does the work in the stage's folder; it continues what a killed process left there.
+        run: does the work in the stage's folder; it continues what a killed process left there. The first line of its
+            docstring describes the stage in docs/runs.md.
         trains: under torchrun every process runs it.
         recipe_key: the section of the recipe that switches it on, if it has another name than the stage.
         check: raises `UserError` for what would only fail later, before the first stage runs.
-        estimate: the work that `run` will do, counted from the data, None if it cannot be known; a stage without one
-            takes a moment.
+        estimate: the work that `run` will do, counted from the data, None if it cannot be known. A stage that reads a
+            model needs one; any other takes a moment.
         section: its part of the report, from what it left in a finished run; None where there is nothing to show.
     """
 

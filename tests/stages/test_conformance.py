@@ -197,19 +197,19 @@ def test_a_new_stage_is_a_value_and_a_place_in_the_order(
 
     def run(config: Any, given: Inputs, out: StageFolder) -> None:
         text = (given[handles.ALIGNED_ANSWERS] / "answers.jsonl").read_text(encoding="utf-8")
-        out.file("words.txt").write_text(str(len(text.split())), encoding="utf-8")
+        out.file("counted.txt").write_text(str(len(text.split())), encoding="utf-8")
 
-    code = ModuleType("steersman.words")
+    code = ModuleType("steersman.counting")
     code.VERSION = 1  # type: ignore[attr-defined]
-    words: Stage[Any] = Stage("words", (code,), lambda r: r.answers, (handles.ALIGNED_ANSWERS,), run)
-    monkeypatch.setattr(pipeline, "STAGES", (*STAGES[:-1], words, STAGES[-1]))
+    counting: Stage[Any] = Stage("counting_for_a_test", (code,), lambda r: r.answers, (handles.ALIGNED_ANSWERS,), run)
+    monkeypatch.setattr(pipeline, "STAGES", (*STAGES[:-1], counting, STAGES[-1]))
     copy = Path(shutil.copytree(finished, tmp_path / "run"))
     said: list[str] = []
     pipeline.align(recipe(), copy, echo=said.append)
-    assert [line.split()[1] for line in said if "done in" in line] == ["words:"]
-    assert int((copy / "words" / "words.txt").read_text(encoding="utf-8")) > 0
-    assert dataclasses.is_dataclass(words)
-    assert Run(copy).manifest("words")["version"] == {"words": 1}  # type: ignore[index]
+    assert [line.split()[1] for line in said if "done in" in line] == ["counting_for_a_test:"]
+    assert int((copy / "counting_for_a_test" / "counted.txt").read_text(encoding="utf-8")) > 0
+    assert dataclasses.is_dataclass(counting)
+    assert Run(copy).manifest("counting_for_a_test")["version"] == {"counting": 1}  # type: ignore[index]
 
 
 # ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -51,9 +51,7 @@ from steersman.stages.inputs import (
 from steersman.store import StageFolder, folder_digest
 from steersman.types import Message, Prompt, Record, Text
 
-ENDPOINT = (
-    "endpoint/answers.jsonl"  # in a run: answers of an endpoint; it outlives the stages, so nothing is paid twice
-)
+ENDPOINT = "endpoint/answers.jsonl"  # in a run: replies that were paid for; it outlives the stages
 READ_AT_ONCE = 16  # answers in one forward pass when a model judges
 CARD = optional(JUDGE_CARD)  # of a recipe that revises without a judge, there is none
 

@@ -7,7 +7,7 @@ from steersman.evals.detectors import behaviours
 from steersman.report.blocks import Cell, Details, Difference, Number, Rate, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
 from steersman.report.format import phrase
-from steersman.stage import Inputs, Stage
+from steersman.stage import Inputs, NoSettings, Stage
 from steersman.stages.inputs import (
     ABLATION,
     ALIGNED_ANSWERS,
@@ -18,11 +18,6 @@ from steersman.stages.inputs import (
     RAW_CAPABILITY,
 )
 from steersman.store import StageFolder
-from steersman.types import Record
-
-
-class NoSettings(Record):
-    """Nothing to configure."""
 
 
 def run(config: NoSettings, given: Inputs, out: StageFolder) -> None:
