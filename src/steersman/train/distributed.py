@@ -1,4 +1,4 @@
-"""Several processes that train one model: ``torchrun --nproc-per-node 2 -m steersman align RECIPE``.
+"""Several processes that train one model: ``torchrun --nproc-per-node 2 --no-python steersman align RECIPE``.
 
 Process 0, the leader, runs the recipe. The others are followers: they wait until the leader broadcasts a stage that
 trains, run it with the same arguments, and write nothing. The micro-batches of an optimiser step are divided among the
