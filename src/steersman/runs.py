@@ -29,8 +29,7 @@ from steersman.report.page import report_data
 from steersman.stage import Input
 from steersman.stages.inputs import POLICY, REWARD_MODEL
 from steersman.stages.judge import ENDPOINT, judge_of
-from steersman.store import MANIFEST, Run, read_json
-from steersman.store import open_run as _open
+from steersman.store import MANIFEST, Run, find_run, read_json
 
 T = TypeVar("T")
 
@@ -41,7 +40,7 @@ def open_run(path: str | Path) -> OpenRun:
     Raises:
         UserError: the folder does not exist or holds no run.
     """
-    return OpenRun(_open(path))
+    return OpenRun(find_run(path))
 
 
 class OpenRun:

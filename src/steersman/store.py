@@ -361,7 +361,7 @@ class Run:
         return target
 
 
-def open_run(path: str | Path) -> Run:
+def find_run(path: str | Path) -> Run:
     """An existing run, for reading.
 
     Raises:

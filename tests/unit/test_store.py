@@ -24,7 +24,7 @@ from steersman.store import (
     append_jsonl,
     canonical,
     cut_torn_tail,
-    open_run,
+    find_run,
     read_json,
     read_jsonl,
     write_json,
@@ -295,12 +295,12 @@ def test_a_file_where_the_folder_should_be_is_the_user_s_mistake(tmp_path: Path,
 def test_open_run_names_the_runs_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no run here"):
-        open_run("runs/mine")
+        find_run("runs/mine")
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     write_json(tmp_path / "runs" / "mine" / "run.json", {})
-    assert open_run("runs/mine").path == Path("runs/mine")
+    assert find_run("runs/mine").path == Path("runs/mine")
     with pytest.raises(UserError, match="expected: one of runs/mine"):
-        open_run("runs/other")
+        find_run("runs/other")
 
 
 # ── a full disk ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -114,25 +114,24 @@ def align(
 def show(run: RunFolder, json: Json = False) -> None:
     """Show the results of a run: pass rates before and after alignment, and the alignment tax."""
     from steersman.report.compare import terminal_summary
-    from steersman.store import open_run
+    from steersman.store import find_run
     from steersman.terminal import results
 
-    opened = open_run(run)
     if json:
-        from steersman.runs import open_run as open_for_reading
+        from steersman.runs import open_run
 
-        print_json(open_for_reading(run).tables())
+        print_json(open_run(run).tables())
     else:
-        results().print(terminal_summary(opened))
+        results().print(terminal_summary(find_run(run)))
 
 
 def diff(first: RunFolder, second: RunFolder, json: Json = False) -> None:
     """Compare two runs: settings and inputs first, then results."""
     from steersman.report.compare import diff_table, differences
-    from steersman.store import open_run
+    from steersman.store import find_run
     from steersman.terminal import results
 
-    difference = differences(open_run(first), open_run(second))
+    difference = differences(find_run(first), find_run(second))
     if json:
         print_json(difference)
     else:
@@ -142,9 +141,9 @@ def diff(first: RunFolder, second: RunFolder, json: Json = False) -> None:
 def report(run: RunFolder) -> None:
     """Rewrite the report of a finished run from its files."""
     from steersman.pipeline import write_report
-    from steersman.store import open_run
+    from steersman.store import find_run
 
-    typer.echo(write_report(open_run(run)))
+    typer.echo(write_report(find_run(run)))
 
 
 def bench(

@@ -159,9 +159,9 @@ def train(
     from steersman import pipeline
     from steersman.rating.session import COMPARISONS, training_votes, write_rows
     from steersman.recipe import load_recipe
-    from steersman.store import open_run, write_text
+    from steersman.store import find_run, write_text
 
-    run = open_run(where)
+    run = find_run(where)
     rows = _imported(votes) if votes else training_votes(run, store)
     folder = out or run.path.with_name(f"{run.path.name}-votes")
     folder.mkdir(parents=True, exist_ok=True)

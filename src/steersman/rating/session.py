@@ -29,7 +29,7 @@ from steersman.rating.server import Address, listen, serve
 from steersman.rating.store import RatingStore
 from steersman.rating.votes import arms, comparisons, demonstrations
 from steersman.stats import Estimate
-from steersman.store import Run, open_run, read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from steersman.store import Run, find_run, read_json, read_jsonl, sha256_file, write_json, write_jsonl
 from steersman.types import Comparison, Demonstration, Prompt, Record
 from steersman.yaml_lines import parse
 
@@ -67,7 +67,7 @@ def make_questions(where: Path, source: Source, seed: int, load_model: LoadModel
     """
     gold = _gold_questions(source)  # before minutes are spent on sampling
     if where.is_dir():
-        run = open_run(where)
+        run = find_run(where)
         questions = _compare(run, source) if source.compare else _sample(run, source, seed, load_model)
     elif source.compare:
         raise UserError("--compare puts the answers of a run side by side", where=str(where), expected="a run's folder")
@@ -211,7 +211,7 @@ def open_store(where: Path, store: str | None) -> RatingStore:
 
 
 def _default_store(where: Path) -> Path:
-    return open_run(where).path / FOLDER / STORE if where.is_dir() else where.with_suffix(".rating.sqlite")
+    return find_run(where).path / FOLDER / STORE if where.is_dir() else where.with_suffix(".rating.sqlite")
 
 
 def begin(where: Path, source: Source, settings: Round, load_model: LoadModel, store: str | None = None) -> RatingStore:
@@ -353,7 +353,7 @@ def export(where: Path, out: Path | None = None, store: str | None = None, form:
     messages = [f"wrote {name} ({count} rows)" for name, count in write_rows(votes, folder).items()]
     messages += _write_raters(votes.comparisons, folder / RATERS)
     models = opened.round.source.get("compare")
-    return messages + (_write_blind_test(opened, open_run(where), (models[0], models[1])) if models else [])
+    return messages + (_write_blind_test(opened, find_run(where), (models[0], models[1])) if models else [])
 
 
 def _export_folder(where: Path, out: Path | None, store: str | None) -> Path:
