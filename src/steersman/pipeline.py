@@ -119,10 +119,10 @@ def prepare(recipe: Recipe, until: str | None = None) -> tuple[list[Step], Sourc
     steps = stages_of(recipe)
     last = _place(steps, until) if until else len(steps) - 1
     given = sources.load(recipe)
-    recipe.hardware.check()
     for step in steps:
         if step.stage.check:
             step.stage.check(step.config, given)
+    recipe.hardware.check()
     return steps[: last + 1], given
 
 

@@ -113,7 +113,11 @@ def test_a_changed_principle_runs_what_reads_it(
     assert set(found) <= set(stages)
     assert found[:1] == stages[:1]
     if stages:
-        inputs = {"critique_request": "reviser_reads", "statement": "judged_texts", "behaviours": "judge_reads"}
+        inputs = {
+            "critique_request": "revision_requests",
+            "statement": "principle_texts",
+            "behaviours": "judged_principles",
+        }
         assert reason(said, stages[0]).startswith(f"changed: inputs.{inputs[field]}: ")
         assert {"revisions", *stages[:1]} <= set(found)
 

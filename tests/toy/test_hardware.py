@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import pretend_vllm
+from steersman import pipeline
 from steersman.errors import ModelError, RecipeError
 from steersman.lm import device, pretrained, vllm_engine
 from steersman.lm.adapters import load_policy
@@ -66,9 +67,10 @@ def test_another_precision_is_another_model(copy: Run) -> None:
 
 def test_what_cannot_be_done_there_is_refused_at_once() -> None:
     with pytest.raises(RecipeError, match=r"bfloat16 is for frozen weights \(sft.method: lora\)"):
-        load_recipe("laptop", ["dpo=null", "sft.vocabulary=full", "sft.method=full", BFLOAT16])
-    with pytest.raises(RecipeError, match="int8 rounds float32 weights on a cpu: elsewhere set it to false"):
-        load_recipe("reinforced", ["hardware.device=cuda", "rl.rollouts.int8=true"])
+        pipeline.prepare(load_recipe("laptop", ["dpo=null", "sft.vocabulary=full", "sft.method=full", BFLOAT16]))
+    with pytest.raises(RecipeError, match=r"rl\.rollouts\.int8 quantises float32 weights on a CPU") as refused:
+        pipeline.prepare(load_recipe("reinforced", ["hardware.device=cuda", "rl.rollouts.int8=true"]))
+    assert "set rl.rollouts.int8: false" in str(refused.value)
     with pytest.raises(RecipeError, match=r"hardware.device=warp: .*cpu\|cuda"):
         load_recipe("laptop", ["hardware.device=warp"])
 
