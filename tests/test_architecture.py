@@ -6,6 +6,7 @@ None has a list of exceptions. A law that is in the way is changed here, in the 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import statistics
@@ -147,6 +148,20 @@ def test_functions_and_files_are_small(top: str) -> None:
 def test_modules_say_what_they_are_for() -> None:
     wrong = [name_of(path) for path, tree in TREES.items() if len((ast.get_docstring(tree) or "").split()) < 4]
     assert not wrong, wrong
+
+
+def test_benchmarks_import_what_exists() -> None:
+    """Nothing else runs the scripts of benchmarks/ in the fast tier, and a moved name would break them unseen."""
+    missing = []
+    for path in sorted((ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "steersman":
+                module = importlib.import_module(str(node.module))
+                for name in (alias.name for alias in node.names):
+                    submodule = hasattr(module, "__path__") and importlib.util.find_spec(f"{node.module}.{name}")
+                    if not hasattr(module, name) and not submodule:
+                        missing.append(f"{name_of(path)}:{node.lineno} imports {name} from {node.module}")
+    assert not missing, "\n".join(missing)
 
 
 def test_no_stubs() -> None:

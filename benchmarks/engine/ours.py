@@ -24,8 +24,9 @@ from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_trainable, trainable, using
 from steersman.lm.chat_format import ChatFormat, Example
+from steersman.lm.compact_vocabulary import CompactConfig, compact_vocabulary
 from steersman.lm.frozen_trunk import FrozenStates, FrozenStatesCache, FrozenTrunk
-from steersman.lm.head import CompactConfig, compact_vocabulary, head_of, trunk
+from steersman.lm.head import head_of, trunk
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
 from steersman.lm.shared_prefix import (
