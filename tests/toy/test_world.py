@@ -79,11 +79,11 @@ def features(prompt: str, answer: str) -> list[float]:
 
 def test_words_are_tokens(policy: LocalModel) -> None:
     answer = "- purr ! ☺ well nice ."
-    ids = policy.chat.completion_ids(answer)
+    ids = policy.sampler.chat.completion_ids(answer)
     assert len(ids) == 8
-    assert policy.chat.decode(ids) == answer
-    assert policy.chat.tokenizer.unk_token_id not in ids + policy.chat.prompt_ids("i think cats bark")
-    assert policy.chat.tokenizer.unk_token_id in policy.chat.completion_ids("a dog")
+    assert policy.sampler.chat.decode(ids) == answer
+    assert policy.sampler.chat.tokenizer.unk_token_id not in ids + policy.sampler.chat.prompt_ids("i think cats bark")
+    assert policy.sampler.chat.tokenizer.unk_token_id in policy.sampler.chat.completion_ids("a dog")
 
 
 def test_the_policy_has_room_to_improve(sampled: Sampled) -> None:
