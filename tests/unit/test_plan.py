@@ -195,7 +195,7 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
         "config.lora.rank: 4 -> 2",
         "config.optimiser.learning_rate: 0.003",
     ):
-        assert change in text
+        assert change in " ".join(text.split()), text  # a cell may wrap
     assert "10 of 13 stages will run" in text
 
 
