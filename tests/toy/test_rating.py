@@ -176,7 +176,7 @@ def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
         body = {"submission": f"submission-{turn}", "assignment": task.assignment, "ranking": ranking}
         store.submit(number, Submission.model_validate(body))
     chosen = Counter(vote.arm for vote in store.votes())
-    # Each scoring names a question once; a rater to whom none of them is open gets one at random.
+    # Each scoring names a question once; a rater who has answered all of them gets one at random.
     assert min(chosen["informed"], chosen["random"]) > 10
     told = CliRunner().invoke(cli, ["rate", "export", str(file)])
     assert told.exit_code == 0, told.output

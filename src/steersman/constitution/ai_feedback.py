@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from steersman.constitution.document import Constitution, Principle
-from steersman.constitution.judges import Judge, Judgement, JudgeQuestion, in_order
+from steersman.constitution.judges import NO_PRINCIPLE, Judge, Judgement, JudgeQuestion, in_order
 from steersman.data.sources import spread
 from steersman.errors import DataError, closest
 from steersman.lm.language_model import LanguageModel
@@ -213,7 +213,7 @@ def summary(by_prompt: Sequence[Sequence[PairJudgements]]) -> dict[str, Any]:
     for pair, judgements in itertools.chain.from_iterable(by_prompt):
         questions += len(pair.questions)
         for principle, judgement in judgements:
-            decided.setdefault(principle.id if principle else "all in all", []).append(judgement.preference != 0)
+            decided.setdefault(principle.id if principle else NO_PRINCIPLE, []).append(judgement.preference != 0)
             every.append(judgement)
         signs = [judgement.preference for _, judgement in judgements if judgement.preference]
         agreed += [a == b for a, b in itertools.combinations(signs, 2)]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import Judge, JudgeConfig, Judgement, JudgeQuestion, in_order
+from steersman.constitution.judges import NO_PRINCIPLE, Judge, JudgeConfig, Judgement, JudgeQuestion, in_order
 from steersman.errors import JudgeRefused
 from steersman.stats import Estimate, calibration, clustered_mean, mean_estimate
 from steersman.store import StageFolder, write_json
@@ -59,7 +59,7 @@ def card(judge: Judge, questions: Sequence[tuple[Comparison, JudgeQuestion, bool
             of_better.append(judgement._replace(probability=p))
             right = 0.5 if p == 0.5 else float(p > 0.5)  # one half is a coin flip
         outcomes.append(_Outcome(row.prompt, right))
-        principle = question.principle.id if question.principle else "all in all"
+        principle = question.principle.id if question.principle else NO_PRINCIPLE
         for kind, key in (("principle", principle), ("source", row.source or "unnamed")):
             by[kind].setdefault(key, []).append(outcomes[-1])
     margins = [_log_odds(judgement.probability) for judgement in of_better]

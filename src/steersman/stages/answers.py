@@ -17,7 +17,7 @@ from steersman.stages.inputs import BASE, EVALUATION, PERSONA, POLICY, SFT, TRAI
 from steersman.store import StageFolder
 from steersman.types import Message, plain_text
 
-POLICIES: tuple[Input[Path | None], ...] = (SFT, *(optional(folder(name)) for name in ("cai_sft", "dpo", "rl")))
+POLICIES: tuple[Input[Path | None], ...] = (SFT, *(optional(folder(name)) for name in POLICY.names[1:]))
 
 
 def run_raw(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
@@ -52,7 +52,7 @@ def ablation_config(recipe: Recipe) -> AnswersConfig | None:
 
 def earlier_policies(recipe: Recipe) -> list[str]:
     """The stages that leave a policy, but for the last."""
-    return ["sft", *(name for name in ("cai_sft", "dpo", "rl") if getattr(recipe, name))][:-1]
+    return [name for name in POLICY.names if getattr(recipe, name)][:-1]
 
 
 # ── estimates ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -146,7 +146,7 @@ def test_principles_are_drawn_from_the_prompts_own_or_from_all(constitution: Con
     assert draw_principles(FeedbackConfig(ensemble=5), constitution, row, 0) == [constitution.principles[1]]
     every = draw_principles(FeedbackConfig(ensemble=5, principles="any"), constitution, row, 0)
     assert set(every) == set(constitution.principles)
-    assert draw_principles(FeedbackConfig(), constitution, Prompt(prompt="q"), 0) == [None]  # all in all
+    assert draw_principles(FeedbackConfig(), constitution, Prompt(prompt="q"), 0) == [None]  # under no principle
 
 
 def test_prompts_and_peoples_comparisons_can_be_divided_by_principle(constitution: Constitution) -> None:

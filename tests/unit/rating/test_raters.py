@@ -199,7 +199,7 @@ def test_with_half_of_them_lying_three_gold_questions_decide() -> None:
     accuracies = [pair_accuracy(fit_votes(said(people, seed, gold=3))) for seed in range(4)]
     assert min(accuracies) >= 0.9
     more = world.population(RATERS, Rater(name="r"), liars=0.6)
-    assert pair_accuracy(fit_votes(said(more, 0))) < 0.2  # a lying majority without gold is believed
+    assert pair_accuracy(fit_votes(said(more, 0))) < 0.2  # without gold, most raters are believed: liars
     assert pair_accuracy(fit_votes(said(more, 0, gold=3))) > 0.9
 
 

@@ -2,7 +2,7 @@
 
 A checkpoint is never chosen by the score that is optimised: that rises whatever happens to the answers (Gao et al.
 2022, arXiv:2210.10760). At every evaluation the policy answers the same held-out prompts. With ``gold``, labels of
-these answers by a function or by people whom training does not see, `train/rl/selection.py` selects the checkpoint
+these answers by a function or by people, which training does not use, `train/rl/selection.py` selects the checkpoint
 with the highest gold, and training ends when the current one is worse with a probability of ``stop_at``. Without gold,
 the last policy is kept.
 
