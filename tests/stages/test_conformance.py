@@ -144,7 +144,9 @@ def run_killed(step: Step, given: Inputs, folder: Path, events: int) -> bool:
     return False
 
 
-@every_stage
+@pytest.mark.parametrize(
+    "name", [n if n in ("sft", "rl", "aligned_answers") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_declared_inputs_suffice_and_a_killed_stage_resumes_to_the_same_bytes(
     name: str, finished: Path, tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_a_second_call_reuses_every_stage(finished: Path) -> None:
     assert [line.split(": ")[1] for line in said] == ["reused"] * len(NAMES)
 
 
+@pytest.mark.slow
 def test_a_retrained_judge_reward_model_runs_again_what_asks_it(finished: Path, tmp_path: Path) -> None:
     """The rules decide both questions of the card, so that the card is the same for another reward model."""
     run = Path(shutil.copytree(finished, tmp_path / "run"))

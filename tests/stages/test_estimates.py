@@ -142,7 +142,7 @@ def test_work_of_dpo_is_what_dpo_does(
     assert found.read_tokens == pytest.approx(counts["read_tokens"], rel=0.15 if loss == "kto" else 1e-9)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_work_of_the_reward_model_is_what_it_does(
     workload: Workload, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int
 ) -> None:
@@ -221,7 +221,7 @@ def counted_reinforcement(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_work_of_reinforcement_is_what_it_does(
     workload: Workload, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int, algorithm: str
 ) -> None:

@@ -200,6 +200,7 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
 
 
 # ── constitutional AI ────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_the_work_of_constitutional_stages_grows_with_what_they_write_and_judge(tmp_path: Path) -> None:
     """Who keeps which revision nobody knows before; how much is written and read is known."""
 

@@ -265,7 +265,7 @@ def test_greedy_takes_the_best_and_no_random_number() -> None:
     assert torch.equal(rows[0].generator.get_state(), before)
 
 
-@pytest.mark.parametrize("vocabulary", [511, 512, 513, 5000])
+@pytest.mark.parametrize("vocabulary", [511, 512, 513, pytest.param(5000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 600}])
 def test_draws_over_many_blocks_are_those_of_the_whole_cumulative_sum(vocabulary: int, options: dict[str, Any]) -> None:
     torch.manual_seed(vocabulary)

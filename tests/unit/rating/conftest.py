@@ -106,7 +106,7 @@ def _wait(folder: Path, server: subprocess.Popen[bytes]) -> None:
     raise AssertionError("PostgreSQL did not start")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place for a store: a file, or a schema of its own in the running server."""
     if request.param == "sqlite":

@@ -64,6 +64,7 @@ def test_new_votes_are_heard_and_old_ones_taken_back() -> None:
     assert scorer.fit.raters is not raters
 
 
+@pytest.mark.slow
 def test_informed_questions_save_votes_in_the_toy_world() -> None:
     """Four pools of 168 questions, 60 votes: the accuracy over all pairs is higher than with random questions.
 

@@ -151,6 +151,7 @@ def waiting(opened: Open, folder: Path, count: int, settings: Round = PLAIN) -> 
     return store, store.scoring
 
 
+@pytest.mark.slow
 def test_a_server_has_its_questions_scored_in_another_process(opened: Open, tmp_path: Path) -> None:
     store, scoring = waiting(opened, tmp_path, 30, PLAIN.model_copy(update={"random_share": 1e-9}))
     people = RaterAccounts(store.database)
@@ -165,6 +166,7 @@ def test_a_server_has_its_questions_scored_in_another_process(opened: Open, tmp_
     assert told.prompt == "question 7"
 
 
+@pytest.mark.slow
 def test_a_scorer_that_was_killed_begins_again(
     opened: Open, tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_scorer_that_was_killed_begins_again(
     until(lambda: scoring.scores)
 
 
+@pytest.mark.slow
 def test_a_scorer_that_hangs_is_ended(
     opened: Open, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -322,7 +322,13 @@ def run(
     return events
 
 
-@pytest.mark.parametrize(("loss", "start"), [("dpo", "lora"), ("ipo", "upper"), ("kto", "lora"), ("dpo", "full")])
+@pytest.mark.parametrize(
+    ("loss", "start"),
+    [
+        ("dpo", "lora"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [("ipo", "upper"), ("kto", "lora"), ("dpo", "full")]),
+    ],
+)
 def test_training_tells_the_answers_apart(
     loss: str, start: str, tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
 ) -> None:

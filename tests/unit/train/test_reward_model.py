@@ -225,6 +225,7 @@ def test_what_style_explains_is_a_logistic_regression() -> None:
     assert found[1:] == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_length_is_taken_out_of_the_score(
     tiny_base: Path, starts: Path, demonstrations: list[Demonstration], tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora, dropout": {"lora": LoraConfig(rank=2, dropout=0.2)},
     "upper layer": {"lora": LoraConfig(rank=4, trainable_layers=1)},
 }
+SLOW_VARIANTS = [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != "lora"]
 
 
 WHOLE, WEIGHTED = PrefixConfig(), PrefixConfig(weight=4, tokens=3)
@@ -229,7 +230,7 @@ def test_all_layers_train_without_a_list_of_them(
 
 
 # ── whole runs ───────────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["lora", *SLOW_VARIANTS])
 def test_training_lowers_the_loss_and_an_interruption_changes_no_byte(
     variant: str, tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
 ) -> None:
@@ -240,7 +241,6 @@ def test_training_lowers_the_loss_and_an_interruption_changes_no_byte(
     losses = {e["step"]: e["loss_nats_per_token"] for e in events if e["event"] == "train"}
     assert list(losses) == list(range(14))  # 52 rows, 8 at a time, twice
 
-    seen: dict[int, float] = {}
     for stop in (1, 5, 9):  # before the first checkpoint; after the second; after a further one
         with pytest.raises(Stopped):
             run(config, tiny_base, demonstrations, tmp_path / "killed", stop)

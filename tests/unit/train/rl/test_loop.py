@@ -58,6 +58,7 @@ def timeless(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in event.items() if not k.endswith("seconds")} for event in events]
 
 
+@pytest.mark.slow
 def test_vllm_gets_every_policy_and_ends_with_the_training(
     tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +73,7 @@ def test_vllm_gets_every_policy_and_ends_with_the_training(
     assert len(whole.adapters) == SMALL["steps"] + evaluations
 
 
-@pytest.mark.parametrize("kind", ["full", "compact", "ppo"])
+@pytest.mark.parametrize("kind", ["compact", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("full", "ppo"))])
 def test_resuming_is_exact(kind: str, tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path) -> None:
     """With every controller: beta, the multiplier, the evaluations; for PPO the critic and its moments."""
     steered: dict[str, Any] = {"kl_target_nats": 0.5, "constraint": CONSTRAINT, "ptx_coef": 0.1}

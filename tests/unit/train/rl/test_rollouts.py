@@ -220,6 +220,7 @@ def test_only_the_top_prompts_by_reward_std_are_learnt_from(
         torch.testing.assert_close(gradients[0][name], gradient, atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_exact_kl_is_what_samples_estimate(
     tiny_base: Path,
     trained: Path,

@@ -39,6 +39,7 @@ def test_while_gold_rises_nothing_is_worse() -> None:
         assert selection.p_worse == 0.5  # the last checkpoint is the best one
 
 
+@pytest.mark.slow
 def test_neighbours_keep_one_lucky_checkpoint_from_being_selected() -> None:
     """Of 100 noisy selections, those with neighbours lose less gold than those of the highest mean."""
     by_selection = by_mean = 0.0
