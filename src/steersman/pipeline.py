@@ -23,7 +23,7 @@ from steersman.report import page
 from steersman.report.blocks import Section
 from steersman.report.evidence import ReportSettings, read_evidence
 from steersman.stage import Input, Inputs, Sources, Stage
-from steersman.stages import answers, data, dpo, judge, reward_model, rl, scores, sft, sources
+from steersman.stages import answers, data, dpo, forms, judge, public_prompts, reward_model, rl, scores, sft, sources
 from steersman.stages import capability as capability_stages
 from steersman.stages.inputs import POLICY
 from steersman.stages.sources import Source
@@ -33,8 +33,6 @@ from steersman.train import distributed
 
 STAGES: tuple[Stage[Any], ...] = (
     data.DATA,
-    answers.RAW_ANSWERS,
-    capability_stages.RAW_CAPABILITY,
     sft.SFT,
     reward_model.REWARD,
     reward_model.REWARD_CARD,
@@ -47,6 +45,10 @@ STAGES: tuple[Stage[Any], ...] = (
     reward_model.PREFERENCE,
     dpo.DPO,
     rl.RL,
+    forms.FORMS,
+    public_prompts.PUBLIC,
+    answers.RAW_ANSWERS,
+    capability_stages.RAW_CAPABILITY,
     answers.ABLATION,
     answers.ALIGNED_ANSWERS,
     capability_stages.ALIGNED_CAPABILITY,

@@ -225,6 +225,8 @@ def _workload(given: Sources, rows: Path, run: Run, base: Path | None, scratch: 
         prompts=read("prompts", Prompt),
         held_out_prompts=read("held_out_prompts", Prompt),
         evaluation=read("evaluation", Prompt),
+        forms=read("forms", Prompt),
+        development=read("development", Prompt),
     )
 
 

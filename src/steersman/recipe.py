@@ -20,6 +20,8 @@ from steersman.data.sources import DataConfig
 from steersman.errors import RecipeError, closest
 from steersman.evals.answers import AnswersConfig
 from steersman.evals.capability import CapabilityConfig
+from steersman.evals.forms import FormsConfig
+from steersman.evals.public_prompts import PublicPromptsConfig
 from steersman.lm.device import Hardware
 from steersman.train.dpo import DpoConfig
 from steersman.train.reward_model import CostConfig, RewardConfig
@@ -129,6 +131,10 @@ class Recipe(Record):
     ablation: bool = Field(default=False, description="Also evaluate the policies before the last one.")
     rl: RlRecipe | None = Field(default=None, description="Reinforcement learning: algorithm is rloo, grpo or ppo.")
     answers: AnswersConfig = Field(default=AnswersConfig(), description="How evaluation prompts are answered.")
+    forms: FormsConfig | None = Field(default=None, description="Refusals on a grid of contents in every form.")
+    public_prompts: PublicPromptsConfig | None = Field(
+        default=None, description="Refusals on public sets of prompts, where a copy of them is found."
+    )
     capability: CapabilityConfig = Field(default=CapabilityConfig(), description="Knowledge and perplexity.")
     report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 

@@ -161,7 +161,7 @@ def clustered_mean(
     variance, alone = _sandwich(errors, ways), float(errors @ errors) / max(1, n * (n - 1))
     effect = max(1.0, variance / alone if alone else n / min(map(len, map(set, ways)), default=n))
     freedom = min((len(set(way)) for way in ways), default=n) - 1
-    z = _t(confidence, freedom) if freedom else _z(confidence)
+    z = student_t(freedom, confidence) if freedom else _z(confidence)
     half = z * math.sqrt(alone * effect)
     limits = _score_limits(mean, n / effect, z) if rate else (mean - half, mean + half)
     return Clustered(Estimate(mean, *limits, n), effect, z)
@@ -181,7 +181,8 @@ def _sandwich(errors: NDArray[np.float64], ways: Sequence[Sequence[Hashable]]) -
     return max([both, *single], default=0.0)
 
 
-def _t(confidence: float, freedom: int) -> float:
+def student_t(freedom: int, confidence: float = 0.95) -> float:
+    """Two-sided quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.5 + confidence / 2))

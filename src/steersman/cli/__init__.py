@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 
 
-RUNS = (align.align, align.show, align.diff, model.chat, align.report, model.export)
+RUNS = (align.align, align.sweep, align.show, align.diff, model.chat, align.report, model.export)
 for command in (demo.demo, align.init, *RUNS, align.bench):
     app.command()(command)
 app.add_typer(constitution_app, name="constitution")

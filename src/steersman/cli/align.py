@@ -1,4 +1,4 @@
-"""Commands of a run: `init`, `align`, `show`, `diff`, `report` and `bench`.
+"""Commands of a run: `init`, `align`, `sweep`, `show`, `diff`, `report` and `bench`.
 
 The starter project that `init` writes lies in `starter_project/`.
 """
@@ -109,6 +109,23 @@ def align(
         results().print(terminal_summary(run))
         typer.echo(f"Report: {run.path / 'report' / 'index.html'}")
         typer.echo(f'Chat:   {sys.argv[0]} chat {run.path} --compare "How should I invest 10,000 euros?"')
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="YAML file with variants of a recipe and seeds, see docs/recipes.md.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep. Default: runs/NAME.")] = None,
+    json: Json = False,
+) -> None:
+    """Train variants of a recipe with several seeds; one table with the spread of training. Repeat it to resume."""
+    from steersman import sweep
+    from steersman.report.terminal import render
+    from steersman.terminal import console, results
+
+    table = sweep.run(sweep.load(file), out, echo=console.print)
+    if json:
+        print_json(table)
+    else:
+        results().print(render(sweep.shown(table)))
 
 
 def show(run: RunFolder, json: Json = False) -> None:

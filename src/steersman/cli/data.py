@@ -21,7 +21,8 @@ def check(
     from steersman.data import sources
     from steersman.data.check import check, print_report
 
-    report = check(*sources.load(name)[1:5])
+    data = sources.load(name)
+    report = check(data.demonstrations, data.comparisons, data.prompts, data.evaluation, data.forms, data.development)
     if json:
         print_json(report.json())
     else:

@@ -95,6 +95,8 @@ class Workload:
     prompts: Sequence[Prompt]
     held_out_prompts: Sequence[Prompt]
     evaluation: Sequence[Prompt]
+    forms: Sequence[Prompt]
+    development: Sequence[Prompt]
 
     @functools.cached_property
     def train_examples(self) -> list[Example]:

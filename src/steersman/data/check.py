@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from steersman.data.forms import FORMS, FormReport, Refusals, check_forms
 from steersman.types import Comparison, Demonstration, Prompt, plain_text
 
 Row = Prompt | Demonstration | Comparison
@@ -42,6 +43,8 @@ class Coverage(NamedTuple):
     comparisons: int
     prompts: int
     evaluation: int
+    forms: int
+    development: int
     lookalikes: int
     harmful: int
 
@@ -56,6 +59,7 @@ class DataReport(NamedTuple):
     twins: dict[str, list[SimilarPair]]
     completion_words: dict[str, float]
     languages: dict[str, int]
+    forms: FormReport
 
     def json(self) -> dict[str, Any]:
         """The whole report as JSON values, every pair included."""
@@ -63,6 +67,7 @@ class DataReport(NamedTuple):
             "coverage": [row._asdict() for row in self.coverage],
             "leaks": [pair._asdict() for pair in self.leaks],
             "twins": {file: [pair._asdict() for pair in pairs] for file, pairs in self.twins.items()},
+            "forms": self.forms.json(),
         }
 
 
@@ -129,6 +134,8 @@ def check(
     comparisons: Sequence[Comparison],
     prompts: Sequence[Prompt],
     evaluation: Sequence[Prompt],
+    forms: Sequence[Prompt] = (),
+    development: Sequence[Prompt] = (),
 ) -> DataReport:
     """All checks of a data set; none needs a model."""
     training: list[Row] = [*demonstrations, *comparisons, *prompts]
@@ -137,15 +144,20 @@ def check(
         "comparisons": comparisons,
         "prompts": prompts,
         "evaluation": evaluation,
+        "forms": forms,
+        "development": development,
     }
+    measured = [*evaluation, *forms, *development]
+    grids = ("forms", "development")  # they hold a content in many forms on purpose
     return DataReport(
         counts={name: len(rows) for name, rows in files.items()},
         coverage=_coverage(files),
-        leaks=leaks(evaluation, training),
-        shared_topics=sorted({r.topic for r in evaluation if r.topic} & {r.topic for r in training if r.topic}),
-        twins={name: twins(plain_text(row.prompt) for row in rows) for name, rows in files.items()},
+        leaks=leaks(measured, training),
+        shared_topics=sorted({r.topic for r in measured if r.topic} & {r.topic for r in training if r.topic}),
+        twins={n: twins(plain_text(row.prompt) for row in rows) for n, rows in files.items() if n not in grids},
         completion_words=_lengths([row.completion for row in demonstrations]),
         languages=dict(Counter(t for rows in files.values() for r in rows for t in r.tags if t.startswith("lang:"))),
+        forms=check_forms(demonstrations),
     )
 
 
@@ -178,7 +190,7 @@ def _lengths(completions: Sequence[str]) -> dict[str, float]:
 
 # ── terminal output ──────────────────────────────────────────────────────────────────────────────────────────────────
 def print_report(name: str, report: DataReport) -> None:
-    """Print counts, lengths, languages, near-duplicates and a one-line verdict to stdout."""
+    """Print counts, lengths, forms, languages, near-duplicates and a one-line verdict to stdout."""
     console = Console(highlight=False, markup=False)
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     console.print(_coverage_table(report))
@@ -210,8 +222,26 @@ def _facts(report: DataReport) -> Iterable[str]:
             f"Completions: {length['shortest']:.0f} to {length['longest']:.0f} words, median {length['median']:.0f}, "
             f"nine in ten at most {length['p90']:.0f}."
         )
+    yield from _form_facts(report.forms)
     rows = [f"{tag.removeprefix('lang:')} {count}" for tag, count in sorted(report.languages.items())]
     yield f"Rows in other languages: {', '.join(rows) or 'none tagged'}."
+
+
+def _form_facts(report: FormReport) -> Iterable[str]:
+    """Whether the form of a request tells if its demonstration refuses."""
+
+    def listed(rows: Sequence[Refusals]) -> str:
+        return ", ".join(f"{row.name} {100 * row.refused.value:.0f} % of {row.refused.n}" for row in rows)
+
+    yield f"Refused by form: {listed([row for row in report.forms if row.name in FORMS])}."
+    told = [row for row in (*report.forms, *report.first_words) if row.tells]
+    if told:
+        yield (
+            f"Form tells a refusal: {listed(told)}, against {100 * report.share:.0f} % of all. A model can learn the "
+            "form and not the rule; write both kinds in every form."
+        )
+    if report.missing:
+        yield f"Forms that hardly occur among the demonstrations: {', '.join(report.missing)}."
 
 
 def _print_pairs(console: Console, title: str, pairs: Sequence[SimilarPair]) -> None:

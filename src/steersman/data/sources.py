@@ -1,9 +1,10 @@
-"""A data set: four JSONL files (or .jsonl.gz) in a folder, or a name from the library that Steersman ships.
+"""A data set: JSONL files (or .jsonl.gz) in a folder, or a name from the library that Steersman ships.
 
     demonstrations.jsonl   what the model learns from          prompts.jsonl      to sample answers from
     comparisons.jsonl      answers and which are better        evaluation.jsonl   what the model is measured on
+    forms.jsonl            a grid of contents in every form    development.jsonl  another grid, to choose recipes on
 
-Training needs the first file and evaluation the last; the other two are optional.
+Training needs the first file and evaluation the fourth; the others are optional.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from steersman.types import Comparison, Demonstration, Prompt, Record
 Row = TypeVar("Row")
 TopicRow = TypeVar("TopicRow", Comparison, Prompt)
 LIBRARY = Path(__file__).parent / "library"
-VERSION = 4
+VERSION = 5
 
 
 class DataConfig(Record):
@@ -56,14 +57,26 @@ class DataConfig(Record):
 
 
 class DataSet(NamedTuple):
-    """The four files of a data set, validated row by row. The last ``votes`` comparisons are from another file."""
+    """The files of a data set, validated row by row. The last ``votes`` comparisons are from another file."""
 
     folder: Path
     demonstrations: list[Demonstration]
     comparisons: list[Comparison]
     prompts: list[Prompt]
     evaluation: list[Prompt]
+    forms: Sequence[Prompt] = ()
+    development: Sequence[Prompt] = ()
     votes: int = 0
+
+    @property
+    def rows(self) -> tuple[Sequence[Record], ...]:
+        """The rows of all files."""
+        return self.demonstrations, self.comparisons, self.prompts, self.evaluation, self.forms, self.development
+
+    @property
+    def measured_on(self) -> list[Prompt]:
+        """All prompts that training may never see."""
+        return [*self.evaluation, *self.forms, *self.development]
 
 
 def library() -> list[str]:
@@ -101,14 +114,20 @@ def load(name: str | Path, votes: str | Path | None = None) -> DataSet:
     def find(file: str) -> Path | None:
         return next((path for end in ("jsonl", "jsonl.gz") if (path := folder / f"{file}.{end}").exists()), None)
 
-    comparisons, prompts, evaluation = find("comparisons"), find("prompts"), find("evaluation")
+    def prompts(file: str) -> list[Prompt]:
+        path = find(file)
+        return read(path, Prompt) if path else []
+
+    comparisons = find("comparisons")
     extra = read(Path(votes), Comparison) if votes else []
     return DataSet(
         folder,
         read(find("demonstrations") or folder / "demonstrations.jsonl", Demonstration),
         (read(comparisons, Comparison) if comparisons else []) + extra,
-        read(prompts, Prompt) if prompts else [],
-        read(evaluation, Prompt) if evaluation else [],
+        prompts("prompts"),
+        prompts("evaluation"),
+        prompts("forms"),
+        prompts("development"),
         len(extra),
     )
 
@@ -144,14 +163,14 @@ def spread(rows: Sequence[Row], limit: int | None) -> list[Row]:
 
 
 def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
-    """Write train, validation, comparisons, held_out_comparisons, prompts, held_out_prompts and evaluation as .jsonl.
+    """Write train, validation, comparisons, prompts, their held-out parts, evaluation, forms, development as .jsonl.
 
     Raises:
         DataError: no demonstrations or no evaluation prompts, or an evaluation prompt is in the training data.
     """
     if not data.evaluation:
         raise DataError("no evaluation prompts", where=str(data.folder / "evaluation.jsonl"), do="add held-out prompts")
-    leaked = exact_overlap(data.evaluation, [*data.demonstrations, *data.comparisons, *data.prompts])
+    leaked = exact_overlap(data.measured_on, [*data.demonstrations, *data.comparisons, *data.prompts])
     if leaked:
         raise DataError(
             f"{len(leaked)} evaluation prompt(s) are also in the training data, the first is {leaked[0][:60]!r}",
@@ -175,6 +194,8 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
         "prompts": prompts,
         "held_out_prompts": held_out_prompts,
         "evaluation": spread(data.evaluation, config.limit_evaluation),
+        "forms": spread(data.forms, config.limit_evaluation),
+        "development": spread(data.development, config.limit_evaluation),
     }
     for name, rows in files.items():
         write_jsonl(out.file(f"{name}.jsonl"), dump(rows))

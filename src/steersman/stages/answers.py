@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, assumed_lengths, schedule, total
@@ -10,12 +10,13 @@ from steersman.evals import answers
 from steersman.evals.answers import AnswersConfig
 from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW, Condition
 from steersman.lm.language_model import LocalModel
+from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import RESUMABLE
 from steersman.recipe import Recipe
 from steersman.stage import Input, Inputs, Stage, folder, optional
 from steersman.stages.inputs import BASE, EVALUATION, PERSONA, POLICY, SFT, TRAIN
 from steersman.store import StageFolder
-from steersman.types import Message, plain_text
+from steersman.types import Message, Prompt, plain_text
 
 POLICIES: tuple[Input[Path | None], ...] = (SFT, *(optional(folder(name)) for name in POLICY.names[1:]))
 
@@ -57,11 +58,15 @@ def earlier_policies(recipe: Recipe) -> list[str]:
 
 # ── estimates ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def generation_work(
-    config: AnswersConfig, workload: Workload, stage: str, conditions: Mapping[str, tuple[Message, ...] | None]
+    sampling: SamplingConfig,
+    workload: Workload,
+    stage: str,
+    asked: Sequence[Prompt],
+    conditions: Mapping[str, tuple[Message, ...] | None],
 ) -> Work:
-    """The work of answering the evaluation prompts under some conditions, each a preamble or None."""
-    sampling, chat = config.sampling, workload.chat
-    rows = sorted(workload.evaluation, key=lambda row: len(plain_text(row.prompt)))
+    """The work of answering prompts under some conditions, each a preamble or None."""
+    chat = workload.chat
+    rows = sorted(asked, key=lambda row: len(plain_text(row.prompt)))
     prompts = [min(len(chat.prompt_ids(row.prompt)), sampling.max_prompt_tokens) for row in rows]
     counts, cached = Counts(loads=1), 0
     for name, preamble in conditions.items():
@@ -79,12 +84,14 @@ def generation_work(
 def estimate_raw(config: AnswersConfig, workload: Workload) -> Work:
     """Two conditions; the few-shot prompt is read once."""
     preamble = answers.few_shot_preamble(workload.constitution.persona, workload.train, config.few_shot_examples)
-    return generation_work(config, workload, "raw_answers", {RAW: None, FEW_SHOT: preamble})
+    return generation_work(
+        config.sampling, workload, "raw_answers", workload.evaluation, {RAW: None, FEW_SHOT: preamble}
+    )
 
 
 def estimate_aligned(config: AnswersConfig, workload: Workload) -> Work:
     """One condition."""
-    return generation_work(config, workload, "aligned_answers", {ALIGNED: None})
+    return generation_work(config.sampling, workload, "aligned_answers", workload.evaluation, {ALIGNED: None})
 
 
 def estimate_ablation(config: AnswersConfig, workload: Workload) -> Work:

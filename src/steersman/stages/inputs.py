@@ -32,9 +32,12 @@ BASE: Input[Path] = Input(("base",), _as_it_is)  # the base model's folder
 MODEL_NAME: Input[str] = Input(("model_name",), _as_it_is)  # written into adapters as the model that they belong to
 JUDGE_MODEL: Input[str | None] = optional(Input(("judge_model",), _as_it_is))  # a judge's own model, if it is a folder
 DATASET: Input[DataSet] = Input(("dataset",), _as_it_is)
+PUBLIC_PROMPTS: Input[list[Prompt]] = Input(("public_sets",), _as_it_is)
 CAPABILITY_ITEMS: Input[None] = Input(("capability_items",), _as_it_is)
 
 PERSONA: Input[str] = Input(("constitution",), lambda c: c.persona, part=lambda c: c.persona, label="persona")
+# A key without distillation holds no persona.
+TEACHERS_PERSONA = optional(PERSONA, lambda recipe: recipe.sft.distillation.prompts > 0)
 # The principles' texts, which a reward model reads if it judges by principle.
 TEXTS: Input[Mapping[str, str] | None] = optional(
     Input(("constitution",), lambda c: c.texts, part=lambda c: c.texts, label="principle_texts"), _by_principle
@@ -62,6 +65,8 @@ HELD_OUT_COMPARISONS = rows("data/held_out_comparisons.jsonl", Comparison)
 PROMPTS = rows("data/prompts.jsonl", Prompt)
 HELD_OUT_PROMPTS = rows("data/held_out_prompts.jsonl", Prompt)
 EVALUATION = rows("data/evaluation.jsonl", Prompt)
+FORM_GRID = rows("data/forms.jsonl", Prompt)
+DEVELOPMENT = rows("data/development.jsonl", Prompt)
 
 # ── what later stages write ──────────────────────────────────────────────────────────────────────────────────────────
 RAW_ANSWERS, ALIGNED_ANSWERS = folder("raw_answers"), folder("aligned_answers")

@@ -13,7 +13,7 @@ from steersman.report.blocks import Block, Cell, Curve, Details, LineChart, Numb
 from steersman.report.evidence import Points, StageRecord, smoothed
 from steersman.report.format import number
 from steersman.stage import Inputs, Sources, Stage
-from steersman.stages.inputs import BASE, MODEL_NAME, REVISIONS, TRAIN, VALIDATION
+from steersman.stages.inputs import BASE, MODEL_NAME, REVISIONS, TEACHERS_PERSONA, TRAIN, VALIDATION
 from steersman.stages.inputs import SFT as TUNED
 from steersman.store import StageFolder
 from steersman.train import loop, sft
@@ -25,7 +25,9 @@ KEPT_SHARE = 0.3  # of revisions, assumed
 
 def run(config: SftConfig, given: Inputs, out: StageFolder) -> None:
     """Fine-tune the base model on demonstrations."""
-    sft.run(config, given[BASE], given[MODEL_NAME], given[TRAIN], given[VALIDATION], out)
+    sft.run(
+        config, given[BASE], given[MODEL_NAME], given[TRAIN], given[VALIDATION], out, persona=given[TEACHERS_PERSONA]
+    )
 
 
 def run_on_revisions(config: RevisedSftConfig, given: Inputs, out: StageFolder) -> None:
@@ -201,7 +203,7 @@ SFT = Stage(
     "sft",
     (sft,),
     lambda r: r.sft,
-    (BASE, MODEL_NAME, TRAIN, VALIDATION),
+    (BASE, MODEL_NAME, TEACHERS_PERSONA, TRAIN, VALIDATION),
     run,
     trains=True,
     check=check,

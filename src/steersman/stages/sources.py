@@ -12,7 +12,7 @@ from steersman.data import sources
 from steersman.data.formats import dump
 from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError
-from steersman.evals import capability
+from steersman.evals import capability, public_prompts
 from steersman.lm import pretrained, tiny
 from steersman.lm.device import Hardware
 from steersman.recipe import Recipe
@@ -20,7 +20,7 @@ from steersman.stage import Sources
 from steersman.store import Identity, Run, canonical, sha256_text
 from steersman.terminal import console
 
-NAMES = ("base", "model_name", "judge_model", "dataset", "constitution", "capability_items")
+NAMES = ("base", "model_name", "judge_model", "dataset", "constitution", "public_sets", "capability_items")
 
 
 class Source(NamedTuple):
@@ -44,14 +44,16 @@ def load(recipe: Recipe) -> Sources:
 def digested(given: Sources, base: Path | None) -> dict[str, Source]:
     """Everything that the recipe names, with digests; of a base model that is not there yet, without."""
     recipe = given.recipe
+    public = public_prompts.load(recipe.public_prompts) if recipe.public_prompts else []
     own = recipe.judge.model if recipe.judge else None
     judge_model = own if own and Path(own).exists() else None
     return {
         "base": Source(base, base_digest(base, recipe.hardware) if base else ""),
         "model_name": Source(recipe.model, ""),  # the base model's digest decides
         "judge_model": Source(judge_model, pretrained.digest(Path(judge_model)) if judge_model else ""),
-        "dataset": Source(given.data, sha256_text(canonical([dump(rows) for rows in given.data[1:5]]))),
+        "dataset": Source(given.data, sha256_text(canonical([dump(rows) for rows in given.data.rows]))),
         "constitution": Source(given.constitution, given.constitution.digest),
+        "public_sets": Source(public, sha256_text(canonical(dump(public)))),
         "capability_items": Source(None, capability.items_digest()),
     }
 
@@ -88,7 +90,7 @@ def check_agreement(constitution: Constitution, data: DataSet) -> None:
         demonstrations=data.demonstrations,
         comparisons=data.comparisons,
         prompts=data.prompts,
-        evaluation=data.evaluation,
+        evaluation=data.measured_on,
     )
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:

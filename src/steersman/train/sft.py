@@ -34,7 +34,8 @@ from steersman.lm.head import Head, completion_nll, divergence, head_of, token_l
 from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
-from steersman.train import distributed, loop
+from steersman.train import distillation, distributed, loop
+from steersman.train.distillation import DistillationConfig
 from steersman.types import Demonstration, Record, Seed, transport
 
 VERSION = 1
@@ -71,6 +72,9 @@ class SftConfig(Record):
     compact: CompactConfig = Field(default=CompactConfig(), description="The compact vocabulary.")
     prefix: PrefixConfig = Field(default=PrefixConfig(), description="Extra weight for the first tokens of answers.")
     replay: ReplayConfig = Field(default=ReplayConfig(), description="The base model's own text among the rows.")
+    distillation: DistillationConfig = Field(
+        default=DistillationConfig(), description="The base model's own few-shot answers among the rows."
+    )
     optimiser: loop.OptimiserConfig = Field(default=loop.OptimiserConfig(), description="AdamW and its schedule.")
     epochs: float = Field(default=2.0, gt=0, description="Passes over the demonstrations; fractions are allowed.")
     trunk_cache_mb: int = Field(default=2048, ge=0, description="MB of memory for kept activations of frozen layers.")
@@ -238,10 +242,11 @@ SENTENCE_STARTS = (
 
 
 class Replayed(NamedTuple):
-    """A text of the base model, and its hidden states at the positions that carry loss, [N, H]."""
+    """A text of the base model, its hidden states at the positions that carry loss, [N, H], and the loss's weight."""
 
     example: Example
     reference: Tensor
+    weight: float
 
 
 def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: StageFolder) -> list[Replayed]:
@@ -269,7 +274,8 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
     for row in read_jsonl(path):
         example = Example(row["token_ids"], row["start"])
         with torch.no_grad():
-            replayed.append(Replayed(example, scored_hidden(model, pad([example], 0, model.device))[0]))
+            hidden = scored_hidden(model, pad([example], 0, model.device))[0]
+        replayed.append(Replayed(example, hidden, config.weight))
     return replayed
 
 
@@ -293,6 +299,7 @@ def run(
     out: StageFolder,
     *,
     start: Path | None = None,
+    persona: str | None = None,
 ) -> None:
     """Fine-tune ``base`` and leave ``adapter/`` (or ``model/``) in ``out``; resumes from its checkpoint.
 
@@ -300,6 +307,7 @@ def run(
 
     Args:
         start: a folder of `save_policy` whose adapter is trained further, in its own shape; None: a new adapter.
+        persona: the system message of the teacher of `DistillationConfig`.
 
     Raises:
         TrainingFailed: a loss or gradient that is not finite.
@@ -312,6 +320,8 @@ def run(
     warn_about_terminators(model, chat)
     upsampled = prefixes(config.prefix, demonstrations, examples)
     replayed = replay(config.replay, config.seed, model, chat, out)
+    distilled = distillation.answers(config.distillation, persona or "", demonstrations, model, chat, config.seed, out)
+    replayed += [Replayed(*pair, config.distillation.weight) for pair in zip(*distilled, strict=True)]
     every = [*examples, *upsampled, *(row.example for row in replayed), *held_out]
     adapter = base_name if start is None else Adapter(base, start / ADAPTER)
     trainer = SftTrainer.prepare(config, model, adapter, tokenizer.pad_token_id or 0, every)
@@ -408,16 +418,17 @@ class SftTrainer:
         Returns its metrics, over all processes.
         """
         start = time.perf_counter()
-        most, weight_of_replay = self.config.micro_batch_size, self.config.replay.weight
+        most = self.config.micro_batch_size
         shares = [
             share for kind in rows for share in distributed.split(sorted(kind, key=lambda e: len(e.token_ids)), most)
         ]
         batches = [pad(share, self.pad_id, self.model.device) for share in shares]
-        texts = distributed.split(replayed, most)
+        kinds = {row.weight: [other for other in replayed if other.weight == row.weight] for row in replayed}
+        texts = [share for kind in kinds.values() for share in distributed.split(kind, most)]
         weights = [self.token_loss.weights(batch) for batch in batches]
         nll_weight = sum(float(own.sum()) for own in weights)
-        kl_positions = sum(len(row.reference) for row in replayed)
-        weight = nll_weight + weight_of_replay * kl_positions
+        kl_weight = sum(row.weight * len(row.reference) for row in replayed)
+        weight = nll_weight + kl_weight
         # One stream a step, used in the order of the rows: resuming, splitting into micro-batches and sharing them
         # among processes change nothing.
         generator = random_stream(self.config.seed, step)
@@ -437,15 +448,16 @@ class SftTrainer:
             examples = [row.example for row in text]
             batch, lower = pad(examples, self.pad_id, self.model.device), self._lower(examples)
             part = replay_loss(self.model, self.token_loss, batch, reference, weight, generator, lower)
-            (weight_of_replay * part).backward()  # type: ignore[no-untyped-call]
+            part = text[0].weight * part
+            part.backward()
             kl += part.item()
         nll, kl = distributed.all_reduce(self.parameters.values(), nll, kl)
-        objective, max_norm = nll + weight_of_replay * kl, self.config.optimiser.max_grad_norm
+        objective, max_norm = nll + kl, self.config.optimiser.max_grad_norm
         norm = loop.optimiser_step(self.optimiser, self.parameters, objective, rate, max_norm)
         tokens = sum(len(e.token_ids) for kind in rows for e in kind) + sum(len(r.example.token_ids) for r in replayed)
         return {
             "loss_nats_per_token": nll * weight / nll_weight,
-            **({"replay_kl_nats_per_token": kl * weight / kl_positions} if replayed else {}),
+            **({"replay_kl_nats_per_token": kl * weight / kl_weight} if kl_weight else {}),
             "gradient_norm": norm,
             "tokens": tokens,
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
