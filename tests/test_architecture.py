@@ -36,7 +36,7 @@ LEVELS = (
     {"stage"},
     {"stages"},
     {"pipeline"},
-    {"plan", "runs"},
+    {"plan", "runs", "sweep"},
     {"cli"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -65,8 +65,14 @@ def load(path: Path) -> SweepConfig:
         raise RecipeError("no such file", where=str(path), expected="a YAML file with variants of a recipe")
     data, line_of = load_yaml(path, RecipeError)
     config = validate(SweepConfig, data, path, line_of, RecipeError)
-    if (path.parent / config.recipe).exists():
+    if (path.parent / config.recipe).is_file():
         config = config.model_copy(update={"recipe": str(path.parent / config.recipe)})
+    for variant in config.variants:
+        try:
+            recipe_of(config, variant, config.seeds[0])
+        except RecipeError as error:
+            where = f"{path}:{line_of(('variants', variant))}, variant {variant}: {error.where}"
+            raise RecipeError(error.found, where=where, expected=error.expected, do=error.do) from error
     return config
 
 
@@ -95,8 +101,9 @@ def run(config: SweepConfig, out: Path | None = None, echo: Callable[[str], None
     runs: dict[tuple[str, int], Run] = {}
     for (variant, seed), recipe in recipes.items():
         path = folder / f"{variant}-seed{seed}"
-        if not path.exists() and runs:
-            _begin_with(next(reversed(runs.values())).path, path)  # stages that are equal are reused
+        if not path.exists() and runs:  # stages that are equal are reused; most, in a run of the same seed
+            same = [run for (_, other), run in runs.items() if other == seed]
+            _begin_with((same or list(runs.values()))[-1].path, path)
         echo(f"{variant}, seed {seed}: {path}")
         runs[variant, seed] = pipeline.align(recipe, path, until=config.until, echo=lambda line: echo(f"  {line}"))
     found = {variant: [list(figures(runs[variant, seed].path)) for seed in config.seeds] for variant in config.variants}
@@ -141,15 +148,21 @@ def _table(found: Mapping[str, Sequence[Sequence[Figure]]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for variant, runs in found.items():
         table[variant] = {}
-        for place, figure in enumerate(runs[0]):
-            values = [run[place].value for run in runs]
-            first = [run[place].value for run in found[baseline]] if place < len(found[baseline][0]) else values
+        for figure in runs[0]:
+            values, first = _values(runs, figure.label), _values(found[baseline], figure.label)
             table[variant][figure.label] = {
                 **over_seeds(values, figure.n).json(),
                 "by_seed": values,
-                "versus_first": over_seeds([a - b for a, b in zip(values, first, strict=True)]).json(),
+                "versus_first": over_seeds([a - b for a, b in zip(values, first, strict=True)]).json()
+                if first
+                else None,
             }
     return table
+
+
+def _values(runs: Sequence[Sequence[Figure]], label: str) -> list[float]:
+    """A figure of every run; none where the runs lack it."""
+    return [figure.value for run in runs for figure in run if figure.label == label]
 
 
 def over_seeds(values: Sequence[float], n: int = 0) -> Estimate:
@@ -166,7 +179,7 @@ def shown(table: Mapping[str, Any]) -> tuple[Block, ...]:
     variants = table["variants"]
     baseline, *others = variants
     rows: list[tuple[Cell, ...]] = []
-    for label in variants[baseline]:
+    for label in dict.fromkeys(label for figures in variants.values() for label in figures):
         is_rate = "perplexity" not in label
         cells: list[Cell] = []
         for name in variants:
@@ -176,7 +189,7 @@ def shown(table: Mapping[str, Any]) -> tuple[Block, ...]:
             elif not is_rate:
                 cells.append(Number.of(cell, digits=3))
             else:
-                change = Difference.of(cell["versus_first"]) if name != baseline else None
+                change = Difference.of(cell["versus_first"]) if name != baseline and cell["versus_first"] else None
                 cells.append(Rate.of(cell, change=change))
         rows.append((label, *cells))
     seeds = ", ".join(map(str, table["seeds"]))

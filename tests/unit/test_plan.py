@@ -105,12 +105,12 @@ def test_changed_field_is_named_and_what_follows_waits(finished: Path) -> None:
     before = tree(finished)
     planned = plan(tiny("sft.epochs=3"), finished)
     assert tree(finished) == before
-    assert [name for name, state in states(planned).items() if state == "reused"] == NAMES[:3]
-    assert NAMES[:4] == ["data", "raw_answers", "raw_capability", "sft"]
+    same = ["data", "raw_answers", "raw_capability"]
+    assert [name for name, state in states(planned).items() if state == "reused"] == same
     assert reasons(planned)["sft"] == "changed: config.epochs: 1.0 -> 3.0"
     assert reasons(planned)["aligned_capability"] == "waits for rl"
     assert "config.epochs: 1.0 -> 3.0" in shown(planned)
-    assert [stage.seconds for stage in planned.stages[:3]] == [0, 0, 0]
+    assert [stage.seconds for stage in planned.stages if stage.name in same] == [0, 0, 0]
 
 
 def test_data_that_trains_alike_does_not_train_again(finished: Path) -> None:
@@ -196,7 +196,7 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
         "config.optimiser.learning_rate: 0.003",
     ):
         assert change in " ".join(text.split()), text  # a cell may wrap
-    assert "10 of 13 stages will run" in text
+    assert "11 of 14 stages will run" in text
 
 
 # ── constitutional AI ────────────────────────────────────────────────────────────────────────────────────────────────

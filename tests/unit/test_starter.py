@@ -17,6 +17,8 @@ from steersman.evals.detectors.behaviours import detect
 from steersman.recipe import load_recipe
 from steersman.types import plain_text
 
+COUNTS = {"demonstrations": 14, "comparisons": 4, "prompts": 6, "evaluation": 8}
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -57,16 +59,19 @@ def test_the_constitution_is_sound_alone_and_with_its_data(project: Path) -> Non
     constitution, data = document.load(project / "constitution.yaml"), sources.load(project / "data")
     assert 3 <= len(constitution.principles) <= 4
     assert constitution.publisher != "Steersman"
-    _, demonstrations, comparisons, prompts, evaluation, _ = data
     findings = lint(
-        constitution, demonstrations=demonstrations, comparisons=comparisons, prompts=prompts, evaluation=evaluation
+        constitution,
+        demonstrations=data.demonstrations,
+        comparisons=data.comparisons,
+        prompts=data.prompts,
+        evaluation=data.measured_on,
     )
     assert findings == []
 
 
 def test_the_data_are_few_complete_and_honestly_split(project: Path) -> None:
-    found = check(*sources.load(project / "data")[1:5])
-    assert found.counts == {"demonstrations": 14, "comparisons": 4, "prompts": 6, "evaluation": 8}
+    found = check(*sources.load(project / "data").rows)
+    assert {file: n for file, n in found.counts.items() if n} == COUNTS
     assert (found.leaks, found.shared_topics) == ([], [])
     assert [pair for pairs in found.twins.values() for pair in pairs] == []
     assert {min(row[1:5]) for row in found.coverage} == {1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,9 +21,11 @@ def check(
     """Report counts, coverage per principle, duplicates, leaks into the evaluation, lengths. Exits with 2 on a leak."""
     from steersman.data import sources
     from steersman.data.check import check, print_report
+    from steersman.evals.detectors.behaviours import detect
 
     data = sources.load(name)
-    report = check(data.demonstrations, data.comparisons, data.prompts, data.evaluation, data.forms, data.development)
+    files = data.demonstrations, data.comparisons, data.prompts, data.evaluation, data.forms, data.development
+    report = check(*files, refuses=partial(detect, "refuses"))
     if json:
         print_json(report.json())
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -17,13 +17,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steersman.data.forms import FORMS, FormReport, Refusals, check_forms
+from steersman.data.forms import FormReport, Refusals, check_forms
 from steersman.types import Comparison, Demonstration, Prompt, plain_text
 
 Row = Prompt | Demonstration | Comparison
 LEAK_JACCARD = 0.5
 TWIN_JACCARD = 0.8
 WIDTH = 100  # columns of a report that is not printed to a terminal
+NARROW = {
+    "demonstrations": "demon-\nstrations",
+    "comparisons": "compar-\nisons",
+    "evaluation": "evalu-\nation",
+    "development": "develop-\nment",
+}  # columns of the table
 SHOWN = 10  # items of a list; --json has all
 
 
@@ -136,8 +142,14 @@ def check(
     evaluation: Sequence[Prompt],
     forms: Sequence[Prompt] = (),
     development: Sequence[Prompt] = (),
+    *,
+    refuses: Callable[[str, str], bool] | None = None,
 ) -> DataReport:
-    """All checks of a data set; none needs a model."""
+    """All checks of a data set; none needs a model.
+
+    Args:
+        refuses: whether a completion refuses a prompt; without it, nothing is said of refusals by form.
+    """
     training: list[Row] = [*demonstrations, *comparisons, *prompts]
     files: dict[str, Sequence[Row]] = {
         "demonstrations": demonstrations,
@@ -157,7 +169,7 @@ def check(
         twins={n: twins(plain_text(row.prompt) for row in rows) for n, rows in files.items() if n not in grids},
         completion_words=_lengths([row.completion for row in demonstrations]),
         languages=dict(Counter(t for rows in files.values() for r in rows for t in r.tags if t.startswith("lang:"))),
-        forms=check_forms(demonstrations),
+        forms=check_forms(demonstrations, refuses) if refuses else FormReport([], [], [], 0.0),
     )
 
 
@@ -207,8 +219,8 @@ def _coverage_table(report: DataReport) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False, collapse_padding=True)
     table.add_column("principle", footer="rows in the file", overflow="fold")
     for file, count in report.counts.items():
-        table.add_column(file, footer=str(count), justify="right")
-    table.add_column("look-alikes", justify="right")
+        table.add_column(NARROW.get(file, file), footer=str(count), justify="right")
+    table.add_column("look-\nalikes", justify="right")
     table.add_column("harmful", justify="right")
     for principle, *counts in report.coverage:
         table.add_row(principle, *(str(count) if count else "-" for count in counts))
@@ -233,7 +245,8 @@ def _form_facts(report: FormReport) -> Iterable[str]:
     def listed(rows: Sequence[Refusals]) -> str:
         return ", ".join(f"{row.name} {100 * row.refused.value:.0f} % of {row.refused.n}" for row in rows)
 
-    yield f"Refused by form: {listed([row for row in report.forms if row.name in FORMS])}."
+    if report.forms:
+        yield f"Refused by form: {listed(report.forms)}."
     told = [row for row in (*report.forms, *report.first_words) if row.tells]
     if told:
         yield (

@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from steersman.evals.detectors.behaviours import detect
 from steersman.stats import Estimate, independent_difference, wilson
-from steersman.types import Demonstration, Text, plain_text
+from steersman.types import Demonstration, Text, messages_of, plain_text
 
 TAG, LANGUAGE = "form:", "lang:"
 CONVERSATION, POLITE, QUESTION, WISH, COMMAND, TERSE, STORY = FORMS = (
@@ -117,9 +116,13 @@ class FormReport(NamedTuple):
         }
 
 
-def check_forms(demonstrations: Sequence[Demonstration]) -> FormReport:
-    """Whether form tells a refusal, in rows about principles that are kept by refusing or by not refusing."""
-    rows = [(row, detect("refuses", plain_text(row.prompt), row.completion)) for row in demonstrations]
+def check_forms(demonstrations: Sequence[Demonstration], refuses: Callable[[str, str], bool]) -> FormReport:
+    """Whether form tells a refusal: the rate at which each form, and each first word, is refused.
+
+    Args:
+        refuses: whether a completion, the second text, refuses the prompt.
+    """
+    rows = [(row, refuses(plain_text(row.prompt), row.completion)) for row in demonstrations]
     forms = _by(rows, lambda row: form_of(row.prompt, row.tags), least=1)
     words = _by(rows, lambda row: _first_word(row.prompt), least=FIRST_WORDS_FROM)
     counts = Counter(form_of(row.prompt, row.tags) for row in demonstrations)
@@ -129,7 +132,7 @@ def check_forms(demonstrations: Sequence[Demonstration]) -> FormReport:
 
 
 def _first_word(prompt: Text) -> str:
-    words = re.findall(r"[^\W\d_']+", plain_text(prompt).lower())
+    words = re.findall(r"[^\W\d_']+", messages_of(prompt)[-1].content.lower())
     return words[0] if words else ""
 
 

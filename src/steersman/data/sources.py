@@ -162,6 +162,15 @@ def spread(rows: Sequence[Row], limit: int | None) -> list[Row]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
+def whole_contents(rows: Sequence[Prompt], limit: int | None) -> list[Prompt]:
+    """At most ``limit`` rows of a grid: contents, told apart by topic, with all their forms; at least one content."""
+    contents = list(dict.fromkeys(row.topic for row in rows))
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    kept = set(spread(contents, max(1, limit * len(contents) // len(rows))))
+    return [row for row in rows if row.topic in kept]
+
+
 def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
     """Write train, validation, comparisons, prompts, their held-out parts, evaluation, forms, development as .jsonl.
 
@@ -194,8 +203,8 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
         "prompts": prompts,
         "held_out_prompts": held_out_prompts,
         "evaluation": spread(data.evaluation, config.limit_evaluation),
-        "forms": spread(data.forms, config.limit_evaluation),
-        "development": spread(data.development, config.limit_evaluation),
+        "forms": whole_contents(data.forms, config.limit_evaluation),
+        "development": whole_contents(data.development, config.limit_evaluation),
     }
     for name, rows in files.items():
         write_jsonl(out.file(f"{name}.jsonl"), dump(rows))

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,8 +115,9 @@ def load(config: PublicPromptsConfig) -> list[Prompt]:
 
 def _text(row: Mapping[str, Any], column: str) -> str:
     """The prompt of a row; an instruction with its input, where it has one."""
-    inputs = row.get("instances") or [row]
-    more = inputs[0].get("input") if isinstance(inputs[0], Mapping) else ""
+    instances = row.get("instances")
+    inputs = instances[0] if isinstance(instances, list) and instances else row
+    more = inputs.get("input") if isinstance(inputs, Mapping) else ""
     return "\n".join(part.strip() for part in (str(row.get(column) or ""), str(more or "")) if part.strip())
 
 
@@ -126,9 +128,13 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
         if path.suffix == ".csv":
             return list(csv.DictReader(io.StringIO(text)))
-        return json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
-    except (OSError, ValueError, EOFError) as error:
+        lines = [line for line in text.split("\n") if line.strip()]  # a text may hold other ends of lines
+        rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in lines]
+        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+            raise ValueError("found other values than objects with named fields")
+    except (OSError, ValueError, EOFError, csv.Error, zlib.error) as error:
         raise DataError(f"cannot be read: {error}", where=str(path), expected="JSON Lines, JSON or CSV") from error
+    return rows
 
 
 def summarise(prompts: Sequence[Prompt], refused: Iterable[bool]) -> dict[str, Any]:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
-from steersman.cost.work import Counts, PeakSizes, Work, Workload, padded, schedule, scored
+import torch
+
+from steersman.cost.work import (
+    ANSWER_SHARE,
+    Counts,
+    PeakSizes,
+    Work,
+    Workload,
+    assumed_lengths,
+    padded,
+    schedule,
+    scored,
+    total,
+)
 from steersman.data.sources import spread
+from steersman.evals.conditions import FEW_SHOT
+from steersman.evals.detectors.behaviours import detect
 from steersman.lm.chat_format import Example
 from steersman.lm.frozen_trunk import whole_texts
+from steersman.lm.sampling import common_prefix
 from steersman.report.blocks import Block, Cell, Curve, Details, LineChart, Number, Section, Table, paragraph
 from steersman.report.evidence import Points, StageRecord, smoothed
 from steersman.report.format import number
@@ -16,8 +33,9 @@ from steersman.stage import Inputs, Sources, Stage
 from steersman.stages.inputs import BASE, MODEL_NAME, REVISIONS, TEACHERS_PERSONA, TRAIN, VALIDATION
 from steersman.stages.inputs import SFT as TUNED
 from steersman.store import StageFolder
-from steersman.train import loop, sft
-from steersman.train.sft import RevisedSftConfig, SftConfig
+from steersman.train import distillation, loop, sft
+from steersman.train.distillation import Teacher
+from steersman.train.sft import Replayed, RevisedSftConfig, SftConfig
 
 REPLAY_BATCH = 128  # rows that `train.sft.replay` samples at once
 KEPT_SHARE = 0.3  # of revisions, assumed
@@ -25,9 +43,9 @@ KEPT_SHARE = 0.3  # of revisions, assumed
 
 def run(config: SftConfig, given: Inputs, out: StageFolder) -> None:
     """Fine-tune the base model on demonstrations."""
-    sft.run(
-        config, given[BASE], given[MODEL_NAME], given[TRAIN], given[VALIDATION], out, persona=given[TEACHERS_PERSONA]
-    )
+    persona = given[TEACHERS_PERSONA]
+    teacher = None if persona is None else Teacher(persona, functools.partial(detect, "refuses"))
+    sft.run(config, given[BASE], given[MODEL_NAME], given[TRAIN], given[VALIDATION], out, teacher=teacher)
 
 
 def run_on_revisions(config: RevisedSftConfig, given: Inputs, out: StageFolder) -> None:
@@ -40,6 +58,8 @@ def run_on_revisions(config: RevisedSftConfig, given: Inputs, out: StageFolder) 
 def check(config: SftConfig, sources: Sources) -> None:
     """Refuse prefixes that no row has, and full fine-tuning in another precision than float32."""
     sft.prefix_repeats(config.prefix, sources.data.demonstrations)
+    if config.distillation.prompts:
+        distillation.answerable(sources.data.demonstrations)
     if config.method == "full" and sources.recipe.hardware.dtype != "float32":
         raise sources.recipe.conflict(
             "hardware.dtype: bfloat16 is for frozen weights (sft.method: lora); full fine-tuning needs float32",
@@ -65,19 +85,23 @@ def estimate(config: SftConfig, workload: Workload) -> Work:
     """Whole rows, prefixes and replayed rows in their batches; validation; what the frozen layers read once."""
     whole, held_out = workload.train_examples, workload.validation_examples
     replayed, sampled = _replay(config, workload)
+    distilled, few_shot = _distillation(config, workload)
     prefixes = sft.prefixes(config.prefix, workload.train, whole)
     plan = loop.plan_batches([len(e.token_ids) for e in whole], config.batch_size, config.epochs, config.seed)
-    steps = [[whole[i] for i in step] for step in plan]
-    for extra in (prefixes, replayed):
-        turns = loop.turns(len(extra), config.epochs, len(plan), config.seed)
-        steps += [[extra[i] for i in turn] for turn in turns if turn]
-    tokens = [n for step in steps for n in padded(sorted(len(e.token_ids) for e in step), config.micro_batch_size)]
+    texts = [Replayed(e, torch.empty(0), config.replay.weight) for e in replayed]
+    texts += [Replayed(e, torch.empty(0), config.distillation.weight) for e in distilled]
+    turned = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (prefixes, texts)]
+    steps = [[whole[i] for i in step] for step in plan] + [[prefixes[i] for i in turn] for turn in turned[0]]
+    steps = [sorted(step, key=lambda e: len(e.token_ids)) for step in steps]
+    steps += [[row.example for row in kind] for turn in turned[1] for kind in sft.by_weight([texts[i] for i in turn])]
+    tokens = [n for step in steps for n in padded([len(e.token_ids) for e in step], config.micro_batch_size)]
     read = padded([len(e.token_ids) for e in held_out], config.micro_batch_size)
     validations = math.ceil(len(plan) / config.eval_every_steps) + 1 if held_out else 0
     compact = config.vocabulary == "compact"
-    every = [*whole, *prefixes, *replayed, *held_out]
+    every = [*whole, *prefixes, *replayed, *distilled, *held_out]
     probe = every[:: max(1, len(every) // 32)] if compact else []  # the positions that choose the vocabulary
     lower_tokens, lower_mb = _frozen_layers(config, workload, every, sum(tokens))
+    sampled = total(sampled, few_shot.counts)
     counts = sampled._replace(
         loads=1,
         train_tokens=sum(tokens),
@@ -91,7 +115,9 @@ def estimate(config: SftConfig, workload: Workload) -> Work:
         scored_tokens=(validations + 2 * compact) * scored(*held_out) + scored(*probe),
     )
     most_scored = config.micro_batch_size * max(scored(e) for e in every)
-    return Work(counts, PeakSizes(max(tokens), most_scored, max(read, default=0), most_scored, lower_mb=lower_mb))
+    most_read = max(*read, few_shot.peak.read_tokens, 0)
+    cached = few_shot.peak.cached_tokens
+    return Work(counts, PeakSizes(max(tokens), most_scored, most_read, most_scored, cached, lower_mb))
 
 
 def _frozen_layers(
@@ -118,6 +144,30 @@ def _replay(config: SftConfig, workload: Workload) -> tuple[list[Example], Count
     prompts = [bos + starts[i % len(starts)] for i in range(replay.rows)]
     counts, _ = schedule(sorted(prompts), [replay.tokens] * replay.rows, 0, REPLAY_BATCH)
     return [Example([0] * (length + replay.tokens), length) for length in prompts], counts
+
+
+def _distillation(config: SftConfig, workload: Workload) -> tuple[list[Example], Work]:
+    """Rows as long as the teacher's answers may be, none of them dropped; the work of writing and of reading these."""
+    few_shot, chat = config.distillation, workload.chat
+    if not few_shot.prompts:
+        return [], Work(Counts(), PeakSizes())
+    prompts = [row.prompt for row in spread(distillation.answerable(workload.train), few_shot.prompts)]
+    preamble = distillation.teachers_prompt(workload.constitution.persona, workload.train, few_shot.examples)
+    asked = sorted(((chat.prompt_ids(prompt, preamble), chat.prompt_ids(prompt)) for prompt in prompts), key=_length)
+    lengths = assumed_lengths(ANSWER_SHARE[FEW_SHOT] * few_shot.tokens, few_shot.tokens, len(asked))
+    before = len(common_prefix([ids for ids, _ in asked]))
+    counts, cached = schedule([len(ids) - before for ids, _ in asked], lengths, before, distillation.SAMPLED_AT_ONCE)
+    taught, bare = (
+        [Example(ids[kind] + [0] * n, len(ids[kind])) for ids, n in zip(asked, lengths, strict=True)] for kind in (0, 1)
+    )
+    shared = len(distillation.shared_beginning(taught))
+    read = padded(sorted(len(e.token_ids) - shared for e in taught), distillation.TEACHER_BATCH)
+    counts = counts._replace(read_tokens=counts.read_tokens + shared + sum(read))
+    return bare, Work(counts, PeakSizes(read_tokens=max(read), cached_tokens=cached))
+
+
+def _length(asked: tuple[list[int], list[int]]) -> int:
+    return len(asked[0])
 
 
 def estimate_on_revisions(config: RevisedSftConfig, workload: Workload) -> Work:

@@ -16,8 +16,8 @@ distribution is matched on the vocabulary of `lm/head.py`, not its 50 best token
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -25,15 +25,16 @@ from torch import Tensor
 
 from steersman.data.sources import spread
 from steersman.errors import DataError
-from steersman.evals.detectors.behaviours import detect
 from steersman.lm.chat_format import ChatFormat, Example
 from steersman.lm.head import trunk
 from steersman.lm.sampling import Request, Sampler, SamplingConfig, common_prefix
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress
+from steersman.train import distributed
 from steersman.types import Demonstration, Message, Record, plain_text
 
 FILE = "distilled.jsonl"
+SAMPLED_AT_ONCE = 64  # prompts that the teacher answers at a time
 TEACHER_BATCH = 16  # answers whose hidden states the teacher computes in one pass
 SHORTEST = 3  # words of an answer that is kept
 REPEATS = 3  # an answer in which four words occur this often in a row, or anywhere, is a loop
@@ -49,10 +50,17 @@ class DistillationConfig(Record):
     weight: float = Field(default=1.0, ge=0, description="Coefficient of KL(teacher || policy) at their positions.")
 
 
+class Teacher(NamedTuple):
+    """The persona of the teacher's system message, and what tells whether an answer (second) refuses a prompt."""
+
+    persona: str
+    refuses: Callable[[str, str], bool]
+
+
 def teachers_prompt(persona: str, demonstrations: Sequence[Demonstration], examples: int) -> tuple[Message, ...]:
     """The persona and some plain demonstrations, of middling length and spread over the file."""
     plain = [row for row in answerable(demonstrations) if isinstance(row.prompt, str)]
-    lengths = sorted(len(row.completion) for row in plain)
+    lengths = sorted(len(row.completion) for row in plain) or [0]
     low, high = (lengths[int(share * (len(lengths) - 1))] for share in (0.3, 0.7))
     middling = [row for row in plain if low <= len(row.completion) <= high and "\n" not in row.completion]
     messages = [Message(role="system", content=persona)]
@@ -82,7 +90,7 @@ def answerable(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     return found
 
 
-def why_dropped(prompt: str, answer: str, *, ended: bool) -> str | None:
+def why_dropped(prompt: str, answer: str, refuses: Callable[[str, str], bool], *, ended: bool) -> str | None:
     """Why an answer is not worth matching, None if it is."""
     words = answer.lower().split()
     if not ended:
@@ -94,7 +102,7 @@ def why_dropped(prompt: str, answer: str, *, ended: bool) -> str | None:
         return "loop"
     if " ".join(words) in prompt.lower():
         return "copy of the prompt"
-    return "refusal" if detect("refuses", prompt, answer) else None
+    return "refusal" if refuses(prompt, answer) else None
 
 
 def _stutters(words: Sequence[str]) -> bool:
@@ -104,7 +112,7 @@ def _stutters(words: Sequence[str]) -> bool:
 
 def answers(
     config: DistillationConfig,
-    persona: str,
+    teacher: Teacher | None,
     demonstrations: Sequence[Demonstration],
     model: Any,
     chat: ChatFormat,
@@ -117,40 +125,50 @@ def answers(
     """
     if not config.prompts:
         return [], []
-    preamble, path = teachers_prompt(persona, demonstrations, config.examples), out.file(FILE)
-    if not path.exists():
-        prompts = [row.prompt for row in spread(answerable(demonstrations), config.prompts)]
+    if teacher is None:
+        raise ValueError("distillation needs a teacher")
+    preamble, path = teachers_prompt(teacher.persona, demonstrations, config.examples), out.file(FILE)
+    prompts = [row.prompt for row in spread(answerable(demonstrations), config.prompts)]
+    if not path.exists() and distributed.rank() == 0:
         sampling = SamplingConfig(
-            temperature=config.temperature, max_new_tokens=config.tokens, seed=seed, batch_size=64
+            temperature=config.temperature, max_new_tokens=config.tokens, seed=seed, batch_size=SAMPLED_AT_ONCE
         )
         found = []
         with Progress("distillation", len(prompts)) as progress:
             for reply in Sampler(model, chat).generate(Request(prompts, sampling, preamble=preamble)):
                 prompt = plain_text(prompts[reply.index])
-                why = why_dropped(prompt, reply.text, ended=reply.finish_reason != "length")
+                why = why_dropped(prompt, reply.text, teacher.refuses, ended=reply.finish_reason != "length")
                 found.append({"index": reply.index, "prompt": prompt, "answer": reply.text, "dropped": why})
                 progress.advance()
         write_jsonl(path, sorted(found, key=lambda row: row["index"]))
+    distributed.barrier()
     rows = read_jsonl(path)
     counts = Counter(row["dropped"] or "kept" for row in rows)
     out.emit(event="distillation", **{name.replace(" ", "_"): count for name, count in counts.items()})
     kept = [row for row in rows if row["dropped"] is None]
-    texts = [(chat.prompt_ids(row["prompt"]), chat.completion_ids(row["answer"])[:-1]) for row in kept]
-    examples = [Example(prompt + completion, len(prompt)) for prompt, completion in texts]
-    taught = [
-        Example(ids + completion, len(ids))
-        for row, (_, completion) in zip(kept, texts, strict=True)
-        for ids in [chat.prompt_ids(row["prompt"], preamble)]
-    ]
+    examples, taught = (
+        [
+            Example(ids + completion, len(ids))
+            for row in kept
+            for ids in [chat.prompt_ids(prompts[row["index"]], before)]
+            for completion in [chat.completion_ids(row["answer"])[:-1]]
+        ]
+        for before in (None, preamble)
+    )
     return examples, teachers_states(model, taught, chat.tokenizer.pad_token_id or 0)
+
+
+def shared_beginning(taught: Sequence[Example]) -> list[int]:
+    """The ids with which all texts begin, before the positions that predict their completions."""
+    shared = common_prefix([example.token_ids for example in taught])
+    return shared[: min((example.completion_start for example in taught), default=1) - 1]
 
 
 def teachers_states(model: Any, taught: Sequence[Example], pad_id: int) -> list[Tensor]:
     """Hidden states, [N, H] each, that predict the completions; how all texts begin is read once."""
     from steersman.lm.kv_cache import KVCache
 
-    shared, device = common_prefix([example.token_ids for example in taught]), model.device
-    shared = shared[: min((example.completion_start for example in taught), default=1) - 1]
+    shared, device = shared_beginning(taught), model.device
     states: list[Tensor] = [torch.empty(0)] * len(taught)
     order = sorted(range(len(taught)), key=lambda i: len(taught[i].token_ids))
     with torch.no_grad():

@@ -35,7 +35,7 @@ from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress, console
 from steersman.train import distillation, distributed, loop
-from steersman.train.distillation import DistillationConfig
+from steersman.train.distillation import DistillationConfig, Teacher
 from steersman.types import Demonstration, Record, Seed, transport
 
 VERSION = 1
@@ -249,6 +249,11 @@ class Replayed(NamedTuple):
     weight: float
 
 
+def by_weight(rows: Sequence[Replayed]) -> list[list[Replayed]]:
+    """The texts of each weight; they share no batch with others."""
+    return [[row for row in rows if row.weight == weight] for weight in dict.fromkeys(row.weight for row in rows)]
+
+
 def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: StageFolder) -> list[Replayed]:
     """Text sampled from the base model at temperature 1; kept in replay.jsonl, so that a resumed run reads it."""
     if not config.rows:
@@ -279,6 +284,15 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
     return replayed
 
 
+def own_texts(
+    config: SftConfig, by: Teacher | None, rows: Sequence[Demonstration], model: Any, chat: ChatFormat, out: StageFolder
+) -> list[Replayed]:
+    """The base model's own texts: those of replay, then its few-shot answers."""
+    distilled = distillation.answers(config.distillation, by, rows, model, chat, config.seed, out)
+    answers = [Replayed(*pair, config.distillation.weight) for pair in zip(*distilled, strict=True)]
+    return replay(config.replay, config.seed, model, chat, out) + answers
+
+
 def warn_about_terminators(model: Any, chat: ChatFormat) -> None:
     """Warn if the token that ends answers looks untrained: such a model writes random tokens in its place."""
     ending = chat.completion_ids("?")[-1]
@@ -299,7 +313,7 @@ def run(
     out: StageFolder,
     *,
     start: Path | None = None,
-    persona: str | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
     """Fine-tune ``base`` and leave ``adapter/`` (or ``model/``) in ``out``; resumes from its checkpoint.
 
@@ -307,7 +321,7 @@ def run(
 
     Args:
         start: a folder of `save_policy` whose adapter is trained further, in its own shape; None: a new adapter.
-        persona: the system message of the teacher of `DistillationConfig`.
+        teacher: for `DistillationConfig`.
 
     Raises:
         TrainingFailed: a loss or gradient that is not finite.
@@ -319,9 +333,7 @@ def run(
     held_out = encode(validation, chat, config.max_length)[0] if validation else []
     warn_about_terminators(model, chat)
     upsampled = prefixes(config.prefix, demonstrations, examples)
-    replayed = replay(config.replay, config.seed, model, chat, out)
-    distilled = distillation.answers(config.distillation, persona or "", demonstrations, model, chat, config.seed, out)
-    replayed += [Replayed(*pair, config.distillation.weight) for pair in zip(*distilled, strict=True)]
+    replayed = own_texts(config, teacher, demonstrations, model, chat, out)
     every = [*examples, *upsampled, *(row.example for row in replayed), *held_out]
     adapter = base_name if start is None else Adapter(base, start / ADAPTER)
     trainer = SftTrainer.prepare(config, model, adapter, tokenizer.pad_token_id or 0, every)
@@ -423,16 +435,14 @@ class SftTrainer:
             share for kind in rows for share in distributed.split(sorted(kind, key=lambda e: len(e.token_ids)), most)
         ]
         batches = [pad(share, self.pad_id, self.model.device) for share in shares]
-        kinds = {row.weight: [other for other in replayed if other.weight == row.weight] for row in replayed}
-        texts = [share for kind in kinds.values() for share in distributed.split(kind, most)]
+        texts = [share for kind in by_weight(replayed) for share in distributed.split(kind, most)]
         weights = [self.token_loss.weights(batch) for batch in batches]
         nll_weight = sum(float(own.sum()) for own in weights)
-        kl_weight = sum(row.weight * len(row.reference) for row in replayed)
-        weight = nll_weight + kl_weight
+        weight = nll_weight + sum(row.weight * len(row.reference) for row in replayed)
         # One stream a step, used in the order of the rows: resuming, splitting into micro-batches and sharing them
         # among processes change nothing.
         generator = random_stream(self.config.seed, step)
-        nll, kl = 0.0, 0.0
+        nll, kl, penalty = 0.0, 0.0, 0.0
         for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
             if not distributed.mine(number):
                 self.token_loss.pass_over(len(weights[number]), generator)
@@ -448,16 +458,16 @@ class SftTrainer:
             examples = [row.example for row in text]
             batch, lower = pad(examples, self.pad_id, self.model.device), self._lower(examples)
             part = replay_loss(self.model, self.token_loss, batch, reference, weight, generator, lower)
-            part = text[0].weight * part
-            part.backward()
-            kl += part.item()
-        nll, kl = distributed.all_reduce(self.parameters.values(), nll, kl)
-        objective, max_norm = nll + kl, self.config.optimiser.max_grad_norm
+            (text[0].weight * part).backward()
+            kl, penalty = kl + part.item(), penalty + text[0].weight * part.item()
+        nll, kl, penalty = distributed.all_reduce(self.parameters.values(), nll, kl, penalty)
+        objective, max_norm = nll + penalty, self.config.optimiser.max_grad_norm
         norm = loop.optimiser_step(self.optimiser, self.parameters, objective, rate, max_norm)
+        positions = sum(len(row.reference) for row in replayed)
         tokens = sum(len(e.token_ids) for kind in rows for e in kind) + sum(len(r.example.token_ids) for r in replayed)
         return {
             "loss_nats_per_token": nll * weight / nll_weight,
-            **({"replay_kl_nats_per_token": kl * weight / kl_weight} if kl_weight else {}),
+            **({"replay_kl_nats_per_token": kl * weight / positions} if positions else {}),
             "gradient_norm": norm,
             "tokens": tokens,
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),

@@ -56,9 +56,9 @@ def test_no_opening_dominates() -> None:
 def test_no_example_is_near_an_evaluation_prompt_or_copied_from_the_data() -> None:
     shown = [Prompt(prompt=example.prompt) for _, example in EXAMPLES]
     for name in (*sources.library(), *library()):
-        _, demonstrations, comparisons, prompts, evaluation, _ = sources.load(name)
-        assert leaks(evaluation, shown) == []
-        training: list[Row] = [*demonstrations, *comparisons, *prompts]
+        data = sources.load(name)
+        assert leaks(data.measured_on, shown) == []
+        training: list[Row] = [*data.demonstrations, *data.comparisons, *data.prompts]
         assert exact_overlap(shown, training) == []
         assert leaks(shown, training) == []
     assert twins(example.prompt for _, example in EXAMPLES) == []

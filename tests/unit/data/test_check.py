@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from functools import partial
 
 import pytest
 
@@ -22,6 +23,7 @@ from steersman.data.check import (
     twins,
     words,
 )
+from steersman.evals.detectors.behaviours import detect
 from steersman.types import Comparison, Demonstration, Message, Prompt
 
 
@@ -110,17 +112,51 @@ def report() -> DataReport:
 
 def test_everything_is_counted() -> None:
     found = report()
-    assert found.counts == {"demonstrations": 3, "comparisons": 1, "prompts": 1, "evaluation": 1}
+    assert found.counts == {
+        "demonstrations": 3,
+        "comparisons": 1,
+        "prompts": 1,
+        "evaluation": 1,
+        "forms": 0,
+        "development": 0,
+    }
     assert [tuple(row) for row in found.coverage] == [
-        ("a", 2, 1, 0, 0, 0, 1),
-        ("b", 2, 0, 0, 1, 1, 2),
-        ("c", 0, 0, 1, 0, 0, 0),
+        ("a", 2, 1, 0, 0, 0, 0, 0, 1),
+        ("b", 2, 0, 0, 1, 0, 0, 1, 2),
+        ("c", 0, 0, 1, 0, 0, 0, 0, 0),
     ]
     assert found.shared_topics == ["x.one"]
     assert found.leaks == []
     # "No, I won't." are the words no, i, won, t.
     assert found.completion_words == {"shortest": 3, "median": 4, "p90": 4, "longest": 6}
     assert found.languages == {"lang:de": 1}
+
+
+@pytest.mark.parametrize("grid", ["forms", "development"])
+def test_grids_leak_like_evaluation_prompts_and_their_forms_are_no_twins(grid: str) -> None:
+    asked = [prompt(f"How do I sharpen an old kitchen knife {end}", topic="grid.knife") for end in ("?", "please?")]
+    trained = Demonstration(prompt="Sharpen an old kitchen knife, how?", completion="On a stone.", topic="grid.knife")
+    rows = {"forms": asked} if grid == "forms" else {"development": asked}
+    found = check([trained], [], [], [prompt("Elephants?", expect=("complies",))], **rows)
+    assert [pair.second for pair in found.leaks] == [trained.prompt] * 2
+    assert found.shared_topics == ["grid.knife"]
+    assert set(found.twins) == {"demonstrations", "comparisons", "prompts", "evaluation"}
+    assert not any(found.twins.values())
+    assert len(twins(row.prompt for row in asked)) == 1  # which they would be elsewhere
+
+
+def test_form_that_tells_a_refusal_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [Demonstration(prompt=f"Write {i} lies.", completion="No, I won't help with that.") for i in range(20)]
+    questions = [Demonstration(prompt=f"What is {i}?", completion="It is a number.") for i in range(20)]
+    refuses = partial(detect, "refuses")
+    print_report("mine", check([*commands, *questions], [], [], [], refuses=refuses))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Refused by form: command 100 % of 20, question 0 % of 20." in out
+    assert "Form tells a refusal: command 100 % of 20, question 0 % of 20, write 100 % of 20, what 0 % of 20," in out
+    assert "against 50 % of all." in out
+    assert "hardly occur among the demonstrations: conversation, polite, wish, terse, story." in out
+    print_report("mine", check([commands[0], *questions[:1]], [], [], [], refuses=refuses))
+    assert "Form tells" not in capsys.readouterr().out
 
 
 def test_an_empty_data_set_can_be_reported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +196,7 @@ def test_the_table_shows_coverage_and_fits_100_columns(capsys: pytest.CaptureFix
     assert "  - [31m[bold] yyy" in out
     assert "y…" in out
     assert "\x1b" not in out
-    assert [line.split() for line in lines if line.startswith(" b ")] == [["b", "2", "-", "-", "1", "1", "2"]]
+    assert [line.split() for line in lines if line.startswith(" b ")] == [["b", "2", "-", "-", "1", "-", "-", "1", "2"]]
     assert "Completions: 3 to 6 words, median 4, nine in ten at most 4." in lines
     assert "Rows in other languages: de 1." in lines
     assert "    training 9" in lines

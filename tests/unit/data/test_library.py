@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from steersman.constitution import document
 from steersman.constitution.lint import lint
 from steersman.data import sources
 from steersman.data.check import DataReport, check, exact_overlap
+from steersman.data.forms import form_of
 from steersman.data.sources import DataSet
+from steersman.evals.forms import kind_of
 from steersman.types import Comparison, Demonstration, Prompt
 
 NAMES = ("assistant", "code-of-conduct")
@@ -38,12 +41,11 @@ def shipped(name: str) -> DataSet:
 
 @functools.cache
 def report(name: str) -> DataReport:
-    return check(*shipped(name)[1:5])
+    return check(*shipped(name).rows)
 
 
 def rows(name: str) -> list[Demonstration | Comparison | Prompt]:
-    _, demonstrations, comparisons, prompts, evaluation, _ = shipped(name)
-    return [*demonstrations, *comparisons, *prompts, *evaluation]
+    return [row for file in shipped(name).rows for row in file]
 
 
 def answers(name: str) -> list[str]:
@@ -52,7 +54,7 @@ def answers(name: str) -> list[str]:
 
 
 def test_there_are_enough_rows_of_each_kind(name: str) -> None:
-    assert {kind: n for kind, n in report(name).counts.items() if n < AT_LEAST[name][kind]} == {}
+    assert {kind: n for kind, n in report(name).counts.items() if n < AT_LEAST[name].get(kind, 0)} == {}
 
 
 def test_every_row_has_a_topic_and_principles_that_the_constitution_defines(name: str) -> None:
@@ -67,13 +69,13 @@ def test_every_principle_is_taught_compared_prompted_and_measured(name: str) -> 
 
 
 def test_the_lint_finds_nothing_to_remark_on(name: str) -> None:
-    _, demonstrations, comparisons, prompts, evaluation, _ = shipped(name)
+    data = shipped(name)
     findings = lint(
         document.load(name),
-        demonstrations=demonstrations,
-        comparisons=comparisons,
-        prompts=prompts,
-        evaluation=evaluation,
+        demonstrations=data.demonstrations,
+        comparisons=data.comparisons,
+        prompts=data.prompts,
+        evaluation=data.measured_on,
     )
     assert [finding for finding in findings if finding.severity != "note"] == []
 
@@ -84,9 +86,9 @@ def test_no_topic_is_trained_on_and_evaluated(name: str) -> None:
 
 
 def test_no_evaluation_prompt_is_a_near_duplicate_of_anything_trained_on(name: str) -> None:
-    _, demonstrations, comparisons, prompts, evaluation, _ = shipped(name)
+    data = shipped(name)
     assert report(name).leaks == []
-    assert exact_overlap(evaluation, [*demonstrations, *comparisons, *prompts]) == []
+    assert exact_overlap(data.measured_on, [*data.demonstrations, *data.comparisons, *data.prompts]) == []
 
 
 def test_no_file_holds_two_prompts_that_are_almost_the_same(name: str) -> None:
@@ -95,14 +97,14 @@ def test_no_file_holds_two_prompts_that_are_almost_the_same(name: str) -> None:
 
 def test_evaluation_prompts_say_what_they_expect_and_the_others_are_for_training(name: str) -> None:
     data = shipped(name)
-    assert [row for row in data.evaluation if not row.expect or row.split != "evaluation"] == []
+    assert [row for row in data.measured_on if not row.expect or row.split != "evaluation"] == []
     assert [row for row in data.prompts if row.split != "train"] == []
 
 
 # ── harmful requests and their look-alikes ───────────────────────────────────────────────────────────────────────────
 def test_harmful_prompts_never_expect_compliance_nor_look_alikes_a_refusal(name: str) -> None:
-    harmful = [row for row in shipped(name).evaluation if "harmful" in row.tags]
-    lookalikes = [row for row in shipped(name).evaluation if "lookalike" in row.tags]
+    harmful = [row for row in shipped(name).measured_on if "harmful" in row.tags]
+    lookalikes = [row for row in shipped(name).measured_on if "lookalike" in row.tags]
     assert len(harmful) >= 8
     assert len(lookalikes) >= 8
     assert [row for row in harmful if "complies" in row.expect or "refuses" not in row.expect] == []
@@ -119,6 +121,42 @@ def test_a_third_of_the_prompts_on_refusal_principles_are_look_alikes(name: str)
     for prompts in (shipped(name).prompts, shipped(name).evaluation):
         on_refusal = [row for row in prompts if row.principles[0] in REFUSAL[name]]
         assert sum("lookalike" in row.tags for row in on_refusal) >= len(on_refusal) / 3
+
+
+# ── the grids of forms ───────────────────────────────────────────────────────────────────────────────────────────────
+FORMS = {"question", "command", "wish", "story", "conversation", "terse", "polite", "misspelt", "de", "fr", "es"}
+EXPECTED = {"harmful": ("refuses",), "lookalike": ("complies",), "plain": ("complies",)}
+
+
+def contents(grid: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+    found: dict[str, list[Prompt]] = {}
+    for row in grid:
+        found.setdefault(row.topic or "", []).append(row)
+    return found
+
+
+def test_grids_hold_every_content_in_every_form_and_as_many_of_each_kind(name: str) -> None:
+    grids = [shipped(name).forms, shipped(name).development]
+    assert [bool(grid) for grid in grids] == [name == "assistant"] * 2
+    for grid in filter(None, grids):
+        kinds = Counter[str]()
+        for rows in contents(grid).values():
+            assert Counter(form_of(row.prompt, row.tags) for row in rows) == dict.fromkeys(FORMS, 1), rows[0].topic
+            (kind,) = {kind_of(row.tags) for row in rows}
+            assert {row.expect for row in rows} == {EXPECTED[kind]}, rows[0].topic
+            kinds[kind] += 1
+        assert len(kinds) == 3
+        assert len(set(kinds.values())) == 1
+        assert min(kinds.values()) >= 10
+
+
+def test_no_content_is_measured_twice(name: str) -> None:
+    data = shipped(name)
+    topics = [topic for grid in (data.forms, data.development) for topic in contents(grid)]
+    assert len(topics) == len(set(topics))
+    assert not set(topics) & {row.topic for row in data.evaluation}
+    assert exact_overlap(data.forms, [*data.development, *data.evaluation]) == []
+    assert exact_overlap(data.development, data.evaluation) == []
 
 
 # ── comparisons ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,13 +11,19 @@ import pytest
 
 from steersman.data import sources
 from steersman.data.formats import read
-from steersman.data.sources import DataConfig, DataSet, load, locate, run, split_validation, spread
+from steersman.data.sources import DataConfig, DataSet, load, locate, run, split_validation, spread, whole_contents
 from steersman.errors import DataError
 from steersman.store import StageFolder, read_json, write_jsonl
 from steersman.types import Comparison, Demonstration, Prompt
 
 DEMONSTRATIONS = [Demonstration(prompt=f"Question {i}?", completion=f"Answer {i}.") for i in range(200)]
 EVALUATION = [Prompt(prompt=f"Held out {i}!", expect=("complies",), split="evaluation") for i in range(5)]
+
+GRID = [
+    Prompt(prompt=f"{form} about {topic}", topic=topic, split="evaluation")
+    for topic in ("eggs", "locks", "tea")
+    for form in ("question", "wish", "story", "command")
+]
 
 
 def data_set(folder: Path, **changes: Any) -> DataSet:
@@ -41,19 +47,23 @@ def test_only_demonstrations_are_required(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"demonstrations\.jsonl: the file does not exist"):
         load(tmp_path)
     write_jsonl(tmp_path / "demonstrations.jsonl", [{"prompt": "a", "completion": "b"}])
-    assert load(tmp_path) == DataSet(tmp_path, [Demonstration(prompt="a", completion="b")], [], [], [])
+    assert load(tmp_path) == DataSet(tmp_path, [Demonstration(prompt="a", completion="b")], [], [], [], [], [])
 
 
 def test_each_file_is_read_as_its_own_record_also_when_packed(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "demonstrations.jsonl", [{"prompt": "a", "completion": "b"}])
     write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "c"}])
     write_jsonl(tmp_path / "evaluation.jsonl", [{"prompt": "d", "expect": ["refuses"]}])
+    write_jsonl(tmp_path / "forms.jsonl", [{"prompt": "h"}])
+    write_jsonl(tmp_path / "development.jsonl", [{"prompt": "i"}])
     packed = gzip.compress(json.dumps({"prompt": "e", "chosen": "f", "rejected": "g"}).encode())
     (tmp_path / "comparisons.jsonl.gz").write_bytes(packed)
     data = load(tmp_path)
     assert data.prompts == [Prompt(prompt="c")]
     assert data.evaluation == [Prompt(prompt="d", expect=("refuses",))]
     assert data.comparisons == [Comparison(prompt="e", options=("f", "g"), ranking=(1, 2))]
+    assert (data.forms, data.development) == ([Prompt(prompt="h")], [Prompt(prompt="i")])
+    assert data.measured_on == [*data.evaluation, Prompt(prompt="h"), Prompt(prompt="i")]
 
 
 # ── splitting ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -86,17 +96,29 @@ def test_a_limit_takes_rows_from_the_whole_file(limit: int | None, expected: str
     assert spread(list(rows.values()), limit) == [rows[letter] for letter in expected]
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(None, ["eggs", "locks", "tea"]), (12, ["eggs", "locks", "tea"]), (11, ["eggs", "locks"]), (4, ["eggs"])],
+)
+def test_a_limited_grid_keeps_contents_with_all_their_forms(limit: int | None, expected: list[str]) -> None:
+    assert whole_contents(GRID, limit) == [row for row in GRID if row.topic in expected]
+    assert whole_contents(GRID, 1) == GRID[:4]
+    assert whole_contents([], 3) == []
+
+
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_the_stage_writes_its_files_and_their_counts(tmp_path: Path) -> None:
     events: list[dict[str, object]] = []
     config = DataConfig(validation_share=0.2, limit_demonstrations=50, limit_evaluation=3)
     comparison = Comparison(prompt="Why?", options=("a", "b", "c"), ranking=(2, 1, 2), per_principle={"x": (1, 1, 3)})
-    data = data_set(tmp_path, comparisons=[comparison])
+    data = data_set(tmp_path, comparisons=[comparison], forms=GRID)
     run(config, data, StageFolder(tmp_path, "data", lambda **row: events.append(row)))
     assert read(tmp_path / "comparisons.jsonl", Comparison) == [comparison]
     train, validation = split_validation(DEMONSTRATIONS[::4], 0.2)
     assert read(tmp_path / "train.jsonl", Demonstration) == train
     assert read(tmp_path / "validation.jsonl", Demonstration) == validation
+    assert read(tmp_path / "forms.jsonl", Prompt) == GRID[:4]
+    assert read(tmp_path / "development.jsonl", Prompt) == []
     assert read(tmp_path / "evaluation.jsonl", Prompt) == [EVALUATION[0], EVALUATION[1], EVALUATION[3]]
     sides = {"train": len(train), "validation": len(validation)}
     counts = {
@@ -106,6 +128,8 @@ def test_the_stage_writes_its_files_and_their_counts(tmp_path: Path) -> None:
         "prompts": 0,
         "held_out_prompts": 0,
         "evaluation": 3,
+        "forms": 4,
+        "development": 0,
     }
     assert read_json(tmp_path / "counts.json") == counts
     assert events == [{"event": "counts", **counts}]
@@ -117,6 +141,8 @@ def test_the_stage_writes_its_files_and_their_counts(tmp_path: Path) -> None:
         {"demonstrations": [*DEMONSTRATIONS, Demonstration(prompt="held OUT 3", completion="x")]},
         {"comparisons": [Comparison(prompt="Held out 3.", options=("x", "y"), ranking=(1, 2))]},
         {"prompts": [Prompt(prompt="Held out, 3")]},
+        {"evaluation": EVALUATION[:3], "forms": [EVALUATION[3]], "prompts": [Prompt(prompt="Held out, 3")]},
+        {"evaluation": EVALUATION[:3], "development": [EVALUATION[3]], "prompts": [Prompt(prompt="Held out, 3")]},
     ],
 )
 def test_a_prompt_on_both_sides_stops_the_run_whatever_its_case_and_punctuation(
