@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from steersman.lm import compact_vocabulary as compact_module
 from steersman.lm import head as head_module
 from steersman.lm import pretrained, sampling, shared_prefix
 from steersman.lm import reward_model as scoring
+from steersman.lm.chat_format import ChatFormat
 from steersman.lm.frozen_trunk import FrozenTrunk
 from steersman.lm.sampling import SamplingConfig
 from steersman.store import StageFolder
-from steersman.train import dpo, reward_model, sft
+from steersman.train import distillation, dpo, reward_model, sft
 from steersman.train.rl import actor, critic, ppo, rloo
 from steersman.train.rl import loop as rl
 from steersman.train.rl.loop import Monitors, RlData
@@ -77,6 +78,22 @@ class Counting:
         assert {name: getattr(counts, name) for name in names} == {name: self.counts[name] for name in names}
 
 
+def answers_of_one_length(monkeypatch: pytest.MonkeyPatch, tokens: int, others: Collection[str]) -> None:
+    """The teacher's answers are as long as they may be, also in the estimate, and none is dropped.
+
+    Args:
+        others: texts whose ids stay as they are.
+    """
+    ids = ChatFormat.completion_ids
+
+    def completion_ids(self: ChatFormat, text: str) -> list[int]:
+        return ids(self, text) if text in others or text == "?" else [*[5] * tokens, 1]
+
+    monkeypatch.setattr(ChatFormat, "completion_ids", completion_ids)
+    monkeypatch.setattr(distillation, "why_dropped", lambda *_, **__: None)
+    monkeypatch.setattr("steersman.stages.sft.assumed_lengths", lambda _, limit, count: [limit] * count)
+
+
 @pytest.mark.parametrize("vocabulary", ["full", "compact"])
 @pytest.mark.parametrize(
     "settings",
@@ -84,6 +101,8 @@ class Counting:
         [],
         ["sft.micro_batch_size=3"],
         ["sft.replay.rows=9", "sft.replay.tokens=8"],
+        ["sft.distillation.prompts=6", "sft.distillation.tokens=8"],
+        ["sft.distillation={prompts: 22, tokens: 8, weight: 0.5}", "sft.replay={rows: 9, tokens: 8}"],
         ["sft.prefix.upsample={ask-first: 2}"],
     ],
 )
@@ -95,6 +114,7 @@ def test_work_of_sft_is_what_sft_does(
     vocabulary: str,
     settings: list[str],
 ) -> None:
+    workload = replace(workload, train=[row.model_copy(update={"tags": ("plain",)}) for row in workload.train])
     always = ("sft.epochs=1.5", "sft.eval_every_steps=3", "sft.compact.extra_rows=9", f"sft.vocabulary={vocabulary}")
     s = changed(workload, *always, *settings)
     counting = Counting(monkeypatch, sft)
@@ -112,7 +132,11 @@ def test_work_of_sft_is_what_sft_does(
 
     monkeypatch.setattr(compact_module, "_scored_states", counted_probe)
     (tmp_path / "out").mkdir()
-    sft.run(s.recipe.sft, tiny_base, "tiny", s.train, s.validation, StageFolder(tmp_path / "out", "sft"))
+    answers_of_one_length(monkeypatch, 8, [row.completion for row in (*s.train, *s.validation)])
+    counting.trunk(distillation)
+    teacher = distillation.Teacher(s.constitution.persona, lambda *_: False)
+    out = StageFolder(tmp_path / "out", "sft")
+    sft.run(s.recipe.sft, tiny_base, "tiny", s.train, s.validation, out, teacher=teacher)
     counting.expect(estimate("sft", s).counts)
 
 

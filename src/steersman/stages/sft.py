@@ -153,21 +153,20 @@ def _distillation(config: SftConfig, workload: Workload) -> tuple[list[Example],
         return [], Work(Counts(), PeakSizes())
     prompts = [row.prompt for row in spread(distillation.answerable(workload.train), few_shot.prompts)]
     preamble = distillation.teachers_prompt(workload.constitution.persona, workload.train, few_shot.examples)
-    asked = sorted(((chat.prompt_ids(prompt, preamble), chat.prompt_ids(prompt)) for prompt in prompts), key=_length)
+    bare, behind = ([chat.prompt_ids(prompt, before) for prompt in prompts] for before in (None, preamble))
+    before = len(common_prefix(behind))
+    asked = sorted(range(len(prompts)), key=lambda i: len(behind[i]))
     lengths = assumed_lengths(ANSWER_SHARE[FEW_SHOT] * few_shot.tokens, few_shot.tokens, len(asked))
-    before = len(common_prefix([ids for ids, _ in asked]))
-    counts, cached = schedule([len(ids) - before for ids, _ in asked], lengths, before, distillation.SAMPLED_AT_ONCE)
-    taught, bare = (
-        [Example(ids[kind] + [0] * n, len(ids[kind])) for ids, n in zip(asked, lengths, strict=True)] for kind in (0, 1)
+    own = [len(behind[i]) - before for i in asked]
+    counts, cached = schedule(own, lengths, before, distillation.SAMPLED_AT_ONCE)
+    length_of = dict(zip(asked, lengths, strict=True))
+    examples, taught = (
+        [Example(ids + [0] * length_of[i], len(ids)) for i, ids in enumerate(starts)] for starts in (bare, behind)
     )
     shared = len(distillation.shared_beginning(taught))
     read = padded(sorted(len(e.token_ids) - shared for e in taught), distillation.TEACHER_BATCH)
     counts = counts._replace(read_tokens=counts.read_tokens + shared + sum(read))
-    return bare, Work(counts, PeakSizes(read_tokens=max(read), cached_tokens=cached))
-
-
-def _length(asked: tuple[list[int], list[int]]) -> int:
-    return len(asked[0])
+    return examples, Work(counts, PeakSizes(read_tokens=max(read), cached_tokens=cached))
 
 
 def estimate_on_revisions(config: RevisedSftConfig, workload: Workload) -> Work:

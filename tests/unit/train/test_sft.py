@@ -74,10 +74,10 @@ def loss_of(
     return sft_loss(model, token_loss, batch, float(token_loss.weights(batch).sum()), random_stream(seed))
 
 
-def replayed_row(example: Example, seed: int) -> sft.Replayed:
+def replayed_row(example: Example, seed: int, weight: float = 1.0) -> sft.Replayed:
     """A row with some hidden states for the base model's."""
     positions = len(example.token_ids) - example.completion_start
-    return sft.Replayed(example, torch.randn(positions, 64, generator=random_stream(seed)))
+    return sft.Replayed(example, torch.randn(positions, 64, generator=random_stream(seed)), weight)
 
 
 def run(
@@ -165,11 +165,11 @@ def test_micro_batches_change_neither_loss_nor_gradient(
     vocabulary: str, prefix: PrefixConfig, tiny_base: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[int, tuple[float, dict[str, torch.Tensor]]] = {}
-    texts = [replayed_row(examples[i], i) for i in (1, 2, 4, 7)]
+    texts = [replayed_row(examples[i], i, 0.5) for i in (1, 2, 4, 7)]
     cut = [Example(e.token_ids[: e.completion_start + 2], e.completion_start) for e in examples[3:50:11]]
     for size in (1, 3, 8):
         torch.manual_seed(0)
-        changes = {"micro_batch_size": size, "prefix": prefix, "replay": ReplayConfig(weight=0.5)}
+        changes = {"micro_batch_size": size, "prefix": prefix}
         config = FAST.model_copy(update=changes | (COMPACT if vocabulary == "compact" else {}))
         trainer = sft.SftTrainer.prepare(config, pretrained.load_model(tiny_base), "tiny", 0, examples)
         gradients: dict[str, torch.Tensor] = {}
@@ -431,8 +431,7 @@ def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
 def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """(sum of NLL + weight * sum of KL) / (scored tokens + weight * replayed positions); logged apart, as means."""
     model = pretrained.load_model(tiny_base)
-    rows, texts = [Example([2, 50, 60, 1], 2)], [replayed_row(Example([2, 70, 80, 90], 1), 0)]
-    config = FAST.model_copy(update={"replay": ReplayConfig(weight=0.5)})
+    rows, texts = [Example([2, 50, 60, 1], 2)], [replayed_row(Example([2, 70, 80, 90], 1), 0, 0.5)]
     with torch.no_grad():
         logits = [model(input_ids=torch.tensor([ids])).logits[0].double() for ids in ([2, 50, 60, 1], [2, 70, 80, 90])]
         wanted = torch.log_softmax(head_of(model).logits(texts[0].reference).double(), -1)
@@ -441,7 +440,7 @@ def test_the_objective_with_replay_by_hand(tiny_base: Path, monkeypatch: pytest.
     kl = float((wanted.exp() * (wanted - torch.log_softmax(logits[1][:3], -1))).sum())
     seen: list[float] = []
     monkeypatch.setattr(loop, "optimiser_step", lambda _, __, objective, *___: seen.append(objective) or 0.0)
-    measured = sft.SftTrainer.prepare(config, model, "tiny", 0, rows).step(0, [rows], texts, 0.1)
+    measured = sft.SftTrainer.prepare(FAST, model, "tiny", 0, rows).step(0, [rows], texts, 0.1)
     assert seen == [pytest.approx((nll + 0.5 * kl) / (2 + 0.5 * 3), rel=1e-6)]
     assert measured["loss_nats_per_token"] == pytest.approx(nll / 2, rel=1e-6)
     assert measured["replay_kl_nats_per_token"] == pytest.approx(kl / 3, rel=2e-5)  # fp32 of a small difference
