@@ -123,10 +123,11 @@ def test_a_folder_that_is_named_must_be_there_and_hold_something(
         ("xstest_prompts.jsonl", b'{"prompt": "\xff"}'),
         ("xstest_prompts.json", b'{"prompt": "a"}'),
         ("xstest_prompts.jsonl.gz", b"not packed"),
-        ("xstest_prompts.jsonl.gz", gzip.compress(b"{}" * 99)[:-9]),
-        ("xstest_prompts.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 20),
+        ("xstest_prompts.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9]),
+        ("xstest_prompts.jsonl.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20),
         ("xstest_prompts.csv", b"prompt,label\n" + b"x" * 200_000),
     ],
+    ids=["cut off", "no objects", "no UTF-8", "no list", "not packed", "half packed", "badly packed", "long field"],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
