@@ -38,7 +38,7 @@ from steersman.train import distillation, distributed, loop
 from steersman.train.distillation import DistillationConfig
 from steersman.types import Demonstration, Record, Seed, transport
 
-VERSION = 1
+VERSION = 2
 
 
 class ReplayConfig(Record):
