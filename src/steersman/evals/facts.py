@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from steersman.data.sources import spread
 from steersman.evals.conditions import Condition
+from steersman.evals.detectors.behaviours import detect
 from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript
@@ -67,7 +68,7 @@ def ask(
     partial: Path,
     out: StageFolder,
 ) -> list[dict[str, Any]]:
-    """Answers under one condition, each with whether it is right.
+    """Answers under one condition, each with whether it is right, and whether it declines.
 
     Args:
         partial: the transcript, which several conditions may share; a killed run continues from it.
@@ -83,6 +84,7 @@ def ask(
     for index, fact in enumerate(facts):
         reply = {key: value for key, value in replies[index].items() if key not in ("step", "index")}
         about = {"condition": condition.name, "index": index, "prompt": fact.question, "form": fact.form}
-        rows.append({**about, **reply, "right": is_right(fact, reply["answer"])})
+        declined = detect("refuses", fact.question, reply["answer"])
+        rows.append({**about, **reply, "right": is_right(fact, reply["answer"]), "declined": declined})
     out.emit(event="facts", condition=condition.name, asked=len(rows), right=sum(row["right"] for row in rows))
     return rows

@@ -18,6 +18,8 @@ Loops: exact repetition, `data/loops.py` (Holtzman et al. 2020, arXiv:1904.09751
 answers, as in open-domain question answering (Joshi et al. 2017, arXiv:1705.03551).
 
     makes sense = on the question, and no loop, and not garbled, and ended
+
+These are necessary and not sufficient: fluent nonsense on the subject passes, so that the rate is an upper bound.
 """
 
 from __future__ import annotations
@@ -350,7 +352,10 @@ def summarise(
             "loops": wilson(sum(row["loop"] for row in written), len(written)).json(),
         },
         "fluency": _fluency(own, threshold),
-        "facts": [measure(form, groups, lambda r: r["right"]) for form, groups in by_form.items()],
+        "facts": [
+            *(measure(form, groups, lambda r: r["right"]) for form, groups in by_form.items()),
+            measure("declined", answered, lambda r: r["declined"]),
+        ],
     }
 
 

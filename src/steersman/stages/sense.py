@@ -91,6 +91,8 @@ def estimate(config: SenseSettings, workload: Workload) -> Work:
 
 # ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 LIMITS = (
+    "Makes sense is an upper bound. Each measure finds a fault; fluent nonsense about the subject has none of them. "
+    "Read answers before you believe the rate.",
     "Relevance is not truth. An answer that copies words of its question counts as on the question, and a fluent "
     "falsehood makes sense by these measures.",
     "The classifier's error is that of human-written answers. Short and vague answers are harder to place, so that its "
@@ -109,12 +111,13 @@ def section(record: StageRecord) -> Section:
         title="Do the answers make sense?",
         blocks=(
             paragraph(
-                "An answer makes sense if it is on the question, has no loop, is not garbled, and ended. Judged by "
-                f"the raw model on {summary['prompts']} evaluation prompts; differences are paired.{_left_out(summary)}"
+                "An answer has no fault that these measures find if it is on the question, has no loop, is not "
+                "garbled, and ended; so at most this share makes sense. Judged by the raw model on "
+                f"{summary['prompts']} evaluation prompts; differences are paired.{_left_out(summary)}"
             ),
             _compared("What the answers are", "Answers", summary["measures"], strong="makes sense"),
             *_classifier(summary),
-            _compared("Known facts, right in the first two sentences", "Asked", summary["facts"], strong="all"),
+            _compared("Known facts", "Answers", summary["facts"], strong="all"),
             *_fluency(summary["fluency"]),
         ),
         limits=LIMITS,
@@ -141,11 +144,12 @@ def _compared(caption: str, first: str, measured: list[dict[str, Any]], strong: 
 
 
 NAMES = {
-    "question": "as questions",
-    "command": "as commands",
-    "all": "all",
     "loop": "has a loop",
     "garbled": "is garbled",
+    "makes sense": "makes sense (at most)",
+    "all": "right in the first two sentences",
+    "question": "... asked as questions",
+    "command": "... asked as commands",
 }
 
 

@@ -22,6 +22,10 @@ PACKAGE = Path(steersman.__file__).parent
 LIBRARY = PACKAGE / "data" / "library"
 DATA_SETS = (LIBRARY / "assistant", LIBRARY / "code-of-conduct", PACKAGE / "cli" / "starter_project" / "data")
 SHIPPED = facts.load()
+COMMON_WORDS = """
+what which who is the of a an in on are do does did how many much there have has name give say tell me for that by
+called
+"""
 LIMA = Fact(question="What is the capital of Peru?", accept=("lima",), form="question")
 THOUSAND = Fact(question="Say how many grams a kilogram has.", accept=("1000", "thousand"), form="command")
 CITY = Fact(question="Name a city in Argentina.", accept=("buenos aires",), form="command")
@@ -71,10 +75,14 @@ def test_both_conditions_share_a_transcript_and_a_second_call_asks_nothing(tmp_p
     events: list[dict[str, Any]] = []
     out, partial = StageFolder(tmp_path, "sense", lambda **event: events.append(event)), tmp_path / "partial.jsonl"
     sampling, preamble = SamplingConfig(max_new_tokens=48), (Message(role="system", content="Be plain."),)
-    knows, knows_not = ScriptedModel({LIMA.question: "Lima."}, "Rosario."), ScriptedModel({}, "No idea.")
+    knows, knows_not = (
+        ScriptedModel({LIMA.question: "Lima."}, "Rosario."),
+        ScriptedModel({CITY.question: "I can't help with that."}, "Cusco."),
+    )
     first = ask([LIMA, CITY], knows, Condition(FEW_SHOT, preamble), sampling, partial, out)
     second = ask([LIMA, CITY], knows_not, Condition(ALIGNED, None), sampling, partial, out)
     assert [row["right"] for row in first] == [True, False]
+    assert [row["declined"] for row in (*first, *second)] == [False, False, False, True]
     assert [(row["condition"], row["index"], row["right"]) for row in second] == [
         (ALIGNED, 0, False),
         (ALIGNED, 1, False),
@@ -123,11 +131,7 @@ def test_nothing_near_a_fact_is_trained_on_or_asked_elsewhere(folder: Path) -> N
 
 def test_the_knowledge_items_are_others() -> None:
     """What both measure must not be the same facts: no twin, and no item with the same answer and the same subject."""
-    few = set(
-        words(
-            "what which who is the of a an in on are do does did name give say tell me for that by called how many much there have has"
-        )
-    )
+    few = set(words(COMMON_WORDS))
     for item in read_jsonl(LIBRARY / "capability" / "knowledge.jsonl"):
         own = set(words(item["question"]))
         for fact in SHIPPED:

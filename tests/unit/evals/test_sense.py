@@ -267,7 +267,10 @@ def test_the_tables_compare_both_conditions_on_the_same_prompts() -> None:
     rows = [judged(FEW_SHOT, i, fact, nats=-2.0) for i, fact in enumerate(before)]
     rows += [judged(ALIGNED, i, fact, kept=i > 0, nats=-1.5) for i, fact in enumerate(after)]
     answered = [(FEW_SHOT, "question"), (FEW_SHOT, "command"), (ALIGNED, "question"), (ALIGNED, "command")]
-    asked = [{"condition": c, "form": f, "right": (c, f) != (ALIGNED, "command")} for c, f in answered]
+    asked = [
+        {"condition": c, "form": f, "right": (c, f) != (ALIGNED, "command"), "declined": c == ALIGNED}
+        for c, f in answered
+    ]
     human = [written(True, False)] * 29 + [written(False, True), written(None, None)]
     found = sense.summarise(CONFIG, rows, human, asked, threshold=-3.0)
     measures, facts = by_label(found["measures"]), by_label(found["facts"])
@@ -279,6 +282,7 @@ def test_the_tables_compare_both_conditions_on_the_same_prompts() -> None:
     assert facts["all"][f"versus_{FEW_SHOT}"]["value"] == -0.5
     assert facts["command"]["rates"][ALIGNED]["value"] == 0.0
     assert facts["question"]["n"] == 1
+    assert facts["declined"]["rates"][ALIGNED]["value"] == 1.0
     assert found["fluency"]["difference"]["value"] == pytest.approx(0.5)
     classifier = found["classifier"]
     assert (classifier["sensitivity"]["value"], classifier["false_positive"]["value"]) == (29 / 30, 1 / 30)
