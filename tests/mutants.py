@@ -290,14 +290,14 @@ MUTANTS = (
         "unit/evals/test_sense.py::test_an_exchanged_prompt_poses_as_the_answers_own_against_others_alone",
     ),
     Mutant(
-        'an answer that was cut off makes sense',
-        'evals/sense.py',
+        "an answer that was cut off makes sense",
+        "evals/sense.py",
         'sense = found["on_question"] and found["ended"] and',
         'sense = found["on_question"] and',
-        'unit/evals/test_sense.py::test_an_answer_makes_sense_if_nothing_is_wrong',
+        "unit/evals/test_sense.py::test_an_answer_makes_sense_if_nothing_is_wrong",
     ),
     Mutant(
-        "the answer"s terminator is scored",
+        "the terminator of an answer is scored",
         "evals/sense.py",
         "completion_ids(answer)[:-1] if",
         "completion_ids(answer) if",
