@@ -25,6 +25,7 @@ from steersman.report.evidence import ReportSettings, read_evidence
 from steersman.stage import Input, Inputs, Sources, Stage
 from steersman.stages import answers, data, dpo, forms, judge, public_prompts, reward_model, rl, scores, sft, sources
 from steersman.stages import capability as capability_stages
+from steersman.stages import sense as sense_stage
 from steersman.stages.inputs import POLICY
 from steersman.stages.sources import Source
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
@@ -52,6 +53,7 @@ STAGES: tuple[Stage[Any], ...] = (
     answers.ABLATION,
     answers.ALIGNED_ANSWERS,
     capability_stages.ALIGNED_CAPABILITY,
+    sense_stage.SENSE,
     scores.SCORES,
 )
 

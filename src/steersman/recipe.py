@@ -22,6 +22,7 @@ from steersman.evals.answers import AnswersConfig
 from steersman.evals.capability import CapabilityConfig
 from steersman.evals.forms import FormsConfig
 from steersman.evals.public_prompts import PublicPromptsConfig
+from steersman.evals.sense import SenseConfig
 from steersman.lm.device import Hardware
 from steersman.train.dpo import DpoConfig
 from steersman.train.reward_model import CostConfig, RewardConfig
@@ -136,6 +137,9 @@ class Recipe(Record):
         default=None, description="Refusals on public sets of prompts, where a copy of them is found."
     )
     capability: CapabilityConfig = Field(default=CapabilityConfig(), description="Knowledge and perplexity.")
+    sense: SenseConfig | None = Field(
+        default=None, description="Do the answers make sense: relevance, loops, fluency, facts with known answers."
+    )
     report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 
     _origin: Origin = PrivateAttr(default_factory=Origin)

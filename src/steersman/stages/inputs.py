@@ -9,6 +9,7 @@ from typing import Any
 from steersman.constitution import ai_feedback, critique_revise
 from steersman.constitution.document import Constitution
 from steersman.data.sources import DataSet
+from steersman.evals.facts import Fact
 from steersman.recipe import Recipe
 from steersman.stage import Input, folder, optional, rows
 from steersman.types import Comparison, Demonstration, Prompt
@@ -34,6 +35,7 @@ JUDGE_MODEL: Input[str | None] = optional(Input(("judge_model",), _as_it_is))  #
 DATASET: Input[DataSet] = Input(("dataset",), _as_it_is)
 PUBLIC_PROMPTS: Input[list[Prompt]] = Input(("public_sets",), _as_it_is)
 CAPABILITY_ITEMS: Input[None] = Input(("capability_items",), _as_it_is)
+FACTS: Input[list[Fact]] = Input(("facts",), _as_it_is)
 
 PERSONA: Input[str] = Input(("constitution",), lambda c: c.persona, part=lambda c: c.persona, label="persona")
 # A key without distillation holds no persona.

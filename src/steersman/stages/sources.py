@@ -12,15 +12,15 @@ from steersman.data import sources
 from steersman.data.formats import dump
 from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError
-from steersman.evals import capability, public_prompts
+from steersman.evals import capability, facts, public_prompts
 from steersman.lm import pretrained, tiny
 from steersman.lm.device import Hardware
 from steersman.recipe import Recipe
 from steersman.stage import Sources
-from steersman.store import Identity, Run, canonical, sha256_text
+from steersman.store import Identity, Run, canonical, sha256_file, sha256_text
 from steersman.terminal import console
 
-NAMES = ("base", "model_name", "judge_model", "dataset", "constitution", "public_sets", "capability_items")
+NAMES = ("base", "model_name", "judge_model", "dataset", "constitution", "public_sets", "capability_items", "facts")
 
 
 class Source(NamedTuple):
@@ -55,6 +55,7 @@ def digested(given: Sources, base: Path | None) -> dict[str, Source]:
         "constitution": Source(given.constitution, given.constitution.digest),
         "public_sets": Source(public, sha256_text(canonical(dump(public)))),
         "capability_items": Source(None, capability.items_digest()),
+        "facts": Source(facts.load(), sha256_file(facts.FILE)),
     }
 
 

@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from steersman.data.loops import loops
 from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.lm.chat_format import ChatFormat, Example
@@ -37,7 +38,6 @@ FILE = "distilled.jsonl"
 SAMPLED_AT_ONCE = 64  # prompts that the teacher answers at a time
 TEACHER_BATCH = 16  # answers whose hidden states the teacher computes in one pass
 SHORTEST = 3  # words of an answer that is kept
-REPEATS = 3  # an answer in which four words occur this often in a row, or anywhere, is a loop
 
 
 class DistillationConfig(Record):
@@ -97,17 +97,11 @@ def why_dropped(prompt: str, answer: str, refuses: Callable[[str, str], bool], *
         return "not ended"
     if len(words) < SHORTEST:
         return "too short"
-    grams = Counter(tuple(words[i : i + 4]) for i in range(len(words) - 3))
-    if max(grams.values(), default=0) >= REPEATS or _stutters(words):
+    if loops(answer):
         return "loop"
     if " ".join(words) in prompt.lower():
         return "copy of the prompt"
     return "refusal" if refuses(prompt, answer) else None
-
-
-def _stutters(words: Sequence[str]) -> bool:
-    """Whether a sentence or a run of words comes twice in a row."""
-    return any(words[i : i + n] == words[i + n : i + 2 * n] for n in range(2, 9) for i in range(len(words) - 2 * n + 1))
 
 
 def answers(
