@@ -175,6 +175,20 @@ MUTANTS = (
         "unit/lm/test_head.py::test_the_estimate_of_the_loss_and_its_gradient_are_unbiased",
     ),
     Mutant(
+        "digits of a SmolLM2 stay together",
+        "lm/gguf_file.py",
+        '"smollm": Words(digits=True)',
+        '"smollm": Words()',
+        "unit/lm/test_gguf_bpe.py::test_tokens_are_those_of_llama_cpp",
+    ),
+    Mutant(
+        "the token that ends a turn does not stop an answer",
+        "lm/gguf_file.py",
+        "eos_token_id = [eos, eot]",
+        "eos_token_id = eos",
+        "unit/lm/test_gguf_bpe.py::test_a_chat_is_written_by_the_files_template_and_stops_at_its_ids",
+    ),
+    Mutant(
         "the nucleus loses the token that crosses its edge",
         "lm/sampling.py",
         "before = best.double().cumsum(-1) - best",

@@ -186,7 +186,7 @@ def _preparation(model: str, base: Path | None) -> tuple[str, float | None]:
         return "", 0.0
     if model == pretrained.PACKAGED:
         return "they are converted once, about a minute; until then tokens are guessed from words", PREPARE_SECONDS
-    do = "converted" if model.lower().endswith(".gguf") else "downloaded"
+    do = "converted" if model == pretrained.INSTRUCT or model.lower().endswith(".gguf") else "downloaded"
     return f"{model} is {do} first; until then its minutes and memory are unknown", None
 
 

@@ -107,7 +107,7 @@ class Recipe(Record):
 
     name: Slug = Field(description="The run's name: it works in runs/NAME unless --out is given.")
     hardware: Hardware = Field(default=Hardware(), description="The device and the precision of all models.")
-    model: str = Field(description="gemma-3-270m, tiny-random, a Hub id, a folder, or a GGUF file.")
+    model: str = Field(description="gemma-3-270m, smollm2-135m-instruct, tiny-random, a Hub id, a folder, a GGUF file.")
     constitution: str = Field(description="A shipped constitution's name, or a YAML file.")
     data: str = Field(description="A shipped data set's name, or a folder of .jsonl files.")
     votes: str | None = Field(

@@ -166,6 +166,17 @@ def test_packaged_weights_that_are_not_prepared_stay_so(tmp_path: Path, monkeypa
     assert "converted once" in " ".join(shown(planned).split())
 
 
+def test_an_installed_model_that_is_not_converted_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights_to_plan").mkdir()
+    (tmp_path / "weights_to_plan" / "small.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pretrained, "_INSTRUCT_FILE", ("weights_to_plan", "small.gguf"))
+    monkeypatch.setenv("STEERSMAN_CACHE", str(tmp_path / "cache"))
+    planned = plan(tiny("model=smollm2-135m-instruct"), tmp_path / "run")
+    assert planned.seconds is None
+    assert "smollm2-135m-instruct is converted first" in shown(planned)
+
+
 def test_model_of_the_hub_that_is_not_downloaded_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     planned = plan(tiny("model=nobody/nothing"), tmp_path / "run")

