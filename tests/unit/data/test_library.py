@@ -18,14 +18,17 @@ from steersman.data.sources import DataSet
 from steersman.evals.forms import kind_of
 from steersman.types import Comparison, Demonstration, Prompt
 
-NAMES = ("assistant", "code-of-conduct")
+NAMES = ("assistant", "assistant-forms", "code-of-conduct")
+CONSTITUTIONS = {"assistant-forms": "assistant"}  # of data sets with another name
 AT_LEAST = {
     "assistant": {"demonstrations": 400, "comparisons": 400, "prompts": 600, "evaluation": 240},
+    "assistant-forms": {"demonstrations": 4000, "comparisons": 400, "prompts": 600, "evaluation": 240},
     "code-of-conduct": {"demonstrations": 120, "comparisons": 120, "prompts": 160, "evaluation": 60},
 }
 # Principles that are kept by refusing some requests and by not refusing others.
 REFUSAL = {
     "assistant": {"refuse-harm", "no-needless-refusal", "privacy", "fairness", "disinformation"},
+    "assistant-forms": {"refuse-harm", "no-needless-refusal", "privacy", "fairness", "disinformation"},
     "code-of-conduct": {"confidentiality", "records", "no-help-to-bypass"},
 }
 LANGUAGES = {"lang:de", "lang:fr", "lang:es"}
@@ -58,20 +61,20 @@ def test_there_are_enough_rows_of_each_kind(name: str) -> None:
 
 
 def test_every_row_has_a_topic_and_principles_that_the_constitution_defines(name: str) -> None:
-    defined = {principle.id for principle in document.load(name).principles}
+    defined = {principle.id for principle in document.load(CONSTITUTIONS.get(name, name)).principles}
     assert [row for row in rows(name) if not row.principles or not defined.issuperset(row.principles)] == []
     assert [row for row in rows(name) if row.topic is None] == []
 
 
 def test_every_principle_is_taught_compared_prompted_and_measured(name: str) -> None:
     covered = {row.principle for row in report(name).coverage if min(row[1:5]) >= 5}
-    assert covered == {principle.id for principle in document.load(name).principles}
+    assert covered == {principle.id for principle in document.load(CONSTITUTIONS.get(name, name)).principles}
 
 
 def test_the_lint_finds_nothing_to_remark_on(name: str) -> None:
     data = shipped(name)
     findings = lint(
-        document.load(name),
+        document.load(CONSTITUTIONS.get(name, name)),
         demonstrations=data.demonstrations,
         comparisons=data.comparisons,
         prompts=data.prompts,
@@ -137,7 +140,7 @@ def contents(grid: Sequence[Prompt]) -> dict[str, list[Prompt]]:
 
 def test_grids_hold_every_content_in_every_form_and_as_many_of_each_kind(name: str) -> None:
     grids = [shipped(name).forms, shipped(name).development]
-    assert [bool(grid) for grid in grids] == [name == "assistant"] * 2
+    assert [bool(grid) for grid in grids] == [name != "code-of-conduct"] * 2
     for grid in filter(None, grids):
         kinds = Counter[str]()
         for rows in contents(grid).values():

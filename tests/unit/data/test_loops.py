@@ -43,5 +43,5 @@ def test_few_demonstrations_are_called_loops() -> None:
 
 
 def test_a_teachers_loop_is_not_learnt() -> None:
-    assert why_dropped("Where is it?", LOOPS["a sentence, later again"], ended=True) == "loop"
-    assert why_dropped("Where is it?", "It is in the house by the sea.", ended=True) is None
+    assert why_dropped("Where is it?", LOOPS["a sentence, later again"], lambda *_: False, ended=True) == "loop"
+    assert why_dropped("Where is it?", "It is in the house by the sea.", lambda *_: False, ended=True) is None

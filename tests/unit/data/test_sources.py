@@ -32,7 +32,7 @@ def data_set(folder: Path, **changes: Any) -> DataSet:
 
 # ── finding and reading ──────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_shipped_name_and_a_folder_are_found(tmp_path: Path) -> None:
-    assert sources.library() == ["assistant", "code-of-conduct"]
+    assert sources.library() == ["assistant", "assistant-forms", "code-of-conduct"]
     assert locate("assistant") == sources.LIBRARY / "assistant"
     assert locate(tmp_path) == tmp_path
 

@@ -14,7 +14,10 @@ from steersman.data.check import five_grams, words
 
 PACKAGE = Path(steersman.__file__).parent
 LIBRARY = PACKAGE / "data" / "library"
-DATA_SETS = (LIBRARY / "assistant", LIBRARY / "code-of-conduct", PACKAGE / "cli" / "starter_project" / "data")
+DATA_SETS = (
+    *(LIBRARY / name for name in ("assistant", "assistant-forms", "code-of-conduct")),
+    PACKAGE / "cli" / "starter_project" / "data",
+)
 # Runs of five words that everyone uses and that give nothing away; looked at one by one.
 EVERYDAY = {("put", "a", "bucket", "under", "the"), ("is", "the", "name", "of", "the")}
 
@@ -56,7 +59,7 @@ def test_nothing_is_asked_or_measured_twice(items: list[str]) -> None:
     assert [" ".join(text) for text, times in counted.items() if times > 1] == []
 
 
-@pytest.mark.parametrize("folder", DATA_SETS, ids=["assistant", "code-of-conduct", "starter"])
+@pytest.mark.parametrize("folder", DATA_SETS, ids=["assistant", "assistant-forms", "code-of-conduct", "starter"])
 def test_no_five_words_in_a_row_are_trained_on_or_asked_elsewhere(folder: Path) -> None:
     """Perplexity and knowledge would otherwise gain from the demonstrations, and alignment look free."""
     demonstrations, evaluation = rows(folder / "demonstrations.jsonl"), rows(folder / "evaluation.jsonl")
