@@ -77,16 +77,16 @@ def locate(config: PublicPromptsConfig) -> Path | None:
     """The folder with the user's copy, None where there is none.
 
     Raises:
-        DataError: the recipe names a folder that does not exist.
+        DataError: the recipe, or the environment variable, names a folder that does not exist.
     """
-    if config.folder is not None:
-        if not Path(config.folder).is_dir():
-            raise DataError(
-                f"no folder {config.folder}", where="public_prompts.folder", do="name the folder with the public sets"
-            )
-        return Path(config.folder)
-    named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named) if named and Path(named).is_dir() else None
+    named, where = config.folder, "public_prompts.folder"
+    if named is None:
+        named, where = os.environ.get(FOLDER_VARIABLE), FOLDER_VARIABLE
+    if not named:
+        return None
+    if not Path(named).is_dir():
+        raise DataError(f"no folder {named}", where=where, do="name the folder with the public sets")
+    return Path(named)
 
 
 def load(config: PublicPromptsConfig) -> list[Prompt]:

@@ -98,7 +98,8 @@ def test_without_a_copy_the_stage_is_left_out(copy: Path, tmp_path: Path, monkey
     assert config_of(with_section) is None
     assert config_of(load_recipe("smoke", ["public_prompts=null"])) is None
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "nowhere"))
-    assert config_of(with_section) is None
+    with pytest.raises(DataError, match=f"{FOLDER_VARIABLE}: no folder .*nowhere"):
+        config_of(with_section)
     monkeypatch.setenv(FOLDER_VARIABLE, str(copy))
     assert PUBLIC.config(with_section) == PublicPromptsConfig()
     assert load(PublicPromptsConfig()) == load(config(copy))
