@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = (*SMALL, "rl=null", "cost_model=null", "answers.few_shot_examples=1")
 STAGES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
-FROM_REVISIONS = ["revisions", "cai_sft", "feedback", "preference_model", "dpo", "ablation", "aligned_answers"]
+FROM_REVISIONS = ["revisions", "cai_sft", "feedback", "preference_model", "dpo", "forms", "ablation", "aligned_answers"]
 
 
 align = functools.partial(align_smoke, limits=SETTINGS)

@@ -28,7 +28,7 @@ from steersman.store import Run
 from .conftest import SETTINGS, align_smoke
 
 NAMES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
-AFTER_RL = ["rl", "aligned_answers", "aligned_capability", "sense", "scores"]
+AFTER_RL = ["rl", "forms", "aligned_answers", "aligned_capability", "sense", "scores"]
 
 
 def ran(said: list[str]) -> list[str]:
@@ -232,11 +232,11 @@ def kill_in(tmp_path: Path) -> Iterator[Kill]:
 @pytest.mark.slow
 def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, kill_in: Kill, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    kill_in("raw_answers", 0)  # the first condition is answered, the second is not
     kill_in("sft", 9)  # two checkpoints are written, and steps after them are lost
     kill_in("reward_model", 1)  # after its first checkpoint
     kill_in("dpo", 3)  # one checkpoint is written, and a step after it is lost
     kill_in("rl", 3)  # after its first checkpoint and its second evaluation
+    kill_in("raw_answers", 0)  # the first condition is answered, the second is not
     kill_in("aligned_capability", 2)  # three batches are scored
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves
