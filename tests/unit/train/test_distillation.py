@@ -79,7 +79,7 @@ def test_the_few_shot_prompt_has_the_persona_and_rows_of_middling_length() -> No
         ("Rice is boiled in twice as much", False, "not ended"),
         ("Boil it.", True, "too short"),
         ("Boil the rice and boil the rice and stir.", True, "loop"),  # a run twice in a row
-        ("we boil it so. Then we boil it so! later we boil it so", True, None),  # four words: twice, and not in a row
+        ("we boil it so, then we boil it so later on", True, None),  # four words: twice, and not in a row
         ("a we boil it now b we boil it now c we boil it now", True, "loop"),  # three times
         ("how do I cook rice", True, "copy of the prompt"),
         ("Sorry, I won't help with rice.", True, "refusal"),
