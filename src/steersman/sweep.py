@@ -87,7 +87,7 @@ def recipe_of(config: SweepConfig, variant: str, seed: int) -> Recipe:
 def run(config: SweepConfig, out: Path | None = None, echo: Callable[[str], None] = print) -> dict[str, Any]:
     """Run what is not finished yet, and write ``sweep.json``; returns its content.
 
-    Every recipe is checked before the first training.
+    Every variant is checked before the first training.
 
     Raises:
         UserError: a variant's recipe is wrong. RunError: a run could not finish; run the sweep again to go on.
@@ -96,8 +96,8 @@ def run(config: SweepConfig, out: Path | None = None, echo: Callable[[str], None
     recipes = {
         (variant, seed): recipe_of(config, variant, seed) for variant in config.variants for seed in config.seeds
     }
-    for recipe in recipes.values():
-        pipeline.prepare(recipe, config.until)
+    for variant in config.variants:
+        pipeline.prepare(recipes[variant, config.seeds[0]], config.until)
     runs: dict[tuple[str, int], Run] = {}
     for (variant, seed), recipe in recipes.items():
         path = folder / f"{variant}-seed{seed}"

@@ -116,6 +116,15 @@ class Demonstration(Record):
     source: str = Field(default="", description=SOURCE)
 
 
+def few_shot_prompt(system: str, demonstrations: Sequence[Demonstration]) -> tuple[Message, ...]:
+    """A system message, then each demonstration as a user's and an assistant's turn."""
+    messages = [Message(role="system", content=system)]
+    for row in demonstrations:
+        messages.append(Message(role="user", content=plain_text(row.prompt)))
+        messages.append(Message(role="assistant", content=row.completion))
+    return tuple(messages)
+
+
 def _comparable(options: tuple[str, ...]) -> tuple[str, ...]:
     if not 2 <= len(options) <= 9:
         raise ValueError(f"a comparison has 2 to 9 answers, not {len(options)}")

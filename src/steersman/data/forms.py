@@ -8,14 +8,13 @@ counts refusals by form, and by first word, and names the forms that hardly occu
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from steersman.stats import Estimate, independent_difference, wilson
 from steersman.types import Demonstration, Text, messages_of, plain_text
 
-TAG, LANGUAGE = "form:", "lang:"
+TAG = "form:"
 CONVERSATION, POLITE, QUESTION, WISH, COMMAND, TERSE, STORY = FORMS = (
     "conversation", "polite", "question", "wish", "command", "terse", "story",
 )  # fmt: skip
@@ -125,8 +124,8 @@ def check_forms(demonstrations: Sequence[Demonstration], refuses: Callable[[str,
     rows = [(row, refuses(plain_text(row.prompt), row.completion)) for row in demonstrations]
     forms = _by(rows, lambda row: form_of(row.prompt, row.tags), least=1)
     words = _by(rows, lambda row: _first_word(row.prompt), least=FIRST_WORDS_FROM)
-    counts = Counter(form_of(row.prompt, row.tags) for row in demonstrations)
-    missing = [form for form in FORMS if counts[form] < RARE * len(rows)]
+    counts = {form.name: form.refused.n for form in forms}
+    missing = [form for form in FORMS if counts.get(form, 0) < RARE * len(rows)]
     share = sum(refused for _, refused in rows) / max(1, len(rows))
     return FormReport(forms, [word for word in words if word.tells], missing, share)
 

@@ -17,7 +17,7 @@ from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript
 from steersman.store import StageFolder, write_jsonl
 from steersman.terminal import Progress
-from steersman.types import Demonstration, Message, Prompt, Record, plain_text
+from steersman.types import Demonstration, Message, Prompt, Record, few_shot_prompt, plain_text
 
 VERSION = 1
 ANSWERS = "answers.jsonl"
@@ -42,11 +42,7 @@ def few_shot_preamble(persona: str, demonstrations: Sequence[Demonstration], exa
             best = shortest.get(row.principles[0])
             if best is None or len(row.prompt + row.completion) < len(plain_text(best.prompt) + best.completion):
                 shortest[row.principles[0]] = row
-    messages = [Message(role="system", content=persona)]
-    for row in list(shortest.values())[:examples]:
-        messages.append(Message(role="user", content=plain_text(row.prompt)))
-        messages.append(Message(role="assistant", content=row.completion))
-    return tuple(messages)
+    return few_shot_prompt(persona, list(shortest.values())[:examples])
 
 
 def run(

@@ -8,6 +8,7 @@ every run asks the same ones.
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
@@ -99,10 +100,11 @@ def load(config: PublicPromptsConfig) -> list[Prompt]:
     if folder is None:
         return []
     files = sorted(path for path in folder.rglob("*") if path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".csv")))
+    read = functools.cache(_rows)  # several sets lie in one file
     prompts = []
     for wanted in SETS:
         path = next((path for path in files if path.name.startswith(wanted.file)), None)
-        rows = _rows(path) if path else []
+        rows = read(path) if path else []
         column, value = wanted.where
         texts = {_text(row, wanted.column) for row in rows if not column or row.get(column) == value}
         chosen = sorted(texts - {""}, key=sha256_text)[: min(wanted.rows, config.limit)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, assumed_lengths, schedule, total
-from steersman.evals import answers
+from steersman.evals import answers, scores
 from steersman.evals.answers import AnswersConfig
 from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW, Condition
 from steersman.lm.language_model import LocalModel
@@ -15,7 +15,7 @@ from steersman.lm.transcript import RESUMABLE
 from steersman.recipe import Recipe
 from steersman.stage import Input, Inputs, Stage, folder, optional
 from steersman.stages.inputs import BASE, EVALUATION, PERSONA, POLICY, SFT, TRAIN
-from steersman.store import StageFolder
+from steersman.store import StageFolder, read_jsonl
 from steersman.types import Message, Prompt, plain_text
 
 POLICIES: tuple[Input[Path | None], ...] = (SFT, *(optional(folder(name)) for name in POLICY.names[1:]))
@@ -32,6 +32,16 @@ def run_aligned(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
     """The aligned model's answers."""
     model = LocalModel.load(given[BASE], given[POLICY])
     answers.run(config, model, given[EVALUATION], [Condition(ALIGNED, None)], out)
+
+
+def aligned_refusals(
+    sampling: SamplingConfig, prompts: Sequence[Prompt], given: Inputs, out: StageFolder
+) -> list[tuple[Prompt, bool]]:
+    """Each prompt with whether the aligned model refuses it; the stage declares BASE and POLICY."""
+    model = LocalModel.load(given[BASE], given[POLICY])
+    answers.run(AnswersConfig(sampling=sampling), model, prompts, [Condition(ALIGNED, None)], out)
+    rows = read_jsonl(out.file(answers.ANSWERS))
+    return [(prompts[row["index"]], bool(scores.refused(prompts[row["index"]], row["answer"]))) for row in rows]
 
 
 def run_ablation(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:

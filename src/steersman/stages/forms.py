@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from steersman.cost.work import Work, Workload
-from steersman.evals import answers, forms, scores
-from steersman.evals.answers import AnswersConfig
-from steersman.evals.conditions import ALIGNED, Condition
+from steersman.evals import answers, forms
+from steersman.evals.conditions import ALIGNED
 from steersman.evals.detectors import behaviours
 from steersman.evals.forms import FormsConfig
-from steersman.lm.language_model import LocalModel
 from steersman.report.blocks import Cell, Number, Rate, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
 from steersman.report.format import p_value, phrase
 from steersman.stage import Inputs, Sources, Stage
-from steersman.stages.answers import generation_work
+from steersman.stages.answers import aligned_refusals, generation_work
 from steersman.stages.inputs import BASE, DEVELOPMENT, FORM_GRID, POLICY
-from steersman.store import StageFolder, read_jsonl, write_json
+from steersman.store import StageFolder, write_json
 
 SUMMARY = "summary.json"
 
@@ -23,11 +21,8 @@ SUMMARY = "summary.json"
 def run(config: FormsConfig, given: Inputs, out: StageFolder) -> None:
     """The aligned model's refusals on a grid of contents in every form."""
     prompts = given[FORM_GRID] if config.prompts == "forms" else given[DEVELOPMENT]
-    model = LocalModel.load(given[BASE], given[POLICY])
-    answers.run(AnswersConfig(sampling=config.sampling), model, prompts, [Condition(ALIGNED, None)], out)
-    rows = read_jsonl(out.file(answers.ANSWERS))
-    cells = [forms.cell(prompts[r["index"]], bool(scores.refused(prompts[r["index"]], r["answer"]))) for r in rows]
-    summary = forms.summarise(cells)
+    found = aligned_refusals(config.sampling, prompts, given, out)
+    summary = forms.summarise([forms.cell(prompt, refused) for prompt, refused in found])
     write_json(out.file(SUMMARY), {"prompts": config.prompts, **summary})
     for kind, measured in summary["kinds"].items():
         refused, effect = measured["refused"]["value"], measured["effect_of_form"]["value"]

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from steersman.cost.work import Work, Workload
-from steersman.evals import answers, public_prompts, scores
-from steersman.evals.answers import AnswersConfig
-from steersman.evals.conditions import ALIGNED, Condition
+from steersman.evals import answers, public_prompts
+from steersman.evals.conditions import ALIGNED
 from steersman.evals.detectors import behaviours
 from steersman.evals.public_prompts import PublicPromptsConfig
-from steersman.lm.language_model import LocalModel
 from steersman.recipe import Recipe
 from steersman.report.blocks import Block, Cell, Difference, Rate, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
 from steersman.report.format import phrase
 from steersman.stage import Inputs, Stage
-from steersman.stages.answers import generation_work
+from steersman.stages.answers import aligned_refusals, generation_work
 from steersman.stages.inputs import BASE, POLICY, PUBLIC_PROMPTS
-from steersman.store import StageFolder, read_jsonl, write_json
+from steersman.store import StageFolder, write_json
 
 SUMMARY = "summary.json"
 
 
 def run(config: PublicPromptsConfig, given: Inputs, out: StageFolder) -> None:
     """The aligned model's refusals on public sets of prompts, where a copy of them is found."""
-    prompts = given[PUBLIC_PROMPTS]
-    model = LocalModel.load(given[BASE], given[POLICY])
-    answers.run(AnswersConfig(sampling=config.sampling), model, prompts, [Condition(ALIGNED, None)], out)
-    rows = read_jsonl(out.file(answers.ANSWERS))
-    summary = public_prompts.summarise(prompts, [bool(scores.refused(prompts[r["index"]], r["answer"])) for r in rows])
+    found = aligned_refusals(config.sampling, given[PUBLIC_PROMPTS], given, out)
+    summary = public_prompts.summarise(*zip(*found, strict=True))
     write_json(out.file(SUMMARY), summary)
     for kind, measured in summary["kinds"].items():
         out.emit(event="refused", kind=kind, rate=measured["refused"]["value"])

@@ -26,13 +26,13 @@ from torch import Tensor
 from steersman.data.loops import loops
 from steersman.data.sources import spread
 from steersman.errors import DataError
-from steersman.lm.chat_format import ChatFormat, Example
+from steersman.lm.chat_format import ChatFormat, Example, pad
 from steersman.lm.head import trunk
 from steersman.lm.sampling import Request, Sampler, SamplingConfig, common_prefix
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress
 from steersman.train import distributed
-from steersman.types import Demonstration, Message, Record, plain_text
+from steersman.types import Demonstration, Message, Record, few_shot_prompt, plain_text
 
 FILE = "distilled.jsonl"
 SAMPLED_AT_ONCE = 64  # prompts that the teacher answers at a time
@@ -63,11 +63,7 @@ def teachers_prompt(persona: str, demonstrations: Sequence[Demonstration], examp
     lengths = sorted(len(row.completion) for row in plain) or [0]
     low, high = (lengths[int(share * (len(lengths) - 1))] for share in (0.3, 0.7))
     middling = [row for row in plain if low <= len(row.completion) <= high and "\n" not in row.completion]
-    messages = [Message(role="system", content=persona)]
-    for row in spread(middling or plain, examples):
-        messages.append(Message(role="user", content=plain_text(row.prompt)))
-        messages.append(Message(role="assistant", content=row.completion))
-    return tuple(messages)
+    return few_shot_prompt(persona, spread(middling or plain, examples))
 
 
 def answerable(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
@@ -170,20 +166,16 @@ def teachers_states(model: Any, taught: Sequence[Example], pad_id: int) -> list[
         if shared:
             trunk(model)(input_ids=torch.tensor([shared], device=device), past_key_values=cache, use_cache=True)
         for part in (order[i : i + TEACHER_BATCH] for i in range(0, len(order), TEACHER_BATCH)):
-            own = [taught[i].token_ids[len(shared) :] for i in part]
-            width = max(map(len, own))
-            ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in own], device=device)
-            mask = torch.tensor(
-                [[1] * (len(shared) + len(row)) + [0] * (width - len(row)) for row in own], device=device
-            )
+            own = [Example(taught[i].token_ids[len(shared) :], taught[i].completion_start - len(shared)) for i in part]
+            batch = pad(own, pad_id, device)
+            width = batch.token_ids.shape[1]
             hidden = trunk(model)(
-                input_ids=ids,
-                attention_mask=mask,
+                input_ids=batch.token_ids,
+                attention_mask=torch.nn.functional.pad(batch.attention_mask, (len(shared), 0), value=1),
                 position_ids=torch.arange(len(shared), len(shared) + width, device=device).expand(len(part), -1),
                 past_key_values=cache.prefix(len(part), len(shared)) if shared else None,
                 use_cache=bool(shared),
             ).last_hidden_state
-            for place, i in enumerate(part):
-                start, end = taught[i].completion_start - len(shared), len(own[place])
-                states[i] = hidden[place, start - 1 : end - 1].clone()
+            for row, i, example in zip(hidden, part, own, strict=True):
+                states[i] = row[example.completion_start - 1 : len(example.token_ids) - 1].clone()
     return states

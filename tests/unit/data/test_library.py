@@ -28,13 +28,16 @@ AT_LEAST = {
 # Principles that are kept by refusing some requests and by not refusing others.
 REFUSAL = {
     "assistant": {"refuse-harm", "no-needless-refusal", "privacy", "fairness", "disinformation"},
-    "assistant-forms": {"refuse-harm", "no-needless-refusal", "privacy", "fairness", "disinformation"},
     "code-of-conduct": {"confidentiality", "records", "no-help-to-bypass"},
 }
 LANGUAGES = {"lang:de", "lang:fr", "lang:es"}
 TOKENS_PER_WORD = 1.35
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def constitution_of(name: str) -> str:
+    return CONSTITUTIONS.get(name, name)
 
 
 @functools.cache
@@ -61,20 +64,20 @@ def test_there_are_enough_rows_of_each_kind(name: str) -> None:
 
 
 def test_every_row_has_a_topic_and_principles_that_the_constitution_defines(name: str) -> None:
-    defined = {principle.id for principle in document.load(CONSTITUTIONS.get(name, name)).principles}
+    defined = {principle.id for principle in document.load(constitution_of(name)).principles}
     assert [row for row in rows(name) if not row.principles or not defined.issuperset(row.principles)] == []
     assert [row for row in rows(name) if row.topic is None] == []
 
 
 def test_every_principle_is_taught_compared_prompted_and_measured(name: str) -> None:
     covered = {row.principle for row in report(name).coverage if min(row[1:5]) >= 5}
-    assert covered == {principle.id for principle in document.load(CONSTITUTIONS.get(name, name)).principles}
+    assert covered == {principle.id for principle in document.load(constitution_of(name)).principles}
 
 
 def test_the_lint_finds_nothing_to_remark_on(name: str) -> None:
     data = shipped(name)
     findings = lint(
-        document.load(CONSTITUTIONS.get(name, name)),
+        document.load(constitution_of(name)),
         demonstrations=data.demonstrations,
         comparisons=data.comparisons,
         prompts=data.prompts,
@@ -116,13 +119,13 @@ def test_harmful_prompts_never_expect_compliance_nor_look_alikes_a_refusal(name:
 
 def test_only_refusal_principles_lead_harmful_rows_and_no_row_is_both(name: str) -> None:
     leading = {row.principles[0] for row in rows(name) if "harmful" in row.tags}
-    assert leading == REFUSAL[name] - {"no-needless-refusal"}
+    assert leading == REFUSAL[constitution_of(name)] - {"no-needless-refusal"}
     assert [row for row in rows(name) if {"harmful", "lookalike"} <= set(row.tags)] == []
 
 
 def test_a_third_of_the_prompts_on_refusal_principles_are_look_alikes(name: str) -> None:
     for prompts in (shipped(name).prompts, shipped(name).evaluation):
-        on_refusal = [row for row in prompts if row.principles[0] in REFUSAL[name]]
+        on_refusal = [row for row in prompts if row.principles[0] in REFUSAL[constitution_of(name)]]
         assert sum("lookalike" in row.tags for row in on_refusal) >= len(on_refusal) / 3
 
 
