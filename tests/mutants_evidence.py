@@ -191,6 +191,13 @@ EVIDENCE = (
         "unit/data/test_forms.py::test_commands_refused_and_questions_answered_are_found",
     ),
     Mutant(
+        "the prefix filter takes a word too few, and near texts are missed",
+        "data/check.py",
+        "[: len(words) - at_least + 1]",
+        "[: len(words) - at_least]",
+        "unit/data/test_check.py::test_near_texts_are_those_of_every_pair_compared",
+    ),
+    Mutant(
         "grids are not looked at for leaks",
         "data/check.py",
         "[*evaluation, *forms, *development]",

@@ -100,8 +100,8 @@ def answers_of_one_length(monkeypatch: pytest.MonkeyPatch, tokens: int, others: 
     [
         [],
         ["sft.micro_batch_size=3"],
-        ["sft.replay.rows=9", "sft.replay.tokens=8"],
-        ["sft.distillation.prompts=6", "sft.distillation.tokens=8"],
+        pytest.param(["sft.replay.rows=9", "sft.replay.tokens=8"], marks=pytest.mark.slow),
+        pytest.param(["sft.distillation.prompts=6", "sft.distillation.tokens=8"], marks=pytest.mark.slow),
         ["sft.distillation={prompts: 22, tokens: 8, weight: 0.5}", "sft.replay={rows: 9, tokens: 8}"],
         ["sft.prefix.upsample={ask-first: 2}"],
     ],
@@ -167,6 +167,7 @@ def test_work_of_dpo_is_what_dpo_does(
 
 
 @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_work_of_the_reward_model_is_what_it_does(
     workload: Workload, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int
 ) -> None:
@@ -246,6 +247,7 @@ def counted_reinforcement(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
 @pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_work_of_reinforcement_is_what_it_does(
     workload: Workload, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: int, algorithm: str
 ) -> None:

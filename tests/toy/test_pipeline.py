@@ -273,6 +273,7 @@ def test_what_is_exported_loads_without_steersman(finished: Path, tmp_path: Path
         torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_comparisons_the_fine_tuned_model_is_the_aligned_one(copy: Run) -> None:
     align_smoke(copy.path, "dpo=null", "rl=null")
     expected = logits(load_policy(copy.path / "base" / "model", copy.path / "sft"))

@@ -157,6 +157,7 @@ def test_votes_of_another_tool_train_the_reward_model(run: Path, tmp_path: Path,
     assert "does not exist" in str(refused.exception)
 
 
+@pytest.mark.slow
 def test_a_round_of_simulated_raters(tmp_path: Path) -> None:
     """Liars and honest raters over a file: informed questions beside random ones, weights, soft labels, forms."""
     pool, generator = world.pool(4, prompts=world.PROMPTS[::8]), random.Random(1)

@@ -82,6 +82,7 @@ def test_new_run_is_all_new_and_nothing_is_written(tmp_path: Path, monkeypatch: 
     assert planned.seconds > 0
 
 
+@pytest.mark.slow
 def test_the_time_of_vllm_is_not_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steersman.lm.vllm_engine.check", lambda: None)
     monkeypatch.chdir(tmp_path)
@@ -195,6 +196,7 @@ def test_earlier_answers_tell_how_long_answers_are(finished: Path, workload: Wor
 
 
 # ── what people read ─────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
     planned = plan(tiny("sft.epochs=3", "sft.optimiser.learning_rate=0.01", "sft.lora.rank=2"), finished)
     text = shown(planned, width=80)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.toy.conftest import SETTINGS
+from tests.conftest import Shared
+from tests.toy.conftest import SETTINGS, align_smoke
 
 import steersman
 from steersman.errors import ModelError, UserError
@@ -21,10 +22,8 @@ OF_A_RUN |= {"export", "judge", "reward_model", "run", "tables"}
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
-    folder = tmp_path_factory.mktemp("public") / "run"
-    steersman.align(steersman.load_recipe("smoke", SETTINGS), folder, echo=lambda _: None)
-    return steersman.open_run(folder)
+def opened(shared: Shared) -> OpenRun:
+    return steersman.open_run(shared("run", align_smoke))
 
 
 def test_the_public_names_are_these() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from math import ceil
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -94,9 +95,29 @@ def jaccard(a: set[str], b: set[str]) -> float:
     return shared / (len(a) + len(b) - shared) if a or b else 0.0
 
 
-def _reaches(a: set[str], b: set[str], threshold: float) -> bool:
-    """Whether the Jaccard similarity is at least ``threshold``; sets of very different sizes need no intersection."""
-    return threshold * max(len(a), len(b)) <= min(len(a), len(b)) and jaccard(a, b) >= threshold
+class _NearSets:
+    """Finds the word sets whose Jaccard similarity with another reaches a threshold, without comparing every pair.
+
+    Two such sets share one of their rarest ``n - ceil(threshold n) + 1`` words, so only sets that share one of these
+    are compared: the prefix filter of Bayardo, Ma and Srikant (2007), which misses nothing.
+    """
+
+    def __init__(self, sets: Sequence[set[str]], threshold: float) -> None:
+        self.sets, self.threshold = sets, threshold
+        self.counts = Counter(word for words in sets for word in words)
+        self.holders: dict[str, list[int]] = {}
+        for i, words in enumerate(sets):
+            for word in self._rarest(words):
+                self.holders.setdefault(word, []).append(i)
+
+    def _rarest(self, words: set[str]) -> list[str]:
+        at_least = ceil(self.threshold * len(words) - 1e-9)  # the product of two exact numbers may round up
+        return sorted(words, key=lambda word: (self.counts[word], word))[: len(words) - at_least + 1]
+
+    def near(self, words: set[str]) -> list[int]:
+        """Places of the sets that reach the threshold with ``words``, in order."""
+        candidates = {i for word in self._rarest(words) for i in self.holders.get(word, ())}
+        return sorted(i for i in candidates if jaccard(words, self.sets[i]) >= self.threshold)
 
 
 def exact_overlap(evaluation: Sequence[Row], training: Sequence[Row]) -> list[str]:
@@ -107,32 +128,41 @@ def exact_overlap(evaluation: Sequence[Row], training: Sequence[Row]) -> list[st
 
 def leaks(evaluation: Sequence[Row], training: Sequence[Row]) -> list[SimilarPair]:
     """Evaluation prompts that are near-duplicates of a training prompt."""
-    seen = {plain_text(row.prompt) for row in training}
-    prepared = [(text, set(words(text)), five_grams(text)) for text in sorted(seen)]
-    all_grams = {gram for _, _, grams in prepared for gram in grams}
+    texts = sorted({plain_text(row.prompt) for row in training})
+    vocabularies = [set(words(text)) for text in texts]
+    index = _NearSets(vocabularies, LEAK_JACCARD)
+    holders: dict[tuple[str, ...], list[int]] = {}
+    for i, text in enumerate(texts):
+        for gram in five_grams(text):
+            holders.setdefault(gram, []).append(i)
     pairs = []
     for row in evaluation:
         text = plain_text(row.prompt)
-        vocabulary, grams = set(words(text)), five_grams(text) & all_grams
-        for other, other_words, other_grams in prepared:
-            if grams and grams & other_grams:
-                pairs.append(
-                    SimilarPair(text, other, "shares five words in a row: " + " ".join(min(grams & other_grams)))
-                )
-            elif _reaches(vocabulary, other_words, LEAK_JACCARD):
-                pairs.append(SimilarPair(text, other, f"word Jaccard {jaccard(vocabulary, other_words):.2f}"))
+        vocabulary = set(words(text))
+        shared: dict[int, tuple[str, ...]] = {}
+        for gram in sorted(five_grams(text) & holders.keys(), reverse=True):
+            shared |= dict.fromkeys(holders[gram], gram)
+        for i in sorted({*shared, *index.near(vocabulary)}):
+            why = (
+                f"shares five words in a row: {' '.join(shared[i])}"
+                if i in shared
+                else f"word Jaccard {jaccard(vocabulary, vocabularies[i]):.2f}"
+            )
+            pairs.append(SimilarPair(text, texts[i], why))
     return pairs
 
 
 def twins(texts: Iterable[str]) -> list[SimilarPair]:
     """Near-identical texts within one file (word Jaccard of at least 0.8)."""
-    prepared = [(text, set(words(text))) for text in texts]
-    pairs = []
-    for i, (text, vocabulary) in enumerate(prepared):
-        for other, other_vocabulary in prepared[:i]:
-            if _reaches(vocabulary, other_vocabulary, TWIN_JACCARD):
-                pairs.append(SimilarPair(text, other, f"word Jaccard {jaccard(vocabulary, other_vocabulary):.2f}"))
-    return pairs
+    texts = list(texts)
+    vocabularies = [set(words(text)) for text in texts]
+    index = _NearSets(vocabularies, TWIN_JACCARD)
+    return [
+        SimilarPair(text, texts[j], f"word Jaccard {jaccard(vocabularies[i], vocabularies[j]):.2f}")
+        for i, text in enumerate(texts)
+        for j in index.near(vocabularies[i])
+        if j < i
+    ]
 
 
 def check(

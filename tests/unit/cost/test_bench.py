@@ -19,6 +19,7 @@ def test_the_share_of_the_ceiling_is_speed_over_speed() -> None:
     assert phase.tokens_per_second == 25.0
 
 
+@pytest.mark.slow
 def test_bench_measures_every_phase(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = CliRunner().invoke(app, ["bench", "--model", str(tiny_base), "--json"])
     assert answer.exit_code == 0, answer.output

@@ -41,6 +41,7 @@ def test_seconds_and_memory_by_hand() -> None:
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # peft says so of GPT-2
 @pytest.mark.parametrize("name", ["Gemma3", "Gemma2", "Llama", "Qwen3", "GPT2", "GPTNeoX", "Phi", "Cohere"])
+@pytest.mark.slow
 def test_calibration_knows_the_size_of_any_model(
     workload: Workload, family: Callable[[str], Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from fractions import Fraction
 from functools import partial
 
@@ -96,6 +97,21 @@ def test_twins_within_a_file_are_found_once_each() -> None:
         SimilarPair(f"{same} ten", same, "word Jaccard 0.90")
     ]
     assert twins(["one two three four", "one two three five"]) == []  # 3 of 5
+
+
+def test_near_texts_are_those_of_every_pair_compared() -> None:
+    draw = random.Random(0)
+    vocabulary = [f"w{i}" for i in range(12)]
+    texts = [" ".join(draw.sample(vocabulary, draw.randint(1, 9))) for _ in range(300)]
+    sets = [set(text.split()) for text in texts]
+    assert [(a, b) for a, b, _ in twins(texts)] == [
+        (texts[i], texts[j]) for i in range(300) for j in range(i) if jaccard(sets[i], sets[j]) >= 0.8
+    ]
+    found = {(a, b) for a, b, _ in leaks([prompt(t) for t in texts[:100]], [prompt(t) for t in texts[100:]])}
+    near = {(texts[i], texts[j]) for i in range(100) for j in range(100, 300) if jaccard(sets[i], sets[j]) >= 0.5}
+    assert near
+    assert near <= found
+    assert all(five_grams(a) & five_grams(b) for a, b in found - near)
 
 
 # ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────

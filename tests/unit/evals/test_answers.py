@@ -154,6 +154,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
 
 @pytest.mark.parametrize("kept", [2, 4])
 @pytest.mark.parametrize("torn", [b"", b'{"step": "raw", "ind'])
+@pytest.mark.slow
 def test_a_batch_of_which_only_some_rows_reached_the_disk_is_answered_again(
     kept: int, torn: bytes, tiny_base: Path, tmp_path: Path, whole: tuple[bytes, list[dict[str, Any]]]
 ) -> None:

@@ -124,6 +124,7 @@ def reference(base: Path, prompt: str, answer: str) -> tuple[float, int]:
     return float(torch.log_softmax(logits.double(), -1).gather(1, torch.tensor(tail)[:, None]).sum()), len(tail)
 
 
+@pytest.mark.slow
 def test_margins_are_those_of_plain_transformers(
     tiny_base: Path, policy: Path, data: SenseData, tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_roles_are_spelled_out_also_for_a_model_with_a_template(tokenizer: Any) 
 
 
 @pytest.mark.parametrize(("batches", "asked"), [(0, 0), (1, 0), (9, 0), (9, 1), (9, 2)])
+@pytest.mark.slow
 def test_a_killed_stage_goes_on_to_the_same_bytes(
     batches: int,
     asked: int,

@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 # ── many, and trouble ────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_a_thousand_judgements_through_every_fault(serve: Callable[..., Served], tmp_path: Path) -> None:
     """None lost, none doubled, in order, never too many at once, and the bill is what the server charged.
 
@@ -93,6 +94,7 @@ def lines_of(cache: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in cache.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
+@pytest.mark.slow
 def test_after_kill_9_nothing_that_was_answered_is_asked_again(serve: Callable[..., Served], tmp_path: Path) -> None:
     served, cache, asked = serve("--latency-ms", "20", "--faults", "0.2"), tmp_path / "answers.jsonl", questions(300)
     for answered in (60, 160):
@@ -120,6 +122,7 @@ def test_after_kill_9_nothing_that_was_answered_is_asked_again(serve: Callable[.
     assert sum("reply" in line for line in lines_of(cache)) == 300
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache(serve: Callable[..., Served], tmp_path: Path) -> None:
     served, cache = serve("--latency-ms", "20", "--faults", "0.1"), tmp_path / "answers.jsonl"
     both = [worker(served, cache, 400) for _ in range(2)]

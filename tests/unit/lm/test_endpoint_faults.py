@@ -16,6 +16,7 @@ KEY = "sk-secret-0123456789abcdef"
 
 
 # ── faults, one at a time ────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_retry_after_is_waited_for_by_all(serve: Callable[..., Served], tmp_path: Path) -> None:
     served = serve()
     model = RemoteModel(served.config(concurrency=2), tmp_path / "answers.jsonl")
@@ -26,6 +27,7 @@ def test_retry_after_is_waited_for_by_all(serve: Callable[..., Served], tmp_path
     assert stats["too_early"] <= 2  # what the other worker sent while the 429 was on its way
 
 
+@pytest.mark.slow
 def test_retry_after_can_be_a_date_or_nonsense(serve: Callable[..., Served], tmp_path: Path) -> None:
     served = serve()
     RemoteModel(served.config(), tmp_path / "answers.jsonl").complete(["[date once] a"])

@@ -128,6 +128,7 @@ def test_what_a_killed_process_left_is_replaced(gguf: Path, cache: Path, said: l
 @pytest.mark.parametrize(
     "raised", [SafetensorError("I/O error: No space left on device (os error 28)"), OSError(errno.ENOSPC, "full")]
 )
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_nothing_half_made_stays(
     gguf: Path, cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, raised: Exception
 ) -> None:

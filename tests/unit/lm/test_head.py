@@ -166,6 +166,7 @@ def estimates(loss: Callable[[Tensor], Tensor], choices: int) -> tuple[Tensor, T
     return torch.stack(values), torch.stack(gradients)
 
 
+@pytest.mark.slow
 def test_the_estimate_of_the_divergence_is_unbiased() -> None:
     vocabulary, draws, choices = compact(), generator(7), 4000
     exact, wanted = SMALL.clone().requires_grad_(), REFERENCE[: len(SMALL)]
@@ -291,6 +292,7 @@ def test_the_extra_rows_are_those_with_the_most_mass() -> None:
 
 
 @pytest.mark.parametrize(("name", "choices"), [("plain", 4000), ("softcapped", 600)])
+@pytest.mark.slow
 def test_the_estimate_of_the_loss_and_its_gradient_are_unbiased(name: str, choices: int) -> None:
     """Over thousands of choices of positions, within four standard errors; without the correction it is far off."""
     head = HEADS[name]

@@ -75,6 +75,7 @@ def test_an_error_within_leaves_the_model_itself(family: Callable[[str], Any]) -
     assert torch.equal(hidden(model), before)
 
 
+@pytest.mark.slow
 def test_a_batch_and_a_single_row_get_the_same_text_and_its_own_logprobs(
     family: Callable[[str], Any], tokenizer: Any
 ) -> None:

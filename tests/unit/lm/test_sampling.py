@@ -77,6 +77,7 @@ def test_greedy_is_that_of_transformers_for_every_batch_size(name: str, family: 
 
 
 @pytest.mark.parametrize("name", ["Gemma3", "Mistral", "Llama", "GPT2"])
+@pytest.mark.slow
 def test_a_shared_preamble_changes_nothing(name: str, family: Family, chat: ChatFormat) -> None:
     model = family(name)
     expected = [reference(model, chat, question, FEW_SHOT) for question in QUESTIONS]
@@ -239,6 +240,7 @@ BEST = LOGITS.argsort(descending=True).tolist()  # probabilities at 1: .31 .19 .
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_draws_follow_the_exact_distribution(options: dict[str, Any], temperature: float, kept: list[int]) -> None:
     counts, _ = drawn(LOGITS, **options)
     expected = exact(temperature, kept)
@@ -248,6 +250,7 @@ def test_draws_follow_the_exact_distribution(options: dict[str, Any], temperatur
         assert stats.chisquare(observed, [DRAWS * p for p in expected.values()]).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_a_nucleus_wider_than_the_512_best_tokens_is_sorted_whole() -> None:
     logits = torch.zeros(3000)
     logits[::3] = -0.5  # 2,000 good tokens with 77 % of the mass
@@ -267,6 +270,7 @@ def test_greedy_takes_the_best_and_no_random_number() -> None:
 
 @pytest.mark.parametrize("vocabulary", [511, 512, 513, pytest.param(5000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 600}])
+@pytest.mark.slow
 def test_draws_over_many_blocks_are_those_of_the_whole_cumulative_sum(vocabulary: int, options: dict[str, Any]) -> None:
     torch.manual_seed(vocabulary)
     logits = 2 * torch.randn(1, vocabulary).repeat(DRAWS, 1)

@@ -189,6 +189,7 @@ def test_without_it_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
         vllm_engine.check()
 
 
+@pytest.mark.slow
 def test_what_was_started_does_not_outlive_a_killed_run() -> None:
     started = subprocess.Popen(["sleep", "600"])
     code = f"""

@@ -172,6 +172,7 @@ def test_what_asking_would_tell_against_sampling() -> None:
 
 
 # ── liars ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_liars_ruin_pooled_votes_and_signed_reliability_saves_them() -> None:
     """30 % liars and 20 % who toss coins among 20 raters with 60 votes each, three gold questions, four seeds.
 
@@ -193,6 +194,7 @@ def test_liars_ruin_pooled_votes_and_signed_reliability_saves_them() -> None:
     assert of_signed >= of_honest - 0.03
 
 
+@pytest.mark.slow
 def test_with_half_of_them_lying_three_gold_questions_decide() -> None:
     """Measured: 98 % on average and 96.9 % at the least; without gold it is the truth or its opposite, by chance."""
     people = world.population(RATERS, Rater(name="r"), liars=0.5)
@@ -214,6 +216,7 @@ def test_gold_is_used_once() -> None:
     assert fit_votes([*wrong, *keys]).raters["liar"].reliability == pytest.approx(0.5 * math.log(1 / 4))
 
 
+@pytest.mark.slow
 def test_the_side_bias_of_each_rater_is_recovered() -> None:
     """40 raters, 200 votes each, planted -1 to 1 logits.
 

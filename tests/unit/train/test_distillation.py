@@ -194,6 +194,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_distillation_draws_the_policy_to_the_teacher_and_an_interruption_changes_no_byte(
     tiny_base: Path, rows: list[Demonstration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,8 +211,8 @@ def test_loss_and_gradients_are_those_of_separate_rows(
         torch.testing.assert_close(ours[name], gradient, atol=2e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "kto"])
-@pytest.mark.parametrize("vocabulary", ["full", "compact"])
+@pytest.mark.parametrize("loss", ["dpo", pytest.param("ipo", marks=pytest.mark.slow), "kto"])
+@pytest.mark.parametrize("vocabulary", [pytest.param("full", marks=pytest.mark.slow), "compact"])
 def test_micro_batches_change_nothing(
     loss: str,
     vocabulary: str,
@@ -329,6 +329,7 @@ def run(
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [("ipo", "upper"), ("kto", "lora"), ("dpo", "full")]),
     ],
 )
+@pytest.mark.slow
 def test_training_tells_the_answers_apart(
     loss: str, start: str, tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
 ) -> None:
@@ -347,6 +348,7 @@ def test_training_tells_the_answers_apart(
     assert (ratios[:, 0] > ratios[:, 1]).all()
 
 
+@pytest.mark.slow
 def test_the_likelihood_term_holds_the_chosen_answers(
     tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
 ) -> None:
@@ -359,6 +361,7 @@ def test_the_likelihood_term_holds_the_chosen_answers(
 
 
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
+@pytest.mark.slow
 def test_resuming_is_exact(
     loss: str, tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
 ) -> None:

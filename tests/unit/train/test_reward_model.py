@@ -187,6 +187,7 @@ def test_weights_count(
     torch.testing.assert_close(found[0]["head.weight"], found[1]["head.weight"], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_weights_is_one_model(
     tiny_base: Path, starts: Path, comparisons: list[Comparison], demonstrations: list[Demonstration], tmp_path: Path
 ) -> None:
@@ -320,6 +321,7 @@ def test_it_stands_beside_a_policy_on_one_base(
     assert policy.active_adapter == "policy"
 
 
+@pytest.mark.slow
 def test_resuming_is_exact(tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path) -> None:
     """With the scores observed for the raters, whose parameters are fitted after a first pass of five steps."""
     config = FAST.model_copy(update={"members": 2, "rater_reliability": True, "batch_size": 4})

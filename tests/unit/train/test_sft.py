@@ -412,6 +412,7 @@ def test_without_bos_a_replayed_row_starts_with_its_sentence_start(tiny_base: Pa
     assert (row.example.token_ids[: len(start)], row.example.completion_start) == (start, len(start))
 
 
+@pytest.mark.slow
 def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
     tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

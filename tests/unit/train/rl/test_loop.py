@@ -73,7 +73,8 @@ def test_vllm_gets_every_policy_and_ends_with_the_training(
     assert len(whole.adapters) == SMALL["steps"] + evaluations
 
 
-@pytest.mark.parametrize("kind", ["compact", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("full", "ppo"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["compact", "full", "ppo"])
 def test_resuming_is_exact(kind: str, tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path) -> None:
     """With every controller: beta, the multiplier, the evaluations; for PPO the critic and its moments."""
     steered: dict[str, Any] = {"kl_target_nats": 0.5, "constraint": CONSTRAINT, "ptx_coef": 0.1}
@@ -101,6 +102,7 @@ def test_resuming_is_exact(kind: str, tiny_base: Path, trained: Path, prompts: l
     assert (tmp_path / "whole" / EVAL_ANSWERS).read_bytes() == (tmp_path / "killed" / EVAL_ANSWERS).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_checkpoint_with_the_best_gold_is_selected(
     tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:
@@ -127,6 +129,7 @@ def test_the_checkpoint_with_the_best_gold_is_selected(
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_people_label_what_the_run_waits_for(
     tiny_base: Path, trained: Path, prompts: list[Prompt], tmp_path: Path
 ) -> None:

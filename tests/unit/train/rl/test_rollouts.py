@@ -113,6 +113,7 @@ def gradients_of_steps(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor
 
 
 @pytest.mark.parametrize("kind", ["full", "compact", "ppo"])
+@pytest.mark.slow
 def test_micro_batches_change_nothing(
     kind: str,
     tiny_base: Path,
