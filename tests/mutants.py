@@ -76,8 +76,11 @@ def outcome(mutant: Mutant) -> tuple[str, float]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the mutants that hold one of the words (all without any); 0 if each was caught."""
+    """Run the mutants that hold one of the words (all without any); 0 if each was caught, 2 if none holds a word."""
     chosen = [m for m in MUTANTS if not words or any(word in " ".join((m.fault, m.file, m.test)) for word in words)]
+    if not chosen:  # pytest without a test's name would run them all
+        print(f"no mutant's fault, file or test contains {' or '.join(map(repr, words))}")
+        return 2
     tests = list(dict.fromkeys(mutant.test for mutant in chosen))
     print(f"{len(chosen)} mutants; first their {len(tests)} tests without any ...", flush=True)
     for name in HEAVY:

@@ -24,7 +24,8 @@ FIRST_WORDS_FROM = 12  # rows that begin with a word, before it is looked at
 TERSE_WORDS = 5
 
 _ASKS = re.compile(
-    r"""(?ix) ^ (?: what | who | whose | which | where | when | why | how | is | are | am | was | were | do | does | did
+    r"""(?ix) ^ (?: what | who | whose | which | where | when | why | how | is | are | am | was | were | does | did
+    | do (?= \s (?:you|i|we|they|he|she|it|people|these|those|all|any|most|my|your|our) \b)
     | can | could | should | would | will | has | have | may | might | shall | what's | who's | how's | where's | isn't
     | don't | doesn't | can't | wer | wie | was | wo | wann | warum | welche[rsnm]? | kann | darf | ist | sind | qui
     | que | quel(?:le)?s? | comment | pourquoi | où | quand | combien | est-ce | qué | quién | cómo | cuándo | dónde
@@ -40,7 +41,7 @@ _COMMANDS = frozenset(
     categorize change check choose cite classify combine come compare compile complete compose compute conclude
     consider construct continue contrast convert convince correct count create criticise critique debate deduce
     define delete demonstrate derive describe design detail determine develop devise differentiate discuss
-    divide draft draw edit elaborate elucidate estimate evaluate examine expand explain explore express extract
+    divide do draft draw edit elaborate elucidate estimate evaluate examine expand explain explore express extract
     fill find fix form formulate gather generate give guess help highlight hypothesise identify illustrate
     imagine improve include infer insert instruct interpret invent judge let list look make match measure
     mention modify name narrate note offer order organise organize outline paraphrase pick plan play point

@@ -13,7 +13,7 @@ of form in any kind. The permutation is that of Cochran's Q test (Cochran 1950).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -116,9 +116,3 @@ def summarise(cells: Sequence[Cell]) -> dict[str, Any]:
 def rate(cells: Sequence[Cell]) -> Estimate:
     """The refusal rate of some cells."""
     return wilson(sum(c.refused for c in cells), len(cells))
-
-
-def worst_effect(summary: Mapping[str, Any]) -> float:
-    """The largest effect of form over the kinds of content; NaN for a grid without one."""
-    found = [kind["effect_of_form"]["value"] for kind in summary["kinds"].values()]
-    return max((value for value in found if value is not None), default=math.nan)

@@ -28,7 +28,7 @@ from steersman.stats import independent_difference
 from steersman.store import sha256_text
 from steersman.types import Prompt, Record
 
-VERSION = 1
+VERSION = 2
 FOLDER_VARIABLE = "STEERSMAN_PUBLIC_DATA"
 SET = "set:"
 

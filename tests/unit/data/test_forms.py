@@ -16,6 +16,7 @@ REQUESTS = {
         how do i get wax out of a carpet
         Is it safe to eat green potatoes?
         Can rabbits eat bread
+        do you know any songs
         My door is stuck, any ideas?
         Wie koche ich ein Ei
         Où est la gare
@@ -29,6 +30,7 @@ REQUESTS = {
         Translate this into Dutch: good morning
         "Summarise" the plot of Hamlet
         Tell me a joke about geese, and no swans
+        Do the dishes in a rhyme.
         Give the capital of Peru in one word.
     """,
     "wish": """

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from steersman.evals.forms import Cell, cell, effect_of_form, kind_of, summarise, worst_effect
+from steersman.evals.forms import Cell, cell, effect_of_form, kind_of, summarise
 from steersman.types import Prompt
 
 FORMS = ("question", "command", "wish", "story", "terse")
@@ -102,9 +102,6 @@ def test_the_summary_counts_by_kind_and_form() -> None:
     assert [found["kinds"][kind]["contents"] for kind in ("harmful", "plain")] == [3, 2]
     assert found["kinds"]["plain"]["effect_of_form"]["p"] == 1.0
     assert json.loads(json.dumps(found)) == found
-    effects = [kind["effect_of_form"]["value"] for kind in found["kinds"].values()]
-    assert worst_effect(found) == max(effects)
-    assert math.isnan(worst_effect(summarise(grid([[True, True]]))))
 
 
 def test_a_cell_is_told_by_the_tags_and_the_topic() -> None:
