@@ -24,6 +24,16 @@ from steersman.store import Run, read_json, read_jsonl
 
 RESULTS = Path(__file__).resolve().parent / "results" / "reinforcement.json"
 NONE: dict[str, Any] = {"dpo": None, "rl": None}
+DPO = {  # that of recipe `laptop` until 2026-11-29
+    "beta": 1.0,
+    "nll_weight": 0.3,
+    "first_n_tokens": 16,
+    "upsample": {"needless-refusal": 2},
+    "vocabulary": "compact",
+    "compact": {"extra_rows": 4096, "full_share": 0.08},
+    "optimiser": {"learning_rate": 0.00003},
+    "max_length": 384,
+}
 
 
 def rows(recipe: steersman.Recipe) -> dict[str, dict[str, Any]]:
@@ -33,7 +43,7 @@ def rows(recipe: steersman.Recipe) -> dict[str, dict[str, Any]]:
     ppo = {"algorithm": "ppo", "updates": 2}
     return {
         "sft": NONE,
-        "dpo": NONE | {"dpo": steersman.load_recipe("laptop").model_dump(mode="json")["dpo"]},
+        "dpo": NONE | {"dpo": DPO},
         "rloo": NONE | {"rl": shared | {"algorithm": "rloo"}},
         "grpo": NONE | {"rl": shared | {"algorithm": "grpo", "variant": "dr_grpo"}},
         "ppo": NONE | {"rl": shared | ppo},
