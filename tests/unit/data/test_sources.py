@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steersman.data import sources
+from steersman.data.check import check, leaks
 from steersman.data.formats import read
 from steersman.data.sources import DataConfig, DataSet, load, locate, run, split_validation, spread, whole_contents
 from steersman.errors import DataError
@@ -32,9 +34,19 @@ def data_set(folder: Path, **changes: Any) -> DataSet:
 
 # ── finding and reading ──────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_shipped_name_and_a_folder_are_found(tmp_path: Path) -> None:
-    assert sources.library() == ["assistant", "assistant-forms", "code-of-conduct"]
+    assert sources.library() == ["assistant", "assistant-development", "assistant-forms", "code-of-conduct"]
     assert locate("assistant") == sources.LIBRARY / "assistant"
     assert locate(tmp_path) == tmp_path
+
+
+def test_development_prompts_are_neither_trained_on_nor_evaluated() -> None:
+    development, whole = load("assistant-development"), load("assistant-forms")
+    assert development.demonstrations == whole.demonstrations
+    assert development.forms == whole.development
+    found = check(*development.rows)
+    assert (found.leaks, found.shared_topics) == ([], [])
+    assert leaks(development.evaluation, [*whole.evaluation, *whole.forms]) == []
+    assert min(Counter(row.principles[0] for row in development.evaluation).values()) >= 10
 
 
 def test_an_unknown_name_is_answered_with_the_closest() -> None:
