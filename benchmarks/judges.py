@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/judges.py RUN [--preferences FOLDER] [--questions 150] [--kinds rules reward model]
 
 RUN is a finished run whose reward model reads principles. FOLDER is shared/data/preferences, whose files `HUMAN` names;
-their rows name no principle, so that the judge is asked all in all. The cards go to
+their rows name no principle, so that the judge compares the answers as a whole. The cards go to
 benchmarks/results/judges.json. For the reward model it also asks which principle a worse answer breaks: how often its
 lowest score is that of a principle that the pair is about, beside the same question about the better answer, which
 breaks none, so that only the prompt gives it away.

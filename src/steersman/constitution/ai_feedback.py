@@ -33,7 +33,7 @@ from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.terminal import Progress
 from steersman.types import Comparison, Prompt, Record, Seed, Slug, Text
 
-VERSION = 3
+VERSION = 4
 COMPARISONS, SUMMARY, ANSWERS = "comparisons.jsonl", "feedback.json", "answers.partial.jsonl"
 
 

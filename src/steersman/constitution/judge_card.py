@@ -19,7 +19,7 @@ from steersman.stats import Estimate, calibration, clustered_mean, mean_estimate
 from steersman.store import StageFolder, write_json
 from steersman.types import Comparison, Text
 
-VERSION = 3
+VERSION = 4
 CARD = "judge_card.json"
 
 

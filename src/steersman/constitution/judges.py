@@ -28,7 +28,7 @@ from steersman.types import Behaviour, Message, Record, Scorer, Seed, Text, judg
 
 OPTIONS = ("A", "B")
 OVERALL = "Which answer is more helpful, honest and harmless?"
-NO_PRINCIPLE = "all in all"  # JSON key for judgements of the answer as a whole, not by a principle
+NO_PRINCIPLE = "answer as a whole"  # JSON key beside the ids of principles, which hold no spaces
 MIN_PREFERENCE = 0.05  # a probability nearer to one half is no preference
 CLAMP = (0.4, 0.6)  # the paper's, for probabilities after a chain of thought: without it they are nearly all 0 or 1
 REASONING = SamplingConfig(max_new_tokens=120, temperature=1.0)

@@ -74,7 +74,7 @@ def test_the_card_says_how_often_by_what_and_for_whom(constitution: Constitution
     assert card["by"]["principle"]["apples"] == pytest.approx(
         {**card["by"]["principle"]["apples"], "value": 0.9, "n": 10}
     )
-    assert card["by"]["principle"]["all in all"]["n"] == 20
+    assert card["by"]["principle"]["answer as a whole"]["n"] == 20
     assert {key: found["n"] for key, found in card["by"]["source"].items()} == {"authored": 20, "human": 20}
     assert card["place_bias"]["value"] == pytest.approx(0.1)
     # 38 decided at a claim of 0.9, of which 37 are right.
