@@ -159,7 +159,7 @@ class Candidate(NamedTuple):
 
 def spelled(chat: ChatFormat) -> ChatFormat:
     """The format with spelled-out roles, in which the raw model judges."""
-    return replace(chat, templated=False)
+    return replace(chat, template=None)
 
 
 def candidates(

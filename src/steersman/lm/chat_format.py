@@ -9,13 +9,13 @@ because its turn tokens were never trained: in gemma-3-270m `<end_of_turn>` lies
 tokens, so a LoRA that ends turns with it also raises all of those. The trained `<eos>` ends a turn cleanly.
 
 Prompt and completion are tokenised apart, so that the sampler sees exactly the ids that training saw. Text from
-users never becomes a control token: `<eos>` typed by a person stays six ordinary characters.
+users never becomes a control token: `<eos>` typed by a person stays six ordinary characters. An answer ends at the
+token that the template closes a turn with, whatever the model's configuration says.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,10 +23,8 @@ import torch
 from torch import Tensor
 
 from steersman.errors import DataError, ModelError
-from steersman.types import ROLE_NAMES, Message, Text, messages_of
-
-_MARK = re.compile("(\ue000[0-9]+\ue001)")
-
+from steersman.lm.chat_template import ChatTemplate, chat_template, encodable
+from steersman.types import ROLE_NAMES, Text, messages_of
 
 class Example(NamedTuple):
     """Token ids of a prompt and its completion; ``completion_start`` is where the loss begins."""
@@ -67,12 +65,12 @@ class ChatFormat:
 
     tokenizer: Any
     stop_ids: frozenset[int]
-    templated: bool  # the model's own chat template, or spelled-out roles
+    template: ChatTemplate | None  # the model's own; None: roles are spelled out
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """Text at which an answer is over although no stop id came: a base model goes on with the next turn."""
-        return () if self.templated else ("\nUser:", "\nSystem:", "\nAssistant:")
+        return () if self.template else ("\nUser:", "\nSystem:", "\nAssistant:")
 
     def prompt_ids(self, prompt: Text, preamble: Text | None = None) -> list[int]:
         """Ids from BOS to the place where the assistant's answer starts.
@@ -84,29 +82,22 @@ class ChatFormat:
         messages = [*(messages_of(preamble) if preamble else ()), *messages_of(prompt)]
         if messages[-1].role == "assistant":
             raise DataError("the prompt ends with an assistant message", expected="a last message by the user")
-        if self.templated:
-            return self._encode_framed(*self._frame(messages))
+        if self.template is not None:
+            return self.template.prompt_ids(messages)
         text = "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in messages) + "\nAssistant:"
         return self._bos() + self._encode(text)
 
-    def completion_ids(self, completion: str) -> list[int]:
-        """Ids of an answer with its terminator, as they follow `prompt_ids`."""
-        if not self.templated:
+    def completion_ids(self, completion: str, prompt: Text = "?") -> list[int]:
+        """Ids of an answer with its terminator, as they follow `prompt_ids`.
+
+        Args:
+            prompt: what is answered; a chat template may write an answer otherwise after another conversation.
+        """
+        if self.template is None:
             return [*self._encode(" " + completion.strip()), self.tokenizer.eos_token_id]
-        user = Message(role="user", content="?")
-        before, marks = self._frame([user])
-        whole, all_marks = self._frame([user, Message(role="assistant", content=completion)])
-        if not whole.startswith(before):
-            raise ModelError(
-                "the chat template writes an answer's prompt differently once the answer is there",
-                expected="a prefix-preserving chat template",
-                do="set a chat template whose generation prompt is a prefix of the finished turn",
-            )
-        head, ids = self._encode_framed(before, marks), self._encode_framed(whole, all_marks)
-        melted = ids[: len(head)] != head  # a token would span the border, so the answer is tokenised on its own
-        ids = self._encode_framed(whole[len(before) :], all_marks) if melted else ids[len(head) :]
-        last_stop = max((i for i, token in enumerate(ids) if token in self.stop_ids), default=None)
-        return [*ids, self.tokenizer.eos_token_id] if last_stop is None else ids[: last_stop + 1]
+        ids = self.template.answer_ids(messages_of(prompt), completion)
+        stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
+        return [*ids, self.tokenizer.eos_token_id] if stop is None else ids[: stop + 1]
 
     def example(self, prompt: Text, completion: str, max_length: int) -> Example:
         """Prompt and completion as one sequence of at most ``max_length`` ids.
@@ -114,7 +105,7 @@ class ChatFormat:
         A prompt that is too long loses its beginning (after BOS), so that question and answer stay; a completion
         that alone fills the length loses its end, terminator included. Both are reported, never silent.
         """
-        head, tail = self.prompt_ids(prompt), self.completion_ids(completion)
+        head, tail = self.prompt_ids(prompt), self.completion_ids(completion, prompt)
         excess = max(0, len(head) + len(tail) - max_length)
         if excess:
             head = shorten(head, max(2, len(head) - excess))
@@ -125,7 +116,7 @@ class ChatFormat:
         """An answer's text without its terminator."""
         kept = [i for i in ids if i not in self.stop_ids]
         text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return text.strip()
+        return (self.template.without_empty_thought(text) if self.template else text).strip()
 
     # internals ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def _bos(self) -> list[int]:
@@ -133,44 +124,8 @@ class ChatFormat:
         return [] if bos is None else [bos]
 
     def _encode(self, text: str) -> list[int]:
-        text = _encodable(text)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids: list[int] = self.tokenizer(encodable(text), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
-
-    def _frame(self, messages: Sequence[Message]) -> tuple[str, dict[str, str]]:
-        """The model's own template around marks, and the texts they stand for: so these cannot hold control tokens."""
-        marks = {f"\ue000{i}\ue001": _encodable(m.content) for i, m in enumerate(messages)}
-        framed = [{"role": m.role, "content": mark} for m, mark in zip(messages, marks, strict=True)]
-        try:
-            generate = messages[-1].role != "assistant"
-            text = self.tokenizer.apply_chat_template(framed, tokenize=False, add_generation_prompt=generate)
-        except Exception as error:  # jinja raises the template's own complaints as bare exceptions
-            raise DataError(f"the model's chat template refuses this conversation: {error}") from error
-        return text, marks
-
-    def _encode_framed(self, text: str, marks: Mapping[str, str]) -> list[int]:
-        if not self._specials_in(marks.values()):
-            text = _MARK.sub(lambda found: marks.get(found[0], found[0]), text)
-            encoded: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            return encoded
-        ids: list[int] = []  # rare: tokenise the user's text on its own, at the price of two extra token borders
-        for part in _MARK.split(text):
-            if part:
-                ids += (
-                    self._encode(marks[part])
-                    if part in marks
-                    else self.tokenizer(part, add_special_tokens=False)["input_ids"]
-                )
-        return ids
-
-    def _specials_in(self, texts: Any) -> bool:
-        specials = [t for t in self.tokenizer.get_added_vocab() if t.strip()]
-        return any(special in text for text in texts for special in specials)
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates ("half an emoji") cannot be encoded; a question mark says that one was there."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def shorten(prompt_ids: list[int], limit: int) -> list[int]:
@@ -190,7 +145,9 @@ def chat_format(tokenizer: Any, generation_config: Any = None) -> ChatFormat:
     """
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no EOS token", expected="a trained token that ends an answer")
-    stops = {tokenizer.eos_token_id}
+    template = chat_template(tokenizer) if tokenizer.chat_template else None
     listed = getattr(generation_config, "eos_token_id", None)
-    stops |= set(listed if isinstance(listed, list) else [] if listed is None else [listed])
-    return ChatFormat(tokenizer, frozenset(stops), templated=bool(tokenizer.chat_template))
+    stops = {tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])}
+    if template is not None:
+        stops.add(template.closing_id())
+    return ChatFormat(tokenizer, frozenset(stops - {None}), template)

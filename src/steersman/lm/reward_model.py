@@ -40,7 +40,7 @@ COMBINED: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 def tokenised(prompt: Text, answers: Sequence[str], chat: ChatFormat, max_length: int) -> Group:
     """A prompt and its answers as a reward model reads them."""
-    return fitting(chat.prompt_ids(prompt), [chat.completion_ids(answer) for answer in answers], max_length)
+    return fitting(chat.prompt_ids(prompt), [chat.completion_ids(answer, prompt) for answer in answers], max_length)
 
 
 def centring_groups(demonstrations: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> list[Group]:

@@ -141,7 +141,7 @@ def answers(
             Example(ids + completion, len(ids))
             for row in kept
             for ids in [chat.prompt_ids(prompts[row["index"]], before)]
-            for completion in [chat.completion_ids(row["answer"])[:-1]]
+            for completion in [chat.completion_ids(row["answer"], prompts[row["index"]])[:-1]]
         ]
         for before in (None, preamble)
     )

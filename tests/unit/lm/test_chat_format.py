@@ -218,8 +218,9 @@ def test_no_control_token_comes_through_a_template(chatml: ChatFormat) -> None:
 
 
 def test_all_stop_ids_of_the_generation_config_count(tokenizer: Any) -> None:
-    assert templated(tokenizer, CHATML, [7, 9]).stop_ids == {EOS, 7, 9}
-    assert templated(tokenizer, CHATML, 7).stop_ids == {EOS, 7}
+    end = len(tokenizer) + 1  # the second token that `templated` adds, which ends a turn
+    assert templated(tokenizer, CHATML, [7, 9]).stop_ids == {EOS, 7, 9, end}
+    assert templated(tokenizer, CHATML, 7).stop_ids == {EOS, 7, end}
     assert chat_format(tokenizer, SimpleNamespace(eos_token_id=None)).stop_ids == {EOS}
     assert chat_format(tokenizer).stop_ids == {EOS}
 

@@ -80,7 +80,7 @@ def test_a_batch_and_a_single_row_get_the_same_text_and_its_own_logprobs(
     family: Callable[[str], Any], tokenizer: Any
 ) -> None:
     model = deepcopy(family("Gemma3")).requires_grad_(False)
-    chat, config = ChatFormat(tokenizer, frozenset({1}), templated=False), SamplingConfig(temperature=1.0, seed=3)
+    chat, config = ChatFormat(tokenizer, frozenset({1}), template=None), SamplingConfig(temperature=1.0, seed=3)
     starts, copy = [[2, 9, 30], [2, 9, 30], [2, 40, 41, 42, 43, 44]], Int8Copy(model, head_of(model))
     rows = sorted(Sampler(model, chat, int8=copy).continue_ids(starts, config), key=lambda row: row.index)
     exact = sorted(Sampler(model, chat).continue_ids(starts, config), key=lambda row: row.index)

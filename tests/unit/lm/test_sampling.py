@@ -39,7 +39,7 @@ STOPS = frozenset({1, *range(7, 300, 10)})
 
 @pytest.fixture(scope="module")
 def chat(tokenizer: Any) -> ChatFormat:
-    return ChatFormat(tokenizer, STOPS, templated=False)
+    return ChatFormat(tokenizer, STOPS, template=None)
 
 
 def answers(model: Any, chat: ChatFormat, prompts: Sequence[Text], **options: Any) -> list[Completion]:
@@ -328,7 +328,7 @@ def test_how_an_answer_ends(said: str, text: str | None, reason: str, family: Fa
     model = family("Llama")
     handle = script(model, tokenizer, said)
     try:
-        (answer,) = answers(model, ChatFormat(tokenizer, frozenset({1}), templated=False), ["How?"], max_new_tokens=40)
+        (answer,) = answers(model, ChatFormat(tokenizer, frozenset({1}), template=None), ["How?"], max_new_tokens=40)
     finally:
         handle.remove()
     assert answer.finish_reason == reason
@@ -454,7 +454,7 @@ def test_a_last_half_of_a_character_is_streamed_as_it_is_returned(family: Family
     try:
         (answer,) = answers(
             model,
-            ChatFormat(tokenizer, frozenset({1}), templated=False),
+            ChatFormat(tokenizer, frozenset({1}), template=None),
             ["How?"],
             max_new_tokens=length - 1,
             on_text=lambda _, text: heard.append(text),
