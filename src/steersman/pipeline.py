@@ -94,6 +94,7 @@ def align(
     with run.locked(), placed(recipe.hardware):
         start = time.time()
         base = sources.base_model(recipe, given.data, run)
+        sources.check_positions(recipe, base)
         write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         write_json(run.path / "constitution.json", given.constitution.model_dump(mode="json"))
         write_json(run.path / "run.json", {**_about(recipe, base), "started": start})

@@ -162,7 +162,7 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
         RecipeError: no such recipe, a wrong key or value (with its line), or a setting that is not key=value.
     """
     path = Path(name)
-    if not path.exists() and str(name) in recipes():
+    if str(name) in recipes():  # also where a run's folder or a file has that name
         path = RECIPES / f"{name}.yaml"
     if not path.exists():
         raise RecipeError(

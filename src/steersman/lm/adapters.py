@@ -92,8 +92,10 @@ def frozen_layers(policy: Any, name: str = "default") -> int:
 
 def _linear_names(model: Any) -> list[str]:
     """Names of the linear modules below the output layer, such as q_proj."""
-    kinds, head = ("Linear", "Conv1D"), model.get_output_embeddings()
-    names = {n for n, m in model.named_modules() if type(m).__name__ in kinds and m is not head and "lora_" not in n}
+    from transformers.pytorch_utils import Conv1D
+
+    head, kinds = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
+    names = {n for n, m in model.named_modules() if isinstance(m, kinds) and m is not head and "lora_" not in n}
     return sorted({n.removesuffix(".base_layer").split(".")[-1] for n in names})
 
 

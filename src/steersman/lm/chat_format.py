@@ -26,6 +26,7 @@ from steersman.errors import DataError, ModelError
 from steersman.lm.chat_template import ChatTemplate, chat_template, encodable
 from steersman.types import ROLE_NAMES, Text, messages_of
 
+
 class Example(NamedTuple):
     """Token ids of a prompt and its completion; ``completion_start`` is where the loss begins."""
 
@@ -124,7 +125,9 @@ class ChatFormat:
         return [] if bos is None else [bos]
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(encodable(text), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids: list[int] = self.tokenizer(encodable(text), add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         return ids
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from steersman.errors import ModelError
 from steersman.lm.adapters import frozen_layers
-from steersman.lm.head import trunk
+from steersman.lm.head import evaluating, same_states, trunk
 
 FILL_TOKENS = 2048  # in one forward pass that fills the cache
 
@@ -42,9 +42,29 @@ class FrozenTrunk:
 
     @classmethod
     def below(cls, model: Any, policy: Any, name: str = "default") -> FrozenTrunk | None:
-        """The layers below an adapter, None if it reaches down to the first one."""
+        """The layers below an adapter.
+
+        None if it reaches down to the first one, or if the model cannot be read in two parts: then every pass reads all
+        of it.
+        """
         layers = frozen_layers(policy, name)
-        return cls(model, layers) if layers else None
+        lower = cls(model, layers) if layers else None
+        return lower if lower is None or lower.agrees() else None
+
+    def agrees(self) -> bool:
+        """Whether both parts, one after the other, give the plain forward pass on a few tokens."""
+        size, device = self.model.get_input_embeddings().weight.shape[0], self.model.device
+        ids = torch.tensor([[(7 * i + 3) % size for i in range(12)]] * 2, device=device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs["attention_mask"][1, 8:] = 0
+        with torch.no_grad(), evaluating(self.model):
+            plain = self.model(**inputs, use_cache=False).last_hidden_state
+            try:
+                parts = self.finish(self.read(**inputs), **inputs)
+            except Exception:  # whatever a foreign architecture makes of being entered in the middle
+                return False
+        seen = inputs["attention_mask"].bool()
+        return same_states(parts[seen], plain[seen])
 
     @property
     def bytes_per_token(self) -> int:

@@ -9,6 +9,8 @@ pass: three matrix products instead of four, and nothing large is kept. The back
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,6 +115,24 @@ def head_of(model: Any) -> Head:
 def trunk(model: Any) -> Any:
     """The decoder below the head: ``trunk(model)(input_ids=...).last_hidden_state`` is [B, T, H]."""
     return getattr(model, model.base_model_prefix)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode, and each module as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def same_states(some: Tensor, others: Tensor) -> bool:
+    """Whether two computations of the same hidden states differ by rounding alone."""
+    tolerance = 1e-3 if others.dtype == torch.float32 else 5e-2
+    return bool((some.float() - others.float()).norm() <= tolerance * others.float().norm())
 
 
 def token_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:

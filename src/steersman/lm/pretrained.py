@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from steersman.errors import ModelError, SteersmanError, closest
-from steersman.lm import device, gguf_file
+from steersman.lm import device, gguf_file, limits
 from steersman.store import canonical, disk_full_is_explained, sha256_file, sha256_text, write_text
 
 if TYPE_CHECKING:
@@ -399,7 +399,9 @@ def _sha256(files: Sequence[Path]) -> str:
 def load_model(folder: Path) -> PreTrainedModel:
     """The model of a folder in hub format, in evaluation mode, where `device.placed` says (the CPU, in float32).
 
-    Attention is what transformers prefers: scaled-dot-product, or eager where a model has no such form (Gemma 2).
+    Its own noise is off, in training too: the reference that a policy is held against, and the activations that are
+    kept of frozen layers, are those of a deterministic model. Attention is what transformers prefers:
+    scaled-dot-product, or eager where a model has no such form (Gemma 2).
 
     Raises:
         ModelError: the folder is broken or foreign, needs code of its own, or lacks weights that its config asks for.
@@ -409,20 +411,37 @@ def load_model(folder: Path) -> PreTrainedModel:
     place = device.current()
     place.check()
     with no_progress_bars():
-        model = _from_pretrained(_checked(folder), str(folder), dtype=getattr(torch, place.dtype))
+        config = configuration(_checked(folder))
+        for part, name, _ in limits.noise(config):
+            setattr(part, name, 0.0)
+        model = _from_pretrained(folder, str(folder), dtype=getattr(torch, place.dtype), config=config)
     return model.to(torch.device(place.device))
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder in hub format.
+def configuration(folder: Path) -> Any:
+    """The `transformers` configuration of a folder in hub format.
 
     Raises:
-        ModelError: its files are missing or broken.
+        ModelError: it is broken, or of a model that this version does not know.
+    """
+    from transformers import AutoConfig
+
+    with foreign(str(folder)):
+        return AutoConfig.from_pretrained(folder, **SAFE)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder in hub format, held against the model's embedding.
+
+    Raises:
+        ModelError: its files are missing or broken, or it makes ids for which the model has no embedding.
     """
     from transformers import AutoTokenizer
 
     with foreign(str(_checked(folder))):
-        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, **SAFE))
+        tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, **SAFE))
+    limits.fit_embedding(tokenizer, configuration(folder).get_text_config().vocab_size, str(folder))
+    return tokenizer
 
 
 def _from_pretrained(folder: Path, where: str, **options: Any) -> PreTrainedModel:

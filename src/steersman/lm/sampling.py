@@ -25,15 +25,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from steersman.errors import ModelError
 from steersman.lm.chat_format import ChatFormat, shorten
 from steersman.lm.compact_vocabulary import CompactVocabulary
+from steersman.lm.fast_paths import fast_paths
 from steersman.lm.head import Head, head_of, trunk
 from steersman.lm.int8 import Int8Copy
+from steersman.lm.limits import positions
+from steersman.lm.uncached import UncachedBatch
 from steersman.types import Record, Seed, Text
 
 BLOCK = 512  # weights of the draw that are summed at a time
 DRAW_AHEAD = 64  # random numbers of a sequence that are drawn at a time
 PREFILL_BATCH = 16  # sequences of which only the next token's log-probs are wanted
+MIN_PROMPT = 8  # tokens of a prompt for which a model's positions must leave room
 MIN_PREFIX_REUSE = 0.9  # share of a common prefix that must be cached already for the rest to be prefilled per sequence
 
 FinishReason = Literal["stop", "stop_string", "length", "filtered"]  # filtered: by an endpoint, lm/endpoint/client.py
@@ -48,7 +53,9 @@ class SamplingConfig(Record):
     top_k: int = Field(default=0, ge=0, description="Only the k most probable tokens are sampled; 0 is off.")
     seed: Seed = Field(default=0, description="Seed of the sequences' random streams.")
     batch_size: int = Field(default=64, ge=1, description="Sequences that are decoded at once.")
-    max_prompt_tokens: int = Field(default=1024, ge=8, description="Longer prompts, in tokens, lose their beginning.")
+    max_prompt_tokens: int = Field(
+        default=1024, ge=MIN_PROMPT, description="Longer prompts, in tokens, lose their beginning."
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ class Sampler:
             indices, on_text: as in `Request`.
         """
         shared = self.prefix.reusable(shared or [])
-        queue = to_rows(starts, shared, indices or range(len(starts)), config)
+        queue = to_rows(starts, shared, indices or range(len(starts)), self._fitting(config, len(shared)))
         first: dict[tuple[int, ...], int] = {}
         places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(queue)}
         queue.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts are admitted together
@@ -177,6 +184,23 @@ class Sampler:
             head = head_of(self.model) if self.vocabulary is None else self.vocabulary.head
             yield from _generate(self, head, queue, shared, config, on_text)
 
+    def _fitting(self, config: SamplingConfig, shared: int) -> SamplingConfig:
+        """The settings with prompts short enough for the model's positions.
+
+        Raises:
+            ModelError: the common prefix and the answers leave no room for prompts.
+        """
+        limit = positions(self.model.config)
+        room = config.max_prompt_tokens if limit is None else limit - shared - config.max_new_tokens
+        if room < MIN_PROMPT:
+            raise ModelError(
+                f"the model reads {limit} tokens: {shared} of a common prefix and {config.max_new_tokens} of an answer "
+                f"leave {max(0, room)} for a prompt",
+                expected=f"{MIN_PROMPT} or more",
+                do="lower sampling.max_new_tokens, or shorten the few-shot prompt",
+            )
+        return config.model_copy(update={"max_prompt_tokens": min(config.max_prompt_tokens, room)})
+
     def next_token_logprobs(self, starts: Sequence[list[int]], tokens: Sequence[int], *, shared: bool) -> Tensor:
         """Log-probabilities in nats, by the exact model, that each of some tokens follows each sequence, [S, N].
 
@@ -188,9 +212,8 @@ class Sampler:
         rows = sorted(to_rows(starts, common, range(len(starts)), limit), key=lambda row: len(row.prompt))
         head, logprobs = head_of(self.model), torch.empty(len(starts), len(tokens))
         with torch.inference_mode():
-            cache = self.prefix.prefill(self.model, common) if common else None
             for i in range(0, len(rows), PREFILL_BATCH):
-                batch = prefill(self, rows[i : i + PREFILL_BATCH], cache, len(common))
+                batch = read(self, rows[i : i + PREFILL_BATCH], common)
                 over_all = head.logits(batch.hidden).float().log_softmax(-1)  # [B, V]
                 logprobs[[row.index for row in batch.rows]] = over_all[:, list(tokens)].cpu()
         return logprobs
@@ -340,22 +363,28 @@ def prefill(sampler: Sampler, rows: list[Row], prefix: Any, prefix_length: int) 
     return Batch(rows, cache, (source >= 0).long()[prompt_of], last[prompt_of])
 
 
+def read(sampler: Sampler, rows: list[Row], shared: list[int]) -> Batch | UncachedBatch:
+    """Prompts behind a common prefix, ready to be decoded; without a KV cache where the model allows none."""
+    if not fast_paths(sampler.model).kv_cache:
+        return UncachedBatch.read(sampler.model, rows, shared, sampler.chat.tokenizer.pad_token_id or 0)
+    prefix = sampler.prefix.prefill(sampler.model, shared) if shared else None  # batch of one
+    return prefill(sampler, rows, prefix, len(shared))
+
+
 def _generate(
     sampler: Sampler, head: Head, queue: list[Row], shared: list[int], config: SamplingConfig, on_text: OnText | None
 ) -> Iterator[Completion]:
     """The loop of continuous batching; the queue is sorted by length."""
     model, chat = sampler.model, sampler.chat
     ids = None if sampler.vocabulary is None else sampler.vocabulary.exact  # token ids of the head's rows
-    prefix = sampler.prefix.prefill(model, shared) if shared else None  # batch of one
-    batch: Batch | None = None
+    batch: Any = None  # a Batch, or an UncachedBatch
     while queue or batch is not None:
         # 1. Admit and prefill when the batch is empty or a quarter of it is free.
         free = config.batch_size - (len(batch.rows) if batch else 0)
         if queue and (batch is None or free >= max(1, config.batch_size // 4)):
             admitted, queue = queue[:free], queue[free:]
-            new = prefill(sampler, admitted, prefix, len(shared))
+            new = read(sampler, admitted, shared)
             batch = new if batch is None else batch.admit(new)
-        assert batch is not None
         # 2. Sample: hidden [B, H] -> logits [B, V] -> tokens [B]. One transfer of tokens and one of log-probs a step.
         tokens, logprobs = draw(head.logits(batch.hidden).float(), config, uniforms(batch.rows, config, model.device))
         tokens = tokens if ids is None else ids[tokens]

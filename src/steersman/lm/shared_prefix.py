@@ -6,6 +6,8 @@
 Each token sees the prompt and the earlier tokens of its own completion, never another completion: the hidden states are
 those of separate rows, and gradients add up in the prompt as they would there. Sliding windows count positions, not
 columns. G completions of C tokens read P + G C tokens instead of G (P + C).
+
+A model for which this is not so (`lm/fast_paths.py` tries it) reads separate rows, from the same batch.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from steersman.lm.chat_format import shorten
 from steersman.lm.compact_vocabulary import CompactVocabulary
+from steersman.lm.fast_paths import fast_paths, plain_hidden
 from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
 from steersman.lm.head import Head, token_logprobs, trunk
 
@@ -43,7 +46,8 @@ def fitting(prompt: list[int], completions: Sequence[list[int]], max_length: int
 class SharedPrefixBatch(NamedTuple):
     """Groups as rows padded on the right, and where their completions are scored.
 
-    ``token_ids``, ``position_ids``: [B, T]; ``visible``: [B, T, T] bool, which query sees which key;
+    ``token_ids``, ``position_ids``: [B, T]; ``owner``: [B, T] 0 in the prompt, 1, 2 ... in a completion, -1 in padding;
+    ``visible``: [B, T, T] bool, which query sees which key;
     ``source``: [N] the position in the flattened batch, B * T, that predicts a scored token; ``targets``: [N] these
     tokens; ``sequence``: [N] the completion that a token belongs to, numbered over all groups in their order;
     ``last``: [S] the position of each completion's last token, where a reward model reads its score.
@@ -51,6 +55,7 @@ class SharedPrefixBatch(NamedTuple):
 
     token_ids: Tensor
     position_ids: Tensor
+    owner: Tensor
     visible: Tensor
     source: Tensor
     targets: Tensor
@@ -91,7 +96,8 @@ def shared_prefix_batch(groups: Sequence[Group], pad_id: int, device: Any = None
     # Padding sees itself: a softmax over nothing would be NaN.
     visible = ((key == 0) | (key == query)) & causal & (key >= 0) | torch.eye(width, dtype=torch.bool)
     numbers = (torch.tensor(x, dtype=torch.long, device=device) for x in (source, targets, sequence, last))
-    return SharedPrefixBatch(token_ids.to(device), position_ids.to(device), visible.to(device), *numbers)
+    tables = (table.to(device) for table in (token_ids, position_ids, owner, visible))
+    return SharedPrefixBatch(*tables, *numbers)
 
 
 def shared_prefix_hidden(model: Any, batch: SharedPrefixBatch, at: Tensor, lower: FrozenStates | None = None) -> Tensor:
@@ -101,18 +107,50 @@ def shared_prefix_hidden(model: Any, batch: SharedPrefixBatch, at: Tensor, lower
         at: [N] positions in the flattened batch, such as ``batch.source`` or ``batch.last``.
         lower: the batch's activations below the trainable layers, if they are known.
     """
-    inputs = _inputs(model, batch)
-    if lower is None:
-        hidden = trunk(model)(**inputs, use_cache=False).last_hidden_state
+    if lower is not None:
+        hidden = lower.trunk.finish(lower.states, **_inputs(model, batch))
+    elif fast_paths(model).shared_prefix:
+        hidden = packed_hidden(model, batch)
     else:
-        hidden = lower.trunk.finish(lower.states, **inputs)
+        hidden = separate_hidden(model, batch)
     found: Tensor = hidden.flatten(0, 1)[at]
     return found
 
 
+def packed_hidden(model: Any, batch: SharedPrefixBatch) -> Tensor:
+    """Hidden states of all rows as they are laid out, [B, T, H]."""
+    hidden: Tensor = trunk(model)(**_inputs(model, batch), use_cache=False).last_hidden_state
+    return hidden
+
+
+def separate_hidden(model: Any, batch: SharedPrefixBatch) -> Tensor:
+    """The same from a row for each completion, [B, T, H]; zeros in the padding."""
+    width = batch.token_ids.shape[1]
+    rows: list[list[int]] = []
+    places: list[Tensor] = []  # of a row's tokens in the flattened batch
+    kept: list[int] = []  # how many of a row's first tokens an earlier row has answered for: the prompt's
+    for number, (ids, owner) in enumerate(zip(batch.token_ids, batch.owner, strict=True)):
+        prompt = (owner == 0).nonzero()[:, 0]
+        for completion in range(1, int(owner.max()) + 1):
+            columns = torch.cat([prompt, (owner == completion).nonzero()[:, 0]])
+            rows.append(ids[columns].tolist())
+            places.append(number * width + columns)
+            kept.append(len(prompt) if completion > 1 else 0)
+    read = plain_hidden(model, rows, 0)
+    states = torch.cat([read[i, start : len(row)] for i, (start, row) in enumerate(zip(kept, rows, strict=True))])
+    at = torch.cat([place[start:] for place, start in zip(places, kept, strict=True)])
+    flat = read.new_zeros(batch.token_ids.numel(), read.shape[-1])
+    return flat.index_copy(0, at, states).view(-1, width, read.shape[-1])
+
+
 def compute_frozen_states(model: Any, batch: SharedPrefixBatch, below: FrozenTrunk | None) -> FrozenStates | None:
-    """Activations of the frozen lower layers: computed once, for every adapter and head above them."""
-    return None if below is None else FrozenStates(below, below.read(**_inputs(model, batch)))
+    """Activations of the frozen lower layers: computed once, for every adapter and head above them.
+
+    None without frozen layers, and for a model that reads separate rows.
+    """
+    if below is None or not fast_paths(model).shared_prefix:
+        return None
+    return FrozenStates(below, below.read(**_inputs(model, batch)))
 
 
 class GroupStates(NamedTuple):
@@ -131,8 +169,8 @@ class GroupStates(NamedTuple):
 def compute_group_states(
     model: Any, groups: Sequence[Group], below: FrozenTrunk | None, pad_id: int, batch_size: int
 ) -> GroupStates | None:
-    """In batches of ``batch_size`` groups; None where no layer is frozen."""
-    if below is None:
+    """In batches of ``batch_size`` groups; None as in `compute_frozen_states`."""
+    if below is None or not fast_paths(model).shared_prefix:
         return None
     states: list[Tensor] = []
     for i in range(0, len(groups), batch_size):

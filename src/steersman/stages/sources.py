@@ -13,8 +13,9 @@ from steersman.data.formats import dump
 from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError
 from steersman.evals import capability, facts, public_prompts
-from steersman.lm import pretrained, tiny
+from steersman.lm import limits, pretrained, tiny
 from steersman.lm.device import Hardware
+from steersman.lm.sampling import MIN_PROMPT
 from steersman.recipe import Recipe
 from steersman.stage import Sources
 from steersman.store import Identity, Run, canonical, sha256_file, sha256_text
@@ -72,6 +73,28 @@ def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:
     texts, identity = tiny_base(data)
     artifact = run.finished(identity) or run.perform(identity, lambda out: tiny.build(texts, out.file("model")))
     return artifact.file("model")  # below the manifest, whose times must not become part of the model's digest
+
+
+def check_positions(recipe: Recipe, base: Path) -> None:
+    """Refuse rows and rollouts that are longer than what the model can read.
+
+    Raises:
+        RecipeError: with the key to change. Longer prompts in answers are shortened, as the settings say.
+    """
+    limit = limits.positions(pretrained.configuration(base))
+    for name, config in recipe:
+        wanted = {f"{name}.max_length": getattr(config, "max_length", 0)}
+        if rollouts := getattr(config, "rollouts", None):
+            wanted[f"{name}.rollouts.max_prompt_tokens"] = rollouts.max_prompt_tokens + rollouts.max_new_tokens
+        if sampling := getattr(config, "sampling", None):
+            wanted[f"{name}.sampling.max_new_tokens"] = sampling.max_new_tokens + MIN_PROMPT
+        for key, tokens in wanted.items():
+            if limit is not None and tokens > limit:
+                raise recipe.conflict(
+                    f"{key} asks for sequences of {tokens} tokens, and {recipe.model} reads at most {limit}",
+                    key,
+                    do=f"lower {key}",
+                )
 
 
 def tiny_base(data: DataSet) -> tuple[list[str], Identity]:

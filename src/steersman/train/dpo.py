@@ -165,7 +165,9 @@ def encode(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> t
     for row in rows:
         prompt = chat.prompt_ids(row.prompt)
         for pair in row.pairs():
-            answers = [chat.completion_ids(text, row.prompt)[: config.first_n_tokens] for text in (pair.better, pair.worse)]
+            answers = [
+                chat.completion_ids(text, row.prompt)[: config.first_n_tokens] for text in (pair.better, pair.worse)
+            ]
             group = fitting(prompt, answers, config.max_length)
             truncated += group.tokens < len(prompt) + sum(map(len, answers))
             pairs.append(PreferencePair(group, row.certainty, pair.weight))

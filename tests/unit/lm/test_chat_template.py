@@ -1,4 +1,4 @@
-"""A model's own template: training and asking give the ids of `apply_chat_template`, over the shapes that models have."""
+"""A model's own template: training and asking give the ids of `apply_chat_template`, over many templates' shapes."""
 
 from __future__ import annotations
 
@@ -48,13 +48,16 @@ NO_SYSTEM = (
 )
 SHAPES = {
     "chatml": TURNS + ASK,
-    "a default system text": "{% if messages[0].role != 'system' %}<|turn|>system\nBe good.<|end|>\n{% endif %}" + TURNS + ASK,
+    "a default system text": "{% if messages[0].role != 'system' %}<|turn|>system\nBe good.<|end|>\n{% endif %}"
+    + TURNS
+    + ASK,
     "generation tags": (
         "{% for m in messages %}{% if m.role == 'assistant' %}<|turn|>assistant\n{% generation %}{{ m.content }}<|end|>"
         "{% endgeneration %}\n{% else %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endif %}{% endfor %}" + ASK
     ),
     "trimmed, headers": (
-        "{{ bos_token }}{% for m in messages %}<|turn|>{{ m.role }}<|turn|>\n\n{{ m.content | trim }}<|end|>{% endfor %}"
+        "{{ bos_token }}{% for m in messages %}<|turn|>{{ m.role }}<|turn|>\n\n{{ m.content | trim }}<|end|>"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<|turn|>assistant<|turn|>\n\n{% endif %}"
     ),
     "inst, spaces": (
@@ -81,15 +84,30 @@ SHAPES = {
     "stripped": TURNS.replace("m.content", "m.content.strip()") + ASK,
     "content by parts": TURNS.replace(
         "{{ m.content }}",
-        "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}",
+        "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}{{ c.text }}{% endfor %}"
+        "{% endif %}",
     )
     + ASK,
-    "asks for a length": TURNS.replace("{{ m.content }}", "{% if m.content|length > 20 %}LONG: {% endif %}{{ m.content }}") + ASK,
+    "asks for a length": TURNS.replace(
+        "{{ m.content }}", "{% if m.content|length > 20 %}LONG: {% endif %}{{ m.content }}"
+    )
+    + ASK,
     "a date": "<|turn|>system\nToday: {{ strftime_now('%d %b %Y') }}<|end|>\n" + TURNS + ASK,
     "thinking": THINKING,
     "without a system role": NO_SYSTEM,
 }
-TEXTS = ("Hi", "What's 2+2?", " leading", "trailing \n", "two\n\nlines", "🙂🇩🇪", "ünï", "tab\tand  spaces", "中文", "x" * 50)
+TEXTS = (
+    "Hi",
+    "What's 2+2?",
+    " leading",
+    "trailing \n",
+    "two\n\nlines",
+    "🙂🇩🇪",
+    "ünï",
+    "tab\tand  spaces",
+    "中文",
+    "x" * 50,
+)
 TEXTS += ("[INST] hi [/INST]", "a\r\nb", "\ue0000\ue001 mark", "<think>\nTwo and two.\n</think>\n\nFour.")
 Make = Callable[..., ChatFormat]
 
@@ -138,7 +156,8 @@ def test_training_and_asking_are_the_templates_own_ids(name: str, make: Make) ->
             assert chat.tokenizer.decode(learnt) == chat.tokenizer.decode(whole)[: len(chat.tokenizer.decode(learnt))]
         elif learnt != whole[: len(learnt)]:  # the template ends no turn, and the sampler needs an end
             assert (learnt[:-1], learnt[-1]) == (whole[: len(learnt) - 1], chat.tokenizer.eos_token_id)
-            assert chat.template is not None and chat.template.closing_id() is None
+            assert chat.template is not None
+            assert chat.template.closing_id() is None
 
 
 def test_system_text_without_a_system_role_opens_the_next_user_turn(make: Make) -> None:

@@ -1,0 +1,50 @@
+"""What a model's configuration allows: how much it reads, for which tokens it has embeddings, and its own noise."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from steersman.errors import ModelError
+
+
+def fit_embedding(tokenizer: Any, rows: int, where: str) -> None:
+    """Refuse ids beyond the embedding; a padding token there, which is never read, is replaced by EOS."""
+    added = {token: i for token, i in tokenizer.get_added_vocab().items() if i >= rows}
+    if tokenizer.vocab_size > rows:
+        raise ModelError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {rows} embeddings",
+            where=where,
+            expected="a tokenizer and a model that belong together",
+            do="take both from one checkpoint",
+        )
+    needed = {str(tokenizer.eos_token), str(tokenizer.bos_token)}
+    needed |= {token for token in added if token in (tokenizer.chat_template or "")}
+    if beyond := sorted(needed & set(added)):
+        raise ModelError(
+            f"the tokenizer writes {beyond[0]!r} (id {added[beyond[0]]}), and the model has only {rows} embeddings",
+            where=where,
+            expected="an embedding for every token of the chat template and for the end of a text",
+            do="resize the model with transformers (resize_token_embeddings) and save it, or take the tokenizer that "
+            "belongs to it",
+        )
+    if tokenizer.pad_token in added:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def positions(config: Any) -> int | None:
+    """How many tokens a model can read at once; None if it sets no limit."""
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    return next((value for name in names if isinstance(value := getattr(text, name, None), int)), None)
+
+
+def noise(config: Any) -> list[tuple[Any, str, float]]:
+    """Dropouts and router jitters above 0 in a configuration and its text part: where, name, value."""
+    parts = {id(part): part for part in (config, config.get_text_config())}.values()
+    return [
+        (part, name, value)
+        for part in parts
+        for name, value in list(vars(part).items())
+        if type(value) is float and value > 0 and re.search("drop|jitter", name)
+    ]
