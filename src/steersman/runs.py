@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge, JudgeConfig
 from steersman.errors import ModelError, UserError
-from steersman.lm import adapters, pretrained
+from steersman.lm import pretrained
 from steersman.lm.device import Hardware, placed
+from steersman.lm.export import export
 from steersman.lm.language_model import LocalModel
 from steersman.lm.reward_model import RewardModel
 from steersman.pipeline import sections_of
@@ -141,7 +142,7 @@ class OpenRun:
 
     def export(self, target: Path, *, merged: bool = False) -> Path:
         """Copy the aligned model as a PEFT adapter or a merged model, with its tokenizer; returns the folder."""
-        return adapters.export(self.base, self.policy, target, merged=merged)
+        return export(self.base, self.policy, target, merged=merged)
 
     def judge(self, config: JudgeConfig | None = None) -> Judge:
         """The recipe's preference judge, or another one, with the run's base model and reward model.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
@@ -14,12 +15,27 @@ from steersman.cli.rate import rate_app
 from steersman.errors import SteersmanError
 
 app = typer.Typer(
-    help="Write down how your model should behave; Steersman trains it, and shows with error bars whether it worked.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"steersman {version('steersman')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Write down how your model should behave; Steersman trains it, and shows with error bars whether it worked."""
 
 
 RUNS = (align.align, align.sweep, align.show, align.diff, model.chat, align.report, model.export)

@@ -185,7 +185,7 @@ def comparisons_of(run: OpenRun, file: Path | None) -> list[Comparison]:
     path = file or run.path / "data" / "held_out_comparisons.jsonl"
     if not path.exists():
         raise DataError("there is no such file", where=str(path), do="give one with --comparisons")
-    rows, faults = sort_out(path, Comparison)
+    rows, faults, _ = sort_out(path, Comparison)
     if not rows:
         raise DataError(f"none of {len(faults)} rows can be used", where=str(path), do=str(faults[0]) if faults else "")
     return rows
@@ -243,7 +243,7 @@ def pairs_of(run: OpenRun, limit: int) -> list[AnswerPair]:
     pairs: dict[AnswerPair, None] = {}
     for name in PAIRS:
         if (run.path / name).exists() and len(pairs) < limit:
-            rows, _ = sort_out(run.path / name, Comparison)
+            rows = sort_out(run.path / name, Comparison).rows
             pairs |= dict.fromkeys(AnswerPair(row.prompt, *row.options[:2]) for row in spread(rows, limit - len(pairs)))
     if not pairs:
         raise DataError("this run holds no pairs of answers", where=str(run.path), do="align with comparisons")

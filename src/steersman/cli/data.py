@@ -10,12 +10,16 @@ import typer
 
 from steersman.cli.options import Json, print_json
 
+Columns = Annotated[
+    str, typer.Option(help="Columns of a file, e.g. prompt=question,first=output_1,second=output_2,better=label.")
+]
 data_app = typer.Typer(help="Check and convert data sets.", no_args_is_help=True)
 
 
 @data_app.command()
 def check(
-    name: Annotated[str, typer.Argument(metavar="DATA", help="Folder, or the name of a shipped data set.")],
+    name: Annotated[str, typer.Argument(metavar="DATA", help="Folder, file, or the name of a shipped data set.")],
+    columns: Columns = "",
     json: Json = False,
 ) -> None:
     """Report counts, coverage per principle, duplicates, leaks into the evaluation, lengths. Exits with 2 on a leak."""
@@ -23,7 +27,7 @@ def check(
     from steersman.data.check import check, print_report
     from steersman.evals.detectors.behaviours import detect
 
-    data = sources.load(name)
+    data = sources.load_file(Path(name), columns) if Path(name).is_file() else sources.load(name)
     files = data.demonstrations, data.comparisons, data.prompts, data.evaluation, data.forms, data.development
     report = check(*files, refuses=partial(detect, "refuses"))
     if json:
@@ -38,9 +42,10 @@ def convert(
     file: Annotated[Path, typer.Argument(help="Comparisons in any supported format, .jsonl or .jsonl.gz.")],
     out: Annotated[Path, typer.Argument(help="A new .jsonl file.")],
     to: Annotated[Literal["trl", "hh", "pku", "openrlhf", "argilla", "ranked"], typer.Option(help="Format to write.")],
+    columns: Columns = "",
 ) -> None:
     """Write comparisons in another tool's format. Rows that it cannot hold are counted with the reason."""
     from steersman.data.export import convert
 
-    for line in convert(file, out, to):
+    for line in convert(file, out, to, columns):
         typer.echo(line)

@@ -11,49 +11,92 @@
     Label Studio     data+annotations (JSON), or the task's fields with annotator+annotation_id (JSON-MIN)
     LMArena          winner+conversation_a+conversation_b, or prompt+response_a+response_b+winner_model_a+...
 
-Columns that a mapping does not know are kept, and the record reports them by name.
+Columns that nothing here knows are left out and counted (`Ignored`), but for those that would change what a row means,
+such as tool calls: these are refused.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
 from typing import Any
 
-from steersman.errors import DataError, closest
+from steersman.data.turns import (
+    SPOKEN,
+    UNREAD,
+    Row,
+    answer_text,
+    as_object,
+    as_objects,
+    as_slot,
+    as_turn,
+    first_of,
+    last_text,
+    refuse_unlearnt,
+)
+from steersman.errors import DataError
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
-Row = dict[str, Any]
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+Ignored = Counter[str]  # rows by the name of a column that was left out
+DECISIVE = ("ranking", "choice", "expect")  # misspelt and left out, these would turn a row into another one
 SAFETY = "safety"  # the key of `per_principle` under which PKU's safer_response_id is kept
 PKU_NOTES = re.compile(r"response_[01]_(source|severity_level|harm_category|sha256)")
 HH_TURN = re.compile(r"\n\n(Human|Assistant):(?: |(?=\n)|\Z)")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def records_of(row: Any, record: type[Record]) -> list[Row]:
+def records_of(row: Any, record: type[Record], ignored: Ignored | None = None) -> list[Row]:
     """A row of any tool as rows of ours: one, or for Argilla and Label Studio one for each rater.
+
+    Args:
+        ignored: counts the columns that are left out.
 
     Raises:
         DataError: the row means something else, or contradicts itself.
     """
     if not isinstance(row, dict):
         raise DataError(f"a {type(row).__name__} where an object {{...}} was expected")
+    if found := [name for name in UNREAD if row.get(name)]:
+        raise DataError(f"{found[0]!r} {UNREAD[found[0]]}")
+    rows = [_cleaned(mapped) for mapped in _mapped(row, record)]
+    unknown = {name for mapped in rows for name in mapped.keys() - record.model_fields.keys()}
+    for name in unknown:
+        if meant := difflib.get_close_matches(name, [field for field in DECISIVE if field not in row], 1, 0.85):
+            raise DataError(f"unknown field {name!r}, did you mean {meant[0]}?")
+    if ignored is not None:
+        ignored.update(unknown)
+    return [{name: value for name, value in mapped.items() if name not in unknown} for mapped in rows]
+
+
+def _cleaned(row: Row) -> Row:
+    """The row with nothing but roles and texts in the conversation of its prompt."""
+    prompt = row.get("prompt")
+    if isinstance(prompt, list) and all(isinstance(turn, dict) and turn.keys() & set(SPOKEN) for turn in prompt):
+        return {**row, "prompt": [as_turn(turn) for turn in prompt]}
+    return row
+
+
+def _mapped(row: Row, record: type[Record]) -> list[Row]:
     if record is Comparison:
         return _comparisons(row)
+    if record is Demonstration and isinstance(row.get("label"), bool):
+        raise DataError("one answer with a 'label', good or bad: a demonstration is an answer to learn from")
     alpaca_demonstration = record is Demonstration and "instruction" in row and "output" in row
     row = alpaca(sharegpt(row))
     if alpaca_demonstration:
         row["completion"] = row.pop("output")
     if "messages" in row and "prompt" not in row:
-        messages = _objects(row.pop("messages"), "messages")
+        spoken = as_objects(row.pop("messages"), "messages")
+        messages = [as_turn(turn) for turn in spoken]
         if record is Prompt:
-            return [{"prompt": _slot(messages), **row}]
+            return [{"prompt": as_slot(messages), **row}]
         if record is Demonstration:
-            return [{"prompt": _slot(messages[:-1]), "completion": _last(messages[-1:], "messages"), **row}]
+            refuse_unlearnt(spoken[-1:])
+            return [{"prompt": as_slot(messages[:-1]), "completion": last_text(messages[-1:], "messages"), **row}]
     if record is Demonstration and isinstance(row.get("completion"), list):  # TRL's conversational form
-        row["completion"] = _last(_objects(row["completion"], "completion"), "completion")
+        row["completion"] = last_text(as_objects(row["completion"], "completion"), "completion")
     return [row]
 
 
@@ -74,7 +117,7 @@ def _comparisons(row: Row) -> list[Row]:
     if "label" in row and ({"messages", "completion"} & row.keys()):
         raise DataError("one answer with a 'label': a comparison needs two answers to the same prompt")
     if "messages" in row and "prompt" not in row:
-        row["prompt"] = _slot(_objects(row.pop("messages"), "messages"))
+        row["prompt"] = as_slot([as_turn(turn) for turn in as_objects(row.pop("messages"), "messages")])
     return [chosen_rejected(row)] if {"chosen", "rejected"} & row.keys() else [row]
 
 
@@ -84,7 +127,7 @@ def sharegpt(row: Row) -> Row:
     if "conversations" not in row:
         return dict(row)
     rest = {name: value for name, value in row.items() if name not in ("conversations", "system")}
-    turns = [_turn(turn) for turn in _objects(row["conversations"], "conversations")]
+    turns = [as_turn(turn) for turn in as_objects(row["conversations"], "conversations")]
     return {**rest, "messages": [*_system(row), *turns]}
 
 
@@ -102,7 +145,7 @@ def alpaca(row: Row) -> Row:
     roles = ("user", "assistant")
     before = [{"role": role, "content": text} for turns in history for role, text in zip(roles, turns, strict=True)]
     request = {"role": "user", "content": "\n\n".join(part for part in parts if part)}
-    return {**rest, "prompt": _slot([*_system(row), *before, request])}
+    return {**rest, "prompt": as_slot([*_system(row), *before, request])}
 
 
 def _system(row: Row) -> list[Row]:
@@ -119,7 +162,7 @@ def ranked(row: Row) -> Row:
     rest, options = {name: value for name, value in row.items() if name != "choice"}, row["options"]
     if "ranking" in row:
         raise DataError("'choice' and 'ranking' both say which option is best; keep one")
-    return {**rest, "ranking": _first_of(options, row["choice"], "choice")}
+    return {**rest, "ranking": first_of(options, row["choice"], "choice")}
 
 
 def chosen_rejected(row: Row) -> Row:
@@ -135,13 +178,13 @@ def chosen_rejected(row: Row) -> Row:
             both = {name: transcript(value) for name, value in both.items()}
         elif not all(isinstance(value, list) for value in both.values()):
             raise DataError("no 'prompt', neither by itself nor at the beginning of 'chosen' and 'rejected'")
-        before = [[_turn(turn) for turn in _objects(value, name)][:-1] for name, value in both.items()]
+        before = [[as_turn(turn) for turn in as_objects(value, name)][:-1] for name, value in both.items()]
         if before[0] != before[1]:
             raise DataError("'chosen' and 'rejected' differ already before their last answers")
         if not before[0]:
             raise DataError("no 'prompt', neither by itself nor at the beginning of 'chosen' and 'rejected'")
-        rest["prompt"] = _slot(before[0])
-    return {**rest, "options": [_answer(both[name], name, rest["prompt"]) for name in both], "ranking": [1, 2]}
+        rest["prompt"] = as_slot(before[0])
+    return {**rest, "options": [answer_text(both[name], name, rest["prompt"]) for name in both], "ranking": [1, 2]}
 
 
 def best_first(row: Row) -> Row:
@@ -178,9 +221,9 @@ def pku(row: Row) -> Row:
         raise DataError("no 'response_1'")
     rest["options"] = [row["response_0"], row["response_1"]]
     if "better_response_id" in row:
-        rest["ranking"] = _first_of(rest["options"], row["better_response_id"], "better_response_id")
+        rest["ranking"] = first_of(rest["options"], row["better_response_id"], "better_response_id")
     if "safer_response_id" in row:
-        ranks = _first_of(rest["options"], row["safer_response_id"], "safer_response_id")
+        ranks = first_of(rest["options"], row["safer_response_id"], "safer_response_id")
         rest["per_principle"] = {SAFETY: ranks}
     for name in flags.keys() & row.keys():
         if not isinstance(row[name], bool):
@@ -201,7 +244,7 @@ def argilla(row: Row) -> list[Row]:
     a ranking, the highest first. ``rationale`` is a text question. Metadata with our fields' names are those fields.
     Drafts and discarded responses, other questions and other metadata are left out.
     """
-    fields, responses, metadata = (_object(row.get(name) or {}, name) for name in ("fields", "responses", "metadata"))
+    fields, responses, metadata = (as_object(row.get(name) or {}, name) for name in ("fields", "responses", "metadata"))
     prompt = next((name for name in ("prompt", "instruction") if name in fields), None)
     if prompt is None:
         raise DataError(f"no field 'prompt' or 'instruction' among {', '.join(fields) or 'none'}")
@@ -210,7 +253,7 @@ def argilla(row: Row) -> list[Row]:
     shared = {**known, "prompt": fields[prompt], "options": [fields[name] for name in names]}
     by_rater: dict[str, Row] = {}
     for question, answers in responses.items():
-        for answer in _objects(answers, question, "responses"):
+        for answer in as_objects(answers, question, "responses"):
             if answer.get("status") not in ("draft", "discarded"):
                 by_rater.setdefault(str(answer.get("user_id") or ""), {})[question] = answer.get("value")
     votes = {rater: _argilla_answers(names, answers) for rater, answers in by_rater.items()}
@@ -261,7 +304,7 @@ def label_studio(row: Row) -> list[Row]:
     """
     if "annotation_id" in row:
         row = _from_json_min(row)
-    data, annotations = _object(row["data"], "data"), _objects(row["annotations"], "annotations", "annotations")
+    data, annotations = as_object(row["data"], "data"), as_objects(row["annotations"], "annotations", "annotations")
     prompt = next((name for name in ("prompt", "instruction", "question") if name in data), None)
     if prompt is None:
         raise DataError(f"no field 'prompt', 'instruction' or 'question' among {', '.join(data) or 'none'}")
@@ -269,12 +312,12 @@ def label_studio(row: Row) -> list[Row]:
     lists = [value for value in data.values() if isinstance(value, list)]
     rows: list[Row] = []
     for annotation in annotations:
-        results = _objects(annotation.get("result") or [], "result", "results")
+        results = as_objects(annotation.get("result") or [], "result", "results")
         if annotation.get("was_cancelled") or not results:
             continue
         vote: Row = {"prompt": data[prompt], "source": "label studio"}
         for result in results:
-            kind, value = result.get("type"), _object(result.get("value") or {}, "value")
+            kind, value = result.get("type"), as_object(result.get("value") or {}, "value")
             if kind == "pairwise":
                 vote |= {
                     "options": texts,
@@ -331,7 +374,7 @@ def _studio_ranks(order: Any, lists: list[list[Any]]) -> Row:
         order = filled[0]
     if len(lists) != 1:
         raise DataError(f"{len(lists)} lists of items, where the answers are one")
-    items = _objects(lists[0], "items", "items")
+    items = as_objects(lists[0], "items", "items")
     ids = [str(item.get("id")) for item in items]
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(ids):
         raise DataError(f"'ranker' orders {str(order)[:60]}, but the items are {', '.join(ids)[:60]}")
@@ -365,15 +408,15 @@ def lmarena(row: Row) -> Row:
     vote: Row = {"both_bad": True} if winner in ARENA_BOTH_BAD else {"ranking": ARENA[winner]}
     tags = [f"{name}:{row[name]}" for name in ("model_a", "model_b") if isinstance(row.get(name), str)]
     judge = {"rater": str(row["judge"])} if row.get("judge") else {}
-    options = [_last(turns[-1:], f"conversation_{side}") for turns, side in zip(conversations, "ab", strict=True)]
+    options = [last_text(turns[-1:], f"conversation_{side}") for turns, side in zip(conversations, "ab", strict=True)]
     about = {"order_shown": [0, 1], "tags": tags, "source": "lmarena", **judge}
-    return {"prompt": _slot(conversations[0][:-1]), "options": options, **vote, **about}
+    return {"prompt": as_slot(conversations[0][:-1]), "options": options, **vote, **about}
 
 
 def _arena_turns(row: Row, side: str) -> list[Row]:
     """One model's conversation as messages of text."""
     if f"conversation_{side}" in row:
-        turns = _objects(row[f"conversation_{side}"], f"conversation_{side}")
+        turns = as_objects(row[f"conversation_{side}"], f"conversation_{side}")
         return [{"role": turn.get("role"), "content": _arena_text(turn.get("content"))} for turn in turns]
     requests, replies = (_arena_list(row.get(name), name) for name in ("prompt", f"response_{side}"))
     if len(requests) != len(replies):
@@ -390,7 +433,7 @@ def _arena_text(content: Any) -> Any:
     """Text, or a list of parts of which all are text."""
     if not isinstance(content, list):
         return content
-    parts = _objects(content, "content", "parts")
+    parts = as_objects(content, "content", "parts")
     if any(part.get("type") != "text" or part.get("image") for part in parts):
         raise DataError("a turn that is not only text")
     return "\n".join(str(part.get("text")) for part in parts)
@@ -405,65 +448,3 @@ def _arena_list(value: Any, name: str) -> list[Any]:
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{name!r} must be a list of turns, found {str(value)[:60]!r}")
     return turns
-
-
-# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _object(value: Any, name: str) -> Row:
-    if not isinstance(value, dict):
-        raise DataError(f"{name!r} must be an object {{...}}, found {str(value)[:60]!r}")
-    return value
-
-
-def _objects(value: Any, name: str, what: str = "messages") -> list[Row]:
-    if not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
-        raise DataError(f"{name!r} must be a list of {what} {{...}}")
-    return value
-
-
-def _last(messages: list[Row], name: str) -> Any:
-    """The text of a conversation that holds one assistant message and nothing else."""
-    if [message.get("role") for message in messages] != ["assistant"]:
-        what = "must end with an assistant message" if name == "messages" else "must be text or one assistant message"
-        raise DataError(f"{name!r} {what}")
-    return messages[0].get("content")
-
-
-def _answer(value: Any, name: str, prompt: Any) -> str:
-    """An answer as text: it is text, one assistant message, or one after the messages of the prompt."""
-    if isinstance(value, dict):
-        value = [value]
-    if isinstance(value, list):
-        messages = [_turn(turn) for turn in _objects(value, name)]
-        if len(messages) > 1 and messages[:-1] == [
-            _turn(turn) for turn in (prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])
-        ]:
-            messages = messages[-1:]
-        value = _last(messages, name)
-    if not isinstance(value, str):
-        raise DataError(f"{name!r} must be text or one assistant message, found {str(value)[:60]!r}")
-    if not value.strip():
-        raise DataError(f"{name!r} is empty")
-    return value
-
-
-def _turn(turn: Mapping[str, Any]) -> Row:
-    """A message; ShareGPT's ``{from, value}`` as ``{role, content}``."""
-    if "from" not in turn:
-        return dict(turn)
-    role = SHAREGPT_ROLES.get(str(turn["from"]))
-    if role is None:
-        raise DataError(f"a turn from {turn['from']!r}, {closest(str(turn['from']), list(SHAREGPT_ROLES))}")
-    return {"role": role, "content": turn.get("value")}
-
-
-def _slot(messages: list[Row]) -> Any:
-    single = len(messages) == 1 and messages[0].get("role") == "user"
-    return messages[0].get("content") if single else messages
-
-
-def _first_of(options: Any, index: Any, name: str) -> list[int]:
-    """A ranking with one option before all others."""
-    count = len(options) if isinstance(options, list) else 0
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
-        raise DataError(f"{name!r} must be the index of an option, 0 to {count - 1}, found {str(index)[:60]!r}")
-    return [1 if i == index else 2 for i in range(count)]

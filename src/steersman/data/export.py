@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from steersman.data.columns import SAFETY, Row, transcript
-from steersman.data.formats import dump, sort_out
+from steersman.data.column_mapping import column_mapping
+from steersman.data.columns import SAFETY, transcript
+from steersman.data.formats import dump, left_out, sort_out, unread
+from steersman.data.turns import Row
 from steersman.errors import DataError
 from steersman.store import write_jsonl
 from steersman.types import Comparison, Message, OrderedPair, messages_of
@@ -41,7 +43,7 @@ def export(comparisons: Sequence[Comparison], style: Style) -> Exported:
     return Exported(rows, refused)
 
 
-def convert(file: Path, out: Path, style: Style) -> list[str]:
+def convert(file: Path, out: Path, style: Style, columns: str = "") -> list[str]:
     """Convert the comparisons of ``file``, in any supported format, to ``out``; returns a summary as lines.
 
     Rows that cannot be read or held are skipped; the summary counts them by reason.
@@ -52,20 +54,13 @@ def convert(file: Path, out: Path, style: Style) -> list[str]:
     if out.suffix != ".jsonl" or out.exists():
         found = "the file exists" if out.exists() else f"{out.name!r} does not end in .jsonl"
         raise DataError(found, where=str(out), expected="the name of a new .jsonl file", do="choose another name")
-    comparisons, faults = sort_out(file, Comparison)
+    comparisons, faults, ignored = sort_out(file, Comparison, column_mapping(columns))
     rows, refused = export(comparisons, style)
-    skipped = [*unread(faults), *unwritten(refused)]
+    skipped = [*left_out(file, ignored, Comparison), *unread(faults), *unwritten(refused)]
     if not rows:
         raise DataError("\n  ".join(["no row to write", *skipped]), where=str(file), expected="comparisons")
     write_jsonl(out, rows)
     return [f"{out}: {len(rows)} row(s) from {len(comparisons) - len(refused)} comparison(s)", *skipped]
-
-
-def unread(faults: Mapping[int, Sequence[str]]) -> list[str]:
-    """Reasons of unread rows, most common first, each with the number of rows and the first line."""
-    reasons = Counter("; ".join(own) for own in faults.values())
-    first = {"; ".join(own): line for line, own in sorted(faults.items(), reverse=True)}
-    return [f"not read: {n} row(s), the first in line {first[reason]}: {reason}" for reason, n in reasons.most_common()]
 
 
 def unwritten(refused: Mapping[int, str]) -> list[str]:

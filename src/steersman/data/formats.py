@@ -5,22 +5,33 @@ Every row is either read or reported with its line: none is dropped silently.
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from steersman.data.columns import records_of
+from steersman.data.columns import Ignored, records_of
 from steersman.errors import DataError, closest
+from steersman.terminal import console
 from steersman.types import Comparison, Message, Record
 
 R = TypeVar("R", bound=Record)
 SHOWN_ROWS = 10
+
+
+class Sorted(NamedTuple, Generic[R]):
+    """The records of a file's valid rows, the faults of the others by line, and columns that were left out."""
+
+    rows: list[R]
+    faults: dict[int, list[str]]
+    ignored: Ignored
 
 
 def read(path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row: row) -> list[R]:
@@ -32,7 +43,9 @@ def read(path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row
     Raises:
         DataError: the file is missing or not UTF-8, or rows are bad; names the lines and the faults.
     """
-    rows, faults = sort_out(path, record, prepare)
+    rows, faults, ignored = sort_out(path, record, prepare)
+    for line in left_out(path, ignored, record):
+        console.print(line, markup=False, soft_wrap=True)
     if faults:
         shown = [f"line {n}: {fault}" for n in list(faults)[:SHOWN_ROWS] for fault in faults[n]]
         more = [f"and {len(faults) - SHOWN_ROWS} more"] if len(faults) > SHOWN_ROWS else []
@@ -46,9 +59,9 @@ def read(path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row
 
 
 def sort_out(
-    path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row: row
-) -> tuple[list[R], dict[int, list[str]]]:
-    """The records of the valid rows, and the faults of the others by line.
+    path: Path, record: type[R], prepare: Callable[[Any], Any] = lambda row: row, limit: int | None = None
+) -> Sorted[R]:
+    """Sort the rows of a file, or its first ``limit`` rows, into records and faults.
 
     A ``.json`` file, as annotation tools write them, is one list; its rows count from 1.
 
@@ -57,16 +70,38 @@ def sort_out(
     """
     rows: list[R] = []
     faults: dict[int, list[str]] = {}
-    for number, line in enumerate(_rows(path), start=1):
+    ignored: Ignored = Ignored()
+    for number, line in enumerate(_rows(path)[:limit], start=1):
         if not line.strip():
             continue
         try:
-            rows += [record.model_validate(row) for row in records_of(prepare(_parse(line)), record)]
+            rows += [record.model_validate(row) for row in records_of(prepare(_parse(line)), record, ignored)]
         except ValidationError as error:
             faults[number] = _faults(error, record)
         except DataError as error:
             faults[number] = [error.found]
-    return rows, faults
+    return Sorted(rows, faults, ignored)
+
+
+def unread(faults: Mapping[int, Sequence[str]]) -> list[str]:
+    """Reasons of unread rows, most common first, each with the number of rows and the first line."""
+    reasons = Counter("; ".join(own) for own in faults.values())
+    first = {"; ".join(own): line for line, own in sorted(faults.items(), reverse=True)}
+    return [f"not read: {n} row(s), the first in line {first[reason]}: {reason}" for reason, n in reasons.most_common()]
+
+
+def left_out(path: Path, ignored: Ignored, record: type[Record]) -> list[str]:
+    """A line about the columns that were left out, with their rows and what they may have been meant to be, or none."""
+    if not ignored:
+        return []
+    known = list(record.model_fields)
+    columns = [f"{name!r} ({count} rows{_meant(name, known)})" for name, count in ignored.most_common()]
+    return [f"{path}: columns that are not read: {', '.join(columns)}"]
+
+
+def _meant(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def dump(rows: Sequence[Record]) -> list[dict[str, Any]]:

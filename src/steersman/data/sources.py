@@ -12,18 +12,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from steersman.data.check import exact_overlap
-from steersman.data.formats import dump, read
+from steersman.data.column_mapping import column_mapping
+from steersman.data.formats import dump, left_out, read, sort_out, unread
 from steersman.errors import DataError, closest
 from steersman.store import StageFolder, write_json, write_jsonl
+from steersman.terminal import console
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
 Row = TypeVar("Row")
 TopicRow = TypeVar("TopicRow", Comparison, Prompt)
+SAMPLED_ROWS = 50  # of a file, from which its kind is told
 LIBRARY = Path(__file__).parent / "library"
 VERSION = 5
 
@@ -130,6 +133,32 @@ def load(name: str | Path, votes: str | Path | None = None) -> DataSet:
         prompts("development"),
         len(extra),
     )
+
+
+def load_file(path: Path, columns: str = "") -> DataSet:
+    """One file of any supported format as a data set: of comparisons, of demonstrations, or of prompts.
+
+    Rows that cannot be read are counted on the console, with the reason.
+
+    Args:
+        columns: see `column_mapping`.
+
+    Raises:
+        DataError: the file cannot be read, or none of its rows can.
+    """
+    prepare = column_mapping(columns)
+    kinds: tuple[type[Record], ...] = (Comparison, Demonstration, Prompt)
+    sample = {kind: len(sort_out(path, kind, prepare, limit=SAMPLED_ROWS).rows) for kind in kinds}
+    best = max(kinds, key=lambda kind: sample[kind])
+    empty: dict[type[Record], list[Any]] = {kind: [] for kind in kinds}
+    rows, faults, ignored = sort_out(path, best, prepare)
+    messages = [*left_out(path, ignored, best), *unread(faults)]
+    if not rows:
+        raise DataError("\n  ".join(["no row that can be read", *messages]), where=str(path))
+    for line in messages:
+        console.print(line, markup=False, soft_wrap=True)
+    empty[best] = rows
+    return DataSet(path, empty[Demonstration], empty[Comparison], empty[Prompt], [])
 
 
 def split_validation(rows: Sequence[Demonstration], share: float) -> tuple[list[Demonstration], list[Demonstration]]:

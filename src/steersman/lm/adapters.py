@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +49,8 @@ def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "defaul
 
     layers = _upper_layers(model, config.trainable_layers)
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
+    if not isinstance(targets, str):
+        _refuse_ends(model, targets)
     if isinstance(targets, str) and layers is not None:
         targets = _linear_names(model)  # peft takes layers only together with names
     wanted = peft.LoraConfig(
@@ -72,6 +73,19 @@ def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "defaul
     policy.peft_config[name].base_model_name_or_path = base_name
     fused_layers.use_fused(policy)
     return policy
+
+
+def _refuse_ends(model: Any, targets: Sequence[str]) -> None:
+    """Losses and samplers read the output layer's own weight, and a tied embedding would be merged into both ends."""
+    ends = {id(module) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    names = [name for name, module in model.named_modules() if id(module) in ends]
+    if found := [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]:
+        raise ModelError(
+            f"adapters on the embedding or the output layer are not supported ({', '.join(found)})",
+            where="sft.lora.target_modules",
+            expected="modules between them, such as q_proj, or all-linear",
+            do="take it out, or train all weights (sft.method: full)",
+        )
 
 
 def _upper_layers(model: Any, count: int | None) -> list[int] | None:
@@ -275,29 +289,6 @@ def check_base(checkpoint: Path, base: Path) -> None:
             expected=f"a checkpoint trained on {base}",
             do="give the model that it was trained on, or train again",
         )
-
-
-def export(base: Path, trained: Path, target: Path, *, merged: bool) -> Path:
-    """Copy a trained policy out of a run: a PEFT adapter folder, or a merged model that `transformers` loads alone.
-
-    Raises:
-        ModelError: the target exists, an adapter is asked of a fully fine-tuned model, or the base is another one.
-    """
-    if target.exists() and not target.is_dir():
-        raise ModelError("the target is not a folder", where=str(target), do="choose another one with --to")
-    if target.exists() and any(target.iterdir()):
-        raise ModelError("the target folder is not empty", where=str(target), do="choose another folder with --to")
-    if not merged:
-        if not (trained / ADAPTER).exists():
-            raise ModelError("all weights were trained, so there is no adapter", do="export with --merged")
-        check_base(trained / ADAPTER, base)
-        shutil.copytree(trained / ADAPTER, target, dirs_exist_ok=True)
-    else:
-        policy = load_policy(base, trained)
-        with pretrained.no_progress_bars():
-            policy.save_pretrained(target)
-    pretrained.load_tokenizer(base).save_pretrained(target)
-    return target
 
 
 def trainable(policy: Any) -> dict[str, torch.nn.Parameter]:

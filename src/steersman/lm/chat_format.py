@@ -26,6 +26,15 @@ from steersman.errors import DataError, ModelError
 from steersman.lm.chat_template import ChatTemplate, chat_template, encodable
 from steersman.types import ROLE_NAMES, Text, messages_of
 
+# Spelled-out roles as a chat template, for programs that an exported model goes to: it writes the ids of `ChatFormat`.
+SPELLED_OUT = (
+    "{{- bos_token -}}{%- for m in messages -%}{%- if not loop.first -%}{{- '\\n' -}}{%- endif -%}"
+    "{{- {'system': 'System', 'user': 'User', 'assistant': 'Assistant'}[m['role']] + ': ' -}}"
+    "{%- if loop.last and m['role'] == 'assistant' -%}{{- m['content'] | trim + eos_token -}}"
+    "{%- else -%}{{- m['content'] -}}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '\\nAssistant:' -}}{%- endif -%}"
+)
+
 
 class Example(NamedTuple):
     """Token ids of a prompt and its completion; ``completion_start`` is where the loss begins."""
@@ -100,18 +109,30 @@ class ChatFormat:
         stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
         return [*ids, self.tokenizer.eos_token_id] if stop is None else ids[: stop + 1]
 
+    def prompt_within(self, prompt: Text, limit: int) -> list[int]:
+        """Ids of a prompt of at most ``limit`` tokens, if leaving out its oldest turns is enough for that.
+
+        System text and the last question stay; turns go in pairs, a user's and the answer to it.
+        """
+        messages = list(messages_of(prompt))
+        first = next((i for i, m in enumerate(messages) if m.role != "system"), 0)
+        ids = self.prompt_ids(tuple(messages))
+        while len(ids) > limit and len(messages) - first > 2:
+            del messages[first : first + 2]
+            ids = self.prompt_ids(tuple(messages))
+        return ids
+
     def example(self, prompt: Text, completion: str, max_length: int) -> Example:
         """Prompt and completion as one sequence of at most ``max_length`` ids.
 
-        A prompt that is too long loses its beginning (after BOS), so that question and answer stay; a completion
-        that alone fills the length loses its end, terminator included. Both are reported, never silent.
+        What is too long loses, in this order: the prompt's oldest turns; the end of the completion with its terminator,
+        down to half of the length; the beginning of the question. Reported, never silent.
         """
-        head, tail = self.prompt_ids(prompt), self.completion_ids(completion, prompt)
-        excess = max(0, len(head) + len(tail) - max_length)
-        if excess:
-            head = shorten(head, max(2, len(head) - excess))
-            tail = tail[: max_length - len(head)]
-        return Example(head + tail, len(head), excess)
+        tail, whole = self.completion_ids(completion, prompt), self.prompt_ids(prompt)
+        excess = max(0, len(whole) + len(tail) - max_length)
+        head = self.prompt_within(prompt, max_length - len(tail)) if excess else whole
+        head = shorten(head, max(2, max_length - min(len(tail), max_length // 2)))
+        return Example(head + tail[: max_length - len(head)], len(head), excess)
 
     def decode(self, ids: Sequence[int]) -> str:
         """An answer's text without its terminator."""

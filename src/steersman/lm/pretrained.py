@@ -430,6 +430,16 @@ def configuration(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, **SAFE)
 
 
+def generation_config(folder: Path) -> Any:
+    """The generation config of a folder in hub format; one made of its configuration if it has none."""
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").exists():
+        with foreign(str(folder)):
+            return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_model_config(configuration(folder))
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder in hub format, held against the model's embedding.
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from steersman.data.export import export, unread, unwritten
-from steersman.data.formats import dump, sort_out
+from steersman.data.export import export, unwritten
+from steersman.data.formats import dump, left_out, sort_out, unread
 from steersman.errors import DataError
 from steersman.rating.raters import MIN_WEIGHT, Fit, aggregate, aggregate_and_fit
 from steersman.store import write_jsonl
@@ -37,8 +37,8 @@ def import_votes(path: Path) -> ImportedVotes:
     Raises:
         DataError: the file is missing or no such file, or none of its rows can be used.
     """
-    votes, faults = sort_out(path, Comparison)
-    messages = unread(faults)
+    votes, faults, ignored = sort_out(path, Comparison)
+    messages = [*left_out(path, ignored, Comparison), *unread(faults)]
     if not votes:
         raise DataError("\n  ".join(["no row that can be used", *messages]), where=str(path), expected="comparisons")
     raters = {vote.rater for vote in votes if vote.rater}

@@ -56,9 +56,18 @@ def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: i
 
     Grouped by length: each epoch is shuffled, cut into pools of 16 batches, sorted by length within a pool, cut into
     batches, and these are shuffled; rows of similar length share a batch, so little padding is computed.
+
+    Raises:
+        DataError: so few epochs of so few rows that no step would be made.
     """
     generator = torch.Generator().manual_seed(seed)
     per_epoch = math.ceil(len(lengths) / batch_size)
+    if round(epochs * per_epoch) == 0:
+        raise DataError(
+            f"no optimiser step: {epochs:g} epochs of {len(lengths)} rows in batches of {batch_size}",
+            expected="one step or more",
+            do="raise epochs, lower batch_size, or add rows",
+        )
     plan: list[list[int]] = []
     while len(plan) < round(epochs * per_epoch):
         order = torch.randperm(len(lengths), generator=generator).tolist()

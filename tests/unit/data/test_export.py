@@ -215,9 +215,10 @@ def test_convert_writes_and_counts_every_row(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     first, *rest = done.stdout.splitlines()
     assert first == f"{out}: 3 row(s) from 2 comparison(s)"
-    assert rest[0] == "not read: 2 row(s), the first in line 1: no 'options'"
-    assert rest[1].startswith("not read: 1 row(s), the first in line 8: no 'prompt'; no 'options'; unknown field 'a'")
-    assert rest[2:] == [
+    assert rest[0].endswith("columns that are not read: 'a' (1 rows)")
+    assert rest[1] == "not read: 2 row(s), the first in line 1: no 'options'"
+    assert rest[2].startswith("not read: 1 row(s), the first in line 8: no 'prompt'; no 'options'")
+    assert rest[3:] == [
         "not written: 2 comparison(s): a tie, where one answer must be better",
         "not written: 1 comparison(s): no order of the options",
     ]

@@ -23,7 +23,6 @@ from steersman.lm import pretrained, tiny
 from steersman.lm.adapters import (
     LoraConfig,
     add_lora,
-    export,
     load_adapter,
     load_policy,
     restore,
@@ -33,6 +32,7 @@ from steersman.lm.adapters import (
     using,
 )
 from steersman.lm.chat_format import chat_format
+from steersman.lm.export import export
 from steersman.lm.sampling import Request, Sampler, SamplingConfig
 
 PROMPT = "How do I cook an egg?"
@@ -185,6 +185,12 @@ def test_nothing_is_overwritten(merged: bool, lora: Path, tiny_base: Path, tmp_p
     with pytest.raises(ModelError, match="not a folder"):
         export(tiny_base, lora, tmp_path / "thesis.tex", merged=merged)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_adapters_on_the_embedding_or_the_head_are_refused(module: str, tiny_base: Path) -> None:
+    with pytest.raises(ModelError, match="embedding or the output layer"):
+        add_lora(pretrained.load_model(tiny_base), LoraConfig(target_modules=("q_proj", module)), "x")
 
 
 def test_target_modules_that_do_not_exist_are_named(tiny_base: Path) -> None:

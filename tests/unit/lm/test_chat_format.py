@@ -136,15 +136,16 @@ def test_a_hundred_thousand_characters(kind: str, request: pytest.FixtureRequest
 
 
 # ── truncation ───────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_truncation_keeps_bos_question_and_answer_and_is_counted(plain: ChatFormat) -> None:
-    prompt = "x " * 200 + "So: why?"
+def test_a_long_conversation_loses_its_oldest_turns_first(plain: ChatFormat) -> None:
+    old = [Message(role=role, content=f"{role} {n}") for n in range(9) for role in ("user", "assistant")]  # type: ignore[arg-type]
+    prompt = (Message(role="system", content="Be kind."), *old, Message(role="user", content="So: why?"))
     full = plain.example(prompt, "Because.", 10_000)
-    assert full.truncated_tokens == 0
-    cut = plain.example(prompt, "Because.", 60)
-    assert cut.truncated_tokens == len(full.token_ids) - 60 > 0
-    assert cut.token_ids == [BOS, *full.token_ids[-59:]]
-    assert whole_text(plain, cut.token_ids).endswith("So: why?\nAssistant: Because.<eos>")
-    assert cut.token_ids[cut.completion_start :] == plain.completion_ids("Because.")
+    cut = plain.example(prompt, "Because.", 90)
+    assert len(cut.token_ids) <= 90
+    assert cut.truncated_tokens == len(full.token_ids) - 90 > 0
+    text = whole_text(plain, cut.token_ids)
+    assert text.startswith("<bos>System: Be kind.\nUser: user ")
+    assert text.endswith("Assistant: assistant 8\nUser: So: why?\nAssistant: Because.<eos>")
 
 
 def test_an_example_that_just_fits_is_whole(plain: ChatFormat) -> None:
@@ -153,14 +154,21 @@ def test_an_example_that_just_fits_is_whole(plain: ChatFormat) -> None:
     assert plain.example("Why?", "Because.", len(full.token_ids) - 1).truncated_tokens == 1
 
 
-def test_a_completion_that_fills_everything_loses_its_end_and_terminator(plain: ChatFormat) -> None:
+def test_then_the_completion_loses_its_end_and_terminator(plain: ChatFormat) -> None:
     completion = "step " * 100
-    cut = plain.example("Why?", completion, 40)
-    assert len(cut.token_ids) == 40
-    assert cut.completion_start == 2
-    assert cut.token_ids[2:] == plain.completion_ids(completion)[:38]
+    cut = plain.example("Why?", completion, 60)
+    head = plain.prompt_ids("Why?")
+    assert cut.token_ids[: cut.completion_start] == head
+    assert cut.token_ids[len(head) :] == plain.completion_ids(completion)[: 60 - len(head)]
     assert EOS not in cut.token_ids
     assert cut.truncated_tokens > 0
+
+
+def test_and_at_last_the_question_its_beginning(plain: ChatFormat) -> None:
+    prompt = "x " * 200 + "So: why?"
+    full, cut = (plain.example(prompt, "Because.", length) for length in (10_000, 60))
+    assert cut.token_ids == [BOS, *full.token_ids[-59:]]
+    assert cut.token_ids[cut.completion_start :] == plain.completion_ids("Because.")
 
 
 def test_shorten_by_hand() -> None:

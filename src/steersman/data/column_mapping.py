@@ -1,0 +1,71 @@
+"""``--columns prompt=instruction+input,first=output_1,second=output_2,better=label``: columns that no format names.
+
+prompt, completion, chosen, rejected ...   a field of ours; several columns are joined by a blank line
+first, second, better                      two answers and which is better: 1 or 2, a or b, 0 or tie
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from steersman.errors import DataError, closest
+from steersman.types import Comparison, Demonstration, Prompt
+
+Row = dict[str, Any]
+PAIR = ("first", "second", "better")
+TARGETS = sorted({*Demonstration.model_fields, *Comparison.model_fields, *Prompt.model_fields, "chosen", "rejected"})
+FIRST = {"1", "a", "first", "left", "model_1", "output_1", "response_1", "model_a"}
+SECOND = {"2", "b", "second", "right", "model_2", "output_2", "response_2", "model_b"}
+TIE = {"0", "1.5", "tie", "equal", "c", "both"}
+
+
+def column_mapping(text: str) -> Callable[[Any], Any]:
+    """What is done to a row before its format is looked for.
+
+    Raises:
+        DataError: not ``field=column``, an unknown field, or only a part of first, second and better.
+    """
+    wanted: dict[str, list[str]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        target, _, source = (side.strip() for side in part.partition("="))
+        if not source:
+            raise DataError(f"{part!r} is not field=column", where="--columns", expected="prompt=question,...")
+        if target not in (*TARGETS, *PAIR):
+            do = closest(target, [*PAIR, *TARGETS])
+            raise DataError(f"no field is called {target!r}", where="--columns", expected="a field of ours", do=do)
+        wanted[target] = [name.strip() for name in source.split("+")]
+    given = [name for name in PAIR if name in wanted]
+    if given and len(given) < len(PAIR):
+        missing = next(name for name in PAIR if name not in wanted)
+        raise DataError(f"{given[0]!r} without {missing!r}", where="--columns", expected=", ".join(PAIR))
+
+    def apply(row: Any) -> Any:
+        return _applied(wanted, row) if isinstance(row, dict) else row
+
+    return apply
+
+
+def _applied(wanted: Mapping[str, list[str]], row: Row) -> Row:
+    """The row with its columns under their new names; those that were used are gone."""
+    if missing := [name for names in wanted.values() for name in names if name not in row]:
+        raise DataError(f"no column {missing[0]!r}, {closest(missing[0], list(row))}")
+    used = {name for names in wanted.values() for name in names}
+    mapped = {name: value for name, value in row.items() if name not in used}
+    for target, names in wanted.items():
+        values = [row[name] for name in names]
+        mapped[target] = values[0] if len(values) == 1 else "\n\n".join(str(value) for value in values if value)
+    if "better" in mapped:
+        options = [mapped.pop(name) for name in PAIR[:2]]
+        mapped |= {"options": options, "ranking": _ranking(mapped.pop("better"))}
+    return mapped
+
+
+def _ranking(value: Any) -> list[int]:
+    if isinstance(value, float) and 1 < value < 2 and value != 1.5:
+        value = round(value)  # AlpacaEval: 1 and the probability of the second
+    text = str(value).strip().lower().removesuffix(".0")
+    for names, ranking in ((FIRST, [1, 2]), (SECOND, [2, 1]), (TIE, [1, 1])):
+        if text in names:
+            return ranking
+    raise DataError(f"which answer is better is not said by {str(value)[:40]!r}")

@@ -1,0 +1,105 @@
+"""The parts of other tools' rows: conversations as messages of role and text, and what no record can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steersman.errors import DataError, closest
+
+Row = dict[str, Any]
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLES |= {"prompter": "user", "developer": "system"} | dict.fromkeys(("model", "chatgpt", "bing", "bard"), "assistant")
+SPOKEN = ("content", "value", "text")  # what a turn's text is called
+# Columns that change what a row means and that no record can hold.
+UNREAD = {
+    "tools": "is not read: tools and their calls are no part of the training yet",
+    "functions": "is not read: tools and their calls are no part of the training yet",
+    "images": "is not read: only text is",
+    "videos": "is not read: only text is",
+    "audios": "is not read: only text is",
+}
+
+
+def as_object(value: Any, name: str) -> Row:
+    """The value of a column that must be an object."""
+    if not isinstance(value, dict):
+        raise DataError(f"{name!r} must be an object {{...}}, found {str(value)[:60]!r}")
+    return value
+
+
+def as_objects(value: Any, name: str, what: str = "messages") -> list[Row]:
+    """The value of a column that must be a list of objects."""
+    if not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
+        raise DataError(f"{name!r} must be a list of {what} {{...}}")
+    return value
+
+
+def last_text(messages: list[Row], name: str) -> Any:
+    """The text of a conversation that holds one assistant message and nothing else."""
+    if [message.get("role") for message in messages] != ["assistant"]:
+        what = "must end with an assistant message" if name == "messages" else "must be text or one assistant message"
+        raise DataError(f"{name!r} {what}")
+    return messages[0].get("content")
+
+
+def answer_text(value: Any, name: str, prompt: Any) -> str:
+    """An answer as text: it is text, one assistant message, or one after the messages of the prompt."""
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list):
+        messages = [as_turn(turn) for turn in as_objects(value, name)]
+        if len(messages) > 1 and messages[:-1] == [
+            as_turn(turn) for turn in (prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])
+        ]:
+            messages = messages[-1:]
+        value = last_text(messages, name)
+    if not isinstance(value, str):
+        raise DataError(f"{name!r} must be text or one assistant message, found {str(value)[:60]!r}")
+    if not value.strip():
+        raise DataError(f"{name!r} is empty")
+    return value
+
+
+def as_turn(turn: Mapping[str, Any]) -> Row:
+    """A message as ``{role, content}``: ShareGPT's ``{from, value}`` too, OpenAI's text parts, and nothing beside them.
+
+    Raises:
+        DataError: an unknown speaker, tool calls, a tool's result, or a picture.
+    """
+    if found := [name for name in ("tool_calls", "function_call") if turn.get(name)]:
+        raise DataError(f"a message with {found[0]!r} {UNREAD['tools']}")
+    role = turn.get("role", turn.get("from"))
+    content = next((turn[name] for name in SPOKEN if name in turn), None)
+    if role not in ROLES:
+        raise DataError(f"a turn from {role!r}, {closest(str(role), list(ROLES))}")
+    if isinstance(content, list):
+        if odd := [part for part in content if not (isinstance(part, dict) and part.get("type", "text") == "text")]:
+            raise DataError(f"a message has a part that is no text: {str(odd[0])[:60]}")
+        content = "".join(str(part.get("text", "")) for part in content)
+    return {"role": ROLES[role], "content": content}
+
+
+def refuse_unlearnt(last: Sequence[Mapping[str, Any]]) -> None:
+    """What the last message says about its own learning, and a completion cannot hold."""
+    for message in last:
+        if message.get("weight") not in (None, 1):
+            raise DataError(f"the last message has the weight {message['weight']}: only whole answers are learnt")
+        if thought := message.get("reasoning_content") or message.get("thinking"):
+            raise DataError(
+                f"the last message has its thoughts apart ({str(thought)[:40]!r}); write them into 'content'"
+            )
+
+
+def as_slot(messages: list[Row]) -> Any:
+    """Messages as a text slot: a single one by the user is its text."""
+    single = len(messages) == 1 and messages[0].get("role") == "user"
+    return messages[0].get("content") if single else messages
+
+
+def first_of(options: Any, index: Any, name: str) -> list[int]:
+    """A ranking with one option before all others."""
+    count = len(options) if isinstance(options, list) else 0
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
+        raise DataError(f"{name!r} must be the index of an option, 0 to {count - 1}, found {str(index)[:60]!r}")
+    return [1 if i == index else 2 for i in range(count)]

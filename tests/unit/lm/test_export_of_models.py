@@ -1,0 +1,89 @@
+"""What leaves a run makes plain transformers ask and stop as the training did."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
+
+from steersman.lm import pretrained
+from steersman.lm.adapters import LoraConfig, add_lora, save_policy
+from steersman.lm.chat_format import chat_format
+from steersman.lm.export import export
+from steersman.types import Message
+
+CHATML = (
+    "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+TEXTS = ("Hi", " leading", "trailing \n", "two\n\nlines", "🙂", "a\r\nb", "x" * 50)
+
+
+def trained(base: Path, folder: Path) -> Path:
+    """An adapter on a base model, as new."""
+    policy = add_lora(pretrained.load_model(base), LoraConfig(rank=2), "some/base")
+    save_policy(policy, folder, pretrained.load_tokenizer(base), pretrained.digest(base))
+    return folder
+
+
+@pytest.fixture
+def instruct(tokenizer: Any, tmp_path: Path) -> Path:
+    """A GPT-2 with dropout and a chat template, whose generation config does not know the token that ends a turn."""
+    own = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    own.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|end|>"]})
+    own.chat_template = CHATML
+    folder = tmp_path / "base"
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(own), n_embd=32, n_layer=2, n_head=4, eos_token_id=1)).save_pretrained(
+        folder
+    )
+    own.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_spelled_out_roles_travel_as_a_template_that_writes_the_trainings_ids(
+    merged: bool, tiny_base: Path, tmp_path: Path
+) -> None:
+    out = export(tiny_base, trained(tiny_base, tmp_path / "run"), tmp_path / "out", merged=merged)
+    theirs, ours = AutoTokenizer.from_pretrained(out), chat_format(pretrained.load_tokenizer(tiny_base))
+    assert theirs.chat_template
+    draw = random.Random(0)
+    for _ in range(40):
+        roles = ["system"] * draw.choice([0, 1]) + ["user", "assistant"] * draw.choice([0, 1, 2]) + ["user"]
+        messages = [{"role": role, "content": draw.choice(TEXTS)} for role in roles]
+        prompt, answer = tuple(Message.model_validate(m) for m in messages), draw.choice(TEXTS)
+        asked = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert asked == ours.prompt_ids(prompt)
+        whole = theirs.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
+        assert whole == ours.tokenizer.decode(ours.prompt_ids(prompt) + ours.completion_ids(answer, prompt))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_generation_stops_where_ours_does(merged: bool, instruct: Path, tmp_path: Path) -> None:
+    out = export(instruct, trained(instruct, tmp_path / "run"), tmp_path / "out", merged=merged)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.chat_template == CHATML
+    assert GenerationConfig.from_pretrained(out).eos_token_id == [1, tokenizer.convert_tokens_to_ids("<|end|>")]
+
+
+def test_a_merged_model_has_its_dropout_back(instruct: Path, tmp_path: Path) -> None:
+    assert pretrained.load_model(instruct).config.resid_pdrop == 0.0
+    out = export(instruct, trained(instruct, tmp_path / "run"), tmp_path / "out", merged=True)
+    assert AutoConfig.from_pretrained(out).resid_pdrop == AutoConfig.from_pretrained(instruct).resid_pdrop == 0.1
+
+
+def test_the_papers_of_the_licence_travel(tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    for name in ("LICENSE.txt", "NOTICE.md", "GEMMA_TERMS.html", "notes.txt"):
+        (base / name).write_text(name)
+    out = export(base, trained(base, tmp_path / "run"), tmp_path / "out", merged=False)
+    found = {file.name for file in out.iterdir()}
+    assert {"LICENSE.txt", "NOTICE.md", "GEMMA_TERMS.html"} <= found
+    assert "notes.txt" not in found
