@@ -1,4 +1,6 @@
-"""Reading JSON Lines: our own records, and those of other tools, whose columns `data/columns.py` maps to ours.
+"""Reading rows as records: our own, and those of other tools, whose columns `data/columns.py` maps to ours.
+
+`data/tables.py` reads the file, whatever its format.
 
 Every row is either read or reported with its line: none is dropped silently.
 """
@@ -6,18 +8,17 @@ Every row is either read or reported with its line: none is dropped silently.
 from __future__ import annotations
 
 import difflib
-import gzip
 import json
-import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from steersman.data.columns import Ignored, records_of
+from steersman.data.tables import rows_of
 from steersman.errors import DataError, closest
 from steersman.terminal import console
 from steersman.types import Comparison, Message, Record
@@ -71,11 +72,11 @@ def sort_out(
     rows: list[R] = []
     faults: dict[int, list[str]] = {}
     ignored: Ignored = Ignored()
-    for number, line in enumerate(_rows(path)[:limit], start=1):
-        if not line.strip():
+    for number, found in enumerate(islice(rows_of(path), limit), start=1):
+        if isinstance(found, str) and not found.strip():
             continue
         try:
-            rows += [record.model_validate(row) for row in records_of(prepare(_parse(line)), record, ignored)]
+            rows += [record.model_validate(row) for row in records_of(prepare(_parse(found)), record, ignored)]
         except ValidationError as error:
             faults[number] = _faults(error, record)
         except DataError as error:
@@ -109,42 +110,10 @@ def dump(rows: Sequence[Record]) -> list[dict[str, Any]]:
     return [row.model_dump(mode="json", exclude_defaults=True) for row in rows]
 
 
-def _rows(path: Path) -> list[str]:
-    """The text of each row: a line, or an element of the one list that a ``.json`` file holds."""
-    lines = _lines(path)
-    if path.suffixes[-1:] != [".json"] and path.suffixes[-2:] != [".json", ".gz"]:
-        return lines
-    text = "\n".join(lines)
-    if not (opening := re.match(r"\s*\[\s*", text)):
-        raise DataError("no list of rows", where=str(path), expected="a JSON list [...], or lines in a .jsonl file")
-    rows: list[str] = []
-    decoder, gap, at = json.JSONDecoder(), re.compile(r"\s*(?:,\s*)?"), opening.end()
-    try:
-        while text[at : at + 1] != "]":
-            _, end = decoder.raw_decode(text, at)
-            rows.append(text[at:end])
-            at = gap.match(text, end).end()  # type: ignore[union-attr]
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON ({error})", where=f"{path}, row {len(rows) + 1}") from None
-    return rows
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.exists():
-        raise DataError("the file does not exist", where=str(path), do="check the path, or `steersman init` a project")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return raw.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError("not UTF-8 text", where=f"{path}:{line}", do="save the file as UTF-8") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"not a whole gzip file ({error})", where=str(path)) from error
-    except OSError as error:
-        raise DataError(f"cannot read the file ({error.strerror})", where=str(path)) from error
-
-
-def _parse(line: str) -> Any:
+def _parse(line: Any) -> Any:
+    """A row as an object, from its text or as it is."""
+    if not isinstance(line, str):
+        return line
     try:
         row = json.loads(line)
         if "\\u" in line:
