@@ -197,7 +197,7 @@ def _workload(given: Sources, rows: Path, run: Run, base: Path | None, scratch: 
     recipe, seconds = given.recipe, TOKENIZER_SECONDS
     if base is None and recipe.model == tiny.NAME:
         base = scratch / "base"
-        tiny.build(tiny.corpus(given.data.demonstrations), base)
+        tiny.build(tiny.corpus(given.data.demonstrations, given.data.comparisons), base)
     if base is not None:
         start = time.perf_counter()
         tokenizer: Any = pretrained.load_tokenizer(base)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from steersman.constitution.ai_feedback import FeedbackConfig
 from steersman.constitution.critique_revise import RevisionsConfig
@@ -108,14 +108,17 @@ class Recipe(Record):
     name: Slug = Field(description="The run's name: it works in runs/NAME unless --out is given.")
     hardware: Hardware = Field(default=Hardware(), description="The device and the precision of all models.")
     model: str = Field(description="gemma-3-270m, smollm2-135m-instruct, tiny-random, a Hub id, a folder, a GGUF file.")
-    constitution: str = Field(description="A shipped constitution's name, or a YAML file.")
-    data: str = Field(description="A shipped data set's name, or a folder of .jsonl files.")
+    constitution: str | None = Field(
+        default=None, description="A shipped constitution's name, or a YAML file; null: answers are only held to help."
+    )
+    data: str = Field(description="A shipped data set's name, a folder, a file, or a data set on the Hub.")
+    columns: str = Field(default="", description="Columns of a file, e.g. prompt=question,chosen=good,rejected=bad.")
     votes: str | None = Field(
         default=None,
         description="A .jsonl file of further comparisons, e.g. from human raters.",
     )
     examples: DataConfig = Field(default=DataConfig(), description="How the data set is limited and split.")
-    sft: SftConfig = Field(default=SftConfig(), description="Supervised fine-tuning on demonstrations.")
+    sft: SftConfig = Field(default=SftConfig(), description="Supervised fine-tuning; null: start from the model.")
     dpo: DpoConfig | None = Field(default=None, description="Direct preference optimisation on comparisons.")
     reward_model: RewardConfig | None = Field(default=None, description="A reward model trained on comparisons.")
     cost_model: CostConfig | None = Field(
@@ -143,6 +146,11 @@ class Recipe(Record):
     report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @field_validator("sft", mode="before")
+    @classmethod
+    def _from_the_model_itself(cls, value: Any) -> Any:
+        return {"epochs": 0} if value is None else value
 
     def conflict(self, message: str, *keys: str, do: str = "") -> RecipeError:
         """The error for keys that do not go together, with the place where the last of them was written."""

@@ -271,3 +271,26 @@ def _chain(edges: Sequence[tuple[str, str]], start: str, goal: str) -> tuple[str
                 seen.add(under)
                 chains.append((*chain, under))
     return ()
+
+
+# ------------------------------------------------------------------------------------------------ no constitution
+
+NONE = Constitution(
+    name="none",
+    title="No constitution",
+    publisher="Nobody",
+    version="0",
+    persona="You are a helpful assistant.",
+    principles=(
+        Principle(
+            id="helpful",
+            title="Help",
+            statement="Does what is asked.",
+            rationale="Nothing else was written down.",
+            severity="low",
+            critique_request="Say whether the answer does what was asked.",
+            revision_request="Rewrite the answer so that it does what was asked.",
+            behaviours=("complies",),
+        ),
+    ),
+)  # of a recipe that names none

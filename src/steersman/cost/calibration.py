@@ -29,6 +29,7 @@ from steersman.types import Record
 BYTES_PER_SECOND = 4e8  # loading weights, writing checkpoints; assumed
 HELD = 1.5  # memory that the allocator holds for each byte of activations; measured on gemma-3-270m, 8 rows a batch
 REPEAT_SECONDS = 0.7  # for each kind of work
+USUAL_LENGTH = 96  # tokens of a row, where no demonstration says it
 HEAD_POSITIONS = 128  # scored over the whole vocabulary at once
 SHORT_CONTEXT, LONG_CONTEXT = 16, 272  # cached tokens
 
@@ -91,7 +92,8 @@ def calibrate(workload: Workload) -> Calibration:
         models = _models(workload.config)
         head = head_of(models[0])
         weights = [4 * sum(p.numel() for p in model.parameters()) for model in models]
-        width = max(2, sum(len(e.token_ids) for e in workload.train_examples) // len(workload.train_examples))
+        lengths = [len(example.token_ids) for example in workload.train_examples] or [USUAL_LENGTH]
+        width = max(2, sum(lengths) // len(lengths))
         ids = torch.randint(len(head.weight), (workload.recipe.sft.micro_batch_size, width))
         reading = _fastest([_reading(model, ids) for model in models])
         hidden, targets = torch.randn(HEAD_POSITIONS, head.weight.shape[1]), torch.zeros(HEAD_POSITIONS).long()
@@ -263,7 +265,9 @@ def _learning_price(workload: Workload, head: Head) -> float:
     config = workload.recipe.sft
     head.weight.requires_grad_(config.method == "full")
     compact = config.compact if config.vocabulary == "compact" else None
-    in_a_batch = max(1, config.micro_batch_size * scored(*workload.train_examples) // len(workload.train_examples))
+    rows = workload.train_examples
+    in_a_batch = config.micro_batch_size * scored(*rows) // len(rows) if rows else HEAD_POSITIONS
+    in_a_batch = max(1, in_a_batch)
     positions = min(in_a_batch, round(HEAD_POSITIONS / (compact.full_share if compact else 1)))
     hidden = torch.randn(positions, head.weight.shape[1], requires_grad=True)
     targets = torch.zeros(positions, dtype=torch.long)

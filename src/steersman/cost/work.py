@@ -101,7 +101,7 @@ class Workload:
     @functools.cached_property
     def train_examples(self) -> list[Example]:
         """Training rows, tokenised."""
-        return sft.encode(self.train, self.chat, self.recipe.sft.max_length)[0]
+        return sft.encode(self.train, self.chat, self.recipe.sft.max_length)[0] if self.train else []
 
     @functools.cached_property
     def validation_examples(self) -> list[Example]:
@@ -123,7 +123,7 @@ class Workload:
     def like_demonstrations(self, limit: int) -> float:
         """Expected mean length of a fine-tuned model's answers of at most ``limit`` tokens."""
         lengths = [min(limit, scored(e)) for e in self.train_examples]
-        return DEMONSTRATION_SHARE * sum(lengths) / len(lengths)
+        return DEMONSTRATION_SHARE * sum(lengths) / len(lengths) if lengths else limit * ANSWER_SHARE[FEW_SHOT]
 
 
 def scored(*examples: Example) -> int:

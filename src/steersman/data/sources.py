@@ -19,13 +19,15 @@ from pydantic import Field
 from steersman.data.check import exact_overlap
 from steersman.data.column_mapping import column_mapping
 from steersman.data.formats import dump, left_out, read, sort_out, unread
+from steersman.data.tables import HUB, LINES, is_saved
 from steersman.errors import DataError, closest
 from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.terminal import console
-from steersman.types import Comparison, Demonstration, Prompt, Record
+from steersman.types import Comparison, Demonstration, Prompt, Record, plain_text
 
 Row = TypeVar("Row")
 TopicRow = TypeVar("TopicRow", Comparison, Prompt)
+HELD_OUT_PROMPTS = 64  # for evaluation, of a data set that has no evaluation prompts
 SAMPLED_ROWS = 50  # of a file, from which its kind is told
 LIBRARY = Path(__file__).parent / "library"
 VERSION = 5
@@ -103,35 +105,70 @@ def locate(name: str | Path) -> Path:
     )
 
 
-def load(name: str | Path, votes: str | Path | None = None) -> DataSet:
+def load(name: str | Path, votes: str | Path | None = None, columns: str = "") -> DataSet:
     """Read a data set. All bad rows of a file are reported together.
 
     Args:
+        name: a folder, a shipped data set, one file, a folder of ``save_to_disk``, or a data set on the Hub.
         votes: a file of further comparisons, such as `steersman rate export` writes.
+        columns: of a file, see `column_mapping`.
 
     Raises:
-        DataError: no such data set, no demonstrations.jsonl, or bad rows.
+        DataError: no such data set, or bad rows.
     """
+    extra = read(Path(votes), Comparison) if votes else []
+    if is_one_table(name):
+        data = load_file(Path(name), columns)
+        return data._replace(comparisons=data.comparisons + extra, votes=len(extra))
     folder = locate(name)
 
     def find(file: str) -> Path | None:
-        return next((path for end in ("jsonl", "jsonl.gz") if (path := folder / f"{file}.{end}").exists()), None)
+        return next((path for end in LINES if (path := folder / f"{file}{end}").exists()), None)
 
     def prompts(file: str) -> list[Prompt]:
         path = find(file)
         return read(path, Prompt) if path else []
 
-    comparisons = find("comparisons")
-    extra = read(Path(votes), Comparison) if votes else []
+    demonstrations, comparisons = find("demonstrations"), find("comparisons")
+    if not demonstrations and not comparisons:
+        expected = "demonstrations.jsonl or comparisons.jsonl"
+        raise DataError("no rows to train on", where=str(folder), expected=expected, do="`steersman init` a project")
     return DataSet(
         folder,
-        read(find("demonstrations") or folder / "demonstrations.jsonl", Demonstration),
+        read(demonstrations, Demonstration) if demonstrations else [],
         (read(comparisons, Comparison) if comparisons else []) + extra,
         prompts("prompts"),
         prompts("evaluation"),
         prompts("forms"),
         prompts("development"),
         len(extra),
+    )
+
+
+def is_one_table(name: str | Path) -> bool:
+    """Whether a name stands for one table of rows, and not for a folder with a file for each kind of row."""
+    path = Path(name)
+    shipped = (LIBRARY / str(name)).is_dir()
+    return path.is_file() or is_saved(path) or not (path.exists() or shipped or HUB.fullmatch(str(name)) is None)
+
+
+def with_evaluation(data: DataSet) -> DataSet:
+    """The data set with a tenth of its prompts, at most `HELD_OUT_PROMPTS`, held out of its rows for evaluation."""
+    files: tuple[Sequence[Demonstration | Comparison | Prompt], ...] = (
+        data.demonstrations,
+        data.comparisons,
+        data.prompts,
+    )
+    by_prompt = {row.prompt: row for rows in files for row in rows}
+    order = sorted(by_prompt, key=lambda prompt: _fraction(plain_text(prompt)))
+    kept = set(order[: min(HELD_OUT_PROMPTS, max(1, len(order) // 10))])
+    evaluation = [Prompt(prompt=p, topic=row.topic, tags=row.tags) for p, row in by_prompt.items() if p in kept]
+    return data._replace(
+        demonstrations=[row for row in data.demonstrations if row.prompt not in kept],
+        comparisons=[row for row in data.comparisons if row.prompt not in kept],
+        prompts=[row for row in data.prompts if row.prompt not in kept],
+        votes=sum(row.prompt not in kept for row in data.comparisons[len(data.comparisons) - data.votes :]),
+        evaluation=evaluation,
     )
 
 
@@ -204,10 +241,8 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
     """Write train, validation, comparisons, prompts, their held-out parts, evaluation, forms, development as .jsonl.
 
     Raises:
-        DataError: no demonstrations or no evaluation prompts, or an evaluation prompt is in the training data.
+        DataError: an evaluation prompt is in the training data.
     """
-    if not data.evaluation:
-        raise DataError("no evaluation prompts", where=str(data.folder / "evaluation.jsonl"), do="add held-out prompts")
     leaked = exact_overlap(data.measured_on, [*data.demonstrations, *data.comparisons, *data.prompts])
     if leaked:
         raise DataError(
@@ -218,8 +253,6 @@ def run(config: DataConfig, data: DataSet, out: StageFolder) -> None:
         )
     demonstrations = spread(data.demonstrations, config.limit_demonstrations)
     train, validation = split_validation(demonstrations, config.validation_share)
-    if not train:
-        raise DataError("no demonstrations to train on", where=str(data.folder / "demonstrations.jsonl"))
     own = data.comparisons[: len(data.comparisons) - data.votes]  # the limit applies to these; votes are all used
     limited = spread(own, config.limit_comparisons) + data.comparisons[len(own) :]
     comparisons, held_out = split_by_topic(limited, config.held_out_comparisons)

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from steersman.lm.pretrained import no_progress_bars
-from steersman.types import ROLE_NAMES, Demonstration, plain_text
+from steersman.types import ROLE_NAMES, Comparison, Demonstration, plain_text
 
 NAME = "tiny-random"
 VERSION = 2
 VOCABULARY = 2000
 
 
-def corpus(demonstrations: Sequence[Demonstration]) -> list[str]:
-    """The text that the tokenizer is trained on."""
-    return [f"{plain_text(row.prompt)}\n{row.completion}" for row in demonstrations]
+def corpus(demonstrations: Sequence[Demonstration], comparisons: Sequence[Comparison] = ()) -> list[str]:
+    """The text that the tokenizer is trained on; that of comparisons where there are no demonstrations."""
+    texts = [f"{plain_text(row.prompt)}\n{row.completion}" for row in demonstrations]
+    return texts or ["\n".join((plain_text(row.prompt), *row.options)) for row in comparisons]
 
 
 def tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from steersman.constitution import ai_feedback
 from steersman.constitution.ai_feedback import FeedbackConfig
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, padded, trainable_share
-from steersman.report.blocks import Curve, LineChart, Section
+from steersman.report.blocks import Block, Curve, LineChart, Section, paragraph
 from steersman.report.evidence import StageRecord, smoothed
-from steersman.report.format import number, percent, signed
+from steersman.report.format import number, percent, rate, signed
 from steersman.stage import Inputs, Sources, Stage, optional
-from steersman.stages.inputs import AI_COMPARISONS, BASE, COMPARISONS, TUNED
+from steersman.stages.inputs import AI_COMPARISONS, BASE, COMPARISONS, HELD_OUT_COMPARISONS, TUNED
+from steersman.stats import wilson
 from steersman.store import StageFolder
 from steersman.train import dpo, loop
 from steersman.train.dpo import DpoConfig
@@ -29,7 +32,7 @@ def run(config: MixedDpoConfig, given: Inputs, out: StageFolder) -> None:
     """Train the policy on comparisons."""
     people, judged = given[COMPARISONS], given[JUDGED]
     rows = people if config.feedback is None or judged is None else ai_feedback.mix(config.feedback, people, judged)
-    dpo.run(config.dpo, given[BASE], given[TUNED], rows, out)
+    dpo.run(config.dpo, given[BASE], given[TUNED], rows, out, held_out=given[HELD_OUT_COMPARISONS])
 
 
 def check(config: MixedDpoConfig, sources: Sources) -> None:
@@ -98,14 +101,27 @@ def section(record: StageRecord) -> Section | None:
             Curve(name="rejected answers", style="light", points=rejected),
         ),
     )
-    return Section(id=record.name, title="Direct preference optimisation (DPO)", blocks=(chart,))
+    blocks: tuple[Block, ...] = (chart, *_unseen(record))
+    return Section(id=record.name, title="Direct preference optimisation (DPO)", blocks=blocks)
+
+
+def _unseen(record: StageRecord) -> Iterator[Block]:
+    """What became of the order of answers in comparisons that were not learnt."""
+    for event in record.rows("held_out"):
+        names = ("chosen_gained_more", "chosen_likelier_before", "chosen_likelier_after")
+        gained, before, after = (rate(wilson(event[name], event["pairs"]).json()) for name in names)
+        yield paragraph(
+            f"Of {event['pairs']} held-out pairs, training raised the chosen answer more than the rejected one in "
+            f"{gained}, by {event['margin_nats']:.2f} nats on average. The chosen answer is the likelier one in "
+            f"{after} of them, before in {before}."
+        )
 
 
 DPO = Stage(
     "dpo",
     (dpo,),
     lambda r: MixedDpoConfig(dpo=r.dpo, feedback=r.feedback) if r.dpo else None,
-    (BASE, TUNED, COMPARISONS, JUDGED),
+    (BASE, TUNED, COMPARISONS, HELD_OUT_COMPARISONS, JUDGED),
     run,
     trains=True,
     check=check,

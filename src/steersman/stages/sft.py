@@ -57,6 +57,14 @@ def run_on_revisions(config: RevisedSftConfig, given: Inputs, out: StageFolder) 
 
 def check(config: SftConfig, sources: Sources) -> None:
     """Refuse prefixes that no row has, and full fine-tuning in another precision than float32."""
+    if not config.epochs:
+        return
+    if not sources.data.demonstrations:
+        raise sources.recipe.conflict(
+            f"{sources.recipe.data} has no demonstrations to train on",
+            "sft",
+            do="set sft: null",
+        )
     sft.prefix_repeats(config.prefix, sources.data.demonstrations)
     if config.distillation.prompts:
         distillation.answerable(sources.data.demonstrations)
@@ -83,6 +91,8 @@ def check_revisions(config: RevisedSftConfig, sources: Sources) -> None:
 # ── estimates ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def estimate(config: SftConfig, workload: Workload) -> Work:
     """Whole rows, prefixes and replayed rows in their batches; validation; what the frozen layers read once."""
+    if not config.epochs:
+        return Work(Counts(loads=1), PeakSizes())
     whole, held_out = workload.train_examples, workload.validation_examples
     replayed, sampled = _replay(config, workload)
     distilled, few_shot = _distillation(config, workload)

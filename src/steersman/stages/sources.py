@@ -37,9 +37,16 @@ def load(recipe: Recipe) -> Sources:
     Raises:
         UserError: one cannot be read, or the data name principles that the constitution does not have.
     """
-    given = Sources(recipe, document.load(recipe.constitution), sources.load(recipe.data, recipe.votes))
-    check_agreement(given.constitution, given.data)
-    return given
+    constitution = document.load(recipe.constitution) if recipe.constitution else document.NONE
+    data = sources.load(recipe.data, recipe.votes, recipe.columns)
+    if not data.evaluation:
+        data = sources.with_evaluation(data)
+        console.print(
+            f"{recipe.data} has no evaluation prompts: {len(data.evaluation)} prompts are held out of its rows. They "
+            "say nothing of what a good answer shows, so no pass rate is reported."
+        )
+    check_agreement(constitution, data)
+    return Sources(recipe, constitution, data)
 
 
 def digested(given: Sources, base: Path | None) -> dict[str, Source]:
@@ -99,7 +106,7 @@ def check_positions(recipe: Recipe, base: Path) -> None:
 
 def tiny_base(data: DataSet) -> tuple[list[str], Identity]:
     """The texts that the tiny model's tokenizer is trained on, and the identity of the model."""
-    texts = tiny.corpus(data.demonstrations)
+    texts = tiny.corpus(data.demonstrations, data.comparisons)
     return texts, Identity("base", {"lm.tiny": tiny.VERSION}, {}, {"texts": sha256_text("\n".join(texts))})
 
 

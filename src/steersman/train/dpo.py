@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from steersman.errors import DataError
@@ -48,8 +48,11 @@ CHOSEN, REJECTED = slice(0, None, 2), slice(1, None, 2)  # among the completions
 class DpoConfig(Record):
     """Preference optimisation on comparisons, from the fine-tuned policy."""
 
-    loss: Literal["dpo", "ipo", "kto"] = Field(default="dpo", description="Loss of a pair; see the algorithm's page.")
+    loss: Literal["dpo", "ipo", "kto", "simpo", "orpo"] = Field(
+        default="dpo", description="Loss of a pair; see the algorithm's page. simpo and orpo need no reference."
+    )
     beta: float = Field(default=0.1, gt=0, description="Strength of the KL penalty towards the reference policy.")
+    target_margin: float = Field(default=0.5, ge=0, description="SimPO's gamma, in nats; ignored by the other losses.")
     nll_weight: float = Field(default=0.0, ge=0, description="Coefficient of the chosen answers' NLL per token.")
     first_n_tokens: int | None = Field(default=None, ge=1, description="Tokens compared of each answer; null is all.")
     upsample: dict[str, Annotated[int, Field(ge=1)]] = Field(
@@ -66,6 +69,12 @@ class DpoConfig(Record):
     max_length: int = Field(default=512, ge=16, description="Tokens of a prompt with its longer answer.")
     checkpoint_every_steps: int = transport(20, ge=1, description="Optimiser steps between checkpoints.")
     seed: Seed = Field(default=0, description="Seed of batches, dropout and the compact vocabulary's positions.")
+
+    @model_validator(mode="after")
+    def _orpo_is_a_sum(self) -> DpoConfig:
+        if self.loss == "orpo" and not self.nll_weight:
+            raise ValueError("loss: orpo adds the odds ratio to the chosen answers' NLL; set nll_weight: 1")
+        return self
 
 
 # ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,11 +112,27 @@ def kto_losses(ratios: LogRatios, beta: float, baseline: float) -> Tensor:
     return losses / 2
 
 
+def simpo_losses(ratios: LogRatios, beta: float, margin: float) -> Tensor:
+    """-log sigmoid(beta * (log pi(chosen) / |chosen| - log pi(rejected) / |rejected|) - margin), [P]."""
+    difference = ratios.chosen / ratios.chosen_tokens - ratios.rejected / ratios.rejected_tokens
+    return preference_nll(beta * difference - margin)
+
+
+def orpo_losses(ratios: LogRatios, beta: float, _: float = 0.0) -> Tensor:
+    """-beta * log sigmoid(log odds(chosen) - log odds(rejected)), [P], of geometric mean probabilities by token."""
+    means = ratios.chosen / ratios.chosen_tokens, ratios.rejected / ratios.rejected_tokens
+    chosen, rejected = (mean - torch.log1p(-mean.exp().clamp(max=1 - 1e-6)) for mean in means)
+    return beta * preference_nll(chosen - rejected)
+
+
 LOSSES: Mapping[str, Callable[[LogRatios, float, float], Tensor]] = {
     "dpo": dpo_losses,
     "ipo": ipo_losses,
     "kto": kto_losses,
+    "simpo": simpo_losses,
+    "orpo": orpo_losses,
 }
+REFERENCE_FREE = ("simpo", "orpo")  # their r is the policy's own log-probability
 
 
 def expected_losses(config: DpoConfig, ratios: LogRatios, certainty: Tensor, baseline: float) -> Tensor:
@@ -174,10 +199,21 @@ def encode(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> t
     return pairs, truncated
 
 
-def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Comparison], out: StageFolder) -> None:
+def run(
+    config: DpoConfig,
+    base: Path,
+    start: Path,
+    comparisons: Sequence[Comparison],
+    out: StageFolder,
+    *,
+    held_out: Sequence[Comparison] = (),
+) -> None:
     """Train the policy in ``start`` (a folder of `save_policy`) further and leave it in ``out``.
 
     Resumes from its checkpoint. Under torchrun every process calls this with the same arguments.
+
+    Args:
+        held_out: comparisons that are not learnt, on which the order of the answers is measured at the end.
 
     Raises:
         DataError: nothing to train on. ModelError: ``start`` belongs to another base model.
@@ -192,6 +228,8 @@ def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Compar
     plan = loop.plan_batches([g.tokens for g in groups], config.batch_size, config.epochs, config.seed)
     batches = [[pairs[i] for i in rows] for rows in plan]
     references = trainer.references(batches)
+    unseen, _ = encode(held_out, chat, config)
+    before = trainer.pair_logprobs(unseen)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0}
     distributed.barrier()  # before the leader writes the next checkpoint
     leader = distributed.rank() == 0
@@ -214,8 +252,27 @@ def run(config: DpoConfig, base: Path, start: Path, comparisons: Sequence[Compar
             if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(plan) and leader:
                 loop.save_checkpoint(out.path, step + 1, trainer.parameters, trainer.optimiser, {})
     if leader:
+        if unseen:
+            after = trainer.pair_logprobs(unseen)
+            out.emit(event="held_out", **held_out_order(before, after))
         save_policy(policy, out.path, tokenizer, pretrained.digest(base))
         loop.drop_checkpoint(out.path)
+
+
+def held_out_order(before: Tensor, after: Tensor) -> dict[str, Any]:
+    """How often the chosen answer of an unseen pair is the likelier one, and gained more than the rejected one.
+
+    Args:
+        before, after: [P, 2] log-probs of chosen and rejected answers under the reference and the trained policy.
+    """
+    gained = after - before
+    return {
+        "pairs": len(after),
+        "chosen_gained_more": int((gained[:, 0] > gained[:, 1]).sum()),
+        "chosen_likelier_before": int((before[:, 0] > before[:, 1]).sum()),
+        "chosen_likelier_after": int((after[:, 0] > after[:, 1]).sum()),
+        "margin_nats": float((gained[:, 0] - gained[:, 1]).mean()),
+    }
 
 
 # ── one step ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,10 +315,26 @@ class DpoTrainer:
             for step, batch in enumerate(batches):
                 groups = [pair.group for pair in batch]
                 own = [logprobs for _, logprobs in self._logprobs(step, groups)]
+                if self.config.loss in REFERENCE_FREE:
+                    own = [torch.zeros_like(logprobs) for logprobs in own]
                 references.append(Reference(own, [logprobs for _, logprobs in self._mismatched(step, groups)]))
                 progress.advance()
         self.model.train()
         return references
+
+    def pair_logprobs(self, pairs: Sequence[PreferencePair]) -> Tensor:
+        """Exact log-probs of the chosen and the rejected answers under the policy as it is now, [P, 2] in nats."""
+        found = []
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            for i in range(0, len(pairs), self.config.micro_batch_size):
+                groups = [pair.group for pair in pairs[i : i + self.config.micro_batch_size]]
+                batch = shared_prefix_batch(groups, self.pad_id, self.model.device)
+                logprobs = shared_prefix_logprobs(self.model, batch, self.head, None, random_stream(0))
+                found.append(batch.sum_per_sequence(logprobs).view(-1, 2).cpu())
+        self.model.train(training)
+        return torch.cat(found) if found else torch.zeros(0, 2)
 
     def step(self, step: int, pairs: Sequence[PreferencePair], reference: Reference, rate: float) -> dict[str, Any]:
         """One optimiser step; returns its metrics, over all processes."""
@@ -269,7 +342,7 @@ class DpoTrainer:
         groups = [pair.group for pair in pairs]
         total_weight = sum(pair.weight for pair in pairs)
         chosen_tokens = sum(len(g.completions[0]) for g in groups)
-        baseline = self._baseline(step, groups, reference)
+        baseline = config.target_margin if config.loss == "simpo" else self._baseline(step, groups, reference)
         sums = torch.zeros(5, dtype=torch.float64)
         shares: list[Sequence[PreferencePair]] = distributed.split(pairs, config.micro_batch_size)
         mine = [share for number, share in enumerate(shares) if distributed.mine(number)]

@@ -76,7 +76,11 @@ class SftConfig(Record):
         default=DistillationConfig(), description="The base model's own few-shot answers among the rows."
     )
     optimiser: loop.OptimiserConfig = Field(default=loop.OptimiserConfig(), description="AdamW and its schedule.")
-    epochs: float = Field(default=2.0, gt=0, description="Passes over the demonstrations; fractions are allowed.")
+    epochs: float = Field(
+        default=2.0,
+        ge=0,
+        description="Passes over the demonstrations, also fractions; 0: an untrained adapter.",
+    )
     trunk_cache_mb: int = Field(default=2048, ge=0, description="MB of memory for kept activations of frozen layers.")
     batch_size: int = Field(default=8, ge=1, description="Demonstrations in an optimiser step.")
     micro_batch_size: int = Field(default=8, ge=1, description="Rows in one pass; affects speed and memory.")
@@ -89,6 +93,8 @@ class SftConfig(Record):
     def _compact_vocabulary_needs_lora(self) -> SftConfig:
         if self.vocabulary == "compact" and self.method == "full":
             raise ValueError("vocabulary: compact needs the frozen head of method: lora; with method: full use full")
+        if not self.epochs and self.method == "full":
+            raise ValueError("epochs: 0 leaves a new adapter, which method: full has not; use method: lora")
         return self
 
 
@@ -317,7 +323,8 @@ def run(
 ) -> None:
     """Fine-tune ``base`` and leave ``adapter/`` (or ``model/``) in ``out``; resumes from its checkpoint.
 
-    Under torchrun every process calls this with the same arguments; the leader validates and writes.
+    With 0 epochs the adapter is new and changes nothing: later stages start from the model itself. Under torchrun every
+    process calls this with the same arguments; the leader validates and writes.
 
     Args:
         start: a folder of `save_policy` whose adapter is trained further, in its own shape; None: a new adapter.
@@ -328,6 +335,10 @@ def run(
     """
     torch.manual_seed(config.seed)
     tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
+    if not config.epochs:
+        if distributed.rank() == 0:
+            save_policy(add_lora(model, config.lora, base_name), out.path, tokenizer, pretrained.digest(base))
+        return
     chat = chat_format(tokenizer, model.generation_config)
     examples, truncated = encode(demonstrations, chat, config.max_length)
     held_out = encode(validation, chat, config.max_length)[0] if validation else []
