@@ -184,6 +184,8 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
     for key in ("model", "constitution", "data", "votes"):
         if values[key] is not None and (path.parent / values[key]).exists():
             values[key] = str(path.parent / values[key])
+    if values["rl"] and values["rl"]["reward"] and (path.parent / values["rl"]["reward"].rpartition(":")[0]).is_file():
+        values["rl"]["reward"] = str(path.parent / values["rl"]["reward"])
     origin = Origin(path, line_of, tuple(settings))
     # Sections first, so that the order does not matter; where one setting overwrites another, the later one wins.
     for setting in sorted(settings, key=lambda setting: not setting.partition("=")[2].lstrip().startswith("{")):

@@ -128,7 +128,7 @@ def few_shot_prompt(system: str, demonstrations: Sequence[Demonstration]) -> tup
 def _comparable(options: tuple[str, ...]) -> tuple[str, ...]:
     if not 2 <= len(options) <= 9:
         raise ValueError(f"a comparison has 2 to 9 answers, not {len(options)}")
-    if len(set(options)) < len(options):
+    if len({option.strip() for option in options}) < len(options):
         raise ValueError("two of the answers are the same text")
     return options
 

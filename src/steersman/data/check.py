@@ -7,6 +7,7 @@ have a Jaccard similarity |A and B| / |A or B| of at least a threshold.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil
@@ -78,9 +79,23 @@ class DataReport(NamedTuple):
         }
 
 
+def _characters(*categories: str) -> str:
+    """All characters of some Unicode categories, for a class of a regular expression."""
+    found = (chr(code) for code in range(0x80, 0x20000) if unicodedata.category(chr(code)) in categories)
+    return re.escape("".join(found))
+
+
+# Words keep their combining marks; a symbol, an emoji or an operator is a word of its own, punctuation is none: "3 + 5"
+# is not "3 - 5", nor C++ C#. A hyphen is an operator before a number and between spaces.
+_WORD = re.compile(
+    rf"(?:[^\W_]|[{_characters('Mn', 'Mc')}])+|[+*^=<>%&@~|#{_characters('Sm', 'Sc', 'Sk', 'So')}]"
+    r"|-(?=\d)|(?<=\s)[-/](?=\s)"
+)
+
+
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers: punctuation and case do not hide a copy."""
-    return re.findall(r"[^\W_]+", text.lower())
+    """Lower-case words, numbers and symbols: punctuation and case do not hide a copy."""
+    return _WORD.findall(text.lower())
 
 
 def five_grams(text: str) -> set[tuple[str, ...]]:
@@ -122,8 +137,13 @@ class _NearSets:
 
 def exact_overlap(evaluation: Sequence[Row], training: Sequence[Row]) -> list[str]:
     """Evaluation prompts that training contains word for word."""
-    seen = {tuple(words(plain_text(row.prompt))) for row in training}
-    return [text for row in evaluation if tuple(words(text := plain_text(row.prompt))) in seen]
+    seen = {_said(plain_text(row.prompt)) for row in training}
+    return [text for row in evaluation if _said(text := plain_text(row.prompt)) in seen]
+
+
+def _said(text: str) -> tuple[str, ...]:
+    """The words of a text; of one without words, the text."""
+    return tuple(words(text)) or (text.strip(),)
 
 
 def leaks(evaluation: Sequence[Row], training: Sequence[Row]) -> list[SimilarPair]:

@@ -58,6 +58,7 @@ def records_of(row: Any, record: type[Record], ignored: Ignored | None = None) -
     """
     if not isinstance(row, dict):
         raise DataError(f"a {type(row).__name__} where an object {{...}} was expected")
+    row = {name: value for name, value in row.items() if value is not None}
     if found := [name for name in UNREAD if row.get(name)]:
         raise DataError(f"{found[0]!r} {UNREAD[found[0]]}")
     rows = [_cleaned(mapped) for mapped in _mapped(row, record)]
@@ -87,6 +88,8 @@ def _mapped(row: Row, record: type[Record]) -> list[Row]:
     row = alpaca(sharegpt(row))
     if alpaca_demonstration:
         row["completion"] = row.pop("output")
+    if record is Demonstration and "messages" in row and "completion" not in row:
+        row.pop("prompt", None)  # UltraChat's first message, again
     if "messages" in row and "prompt" not in row:
         spoken = as_objects(row.pop("messages"), "messages")
         messages = [as_turn(turn) for turn in spoken]
@@ -96,6 +99,7 @@ def _mapped(row: Row, record: type[Record]) -> list[Row]:
             refuse_unlearnt(spoken[-1:])
             return [{"prompt": as_slot(messages[:-1]), "completion": last_text(messages[-1:], "messages"), **row}]
     if record is Demonstration and isinstance(row.get("completion"), list):  # TRL's conversational form
+        refuse_unlearnt([turn for turn in row["completion"] if isinstance(turn, dict)])
         row["completion"] = last_text(as_objects(row["completion"], "completion"), "completion")
     return [row]
 
@@ -173,6 +177,15 @@ def chosen_rejected(row: Row) -> Row:
         raise DataError(f"'chosen' and 'rejected' rank their answers, and so does {min(clash)!r}; keep one")
     rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
     both = {name: row[name] for name in ("chosen", "rejected")}
+    if "question" in rest and "prompt" not in rest:  # Orca's pairs
+        question = {"role": "user", "content": rest.pop("question")}
+        rest["prompt"] = as_slot([*_system(rest), question])
+        rest.pop("system", None)
+    turns = [value if isinstance(value, list) else [] for value in both.values()]
+    if all(len(some) > 2 for some in turns) and isinstance(rest.get("prompt"), str):  # UltraFeedback's later turns
+        before = [[as_turn(turn) for turn in as_objects(some, "chosen")][:-1] for some in turns]
+        if before[0] == before[1] and before[0][-1] == {"role": "user", "content": rest["prompt"]}:
+            rest["prompt"] = before[0]
     if "prompt" not in rest:
         if all(isinstance(value, str) and value.lstrip("\n").startswith("Human:") for value in both.values()):
             both = {name: transcript(value) for name, value in both.items()}

@@ -115,7 +115,7 @@ def _parse(line: Any) -> Any:
     if not isinstance(line, str):
         return line
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_object)
         if "\\u" in line:
             json.dumps(row, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
@@ -125,6 +125,15 @@ def _parse(line: Any) -> Any:
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         raise DataError(f"not readable JSON ({error})") from None
     return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose names may not occur twice: `json` would take the last one without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise DataError(f"{twice!r} occurs twice in one object")
+    return found
 
 
 def _faults(error: ValidationError, record: type[Record]) -> list[str]:

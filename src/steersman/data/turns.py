@@ -67,6 +67,8 @@ def as_turn(turn: Mapping[str, Any]) -> Row:
     Raises:
         DataError: an unknown speaker, tool calls, a tool's result, or a picture.
     """
+    if found := [name for name in ("images", "videos", "audios", "audio") if turn.get(name)]:
+        raise DataError(f"a message with {found[0]!r}: only text is read")
     if found := [name for name in ("tool_calls", "function_call") if turn.get(name)]:
         raise DataError(f"a message with {found[0]!r} {UNREAD['tools']}")
     role = turn.get("role", turn.get("from"))

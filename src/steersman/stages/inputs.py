@@ -35,6 +35,10 @@ JUDGE_MODEL: Input[str | None] = optional(Input(("judge_model",), _as_it_is))  #
 DATASET: Input[DataSet] = Input(("dataset",), _as_it_is)
 PUBLIC_PROMPTS: Input[list[Prompt]] = Input(("public_sets",), _as_it_is)
 CAPABILITY_ITEMS: Input[None] = Input(("capability_items",), _as_it_is)
+# A user's reward function: its file's digest decides, its path stands in the settings.
+REWARD_FUNCTION: Input[None] = optional(
+    Input(("reward_function",), _as_it_is), lambda recipe: recipe.rl is not None and recipe.rl.reward is not None
+)
 FACTS: Input[list[Fact]] = Input(("facts",), _as_it_is)
 
 PERSONA: Input[str] = Input(("constitution",), lambda c: c.persona, part=lambda c: c.persona, label="persona")

@@ -30,7 +30,7 @@ from steersman.lm.shared_prefix import Group
 from steersman.report.blocks import Answer, Block, Curve, Details, Exchange, LineChart, Number, Rate, Section, Table
 from steersman.report.evidence import Points, StageRecord
 from steersman.report.format import finite, percent, signed
-from steersman.stage import Inputs, Sources, Stage
+from steersman.stage import Inputs, Sources, Stage, optional
 from steersman.stages.inputs import (
     BASE,
     COST_MODEL,
@@ -39,6 +39,7 @@ from steersman.stages.inputs import (
     OFFLINE_POLICY,
     PREFERENCE_MODEL,
     PROMPTS,
+    REWARD_FUNCTION,
     TRAIN,
 )
 from steersman.stages.reward_model import cost_config
@@ -48,10 +49,12 @@ from steersman.train.rl.actor import KL_POSITIONS
 from steersman.train.rl.evaluation import EVAL_ANSWERS, People
 from steersman.train.rl.grpo import GrpoConfig
 from steersman.train.rl.ppo import PpoConfig
+from steersman.train.rl.reward_function import reward_function
 from steersman.train.rl.rloo import RlooConfig
 from steersman.types import Prompt
 
 LABELS = "labels.jsonl"  # in a run: what people said of answers; it outlives the stage
+SCORE_MODEL, HOLDOUT_MODEL = optional(PREFERENCE_MODEL), optional(HOLDOUT_REWARD_MODEL)
 AnyRlConfig = RlooConfig | GrpoConfig | PpoConfig
 
 
@@ -60,7 +63,7 @@ def run(config: AnyRlConfig, given: Inputs, out: StageFolder) -> None:
     watched = given[HELD_OUT_PROMPTS]
     data = loop.RlData(given[PROMPTS], [row for row in watched if row.expect] or watched, given[TRAIN])
     monitors = _monitors(config, data, given, out)
-    start, reward = given[OFFLINE_POLICY], given[PREFERENCE_MODEL]
+    start, reward = given[OFFLINE_POLICY], given[SCORE_MODEL]
     loop.run(config, algorithm(config), given[BASE], start, reward, data, out, monitors)
 
 
@@ -83,7 +86,7 @@ def _monitors(config: AnyRlConfig, data: loop.RlData, given: Inputs, out: StageF
         gold=People(out.path.parent / LABELS) if config.evaluation.gold == "people" else passes,
         cost=functools.partial(scores.violates, constrained) if constrained else None,
         metrics={"refused": scores.refused},
-        holdout_reward_model=given[HOLDOUT_REWARD_MODEL],
+        holdout_reward_model=given[HOLDOUT_MODEL],
         cost_model=given[COST_MODEL],
     )
 
@@ -91,6 +94,16 @@ def _monitors(config: AnyRlConfig, data: loop.RlData, given: Inputs, out: StageF
 def check(config: AnyRlConfig, sources: Sources) -> None:
     """Refuse rl without held-out prompts, a constraint without its model, int8 off the CPU, and a missing engine."""
     recipe = sources.recipe
+    if config.reward:
+        reward_function(config.reward)
+        if config.algorithm == "ppo" and not recipe.reward_model:
+            raise recipe.conflict(
+                "ppo's critic starts as a reward model", "rl.algorithm", "rl.reward", do="use grpo or rloo, or add one"
+            )
+    elif not recipe.reward_model:
+        raise recipe.conflict(
+            "rl needs reward_model, or rl.reward", "rl", do="add reward_model: {}, or name a function"
+        )
     if not recipe.examples.held_out_prompts:
         raise recipe.conflict(
             "rl is evaluated on held-out prompts",
@@ -297,7 +310,7 @@ RL: Stage[AnyRlConfig] = Stage(
     "rl",
     (loop, grpo, ppo, rloo, scores, behaviours),
     lambda r: r.rl,
-    (BASE, OFFLINE_POLICY, PREFERENCE_MODEL, HOLDOUT_REWARD_MODEL, COST_MODEL, PROMPTS, HELD_OUT_PROMPTS, TRAIN),
+    (BASE, OFFLINE_POLICY, SCORE_MODEL, HOLDOUT_MODEL, REWARD_FUNCTION, COST_MODEL, PROMPTS, HELD_OUT_PROMPTS, TRAIN),
     run,
     trains=True,
     check=check,

@@ -21,7 +21,17 @@ from steersman.stage import Sources
 from steersman.store import Identity, Run, canonical, sha256_file, sha256_text
 from steersman.terminal import console
 
-NAMES = ("base", "model_name", "judge_model", "dataset", "constitution", "public_sets", "capability_items", "facts")
+NAMES = (
+    "base",
+    "model_name",
+    "judge_model",
+    "dataset",
+    "constitution",
+    "public_sets",
+    "capability_items",
+    "facts",
+    "reward_function",
+)
 
 
 class Source(NamedTuple):
@@ -43,7 +53,8 @@ def load(recipe: Recipe) -> Sources:
         data = sources.with_evaluation(data)
         console.print(
             f"{recipe.data} has no evaluation prompts: {len(data.evaluation)} prompts are held out of its rows. They "
-            "say nothing of what a good answer shows, so no pass rate is reported."
+            "say nothing of what a good answer shows, so no pass rate is reported.",
+            soft_wrap=True,
         )
     check_agreement(constitution, data)
     return Sources(recipe, constitution, data)
@@ -54,6 +65,7 @@ def digested(given: Sources, base: Path | None) -> dict[str, Source]:
     recipe = given.recipe
     public = public_prompts.load(recipe.public_prompts) if recipe.public_prompts else []
     own = recipe.judge.model if recipe.judge else None
+    function = recipe.rl.reward if recipe.rl else None
     judge_model = own if own and Path(own).exists() else None
     return {
         "base": Source(base, base_digest(base, recipe.hardware) if base else ""),
@@ -64,6 +76,7 @@ def digested(given: Sources, base: Path | None) -> dict[str, Source]:
         "public_sets": Source(public, sha256_text(canonical(dump(public)))),
         "capability_items": Source(None, capability.items_digest()),
         "facts": Source(facts.load(), sha256_file(facts.FILE)),
+        "reward_function": Source(None, sha256_file(Path(function.rpartition(":")[0])) if function else ""),
     }
 
 

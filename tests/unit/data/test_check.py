@@ -229,3 +229,22 @@ def test_the_verdict_of_a_clean_set_and_of_one_with_twins(capsys: pytest.Capture
     assert capsys.readouterr().out.endswith("\nmine: 6 rows, no leaks, no shared topics, no twins.\n")
     print_report("mine", clean._replace(twins={"prompts": [SimilarPair("a", "b", "c")]}))
     assert "mine: 6 rows, no leaks, but 1 pair of twins:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 3 + 5?", "What is 3 - 5?"),
+        ("Solve x > 2", "Solve x < 2"),
+        ("What does C++ offer?", "What does C# offer?"),
+        ("🙂", "🙁"),
+        ("???", "!!!"),
+        ("कि", "की"),
+        ("Is -5 even?", "Is 5 even?"),
+        ("What is 2^10?", "What is 2*10?"),
+    ],
+)
+def test_signs_and_marks_tell_texts_apart(one: str, other: str) -> None:
+    training = [Demonstration(prompt=other, completion="x")]
+    assert exact_overlap([Prompt(prompt=one)], training) == []
+    assert exact_overlap([Prompt(prompt=other.upper() + " ")], training) == [other.upper() + " "]

@@ -420,3 +420,27 @@ def test_public_rows_are_read_or_refused_for_what_they_are(
     counted = {start: sum(n for reason, n in reasons.items() if reason.startswith(start)) for start in faults}
     assert counted == faults
     assert sum(reasons.values()) == sum(faults.values())
+
+
+# ── shapes of public sets ────────────────────────────────────────────────────────────────────────────────────────────
+def test_shapes_that_practitioners_bring(tmp_path: Path) -> None:
+    first = [USER("Which?"), ASSISTANT("The Nile."), USER("And then?")]
+    rows = [
+        {"prompt": "And then?", "chosen": [*first, ASSISTANT("a")], "rejected": [*first, ASSISTANT("b")], "score": 1},
+        {"system": "Be brief.", "question": "Why?", "chosen": "a", "rejected": "b"},  # Orca's pairs
+        {"prompt": "Why?", "chosen": "a", "rejected": "b", "margin": None, "topic": None},
+    ]
+    write_jsonl(tmp_path / "comparisons.jsonl", rows)
+    found = read(tmp_path / "comparisons.jsonl", Comparison)
+    assert [len(row.prompt) if isinstance(row.prompt, tuple) else row.prompt for row in found] == [3, 2, "Why?"]
+    rows = [
+        {"instruction": "Name a colour.", "input": None, "output": "Blue."},
+        {"prompt": "Hi", "prompt_id": "x", "messages": [USER("Hi"), ASSISTANT("Blue.")]},  # UltraChat
+    ]
+    write_jsonl(tmp_path / "demonstrations.jsonl", rows)
+    assert [row.completion for row in read(tmp_path / "demonstrations.jsonl", Demonstration)] == ["Blue."] * 2
+
+
+def test_answers_that_differ_in_spaces_alone_are_one(tmp_path: Path) -> None:
+    found = fault(tmp_path, {"prompt": "Why?", "chosen": "a", "rejected": " a "})
+    assert found.startswith("'options': two of the answers are the same text")

@@ -13,7 +13,17 @@ import pytest
 from steersman.data import sources
 from steersman.data.check import check, leaks
 from steersman.data.formats import read
-from steersman.data.sources import DataConfig, DataSet, load, locate, run, split_validation, spread, whole_contents
+from steersman.data.sources import (
+    DataConfig,
+    DataSet,
+    load,
+    locate,
+    run,
+    split_validation,
+    spread,
+    whole_contents,
+    with_evaluation,
+)
 from steersman.errors import DataError
 from steersman.store import StageFolder, read_json, write_jsonl
 from steersman.types import Comparison, Demonstration, Prompt
@@ -55,8 +65,8 @@ def test_an_unknown_name_is_answered_with_the_closest() -> None:
     assert "did you mean assistant" in str(error.value)
 
 
-def test_only_demonstrations_are_required(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"demonstrations\.jsonl: the file does not exist"):
+def test_only_rows_to_train_on_are_required(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no rows to train on"):
         load(tmp_path)
     write_jsonl(tmp_path / "demonstrations.jsonl", [{"prompt": "a", "completion": "b"}])
     assert load(tmp_path) == DataSet(tmp_path, [Demonstration(prompt="a", completion="b")], [], [], [], [], [])
@@ -165,8 +175,19 @@ def test_a_prompt_on_both_sides_stops_the_run_whatever_its_case_and_punctuation(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_to_measure_and_nothing_to_train_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no evaluation prompts"):
-        run(DataConfig(), data_set(tmp_path, evaluation=[]), StageFolder(tmp_path, "data"))
-    with pytest.raises(DataError, match="no demonstrations to train on"):
-        run(DataConfig(), data_set(tmp_path, demonstrations=[]), StageFolder(tmp_path, "data"))
+def test_without_evaluation_prompts_a_tenth_is_held_out_and_not_trained_on(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Why {n}?", "chosen": "So.", "rejected": "No.", "topic": f"t.{n}"} for n in range(40)]
+    write_jsonl(tmp_path / "comparisons.jsonl", rows)
+    data = with_evaluation(load(tmp_path))
+    asked, learnt = {row.prompt for row in data.evaluation}, {row.prompt for row in data.comparisons}
+    assert (len(asked), len(learnt), asked & learnt) == (4, 36, set())
+    assert all(row.topic and not row.expect for row in data.evaluation)
+    assert with_evaluation(load(tmp_path)) == data
+
+
+def test_one_file_is_a_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "prefs.csv"
+    path.write_text("question,good,bad\nWhy?,So.,No.\nHow?,Thus.,No.\n")
+    data = load(path, columns="prompt=question,chosen=good,rejected=bad")
+    assert [row.options for row in data.comparisons] == [("So.", "No."), ("Thus.", "No.")]
+    assert (data.demonstrations, data.evaluation, data.folder) == ([], [], path)

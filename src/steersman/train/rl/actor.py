@@ -18,7 +18,7 @@ from torch import Tensor
 from steersman.functional import k1_nats
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, using
-from steersman.lm.chat_format import ChatFormat, shorten
+from steersman.lm.chat_format import ChatFormat, chat_format, shorten
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
 from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
 from steersman.lm.head import Head, divergence, entropies, head_of
@@ -37,6 +37,7 @@ from steersman.lm.shared_prefix import (
 )
 from steersman.lm.vllm_engine import VllmEngine
 from steersman.train import distributed
+from steersman.train.rl.reward_function import RewardFunction
 from steersman.types import Demonstration, Prompt, Record, Seed, Text, transport
 
 POLICY, REFERENCE = "default", "reference"
@@ -157,7 +158,7 @@ class Actor:
     model: Any
     policy: Any
     chat: ChatFormat
-    reward_model: RewardModel
+    reward_model: RewardModel | None
     holdout_reward_model: RewardModel | None
     cost_model: RewardModel | None
     head: Head
@@ -166,6 +167,8 @@ class Actor:
     vllm: VllmEngine | None
     below: FrozenTrunk | None
     pad_id: int
+    reward_function: RewardFunction | None = None
+    reward_weight: float = 1.0
 
     @classmethod
     def load(
@@ -173,7 +176,7 @@ class Actor:
         config: ActorConfig,
         base: Path,
         start: Path,
-        reward: Path,
+        reward: Path | None,
         demonstrations: Sequence[Demonstration],
         holdout_reward_model: Path | None = None,
         cost_model: Path | None = None,
@@ -189,13 +192,14 @@ class Actor:
         policy = load_adapter(model, base, start / ADAPTER, POLICY)
         load_adapter(policy, base, start / ADAPTER, REFERENCE)
         policy.set_adapter(POLICY)
-        main = RewardModel.load(base, reward, onto=(model, policy))
+        main = RewardModel.load(base, reward, onto=(model, policy)) if reward else None
+        chat = main.chat if main else chat_format(tokenizer, model.generation_config)
         holdout, cost = (
             RewardModel.load(base, folder, onto=(model, policy), name=name) if folder else None
             for folder, name in ((holdout_reward_model, "holdout"), (cost_model, "cost"))
         )
         if config.vocabulary == "compact":
-            examples = [main.chat.example(row.prompt, row.completion, PTX_TOKENS) for row in demonstrations]
+            examples = [chat.example(row.prompt, row.completion, PTX_TOKENS) for row in demonstrations]
             with using(policy, None):
                 vocabulary = choose_vocabulary(config.compact, model, head, examples)
         int8 = Int8Copy(model, vocabulary.head if vocabulary else head) if config.rollouts.int8 else None
@@ -208,9 +212,7 @@ class Actor:
             length = limits.max_prompt_tokens + limits.max_new_tokens
             vllm = VllmEngine(base, policy.peft_config[POLICY].r, length, limits.vllm_cache_gb)
         pad = tokenizer.pad_token_id or 0
-        return cls(
-            config, base, model, policy, main.chat, main, holdout, cost, head, vocabulary, int8, vllm, below, pad
-        )
+        return cls(config, base, model, policy, chat, main, holdout, cost, head, vocabulary, int8, vllm, below, pad)
 
     def __enter__(self) -> Actor:
         return self
@@ -252,18 +254,35 @@ class Actor:
         return sorted(everyone, key=lambda completion: completion.index)
 
     def sample_rollouts(self, prompts: Sequence[Text], step: int) -> Rollouts:
-        """Sample ``rollouts.answers`` answers to each prompt and score them with the reward model."""
+        """Sample ``rollouts.answers`` answers to each prompt and score them."""
         each = self.config.rollouts.answers
         sampled = self.sample(prompts, each, step)
         shape = (len(prompts), each)
         by_prompt = [sampled[i : i + each] for i in range(0, len(sampled), each)]
         groups = self.groups(prompts, by_prompt)
         below = self.below_of(groups)
-        scores = self.reward_model.scores(groups, below).view(shape)
+        texts = [[completion.text for completion in answers] for answers in by_prompt]
+        scores = self.score(prompts, texts, groups, below).view(shape)
         terminated = torch.tensor([completion.finish_reason == "stop" for completion in sampled]).view(shape)
         logprobs = [torch.tensor([x for completion in answers for x in completion.logprobs]) for answers in by_prompt]
-        texts = [[completion.text for completion in answers] for answers in by_prompt]
         return Rollouts(groups, scores, terminated, logprobs, texts, below)
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        answers: Sequence[Sequence[str]],
+        groups: Sequence[Group],
+        below: GroupStates | None,
+    ) -> Tensor:
+        """What is maximised, [answers of all prompts]: the reward model's score, the user's function, or their sum."""
+        total = torch.zeros(sum(map(len, answers)))
+        if self.reward_model is not None:
+            total = total + self.reward_model.scores(groups, below).flatten().cpu()
+        if self.reward_function is not None:
+            asked = [prompt for prompt, own in zip(prompts, answers, strict=True) for _ in own]
+            found = self.reward_function(asked, [text for own in answers for text in own])
+            total = total + self.reward_weight * torch.tensor(found)
+        return total
 
     def below_of(self, groups: Sequence[Group]) -> GroupStates | None:
         """The groups' activations below all adapters, for policy, reference, critic and reward models."""

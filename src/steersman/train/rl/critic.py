@@ -22,6 +22,7 @@ class Critic:
     """Starts as the first member of the reward model in ``reward``; its bias makes demonstrations average 0."""
 
     def __init__(self, actor: Actor, reward: Path) -> None:
+        assert actor.reward_model is not None  # PPO needs one
         self.actor = actor
         first = reward / "member-0"
         load_adapter(actor.policy, actor.base, first / ADAPTER, CRITIC)

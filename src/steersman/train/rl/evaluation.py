@@ -126,7 +126,7 @@ class Evaluator:
         kl, entropy = actor.divergence(groups, below)
         answers = [(prompt, completion.text) for prompt, completion in zip(self.prompts, completions, strict=True)]
         values: dict[str, list[float]] = {
-            "score": actor.reward_model.scores(groups, below).tolist(),
+            "score": actor.score(texts, [[text] for _, text in answers], groups, below).tolist(),
             "mean_answer_tokens": [float(len(completion.token_ids)) for completion in completions],
             "terminated": [float(completion.finish_reason == "stop") for completion in completions],
             "repeated_trigrams": [_repeated_trigrams(completion) for completion in completions],

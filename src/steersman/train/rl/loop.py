@@ -25,6 +25,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ from steersman.train import distributed, loop
 from steersman.train.rl.actor import POLICY, Actor, ActorConfig, PolicyBatch, RolloutBatch, Rollouts, Scorer
 from steersman.train.rl.critic import Critic
 from steersman.train.rl.evaluation import EvaluationConfig, Evaluator, People
+from steersman.train.rl.reward_function import reward_function
 from steersman.types import Behaviour, Demonstration, Prompt, Record, transport
 
 VERSION = 3
@@ -75,6 +77,10 @@ class RlConfig(ActorConfig):
     (InstructGPT), with demonstrations for pre-training text.
     """
 
+    reward: str | None = Field(
+        default=None, description="A Python function, file.py:name, added to the reward model's score, or alone."
+    )
+    reward_weight: float = Field(default=1.0, gt=0, description="Factor of that function's numbers.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="Evaluation on held-out prompts.")
     steps: int = Field(default=40, ge=1, description="Batches of rollouts.")
     top_prompts_by_reward_std: int | None = Field(
@@ -212,14 +218,15 @@ def run(
     algorithm: Algorithm,
     base: Path,
     start: Path,
-    reward: Path,
+    reward: Path | None,
     data: RlData,
     out: StageFolder,
     monitors: Monitors,
 ) -> None:
     """Improve the policy in ``start`` by the score of the model in ``reward``; leaves ``adapter/`` in ``out``.
 
-    Resumes from its checkpoint, to the bit. Under torchrun every process calls this with the same arguments.
+    The function of `RlConfig.reward` is added to the score, or takes its place where there is no model. Resumes from
+    its checkpoint, to the bit. Under torchrun every process calls this with the same arguments.
 
     Raises:
         DataError: no prompts. TrainingFailed: a loss or gradient that is not finite, or a policy that collapsed.
@@ -229,7 +236,9 @@ def run(
         raise DataError("no prompts to answer", do="add rows to prompts.jsonl")
     torch.manual_seed(config.seed)
     models = monitors.holdout_reward_model, monitors.cost_model
-    with Actor.load(config, base, start, reward, data.demonstrations, *models) as actor:
+    function = reward_function(config.reward) if config.reward else None
+    with Actor.load(config, base, start, reward, data.demonstrations, *models) as loaded:
+        actor = replace(loaded, reward_function=function, reward_weight=config.reward_weight)
         _run(RlTrainer(config, algorithm, actor, reward, monitors.cost), data, out, monitors)
 
 
@@ -294,7 +303,7 @@ class RlTrainer:
     """Models, controllers and optimiser of a training."""
 
     def __init__(
-        self, config: RlConfig, algorithm: Algorithm, actor: Actor, reward: Path, cost: Scorer | None = None
+        self, config: RlConfig, algorithm: Algorithm, actor: Actor, reward: Path | None, cost: Scorer | None = None
     ) -> None:
         self.config, self.algorithm, self.actor, self.cost = config, algorithm, actor, cost
         costs_below = config.constraint.costs_below if config.constraint else None
@@ -306,7 +315,7 @@ class RlTrainer:
         self.kl_controller, self.collapse_detector = KlController(config), CollapseDetector()
         self.constraint = Constraint(config.constraint)
         own = trainable(actor.policy)
-        self.critic = Critic(actor, reward) if algorithm.critic else None
+        self.critic = Critic(actor, reward) if algorithm.critic and reward else None
         critics = self.critic.parameters() if self.critic else {}
         self.parameters: dict[str, Tensor] = {**own, **critics}
         self.optimiser = loop.adamw(own, config.optimiser)
