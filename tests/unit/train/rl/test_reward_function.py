@@ -124,7 +124,9 @@ def test_alone_it_is_what_the_policy_learns(rewards: Path, demonstrations: list[
 def test_ppo_and_no_reward_at_all_are_refused(rewards: Path, demonstrations: list[Demonstration]) -> None:
     rows = [row.model_copy(update={"principles": ()}) for row in demonstrations]
     path = project(rewards.parent, rows, "brief")
+    path.write_text(path.read_text().replace("grpo", "ppo"))
     with pytest.raises(RecipeError, match="critic starts as a reward model"):
-        align(load_recipe(path, ["rl.algorithm=ppo"]), rewards.parent / "run")
+        align(load_recipe(path), rewards.parent / "run")
+    path.write_text(path.read_text().replace("ppo", "grpo"))
     with pytest.raises(RecipeError, match=r"rl needs reward_model, or rl\.reward"):
         align(load_recipe(path, ["rl.reward=null"]), rewards.parent / "run")
