@@ -285,8 +285,8 @@ def _refuses_code(keyword: ast.keyword) -> bool:
 
 
 def test_nothing_is_sent_anywhere() -> None:
-    """No tracker, and two modules with a network library: the Hub's client to download models, an HTTP client to ask
-    the endpoint that a recipe names.
+    """No tracker but by `steersman track`, and two modules with a network library: the Hub's client to download models,
+    an HTTP client to ask the endpoint that a recipe names.
 
     `rating` answers requests and may keep its votes in a database server that its user names; it sends nothing else.
     Of `socket` it uses the binding of an address, in one file.

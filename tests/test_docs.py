@@ -50,6 +50,19 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "api"}
+    for number, block in enumerate(blocks("docs/api.md", "python"), start=1):
+        exec(compile(block, f"docs/api.md, block {number}", "exec"), names)
+    assert len(names["texts"]) == len(names["scores"]) == 2
+    assert names["logprobs"].shape == names["targets"].shape
+    assert names["rows"]
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if blocks(name, "python")])
 def test_python_blocks_are_python(name: str) -> None:
     for block in blocks(name, "python"):

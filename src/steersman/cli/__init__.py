@@ -38,7 +38,7 @@ def options(
     """Write down how your model should behave; Steersman trains it, and shows with error bars whether it worked."""
 
 
-RUNS = (align.align, align.sweep, align.show, align.diff, model.chat, align.report, model.export)
+RUNS = (align.align, align.sweep, align.show, align.diff, model.chat, align.report, model.export, align.track)
 for command in (demo.demo, align.init, *RUNS, align.bench):
     app.command()(command)
 app.add_typer(constitution_app, name="constitution")

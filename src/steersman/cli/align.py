@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -161,6 +161,21 @@ def report(run: RunFolder) -> None:
     from steersman.store import find_run
 
     typer.echo(write_report(find_run(run)))
+
+
+def track(
+    run: RunFolder,
+    to: Annotated[Literal["tensorboard", "wandb", "mlflow", "trackio"], typer.Option(help="The tracker.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on while the run goes on.")] = False,
+) -> None:
+    """Show a run's events in TensorBoard, Weights & Biases, MLflow or trackio, live or afterwards."""
+    from steersman.report import trackers
+    from steersman.store import find_run
+
+    found = find_run(run)
+    count = trackers.track(found, to, follow=follow)
+    where = f" in {found.path / 'tensorboard'}" if to == "tensorboard" else ""
+    typer.echo(f"{count} points of {found.path} sent to {to}{where}")
 
 
 def bench(

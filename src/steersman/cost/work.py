@@ -101,7 +101,8 @@ class Workload:
     @functools.cached_property
     def train_examples(self) -> list[Example]:
         """Training rows, tokenised."""
-        return sft.encode(self.train, self.chat, self.recipe.sft.max_length)[0] if self.train else []
+        rows = sft.learnt_rows(self.recipe.sft, self.train)
+        return sft.encode(rows, self.chat, self.recipe.sft.max_length)[0] if rows else []
 
     @functools.cached_property
     def validation_examples(self) -> list[Example]:

@@ -20,11 +20,17 @@ ADAPTER, FULL = "adapter", "model"
 
 
 class LoraConfig(Record):
-    """Low-rank adapters, Hu et al. 2021 (arXiv:2106.09685): W + alpha / rank * B A, with B = 0 at the start."""
+    """Low-rank adapters, Hu et al. 2021 (arXiv:2106.09685): W + alpha / rank * B A, with B = 0 at the start.
+
+    ``rslora`` divides by the root of the rank (Kalajdzievski 2023, arXiv:2312.03732); ``dora`` learns the magnitude of
+    W's columns apart (Liu et al. 2024, arXiv:2402.09353), through peft's own code, which is slower here.
+    """
 
     rank: int = Field(default=16, ge=1, description="Rank of the adapters' matrices A and B.")
     alpha: float = Field(default=32.0, gt=0, description="Adapters are scaled by alpha / rank.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapters' inputs in training.")
+    rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank).")
+    dora: bool = Field(default=False, description="DoRA: weight-decomposed adapters.")
     target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
         default="all-linear", description="Names of the linear modules to adapt; all-linear: all but the output layer."
     )
@@ -57,6 +63,8 @@ def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "defaul
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
         target_modules=targets,
         layers_to_transform=layers,
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2: [in, out]

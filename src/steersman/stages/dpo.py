@@ -61,7 +61,7 @@ def estimate(config: MixedDpoConfig, workload: Workload) -> Work:
     pairs, _ = dpo.encode(dpo.upsampled(workload.comparisons, own.upsample), workload.chat, own)
     groups = [pair.group for pair in pairs]
     lengths = [group.tokens for group in groups]
-    plan = loop.plan_batches(lengths, own.batch_size, own.epochs, own.seed)
+    plan = loop.plan_batches(lengths, own.batch_size, own.epochs, own.seed, own.max_steps)
     tokens = [n for step in plan for n in padded([lengths[i] for i in step], own.micro_batch_size)]
     positions = sum(len(ids) for step in plan for i in step for ids in groups[i].completions)
     foreign = 2 if own.loss == "kto" else 0  # answers to other prompts, for the reference and for the policy

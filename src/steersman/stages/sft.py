@@ -35,9 +35,10 @@ from steersman.stages.inputs import SFT as TUNED
 from steersman.store import StageFolder
 from steersman.train import distillation, loop, sft
 from steersman.train.distillation import Teacher
-from steersman.train.sft import Replayed, RevisedSftConfig, SftConfig
+from steersman.train.replay import SENTENCE_STARTS, Replayed, by_weight
+from steersman.train.sft import RevisedSftConfig, SftConfig
 
-REPLAY_BATCH = 128  # rows that `train.sft.replay` samples at once
+REPLAY_BATCH = 128  # rows that `train.replay` samples at once
 KEPT_SHARE = 0.3  # of revisions, assumed
 
 
@@ -96,14 +97,15 @@ def estimate(config: SftConfig, workload: Workload) -> Work:
     whole, held_out = workload.train_examples, workload.validation_examples
     replayed, sampled = _replay(config, workload)
     distilled, few_shot = _distillation(config, workload)
-    prefixes = sft.prefixes(config.prefix, workload.train, whole)
-    plan = loop.plan_batches([len(e.token_ids) for e in whole], config.batch_size, config.epochs, config.seed)
+    prefixes = sft.prefixes(config.prefix, sft.learnt_rows(config, workload.train), whole)
+    lengths = [len(e.token_ids) for e in whole]
+    plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.max_steps)
     texts = [Replayed(e, torch.empty(0), config.replay.weight) for e in replayed]
     texts += [Replayed(e, torch.empty(0), config.distillation.weight) for e in distilled]
     turned = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (prefixes, texts)]
     steps = [[whole[i] for i in step] for step in plan] + [[prefixes[i] for i in turn] for turn in turned[0]]
     steps = [sorted(step, key=lambda e: len(e.token_ids)) for step in steps]
-    steps += [[row.example for row in kind] for turn in turned[1] for kind in sft.by_weight([texts[i] for i in turn])]
+    steps += [[row.example for row in kind] for turn in turned[1] for kind in by_weight([texts[i] for i in turn])]
     tokens = [n for step in steps for n in padded([len(e.token_ids) for e in step], config.micro_batch_size)]
     read = padded([len(e.token_ids) for e in held_out], config.micro_batch_size)
     validations = math.ceil(len(plan) / config.eval_every_steps) + 1 if held_out else 0
@@ -150,7 +152,7 @@ def _replay(config: SftConfig, workload: Workload) -> tuple[list[Example], Count
     """Rows of the length that the base model's own text will have, and the work of sampling it."""
     replay, tokenizer = config.replay, workload.chat.tokenizer
     bos = 0 if tokenizer.bos_token_id is None else 1
-    starts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in sft.SENTENCE_STARTS]
+    starts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in SENTENCE_STARTS]
     prompts = [bos + starts[i % len(starts)] for i in range(replay.rows)]
     counts, _ = schedule(sorted(prompts), [replay.tokens] * replay.rows, 0, REPLAY_BATCH)
     return [Example([0] * (length + replay.tokens), length) for length in prompts], counts

@@ -64,6 +64,7 @@ class DpoConfig(Record):
         default=loop.OptimiserConfig(learning_rate=2e-5, warmup_ratio=0.1), description="AdamW and its schedule."
     )
     epochs: float = Field(default=1.0, gt=0, description="Passes over the comparisons; fractions are allowed.")
+    max_steps: int | None = Field(default=None, ge=1, description="Optimiser steps at most; null: as epochs say.")
     batch_size: int = Field(default=16, ge=1, description="Pairs in an optimiser step.")
     micro_batch_size: int = Field(default=8, ge=1, description="Pairs in one pass; affects speed and memory.")
     max_length: int = Field(default=512, ge=16, description="Tokens of a prompt with its longer answer.")
@@ -225,7 +226,8 @@ def run(
     pairs, truncated = encode(upsampled(comparisons, config.upsample), chat, config)
     groups = [pair.group for pair in pairs]
     trainer = DpoTrainer.prepare(config, model, policy, tokenizer.pad_token_id or 0, groups)
-    plan = loop.plan_batches([g.tokens for g in groups], config.batch_size, config.epochs, config.seed)
+    lengths = [g.tokens for g in groups]
+    plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.max_steps)
     batches = [[pairs[i] for i in rows] for rows in plan]
     references = trainer.references(batches)
     unseen, _ = encode(held_out, chat, config)

@@ -51,7 +51,9 @@ def learning_rate_at(step: int, total: int, config: OptimiserConfig) -> float:
 
 
 # ── batches ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], batch_size: int, epochs: float, seed: int, max_steps: int | None = None
+) -> list[list[int]]:
     """Row indices of every optimiser step, fixed before training: resuming at step k means taking plan[k:].
 
     Grouped by length: each epoch is shuffled, cut into pools of 16 batches, sorted by length within a pool, cut into
@@ -77,7 +79,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int, epochs: float, seed: i
             pool.sort(key=lambda i: lengths[i])
             batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
         plan += [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-    return plan[: round(epochs * per_epoch)]
+    return plan[: round(epochs * per_epoch)][:max_steps]
 
 
 def turns(rows: int, epochs: float, steps: int, seed: int, kinds: Sequence[Hashable] | None = None) -> list[list[int]]:

@@ -24,30 +24,22 @@ from torch import Tensor
 
 from steersman.data.sources import spread
 from steersman.errors import DataError
-from steersman.functional import aggregate, gather_scored, scored_positions
+from steersman.functional import aggregate, scored_positions
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, LoraConfig, add_lora, load_adapter, save_policy, trainable
 from steersman.lm.chat_format import Batch, ChatFormat, Example, chat_format, pad
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
-from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk, TrunkCache
-from steersman.lm.head import Head, completion_nll, divergence, head_of, token_logprobs, trunk
-from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
-from steersman.store import StageFolder, read_jsonl, write_jsonl
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk, TrunkCache, scored_hidden
+from steersman.lm.head import Head, completion_nll, divergence, head_of, token_logprobs
+from steersman.lm.sampling import random_stream
+from steersman.store import StageFolder
 from steersman.terminal import Progress, console
 from steersman.train import distillation, distributed, loop
 from steersman.train.distillation import DistillationConfig, Teacher
-from steersman.types import Demonstration, Record, Seed, transport
+from steersman.train.replay import ReplayConfig, Replayed, by_weight, replay
+from steersman.types import Demonstration, Record, Seed, messages_of, transport
 
 VERSION = 1
-
-
-class ReplayConfig(Record):
-    """Text sampled from the base model, mixed among the demonstrations: the pre-training mix of InstructGPT without its
-    data. It keeps the general language model in place while the demonstrations change its manners."""
-
-    rows: int = Field(default=0, ge=0, description="Continuations of everyday sentence starts to sample; 0 is none.")
-    tokens: int = Field(default=64, ge=8, description="Tokens sampled for each of them.")
-    weight: float = Field(default=1.0, ge=0, description="Coefficient of KL(base || policy) at their positions.")
 
 
 class PrefixConfig(Record):
@@ -81,6 +73,10 @@ class SftConfig(Record):
         ge=0,
         description="Passes over the demonstrations, also fractions; 0: an untrained adapter.",
     )
+    max_steps: int | None = Field(default=None, ge=1, description="Optimiser steps at most; null: as epochs say.")
+    loss_on: Literal["last", "all"] = Field(
+        default="last", description="Assistant turns of a conversation that carry loss; all reads it once for each."
+    )
     trunk_cache_mb: int = Field(default=2048, ge=0, description="MB of memory for kept activations of frozen layers.")
     batch_size: int = Field(default=8, ge=1, description="Demonstrations in an optimiser step.")
     micro_batch_size: int = Field(default=8, ge=1, description="Rows in one pass; affects speed and memory.")
@@ -109,20 +105,6 @@ class RevisedSftConfig(SftConfig):
     def rows(self, revisions: Sequence[Demonstration], demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
         """The revisions and an evenly spaced sample of the demonstrations."""
         return [*revisions, *spread(demonstrations, round(self.demonstrations_per_revision * len(revisions)))]
-
-
-def scored_hidden(model: Any, batch: Batch, lower: FrozenStates | None = None) -> tuple[Tensor, Tensor]:
-    """Hidden states at the scored positions, [N, H], and the tokens they should predict, [N].
-
-    Args:
-        lower: the batch's activations below the trainable layers, if they are known.
-    """
-    inputs = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask}
-    if lower is None:
-        hidden = trunk(model)(**inputs, use_cache=False).last_hidden_state
-    else:
-        hidden = lower.trunk.finish(lower.states, **inputs)
-    return gather_scored(hidden, batch.token_ids, batch.completion_mask)
 
 
 class TokenLoss(NamedTuple):
@@ -199,6 +181,22 @@ def replay_loss(
     return aggregate(token_loss.divergence(hidden, reference, generator), weight_in_optimiser_step)
 
 
+def learnt_rows(config: SftConfig, rows: Sequence[Demonstration]) -> list[Demonstration]:
+    """The rows, with ``loss_on: all`` each conversation once for every answer in it: a template may write an answer
+    otherwise once others follow (it takes thoughts out of old turns), and each is learnt as it would be asked for."""
+    if config.loss_on == "last":
+        return list(rows)
+    found: list[Demonstration] = []
+    for row in rows:
+        messages = messages_of(row.prompt)
+        for place, message in enumerate(messages):
+            if message.role == "assistant" and place and message.content.strip():
+                update = {"prompt": messages[:place], "completion": message.content}
+                found.append(row.model_copy(update=update))
+        found.append(row)
+    return found
+
+
 def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> tuple[list[Example], int]:
     """Tokenised rows, and how many were truncated.
 
@@ -236,58 +234,6 @@ def prefixes(config: PrefixConfig, rows: Sequence[Demonstration], examples: Sequ
         cut = Example(example.token_ids[: example.completion_start + config.tokens], example.completion_start)
         repeated += [cut] * count
     return repeated
-
-
-# How English sentences start; none of these has a topic.
-SENTENCE_STARTS = (
-    "The", "A", "In", "It", "This", "When", "For", "There", "We", "At", "One", "As",
-    "After", "If", "On", "Many", "She", "He", "They", "While", "Some", "To", "Most", "With",
-    "By", "From", "Our", "During", "Since", "Although", "All", "Each", "You", "Here", "Once", "Before",
-    "Because", "Last", "Two", "What", "How", "Today", "Every", "No", "His", "Her", "My", "First",
-)  # fmt: skip
-
-
-class Replayed(NamedTuple):
-    """A text of the base model, its hidden states at the positions that carry loss, [N, H], and the loss's weight."""
-
-    example: Example
-    reference: Tensor
-    weight: float
-
-
-def by_weight(rows: Sequence[Replayed]) -> list[list[Replayed]]:
-    """The texts of each weight; they share no batch with others."""
-    return [[row for row in rows if row.weight == weight] for weight in dict.fromkeys(row.weight for row in rows)]
-
-
-def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: StageFolder) -> list[Replayed]:
-    """Text sampled from the base model at temperature 1; kept in replay.jsonl, so that a resumed run reads it."""
-    if not config.rows:
-        return []
-    path = out.file("replay.jsonl")
-    bos = [] if chat.tokenizer.bos_token_id is None else [chat.tokenizer.bos_token_id]
-    if not path.exists() and distributed.rank() == 0:
-        words = [SENTENCE_STARTS[i % len(SENTENCE_STARTS)] for i in range(config.rows)]
-        starts = [bos + chat.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
-        sampling = SamplingConfig(temperature=1.0, max_new_tokens=config.tokens, seed=seed, batch_size=128)
-        rows: list[list[int]] = [[] for _ in starts]
-        with Progress("replay", config.rows) as progress:
-            for completion in Sampler(model, chat).continue_ids(starts, sampling):
-                rows[completion.index] = starts[completion.index] + completion.token_ids
-                progress.advance()
-        kept = [
-            {"token_ids": row, "start": len(start), "text": chat.decode(row)}
-            for row, start in zip(rows, starts, strict=True)
-        ]
-        write_jsonl(path, kept)
-    distributed.barrier()
-    replayed = []
-    for row in read_jsonl(path):
-        example = Example(row["token_ids"], row["start"])
-        with torch.no_grad():
-            hidden = scored_hidden(model, pad([example], 0, model.device))[0]
-        replayed.append(Replayed(example, hidden, config.weight))
-    return replayed
 
 
 def own_texts(
@@ -339,7 +285,7 @@ def run(
         if distributed.rank() == 0:
             save_policy(add_lora(model, config.lora, base_name), out.path, tokenizer, pretrained.digest(base))
         return
-    chat = chat_format(tokenizer, model.generation_config)
+    chat, demonstrations = chat_format(tokenizer, model.generation_config), learnt_rows(config, demonstrations)
     examples, truncated = encode(demonstrations, chat, config.max_length)
     held_out = encode(validation, chat, config.max_length)[0] if validation else []
     warn_about_terminators(model, chat)
@@ -348,7 +294,8 @@ def run(
     every = [*examples, *upsampled, *(row.example for row in replayed), *held_out]
     adapter = base_name if start is None else Adapter(base, start / ADAPTER)
     trainer = SftTrainer.prepare(config, model, adapter, tokenizer.pad_token_id or 0, every)
-    plan = loop.plan_batches([len(e.token_ids) for e in examples], config.batch_size, config.epochs, config.seed)
+    lengths = [len(e.token_ids) for e in examples]
+    plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.max_steps)
     extras = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (upsampled, replayed)]
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     distributed.barrier()  # before the leader writes the next checkpoint
