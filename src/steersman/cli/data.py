@@ -27,7 +27,10 @@ def check(
     from steersman.data.check import check, print_report
     from steersman.evals.detectors.behaviours import detect
 
-    data = sources.load_file(Path(name), columns) if Path(name).is_file() else sources.load(name)
+    if sources.is_one_table(name):
+        _check_table(Path(name), columns, json)
+        return
+    data = sources.load(name)
     files = data.demonstrations, data.comparisons, data.prompts, data.evaluation, data.forms, data.development
     report = check(*files, refuses=partial(detect, "refuses"))
     if json:
@@ -35,6 +38,19 @@ def check(
     else:
         print_report(name, report)
     raise typer.Exit(2 if report.leaks or report.shared_topics else 0)
+
+
+def _check_table(path: Path, columns: str, json: bool) -> None:
+    """One file, or one data set of `datasets`, as a stream: it may have any length."""
+    from steersman.data import large, sources
+    from steersman.terminal import results
+
+    report = large.check_stream(path, sources.kind_of(path, columns), columns)
+    if json:
+        print_json(report.json())
+    else:
+        for line in large.shown(str(path), report):
+            results().print(line, markup=False, soft_wrap=True)
 
 
 @data_app.command()

@@ -80,22 +80,22 @@ class DataReport(NamedTuple):
 
 
 def _characters(*categories: str) -> str:
-    """All characters of some Unicode categories, for a class of a regular expression."""
-    found = (chr(code) for code in range(0x80, 0x20000) if unicodedata.category(chr(code)) in categories)
+    """The characters of some Unicode categories below U+10000, where a class of `re` is a table and not a list."""
+    found = (chr(code) for code in range(0x80, 0x10000) if unicodedata.category(chr(code)) in categories)
     return re.escape("".join(found))
 
 
 # Words keep their combining marks; a symbol, an emoji or an operator is a word of its own, punctuation is none: "3 + 5"
 # is not "3 - 5", nor C++ C#. A hyphen is an operator before a number and between spaces.
 _WORD = re.compile(
-    rf"(?:[^\W_]|[{_characters('Mn', 'Mc')}])+|[+*^=<>%&@~|#{_characters('Sm', 'Sc', 'Sk', 'So')}]"
+    rf"[\w{_characters('Mn', 'Mc')}]+|[+*^=<>%&@~|#{_characters('Sm', 'Sc', 'Sk', 'So')}]|[\U0001f000-\U0001faff]"
     r"|-(?=\d)|(?<=\s)[-/](?=\s)"
 )
 
 
 def words(text: str) -> list[str]:
     """Lower-case words, numbers and symbols: punctuation and case do not hide a copy."""
-    return _WORD.findall(text.lower())
+    return _WORD.findall(text.lower().replace("_", " "))
 
 
 def five_grams(text: str) -> set[tuple[str, ...]]:
@@ -147,17 +147,19 @@ def _said(text: str) -> tuple[str, ...]:
 
 
 def leaks(evaluation: Sequence[Row], training: Sequence[Row]) -> list[SimilarPair]:
-    """Evaluation prompts that are near-duplicates of a training prompt."""
-    texts = sorted({plain_text(row.prompt) for row in training})
-    vocabularies = [set(words(text)) for text in texts]
+    """Evaluation prompts that are near-duplicates of a training prompt.
+
+    The evaluation prompts are the index, and training texts pass by: memory grows with the former alone.
+    """
+    asked = [plain_text(row.prompt) for row in evaluation]
+    vocabularies = [set(words(text)) for text in asked]
     index = _NearSets(vocabularies, LEAK_JACCARD)
     holders: dict[tuple[str, ...], list[int]] = {}
-    for i, text in enumerate(texts):
+    for i, text in enumerate(asked):
         for gram in five_grams(text):
             holders.setdefault(gram, []).append(i)
-    pairs = []
-    for row in evaluation:
-        text = plain_text(row.prompt)
+    found: list[tuple[int, SimilarPair]] = []
+    for text in sorted({plain_text(row.prompt) for row in training}):
         vocabulary = set(words(text))
         shared: dict[int, tuple[str, ...]] = {}
         for gram in sorted(five_grams(text) & holders.keys(), reverse=True):
@@ -168,8 +170,8 @@ def leaks(evaluation: Sequence[Row], training: Sequence[Row]) -> list[SimilarPai
                 if i in shared
                 else f"word Jaccard {jaccard(vocabulary, vocabularies[i]):.2f}"
             )
-            pairs.append(SimilarPair(text, texts[i], why))
-    return pairs
+            found.append((i, SimilarPair(asked[i], text, why)))
+    return [pair for _, pair in sorted(found, key=lambda item: item[0])]
 
 
 def twins(texts: Iterable[str]) -> list[SimilarPair]:

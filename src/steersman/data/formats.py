@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -72,16 +72,34 @@ def sort_out(
     rows: list[R] = []
     faults: dict[int, list[str]] = {}
     ignored: Ignored = Ignored()
+    for number, good, reasons in stream(path, record, prepare, ignored, limit):
+        rows += good
+        if reasons:
+            faults[number] = reasons
+    return Sorted(rows, faults, ignored)
+
+
+def stream(
+    path: Path, record: type[R], prepare: Callable[[Any], Any], ignored: Ignored, limit: int | None = None
+) -> Iterator[tuple[int, list[R], list[str]]]:
+    """Every row of a file: its number, its records, and what is wrong with it; nothing is kept.
+
+    Args:
+        ignored: counts the columns that are left out.
+
+    Raises:
+        DataError: as `sort_out`.
+    """
     for number, found in enumerate(islice(rows_of(path), limit), start=1):
         if isinstance(found, str) and not found.strip():
             continue
         try:
-            rows += [record.model_validate(row) for row in records_of(prepare(_parse(found)), record, ignored)]
+            rows = records_of(prepare(_parse(found)), record, ignored)
+            yield number, [record.model_validate(row) for row in rows], []
         except ValidationError as error:
-            faults[number] = _faults(error, record)
+            yield number, [], _faults(error, record)
         except DataError as error:
-            faults[number] = [error.found]
-    return Sorted(rows, faults, ignored)
+            yield number, [], [error.found]
 
 
 def unread(faults: Mapping[int, Sequence[str]]) -> list[str]:

@@ -172,6 +172,13 @@ def with_evaluation(data: DataSet) -> DataSet:
     )
 
 
+def kind_of(path: Path, columns: str = "") -> type[Record]:
+    """What most of a file's first rows can be read as; of equals, the one that says most."""
+    kinds: tuple[type[Record], ...] = (Comparison, Demonstration, Prompt)
+    prepare = column_mapping(columns)
+    return max(kinds, key=lambda kind: len(sort_out(path, kind, prepare, limit=SAMPLED_ROWS).rows))
+
+
 def load_file(path: Path, columns: str = "") -> DataSet:
     """One file of any supported format as a data set: of comparisons, of demonstrations, or of prompts.
 
@@ -184,10 +191,8 @@ def load_file(path: Path, columns: str = "") -> DataSet:
         DataError: the file cannot be read, or none of its rows can.
     """
     prepare = column_mapping(columns)
-    kinds: tuple[type[Record], ...] = (Comparison, Demonstration, Prompt)
-    sample = {kind: len(sort_out(path, kind, prepare, limit=SAMPLED_ROWS).rows) for kind in kinds}
-    best = max(kinds, key=lambda kind: sample[kind])
-    empty: dict[type[Record], list[Any]] = {kind: [] for kind in kinds}
+    best = kind_of(path, columns)
+    empty: dict[type[Record], list[Any]] = {kind: [] for kind in (Comparison, Demonstration, Prompt)}
     rows, faults, ignored = sort_out(path, best, prepare)
     messages = [*left_out(path, ignored, best), *unread(faults)]
     if not rows:
