@@ -21,9 +21,9 @@ from steersman.constitution.judges import Judge, JudgeConfig
 from steersman.errors import ModelError, UserError
 from steersman.lm import pretrained
 from steersman.lm.device import Hardware, placed
-from steersman.lm.export import export
+from steersman.lm.export import export, export_reward_model
 from steersman.lm.language_model import LocalModel
-from steersman.lm.reward_model import RewardModel
+from steersman.lm.reward_model import ABOUT, RewardModel
 from steersman.pipeline import sections_of
 from steersman.report.evidence import read_recipe
 from steersman.report.page import report_data
@@ -140,9 +140,23 @@ class OpenRun:
         with self.on_its_hardware():
             return RewardModel.load(self.base, folder)
 
-    def export(self, target: Path, *, merged: bool = False) -> Path:
-        """Copy the aligned model as a PEFT adapter or a merged model, with its tokenizer; returns the folder."""
-        return export(self.base, self.policy, target, merged=merged)
+    def export(self, target: Path, *, merged: bool = False, stage: str | None = None) -> Path:
+        """Copy the aligned model, or another stage's, as a PEFT adapter or a merged model; returns the folder.
+
+        A reward model becomes a sequence classifier of `transformers`.
+
+        Args:
+            stage: such as ``sft``, or ``reward_model``; the aligned model unless given.
+
+        Raises:
+            ModelError: the run has no such stage, or it left no model.
+        """
+        if stage is not None and stage not in self.present:
+            raise ModelError(f"this run has no stage {stage!r}", where=str(self.path), expected=", ".join(self.present))
+        folder = self.path / stage if stage else self.policy
+        if (folder / ABOUT).exists():
+            return export_reward_model(self.base, folder, target)
+        return export(self.base, folder, target, merged=merged)
 
     def judge(self, config: JudgeConfig | None = None) -> Judge:
         """The recipe's preference judge, or another one, with the run's base model and reward model.

@@ -44,11 +44,12 @@ def export(
     run: RunFolder,
     to: Annotated[Path, typer.Option(help="A new or empty folder.")],
     merged: Annotated[bool, typer.Option("--merged", help="Write a full model instead of a PEFT adapter.")] = False,
+    stage: Annotated[str | None, typer.Option(help="Another stage's model, e.g. sft or reward_model.")] = None,
 ) -> None:
     """Copy the aligned model to a folder that plain transformers and peft load."""
     from steersman.runs import open_run
 
-    typer.echo(open_run(run).export(to, merged=merged))
+    typer.echo(open_run(run).export(to, merged=merged, stage=stage))
 
 
 # ── models of a run ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from steersman.errors import ModelError
 from steersman.lm import limits, pretrained
 from steersman.lm.adapters import ADAPTER, check_base, load_policy
 from steersman.lm.chat_format import SPELLED_OUT, chat_format
+from steersman.lm.head import trunk
+from steersman.lm.reward_model import RewardModel
 
 PAPERS = ("LICENSE*", "LICENCE*", "NOTICE*", "*TERMS*", "USE_POLICY*")
 
@@ -24,22 +29,76 @@ def export(base: Path, trained: Path, target: Path, *, merged: bool) -> Path:
     Raises:
         ModelError: the target exists, an adapter is asked of a fully fine-tuned model, or the base is another one.
     """
-    if target.exists() and not target.is_dir():
-        raise ModelError("the target is not a folder", where=str(target), do="choose another one with --to")
-    if target.exists() and any(target.iterdir()):
-        raise ModelError("the target folder is not empty", where=str(target), do="choose another folder with --to")
+    _refuse_existing(target)
     if not merged and not (trained / ADAPTER).exists():
         raise ModelError("all weights were trained, so there is no adapter", do="export with --merged")
     if merged:
         policy = load_policy(base, trained)
-        for part, name, value in limits.noise(pretrained.configuration(base)):  # training switched it off
-            own = policy.config if part.model_type == policy.config.model_type else policy.config.get_text_config()
-            setattr(own, name, value)
+        _with_noise(policy.config, base)
         with pretrained.no_progress_bars():
             policy.save_pretrained(target)
     else:
         check_base(trained / ADAPTER, base)
         shutil.copytree(trained / ADAPTER, target, dirs_exist_ok=True)
+    _write_conversation(base, target)
+    return target
+
+
+def export_reward_model(base: Path, trained: Path, target: Path) -> Path:
+    """Write a reward model as an `AutoModelForSequenceClassification` with one label.
+
+    Its logit at the last token of a conversation is the score, less a constant: the class has no bias. An ensemble
+    that combines scores has no such form; one that averages weights has.
+
+    Raises:
+        ModelError: the target exists, several members, or an architecture without such a class.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    _refuse_existing(target)
+    reward = RewardModel.load(base, trained)
+    if len(reward.heads) > 1:
+        raise ModelError(
+            f"the reward model is {len(reward.heads)} members whose scores are combined",
+            where=str(trained),
+            expected="one member, or combine: weights",
+            do="train it with reward_model.members: 1",
+        )
+    merged = reward.policy.merge_and_unload()
+    config = merged.config
+    config.num_labels, config.pad_token_id = 1, reward.chat.tokenizer.pad_token_id or 0
+    try:
+        model = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        kind = type(merged).__name__
+        raise ModelError(f"transformers has no sequence classifier for {kind}", where=str(base)) from error
+    trunk(model).load_state_dict(trunk(merged).state_dict())
+    (head,) = reward.heads.values()
+    with torch.no_grad():
+        model.score.weight.copy_(head.weight)
+    _with_noise(config, base)
+    with pretrained.no_progress_bars():
+        model.save_pretrained(target)
+    _write_conversation(base, target)
+    return target
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        raise ModelError("the target is not a folder", where=str(target), do="choose another one with --to")
+    if target.exists() and any(target.iterdir()):
+        raise ModelError("the target folder is not empty", where=str(target), do="choose another folder with --to")
+
+
+def _with_noise(config: Any, base: Path) -> None:
+    """The base model's dropouts, which training switched off."""
+    for part, name, value in limits.noise(pretrained.configuration(base)):
+        own = config if part.model_type == config.model_type else config.get_text_config()
+        setattr(own, name, value)
+
+
+def _write_conversation(base: Path, target: Path) -> None:
+    """Tokenizer with a chat template, stop ids, and the licence's papers."""
     tokenizer, generation = pretrained.load_tokenizer(base), pretrained.generation_config(base)
     chat = chat_format(tokenizer, generation)
     stops = sorted(chat.stop_ids)
@@ -50,4 +109,3 @@ def export(base: Path, trained: Path, target: Path, *, merged: bool) -> Path:
     tokenizer.save_pretrained(target)
     for paper in {paper for pattern in PAPERS for paper in base.glob(pattern)}:
         shutil.copy(paper, target / paper.name)
-    return target

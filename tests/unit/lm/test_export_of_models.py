@@ -9,13 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
+from steersman.errors import ModelError
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, save_policy
 from steersman.lm.chat_format import chat_format
-from steersman.lm.export import export
-from steersman.types import Message
+from steersman.lm.export import export, export_reward_model
+from steersman.lm.reward_model import RewardModel
+from steersman.store import StageFolder
+from steersman.train import reward_model
+from steersman.train.reward_model import RewardConfig
+from steersman.types import Comparison, Demonstration, Message
 
 CHATML = (
     "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -87,3 +99,39 @@ def test_the_papers_of_the_licence_travel(tiny_base: Path, tmp_path: Path) -> No
     found = {file.name for file in out.iterdir()}
     assert {"LICENSE.txt", "NOTICE.md", "GEMMA_TERMS.html"} <= found
     assert "notes.txt" not in found
+
+
+def test_a_reward_model_becomes_a_sequence_classifier(
+    tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path
+) -> None:
+    """The same order and the same differences of scores; a constant is lost."""
+    start = trained(tiny_base, tmp_path / "sft")
+    (tmp_path / "reward").mkdir()
+    rows = [Comparison(prompt=d.prompt, options=(d.completion, "No."), ranking=(1, 2)) for d in demonstrations[:16]]
+    out = StageFolder(tmp_path / "reward", "reward_model")
+    reward_model.run(RewardConfig(batch_size=8), tiny_base, start, rows, demonstrations, out)
+    target = export_reward_model(tiny_base, out.path, tmp_path / "out")
+    theirs = AutoModelForSequenceClassification.from_pretrained(target).eval()
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    answers = ["Ask first.", "No.", "First ask what you need it for, then cook it slowly."]
+    logits = []
+    for answer in answers:
+        messages = [{"role": "user", "content": "How do I cook an egg?"}, {"role": "assistant", "content": answer}]
+        ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            logits.append(theirs(**ids).logits[0, 0].item())
+    ours = RewardModel.load(tiny_base, out.path).score("How do I cook an egg?", answers)
+    differences = torch.tensor(logits) - torch.tensor(ours)
+    assert differences.std() < 1e-4
+    assert torch.tensor(ours).std() > 1e-3
+
+
+def test_an_ensemble_of_scores_is_refused(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path) -> None:
+    start = trained(tiny_base, tmp_path / "sft")
+    (tmp_path / "reward").mkdir()
+    rows = [Comparison(prompt=d.prompt, options=(d.completion, "No."), ranking=(1, 2)) for d in demonstrations[:8]]
+    out = StageFolder(tmp_path / "reward", "reward_model")
+    config = RewardConfig(batch_size=8, members=2, combine="mean")
+    reward_model.run(config, tiny_base, start, rows, demonstrations, out)
+    with pytest.raises(ModelError, match="2 members whose scores are combined"):
+        export_reward_model(tiny_base, out.path, tmp_path / "out")
