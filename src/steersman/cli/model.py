@@ -45,11 +45,20 @@ def export(
     to: Annotated[Path, typer.Option(help="A new or empty folder.")],
     merged: Annotated[bool, typer.Option("--merged", help="Write a full model instead of a PEFT adapter.")] = False,
     stage: Annotated[str | None, typer.Option(help="Another stage's model, e.g. sft or reward_model.")] = None,
+    gguf: Annotated[
+        Path | None,
+        typer.Option(help="A GGUF file too; give llama.cpp's folder, or its convert_hf_to_gguf.py."),
+    ] = None,
 ) -> None:
-    """Copy the aligned model to a folder that plain transformers and peft load."""
+    """Copy the aligned model to a folder that plain transformers and peft load, or to a GGUF file."""
     from steersman.runs import open_run
 
-    typer.echo(open_run(run).export(to, merged=merged, stage=stage))
+    opened = open_run(run)
+    typer.echo(opened.export(to, merged=merged or gguf is not None, stage=stage))
+    if gguf is not None:
+        from steersman.lm.gguf_export import export_gguf
+
+        typer.echo(export_gguf(to, to / f"{opened.path.name}.gguf", gguf))
 
 
 # ── models of a run ──────────────────────────────────────────────────────────────────────────────────────────────────
