@@ -14,6 +14,8 @@ import typer
 from steersman.cli.options import Json, RunFolder, print_json
 from steersman.errors import UserError
 
+# Reading the folder of recipes would load torch; a test holds this list against it.
+SHIPPED = ("cai_paper", "code_of_conduct", "constitutional", "gpu", "instructgpt", "laptop", "reinforced", "smoke")
 PROJECT = Path(__file__).parent / "starter_project"
 FILES = (
     "README.md",
@@ -60,7 +62,7 @@ def _refusal(problem: str, folder: Path) -> UserError:
 
 
 def align(
-    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")] = "laptop",
+    recipe: Annotated[str, typer.Argument(help=f"Recipe file, or a shipped one: {', '.join(SHIPPED)}.")] = "laptop",
     model: Annotated[
         str | None, typer.Option(help="Base model: Hub id, folder, GGUF file or gemma-3-270m. Default: the recipe's.")
     ] = None,
@@ -75,6 +77,7 @@ def align(
     plan: Annotated[
         bool, typer.Option("--plan", help="Run nothing; show the stages, what is reused, time and memory.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --plan: print JSON instead of text.")] = False,
 ) -> None:
     """Train, evaluate and report. Repeat the command to resume an interrupted run."""
     from steersman import pipeline
@@ -89,8 +92,16 @@ def align(
         from steersman.plan import shown
         from steersman.report.terminal import render
 
-        results().print(render(shown(make_plan(chosen, out, until=until))))
+        planned = make_plan(chosen, out, until=until)
+        if json:
+            typer.echo(planned.model_dump_json(indent=2))
+        else:
+            results().print(render(shown(planned)))
         return
+    if json:
+        raise UserError(
+            "--json prints a plan", where="--json", do="add --plan; `steersman show RUN --json` has results"
+        )
     try:
         with distributed.process_group():
             if distributed.rank() > 0:

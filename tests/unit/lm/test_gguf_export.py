@@ -15,8 +15,6 @@ from steersman.lm.gguf_export import export_gguf
 from steersman.lm.pretrained import resolve
 
 FAILS = "import sys; print('NotImplementedError: unknown pre-tokenizer', file=sys.stderr); sys.exit(3)"
-    "import sys; print('loading'); print('NotImplementedError: unknown pre-tokenizer', file=sys.stderr); sys.exit(3)"
-)
 COPIES = "import shutil, sys; shutil.copy({source!r}, sys.argv[sys.argv.index('--outfile') + 1])"
 
 
