@@ -25,9 +25,9 @@ from transformers import AutoModelForCausalLM
 
 from steersman.data.formats import read
 from steersman.lm import pretrained
-from steersman.lm.adapters import export
 from steersman.lm.chat_format import ChatFormat, Example, chat_format, pad
 from steersman.lm.compact_vocabulary import choose_vocabulary
+from steersman.lm.export import export
 from steersman.lm.head import head_of
 from steersman.lm.sampling import Request, Sampler, SamplingConfig
 from steersman.recipe import Recipe, load_recipe

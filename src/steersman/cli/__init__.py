@@ -21,21 +21,14 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"steersman {version('steersman')}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
     """Write down how your model should behave; Steersman trains it, and shows with error bars whether it worked."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"steersman {installed('steersman')}")
+        raise typer.Exit
 
 
 RUNS = (align.align, align.sweep, align.show, align.diff, model.chat, align.report, model.export, align.track)

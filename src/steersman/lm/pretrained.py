@@ -487,28 +487,3 @@ def foreign(where: str) -> Iterator[None]:
             where=where,
             do="check that the files are whole and that this version of transformers knows the model",
         ) from error
-
-
-# ── terminators ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def untrained_terminators(model: PreTrainedModel, token_ids: Sequence[int], *, cosine: float = 0.9) -> list[int]:
-    """Those of the token ids whose input embedding looks as if it had never been trained.
-
-    Tokens that training never met stay near one another: a row that lies within ``cosine`` of more than 100 other rows
-    (1 % of a vocabulary below 10,000), or that is zero, has not become a word. A model that is taught to end its
-    answers with such a token writes random other ones there. In gemma-3-270m <end_of_turn> (106) has 6,442 such
-    neighbours and <eos> (1) none.
-
-    Raises:
-        ModelError: an id outside the vocabulary.
-    """
-    import torch
-
-    rows = model.get_input_embeddings().weight.detach()  # [V, D]
-    if foreign := [token for token in token_ids if not 0 <= token < len(rows)]:
-        raise ModelError(f"token ids {foreign} are outside the vocabulary", expected=f"0 to {len(rows) - 1}")
-    norms = torch.linalg.vector_norm(rows, dim=1).float()  # [V]
-    chosen = list(token_ids)
-    cosines = (rows @ rows[chosen].T).float() / torch.outer(norms, norms[chosen]).clamp_min(1e-12)  # [V, K]
-    neighbours = (cosines > cosine).sum(0) - 1  # without itself
-    limit = min(100, len(rows) // 100)
-    return [t for t, near in zip(chosen, neighbours.tolist(), strict=True) if near > limit or norms[t] == 0]

@@ -44,6 +44,9 @@ KEPT_SHARE = 0.3  # of revisions, assumed
 
 def run(config: SftConfig, given: Inputs, out: StageFolder) -> None:
     """Fine-tune the base model on demonstrations."""
+    if not config.epochs:
+        sft.leave_untrained(config, given[BASE], given[MODEL_NAME], out)
+        return
     persona = given[TEACHERS_PERSONA]
     teacher = None if persona is None else Teacher(persona, functools.partial(detect, "refuses"))
     sft.run(config, given[BASE], given[MODEL_NAME], given[TRAIN], given[VALIDATION], out, teacher=teacher)

@@ -25,7 +25,7 @@ from torch import Tensor
 from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.functional import aggregate, scored_positions
-from steersman.lm import pretrained
+from steersman.lm import limits, pretrained
 from steersman.lm.adapters import ADAPTER, LoraConfig, add_lora, load_adapter, save_policy, trainable
 from steersman.lm.chat_format import Batch, ChatFormat, Example, chat_format, pad
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
@@ -248,12 +248,20 @@ def own_texts(
 def warn_about_terminators(model: Any, chat: ChatFormat) -> None:
     """Warn if the token that ends answers looks untrained: such a model writes random tokens in its place."""
     ending = chat.completion_ids("?")[-1]
-    if pretrained.untrained_terminators(model, [ending]):
+    if limits.untrained_terminators(model, [ending]):
         console.print(
             f"[bold]warning:[/bold] answers will end with {chat.tokenizer.convert_ids_to_tokens(ending)!r}, which "
             "looks untrained (its embedding lies among those of unused tokens).\n  to do: remove the chat template, so "
             "that roles are spelled out and answers end with the trained end-of-text token"
         )
+
+
+def leave_untrained(config: SftConfig, base: Path, base_name: str, out: StageFolder) -> None:
+    """A new adapter, which changes nothing, in ``out``: later stages start from the model itself."""
+    torch.manual_seed(config.seed)
+    policy = add_lora(pretrained.load_model(base), config.lora, base_name)
+    if distributed.rank() == 0:
+        save_policy(policy, out.path, pretrained.load_tokenizer(base), pretrained.digest(base))
 
 
 def run(
@@ -269,8 +277,7 @@ def run(
 ) -> None:
     """Fine-tune ``base`` and leave ``adapter/`` (or ``model/``) in ``out``; resumes from its checkpoint.
 
-    With 0 epochs the adapter is new and changes nothing: later stages start from the model itself. Under torchrun every
-    process calls this with the same arguments; the leader validates and writes.
+    Under torchrun every process calls this with the same arguments; the leader validates and writes.
 
     Args:
         start: a folder of `save_policy` whose adapter is trained further, in its own shape; None: a new adapter.
@@ -281,10 +288,6 @@ def run(
     """
     torch.manual_seed(config.seed)
     tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
-    if not config.epochs:
-        if distributed.rank() == 0:
-            save_policy(add_lora(model, config.lora, base_name), out.path, tokenizer, pretrained.digest(base))
-        return
     chat, demonstrations = chat_format(tokenizer, model.generation_config), learnt_rows(config, demonstrations)
     examples, truncated = encode(demonstrations, chat, config.max_length)
     held_out = encode(validation, chat, config.max_length)[0] if validation else []
@@ -302,9 +305,8 @@ def run(
     leader = distributed.rank() == 0
     sizes = {"prefixes": upsampled, "replayed": replayed, "validation": held_out, "steps": plan}
     counts = {name: len(some) for name, some in sizes.items()} | trainer.counts()  # type: ignore[arg-type]
-    out.emit(
-        event="setup", demonstrations=len(demonstrations), truncated=truncated, resumed_at_step=state["step"], **counts
-    )
+    counts |= {"demonstrations": len(demonstrations), "truncated": truncated, "resumed_at_step": state["step"]}
+    out.emit(event="setup", **counts)
     with Progress(out.stage, len(plan), done=state["step"]) as progress:
         for step in range(state["step"], len(plan)):
             if step % config.eval_every_steps == 0 and held_out and leader:

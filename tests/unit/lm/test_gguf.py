@@ -22,7 +22,8 @@ from transformers import Gemma3ForCausalLM
 import tiny_gguf
 from steersman.errors import DiskFull, ModelError
 from steersman.lm import pretrained
-from steersman.lm.pretrained import load_model, load_tokenizer, resolve, untrained_terminators
+from steersman.lm.limits import untrained_terminators
+from steersman.lm.pretrained import load_model, load_tokenizer, resolve
 from tiny_gguf import TEXTS, vocabulary
 
 

@@ -20,7 +20,8 @@ import tiny_gguf
 from steersman.errors import DiskFull, ModelError
 from steersman.lm import pretrained, tiny
 from steersman.lm.device import Hardware, placed
-from steersman.lm.pretrained import digest, load_model, load_tokenizer, resolve, untrained_terminators
+from steersman.lm.limits import untrained_terminators
+from steersman.lm.pretrained import digest, load_model, load_tokenizer, resolve
 from tiny_gguf import TEXTS
 
 

@@ -63,7 +63,7 @@ def test_from_the_model_itself_training_orders_unseen_pairs(
     rows = [Comparison(prompt=prompt, options=options, ranking=(1, 2)) for prompt, options in pairs]
     start = StageFolder(tmp_path / "sft", "sft", recorder(None)[1])
     start.path.mkdir()
-    sft.run(SftConfig(epochs=0, lora=LoraConfig(rank=4)), tiny_base, "tiny", [], [], start)
+    sft.leave_untrained(SftConfig(epochs=0, lora=LoraConfig(rank=4)), tiny_base, "tiny", start)
     events, emit = recorder(None)
     out = StageFolder(tmp_path / "dpo", "dpo", emit)
     out.path.mkdir()
