@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steersman.errors import ModelError
 from steersman.lm import device, fused_layers, pretrained
+from steersman.lm.head import same_states
 from steersman.types import Record
 
 ADAPTER, FULL = "adapter", "model"
@@ -80,7 +81,21 @@ def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "defaul
         raise ModelError(str(error), where="sft.lora.target_modules", do="name modules that the model has") from error
     policy.peft_config[name].base_model_name_or_path = base_name
     fused_layers.use_fused(policy)
+    _try(policy)
     return policy
+
+
+def _try(policy: Any) -> None:
+    """One pass over two tokens: some architectures use a linear module's weight in another way than its product."""
+    try:
+        with torch.no_grad():
+            policy(input_ids=torch.zeros(1, 2, dtype=torch.long, device=policy.device), use_cache=False)
+    except Exception as error:  # whatever a foreign architecture raises
+        raise ModelError(
+            f"the model does not run with adapters on these modules ({type(error).__name__}: {str(error)[:200]})",
+            where="sft.lora.target_modules",
+            do="name modules that are plain products, such as q_proj and v_proj",
+        ) from error
 
 
 def _refuse_ends(model: Any, targets: Sequence[str]) -> None:
@@ -242,7 +257,24 @@ def load_policy(base: Path, trained: Path | None) -> Any:
         model, _ = load_trainable(base, trained)
         return model.requires_grad_(False).eval()
     # Nothing is fused: what is measured and exported computes as plain `transformers` does, to the last bit.
-    return _with_adapter(pretrained.load_model(base), base, trained / ADAPTER, "default").merge_and_unload().eval()
+    return _merged(_with_adapter(pretrained.load_model(base), base, trained / ADAPTER, "default").eval())
+
+
+def _merged(policy: Any) -> Any:
+    """The model with its adapter merged into the weights, if it computes the same afterwards."""
+    size = policy.get_base_model().get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[(7 * i + 3) % size for i in range(8)]], device=policy.device)
+    with torch.no_grad():
+        beside = policy(input_ids=ids, use_cache=False).logits
+        model = policy.merge_and_unload().eval()
+        merged = model(input_ids=ids, use_cache=False).logits
+    if not same_states(merged, beside):
+        raise ModelError(
+            "merged into the weights, the adapter computes something else than beside them",
+            expected="the same logits",
+            do="use lora.target_modules without tied or shared modules",
+        )
+    return model
 
 
 def load_trainable(base: Path, trained: Path) -> tuple[Any, Any]:

@@ -86,10 +86,12 @@ def _blocks_pay() -> bool:
 
 
 def head_of(model: Any) -> Head:
-    """Read the head off a Hugging Face model and check on four tokens that it reproduces the model's own logits.
+    """Read the head off a Hugging Face model, and check on a few tokens that it reproduces the model's own logits.
+
+    Also that padding on the right changes nothing before it, which every batch relies on.
 
     Raises:
-        ModelError: the architecture does something else between hidden states and logits.
+        ModelError: the architecture does something else between hidden states and logits, or cannot be padded or run.
     """
     output, config = model.get_output_embeddings(), model.config.get_text_config()
     head = Head(
@@ -99,9 +101,24 @@ def head_of(model: Any) -> Head:
         scale=getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0),
     )
     probe = torch.arange(4, device=output.weight.device)[None] % head.weight.shape[0]
-    with torch.no_grad():
-        hidden = trunk(model)(input_ids=probe, use_cache=False).last_hidden_state
-        theirs, ours = model(input_ids=probe, use_cache=False).logits[0].float(), head.logits(hidden[0]).float()
+    padded, seen = torch.cat([probe, probe[:, :1].expand(1, 3)], 1).repeat(2, 1), torch.ones(2, 7, dtype=torch.long)
+    seen[0, 4:] = 0
+    try:
+        with torch.no_grad(), evaluating(model):
+            hidden = trunk(model)(input_ids=probe, use_cache=False).last_hidden_state
+            theirs, ours = model(input_ids=probe, use_cache=False).logits[0].float(), head.logits(hidden[0]).float()
+            rows = trunk(model)(input_ids=padded, attention_mask=seen.to(padded.device), use_cache=False)
+    except Exception as raised:  # whatever a foreign architecture raises
+        raise ModelError(
+            f"{type(model).__name__} cannot read a text of four tokens ({type(raised).__name__}: {str(raised)[:200]})",
+            do="check that the configuration belongs to the weights, or choose another model",
+        ) from raised
+    if not same_states(rows.last_hidden_state[0, :4], hidden[0]):
+        raise ModelError(
+            f"what {type(model).__name__} makes of a text changes when the text is padded on the right",
+            expected="a decoder-only model whose attention heeds the mask",
+            do="choose another model",
+        )
     error = (theirs - ours).abs().max().item()
     if not error <= 1e-3 * max(1.0, theirs.abs().max().item()):
         raise ModelError(

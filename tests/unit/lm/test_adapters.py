@@ -414,3 +414,34 @@ def test_a_saved_adapter_becomes_policy_and_reference(lora: Path, tiny_base: Pat
     learn(policy)
     assert (branch_logits(policy, "policy") - wanted).abs().max() > 0.01
     torch.testing.assert_close(branch_logits(policy, "reference"), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_modules_that_are_no_plain_products_are_refused(tiny_base: Path) -> None:
+    model = pretrained.load_model(tiny_base)
+    attention = model.model.layers[0].self_attn
+    own, width = type(attention).forward, attention.q_proj.weight.shape[1]
+
+    def forward(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(self.q_proj, "lora_A"):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        return own(self, hidden, *args, **kwargs)
+
+    attention.forward = forward.__get__(attention)
+    assert width
+    with pytest.raises(ModelError, match="does not run with adapters on these modules"):
+        add_lora(model, LoraConfig(), "x")
+
+
+def test_an_adapter_that_merging_changes_is_refused(
+    lora: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = peft.tuners.lora.LoraModel.merge_and_unload
+
+    def wrong(self: Any) -> Any:
+        model = whole(self)
+        model.model.layers[0].mlp.down_proj.weight.data.mul_(2)
+        return model
+
+    monkeypatch.setattr(peft.tuners.lora.LoraModel, "merge_and_unload", wrong)
+    with pytest.raises(ModelError, match="computes something else than beside them"):
+        load_policy(tiny_base, lora)

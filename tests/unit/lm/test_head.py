@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -350,3 +351,23 @@ def test_a_temperature_divides_the_logits(name: str) -> None:
     head = HEADS[name]
     hot = replace(head, temperature=2 * head.temperature)
     torch.testing.assert_close(hot.logits(HIDDEN), head.logits(HIDDEN) / 2)
+
+
+def test_a_model_that_padding_disturbs_or_that_cannot_run_is_refused(tokenizer: Any) -> None:
+    import transformers
+
+    config = transformers.CpmAntConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_attention_heads=4, dim_head=8, dim_ff=48, num_hidden_layers=2
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.CpmAntForCausalLM(config).eval()
+    with pytest.raises(ModelError, match="changes when the text is padded on the right"):
+        head_of(model)
+
+
+def test_a_model_that_cannot_read_a_text_is_refused_in_words(family: Callable[[str], Any]) -> None:
+    model = deepcopy(family("Llama"))
+    model.model.layers[0].mlp.down_proj.weight = torch.nn.Parameter(torch.zeros(3, 3))
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM cannot read a text of four tokens \(RuntimeError"):
+        head_of(model)
