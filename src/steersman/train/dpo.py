@@ -228,6 +228,7 @@ def run(
     trainer = DpoTrainer.prepare(config, model, policy, tokenizer.pad_token_id or 0, groups)
     lengths = [g.tokens for g in groups]
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.max_steps)
+    plan = at_least_two(plan) if config.loss == "kto" else plan
     batches = [[pairs[i] for i in rows] for rows in plan]
     references = trainer.references(batches)
     unseen, _ = encode(held_out, chat, config)
@@ -259,6 +260,27 @@ def run(
             out.emit(event="held_out", **held_out_order(before, after))
         save_policy(policy, out.path, tokenizer, pretrained.digest(base))
         loop.drop_checkpoint(out.path)
+
+
+def at_least_two(plan: Sequence[list[int]]) -> list[list[int]]:
+    """Steps with a single pair joined to the one before, because KTO's baseline needs the answers to another prompt.
+
+    Raises:
+        DataError: there is no step with two pairs.
+    """
+    joined: list[list[int]] = []
+    for step in plan:
+        if joined and (len(step) == 1 or len(joined[-1]) == 1):
+            joined[-1] = [*joined[-1], *step]
+        else:
+            joined.append(list(step))
+    if len(joined[-1]) == 1 or max(map(len, plan)) == 1:
+        raise DataError(
+            "every optimiser step has one pair",
+            expected="two or more: KTO's baseline is measured on the answers to other prompts",
+            do="raise dpo.batch_size, or add comparisons",
+        )
+    return joined
 
 
 def held_out_order(before: Tensor, after: Tensor) -> dict[str, Any]:

@@ -348,6 +348,14 @@ def test_training_tells_the_answers_apart(
     assert (ratios[:, 0] > ratios[:, 1]).all()
 
 
+def test_kto_has_two_pairs_in_every_step() -> None:
+    assert dpo.at_least_two([[1, 2], [3], [4, 5]]) == [[1, 2, 3], [4, 5]]
+    assert dpo.at_least_two([[3], [1, 2]]) == [[3, 1, 2]]
+    for plan in ([[1]], [[1], [2]]):
+        with pytest.raises(DataError, match="every optimiser step has one pair"):
+            dpo.at_least_two(plan)
+
+
 @pytest.mark.slow
 def test_the_likelihood_term_holds_the_chosen_answers(
     tiny_base: Path, starts: Path, comparisons: list[Comparison], tmp_path: Path
