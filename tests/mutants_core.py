@@ -220,22 +220,22 @@ CORE = (
     Mutant(
         "a bad row is dropped in silence",
         "data/formats.py",
-        "faults[number] = [error.found]",
+        "yield number, [], [error.found]",
         "continue",
         "unit/data/test_formats.py::test_each_fault_is_named_once_with_its_line",
     ),
     Mutant(
         "lines are counted from 0",
         "data/formats.py",
-        "enumerate(_rows(path), start=1)",
-        "enumerate(_rows(path), start=0)",
+        "enumerate(islice(rows_of(path), limit), start=1)",
+        "enumerate(islice(rows_of(path), limit), start=0)",
         "unit/data/test_formats.py::test_each_fault_is_named_once_with_its_line",
     ),
     Mutant(
         "a byte-order mark is part of the first row",
-        "data/formats.py",
-        '"utf-8-sig"',
-        '"utf-8"',
+        "data/tables.py",
+        '"utf-8-sig" if number == 1',
+        '"utf-8" if number == 1',
         "unit/data/test_formats.py::test_gzip_blank_lines_windows_line_ends_and_a_byte_order_mark_are_no_trouble",
     ),
     Mutant(

@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from workload import ALPHA, LEARNING_RATE, RANK, UPDATES, reward
 
+from steersman.cost.bench import Endless
 from steersman.data import answer_style
 from steersman.functional import preference_nll
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_trainable, trainable, using
-from steersman.lm.chat_format import ChatFormat, Example
+from steersman.lm.chat_format import Example
 from steersman.lm.compact_vocabulary import CompactConfig, compact_vocabulary
 from steersman.lm.frozen_trunk import FrozenStates, FrozenStatesCache, FrozenTrunk
 from steersman.lm.head import head_of, trunk
@@ -95,7 +96,7 @@ class Engine:
         self.model.requires_grad_(False)
         self.head, self.compact = head_of(self.model), None
         # No stop ids: nothing ends a completion before its length.
-        self.chat = ChatFormat(pretrained.load_tokenizer(base), frozenset(), templated=True)
+        self.chat = Endless(pretrained.load_tokenizer(base), frozenset(), None)
         if vocabulary == "compact":
             with torch.no_grad():
                 ids = torch.tensor([work["steps"][0][0]["prompt"]])

@@ -14,20 +14,27 @@ import torch
 from steersman.cost.work import Counts, Workload, assumed_lengths, schedule
 from steersman.evals import capability, reward_card
 from steersman.lm import compact_vocabulary as compact_module
+from steersman.lm import fast_paths, pretrained, sampling, shared_prefix
 from steersman.lm import head as head_module
-from steersman.lm import pretrained, sampling, shared_prefix
 from steersman.lm import reward_model as scoring
 from steersman.lm.chat_format import ChatFormat
 from steersman.lm.frozen_trunk import FrozenTrunk
 from steersman.lm.sampling import SamplingConfig
 from steersman.store import StageFolder
-from steersman.train import distillation, dpo, reward_model, sft
+from steersman.train import distillation, dpo, replay, reward_model, sft
 from steersman.train.rl import actor, critic, ppo, rloo
 from steersman.train.rl import loop as rl
 from steersman.train.rl.loop import Monitors, RlData
 from steersman.train.rl.ppo import PpoConfig
 from steersman.types import Demonstration
 from workloads import changed, estimate, prices, small_workload
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `lm/fast_paths.py` and `FrozenTrunk.agrees` read of a few tokens is in no estimate."""
+    monkeypatch.setattr(fast_paths, "_agrees", lambda model, trial: True)
+    monkeypatch.setattr(FrozenTrunk, "agrees", lambda self: True)
 
 
 @pytest.fixture
@@ -41,7 +48,11 @@ class Counting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
         self.patch, self.counts = monkeypatch, Counter[str]()
-        self.trunk(module)
+        if module is sft:
+            self.scored_hidden(sft)
+            self.scored_hidden(replay)
+        else:
+            self.trunk(module)
         self.trunk(sampling)
         self.rows(module, "token_logprobs", "scored_tokens")
         self.rows(sampling, "draw", "decode_rows", "decode_steps")
@@ -59,6 +70,17 @@ class Counting:
             return forward
 
         self.patch.setattr(module, "trunk", counted)
+
+    def scored_hidden(self, module: Any) -> None:
+        """Count the tokens of batches that pass through the whole trunk."""
+        function = module.scored_hidden
+
+        def counted(model: Any, batch: Any, lower: Any = None) -> Any:
+            if lower is None:
+                self.counts["train_tokens" if torch.is_grad_enabled() else "read_tokens"] += batch.token_ids.numel()
+            return function(model, batch, lower)
+
+        self.patch.setattr(module, "scored_hidden", counted)
 
     def rows(self, owner: Any, name: str, kind: str, calls: str = "", argument: int = 0) -> None:
         """Count the rows of an argument of a function and, if they have a name, its calls."""
@@ -86,7 +108,7 @@ def answers_of_one_length(monkeypatch: pytest.MonkeyPatch, tokens: int, others: 
     """
     ids = ChatFormat.completion_ids
 
-    def completion_ids(self: ChatFormat, text: str) -> list[int]:
+    def completion_ids(self: ChatFormat, text: str, prompt: Any = "?") -> list[int]:
         return ids(self, text) if text in others or text == "?" else [*[5] * tokens, 1]
 
     monkeypatch.setattr(ChatFormat, "completion_ids", completion_ids)

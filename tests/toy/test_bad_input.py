@@ -98,7 +98,7 @@ RECIPE = "name: mine\nmodel: tiny-random\nconstitution: rules.yaml\ndata: rows\n
     [
         (RECIPE + "  epoch: 3\n", ["recipe.yaml:6", "epoch", "epochs"]),
         (RECIPE + "  epochs: many\n", ["recipe.yaml:6", "many"]),
-        (RECIPE + "  epochs: 0\n", ["recipe.yaml:6", "0"]),
+        (RECIPE + "  epochs: -1\n", ["recipe.yaml:6", "-1"]),
         (RECIPE + "  seed: 99999999999999999999\n", ["recipe.yaml:6", "99999999999999999999"]),
         (RECIPE + "  seed: -1\n", ["recipe.yaml:6", "-1"]),
         (RECIPE + "  lora: {rank: 4, rnak: 5}\n", ["recipe.yaml:6", "rnak"]),
@@ -186,7 +186,6 @@ def test_a_constitution_with_a_duplicate_id(steersman: Steersman, tmp_path: Path
         ("demonstrations", '{"prompt": "A\udcff?", "completion": "B"}\n', ["demonstrations.jsonl:1", "UTF-8"]),
         ("demonstrations", '["A?"]\n', ["line 1"]),
         ("demonstrations", "", ["no demonstrations"]),
-        ("evaluation", "", ["no evaluation prompts"]),
         ("evaluation", '{"prompt": "Why?", "expect": ["complies"]}\n', ["also in the training data", "Why?"]),
         ("evaluation", '{"prompt": "How?", "expect": ["complys"]}\n', ["line 1", "complies"]),
     ],

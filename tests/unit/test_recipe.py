@@ -49,7 +49,7 @@ def test_a_new_section_keeps_its_own_defaults() -> None:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("sft.epochs=-1", "--set sft.epochs=-1: sft, epochs: found the number -1; expected greater than 0"),
+        ("sft.epochs=-1", "--set sft.epochs=-1: sft, epochs: found the number -1; expected greater than or equal to 0"),
         ("rl.steps=0", "--set rl.steps=0: "),
         ("rl.setps=1", "no setting 'rl.setps'"),
         ("judge.kinds=[remote]", "--set judge.kinds=[remote]: "),

@@ -144,10 +144,16 @@ def _ids(model: Any, count: int, seed: int) -> list[int]:
     return found
 
 
+class Endless(ChatFormat):
+    """Nothing ends an answer but its length, and no text is decoded to look for a stop string."""
+
+    stop_strings = ()
+
+
 def _sampling(base: Any, *, int8: bool) -> Phase:
     """4 prompts of 30 tokens, 8 answers each of 64 tokens, temperature 1, whole vocabulary."""
     model = pretrained.load_model(base).eval()
-    chat = ChatFormat(pretrained.load_tokenizer(base), frozenset(), None)
+    chat = Endless(pretrained.load_tokenizer(base), frozenset(), None)
     starts = [_ids(model, 30, seed) for seed in range(4) for _ in range(8)]
     config = SamplingConfig(temperature=1.0, max_new_tokens=64, batch_size=32)
     copy = Int8Copy(model.requires_grad_(False), head_of(model)) if int8 else None

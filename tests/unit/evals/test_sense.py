@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from steersman.evals.sense import Scored, SenseConfig, SenseData, Written, corre
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, save_policy
 from steersman.lm.chat_format import chat_format
+from steersman.lm.chat_template import ChatTemplate
 from steersman.lm.sampling import SamplingConfig
 from steersman.stats import paired_difference
 from steersman.store import StageFolder, read_json, read_jsonl
@@ -148,8 +150,8 @@ def test_margins_are_those_of_plain_transformers(
 
 
 def test_roles_are_spelled_out_also_for_a_model_with_a_template(tokenizer: Any) -> None:
-    plain, templated = chat_format(tokenizer), chat_format(tokenizer)
-    object.__setattr__(templated, "templated", True)
+    plain = chat_format(tokenizer)
+    templated = replace(plain, template=ChatTemplate(tokenizer))
     evaluation = [Prompt(prompt=f"How {word}?") for word in ("far", "long", "old")]
     answers = {FEW_SHOT: {i: [5, 6] for i in range(3)}}
     found = [sense.candidates(CONFIG, chat, evaluation, [], answers) for chat in (plain, templated)]

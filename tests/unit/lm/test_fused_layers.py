@@ -121,11 +121,11 @@ def test_what_is_not_plain_goes_to_peft(family: Callable[[str], Any], monkeypatc
     def never(*_: Any) -> torch.Tensor:
         raise AssertionError("the fused layer was used")
 
-    monkeypatch.setattr("steersman.lm.fused_layers.lora_linear", never)
     base = family("Gemma3")
+    policy = grown(add_lora(deepcopy(base), LoraConfig(rank=2), "x"))
+    monkeypatch.setattr("steersman.lm.fused_layers.lora_linear", never)
     with torch.no_grad():
         plain = base(input_ids=IDS).logits
-        policy = grown(add_lora(deepcopy(base), LoraConfig(rank=2), "x"))
         with policy.disable_adapter():
             torch.testing.assert_close(policy(input_ids=IDS).logits, plain)
         policy.merge_adapter()

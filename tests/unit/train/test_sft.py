@@ -24,8 +24,8 @@ from steersman.lm.sampling import Sampler, SamplingConfig, random_stream
 from steersman.store import StageFolder, read_jsonl
 from steersman.train import loop, sft
 from steersman.train.loop import OptimiserConfig
+from steersman.train.replay import SENTENCE_STARTS
 from steersman.train.sft import (
-    SENTENCE_STARTS,
     PrefixConfig,
     ReplayConfig,
     SftConfig,
@@ -397,7 +397,7 @@ def test_replayed_rows_are_the_base_models_own_text(
     kept = read_jsonl(tmp_path / "replay.jsonl")
     assert [row["token_ids"] for row in kept] == [row.example.token_ids for row in rows]
     assert kept[0]["text"].startswith("The")
-    monkeypatch.setattr(sft, "Sampler", no_sampling)
+    monkeypatch.setattr("steersman.train.replay.Sampler", no_sampling)
     again = replay(config, 5, model, chat, out)  # read, not sampled again
     assert [row.example for row in again] == [row.example for row in rows]
     assert all(torch.equal(a.reference, b.reference) for a, b in zip(again, rows, strict=True))
@@ -422,7 +422,7 @@ def test_replayed_rows_are_trained_on_and_an_interruption_changes_no_byte(
     for stop in (1, 5):  # before the first checkpoint, and after the second
         with pytest.raises(Stopped):
             run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed", stop)
-        monkeypatch.setattr(sft, "Sampler", no_sampling)
+        monkeypatch.setattr("steersman.train.replay.Sampler", no_sampling)
     resumed = run(WITH_REPLAY, tiny_base, demonstrations, tmp_path / "killed")
     assert (resumed[0]["resumed_at_step"], resumed[0]["replayed"]) == (4, 6)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
@@ -462,7 +462,7 @@ def test_replay_holds_the_policy_near_the_base_model(
 def test_no_replayed_rows_write_nothing(
     tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sft, "Sampler", no_sampling)
+    monkeypatch.setattr("steersman.train.replay.Sampler", no_sampling)
     setup, *_ = run(FAST.model_copy(update={"epochs": 0.3}), tiny_base, demonstrations, tmp_path)
     assert (setup["demonstrations"], setup["replayed"]) == (52, 0)
     assert not (tmp_path / "replay.jsonl").exists()
