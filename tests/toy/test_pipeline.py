@@ -143,13 +143,11 @@ def test_a_change_runs_what_depends_on_it_and_says_why(setting: str, stages: lis
 
 @pytest.mark.slow
 def test_without_reinforcement_the_policy_before_it_answers(copy: Run) -> None:
-    """It may be the one that had been selected, and then the scores are those that are there."""
-    answered = AFTER_RL[1:3]
-    before = [copy.manifest(stage)["outputs"] for stage in answered]  # type: ignore[index]
+    """It may answer as the one that had been selected; what reads nothing but equal outputs is there already then."""
     said = align_smoke(copy.path, "rl=null")
-    same = before == [copy.manifest(stage)["outputs"] for stage in answered]  # type: ignore[index]
-    assert ran(said) == (answered if same else AFTER_RL[1:])
-    assert reason(said, answered[0]).startswith("changed: inputs.dpo: absent -> ")
+    assert ran(said)[:2] == AFTER_RL[1:3]
+    assert set(ran(said)) <= set(AFTER_RL[1:])
+    assert reason(said, AFTER_RL[1]).startswith("changed: inputs.dpo: absent -> ")
 
 
 @pytest.mark.slow
