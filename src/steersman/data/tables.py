@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, cast
 from steersman.errors import DataError
 
 LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".arrow")
+LONGEST_CELL = 2**27  # characters
 HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w.-]+)?")  # org/name:split@revision
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 
@@ -94,7 +95,7 @@ def _list(path: Path) -> list[str]:
 
 def _table(path: Path, separator: str) -> Iterator[dict[str, Any]]:
     """A CSV file with a header. Empty cells are absent; a cell that is a JSON list or object is read as one."""
-    csv.field_size_limit(2**27)
+    usual = csv.field_size_limit(LONGEST_CELL)  # it holds for the process: put back below
     with _opened(path) as file, _whole_gzip(path), TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         try:
             reader = csv.DictReader(text, delimiter=separator, strict=True)
@@ -109,6 +110,8 @@ def _table(path: Path, separator: str) -> Iterator[dict[str, Any]]:
             raise DataError(f"not a valid table ({error})", where=str(path)) from error
         except UnicodeDecodeError as error:
             raise DataError("not UTF-8 text", where=str(path), do="save the file as UTF-8") from error
+        finally:
+            csv.field_size_limit(usual)
 
 
 def _cell(value: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -63,6 +64,13 @@ def test_a_cell_that_is_a_list_is_read_as_one(tmp_path: Path) -> None:
     path.write_text('messages\n"' + json.dumps(MESSAGES).replace('"', '""') + '"\n')
     (row,) = read(path, Demonstration)
     assert (row.prompt, row.completion) == ("Hi?", "Yes.")
+
+
+def test_a_long_cell_is_read_and_the_processs_limit_is_as_it_was(tmp_path: Path) -> None:
+    before, path = csv.field_size_limit(), tmp_path / "rows.csv"
+    path.write_text(f"prompt,completion\n{'a' * (before + 1)},b\n")
+    assert len(read(path, Demonstration)) == 1
+    assert csv.field_size_limit() == before
 
 
 def test_lists_of_messages_come_out_of_parquet(tmp_path: Path) -> None:
