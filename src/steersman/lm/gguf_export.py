@@ -57,9 +57,15 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
         said = [line for line in done.stderr.splitlines() if line.strip()][-4:]
         target.unlink(missing_ok=True)
         raise ModelError(
-            "\n  ".join(["llama.cpp's converter failed:", *said]), where=str(script), do="see what it knows: its README"
+            "\n  ".join(["llama.cpp's converter failed:", *said]),
+            where=str(script),
+            do="install its requirements.txt (such as sentencepiece), or see what it knows",
         )
-    differing = different_ids(merged, target)
+    try:
+        differing = different_ids(merged, target)
+    except ModelError:  # the converter gave it a tokenizer that we do not know
+        target.unlink()
+        raise
     if differing:
         target.unlink()
         raise ModelError(

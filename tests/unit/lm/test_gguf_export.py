@@ -51,6 +51,14 @@ def test_a_file_with_other_ids_is_not_left(files: dict[str, Path], tmp_path: Pat
     assert not (tmp_path / "out.gguf").exists()
 
 
+def test_a_file_with_an_unknown_tokenizer_is_not_left(files: dict[str, Path], tmp_path: Path) -> None:
+    tiny_bpe_gguf.write(tiny_bpe_gguf.model(), tmp_path / "odd.gguf", "somebody-else")
+    own = converter(tmp_path, COPIES.format(source=str(tmp_path / "odd.gguf")))
+    with pytest.raises(ModelError, match="pre-tokenizer"):
+        export_gguf(files["merged"], tmp_path / "out.gguf", own)
+    assert not (tmp_path / "out.gguf").exists()
+
+
 def test_what_the_converter_said_is_passed_on(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="unknown pre-tokenizer"):
         export_gguf(files["merged"], tmp_path / "out.gguf", converter(tmp_path, FAILS))
