@@ -192,7 +192,7 @@ def _preparation(model: str, base: Path | None) -> tuple[str, float | None]:
 
 def _workload(given: Sources, rows: Path, run: Run, base: Path | None, scratch: Path) -> Workload | None:
     """What there is to count; None when the model is unknown until it has been fetched or converted."""
-    from transformers import AutoConfig, Gemma3TextConfig
+    from transformers import Gemma3TextConfig
 
     recipe, seconds = given.recipe, TOKENIZER_SECONDS
     if base is None and recipe.model == tiny.NAME:
@@ -202,7 +202,7 @@ def _workload(given: Sources, rows: Path, run: Run, base: Path | None, scratch: 
         start = time.perf_counter()
         tokenizer: Any = pretrained.load_tokenizer(base)
         seconds = time.perf_counter() - start
-        config: Any = AutoConfig.from_pretrained(base, **pretrained.SAFE)
+        config: Any = pretrained.configuration(base)
     elif recipe.model == pretrained.PACKAGED:
         tokenizer, config = WordCount(PACKAGED_SHAPE["vocab_size"]), Gemma3TextConfig(**PACKAGED_SHAPE)
     else:

@@ -285,7 +285,7 @@ NONE = Constitution(
         Principle(
             id="helpful",
             title="Help",
-            statement="Does what is asked.",
+            statement="Follows the instruction.",
             rationale="Nothing else was written down.",
             severity="low",
             critique_request="Say whether the answer does what was asked.",

@@ -266,8 +266,7 @@ def _learning_price(workload: Workload, head: Head) -> float:
     head.weight.requires_grad_(config.method == "full")
     compact = config.compact if config.vocabulary == "compact" else None
     rows = workload.train_examples
-    in_a_batch = config.micro_batch_size * scored(*rows) // len(rows) if rows else HEAD_POSITIONS
-    in_a_batch = max(1, in_a_batch)
+    in_a_batch = max(1, config.micro_batch_size * scored(*rows) // len(rows)) if rows else HEAD_POSITIONS
     positions = min(in_a_batch, round(HEAD_POSITIONS / (compact.full_share if compact else 1)))
     hidden = torch.randn(positions, head.weight.shape[1], requires_grad=True)
     targets = torch.zeros(positions, dtype=torch.long)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from steersman.data.turns import Row
 from steersman.errors import DataError, closest
 from steersman.types import Comparison, Demonstration, Prompt
 
-Row = dict[str, Any]
 PAIR = ("first", "second", "better")
 TARGETS = sorted({*Demonstration.model_fields, *Comparison.model_fields, *Prompt.model_fields, "chosen", "rejected"})
 FIRST = {"1", "a", "first", "left", "model_1", "output_1", "response_1", "model_a"}

@@ -122,7 +122,7 @@ _FACTORS, _OFFSETS = _permutations()
 
 
 def signature(tokens: set[str]) -> NDArray[np.uint32]:
-    """[BANDS * BAND] the smallest value of the words under each of so many hash functions; words of no text give 0."""
+    """MinHash signature, [BANDS * BAND]: the minimum of each hash function over the words; zeros without any."""
     if not tokens:
         return np.zeros(BANDS * BAND, dtype=np.uint32)
     hashed = np.fromiter((zlib.crc32(token.encode()) for token in tokens), dtype=np.uint64, count=len(tokens))

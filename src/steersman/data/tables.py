@@ -95,8 +95,8 @@ def _list(path: Path) -> list[str]:
 
 def _table(path: Path, separator: str) -> Iterator[dict[str, Any]]:
     """A CSV file with a header. Empty cells are absent; a cell that is a JSON list or object is read as one."""
-    usual = csv.field_size_limit(LONGEST_CELL)  # it holds for the process: put back below
     with _opened(path) as file, _whole_gzip(path), TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        usual = csv.field_size_limit(LONGEST_CELL)  # it holds for the process: put back below
         try:
             reader = csv.DictReader(text, delimiter=separator, strict=True)
             for row in reader:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steersman.errors import ModelError
 from steersman.lm import device, fused_layers, pretrained
-from steersman.lm.head import same_states
+from steersman.lm.head import probe_ids, same_states
 from steersman.types import Record
 
 ADAPTER, FULL = "adapter", "model"
@@ -262,8 +262,7 @@ def load_policy(base: Path, trained: Path | None) -> Any:
 
 def _merged(policy: Any) -> Any:
     """The model with its adapter merged into the weights, if it computes the same afterwards."""
-    size = policy.get_base_model().get_input_embeddings().weight.shape[0]
-    ids = torch.tensor([[(7 * i + 3) % size for i in range(8)]], device=policy.device)
+    ids = torch.tensor([probe_ids(policy.get_base_model(), 8)], device=policy.device)
     with torch.no_grad():
         beside = policy(input_ids=ids, use_cache=False).logits
         model = policy.merge_and_unload().eval()

@@ -85,7 +85,7 @@ class ChatTemplate:
 
     def closing_id(self) -> int | None:
         """The first added token after an answer: it ends a turn. None where a template writes none."""
-        added = {i for token, i in self.tokenizer.get_added_vocab().items() if token.strip()}
+        added = set(self._added_ids.values())
         return next((i for i in self._encode(self.turn.after, "") if i in added), None)
 
     def without_empty_thought(self, text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steersman.lm.head import evaluating, same_states, trunk
+from steersman.lm.head import evaluating, probe_ids, same_states, trunk
 
 WINDOW_LIMIT = 1024  # a local window that masks cannot express is tried up to this length, and not believed beyond
 SHARED, OWN, COMPLETIONS, DECODED = 6, (9, 4, 13), (8, 5), 2  # tokens that are tried
@@ -66,18 +66,12 @@ def _agrees(model: Any, trial: Callable[[Any], tuple[Tensor, Tensor]]) -> bool:
     return same_states(fast, plain)
 
 
-def _ids(model: Any, count: int, start: int = 0) -> list[int]:
-    """Different tokens, as far as the vocabulary reaches."""
-    size = model.get_input_embeddings().weight.shape[0]
-    return [(7 * (start + i) + 3) % size for i in range(count)]
-
-
 def _packed(model: Any) -> tuple[Tensor, Tensor]:
     """Two completions behind one prompt, as one row and as two."""
     from steersman.lm.shared_prefix import Group, packed_hidden, shared_prefix_batch
 
-    first, second = (_ids(model, n, 40 * n) for n in COMPLETIONS)
-    prompt = _ids(model, max(OWN[0], _other_window(model)))
+    first, second = (probe_ids(model, n, 40 * n) for n in COMPLETIONS)
+    prompt = probe_ids(model, max(OWN[0], _other_window(model)))
     batch = shared_prefix_batch([Group(prompt, [first, second])], 0, model.device)
     fast = packed_hidden(model, batch)[0]
     plain = torch.cat([plain_hidden(model, [prompt + ids], 0)[0, -len(ids) :] for ids in (first, second)])
@@ -99,14 +93,14 @@ def _decoded(model: Any) -> tuple[Tensor, Tensor]:
     from steersman.lm.sampling import Row, Sampler, prefill
 
     sampler = Sampler(model, SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0)))  # type: ignore[arg-type]
-    shared = _ids(model, SHARED)
-    rows = [Row(i, _ids(model, n, 50 * n), 0, 0) for i, n in enumerate(OWN)]
+    shared = probe_ids(model, SHARED)
+    rows = [Row(i, probe_ids(model, n, 50 * n), 0, 0) for i, n in enumerate(OWN)]
     prefix = sampler.prefix.prefill(model, shared)
     batch = prefill(sampler, rows[:2], prefix, SHARED)
     batch.admit(prefill(sampler, rows[2:], prefix, SHARED))
     steps = []
     for step in range(DECODED):
-        tokens = _ids(model, len(batch.rows), 90 * (step + 1))
+        tokens = probe_ids(model, len(batch.rows), 90 * (step + 1))
         for row, token in zip(batch.rows, tokens, strict=True):
             row.tokens.append(token)
         batch.decode(model, torch.tensor(tokens, device=model.device))

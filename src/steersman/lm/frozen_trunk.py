@@ -21,7 +21,7 @@ from steersman.errors import ModelError
 from steersman.functional import gather_scored
 from steersman.lm.adapters import frozen_layers
 from steersman.lm.chat_format import Batch
-from steersman.lm.head import evaluating, same_states, trunk
+from steersman.lm.head import evaluating, probe_ids, same_states, trunk
 
 FILL_TOKENS = 2048  # in one forward pass that fills the cache
 
@@ -55,8 +55,7 @@ class FrozenTrunk:
 
     def agrees(self) -> bool:
         """Whether both parts, one after the other, give the plain forward pass on a few tokens."""
-        size, device = self.model.get_input_embeddings().weight.shape[0], self.model.device
-        ids = torch.tensor([[(7 * i + 3) % size for i in range(12)]] * 2, device=device)
+        ids = torch.tensor([probe_ids(self.model, 12)] * 2, device=self.model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         inputs["attention_mask"][1, 8:] = 0
         with torch.no_grad(), evaluating(self.model):

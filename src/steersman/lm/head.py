@@ -146,6 +146,12 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = training
 
 
+def probe_ids(model: Any, count: int, start: int = 0) -> list[int]:
+    """Token ids to try a model on, different as far as its vocabulary reaches."""
+    size = model.get_input_embeddings().weight.shape[0]
+    return [(7 * (start + i) + 3) % size for i in range(count)]
+
+
 def same_states(some: Tensor, others: Tensor) -> bool:
     """Whether two computations of the same hidden states differ by rounding alone."""
     tolerance = 1e-3 if others.dtype == torch.float32 else 5e-2

@@ -33,7 +33,7 @@ from steersman.lm import pretrained
 from steersman.lm.adapters import load_trainable, save_policy, trainable, using
 from steersman.lm.chat_format import ChatFormat, Example, chat_format
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
-from steersman.lm.head import Head, head_of
+from steersman.lm.head import Head, evaluating, head_of
 from steersman.lm.sampling import random_stream
 from steersman.lm.shared_prefix import Group, SharedPrefixBatch, fitting, shared_prefix_batch, shared_prefix_logprobs
 from steersman.store import StageFolder
@@ -349,15 +349,12 @@ class DpoTrainer:
     def pair_logprobs(self, pairs: Sequence[PreferencePair]) -> Tensor:
         """Exact log-probs of the chosen and the rejected answers under the policy as it is now, [P, 2] in nats."""
         found = []
-        training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.model):
             for i in range(0, len(pairs), self.config.micro_batch_size):
                 groups = [pair.group for pair in pairs[i : i + self.config.micro_batch_size]]
                 batch = shared_prefix_batch(groups, self.pad_id, self.model.device)
                 logprobs = shared_prefix_logprobs(self.model, batch, self.head, None, random_stream(0))
                 found.append(batch.sum_per_sequence(logprobs).view(-1, 2).cpu())
-        self.model.train(training)
         return torch.cat(found) if found else torch.zeros(0, 2)
 
     def step(self, step: int, pairs: Sequence[PreferencePair], reference: Reference, rate: float) -> dict[str, Any]:
