@@ -115,7 +115,8 @@ def estimate(config: SftConfig, workload: Workload) -> Work:
     compact = config.vocabulary == "compact"
     every = [*whole, *prefixes, *replayed, *distilled, *held_out]
     probe = every[:: max(1, len(every) // 32)] if compact else []  # the positions that choose the vocabulary
-    lower_tokens, lower_mb = _frozen_layers(config, workload, every, sum(tokens))
+    kept = [*(whole[i] for i in {i for step in plan for i in step}), *prefixes, *replayed, *distilled, *held_out]
+    lower_tokens, lower_mb = _frozen_layers(config, workload, kept, sum(tokens))
     sampled = total(sampled, few_shot.counts)
     counts = sampled._replace(
         loads=1,

@@ -294,12 +294,15 @@ def run(
     warn_about_terminators(model, chat)
     upsampled = prefixes(config.prefix, demonstrations, examples)
     replayed = own_texts(config, teacher, demonstrations, model, chat, out)
-    every = [*examples, *upsampled, *(row.example for row in replayed), *held_out]
-    adapter = base_name if start is None else Adapter(base, start / ADAPTER)
-    trainer = SftTrainer.prepare(config, model, adapter, tokenizer.pad_token_id or 0, every)
     lengths = [len(e.token_ids) for e in examples]
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.max_steps)
     extras = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (upsampled, replayed)]
+    beside = [*upsampled, *(row.example for row in replayed), *held_out]
+    adapter = base_name if start is None else Adapter(base, start / ADAPTER)
+    read = [examples[i] for i in sorted({i for step in plan for i in step})]
+    trainer = SftTrainer.prepare(
+        config, model, adapter, tokenizer.pad_token_id or 0, [*examples, *beside], cached=[*read, *beside]
+    )
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     distributed.barrier()  # before the leader writes the next checkpoint
     leader = distributed.rank() == 0
@@ -348,12 +351,20 @@ class SftTrainer:
 
     @classmethod
     def prepare(
-        cls, config: SftConfig, model: Any, adapter: Adapter | str, pad_id: int, examples: list[Example]
+        cls,
+        config: SftConfig,
+        model: Any,
+        adapter: Adapter | str,
+        pad_id: int,
+        examples: list[Example],
+        cached: list[Example] | None = None,
     ) -> SftTrainer:
         """Choose the vocabulary by the base model, then add the adapters.
 
         Args:
             adapter: a trained one, or the base model's name for new ones.
+            examples: what a compact vocabulary is chosen for.
+            cached: those that will be read, whose activations below the adapters are kept; None: all.
         """
         model.requires_grad_(config.method == "full")
         head = head_of(model)
@@ -369,7 +380,7 @@ class SftTrainer:
         else:
             policy = add_lora(model, config.lora, adapter)
         frozen = FrozenTrunk.below(model, policy) if config.method == "lora" else None
-        texts = [example.token_ids for example in examples]
+        texts = [example.token_ids for example in (examples if cached is None else cached)]
         cache = TrunkCache(frozen, texts, pad_id, config.trunk_cache_mb) if frozen else None
         policy.train()
         parameters = trainable(policy)
