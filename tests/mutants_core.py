@@ -160,6 +160,13 @@ CORE = (
         "unit/lm/test_gguf_bpe.py::test_a_chat_is_written_by_the_files_template_and_stops_at_its_ids",
     ),
     Mutant(
+        "an n-gram may come twice if its last token is the first after it",
+        "lm/sampling.py",
+        "starts = range(len(self.tokens) - n + 1)",
+        "starts = range(len(self.tokens) - n)",
+        "unit/lm/test_sampling.py::test_no_ngram_comes_twice_and_the_logprobs_stay_the_models_own",
+    ),
+    Mutant(
         "the nucleus loses the token that crosses its edge",
         "lm/sampling.py",
         "before = best.double().cumsum(-1) - best",

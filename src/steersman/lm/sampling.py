@@ -51,6 +51,9 @@ class SamplingConfig(Record):
     temperature: float = Field(default=0.0, ge=0, description="Divisor of the logits; 0 is greedy decoding.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus sampling: mass of the tokens kept; 1 is off.")
     top_k: int = Field(default=0, ge=0, description="Only the k most probable tokens are sampled; 0 is off.")
+    no_repeat_ngram: int = Field(
+        default=0, ge=0, description="So many tokens in a row never come twice in an answer; 0 is off."
+    )
     seed: Seed = Field(default=0, description="Seed of the sequences' random streams.")
     batch_size: int = Field(default=64, ge=1, description="Sequences that are decoded at once.")
     max_prompt_tokens: int = Field(
@@ -249,6 +252,12 @@ class Row:
             self._uniforms = block.tolist()[::-1]
         return self._uniforms.pop()
 
+    def repeating(self, n: int) -> set[int]:
+        """The tokens with which the answer would hold the same n tokens in a row twice (Paulus et al. 2018)."""
+        last = self.tokens[len(self.tokens) - n + 1 :]
+        starts = range(len(self.tokens) - n + 1)
+        return {self.tokens[i + n - 1] for i in starts if self.tokens[i : i + n - 1] == last}
+
     def finish_reason(self, chat: ChatFormat, limit: int) -> FinishReason | None:
         """Why the sequence ends with its last token, if it does."""
         if self.tokens[-1] in chat.stop_ids:
@@ -386,7 +395,9 @@ def _generate(
             new = read(sampler, admitted, shared)
             batch = new if batch is None else batch.admit(new)
         # 2. Sample: hidden [B, H] -> logits [B, V] -> tokens [B]. One transfer of tokens and one of log-probs a step.
-        tokens, logprobs = draw(head.logits(batch.hidden).float(), config, uniforms(batch.rows, config, model.device))
+        logits, uniform = head.logits(batch.hidden).float(), uniforms(batch.rows, config, model.device)
+        banned = _banned(batch.rows, config, sampler.vocabulary)
+        tokens, logprobs = draw_among(logits, config, uniform, banned) if banned else draw(logits, config, uniform)
         tokens = tokens if ids is None else ids[tokens]
         keep: list[int] = []
         for i, (row, token, logprob) in enumerate(zip(batch.rows, tokens.tolist(), logprobs.tolist(), strict=True)):
@@ -417,6 +428,27 @@ def uniforms(rows: Sequence[Row], config: SamplingConfig, device: Any = None) ->
     if config.temperature == 0:
         return None
     return torch.tensor([row.uniform() for row in rows], dtype=torch.float64, device=device)
+
+
+def _banned(rows: Sequence[Row], config: SamplingConfig, vocabulary: CompactVocabulary | None) -> list[tuple[int, int]]:
+    """Pairs of a sequence and a row of the head that it may not draw: the tokens that would repeat an n-gram."""
+    n = config.no_repeat_ngram
+    pairs = [(i, token) for i, row in enumerate(rows) for token in row.repeating(n)] if n else []
+    return pairs if vocabulary is None else [(i, int(vocabulary.position[token])) for i, token in pairs]
+
+
+def draw_among(
+    logits: Tensor, config: SamplingConfig, uniform: Tensor | None, banned: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """As `draw`, without the banned tokens; the log-probabilities stay the model's own.
+
+    Args:
+        banned: pairs of a row of the logits and a column.
+    """
+    allowed = logits.clone()
+    allowed[tuple(torch.tensor(banned, device=logits.device).T)] = -torch.inf
+    tokens, _ = draw(allowed, config, uniform)
+    return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 def draw(logits: Tensor, config: SamplingConfig, uniform: Tensor | None) -> tuple[Tensor, Tensor]:

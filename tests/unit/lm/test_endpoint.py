@@ -194,6 +194,8 @@ def test_it_is_a_language_model(serve: Callable[..., Served], tmp_path: Path) ->
     assert served.stats()["attempts"]["x y"] == 1
     with pytest.raises(RunError, match="1 of 1 prompts got no answer"):
         list(RemoteModel(served.config(retries=0), tmp_path / "answers.jsonl").answers(Request(["[500] a"], config)))
+    with pytest.raises(ModelError, match="no_repeat_ngram"):
+        list(model.answers(Request(["x y"], SamplingConfig(no_repeat_ngram=4))))
 
 
 def test_it_can_be_called_where_a_loop_runs_already(serve: Callable[..., Served], tmp_path: Path) -> None:

@@ -189,10 +189,18 @@ class RemoteModel:
 
         Raises:
             RunError: a prompt got no answer. And as `complete`.
+            ModelError: ``no_repeat_ngram`` is set.
         """
         from steersman.lm.sampling import Completion
 
         config, numbers, on_text = request.config, request.numbers, request.on_text
+        if config.no_repeat_ngram:
+            raise ModelError(
+                "an endpoint cannot keep an answer from repeating an n-gram: its protocol has no such setting",
+                where="sampling.no_repeat_ngram",
+                expected="0",
+                do="remove the setting, or use a local model",
+            )
         preamble = messages_of(request.preamble) if request.preamble is not None else ()
         bodies = []
         for number, prompt in zip(numbers, request.prompts, strict=True):
