@@ -17,6 +17,7 @@ import yaml
 
 from steersman import provenance
 from steersman.errors import RecipeError, TrainingFailed, closest
+from steersman.lm.chat_settings import chatting
 from steersman.lm.device import placed
 from steersman.recipe import Recipe
 from steersman.report import page
@@ -91,10 +92,11 @@ def align(
     say = echo or console.print
     steps, given = prepare(recipe, until)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
-    with run.locked(), placed(recipe.hardware):
+    with run.locked(), placed(recipe.hardware), chatting(recipe.chat):
         start = time.time()
         base = sources.base_model(recipe, given.data, run)
         sources.check_positions(recipe, base)
+        sources.check_conversations(given, base)
         write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         write_json(run.path / "constitution.json", given.constitution.model_dump(mode="json"))
         write_json(run.path / "run.json", {**_about(recipe, base), "started": start})
@@ -142,7 +144,7 @@ def follow(recipe: Recipe) -> None:
     """What every process but the first does under torchrun: take part in the stages that train, and write nothing."""
     console.quiet = True
     steps = {step.stage.name: step for step in stages_of(recipe)}
-    with placed(recipe.hardware):
+    with placed(recipe.hardware), chatting(recipe.chat):
         while True:
             name, received = distributed.called()
             if name is None:
@@ -238,7 +240,7 @@ def _about(recipe: Recipe, base: Path) -> dict[str, Any]:
         "model": {
             "name": recipe.model,
             "path": str(base.absolute()),
-            "digest": sources.base_digest(base, recipe.hardware),
+            "digest": sources.base_digest(base, recipe),
         },
         **provenance.software_and_machine(recipe.hardware.device),
     }

@@ -21,6 +21,7 @@ from steersman.data import formats
 from steersman.data.sources import DataSet
 from steersman.lm import pretrained, tiny
 from steersman.lm.chat_format import chat_format
+from steersman.lm.chat_settings import chatting
 from steersman.lm.device import Hardware
 from steersman.pipeline import Step, identify, prepare
 from steersman.recipe import Recipe
@@ -97,9 +98,11 @@ def plan(recipe: Recipe, out: str | Path | None = None, *, until: str | None = N
     """
     steps, given = prepare(recipe, until)
     run = Run(Path(out) if out else Path("runs") / recipe.name)
-    with tempfile.TemporaryDirectory(prefix="steersman-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="steersman-plan-") as folder, chatting(recipe.chat):
         scratch = Path(folder)
         base = _prepared(recipe, given.data, run)
+        if base is not None:
+            sources.check_conversations(given, base)
         decided, rows = _decide(steps, given, run, base, scratch)
         todo = [s for s in steps if decided[s.stage.name][0] == "will run" and s.stage.estimate]
         workload = _workload(given, rows, run, base, scratch) if todo else None

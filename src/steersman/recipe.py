@@ -23,6 +23,7 @@ from steersman.evals.capability import CapabilityConfig
 from steersman.evals.forms import FormsConfig
 from steersman.evals.public_prompts import PublicPromptsConfig
 from steersman.evals.sense import SenseConfig
+from steersman.lm.chat_settings import ChatConfig
 from steersman.lm.device import Hardware
 from steersman.train.dpo import DpoConfig
 from steersman.train.reward_model import CostConfig, RewardConfig
@@ -108,6 +109,7 @@ class Recipe(Record):
     name: Slug = Field(description="The run's name: it works in runs/NAME unless --out is given.")
     hardware: Hardware = Field(default=Hardware(), description="The device and the precision of all models.")
     model: str = Field(description="gemma-3-270m, smollm2-135m-instruct, tiny-random, a Hub id, a folder, a GGUF file.")
+    chat: ChatConfig = Field(default=ChatConfig(), description="What the model's chat template reads beside the text.")
     constitution: str | None = Field(
         default=None, description="A shipped constitution's name, or a YAML file; null: answers are only held to help."
     )

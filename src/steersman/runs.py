@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge, JudgeConfig
 from steersman.errors import ModelError, UserError
 from steersman.lm import pretrained
+from steersman.lm.chat_settings import ChatConfig, chatting
 from steersman.lm.device import Hardware, placed
 from steersman.lm.export import export, export_reward_model
 from steersman.lm.language_model import LocalModel
@@ -112,7 +113,10 @@ class OpenRun:
     # ── models ───────────────────────────────────────────────────────────────────────────────────────────────────────
     @contextmanager
     def on_its_hardware(self) -> Iterator[None]:
-        """Within it, models are loaded for the run's hardware; without such a GPU, for the CPU, with a note."""
+        """Within it, models are loaded for the run's hardware and with its chat settings.
+
+        Without such a GPU they are loaded for the CPU, with a note.
+        """
         wanted = Hardware.model_validate(self.recipe.get("hardware", {}))
         try:
             wanted.check()
@@ -121,8 +125,12 @@ class OpenRun:
                 f"note: this run was made on {wanted.device}, which this machine lacks: using the CPU", file=sys.stderr
             )
             wanted = Hardware()
-        with placed(wanted):
+        with placed(wanted), self.in_its_words():
             yield
+
+    def in_its_words(self) -> AbstractContextManager[None]:
+        """Within it, tokenizers are loaded with the run's chat settings."""
+        return chatting(ChatConfig.model_validate(self.recipe.get("chat", {})))
 
     def raw(self) -> LocalModel:
         """The base model, loaded."""
@@ -154,9 +162,10 @@ class OpenRun:
         if stage is not None and stage not in self.present:
             raise ModelError(f"this run has no stage {stage!r}", where=str(self.path), expected=", ".join(self.present))
         folder = self.path / stage if stage else self.policy
-        if (folder / ABOUT).exists():
-            return export_reward_model(self.base, folder, target)
-        return export(self.base, folder, target, merged=merged)
+        with self.in_its_words():
+            if (folder / ABOUT).exists():
+                return export_reward_model(self.base, folder, target)
+            return export(self.base, folder, target, merged=merged)
 
     def judge(self, config: JudgeConfig | None = None) -> Judge:
         """The recipe's preference judge, or another one, with the run's base model and reward model.

@@ -1,16 +1,20 @@
 """Plain records, one class per line of a JSONL file.
 
-Every text slot is a string (one user message) or a conversation, a list of ``{role, content}``.
+Every text slot is a string (one user message) or a conversation, a list of ``{role, content}``. The tools of a
+conversation are a message of role ``tools``, whose content is a JSON list; what one answered is of role ``tool``.
+An answer is text, for detectors, raters and rewards as for models. One that calls tools has a line for each call behind
+its text (`calling`), which the model's chat template then writes in its own way.
 Other tools' columns are read by ``data/columns.py`` and written by ``data/export.py``.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([._-][a-z0-9]+)*$")]
 NonEmpty = Annotated[str, StringConstraints(pattern=r"\S")]  # spaces alone are no text
@@ -53,13 +57,24 @@ def transport(default: Any, **limits: Any) -> Any:
 class Message(Record):
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tools", "tool"]
     content: str
+    tool_call_id: str = ""  # of the call that a tool answers
+    name: str = ""  # of the tool that answers
+
+
+class ToolCall(Record):
+    """The assistant's call of a tool."""
+
+    name: NonEmpty
+    arguments: str = "{}"  # a JSON object
+    id: str = ""
 
 
 Text = str | tuple[Message, ...]
 Scorer = Callable[[Text, Sequence[str]], Sequence[float]]  # of answers to a prompt, nats; differences are log-odds
-ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
+ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tools": "Tools", "tool": "Tool"}
+_CALL = "␞"  # begins a call's line
 
 
 def messages_of(text: Text) -> tuple[Message, ...]:
@@ -72,6 +87,31 @@ def plain_text(text: Text) -> str:
     return text if isinstance(text, str) else "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in text)
 
 
+def calling(text: str, calls: Sequence[ToolCall]) -> str:
+    """An answer with its calls of tools, a line of JSON for each; `calls_of` takes it apart again."""
+    lines = [_CALL + json.dumps(call.model_dump(exclude_defaults=True), ensure_ascii=False) for call in calls]
+    return "\n".join([*([text] if text else []), *lines])
+
+
+def calls_of(answer: str) -> tuple[str, tuple[ToolCall, ...]]:
+    """An answer's text, and its calls of tools. Text alone is never a call: the line has to be a whole one."""
+    if _CALL not in answer:
+        return answer, ()
+    lines, calls = answer.split("\n"), list[ToolCall]()
+    while lines and lines[-1].startswith(_CALL):
+        try:
+            calls.append(ToolCall.model_validate_json(lines[-1].removeprefix(_CALL)))
+        except ValidationError:
+            break
+        lines.pop()
+    return "\n".join(lines), tuple(reversed(calls))
+
+
+def uses_tools(messages: Sequence[Message]) -> bool:
+    """Whether a conversation names tools, calls one or has an answer of one."""
+    return any(m.role in ("tools", "tool") or (m.role == "assistant" and calls_of(m.content)[1]) for m in messages)
+
+
 def judged_by(prompt: Text, principle: str) -> Text:
     """The prompt for a judgement by one principle: its text precedes the prompt as a system message."""
     rule = Message(role="system", content=f"Judge by this rule alone: {principle}")
@@ -79,8 +119,8 @@ def judged_by(prompt: Text, principle: str) -> Text:
 
 
 def _ends_with_user(text: Text) -> Text:
-    if not isinstance(text, str) and (not text or text[-1].role != "user"):
-        raise ValueError("a conversation must end with a user message")
+    if not isinstance(text, str) and (not text or text[-1].role not in ("user", "tool")):
+        raise ValueError("a conversation must end with a user message, or with a tool's answer")
     return text
 
 

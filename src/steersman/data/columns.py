@@ -11,8 +11,8 @@
     Label Studio     data+annotations (JSON), or the task's fields with annotator+annotation_id (JSON-MIN)
     LMArena          winner+conversation_a+conversation_b, or prompt+response_a+response_b+winner_model_a+...
 
-Columns that nothing here knows are left out and counted (`Ignored`), but for those that would change what a row means,
-such as tool calls: these are refused.
+``tools`` (or ``functions``) beside any of these are what the assistant may call. Columns that nothing here knows are
+left out and counted (`Ignored`), but for those that would change what a row means, such as pictures: these are refused.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections import Counter
 from typing import Any
 
 from steersman.data.turns import (
+    CALLED,
     SPOKEN,
     UNREAD,
     Row,
@@ -34,7 +35,9 @@ from steersman.data.turns import (
     as_turn,
     first_of,
     last_text,
+    offering,
     refuse_unlearnt,
+    tools_in,
 )
 from steersman.errors import DataError
 from steersman.types import Comparison, Demonstration, Prompt, Record
@@ -61,7 +64,9 @@ def records_of(row: Any, record: type[Record], ignored: Ignored | None = None) -
     row = {name: value for name, value in row.items() if value is not None}
     if found := [name for name in UNREAD if row.get(name)]:
         raise DataError(f"{found[0]!r} {UNREAD[found[0]]}")
-    rows = [_cleaned(mapped) for mapped in _mapped(row, record)]
+    tools = tools_in(row)
+    row = {name: value for name, value in row.items() if name not in ("tools", "functions")}
+    rows = [_cleaned(mapped, tools) for mapped in _mapped(row, record)]
     unknown = {name for mapped in rows for name in mapped.keys() - record.model_fields.keys()}
     for name in unknown:
         if meant := difflib.get_close_matches(name, [field for field in DECISIVE if field not in row], 1, 0.85):
@@ -71,12 +76,12 @@ def records_of(row: Any, record: type[Record], ignored: Ignored | None = None) -
     return [{name: value for name, value in mapped.items() if name not in unknown} for mapped in rows]
 
 
-def _cleaned(row: Row) -> Row:
-    """The row with nothing but roles and texts in the conversation of its prompt."""
-    prompt = row.get("prompt")
-    if isinstance(prompt, list) and all(isinstance(turn, dict) and turn.keys() & set(SPOKEN) for turn in prompt):
-        return {**row, "prompt": [as_turn(turn) for turn in prompt]}
-    return row
+def _cleaned(row: Row, tools: list[Row]) -> Row:
+    """The row with the tools, and with nothing but roles and texts, in the conversation of its prompt."""
+    prompt, known = row.get("prompt"), {*SPOKEN, *CALLED}
+    if isinstance(prompt, list) and all(isinstance(turn, dict) and turn.keys() & known for turn in prompt):
+        return {**row, "prompt": offering(tools, [as_turn(turn) for turn in prompt])}
+    return {**row, "prompt": offering(tools, prompt)} if isinstance(prompt, str) else row
 
 
 def _mapped(row: Row, record: type[Record]) -> list[Row]:
@@ -96,12 +101,32 @@ def _mapped(row: Row, record: type[Record]) -> list[Row]:
         if record is Prompt:
             return [{"prompt": as_slot(messages), **row}]
         if record is Demonstration:
-            refuse_unlearnt(spoken[-1:])
+            refuse_unlearnt(spoken[_last_question(messages) + 1 :])
             return [{"prompt": as_slot(messages[:-1]), "completion": last_text(messages[-1:], "messages"), **row}]
     if record is Demonstration and isinstance(row.get("completion"), list):  # TRL's conversational form
-        refuse_unlearnt([turn for turn in row["completion"] if isinstance(turn, dict)])
-        row["completion"] = last_text(as_objects(row["completion"], "completion"), "completion")
+        spoken = as_objects(row["completion"], "completion")
+        refuse_unlearnt(spoken)
+        *before, last = [as_turn(turn) for turn in spoken] or [{}]
+        if any(turn["role"] == "user" for turn in before):
+            raise DataError("'completion' must be text or one assistant message, perhaps after calls of tools")
+        if before:
+            row["prompt"] = [*_as_turns(row.get("prompt")), *before]
+        row["completion"] = last_text([last], "completion")
     return [row]
+
+
+def _last_question(messages: list[Row]) -> int:
+    """The place of the last user message; what follows it is the answer, with the calls of tools that lead to it."""
+    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
+
+
+def _as_turns(prompt: Any) -> list[Row]:
+    """A prompt as messages."""
+    return (
+        [as_turn(turn) for turn in as_objects(prompt, "prompt")]
+        if isinstance(prompt, list)
+        else ([{"role": "user", "content": prompt}])
+    )
 
 
 def _comparisons(row: Row) -> list[Row]:
@@ -197,6 +222,12 @@ def chosen_rejected(row: Row) -> Row:
         if not before[0]:
             raise DataError("no 'prompt', neither by itself nor at the beginning of 'chosen' and 'rejected'")
         rest["prompt"] = as_slot(before[0])
+    elif all(len(some) > 1 for some in turns):  # the prompt, and perhaps what tools answered on the way to the end
+        before = [[as_turn(turn) for turn in as_objects(some, "chosen")][:-1] for some in turns]
+        prompt = _as_turns(rest["prompt"])
+        if before[0] == before[1] and any(turn["role"] == "tool" for turn in before[0]):
+            rest["prompt"] = before[0] if before[0][: len(prompt)] == prompt else [*prompt, *before[0]]
+            both = {name: value[-1:] for name, value in both.items()}
     return {**rest, "options": [answer_text(both[name], name, rest["prompt"]) for name in both], "ranking": [1, 2]}
 
 

@@ -7,6 +7,7 @@ cannot hold is returned with the reason.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 from steersman.data.column_mapping import column_mapping
 from steersman.data.columns import SAFETY, transcript
 from steersman.data.formats import dump, left_out, sort_out, unread
-from steersman.data.turns import Row
+from steersman.data.turns import Row, spoken
 from steersman.errors import DataError
 from steersman.store import write_jsonl
-from steersman.types import Comparison, Message, OrderedPair, messages_of
+from steersman.types import Comparison, Message, OrderedPair, calls_of, messages_of, uses_tools
 
 Style = Literal["trl", "hh", "pku", "openrlhf", "argilla", "ranked"]
 HH_NAMES = {"user": "Human", "assistant": "Assistant"}
@@ -72,18 +73,22 @@ def trl(comparison: Comparison) -> list[Row]:
     """``prompt``, ``chosen`` and ``rejected``: text for a text, lists of messages for a conversation; the margin."""
 
     def side(text: str) -> Any:
-        return text if isinstance(comparison.prompt, str) else [_message("assistant", text)]
+        return text if isinstance(comparison.prompt, str) and not calls_of(text)[1] else [_message("assistant", text)]
 
     prompt = dump([comparison])[0]["prompt"]
+    offered, prompt = _offered(prompt) if isinstance(prompt, list) else ({}, prompt)
     return [
-        {"prompt": prompt, "chosen": side(pair.better), "rejected": side(pair.worse), **_margin(pair.margin)}
+        {"prompt": prompt, "chosen": side(pair.better), "rejected": side(pair.worse), **offered, **_margin(pair.margin)}
         for pair in _pairs(comparison)
     ]
 
 
 def openrlhf(comparison: Comparison) -> list[Row]:
     """Lists of messages, as `--apply_chat_template` with `--prompt_key prompt` wants them, and the margin."""
-    prompt = [_message(m.role, m.content) for m in messages_of(comparison.prompt)]
+    messages = messages_of(comparison.prompt)
+    if uses_tools(messages) or any(calls_of(option)[1] for option in comparison.options):
+        raise DataError("tools, which OpenRLHF's rows do not have")
+    prompt = [_message(m.role, m.content) for m in messages]
     return [
         {
             "prompt": prompt,
@@ -103,8 +108,8 @@ def hh(comparison: Comparison) -> list[Row]:
 
 def _hh(before: Sequence[Message], answer: str) -> str:
     turns = [*((m.role, m.content) for m in before), ("assistant", answer)]
-    if any(role not in HH_NAMES for role, _ in turns):
-        raise DataError("a system message, which HH-RLHF does not have")
+    if any(role not in HH_NAMES for role, _ in turns) or any(calls_of(text)[1] for _, text in turns):
+        raise DataError("a system message or tools, which HH-RLHF does not have")
     text = "".join(f"\n\n{HH_NAMES[role]}: {content}" for role, content in turns)
     if turns[0][0] != "user" or [(turn["role"], turn["content"]) for turn in transcript(text)] != turns:
         raise DataError("turns that HH-RLHF would split elsewhere: not in turn, or with a line 'Human: ' in an answer")
@@ -171,7 +176,13 @@ def _pairs(comparison: Comparison) -> list[OrderedPair]:
 
 
 def _message(role: str, content: str) -> Row:
-    return {"role": role, "content": content}
+    return spoken({"role": role, "content": content})
+
+
+def _offered(prompt: list[Row]) -> tuple[Row, list[Row]]:
+    """TRL's column of tools, and the other messages."""
+    tools = [tool for turn in prompt if turn["role"] == "tools" for tool in json.loads(turn["content"])]
+    return ({"tools": tools} if tools else {}), [spoken(turn) for turn in prompt if turn["role"] != "tools"]
 
 
 def _margin(margin: float | None) -> Row:

@@ -66,7 +66,7 @@ def check_stream(path: Path, kind: type[Record], columns: str = "") -> LargeRepo
         tokens = words(plain_text(row.prompt))
         digests += hashlib.blake2b(" ".join(tokens).encode(), digest_size=8).digest()
         signatures += signature(set(tokens)).tobytes()
-        lengths += np.uint32(sum(len(text.split()) for text in _answers(row))).tobytes()
+        lengths += np.uint32(sum(len(text.split()) for text in answers_in(row))).tobytes()
     count = len(digests) // 8
     found = np.frombuffer(bytes(signatures), dtype=np.uint32).reshape(count, BANDS * BAND)
     pairs = candidates(found, np.frombuffer(bytes(digests), dtype=np.uint64))
@@ -105,7 +105,8 @@ def _rows(path: Path, kind: type[Record], prepare: Any, faults: Counter[str], ig
         yield from rows
 
 
-def _answers(row: Record) -> Iterable[str]:
+def answers_in(row: Record) -> Iterable[str]:
+    """The answers that a row holds."""
     if isinstance(row, Demonstration):
         return (row.completion,)
     return row.options if isinstance(row, Comparison) else ()

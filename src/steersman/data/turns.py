@@ -1,20 +1,23 @@
-"""The parts of other tools' rows: conversations as messages of role and text, and what no record can hold."""
+"""The parts of other tools' rows: conversations as messages of role and text, tools, and what no record can hold."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steersman.errors import DataError, closest
+from steersman.types import ToolCall, calling, calls_of
 
 Row = dict[str, Any]
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 ROLES |= {"prompter": "user", "developer": "system"} | dict.fromkeys(("model", "chatgpt", "bing", "bard"), "assistant")
+ROLES |= dict.fromkeys(("tool", "function", "observation"), "tool") | {"tools": "tools", "function_call": "assistant"}
 SPOKEN = ("content", "value", "text")  # what a turn's text is called
+CALLED = ("tool_calls", "function_call")
 # Columns that change what a row means and that no record can hold.
 UNREAD = {
-    "tools": "is not read: tools and their calls are no part of the training yet",
-    "functions": "is not read: tools and their calls are no part of the training yet",
+    "chat_template_kwargs": "is not read row by row: write them into the recipe, as chat.template_arguments",
     "images": "is not read: only text is",
     "videos": "is not read: only text is",
     "audios": "is not read: only text is",
@@ -64,13 +67,13 @@ def answer_text(value: Any, name: str, prompt: Any) -> str:
 def as_turn(turn: Mapping[str, Any]) -> Row:
     """A message as ``{role, content}``: ShareGPT's ``{from, value}`` too, OpenAI's text parts, and nothing beside them.
 
+    Calls of tools stand behind the text (`calling`); a tool's answer keeps ``tool_call_id`` and ``name``.
+
     Raises:
-        DataError: an unknown speaker, tool calls, a tool's result, or a picture.
+        DataError: an unknown speaker, a call that cannot be read, or a picture.
     """
     if found := [name for name in ("images", "videos", "audios", "audio") if turn.get(name)]:
         raise DataError(f"a message with {found[0]!r}: only text is read")
-    if found := [name for name in ("tool_calls", "function_call") if turn.get(name)]:
-        raise DataError(f"a message with {found[0]!r} {UNREAD['tools']}")
     role = turn.get("role", turn.get("from"))
     content = next((turn[name] for name in SPOKEN if name in turn), None)
     if role not in ROLES:
@@ -79,7 +82,74 @@ def as_turn(turn: Mapping[str, Any]) -> Row:
         if odd := [part for part in content if not (isinstance(part, dict) and part.get("type", "text") == "text")]:
             raise DataError(f"a message has a part that is no text: {str(odd[0])[:60]}")
         content = "".join(str(part.get("text", "")) for part in content)
-    return {"role": ROLES[role], "content": content}
+    if role == "function_call":  # LLaMA-Factory's turn
+        turn, content = {"tool_calls": content}, None
+    if calls := _calls(turn):
+        if ROLES[role] != "assistant":
+            raise DataError(f"a call of a tool by {role!r}, where only the assistant makes some")
+        content = calling(content or "", calls)
+    about = {name: turn[name] for name in ("tool_call_id", "name") if turn.get(name)} if ROLES[role] == "tool" else {}
+    return {"role": ROLES[role], "content": content, **about}
+
+
+def _calls(turn: Mapping[str, Any]) -> list[ToolCall]:
+    """The calls of a message: ``tool_calls`` of OpenAI or `transformers`, or one ``function_call``; or their JSON."""
+    name = next((name for name in CALLED if turn.get(name)), None)
+    if name is None:
+        return []
+    found = _parsed(turn[name], name)
+    return [_call(call) for call in as_objects([found] if isinstance(found, dict) else found, name, "calls")]
+
+
+def _call(call: Row) -> ToolCall:
+    if call.get("type", "function") != "function":
+        raise DataError(f"a call of the type {call['type']!r}: only functions are called")
+    function = as_object(call.get("function", call), "function")
+    arguments = function.get("arguments") or {}
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    if not isinstance(_parsed(text, "arguments"), dict):
+        raise DataError(f"'arguments' of a call must be an object or its JSON, found {text[:60]!r}")
+    if not (isinstance(function.get("name"), str) and function["name"].strip()):
+        raise DataError("a call without the 'name' of a tool")
+    return ToolCall(name=function["name"], arguments=text, id=str(call.get("id") or ""))
+
+
+def _parsed(value: Any, name: str) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        raise DataError(f"{name!r} is no JSON, found {value[:60]!r}") from None
+
+
+def tools_in(row: Row) -> list[Row]:
+    """The tools that a row offers: ``tools`` or, as OpenAI called them before, ``functions``; or their JSON."""
+    tools = as_objects(_parsed(row.get("tools") or [], "tools"), "tools", "tools")
+    functions = as_objects(_parsed(row.get("functions") or [], "functions"), "functions", "functions")
+    return tools or [{"type": "function", "function": function} for function in functions]
+
+
+def offering(tools: Sequence[Row], prompt: Any) -> Any:
+    """A prompt's messages with the tools before them."""
+    if not tools:
+        return prompt
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return [{"role": "tools", "content": json.dumps(tools, ensure_ascii=False)}, *turns]
+
+
+def spoken(message: Mapping[str, Any]) -> Row:
+    """A message of ours as other tools write it: the inverse of `as_turn`."""
+    text, calls = calls_of(message["content"]) if message["role"] == "assistant" else (message["content"], ())
+    row = {**message, "content": text}
+    if calls:
+        row["tool_calls"] = [
+            {
+                **({"id": call.id} if call.id else {}),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in calls
+        ]
+    return row
 
 
 def refuse_unlearnt(last: Sequence[Mapping[str, Any]]) -> None:

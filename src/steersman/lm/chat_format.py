@@ -24,7 +24,7 @@ from torch import Tensor
 
 from steersman.errors import DataError, ModelError
 from steersman.lm.chat_template import ChatTemplate, chat_template, encodable
-from steersman.types import ROLE_NAMES, Text, messages_of
+from steersman.types import ROLE_NAMES, Message, Text, messages_of, uses_tools
 
 # Spelled-out roles as a chat template, for programs that an exported model goes to: it writes the ids of `ChatFormat`.
 SPELLED_OUT = (
@@ -94,6 +94,7 @@ class ChatFormat:
             raise DataError("the prompt ends with an assistant message", expected="a last message by the user")
         if self.template is not None:
             return self.template.prompt_ids(messages)
+        _refuse_tools(messages)
         text = "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in messages) + "\nAssistant:"
         return self._bos() + self._encode(text)
 
@@ -104,6 +105,7 @@ class ChatFormat:
             prompt: what is answered; a chat template may write an answer otherwise after another conversation.
         """
         if self.template is None:
+            _refuse_tools([Message(role="assistant", content=completion)])
             return [*self._encode(" " + completion.strip()), self.tokenizer.eos_token_id]
         ids = self.template.answer_ids(messages_of(prompt), completion)
         stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
@@ -112,13 +114,14 @@ class ChatFormat:
     def prompt_within(self, prompt: Text, limit: int) -> list[int]:
         """Ids of a prompt of at most ``limit`` tokens, if leaving out its oldest turns is enough for that.
 
-        System text and the last question stay; turns go in pairs, a user's and the answer to it.
+        System text, tools and the last question stay; turns go in pairs, a user's and the answer to it, with what tools
+        said in between.
         """
         messages = list(messages_of(prompt))
-        first = next((i for i, m in enumerate(messages) if m.role != "system"), 0)
+        first = next((i for i, m in enumerate(messages) if m.role not in ("system", "tools")), 0)
         ids = self.prompt_ids(tuple(messages))
-        while len(ids) > limit and len(messages) - first > 2:
-            del messages[first : first + 2]
+        while len(ids) > limit and (end := _end_of_turns(messages, first)) < len(messages):
+            del messages[first:end]
             ids = self.prompt_ids(tuple(messages))
         return ids
 
@@ -150,6 +153,23 @@ class ChatFormat:
             "input_ids"
         ]
         return ids
+
+
+def _end_of_turns(messages: Sequence[Message], first: int) -> int:
+    """Where the pair of turns that begins at ``first`` ends: after an answer that no tool has to complete."""
+    end = first + 2
+    while end < len(messages) and "tool" in (messages[end].role, messages[end - 1].role):
+        end += 1
+    return end
+
+
+def _refuse_tools(messages: Sequence[Message]) -> None:
+    if uses_tools(messages):
+        raise DataError(
+            "a conversation with tools, and the model has no chat template to write them",
+            expected="a model whose chat template has tools",
+            do="use such a model, or leave these rows out",
+        )
 
 
 def shorten(prompt_ids: list[int], limit: int) -> list[int]:

@@ -7,20 +7,32 @@ think tags around new ones. So the real conversation is rendered, never a placeh
 - Control tokens that a person typed stay ordinary characters.
 - A template that opens a thought in the generation prompt (``<think>``) and leaves it out of a finished turn would
   train on another text than it asks. An answer without thoughts closes the thought first.
+
+Tools, calls and what tools answered are given to the template as `transformers` gives them. Templates want a call's
+arguments as an object (most) or as its JSON (DeepSeek), and a call without text as a message with no content or with an
+empty one; each template is asked once. What it leaves out, it could not teach: such a conversation is refused.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, NamedTuple
 
 from steersman.errors import DataError, ModelError
-from steersman.types import Message
+from steersman.types import Message, ToolCall, calling, calls_of
 
 _PROBE = "steersman probe"
+_TOOL, _ID = "probe_of_a_tool", "probeid01"  # Mistral wants ids of nine letters or digits
+_PARAMETERS = {"type": "object", "properties": {"probe_key": {"type": "string", "description": "?"}}}
+_PROBE_TOOLS = [
+    {"type": "function", "function": {"name": _TOOL, "description": _PROBE, "parameters": _PARAMETERS}},
+]
+_PROBE_CALL = ToolCall(name=_TOOL, arguments=json.dumps({"probe_key": "probe_value"}), id=_ID)
 _OPEN_THOUGHT = re.compile(r"<think>\s*$")
 _CLOSED = "</think>"
 _PRIVATE_USE = range(0xE000, 0xF8FF)
@@ -31,6 +43,20 @@ class Turn(NamedTuple):
 
     before: str
     after: str
+
+
+class CallForm(NamedTuple):
+    """How a template wants a call: its arguments as an object or as JSON, and the content of a call without text."""
+
+    as_object: bool
+    no_text: str | None
+
+
+class Knows(NamedTuple):
+    """What a template writes of tools: how it wants calls, and what it leaves out."""
+
+    form: CallForm
+    leaves_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -61,8 +87,9 @@ class ChatTemplate:
         """
         whole = [*messages, Message(role="assistant", content=answer)]
         guard = self._guard(whole)
-        prompt = self._render(messages, guard)
-        written = self._after_prompt(prompt, self._render(whole, guard), self._guarded(whole[-1], guard))
+        prompt, rendered = self._render(messages, guard), self._render(whole, guard)
+        self._check_calls(messages, answer, rendered, guard)
+        written = self._after_prompt(prompt, rendered, self._guarded(calls_of(answer)[0], whole[-1], guard))
         head, ids = self._encode(prompt, guard), self._encode(prompt + written, guard)
         # Where a token would span the border, the answer is tokenised on its own: the sampler never sees such a token.
         return ids[len(head) :] if ids[: len(head)] == head else self._encode(written, guard)
@@ -96,18 +123,116 @@ class ChatTemplate:
         return text
 
     # internals ──────────────────────────────────────────────────────────────────────────────────────────────────────
-    def _render(self, messages: Sequence[Message], guard: str) -> str:
+    def _render(self, messages: Sequence[Message], guard: str, form: CallForm | None = None) -> str:
         """The template's text. ``guard`` stands inside typed control tokens, so that none is one."""
+        tools = [self._guarded(tool, m, guard) for m in messages if m.role == "tools" for tool in json.loads(m.content)]
+        messages = [m for m in messages if m.role != "tools"]
         messages = _folded(messages) if self.folds_system else messages
-        rows = [{"role": m.role, "content": self._guarded(m, guard)} for m in messages]
+        if form is None and (tools or any(m.role == "tool" or calls_of(m.content)[1] for m in messages)):
+            form = self._form(messages, bool(tools))
+        rows = [self._row(message, guard, form or CallForm(True, None)) for message in messages]
+        options = {"tools": tools} if tools else {}
         try:
             text: str = self.tokenizer.apply_chat_template(
-                rows, tokenize=False, add_generation_prompt=messages[-1].role != "assistant"
+                rows, tokenize=False, add_generation_prompt=rows[-1]["role"] != "assistant", **options
             )
         except Exception as error:  # jinja raises the template's own complaints as bare exceptions
             raise DataError(f"the model's chat template refuses this conversation: {error}") from error
         return text
 
+    def _row(self, message: Message, guard: str, form: CallForm) -> dict[str, Any]:
+        """A message as the template reads it."""
+        text, calls = calls_of(message.content) if message.role == "assistant" else (message.content, ())
+        row = {"role": message.role, "content": self._guarded(text, message, guard)}
+        if calls:
+            row["content"] = row["content"] or form.no_text
+            row["tool_calls"] = [
+                {
+                    **({"id": call.id} if call.id else {}),
+                    "type": "function",
+                    "function": {
+                        "name": self._guarded(call.name, message, guard),
+                        "arguments": self._guarded(
+                            json.loads(call.arguments) if form.as_object else call.arguments, message, guard
+                        ),
+                    },
+                }
+                for call in calls
+            ]
+        return row | {name: value for name in ("tool_call_id", "name") if (value := getattr(message, name))}
+
+    # tools ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _form(self, messages: Sequence[Message], tools: bool) -> CallForm:
+        """How calls are written in a conversation with, or without, a list of tools.
+
+        Raises:
+            DataError: the template leaves out something that the conversation has.
+        """
+        form, leaves_out = self._knows[tools]
+        has = {
+            "tools": tools,
+            "calls of tools": any(m.role == "assistant" and calls_of(m.content)[1] for m in messages),
+            "answers of tools": any(m.role == "tool" for m in messages),
+        }
+        if missing := [name for name in leaves_out if has[name]]:
+            raise DataError(
+                f"the model's chat template leaves out {' and '.join(missing)}",
+                expected="a template that writes all of the conversation",
+                do="use a model whose chat template has tools, or leave these rows out",
+            )
+        return form
+
+    @cached_property
+    def _knows(self) -> dict[bool, Knows]:
+        """What the template writes of tools, with a list of tools and without: it may be another template."""
+        return {tools: self._asked(tools) for tools in (True, False)}
+
+    def _asked(self, tools: bool) -> Knows:
+        user = Message(role="user", content="?")
+        offered = [Message(role="tools", content=json.dumps(_PROBE_TOOLS))] if tools else []
+        called = [*offered, user, Message(role="assistant", content=calling("", [_PROBE_CALL]))]
+        forms = [CallForm(*form) for form in product((True, False), (None, ""))]
+        form = next((form for form in forms if _writes_call(self._try(called, form), form)), None)
+        answered = [*called, Message(role="tool", content=_PROBE, tool_call_id=_ID, name=_TOOL)]
+        said = [*called, Message(role="assistant", content=_PROBE)]
+        result = self._try(answered, form or forms[0])
+        written = {
+            "tools": _TOOL in self._try([*offered, user], forms[0]),
+            "calls of tools": form is not None,
+            # without a role of its own it would pass for the assistant's text
+            "answers of tools": _PROBE in result.rpartition("probe_value")[2] and result != self._try(said, forms[0]),
+        }
+        return Knows(form or forms[0], tuple(name for name, there in written.items() if not there))
+
+    def _try(self, messages: Sequence[Message], form: CallForm) -> str:
+        """The template's text, or nothing where it refuses."""
+        try:
+            return self._render(messages, "", form)
+        except DataError:
+            return ""
+
+    def _check_calls(self, messages: Sequence[Message], answer: str, rendered: str, guard: str) -> None:
+        """Every call of a learnt answer is written: without it the text is another one.
+
+        Raises:
+            DataError: the template leaves one out.
+        """
+        text, calls = calls_of(answer)
+        for left_out in range(len(calls)):
+            less = calling(text, [*calls[:left_out], *calls[left_out + 1 :]])
+            rows = [*messages, Message(role="assistant", content=less)]
+            try:
+                same = self._render(rows, guard) == rendered
+            except DataError:
+                continue
+            if same:
+                raise DataError(
+                    f"the model's chat template leaves out the call of {calls[left_out].name!r}",
+                    expected="a template that writes every call",
+                    do="write one call in a message, or leave the row out",
+                )
+
+    # text ───────────────────────────────────────────────────────────────────────────────────────────────────────────
     @staticmethod
     def _after_prompt(prompt: str, whole: str, answer: str) -> str:
         """The part of a finished conversation's text that follows its generation prompt."""
@@ -158,8 +283,15 @@ class ChatTemplate:
         used = set().union(*(m.content for m in messages))
         return next(chr(code) for code in _PRIVATE_USE if chr(code) not in used)
 
-    def _guarded(self, message: Message, guard: str) -> str:
-        text = encodable(message.content)
+    def _guarded(self, value: Any, message: Message, guard: str) -> Any:
+        """A text of the message, or all texts of a JSON value in it."""
+        if isinstance(value, dict):
+            return {self._guarded(k, message, guard): self._guarded(v, message, guard) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._guarded(item, message, guard) for item in value]
+        if not isinstance(value, str):
+            return value
+        text = encodable(value)
         if not guard:
             return text
         return self._forbidden(message).sub(lambda found: found[0][0] + guard + found[0][1:], text)
@@ -186,6 +318,13 @@ def _has_system_role(template: ChatTemplate) -> bool:
     except DataError:
         said = ""
     return _PROBE in text and text != said
+
+
+def _writes_call(text: str, form: CallForm) -> bool:
+    """Whether the probe's call is in the text as JSON or in words, and not as Python prints it or quoted twice."""
+    arguments = _PROBE_CALL.arguments if not form.as_object else "probe_value"
+    odd = (str(json.loads(_PROBE_CALL.arguments)), '\\"probe_key')
+    return _TOOL in text.replace(_PROBE, "") and arguments in text and not any(part in text for part in odd)
 
 
 def _folded(messages: Sequence[Message]) -> list[Message]:

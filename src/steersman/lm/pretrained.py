@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from steersman.errors import ModelError, SteersmanError, closest
-from steersman.lm import device, gguf_file, limits
+from steersman.lm import chat_settings, device, gguf_file, limits
 from steersman.store import canonical, disk_full_is_explained, sha256_file, sha256_text, write_text
 
 if TYPE_CHECKING:
@@ -441,7 +441,7 @@ def generation_config(folder: Path) -> Any:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder in hub format, held against the model's embedding.
+    """The tokenizer of a folder in hub format, held against the model's embedding (`chat_settings` has its template).
 
     Raises:
         ModelError: its files are missing or broken, or it makes ids for which the model has no embedding.
@@ -451,6 +451,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     with foreign(str(_checked(folder))):
         tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(folder, **SAFE))
     limits.fit_embedding(tokenizer, configuration(folder).get_text_config().vocab_size, str(folder))
+    chat_settings.configure(tokenizer)
     return tokenizer
 
 

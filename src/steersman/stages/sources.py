@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,16 +11,18 @@ from steersman.constitution.document import Constitution
 from steersman.constitution.lint import lint
 from steersman.data import sources
 from steersman.data.formats import dump
+from steersman.data.large import answers_in
 from steersman.data.sources import DataSet
-from steersman.errors import ConstitutionError
+from steersman.errors import ConstitutionError, DataError, ModelError
 from steersman.evals import capability, facts, public_prompts
-from steersman.lm import limits, pretrained, tiny
-from steersman.lm.device import Hardware
+from steersman.lm import chat_settings, limits, pretrained, tiny
+from steersman.lm.chat_format import chat_format
 from steersman.lm.sampling import MIN_PROMPT
 from steersman.recipe import Recipe
 from steersman.stage import Sources
 from steersman.store import Identity, Run, canonical, sha256_file, sha256_text
 from steersman.terminal import console
+from steersman.types import Comparison, Demonstration, Prompt, calls_of, messages_of, uses_tools
 
 NAMES = (
     "base",
@@ -68,7 +71,7 @@ def digested(given: Sources, base: Path | None) -> dict[str, Source]:
     function = recipe.rl.reward if recipe.rl else None
     judge_model = own if own and Path(own).exists() else None
     return {
-        "base": Source(base, base_digest(base, recipe.hardware) if base else ""),
+        "base": Source(base, base_digest(base, recipe) if base else ""),
         "model_name": Source(recipe.model, ""),  # the base model's digest decides
         "judge_model": Source(judge_model, pretrained.digest(Path(judge_model)) if judge_model else ""),
         "dataset": Source(given.data, sha256_text(canonical([dump(rows) for rows in given.data.rows]))),
@@ -80,10 +83,11 @@ def digested(given: Sources, base: Path | None) -> dict[str, Source]:
     }
 
 
-def base_digest(base: Path, hardware: Hardware) -> str:
-    """Of the model as it is computed: its precision makes it another one; its device rounds, as any machine does."""
-    digest = pretrained.digest(base)
-    return digest if hardware.dtype == "float32" else f"{digest} in {hardware.dtype}"
+def base_digest(base: Path, recipe: Recipe) -> str:
+    """Of the model as it is computed and spoken to: its precision makes it another one, and so do the arguments and the
+    day of its chat template; its device rounds, as any machine does."""
+    digest, dtype = pretrained.digest(base) + chat_settings.identity(base, recipe.chat), recipe.hardware.dtype
+    return digest if dtype == "float32" else f"{digest} in {dtype}"
 
 
 def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:
@@ -115,6 +119,43 @@ def check_positions(recipe: Recipe, base: Path) -> None:
                     key,
                     do=f"lower {key}",
                 )
+
+
+def check_conversations(given: Sources, base: Path) -> None:
+    """Refuse settings of the chat template that it does not read, and conversations with tools that it cannot write.
+
+    Raises:
+        ModelError: an argument that changes nothing. DataError: with the file and the number of the first such row.
+    """
+    recipe, data = given.recipe, given.data
+    files: dict[str, Sequence[Demonstration | Comparison | Prompt]] = {
+        "demonstrations": data.demonstrations,
+        "comparisons": data.comparisons,
+        "prompts": data.prompts,
+        "evaluation": data.evaluation,
+        "forms": data.forms,
+        "development": data.development,
+    }
+    found = [
+        (name, number, row)
+        for name, rows in files.items()
+        for number, row in enumerate(rows, start=1)
+        if uses_tools(messages_of(row.prompt)) or any(calls_of(answer)[1] for answer in answers_in(row))
+    ]
+    if not found and not recipe.chat.template_arguments:
+        return
+    tokenizer = pretrained.load_tokenizer(base)
+    chat_settings.check(tokenizer, recipe.chat, recipe.model)
+    chat = chat_format(tokenizer)
+    for name, number, row in found:
+        try:
+            chat.prompt_ids(row.prompt)
+            for answer in answers_in(row):
+                chat.completion_ids(answer, row.prompt)
+        except (DataError, ModelError) as error:
+            raise DataError(
+                error.found, where=f"{data.folder}, {name}, row {number}", expected=error.expected, do=error.do
+            ) from error
 
 
 def tiny_base(data: DataSet) -> tuple[list[str], Identity]:

@@ -75,7 +75,8 @@ class SftConfig(Record):
     )
     max_steps: int | None = Field(default=None, ge=1, description="Optimiser steps at most; null: as epochs say.")
     loss_on: Literal["last", "all"] = Field(
-        default="last", description="Assistant turns of a conversation that carry loss; all reads it once for each."
+        default="last",
+        description="Answers of a conversation that carry loss, calls of tools included; reads it once for each.",
     )
     trunk_cache_mb: int = Field(default=2048, ge=0, description="MB of memory for kept activations of frozen layers.")
     batch_size: int = Field(default=8, ge=1, description="Demonstrations in an optimiser step.")
@@ -182,15 +183,17 @@ def replay_loss(
 
 
 def learnt_rows(config: SftConfig, rows: Sequence[Demonstration]) -> list[Demonstration]:
-    """The rows, with ``loss_on: all`` each conversation once for every answer in it: a template may write an answer
-    otherwise once others follow (it takes thoughts out of old turns), and each is learnt as it would be asked for."""
-    if config.loss_on == "last":
-        return list(rows)
+    """The rows, each conversation once for every answer that is learnt: a template may write an answer otherwise once
+    others follow (it takes thoughts out of old turns), and each is learnt as it would be asked for. With ``loss_on:
+    last`` they are the last answer and the calls of tools that led to it, since the user's last message."""
     found: list[Demonstration] = []
     for row in rows:
         messages = messages_of(row.prompt)
+        questions = [place for place, message in enumerate(messages) if message.role == "user"]
+        first = 0 if config.loss_on == "all" else max(questions, default=len(messages))
         for place, message in enumerate(messages):
-            if message.role == "assistant" and place and message.content.strip():
+            before = messages[place - 1].role if place else "tools"
+            if message.role == "assistant" and place > first and before != "tools" and message.content.strip():
                 update = {"prompt": messages[:place], "completion": message.content}
                 found.append(row.model_copy(update=update))
         found.append(row)

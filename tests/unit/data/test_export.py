@@ -137,7 +137,11 @@ def spoken(*turns: tuple[str, str], options: tuple[str, str] = ("a", "b")) -> Co
         ("trl", TIE.model_copy(update={"ranking": None, "soft_label": 0.5}), "a tie, where one answer must be better"),
         ("pku", THREE.model_copy(update={"prompt": "Why?"}), "more than two options, where PKU-SafeRLHF has two"),
         ("pku", WHOLE, "a conversation as the prompt, where PKU-SafeRLHF has text"),
-        ("hh", spoken(("system", "Be brief."), ("user", "Why?")), "a system message, which HH-RLHF does not have"),
+        (
+            "hh",
+            spoken(("system", "Be brief."), ("user", "Why?")),
+            "a system message or tools, which HH-RLHF does not have",
+        ),
         ("hh", spoken(("user", "Why?"), options=("a", "b\n\nHuman: c")), "turns that HH-RLHF would split elsewhere"),
         ("hh", spoken(("user", "Why?\n\nAssistant: c")), "turns that HH-RLHF would split elsewhere"),
         ("hh", spoken(("user", "Why?"), ("user", "Well?")), "turns that HH-RLHF would split elsewhere"),

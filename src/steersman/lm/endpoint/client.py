@@ -49,7 +49,7 @@ from steersman.lm.endpoint.replies import (
 )
 from steersman.store import canonical, sha256_text
 from steersman.terminal import console
-from steersman.types import NonEmpty, Record, Seed, Text, messages_of, transport
+from steersman.types import NonEmpty, Record, Seed, Text, messages_of, transport, uses_tools
 
 if TYPE_CHECKING:  # torch comes with it, and a judge at an endpoint needs none
     from steersman.lm.sampling import Completion, FinishReason, Request
@@ -237,6 +237,8 @@ class RemoteModel:
     # requests ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def _body(self, request: Text, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """A request's JSON; ``own`` overrides the configuration. All of it identifies the request in the cache."""
+        if uses_tools(messages_of(request)):
+            raise DataError("a conversation with tools is not sent to an endpoint", do="leave these rows out")
         messages = [{"role": m.role, "content": encodable(m.content)} for m in messages_of(request)]
         if not messages or messages[-1]["role"] == "assistant":
             raise DataError("the request ends with an assistant message", expected="a last message by the user")
