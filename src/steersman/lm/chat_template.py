@@ -193,14 +193,16 @@ class ChatTemplate:
         called = [*offered, user, Message(role="assistant", content=calling("", [_PROBE_CALL]))]
         forms = [CallForm(*form) for form in product((True, False), (None, ""))]
         form = next((form for form in forms if _writes_call(self._try(called, form), form)), None)
-        answered = [*called, Message(role="tool", content=_PROBE, tool_call_id=_ID, name=_TOOL)]
-        said = [*called, Message(role="assistant", content=_PROBE)]
+        last = Message(role="assistant", content=".")
+        answered = [*called, Message(role="tool", content=_PROBE, tool_call_id=_ID, name=_TOOL), last]
+        said = [*called, Message(role="assistant", content=_PROBE), last]
         result = self._try(answered, form or forms[0])
         written = {
             "tools": _TOOL in self._try([*offered, user], forms[0]),
             "calls of tools": form is not None,
             # without a role of its own it would pass for the assistant's text
-            "answers of tools": _PROBE in result.rpartition("probe_value")[2] and result != self._try(said, forms[0]),
+            "answers of tools": _PROBE in result.rpartition("probe_value")[2]
+            and result != self._try(said, form or forms[0]),
         }
         return Knows(form or forms[0], tuple(name for name, there in written.items() if not there))
 

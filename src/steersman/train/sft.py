@@ -76,7 +76,7 @@ class SftConfig(Record):
     max_steps: int | None = Field(default=None, ge=1, description="Optimiser steps at most; null: as epochs say.")
     loss_on: Literal["last", "all"] = Field(
         default="last",
-        description="Answers of a conversation that carry loss, calls of tools included; reads it once for each.",
+        description="Answers that carry loss, with their calls of tools; a conversation is read for each.",
     )
     trunk_cache_mb: int = Field(default=2048, ge=0, description="MB of memory for kept activations of frozen layers.")
     batch_size: int = Field(default=8, ge=1, description="Demonstrations in an optimiser step.")

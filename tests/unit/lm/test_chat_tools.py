@@ -9,6 +9,7 @@ import copy
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,7 +53,8 @@ MISTRAL = (
     "{% endif %}{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}{{ bos_token }}"
     "{% for m in messages %}{% if m.role == 'user' %}{% if tools and m == asked[-1] %}[TOOLS]{{ tools | tojson }}"
     "[/TOOLS]{% endif %}[INST]{% if m == asked[-1] and system is defined %}{{ system }}\n\n{% endif %}"
-    "{{ m.content }}[/INST]{% elif m.tool_calls is defined and m.tool_calls is not none %}[CALLS] [{% for c in m.tool_calls %}"
+    "{{ m.content }}[/INST]{% elif m.tool_calls is defined and m.tool_calls is not none %}[CALLS] ["
+    "{% for c in m.tool_calls %}"
     "{% if c.id is not defined or c.id | length != 9 %}{{ raise_exception('ids of length 9!') }}{% endif %}"
     '{% set text = c.function | tojson %}{{ text[:-1] }}, "id": "{{ c.id }}"}{{ \', \' if not loop.last }}{% endfor %}]'
     "{{ eos_token }}{% elif m.role == 'assistant' %}{{ ' ' + m.content | trim + eos_token }}{% elif m.role == 'tool' %}"
@@ -240,7 +242,7 @@ def test_typed_control_tokens_in_arguments_and_results_stay_text(make: Make) -> 
 @pytest.mark.parametrize(
     ("template", "left_out"),
     [
-        (IGNORES, "tools and calls of tools"),
+        (IGNORES, "leaves out tools\n"),
         (None, "no chat template to write them"),
         (HERMES.replace("{% for c in m.tool_calls %}", "{% for c in m.tool_calls[:1] %}"), "the call of 'search'"),
         (HERMES.replace("m.role == 'tool'", "m.role == 'never'").replace("m.role +", "'assistant' +"), "answers of"),
@@ -297,3 +299,13 @@ def test_the_day_is_the_recipes_and_not_the_clocks(make: Make) -> None:
     assert text.startswith("Today: Thursday 5 March 2026, 00:00 True.")
     again = settled(chat.tokenizer.chat_template, ChatConfig(date="2026-03-06"))  # an exported model, trained further
     assert again == settled(template, ChatConfig(date="2026-03-06"))
+
+
+def test_stage_keys_know_the_arguments_and_the_day(tmp_path: Path) -> None:
+    thinking = ChatConfig(template_arguments={"enable_thinking": False})
+    assert chat_settings.identity(tmp_path, ChatConfig()) == ""
+    assert chat_settings.identity(tmp_path, thinking) != ""
+    later = ChatConfig(date="2026-03-05")
+    assert chat_settings.identity(tmp_path, later) == ""
+    (tmp_path / "chat_template.jinja").write_text(SHAPES["llama 3.2"], encoding="utf-8")
+    assert chat_settings.identity(tmp_path, later) != chat_settings.identity(tmp_path, ChatConfig()) != ""

@@ -22,6 +22,7 @@ from steersman.errors import ModelError
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, save_policy
 from steersman.lm.chat_format import chat_format
+from steersman.lm.chat_settings import ChatConfig, chatting
 from steersman.lm.export import export, export_reward_model
 from steersman.lm.reward_model import RewardModel
 from steersman.store import StageFolder
@@ -74,6 +75,19 @@ def test_spelled_out_roles_travel_as_a_template_that_writes_the_trainings_ids(
         assert asked == ours.prompt_ids(prompt)
         whole = theirs.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False)
         assert whole == ours.tokenizer.decode(ours.prompt_ids(prompt) + ours.completion_ids(answer, prompt))
+
+
+def test_the_templates_arguments_and_day_travel_with_the_model(instruct: Path, tmp_path: Path) -> None:
+    template = "{{ strftime_now('%d %b %Y') }} {{ thinking | default('on') }}" + CHATML
+    (instruct / "chat_template.jinja").write_text(template, encoding="utf-8")
+    with chatting(ChatConfig(template_arguments={"thinking": "off"}, date="2026-03-05")):
+        ours = chat_format(pretrained.load_tokenizer(instruct))
+        out = export(instruct, trained(instruct, tmp_path / "run"), tmp_path / "out", merged=False)
+    theirs = AutoTokenizer.from_pretrained(out)
+    messages = [{"role": "user", "content": "Hi"}]
+    asked = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert asked == ours.prompt_ids("Hi")
+    assert theirs.decode(asked).startswith("05 Mar 2026 off")
 
 
 @pytest.mark.parametrize("merged", [False, True])
