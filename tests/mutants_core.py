@@ -259,4 +259,26 @@ CORE = (
         '("note", "warning", "error").index',
         "unit/constitution/test_lint.py::test_errors_come_before_warnings_and_notes",
     ),
+    # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "a call that the template leaves out is learnt as if it were there",
+        "lm/chat_template.py",
+        "for left_out in range(len(calls)):",
+        "for left_out in range(0):",
+        "unit/lm/test_chat_tools.py::test_what_a_template_leaves_out_is_refused",
+    ),
+    Mutant(
+        "the calls that lead to the last answer are not learnt",
+        "train/sft.py",
+        "max(questions, default=len(messages))",
+        "len(messages)",
+        "unit/lm/test_chat_tools.py::test_the_last_answer_is_learnt_with_the_calls_that_lead_to_it",
+    ),
+    Mutant(
+        "a template writes the clock's day",
+        "lm/chat_settings.py",
+        "if CLOCK in template:",
+        "if not template:",
+        "unit/lm/test_chat_tools.py::test_the_day_is_the_recipes_and_not_the_clocks",
+    ),
 )
