@@ -94,6 +94,20 @@ CORE = (
         "preference_nll(beta * (ratios.rejected - ratios.chosen))",
         "unit/train/test_dpo.py::test_the_losses_by_hand",
     ),
+    Mutant(
+        "KTO's bad answers have the weight of good ones",
+        "train/kto.py",
+        "(1 - desirable) * weights[1]",
+        "(1 - desirable) * weights[0]",
+        "unit/train/test_kto.py::test_step_and_gradients_are_those_of_the_formula",
+    ),
+    Mutant(
+        "KTO's baseline is measured on a prompt's own answers",
+        "train/kto.py",
+        "[groups[-1], *groups[:-1]]",
+        "groups",
+        "unit/train/test_kto.py::test_step_and_gradients_are_those_of_the_formula",
+    ),
     # ── intervals ────────────────────────────────────────────────────────────────────────────────────────────────────
     Mutant(
         "the paired interval lacks Newcombe's continuity correction",

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from workload import ALPHA, LEARNING_RATE, RANK, UPDATES, reward
+from workload import ALPHA, KTO_WEIGHTS, LEARNING_RATE, RANK, UPDATES, desirable, reward
 
 from steersman.cost.bench import Endless
 from steersman.data import answer_style
@@ -177,9 +177,13 @@ def dpo_step(*arguments: Any) -> Step:
 
 def stage_step(work: dict[str, Any], adapter: Path, vocabulary: str, _: int | None, __: bool) -> Step:
     """The product's own optimiser step of `train/dpo.py`; the reference is the starting adapter."""
+    unpaired = work["method"] == "kto-unpaired-stage"
+    weights = KTO_WEIGHTS if unpaired else (1.0, 1.0)
     config = dpo.DpoConfig(
-        loss=work["method"].removesuffix("-stage"),
+        loss="kto" if unpaired else work["method"].removesuffix("-stage"),
         beta=0.1,
+        desirable_weight=weights[0],
+        undesirable_weight=weights[1],
         vocabulary=vocabulary,
         compact=COMPACT,
         optimiser=OPTIMISER,
@@ -190,6 +194,11 @@ def stage_step(work: dict[str, Any], adapter: Path, vocabulary: str, _: int | No
     steps = [[Group(g["prompt"], g["completions"]) for g in groups] for groups in work["steps"]]
     trainer = dpo.DpoTrainer.prepare(config, model, policy, 0, [group for groups in steps for group in groups])
     batches = [[dpo.PreferencePair(group) for group in groups] for groups in steps]
+    if unpaired:
+        batches = [
+            [dpo.PreferencePair(Group(g.prompt, g.completions[:1]), float(desirable(i))) for i, g in enumerate(groups)]
+            for groups in steps
+        ]
     references = trainer.references(batches)
     return lambda number: trainer.step(number, batches[number], references[number], work["learning_rate"])
 
@@ -298,6 +307,7 @@ METHODS = {
     "dpo-stage": stage_step,
     "ipo-stage": stage_step,
     "kto-stage": stage_step,
+    "kto-unpaired-stage": stage_step,
     "reward": reward_step,
     "reward-stage": reward_stage_step,
     "grpo": grpo_step,

@@ -24,6 +24,7 @@ STAGES = {
     "dpo-stage": "dpo-200-100",
     "ipo-stage": "dpo-200-100",
     "kto-stage": "dpo-200-100",
+    "kto-unpaired-stage": "dpo-200-100",
     "reward-stage": "reward-200-100",
     "rloo-update": "grpo-update",
 }

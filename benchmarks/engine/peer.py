@@ -36,7 +36,7 @@ from transformers import (
     AutoTokenizer,
     TrainerCallback,
 )
-from workload import UPDATES, reward
+from workload import KTO_WEIGHTS, UPDATES, desirable, reward
 
 COMMON = {
     "lr_scheduler_type": "constant",
@@ -190,20 +190,31 @@ def dpo(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
 
 
 def kto(work: dict[str, Any], adapter: Path, defaults: bool) -> None:
-    """TRL's KTOTrainer on ids; a step's foreign answers are those of the neighbouring prompt."""
+    """TRL's KTOTrainer on ids; a step's foreign answers are those of the neighbouring prompt.
+
+    Unpaired, each prompt has its first completion alone.
+    """
+    unpaired = work["method"] == "kto-unpaired-stage"
+    sides, weights = ((0,), KTO_WEIGHTS) if unpaired else ((0, 1), (1.0, 1.0))
     policy, tokenizer = policy_of(work, adapter)
     rows = [
         {
             "prompt_ids": own["prompt"],
             "completion_ids": own["completions"][side],
             "KL_completion_ids": other["completions"][side],
-            "label": side == 0,
+            "label": desirable(number) if unpaired else side == 0,
         }
         for groups in work["steps"]
-        for own, other in zip(groups, [groups[-1], *groups[:-1]], strict=True)
-        for side in (0, 1)
+        for number, (own, other) in enumerate(zip(groups, [groups[-1], *groups[:-1]], strict=True))
+        for side in sides
     ]
-    config = trl.KTOConfig(**common(work, 2 * work["rows"], defaults), max_length=None, beta=0.1)
+    config = trl.KTOConfig(
+        **common(work, len(sides) * work["rows"], defaults),
+        max_length=None,
+        beta=0.1,
+        desirable_weight=weights[0],
+        undesirable_weight=weights[1],
+    )
     with prepared(trl.KTOTrainer):
         trainer = trl.KTOTrainer(
             policy,
@@ -413,6 +424,7 @@ METHODS = {
     "dpo-stage": dpo,
     "ipo-stage": dpo,
     "kto-stage": kto,
+    "kto-unpaired-stage": kto,
     "reward": reward_model,
     "reward-stage": reward_model,
     "grpo": grpo,

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMONSTRATIONS = ROOT / "src" / "steersman" / "data" / "library" / "assistant" / "demonstrations.jsonl"
 RANK, ALPHA, STEPS, LEARNING_RATE = 16, 32, 12, 1e-4
 UPDATES = 3  # of PPO on one batch
+KTO_WEIGHTS = 1.5, 0.8  # of desirable and undesirable answers, of unpaired rows
 
 # rows a step, prompt tokens, completion tokens, completions of one prompt
 SHAPES = {
@@ -26,6 +27,11 @@ SHAPES = {
     "grpo-update": {"method": "grpo-update", "rows": 4, "prompt": 30, "completion": 64, "group": 8},
     "grpo": {"method": "grpo", "rows": 4, "prompt": 30, "completion": 64, "group": 8},
 }
+
+
+def desirable(number: int) -> bool:
+    """The label of a step's row, where each has the first completion alone."""
+    return number % 3 > 0
 
 
 def reward(token_ids: list[int]) -> float:

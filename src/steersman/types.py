@@ -166,7 +166,7 @@ def few_shot_prompt(system: str, demonstrations: Sequence[Demonstration]) -> tup
 
 
 def _comparable(options: tuple[str, ...]) -> tuple[str, ...]:
-    if not 2 <= len(options) <= 9:
+    if not 1 <= len(options) <= 9:
         raise ValueError(f"a comparison has 2 to 9 answers, not {len(options)}")
     if len({option.strip() for option in options}) < len(options):
         raise ValueError("two of the answers are the same text")
@@ -183,6 +183,9 @@ def _starts_at_1(ranks: tuple[int, ...]) -> tuple[int, ...]:
 Ranking = Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], AfterValidator(_starts_at_1)]
 
 
+OF_SEVERAL = ("ranking", "soft_label", "margin", "order_shown", "per_principle", "both_bad", "gold")
+
+
 class OrderedPair(NamedTuple):
     """Two answers to one prompt in their order, with the margin and the weight of the comparison."""
 
@@ -195,7 +198,8 @@ class OrderedPair(NamedTuple):
 class Comparison(Record):
     """A prompt, two to nine answers, and a rater's preference: a ranking, a probability, or that all are unacceptable.
 
-    ``both_bad`` is a floor and not an order: such a row may have a ranking, and without one it orders nothing.
+    ``both_bad`` is a floor and not an order: such a row may have a ranking, and without one it orders nothing. One
+    answer alone is ``desirable`` or not, and has no other judgement: KTO learns from it.
     """
 
     prompt: Request = Field(description="Text, or a conversation that ends with a user message.")
@@ -205,6 +209,7 @@ class Comparison(Record):
     ranking: Ranking | None = Field(
         default=None, description="A rank for each option: 1 is best, equal ranks are ties."
     )
+    desirable: bool | None = Field(default=None, description="Of one option alone: whether it is a good answer.")
     both_bad: bool = Field(default=False, description="No option is acceptable.")
     order_shown: tuple[int, ...] | None = Field(default=None, description="Options' indices as shown, left to right.")
     soft_label: float | None = Field(default=None, ge=0, le=1, description="P(the first of two options is better).")
@@ -229,6 +234,12 @@ class Comparison(Record):
     @model_validator(mode="after")
     def _is_consistent(self) -> Comparison:
         count = len(self.options)
+        if count == 1 and self.desirable is None:
+            raise ValueError("a comparison has 2 to 9 answers, not 1, unless 'desirable' says whether it is a good one")
+        if count > 1 and self.desirable is not None:
+            raise ValueError(f"'desirable' is about one answer alone, found {count}")
+        if count == 1 and (other := [name for name in OF_SEVERAL if getattr(self, name)]):
+            raise ValueError(f"one answer alone is 'desirable' or not, and has no {other[0]!r}")
         named = {"'ranking'": self.ranking, **{f"'per_principle' {p!r}": r for p, r in self.per_principle.items()}}
         for name, ranks in named.items():
             if ranks is not None and len(ranks) != count:
@@ -246,7 +257,8 @@ class Comparison(Record):
             )
         if self.gold and self.ranking is None:
             raise ValueError("'gold' says that the ranking is right, and there is no 'ranking'")
-        if self.ranking is None and self.soft_label is None and not self.both_bad and not self.per_principle:
+        judged = (self.ranking, self.soft_label, self.desirable) != (None, None, None)
+        if not (judged or self.both_bad or self.per_principle):
             raise ValueError("the row has no preference: no 'ranking', 'soft_label', 'both_bad', 'per_principle'")
         return self
 

@@ -45,6 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, An
         "dpo-stage",
         "ipo-stage",
         "kto-stage",
+        "kto-unpaired-stage",
         "reward-stage",
         "rloo-update",
         "ppo-update",

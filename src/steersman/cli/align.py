@@ -15,7 +15,17 @@ from steersman.cli.options import Json, RunFolder, print_json
 from steersman.errors import UserError
 
 # Reading the folder of recipes would load torch; a test holds this list against it.
-SHIPPED = ("cai_paper", "code_of_conduct", "constitutional", "evening", "gpu", "instructgpt", "laptop", "reinforced", "smoke")
+SHIPPED = (
+    "cai_paper",
+    "code_of_conduct",
+    "constitutional",
+    "evening",
+    "gpu",
+    "instructgpt",
+    "laptop",
+    "reinforced",
+    "smoke",
+)
 PROJECT = Path(__file__).parent / "starter_project"
 FILES = (
     "README.md",

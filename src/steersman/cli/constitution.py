@@ -243,7 +243,7 @@ def pairs_of(run: OpenRun, limit: int) -> list[AnswerPair]:
     pairs: dict[AnswerPair, None] = {}
     for name in PAIRS:
         if (run.path / name).exists() and len(pairs) < limit:
-            rows = sort_out(run.path / name, Comparison).rows
+            rows = [row for row in sort_out(run.path / name, Comparison).rows if len(row.options) > 1]
             pairs |= dict.fromkeys(AnswerPair(row.prompt, *row.options[:2]) for row in spread(rows, limit - len(pairs)))
     if not pairs:
         raise DataError("this run holds no pairs of answers", where=str(run.path), do="align with comparisons")

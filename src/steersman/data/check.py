@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from statistics import median
 from typing import Any, NamedTuple
@@ -66,6 +66,7 @@ class DataReport(NamedTuple):
     shared_topics: list[str]
     twins: dict[str, list[SimilarPair]]
     completion_words: dict[str, float]
+    labelled: dict[str, int]
     languages: dict[str, int]
     forms: FormReport
 
@@ -220,6 +221,7 @@ def check(
         shared_topics=sorted({r.topic for r in measured if r.topic} & {r.topic for r in training if r.topic}),
         twins={n: twins(plain_text(row.prompt) for row in rows) for n, rows in files.items() if n not in grids},
         completion_words=_lengths([row.completion for row in demonstrations]),
+        labelled=labelled(comparisons),
         languages=dict(Counter(t for rows in files.values() for r in rows for t in r.tags if t.startswith("lang:"))),
         forms=check_forms(demonstrations, refuses) if refuses else FormReport([], [], [], 0.0),
     )
@@ -238,6 +240,20 @@ def _coverage(files: dict[str, Sequence[Row]]) -> list[Coverage]:
         )
         for p in principles
     ]
+
+
+def labelled(comparisons: Iterable[Comparison]) -> dict[str, int]:
+    """How many answers stand alone, by what is said of them: desirable, undesirable."""
+    said = Counter("desirable" if row.desirable else "undesirable" for row in comparisons if row.desirable is not None)
+    return dict(sorted(said.items()))
+
+
+def labelled_line(counts: Mapping[str, int]) -> str:
+    """What `labelled` counted, for people; nothing if no answer stands alone."""
+    if not counts:
+        return ""
+    said = " and ".join(f"{counts.get(name, 0):,} {name}" for name in ("desirable", "undesirable"))
+    return f"Comparisons with one answer, {said}: only `dpo: {{loss: kto}}` learns from them."
 
 
 def _lengths(completions: Sequence[str]) -> dict[str, float]:
@@ -286,6 +302,8 @@ def _facts(report: DataReport) -> Iterable[str]:
             f"Completions: {length['shortest']:.0f} to {length['longest']:.0f} words, median {length['median']:.0f}, "
             f"nine in ten at most {length['p90']:.0f}."
         )
+    if report.labelled:
+        yield labelled_line(report.labelled)
     yield from _form_facts(report.forms)
     rows = [f"{tag.removeprefix('lang:')} {count}" for tag, count in sorted(report.languages.items())]
     yield f"Rows in other languages: {', '.join(rows) or 'none tagged'}."

@@ -14,7 +14,9 @@ from steersman.errors import DataError, closest
 from steersman.types import Comparison, Demonstration, Prompt
 
 PAIR = ("first", "second", "better")
-TARGETS = sorted({*Demonstration.model_fields, *Comparison.model_fields, *Prompt.model_fields, "chosen", "rejected"})
+TARGETS = sorted(
+    {*Demonstration.model_fields, *Comparison.model_fields, *Prompt.model_fields, "chosen", "rejected", "label"}
+)
 FIRST = {"1", "a", "first", "left", "model_1", "output_1", "response_1", "model_a"}
 SECOND = {"2", "b", "second", "right", "model_2", "output_2", "response_2", "model_b"}
 TIE = {"0", "1.5", "tie", "equal", "c", "both"}

@@ -1,9 +1,9 @@
 """The columns of other tools, mapped to those of our records: one function a tool. Our own rows pass unchanged.
 
-    TRL              messages | prompt+completion | prompt+chosen+rejected [+margin] | chosen+rejected
+    TRL              messages | prompt+completion [+label] | prompt+chosen+rejected [+margin] | chosen+rejected
     Alpaca           instruction [+input] [+history] [+system] + output
     ShareGPT         conversations: [{from, value}] [+system]
-    LLaMA-Factory    Alpaca's with output: [best, ..., worst], or ShareGPT's, or messages, with chosen+rejected
+    LLaMA-Factory    Alpaca's with output: [best, ..., worst], or ShareGPT's, or messages, with chosen+rejected; kto_tag
     HH-RLHF          chosen+rejected, transcripts that begin with the same conversation
     OpenRLHF         prompt+chosen+rejected, whose messages may repeat the prompt's
     PKU-SafeRLHF     prompt+response_0+response_1+better_response_id+safer_response_id
@@ -44,6 +44,9 @@ from steersman.types import Comparison, Demonstration, Prompt, Record
 
 Ignored = Counter[str]  # rows by the name of a column that was left out
 DECISIVE = ("ranking", "choice", "expect")  # misspelt and left out, these would turn a row into another one
+VERDICTS = ("label", "kto_tag", "tag", "desirable")  # whether the only answer of a row is a good one
+ANSWERS = ("completion", "output", "messages")  # where that answer stands
+TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 SAFETY = "safety"  # the key of `per_principle` under which PKU's safer_response_id is kept
 PKU_NOTES = re.compile(r"response_[01]_(source|severity_level|harm_category|sha256)")
 HH_TURN = re.compile(r"\n\n(Human|Assistant):(?: |(?=\n)|\Z)")
@@ -87,10 +90,13 @@ def _cleaned(row: Row, tools: list[Row]) -> Row:
 def _mapped(row: Row, record: type[Record]) -> list[Row]:
     if record is Comparison:
         return _comparisons(row)
-    if record is Demonstration and isinstance(row.get("label"), bool):
-        raise DataError("one answer with a 'label', good or bad: a demonstration is an answer to learn from")
     alpaca_demonstration = record is Demonstration and "instruction" in row and "output" in row
     row = alpaca(sharegpt(row))
+    if record is Demonstration and (name := _verdict(row)):
+        raise DataError(
+            f"one answer with a {name!r}, good or bad: a comparison for KTO, where a demonstration is learnt from; "
+            f"take the column out if it says something else"
+        )
     if alpaca_demonstration:
         row["completion"] = row.pop("output")
     if record is Demonstration and "messages" in row and "completion" not in row:
@@ -141,10 +147,12 @@ def _comparisons(row: Row) -> list[Row]:
     if "options" in row:
         return [ranked(row)]
     row = alpaca(sharegpt(row))
+    if name := _verdict(row):
+        return [labelled(row, name)]
     if "output" in row:
         return [best_first(row)]
-    if "label" in row and ({"messages", "completion"} & row.keys()):
-        raise DataError("one answer with a 'label': a comparison needs two answers to the same prompt")
+    if "completion" in row:
+        raise DataError("one answer: a comparison needs two, or one with a 'label' that is true or false")
     if "messages" in row and "prompt" not in row:
         row["prompt"] = as_slot([as_turn(turn) for turn in as_objects(row.pop("messages"), "messages")])
     return [chosen_rejected(row)] if {"chosen", "rejected"} & row.keys() else [row]
@@ -237,6 +245,31 @@ def best_first(row: Row) -> Row:
     if not isinstance(output, list):
         raise DataError("'output' must be a list of answers, the best first: one answer is a demonstration")
     return {**rest, "options": output, "ranking": list(range(1, len(output) + 1))}
+
+
+def labelled(row: Row, name: str) -> Row:
+    """One answer and whether it is a good one: TRL's unpaired rows, and LLaMA-Factory's with ``kto_tag``."""
+    answer = next(column for column in ANSWERS if column in row)
+    rest = {column: value for column, value in row.items() if column not in (name, answer)}
+    value = row[answer]
+    if isinstance(value, list):
+        refuse_unlearnt(as_objects(value, answer)[-1:])
+    if answer == "messages":
+        turns = [as_turn(turn) for turn in value]
+        rest["prompt"], value = as_slot(turns[:-1]), turns[-1:]
+    return {**rest, "options": [answer_text(value, answer, rest.get("prompt"))], "desirable": _truth(row[name])}
+
+
+def _verdict(row: Row) -> str | None:
+    """The column that says of a row's only answer whether it is a good one."""
+    several = {"chosen", "rejected", "options"} & row.keys() or isinstance(row.get("output"), list)
+    if several or not set(ANSWERS) & row.keys():
+        return None
+    return next((name for name in VERDICTS if _truth(row.get(name)) is not None), None)
+
+
+def _truth(value: Any) -> bool | None:
+    return TRUTH.get(str(value).strip().lower())
 
 
 def transcript(text: str) -> list[Row]:

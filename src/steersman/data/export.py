@@ -38,6 +38,8 @@ def export(comparisons: Sequence[Comparison], style: Style) -> Exported:
     refused: dict[int, str] = {}
     for index, comparison in enumerate(comparisons):
         try:
+            if comparison.desirable is not None and style not in ("trl", "ranked"):
+                raise DataError("one answer with a label, where this format has several answers")
             rows += STYLES[style](comparison)
         except DataError as error:
             refused[index] = error.found
@@ -61,7 +63,9 @@ def convert(file: Path, out: Path, style: Style, columns: str = "") -> list[str]
     if not rows:
         raise DataError("\n  ".join(["no row to write", *skipped]), where=str(file), expected="comparisons")
     write_jsonl(out, rows)
-    return [f"{out}: {len(rows)} row(s) from {len(comparisons) - len(refused)} comparison(s)", *skipped]
+    mixed = "the file has pairs and labelled answers: TRL reads one kind from a file"
+    both = [mixed] if style == "trl" and len({"label" in row for row in rows}) > 1 else []
+    return [f"{out}: {len(rows)} row(s) from {len(comparisons) - len(refused)} comparison(s)", *both, *skipped]
 
 
 def unwritten(refused: Mapping[int, str]) -> list[str]:
@@ -70,13 +74,18 @@ def unwritten(refused: Mapping[int, str]) -> list[str]:
 
 
 def trl(comparison: Comparison) -> list[Row]:
-    """``prompt``, ``chosen`` and ``rejected``: text for a text, lists of messages for a conversation; the margin."""
+    """``prompt``, ``chosen`` and ``rejected``: text for a text, lists of messages for a conversation; the margin.
+
+    Of one answer alone: ``prompt``, ``completion`` and ``label``.
+    """
 
     def side(text: str) -> Any:
         return text if isinstance(comparison.prompt, str) and not calls_of(text)[1] else [_message("assistant", text)]
 
     prompt = dump([comparison])[0]["prompt"]
     offered, prompt = _offered(prompt) if isinstance(prompt, list) else ({}, prompt)
+    if comparison.desirable is not None:
+        return [{"prompt": prompt, "completion": side(comparison.options[0]), **offered, "label": comparison.desirable}]
     return [
         {"prompt": prompt, "chosen": side(pair.better), "rejected": side(pair.worse), **offered, **_margin(pair.margin)}
         for pair in _pairs(comparison)

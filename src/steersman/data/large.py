@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steersman.data.check import TWIN_JACCARD, SimilarPair, jaccard, words
+from steersman.data.check import TWIN_JACCARD, SimilarPair, jaccard, labelled, labelled_line, words
 from steersman.data.column_mapping import column_mapping
 from steersman.data.formats import stream
 from steersman.types import Comparison, Demonstration, Prompt, Record, plain_text
@@ -32,7 +32,8 @@ _PRIME = (1 << 61) - 1
 class LargeReport(NamedTuple):
     """What a long file holds.
 
-    ``lengths``: quantiles of the answers' words; ``repeated``: rows whose prompt occurred before, word for word;
+    ``lengths``: quantiles of the answers' words; ``labelled``: answers that stand alone, by label;
+    ``repeated``: rows whose prompt occurred before, word for word;
     ``twins``: prompts that are almost the same, the first `SHOWN`; ``twin_pairs``: how many there are;
     ``not_compared``: candidates beyond `MOST_COMPARED`.
     """
@@ -42,6 +43,7 @@ class LargeReport(NamedTuple):
     faults: Counter[str]
     ignored: Counter[str]
     lengths: dict[str, int]
+    labelled: dict[str, int]
     repeated: int
     twins: list[SimilarPair]
     twin_pairs: int
@@ -60,12 +62,14 @@ def check_stream(path: Path, kind: type[Record], columns: str = "") -> LargeRepo
         DataError: the file cannot be read.
     """
     start, prepare = time.perf_counter(), column_mapping(columns)
-    faults, ignored = Counter[str](), Counter[str]()
+    faults, ignored, alone = Counter[str](), Counter[str](), Counter[str]()
     digests, signatures, lengths = bytearray(), bytearray(), bytearray()
     for row in _rows(path, kind, prepare, faults, ignored):
         tokens = words(plain_text(row.prompt))
         digests += hashlib.blake2b(" ".join(tokens).encode(), digest_size=8).digest()
         signatures += signature(set(tokens)).tobytes()
+        if isinstance(row, Comparison):
+            alone.update(labelled([row]))
         lengths += np.uint32(sum(len(text.split()) for text in answers_in(row))).tobytes()
     count = len(digests) // 8
     found = np.frombuffer(bytes(signatures), dtype=np.uint32).reshape(count, BANDS * BAND)
@@ -90,6 +94,7 @@ def check_stream(path: Path, kind: type[Record], columns: str = "") -> LargeRepo
         faults,
         ignored,
         {name: int(np.quantile(sizes, q)) for name, q in quantiles.items()} if count else {},
+        dict(alone),
         count - len(np.unique(np.frombuffer(bytes(digests), dtype=np.uint64))),
         near[:SHOWN],
         len(near),
@@ -161,6 +166,7 @@ def shown(name: str, report: LargeReport) -> list[str]:
     lines = [
         f"{name}: {report.rows:,} {report.kind}, read in {report.seconds:.0f} s",
         f"answers, words: {lengths}" if report.kind != Prompt.__name__.lower() + "s" else "",
+        labelled_line(report.labelled),
         *(f"not read: {n:,} row(s): {reason}" for reason, n in report.faults.most_common(SHOWN)),
         *(f"column not read: {column!r}, {n:,} row(s)" for column, n in report.ignored.most_common(SHOWN)),
         f"prompts that occurred before, word for word: {report.repeated:,}",

@@ -72,7 +72,12 @@ def make_questions(where: Path, source: Source, seed: int, load_model: LoadModel
     elif source.compare:
         raise UserError("--compare puts the answers of a run side by side", where=str(where), expected="a run's folder")
     else:
-        rows = spread(read(where, Comparison, _allow_unordered), source.prompts)
+        rows = read(where, Comparison, _allow_unordered)
+        if alone := sum(len(row.options) == 1 for row in rows):
+            raise DataError(
+                f"{alone} row(s) have one answer alone", where=str(where), expected="two answers to compare"
+            )
+        rows = spread(rows, source.prompts)
         questions = [_question(row, row.options, gold=row.ranking if row.gold else None) for row in rows]
     return [*(question.model_copy(update={"raters": source.raters}) for question in questions), *gold]
 

@@ -14,7 +14,8 @@ from steersman.stage import Inputs, Sources, Stage, optional
 from steersman.stages.inputs import AI_COMPARISONS, BASE, COMPARISONS, HELD_OUT_COMPARISONS, TUNED
 from steersman.stats import wilson
 from steersman.store import StageFolder
-from steersman.train import dpo, loop
+from steersman.terminal import console
+from steersman.train import dpo
 from steersman.train.dpo import DpoConfig
 from steersman.types import Record
 
@@ -45,11 +46,12 @@ def check(config: MixedDpoConfig, sources: Sources) -> None:
             "sft.method",
             do="set dpo.vocabulary: full",
         )
+    people = [] if config.feedback and config.feedback.people == "none" else data.comparisons
+    dpo.refuse_labelled(people, config.dpo.loss)
     if config.feedback is None:
         dpo.upsampled(data.comparisons, config.dpo.upsample)
         return
     # What the judge will compare has its names from the prompts and the constitution.
-    people = [] if config.feedback.people == "none" else data.comparisons
     names = [dpo.names(row) for row in people]
     names += [{*row.tags, *row.principles} for row in data.prompts] + [set(sources.constitution.texts)]
     dpo.comparison_repeats(names, config.dpo.upsample)
@@ -59,49 +61,54 @@ def estimate(config: MixedDpoConfig, workload: Workload) -> Work:
     """People's pairs in their batches, with the reference's pass; the judge's are not counted: nobody has them yet."""
     own = config.dpo
     pairs, _ = dpo.encode(dpo.upsampled(workload.comparisons, own.upsample), workload.chat, own)
-    groups = [pair.group for pair in pairs]
-    lengths = [group.tokens for group in groups]
-    plan = loop.plan_batches(lengths, own.batch_size, own.epochs, own.seed, own.max_steps)
-    tokens = [n for step in plan for n in padded([lengths[i] for i in step], own.micro_batch_size)]
-    positions = sum(len(ids) for step in plan for i in step for ids in groups[i].completions)
+    batches = [[pair.group for pair in batch] for batch in dpo.batches_of(own, pairs)]
+    if said := dpo.labels(own, pairs).get("balance"):
+        console.print(said, soft_wrap=True)
+    tokens = [n for step in batches for n in padded([group.tokens for group in step], own.micro_batch_size)]
+    positions = sum(len(ids) for step in batches for group in step for ids in group.completions)
+    reference = 0 if own.loss in dpo.REFERENCE_FREE else 1
     foreign = 2 if own.loss == "kto" else 0  # answers to other prompts, for the reference and for the policy
     counts = Counts(
         loads=1,
         train_tokens=sum(tokens),
         lower_tokens=sum(tokens) if trainable_share(workload) < 1 else 0,
         # The reference's log-probs take one of the three products of a learning step.
-        train_scored=positions * (4 + foreign) / 3,
-        checkpoints=(len(plan) - 1) // own.checkpoint_every_steps,
-        read_tokens=sum(tokens) * (1 + foreign),
+        train_scored=positions * (3 + reference + foreign) / 3,
+        checkpoints=(len(batches) - 1) // own.checkpoint_every_steps,
+        read_tokens=sum(tokens) * (reference + foreign),
     )
-    most_scored = own.micro_batch_size * max(sum(map(len, group.completions)) for group in groups)
+    most_scored = own.micro_batch_size * max(sum(map(len, pair.group.completions)) for pair in pairs)
     return Work(counts, PeakSizes(max(tokens), most_scored, max(tokens), most_scored))
 
 
 # ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def section(record: StageRecord) -> Section | None:
     """The log-ratios to the reference model; null if no step was recorded."""
-    columns = ("chosen_log_ratio_nats", "rejected_log_ratio_nats", "accuracy")
-    steps = record.curve("train", columns[0])
-    if not steps:
+    by_label = record.setup("desirable") is not None  # KTO's answers need not be chosen over others
+    names = ("desirable", "undesirable") if by_label else ("chosen", "rejected")
+    found = [record.curve("train", f"{side}_log_ratio_nats") for side in ("chosen", "rejected")]
+    if not any(found):
         return None
-    window = max(3, len(steps) // 10) | 1
-    chosen, rejected, accuracy = (smoothed(record.curve("train", column), window) for column in columns)
+    window = max(3, max(map(len, found)) // 10) | 1
+    ratios = {f"{n} answers": smoothed(steps, window) for n, steps in zip(names, found, strict=True) if steps}
+    changes = " and that of ".join(f"{name} changed by {signed(ys[-1][1])} nats" for name, ys in ratios.items())
+    accuracy = smoothed(record.curve("train", "accuracy"), window)
+    right = f" Training accuracy over the last steps: {percent(accuracy[-1][1])} of the pairs." if accuracy else ""
     caption = (
-        f"On {number(record.setup('comparisons'), 0)} comparisons, the log-probability of chosen answers changed by "
-        f"{signed(chosen[-1][1])} nats and that of rejected answers by {signed(rejected[-1][1])}, relative to the "
-        f"reference model. Training accuracy over the last steps: {percent(accuracy[-1][1])} of the pairs."
+        f"On {number(record.setup('comparisons'), 0)} comparisons, the log-probability of {changes}, relative to the "
+        f"reference model.{right}"
     )
     chart = LineChart(
         caption=caption,
         x="step",
         y=f"log-ratio, nats, mean of {window} steps",
-        curves=(
-            Curve(name="chosen answers", style="smooth", points=chosen),
-            Curve(name="rejected answers", style="light", points=rejected),
+        curves=tuple(
+            Curve(name=name, style="light" if number else "smooth", points=ys)
+            for number, (name, ys) in enumerate(ratios.items())
         ),
     )
-    blocks: tuple[Block, ...] = (chart, *_unseen(record))
+    said = record.setup("balance")
+    blocks: tuple[Block, ...] = (chart, *([paragraph(said)] if said else []), *_unseen(record))
     return Section(id=record.name, title="Direct preference optimisation (DPO)", blocks=blocks)
 
 
@@ -115,6 +122,13 @@ def _unseen(record: StageRecord) -> Iterator[Block]:
             f"{gained}, by {event['margin_nats']:.2f} nats on average. The chosen answer is the likelier one in "
             f"{after} of them, before in {before}."
         )
+    for event in record.rows("held_out_answers"):
+        told = " and ".join(
+            f"that of {event[name]} {name} answers changed by {signed(mean)} nats"
+            for name in ("desirable", "undesirable")
+            if (mean := event.get(f"{name}_log_ratio_nats")) is not None
+        )
+        yield paragraph(f"Of held-out answers that stand alone, the log-probability: {told}.")
 
 
 DPO = Stage(

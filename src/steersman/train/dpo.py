@@ -4,8 +4,8 @@ arXiv:2305.18290).
     loss = -log sigmoid(beta * (r(chosen) - r(rejected)))        r(y) = log pi(y|x) - log reference(y|x)
 
 log pi(y|x) is the sum over a completion's tokens, its terminator among them. Siblings with the same loop: `ipo_losses`
-does not push margins to infinity (Azar et al. 2023, arXiv:2310.12036), `kto_losses` treats each answer alone
-(Ethayarajh et al. 2024, arXiv:2402.01306).
+does not push margins to infinity (Azar et al. 2023, arXiv:2310.12036), `train/kto.py` treats each answer alone, and
+alone learns from rows with one labelled answer.
 
 What differs from the paper: the reference is the policy as supervised fine-tuning left it, and its log-probabilities
 are computed once, before the first step, so that it needs no memory afterwards. Chosen and rejected share a row with
@@ -37,12 +37,11 @@ from steersman.lm.head import Head, evaluating, head_of
 from steersman.lm.sampling import random_stream
 from steersman.lm.shared_prefix import Group, SharedPrefixBatch, fitting, shared_prefix_batch, shared_prefix_logprobs
 from steersman.store import StageFolder
-from steersman.terminal import Progress
-from steersman.train import distributed, loop
+from steersman.terminal import Progress, console
+from steersman.train import distributed, kto, loop
 from steersman.types import Comparison, Record, Seed, transport
 
 VERSION = 2
-CHOSEN, REJECTED = slice(0, None, 2), slice(1, None, 2)  # among the completions of a batch
 
 
 class DpoConfig(Record):
@@ -53,6 +52,8 @@ class DpoConfig(Record):
     )
     beta: float = Field(default=0.1, gt=0, description="Strength of the KL penalty towards the reference policy.")
     target_margin: float = Field(default=0.5, ge=0, description="SimPO's gamma, in nats; ignored by the other losses.")
+    desirable_weight: float = Field(default=1.0, gt=0, description="KTO's weight of good answers; others ignore it.")
+    undesirable_weight: float = Field(default=1.0, gt=0, description="KTO's weight of bad answers; others ignore it.")
     nll_weight: float = Field(default=0.0, ge=0, description="Coefficient of the chosen answers' NLL per token.")
     first_n_tokens: int | None = Field(default=None, ge=1, description="Tokens compared of each answer; null is all.")
     upsample: dict[str, Annotated[int, Field(ge=1)]] = Field(
@@ -65,8 +66,10 @@ class DpoConfig(Record):
     )
     epochs: float = Field(default=1.0, gt=0, description="Passes over the comparisons; fractions are allowed.")
     max_steps: int | None = Field(default=None, ge=1, description="Optimiser steps at most; null: as epochs say.")
-    batch_size: int = Field(default=16, ge=1, description="Pairs in an optimiser step.")
-    micro_batch_size: int = Field(default=8, ge=1, description="Pairs in one pass; affects speed and memory.")
+    batch_size: int = Field(default=16, ge=1, description="Pairs, or single answers, in an optimiser step.")
+    micro_batch_size: int = Field(
+        default=8, ge=1, description="Pairs, or single answers, in one pass; affects speed and memory."
+    )
     max_length: int = Field(default=512, ge=16, description="Tokens of a prompt with its longer answer.")
     checkpoint_every_steps: int = transport(20, ge=1, description="Optimiser steps between checkpoints.")
     seed: Seed = Field(default=0, description="Seed of batches, dropout and the compact vocabulary's positions.")
@@ -109,8 +112,8 @@ def kto_losses(ratios: LogRatios, beta: float, baseline: float) -> Tensor:
     Args:
         baseline: z, an estimate of KL(pi || reference) over prompts with answers to other prompts, at least 0.
     """
-    losses = torch.sigmoid(beta * (baseline - ratios.chosen)) + torch.sigmoid(beta * (ratios.rejected - baseline))
-    return losses / 2
+    chosen = kto.answer_losses(ratios.chosen, torch.ones_like(ratios.chosen), beta, baseline)
+    return (chosen + kto.answer_losses(ratios.rejected, torch.zeros_like(ratios.rejected), beta, baseline)) / 2
 
 
 def simpo_losses(ratios: LogRatios, beta: float, margin: float) -> Tensor:
@@ -145,12 +148,12 @@ def expected_losses(config: DpoConfig, ratios: LogRatios, certainty: Tensor, bas
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 def upsampled(rows: Sequence[Comparison], upsample: Mapping[str, int]) -> list[Comparison]:
-    """The comparisons of one epoch; those without an order are left out.
+    """The comparisons of one epoch; those without an order or a label are left out.
 
     Raises:
         DataError: no comparisons, or ``upsample`` names a failure, tag or principle that none has.
     """
-    rows, count = [row for row in rows if row.pairs()], len(rows)
+    rows, count = [row for row in rows if row.pairs() or row.desirable is not None], len(rows)
     if not rows:
         raise DataError(
             f"none of {count} comparisons says which answer is better" if count else "no comparisons to train on",
@@ -174,8 +177,25 @@ def comparison_repeats(names: Sequence[set[str]], upsample: Mapping[str, int]) -
     return loop.repeats(names, upsample, default=1, key="dpo.upsample", what="comparison has such a failure, tag")
 
 
+def refuse_labelled(rows: Sequence[Comparison], loss: str) -> None:
+    """Refuse rows with one labelled answer for every loss but KTO's.
+
+    Raises:
+        DataError: there are some, and the loss is another one.
+    """
+    if loss != "kto" and (alone := sum(row.desirable is not None for row in rows)):
+        raise DataError(
+            f"{alone} of {len(rows)} comparisons have one answer with a label, and dpo.loss: {loss} learns from pairs",
+            expected="a better and a worse answer in every comparison",
+            do="set dpo.loss: kto, or take these rows out",
+        )
+
+
 class PreferencePair(NamedTuple):
-    """A tokenised prompt with a better and a worse answer, the probability of this order, and the pair's weight."""
+    """A tokenised prompt with a better and a worse answer, the probability of this order, and the pair's weight.
+
+    Of one labelled answer: the probability that it is a good one.
+    """
 
     group: Group
     certainty: float = 1.0
@@ -183,21 +203,58 @@ class PreferencePair(NamedTuple):
 
 
 def encode(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> tuple[list[PreferencePair], int]:
-    """All pairs of a better and a worse answer, tokenised in this order, and how many were truncated.
+    """All pairs of a better and a worse answer, tokenised in this order, single answers, and how many were truncated.
 
     See `fitting`; both sides keep the same prompt.
     """
     pairs, truncated = [], 0
     for row in rows:
         prompt = chat.prompt_ids(row.prompt)
-        for pair in row.pairs():
-            answers = [
-                chat.completion_ids(text, row.prompt)[: config.first_n_tokens] for text in (pair.better, pair.worse)
-            ]
+        certainty = row.certainty if row.desirable is None else float(row.desirable)
+        alone = [row.options] if row.desirable is not None else []
+        for texts in [*((pair.better, pair.worse) for pair in row.pairs()), *alone]:
+            answers = [chat.completion_ids(text, row.prompt)[: config.first_n_tokens] for text in texts]
             group = fitting(prompt, answers, config.max_length)
             truncated += group.tokens < len(prompt) + sum(map(len, answers))
-            pairs.append(PreferencePair(group, row.certainty, pair.weight))
+            pairs.append(PreferencePair(group, certainty, row.weight))
     return pairs, truncated
+
+
+class Answers(NamedTuple):
+    """The answers of some rows, in the order of their batch.
+
+    ``desirable``: [S] the probability of being a good one; ``weight``: [S] of their rows; ``first``: [P] the places of
+    the better answers of pairs, each followed by its worse one.
+    """
+
+    desirable: Tensor
+    weight: Tensor
+    first: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[PreferencePair], device: Any = None) -> Answers:
+        """Those of rows of one answer or two."""
+        said: list[tuple[float, float]] = []
+        first: list[int] = []
+        for group, certainty, weight in rows:
+            if len(group.completions) == 2:
+                first.append(len(said))
+            said += [(p, weight) for p in (certainty, 1 - certainty)[: len(group.completions)]]
+        desirable, weights = torch.tensor(said, device=device).T
+        return cls(desirable, weights, torch.tensor(first, dtype=torch.long, device=device))
+
+
+def batches_of(config: DpoConfig, pairs: Sequence[PreferencePair]) -> list[list[PreferencePair]]:
+    """The rows of every optimiser step."""
+    lengths = [pair.group.tokens for pair in pairs]
+    plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.max_steps)
+    return [[pairs[i] for i in rows] for rows in (kto.at_least_two(plan) if config.loss == "kto" else plan)]
+
+
+def labels(config: DpoConfig, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """Under KTO, how many answers of an epoch are good and bad ones, and what is to be said of it."""
+    weights = config.desirable_weight, config.undesirable_weight
+    return kto.labels(Answers.of(pairs).desirable, weights) if config.loss == "kto" else {}
 
 
 def run(
@@ -220,67 +277,66 @@ def run(
         DataError: nothing to train on. ModelError: ``start`` belongs to another base model.
         TrainingFailed: a loss or gradient that is not finite.
     """
+    refuse_labelled(comparisons, config.loss)
     torch.manual_seed(config.seed)
     tokenizer, (model, policy) = pretrained.load_tokenizer(base), load_trainable(base, start)
     chat = chat_format(tokenizer, model.generation_config)
     pairs, truncated = encode(upsampled(comparisons, config.upsample), chat, config)
     groups = [pair.group for pair in pairs]
     trainer = DpoTrainer.prepare(config, model, policy, tokenizer.pad_token_id or 0, groups)
-    lengths = [g.tokens for g in groups]
-    plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.max_steps)
-    plan = at_least_two(plan) if config.loss == "kto" else plan
-    batches = [[pairs[i] for i in rows] for rows in plan]
+    batches, labelled = batches_of(config, pairs), labels(config, pairs)
+    if labelled.get("balance"):
+        console.print(labelled["balance"], soft_wrap=True)
     references = trainer.references(batches)
     unseen, _ = encode(held_out, chat, config)
-    before = trainer.pair_logprobs(unseen)
+    before = trainer.answer_logprobs(unseen)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0}
     distributed.barrier()  # before the leader writes the next checkpoint
     leader = distributed.rank() == 0
     out.emit(
         event="setup",
         comparisons=len(comparisons),
-        without_order=sum(not row.pairs() for row in comparisons),
-        pairs_per_epoch=len(pairs),
+        without_order=sum(not row.pairs() and row.desirable is None for row in comparisons),
+        pairs_per_epoch=sum(len(group.completions) == 2 for group in groups),
         truncated=truncated,
-        steps=len(plan),
+        steps=len(batches),
+        **labelled,
         trainable_parameters=sum(p.numel() for p in trainer.parameters.values()),
         resumed_at_step=state["step"],
     )
-    with Progress("dpo", len(plan), done=state["step"]) as progress:
-        for step in range(state["step"], len(plan)):
-            rate = loop.learning_rate_at(step, len(plan), config.optimiser)
+    with Progress("dpo", len(batches), done=state["step"]) as progress:
+        for step in range(state["step"], len(batches)):
+            rate = loop.learning_rate_at(step, len(batches), config.optimiser)
             measured = trainer.step(step, batches[step], references[step], rate)
             out.emit(event="train", step=step, learning_rate=rate, **measured)
             progress.advance(loss=measured["loss"])
-            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(plan) and leader:
+            if (step + 1) % config.checkpoint_every_steps == 0 and step + 1 < len(batches) and leader:
                 loop.save_checkpoint(out.path, step + 1, trainer.parameters, trainer.optimiser, {})
     if leader:
         if unseen:
-            after = trainer.pair_logprobs(unseen)
-            out.emit(event="held_out", **held_out_order(before, after))
+            for event, measured in held_out_gains(unseen, before, trainer.answer_logprobs(unseen)).items():
+                out.emit(event=event, **measured)
         save_policy(policy, out.path, tokenizer, pretrained.digest(base))
         loop.drop_checkpoint(out.path)
 
 
-def at_least_two(plan: Sequence[list[int]]) -> list[list[int]]:
-    """Steps with a single pair joined to the one before, because KTO's baseline needs the answers to another prompt.
+def held_out_gains(unseen: Sequence[PreferencePair], before: Tensor, after: Tensor) -> dict[str, dict[str, Any]]:
+    """What unseen answers gained, by the event that tells it: the order of pairs, and the means of single answers.
 
-    Raises:
-        DataError: there is no step with two pairs.
+    Args:
+        before, after: [S] log-probs of all answers under the reference and the trained policy.
     """
-    joined: list[list[int]] = []
-    for step in plan:
-        if joined and (len(step) == 1 or len(joined[-1]) == 1):
-            joined[-1] = [*joined[-1], *step]
-        else:
-            joined.append(list(step))
-    if len(joined[-1]) == 1 or max(map(len, plan)) == 1:
-        raise DataError(
-            "every optimiser step has one pair",
-            expected="two or more: KTO's baseline is measured on the answers to other prompts",
-            do="raise dpo.batch_size, or add comparisons",
-        )
-    return joined
+    answers, events = Answers.of(unseen), dict[str, dict[str, Any]]()
+    if len(answers.first):
+        sides = torch.stack([answers.first, answers.first + 1], 1)
+        events["held_out"] = held_out_order(before[sides], after[sides])
+    alone = torch.ones(len(after), dtype=torch.bool)
+    alone[answers.first], alone[answers.first + 1] = False, False
+    good, gained = answers.desirable > 0.5, after - before
+    told: dict[str, Any] = {}
+    for name, own in (("desirable", gained[alone & good]), ("undesirable", gained[alone & ~good])):
+        told |= {name: len(own), **({f"{name}_log_ratio_nats": float(own.mean())} if len(own) else {})}
+    return {**events, "held_out_answers": told} if alone.any() else events
 
 
 def held_out_order(before: Tensor, after: Tensor) -> dict[str, Any]:
@@ -300,8 +356,22 @@ def held_out_order(before: Tensor, after: Tensor) -> dict[str, Any]:
 
 
 # ── one step ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def weighted_loss(config: DpoConfig, r: Tensor, lengths: Tensor, answers: Answers, baseline: float) -> Tensor:
+    """The sum of the losses of pairs, under KTO of answers, each times its weight.
+
+    Args:
+        r: [S] in nats; lengths: [S] in tokens; baseline: KTO's z, SimPO's margin.
+    """
+    if config.loss == "kto":
+        weights = config.desirable_weight, config.undesirable_weight
+        return (kto.answer_losses(r, answers.desirable, config.beta, baseline, weights) * answers.weight).sum()
+    first, second = answers.first, answers.first + 1
+    ratios = LogRatios(r[first], r[second], lengths[first], lengths[second])
+    return (expected_losses(config, ratios, answers.desirable[first], baseline) * answers.weight[first]).sum()
+
+
 class Reference(NamedTuple):
-    """The reference's log-probs of an optimiser step's scored tokens, by micro-batch; KTO's mismatched pairs apart."""
+    """The reference's log-probs of an optimiser step's scored tokens, by micro-batch; KTO's mismatched rows apart."""
 
     own: list[Tensor]
     mismatched: list[Tensor]
@@ -332,67 +402,71 @@ class DpoTrainer:
         return cls(config, model, head, vocabulary, parameters, loop.adamw(parameters, config.optimiser), pad_id)
 
     def references(self, batches: Sequence[Sequence[PreferencePair]]) -> list[Reference]:
-        """Log-probs of the tokens of every optimiser step under the policy as it is now, in evaluation mode."""
+        """Log-probs of the tokens of every optimiser step under the policy as it is now, in evaluation mode.
+
+        Zeros, and no pass through the model, for a loss without a reference.
+        """
+        if self.config.loss in REFERENCE_FREE:
+            shares = [distributed.split(batch, self.config.micro_batch_size) for batch in batches]
+            mine = [sum(map(distributed.mine, range(len(own)))) for own in shares]
+            return [Reference([torch.zeros(())] * count, []) for count in mine]
         references = []
         self.model.eval()
         with torch.no_grad(), Progress("reference", len(batches)) as progress:
             for step, batch in enumerate(batches):
                 groups = [pair.group for pair in batch]
                 own = [logprobs for _, logprobs in self._logprobs(step, groups)]
-                if self.config.loss in REFERENCE_FREE:
-                    own = [torch.zeros_like(logprobs) for logprobs in own]
                 references.append(Reference(own, [logprobs for _, logprobs in self._mismatched(step, groups)]))
                 progress.advance()
         self.model.train()
         return references
 
-    def pair_logprobs(self, pairs: Sequence[PreferencePair]) -> Tensor:
-        """Exact log-probs of the chosen and the rejected answers under the policy as it is now, [P, 2] in nats."""
+    def answer_logprobs(self, pairs: Sequence[PreferencePair]) -> Tensor:
+        """Exact log-probs of all answers under the policy as it is now, [S] in nats."""
         found = []
         with torch.no_grad(), evaluating(self.model):
             for i in range(0, len(pairs), self.config.micro_batch_size):
                 groups = [pair.group for pair in pairs[i : i + self.config.micro_batch_size]]
                 batch = shared_prefix_batch(groups, self.pad_id, self.model.device)
                 logprobs = shared_prefix_logprobs(self.model, batch, self.head, None, random_stream(0))
-                found.append(batch.sum_per_sequence(logprobs).view(-1, 2).cpu())
-        return torch.cat(found) if found else torch.zeros(0, 2)
+                found.append(batch.sum_per_sequence(logprobs).cpu())
+        return torch.cat(found) if found else torch.zeros(0)
 
     def step(self, step: int, pairs: Sequence[PreferencePair], reference: Reference, rate: float) -> dict[str, Any]:
         """One optimiser step; returns its metrics, over all processes."""
         start, config = time.perf_counter(), self.config
-        groups = [pair.group for pair in pairs]
-        total_weight = sum(pair.weight for pair in pairs)
-        chosen_tokens = sum(len(g.completions[0]) for g in groups)
+        groups, answers = [pair.group for pair in pairs], Answers.of(pairs)
+        good = answers.desirable > 0.5
+        counts = int(good.sum()), int((~good).sum()), len(answers.first)
+        total_weight = sum(pair.weight * (len(pair.group.completions) if config.loss == "kto" else 1) for pair in pairs)
+        chosen_tokens = sum(len(g.completions[0]) for g, p, _ in pairs if p > 0.5)
         baseline = config.target_margin if config.loss == "simpo" else self._baseline(step, groups, reference)
         sums = torch.zeros(5, dtype=torch.float64)
         shares: list[Sequence[PreferencePair]] = distributed.split(pairs, config.micro_batch_size)
         mine = [share for number, share in enumerate(shares) if distributed.mine(number)]
         for (batch, logprobs), before, share in zip(self._logprobs(step, groups), reference.own, mine, strict=True):
             r = batch.sum_per_sequence(logprobs - before)
-            lengths = batch.sum_per_sequence(torch.ones_like(logprobs))
-            ratios = LogRatios(r[CHOSEN], r[REJECTED], lengths[CHOSEN], lengths[REJECTED])
-            certainty, weight = r.new_tensor([(pair.certainty, pair.weight) for pair in share]).T
-            preference = (expected_losses(config, ratios, certainty, baseline) * weight).sum() / total_weight
-            nll = -logprobs[batch.sequence % 2 == 0].sum() / chosen_tokens
-            (preference + config.nll_weight * nll).backward()
-            correct = (ratios.chosen > ratios.rejected).float()
-            means = [values.sum() / len(groups) for values in (ratios.chosen, ratios.rejected, correct)]
+            lengths, own = batch.sum_per_sequence(torch.ones_like(logprobs)), Answers.of(share, r.device)
+            preference = weighted_loss(config, r, lengths, own, baseline) / total_weight
+            good = own.desirable > 0.5
+            nll = -logprobs[good[batch.sequence]].sum() / max(1, chosen_tokens)
+            (preference + config.nll_weight * nll).backward()  # type: ignore[no-untyped-call]
+            correct = (r[own.first] > r[own.first + 1]).float()
+            means = [v.sum() / max(1, n) for v, n in zip((r[good], r[~good], correct), counts, strict=True)]
             sums += torch.stack([preference, nll, *means]).detach().double().cpu()
         measured = distributed.all_reduce(self.parameters.values(), *sums.tolist())
         loss = measured[0] + config.nll_weight * measured[1]
         norm = loop.optimiser_step(self.optimiser, self.parameters, loss, rate, config.optimiser.max_grad_norm)
-        tokens = sum(g.tokens for g in groups)
+        # Watch the first ratio first: chosen answers that become less likely.
+        names = ("chosen_log_ratio_nats", "rejected_log_ratio_nats", "accuracy")
         return {
             "loss": loss,
             "preference_loss": measured[0],
             "chosen_nll_nats_per_token": measured[1],
-            # Watch this one first: chosen answers that become less likely.
-            "chosen_log_ratio_nats": measured[2],
-            "rejected_log_ratio_nats": measured[3],
-            "accuracy": measured[4],
+            **{name: value for name, value, n in zip(names, measured[2:], counts, strict=True) if n},
             **({"baseline_nats": baseline} if config.loss == "kto" else {}),
             "gradient_norm": norm,
-            "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
+            "tokens_per_second": round(sum(g.tokens for g in groups) / (time.perf_counter() - start), 1),
         }
 
     def _logprobs(self, step: int, groups: Sequence[Group]) -> Iterator[tuple[SharedPrefixBatch, Tensor]]:
@@ -414,13 +488,7 @@ class DpoTrainer:
         """`_logprobs` of every prompt with its neighbour's answers, from which KTO estimates its KL baseline."""
         if self.config.loss != "kto":
             return
-        neighbours = [groups[-1], *groups[:-1]]
-        room = self.config.max_length
-        mixed = [
-            Group(own.prompt, [ids[: max(1, room - len(own.prompt))] for ids in other.completions])
-            for own, other in zip(groups, neighbours, strict=True)
-        ]
-        yield from self._logprobs(step, mixed)
+        yield from self._logprobs(step, kto.mismatched(groups, self.config.max_length))
 
     def _baseline(self, step: int, groups: Sequence[Group], reference: Reference) -> float:
         """KTO's z: the mean of r over the mismatched answers, at least 0."""
@@ -428,4 +496,4 @@ class DpoTrainer:
             mismatched = zip(self._mismatched(step, groups), reference.mismatched, strict=True)
             total = sum(float((logprobs - before).sum()) for (_, logprobs), before in mismatched)
         (total,) = distributed.all_reduce((), total)
-        return max(0.0, total / (2 * len(groups)))
+        return max(0.0, total / sum(len(group.completions) for group in groups))

@@ -71,6 +71,8 @@ def test_a_row_without_the_column_or_with_an_odd_label_is_a_fault() -> None:
         ("instruction_demos/gsm8k_train", "prompt=question,completion=answer", "demonstrations", 7473),
         ("instruction_demos/oasst_en_prompts_250", "", "prompts", 250),
         ("preferences/dpo_en_demo", "", "comparisons", 300),
+        ("preferences/kto_en_demo", "", "comparisons", 300),
+        ("preferences/kto_mix_test", "prompt=instruction,completion=output,label=tag", "comparisons", 1092),
     ],
 )
 def test_public_files_are_told_apart(file: str, columns: str, kind: str, rows: int) -> None:

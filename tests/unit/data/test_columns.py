@@ -12,7 +12,7 @@ from steersman.data.columns import transcript
 from steersman.data.formats import read, sort_out
 from steersman.errors import DataError
 from steersman.store import write_jsonl
-from steersman.types import Comparison, Demonstration, Message
+from steersman.types import Comparison, Demonstration, Message, plain_text
 
 PUBLIC = Path(__file__).resolve().parents[3] / "../shared/data/preferences"
 SYSTEM, USER, ASSISTANT = (
@@ -304,6 +304,29 @@ def test_argilla_records_that_cannot_be_read(tmp_path: Path, row: dict[str, Any]
     assert fault(tmp_path, row).startswith(found)
 
 
+# ── one labelled answer ──────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "completion": "a", "label": False},
+        {"prompt": "Why?", "completion": "a", "label": 0},
+        {"prompt": "Why?", "completion": "a", "label": "False"},
+        {"prompt": [USER("Why?")], "completion": [ASSISTANT("a")], "label": False},
+        {"messages": [USER("Why?"), ASSISTANT("a")], "label": False},
+        {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "a"}], "kto_tag": False},
+        {"instruction": "Why?", "output": "a", "kto_tag": "false"},
+        {"prompt": "Why?", "options": ["a"], "desirable": False},
+    ],
+)
+def test_one_labelled_answer_is_a_comparison_and_no_demonstration(tmp_path: Path, row: dict[str, Any]) -> None:
+    (found,) = comparisons(tmp_path, row)
+    assert (plain_text(found.prompt).removeprefix("User: "), found.options) == ("Why?", ("a",))
+    assert (found.desirable, found.pairs()) == (False, [])
+    if "options" not in row:
+        _, faults, _ = sort_out(tmp_path / "rows.jsonl", Demonstration)
+        assert "good or bad" in faults[1][0]
+
+
 # ── bad rows ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 RANKED = {"prompt": "Why?", "options": ["a", "b", "c"], "ranking": [1, 2, 2]}
 PAIR = {"prompt": "Why?", "chosen": "a", "rejected": "b"}
@@ -314,7 +337,7 @@ PAIR = {"prompt": "Why?", "chosen": "a", "rejected": "b"}
     [
         ({"prompt": "Why?"}, "no 'options'"),
         ({"prompt": "Why?", "options": ["a", "b"]}, "the row has no preference: no 'ranking', 'soft_label'"),
-        ({**RANKED, "options": ["a"]}, "'options': a comparison has 2 to 9 answers, not 1, found "),
+        ({**RANKED, "options": ["a"]}, "a comparison has 2 to 9 answers, not 1, unless 'desirable' says"),
         ({**RANKED, "options": list("abcdefghij")}, "'options': a comparison has 2 to 9 answers, not 10, found "),
         ({**RANKED, "options": ["a", "b", "a"]}, "'options': two of the answers are the same text, found "),
         ({**RANKED, "options": ["a", "b", " "]}, "'options.2' is empty"),
@@ -364,10 +387,17 @@ PAIR = {"prompt": "Why?", "chosen": "a", "rejected": "b"}
             {"chosen": [USER("a"), ASSISTANT("a")], "rejected": [USER("b"), ASSISTANT("b")]},
             "'chosen' and 'rejected' differ already before their last answers",
         ),
-        ({"prompt": "Why?", "completion": "a", "label": True}, "one answer with a 'label': a comparison needs two"),
-        ({"messages": [USER("a"), ASSISTANT("b")], "label": True}, "one answer with a 'label': a comparison needs two"),
+        ({"prompt": "Why?", "completion": "a"}, "one answer: a comparison needs two, or one with a 'label' that is"),
+        ({"prompt": "Why?", "completion": "a", "label": "good"}, "one answer: a comparison needs two, or one with a"),
+        ({"prompt": "Why?", "completion": " ", "label": True}, "'completion' is empty"),
+        ({"messages": [USER("a"), USER("b")], "label": True}, "'messages' must end with an assistant message"),
+        ({**RANKED, "desirable": True}, "'desirable' is about one answer alone, found 3"),
+        (
+            {**RANKED, "options": ["a"], "ranking": [1], "desirable": True},
+            "one answer alone is 'desirable' or not, and",
+        ),
         ({"instruction": "Why?", "output": "a"}, "'output' must be a list of answers, the best first"),
-        ({"instruction": "Why?", "output": ["a"]}, "'options': a comparison has 2 to 9 answers, not 1"),
+        ({"instruction": "Why?", "output": ["a"]}, "a comparison has 2 to 9 answers, not 1, unless"),
         ({"instruction": "Why?", "history": [["a"]], "output": ["a", "b"]}, "'history' must be a list of [request, "),
         ({"instruction": "Why?", "system": 3, "output": ["a", "b"]}, "'system' must be text"),
     ],
@@ -407,8 +437,8 @@ def test_a_fault_in_a_long_text_is_named_without_the_text(tmp_path: Path) -> Non
         ),
         # Its prompt is in a column 'history', whose name and roles no tool of ours has.
         ("oasst_en_ranked_pairs", 0, 0, {"no 'prompt', neither by itself nor at the beginning of": 434}),
-        ("kto_en_demo", 0, 0, {"one answer with a 'label': a comparison needs two answers to the same prompt": 300}),
-        ("kto_mix_test", 0, 0, {"'output' must be a list of answers, the best first: one answer is a": 1092}),
+        ("kto_en_demo", 300, 0, {}),
+        ("kto_mix_test", 1092, 0, {}),
     ],
 )
 def test_public_rows_are_read_or_refused_for_what_they_are(

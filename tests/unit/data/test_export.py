@@ -19,6 +19,7 @@ TALK = tuple(Message(role=r, content=t) for r, t in (("user", "Why: a?"), ("assi
 PAIR = Comparison(prompt="Why?", options=("No.", "Because 🙂."), ranking=(2, 1), margin=0.5)
 THREE = Comparison(prompt=TALK, options=("a", "b", "c"), ranking=(2, 1, 2))
 TIE = Comparison(prompt="Why?", options=("a", "b"), ranking=(1, 1))
+ALONE = Comparison(prompt=TALK, options=("a",), desirable=False)
 BAD = Comparison(prompt="Why?", options=("a", "b"), both_bad=True, rater="ana")
 WHOLE = Comparison(
     prompt=TALK,
@@ -118,6 +119,8 @@ TRANSCRIPT = "\n\nHuman: Why: a?\n\nAssistant: So.\n\nHuman: ¿Y?\n\nAssistant: 
             ],
         ),
         ("ranked", TIE, [{"prompt": "Why?", "options": ["a", "b"], "ranking": [1, 1]}]),
+        ("trl", ALONE, [{"prompt": MESSAGES, "completion": [{"role": "assistant", "content": "a"}], "label": False}]),
+        ("ranked", ALONE, [{"prompt": MESSAGES, "options": ["a"], "desirable": False}]),
     ],
 )
 def test_rows_are_those_of_the_tool(style: Style, comparison: Comparison, rows: list[dict[str, Any]]) -> None:
@@ -133,6 +136,7 @@ def spoken(*turns: tuple[str, str], options: tuple[str, str] = ("a", "b")) -> Co
     ("style", "comparison", "reason"),
     [
         *((style, TIE, "a tie, where one answer must be better") for style in ("trl", "hh", "pku", "openrlhf")),
+        *((style, ALONE, "one answer with a label") for style in ("hh", "pku", "openrlhf", "argilla")),
         *((style, BAD, "no order of the options") for style in ("trl", "hh", "pku", "openrlhf")),
         ("trl", TIE.model_copy(update={"ranking": None, "soft_label": 0.5}), "a tie, where one answer must be better"),
         ("pku", THREE.model_copy(update={"prompt": "Why?"}), "more than two options, where PKU-SafeRLHF has two"),
