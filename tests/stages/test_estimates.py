@@ -162,7 +162,7 @@ def test_work_of_sft_is_what_sft_does(
     counting.expect(estimate("sft", s).counts)
 
 
-@pytest.mark.parametrize("loss", ["dpo", "kto"])
+@pytest.mark.parametrize("loss", ["dpo", "kto", "simpo"])
 def test_work_of_dpo_is_what_dpo_does(
     workload: Workload, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:

@@ -14,7 +14,6 @@ from steersman.stage import Inputs, Sources, Stage, optional
 from steersman.stages.inputs import AI_COMPARISONS, BASE, COMPARISONS, HELD_OUT_COMPARISONS, TUNED
 from steersman.stats import wilson
 from steersman.store import StageFolder
-from steersman.terminal import console
 from steersman.train import dpo
 from steersman.train.dpo import DpoConfig
 from steersman.types import Record
@@ -62,8 +61,7 @@ def estimate(config: MixedDpoConfig, workload: Workload) -> Work:
     own = config.dpo
     pairs, _ = dpo.encode(dpo.upsampled(workload.comparisons, own.upsample), workload.chat, own)
     batches = [[pair.group for pair in batch] for batch in dpo.batches_of(own, pairs)]
-    if said := dpo.labels(own, pairs).get("balance"):
-        console.print(said, soft_wrap=True)
+    dpo.labels(own, pairs)  # says on the console if they are out of balance
     tokens = [n for step in batches for n in padded([group.tokens for group in step], own.micro_batch_size)]
     positions = sum(len(ids) for step in batches for group in step for ids in group.completions)
     reference = 0 if own.loss in dpo.REFERENCE_FREE else 1

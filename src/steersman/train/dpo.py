@@ -110,7 +110,7 @@ def kto_losses(ratios: LogRatios, beta: float, baseline: float) -> Tensor:
     """1 - sigmoid(beta * (r - z)) of a chosen and 1 - sigmoid(beta * (z - r)) of a rejected answer; [P], their mean.
 
     Args:
-        baseline: z, an estimate of KL(pi || reference) over prompts with answers to other prompts, at least 0.
+        baseline: z, in nats; see `train/kto.py`, which learns from single answers too.
     """
     chosen = kto.answer_losses(ratios.chosen, torch.ones_like(ratios.chosen), beta, baseline)
     return (chosen + kto.answer_losses(ratios.rejected, torch.zeros_like(ratios.rejected), beta, baseline)) / 2
@@ -221,11 +221,8 @@ def encode(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> t
 
 
 class Answers(NamedTuple):
-    """The answers of some rows, in the order of their batch.
-
-    ``desirable``: [S] the probability of being a good one; ``weight``: [S] of their rows; ``first``: [P] the places of
-    the better answers of pairs, each followed by its worse one.
-    """
+    """The answers of some rows, in the order of their batch: how probably each is a good one and its row's weight, [S],
+    and the places of the better answers of pairs, [P], each followed by its worse one."""
 
     desirable: Tensor
     weight: Tensor
@@ -252,9 +249,13 @@ def batches_of(config: DpoConfig, pairs: Sequence[PreferencePair]) -> list[list[
 
 
 def labels(config: DpoConfig, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """Under KTO, how many answers of an epoch are good and bad ones, and what is to be said of it."""
-    weights = config.desirable_weight, config.undesirable_weight
-    return kto.labels(Answers.of(pairs).desirable, weights) if config.loss == "kto" else {}
+    """Under KTO, how many answers of an epoch are good and bad ones; what is to be said of it, also on the console."""
+    if config.loss != "kto":
+        return {}
+    told = kto.labels(Answers.of(pairs).desirable, (config.desirable_weight, config.undesirable_weight))
+    if told["balance"]:
+        console.print(told["balance"], soft_wrap=True)
+    return told
 
 
 def run(
@@ -285,8 +286,6 @@ def run(
     groups = [pair.group for pair in pairs]
     trainer = DpoTrainer.prepare(config, model, policy, tokenizer.pad_token_id or 0, groups)
     batches, labelled = batches_of(config, pairs), labels(config, pairs)
-    if labelled.get("balance"):
-        console.print(labelled["balance"], soft_wrap=True)
     references = trainer.references(batches)
     unseen, _ = encode(held_out, chat, config)
     before = trainer.answer_logprobs(unseen)
@@ -314,8 +313,8 @@ def run(
                 loop.save_checkpoint(out.path, step + 1, trainer.parameters, trainer.optimiser, {})
     if leader:
         if unseen:
-            for event, measured in held_out_gains(unseen, before, trainer.answer_logprobs(unseen)).items():
-                out.emit(event=event, **measured)
+            for event, gains in held_out_gains(unseen, before, trainer.answer_logprobs(unseen)).items():
+                out.emit(event=event, **gains)
         save_policy(policy, out.path, tokenizer, pretrained.digest(base))
         loop.drop_checkpoint(out.path)
 
