@@ -79,6 +79,10 @@ class ChatTemplate:
         guard = self._guard(messages)
         return self._encode(self._render(messages, guard), guard)
 
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """What `prompt_ids` encodes, of messages without control tokens."""
+        return self._render(messages, "")
+
     def answer_ids(self, messages: Sequence[Message], answer: str) -> list[int]:
         """Ids of an answer and of what the template writes around it, as they follow `prompt_ids`.
 

