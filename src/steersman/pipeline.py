@@ -22,7 +22,7 @@ from steersman.lm.device import placed
 from steersman.recipe import Recipe
 from steersman.report import page
 from steersman.report.blocks import Section
-from steersman.report.evidence import ReportSettings, read_evidence
+from steersman.report.evidence import ReportSettings, read_evidence, read_stage
 from steersman.stage import Input, Inputs, Sources, Stage
 from steersman.stages import answers, data, dpo, forms, judge, public_prompts, reward_model, rl, scores, sft, sources
 from steersman.stages import capability as capability_stages
@@ -30,7 +30,7 @@ from steersman.stages import sense as sense_stage
 from steersman.stages.inputs import POLICY
 from steersman.stages.sources import Source
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
-from steersman.terminal import console
+from steersman.terminal import console, working
 from steersman.train import distributed
 
 STAGES: tuple[Stage[Any], ...] = (
@@ -107,7 +107,8 @@ def align(
             artifact = run.finished(identity)
             if artifact is None:
                 say(f"[{number}/{len(steps)}] {name}: {run.why(identity)}")
-                artifact = run.perform(identity, functools.partial(_perform, step, inputs))
+                with working(name):
+                    artifact = run.perform(identity, functools.partial(_perform, step, inputs))
                 say(f"[{number}/{len(steps)}] {name}: done in {_minutes(run.manifest(name))}")
             else:
                 say(f"[{number}/{len(steps)}] {name}: reused")
@@ -224,6 +225,12 @@ def sections_of(run: Run) -> list[Section]:
     records = [(stage, evidence.record(stage.name)) for stage in STAGES]
     sections = [stage.section(record) for stage, record in records if stage.section is not None and record is not None]
     return [section for section in sections if section is not None]
+
+
+def section_of(run: Run, name: str) -> Section | None:
+    """The section of one finished stage; the run may not have reached its scores."""
+    stage, record = next(stage for stage in STAGES if stage.name == name), read_stage(run, name)
+    return stage.section(record) if stage.section is not None and record is not None else None
 
 
 def write_report(run: Run, config: ReportSettings | None = None) -> Path:

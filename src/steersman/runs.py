@@ -18,20 +18,28 @@ from typing import Any, TypeVar
 
 from steersman.constitution.document import Constitution
 from steersman.constitution.judges import Judge, JudgeConfig
+from steersman.data import sources
 from steersman.errors import ModelError, UserError
-from steersman.lm import pretrained
+from steersman.evals.conditions import ALIGNED, RAW
+from steersman.lm import hub, pretrained
 from steersman.lm.chat_settings import ChatConfig, chatting
 from steersman.lm.device import Hardware, placed
 from steersman.lm.export import export, export_reward_model
+from steersman.lm.gguf_export import export_gguf
 from steersman.lm.language_model import LocalModel
 from steersman.lm.reward_model import ABOUT, RewardModel
-from steersman.pipeline import sections_of
-from steersman.report.evidence import read_recipe
+from steersman.pipeline import section_of, sections_of
+from steersman.report import html, overview
+from steersman.report.blocks import paragraph
+from steersman.report.evidence import overview_data, read_evidence, read_recipe
+from steersman.report.format import rate
+from steersman.report.model_card import Export, Kind, model_card
 from steersman.report.page import report_data
 from steersman.stage import Input
 from steersman.stages.inputs import POLICY, REWARD_MODEL
 from steersman.stages.judge import ENDPOINT, judge_of
-from steersman.store import MANIFEST, Run, find_run, read_json
+from steersman.store import MANIFEST, Run, find_run, read_json, write_text
+from steersman.terminal import console, working
 
 T = TypeVar("T")
 
@@ -148,24 +156,89 @@ class OpenRun:
         with self.on_its_hardware():
             return RewardModel.load(self.base, folder)
 
-    def export(self, target: Path, *, merged: bool = False, stage: str | None = None) -> Path:
+    @working("exporting")
+    def export(
+        self,
+        target: Path,
+        *,
+        merged: bool = False,
+        stage: str | None = None,
+        gguf: Path | None = None,
+        push: str | None = None,
+        public: bool = False,
+    ) -> Path:
         """Copy the aligned model, or another stage's, as a PEFT adapter or a merged model; returns the folder.
 
-        A reward model becomes a sequence classifier of `transformers`.
+        A reward model becomes a sequence classifier of `transformers`. The folder gets a model card, README.md.
 
         Args:
             stage: such as ``sft``, or ``reward_model``; the aligned model unless given.
+            gguf: llama.cpp's folder: a merged model, and a GGUF file beside it.
+            push: OWNER/NAME, to which the folder is uploaded on the Hub, by the token that its client finds.
+            public: a repository that is created can be seen by everybody.
 
         Raises:
-            ModelError: the run has no such stage, or it left no model.
+            ModelError: the run has no such stage, it left no model, or the Hub refuses.
         """
         if stage is not None and stage not in self.present:
             raise ModelError(f"this run has no stage {stage!r}", where=str(self.path), expected=", ".join(self.present))
-        folder = self.path / stage if stage else self.policy
+        folder, name = self.path / stage if stage else self.policy, self.about["model"]["name"]
+        kind: Kind = "classifier" if (folder / ABOUT).exists() else "merged" if merged or gguf else "adapter"
+        hub_id = pretrained.hub_id(name)
+        if push is not None:
+            if kind == "adapter" and hub_id is None:
+                found = f"the adapter's base is a folder of this machine ({name}), which nobody finds who downloads it"
+                raise ModelError(found, where=push[:100], do="push a whole model: add --merged")
+            hub.check_push(push)
+        if kind == "classifier" and gguf is not None:
+            raise ModelError("a reward model has no form as a GGUF file", where=str(folder), do="leave out --gguf")
         with self.in_its_words():
-            if (folder / ABOUT).exists():
-                return export_reward_model(self.base, folder, target)
-            return export(self.base, folder, target, merged=merged)
+            if kind == "classifier":
+                export_reward_model(self.base, folder, target)
+            else:
+                export(self.base, folder, target, merged=kind == "merged", base_name=hub_id)
+            file = export_gguf(target, target / f"{self.path.name}.gguf", gguf) if gguf else None
+        leaving = self._leaving(kind, folder.name, push or str(target), file.name if file else None)
+        write_text(target / hub.CARD, model_card(self.run, leaving, section_of(self.run, "reward_card")))
+        if push is not None:
+            console.print(f"uploaded to {hub.push(target, push, public=public)}", soft_wrap=True, markup=False)
+        return target
+
+    def _leaving(self, kind: Kind, stage: str, place: str, gguf: str | None) -> Export:
+        """What the model card says of an export; no path of this machine but the folder that was asked for."""
+        name, data = self.about["model"]["name"], str(self.recipe["data"])
+        published, _ = pretrained.PUBLISHED.get(name, (None, None))
+        hub_id = pretrained.hub_id(name)
+        return Export(
+            kind,
+            stage,
+            base=name if hub_id or published else Path(name).name,
+            base_id=hub_id or published,
+            licence=pretrained.licence(name, self.base),
+            place=place,
+            gguf=gguf,
+            dataset=data.partition(":")[0].partition("@")[0] if sources.is_on_hub(data) else None,
+        )
+
+    def __repr__(self) -> str:
+        """The model, the stages that are finished, and the pass rate if there is one."""
+        stages = ", ".join(name for name in self.about.get("stages", ()) if name in self.present)
+        return f"OpenRun({str(self.path)!r}: {self.about['model']['name']}; {stages}{self._rates()})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: facts, summary and the table of rates of the report; before the scores, what `repr` says."""
+        try:
+            return html.fragment(overview.glance(overview_data(read_evidence(self.run))))
+        except UserError:
+            return html.fragment([paragraph(repr(self))])
+
+    def _rates(self) -> str:
+        try:
+            passed = read_evidence(self.run).summary["overall"][0]
+        except UserError:
+            return ""
+        rates = [f"{rate(passed['rates'][name])} {name}" for name in (RAW, ALIGNED) if name in passed["rates"]]
+        return f"; pass rate {', '.join(rates)}, n = {passed['n']}" if passed["n"] else ""
 
     def judge(self, config: JudgeConfig | None = None) -> Judge:
         """The recipe's preference judge, or another one, with the run's base model and reward model.

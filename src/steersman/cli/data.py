@@ -26,13 +26,15 @@ def check(
     from steersman.data import sources
     from steersman.data.check import check, print_report
     from steersman.evals.detectors.behaviours import detect
+    from steersman.terminal import working
 
     if sources.is_one_table(name):
         _check_table(Path(name), columns, json)
         return
-    data = sources.load(name)
-    files = data.demonstrations, data.comparisons, data.prompts, data.evaluation, data.forms, data.development
-    report = check(*files, refuses=partial(detect, "refuses"))
+    with working("checking the data"):
+        data = sources.load(name)
+        files = data.demonstrations, data.comparisons, data.prompts, data.evaluation, data.forms, data.development
+        report = check(*files, refuses=partial(detect, "refuses"))
     if json:
         print_json(report.json())
     else:
@@ -43,9 +45,10 @@ def check(
 def _check_table(path: Path, columns: str, json: bool) -> None:
     """One file, or one data set of `datasets`, as a stream: it may have any length."""
     from steersman.data import large, sources
-    from steersman.terminal import results
+    from steersman.terminal import results, working
 
-    report = large.check_stream(path, sources.kind_of(path, columns), columns)
+    with working("checking the data"):
+        report = large.check_stream(path, sources.kind_of(path, columns), columns)
     if json:
         print_json(report.json())
     else:
@@ -62,6 +65,9 @@ def convert(
 ) -> None:
     """Write comparisons in another tool's format. Rows that it cannot hold are counted with the reason."""
     from steersman.data.export import convert
+    from steersman.terminal import working
 
-    for line in convert(file, out, to, columns):
+    with working("converting"):
+        lines = list(convert(file, out, to, columns))
+    for line in lines:
         typer.echo(line)

@@ -49,16 +49,22 @@ def export(
         Path | None,
         typer.Option(help="A GGUF file too; give llama.cpp's folder, or its convert_hf_to_gguf.py."),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload the folder to the Hub, by HF_TOKEN or `hf auth login`."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make the new repository public.")] = False,
 ) -> None:
-    """Copy the aligned model to a folder that plain transformers and peft load, or to a GGUF file."""
+    """Copy the aligned model, with a model card, to a folder that plain transformers and peft load.
+
+    With --gguf to a GGUF file too, with --push to the Hub.
+    """
     from steersman.runs import open_run
 
     opened = open_run(run)
-    typer.echo(opened.export(to, merged=merged or gguf is not None, stage=stage))
+    typer.echo(opened.export(to, merged=merged, stage=stage, gguf=gguf, push=push, public=public))
     if gguf is not None:
-        from steersman.lm.gguf_export import export_gguf
-
-        typer.echo(export_gguf(to, to / f"{opened.path.name}.gguf", gguf))
+        typer.echo(to / f"{opened.path.name}.gguf")
 
 
 # ── models of a run ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -148,8 +148,13 @@ def load(name: str | Path, votes: str | Path | None = None, columns: str = "") -
 def is_one_table(name: str | Path) -> bool:
     """Whether a name stands for one table of rows, and not for a folder with a file for each kind of row."""
     path = Path(name)
-    shipped = (LIBRARY / str(name)).is_dir()
-    return path.is_file() or is_saved(path) or not (path.exists() or shipped or HUB.fullmatch(str(name)) is None)
+    return path.is_file() or is_saved(path) or is_on_hub(name)
+
+
+def is_on_hub(name: str | Path) -> bool:
+    """Whether a name stands for a data set on the Hub."""
+    here = Path(name).exists() or (LIBRARY / str(name)).is_dir()
+    return not here and HUB.fullmatch(str(name)) is not None
 
 
 def with_evaluation(data: DataSet) -> DataSet:

@@ -52,6 +52,11 @@ class LocalModel:
     sampler: Sampler
     exact_prefix: Prefix = field(default_factory=Prefix)  # of the exact weights, for the next call of `choose`
 
+    def __repr__(self) -> str:
+        """The architecture and its size; not every layer."""
+        model = self.sampler.model
+        return f"LocalModel({type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters)"
+
     @classmethod
     def load(cls, base: Path, trained: Path | None = None) -> LocalModel:
         """A base model's folder, with what was trained on it (see `load_policy`)."""

@@ -67,6 +67,10 @@ class RewardModel:
     centre: Tensor  # [M], the members' mean score of demonstrations
     max_length: int
 
+    def __repr__(self) -> str:
+        """The architecture and its members; not every layer."""
+        return f"RewardModel({type(self.model).__name__}, members={len(self.heads)}, combine={self.combine!r})"
+
     @classmethod
     def load(cls, base: Path, folder: Path, onto: tuple[Any, Any] | None = None, name: str = "reward") -> RewardModel:
         """Load what `train.reward_model.run` wrote, with a base model of its own or ``onto`` a (model, policy).

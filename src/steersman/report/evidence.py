@@ -70,7 +70,7 @@ class Evidence:
         if stage not in self.manifests:
             return None
         manifest = self.manifests[stage]
-        events = _current_events(self.events, stage, manifest.get("key"))
+        events = current_events(self.events, stage, manifest.get("key"))
         return StageRecord(stage, self.path / stage, manifest, events, self.titles, self.recipe)
 
 
@@ -108,7 +108,7 @@ class StageRecord:
         return self.titles.get(principle, phrase(principle))
 
 
-def _current_events(events: Sequence[Mapping[str, Any]], stage: str, key: Any) -> list[Mapping[str, Any]]:
+def current_events(events: Sequence[Mapping[str, Any]], stage: str, key: Any) -> list[Mapping[str, Any]]:
     """The events of a stage under one key; those of other settings are left out."""
     current, latest = None, {}
     for row in events:
@@ -206,6 +206,16 @@ def read_evidence(run: Run) -> Evidence:
         rows=read_jsonl(run.path / "scores" / "scores.jsonl"),
         duels=[read_json(path) for path in sorted(run.path.glob("rating/blind-test-*.json"))],
     )
+
+
+def read_stage(run: Run, stage: str) -> StageRecord | None:
+    """What a finished stage left, in a run that may not have reached its scores; None if it has no such stage."""
+    manifest = finished_stages(run).get(stage)
+    if manifest is None:
+        return None
+    events = current_events(read_jsonl(run.path / "events.jsonl", torn_tail=True), stage, manifest["key"])
+    titles = {p["id"]: p["title"] for p in read_json(run.path / "constitution.json")["principles"]}
+    return StageRecord(stage, run.path / stage, manifest, events, titles, read_recipe(run))
 
 
 def read_recipe(run: Run) -> dict[str, Any]:

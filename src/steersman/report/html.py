@@ -56,6 +56,19 @@ def render(page: Page) -> str:
     )
 
 
+def fragment(blocks: Sequence[Block]) -> str:
+    """Blocks without a page around them, for a notebook's cell; charts, which need the page's style, are left out."""
+    return "".join(_block(_undrawn(block), 4) for block in blocks)
+
+
+def _undrawn(block: Block) -> Block:
+    if not isinstance(block, Table) or not block.rows:
+        return block
+    kept = [i for i, cell in enumerate(block.rows[0]) if not isinstance(cell, Dots)]
+    rows = tuple(tuple(row[i] for i in kept) for row in block.rows)
+    return block.model_copy(update={"columns": tuple(block.columns[i] for i in kept), "rows": rows})
+
+
 def _blocks(blocks: Sequence[Block], level: int) -> str:
     """Blocks whose headings are ``<h{level}>``; above the first chart of rates stands what its signs mean."""
     chart = next((block for block in blocks if isinstance(block, Table) and _has_dots(block)), None)

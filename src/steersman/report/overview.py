@@ -106,6 +106,12 @@ def summary(data: Data) -> tuple[Paragraph, ...]:
     )
 
 
+def glance(data: Data) -> tuple[Block, ...]:
+    """What a notebook shows of a run: facts, summary, and the rates over all prompts."""
+    rates = next(block for block in principles(data).blocks if isinstance(block, Table))
+    return facts(data), *summary(data), rates
+
+
 def facts(data: Data) -> Facts:
     """Model, constitution and date, under the title."""
     c = data["constitution"]

@@ -21,7 +21,7 @@ from steersman.lm.sampling import MIN_PROMPT
 from steersman.recipe import Recipe
 from steersman.stage import Sources
 from steersman.store import Identity, Run, canonical, sha256_file, sha256_text
-from steersman.terminal import console
+from steersman.terminal import console, working
 from steersman.types import Comparison, Demonstration, Prompt, calls_of, messages_of, uses_tools
 
 NAMES = (
@@ -44,6 +44,7 @@ class Source(NamedTuple):
     digest: str
 
 
+@working("reading the data")
 def load(recipe: Recipe) -> Sources:
     """Read the constitution and the data set of a recipe.
 
