@@ -294,5 +294,18 @@ CORE = (
         "if CLOCK in template:",
         "if not template:",
         "unit/lm/test_chat_tools.py::test_the_day_is_the_recipes_and_not_the_clocks",
+    Mutant(
+        "the text after the system message is that of a later turn",
+        "lm/ollama.py",
+        "self.after_system if system and i == 1 else self.user",
+        "self.user",
+        "unit/lm/test_ollama.py::test_the_go_template_writes_what_the_chat_template_writes",
+    ),
+    Mutant(
+        "a new repository on the Hub is public",
+        "lm/hub.py",
+        "private=not public",
+        "private=public",
+        "toy/test_export.py::test_an_export_is_uploaded_private_by_default",
     ),
 )

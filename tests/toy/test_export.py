@@ -1,0 +1,146 @@
+"""An export with its model card: the metadata are the Hub's, the code in it runs, and it claims what was measured."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from pretend_hub import PretendHub, serving
+from steersman.errors import ModelError
+from steersman.lm import hub as the_hub
+from steersman.report.format import rate
+from steersman.runs import open_run
+from steersman.store import Run, read_json
+
+TOKEN = "hf_" + "secret" * 5
+
+
+def card_of(folder: Path) -> ModelCard:
+    return ModelCard.load(folder / "README.md")
+
+
+def executed(card: ModelCard) -> str:
+    """What the card's Python code prints."""
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=3"), "README.md", "exec"), {})
+    return said.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged", "reward_model"])
+def test_the_code_of_the_card_runs(kind: str, finished: Path, tmp_path: Path) -> None:
+    stage = kind if kind == "reward_model" else None
+    card = card_of(open_run(finished).export(tmp_path / "out", merged=kind == "merged", stage=stage))
+    assert executed(card).strip()
+    assert card.data.library_name == ("peft" if kind == "adapter" else "transformers")
+    assert card.data.pipeline_tag == ("text-classification" if stage else "text-generation")
+    assert "proves the absence of none" in card.text
+
+
+def test_the_card_holds_what_the_run_measured(finished: Path, tmp_path: Path) -> None:
+    card, run = card_of(open_run(finished).export(tmp_path / "out")), open_run(finished)
+    tables = run.tables()
+    for row in (*tables["overall"], *tables["principles"]):
+        shown = [rate(row["rates"][name]) for name in ("raw", "raw_few_shot", "aligned")]
+        assert f"| {' | '.join(shown)} |" in card.text
+    assert card.data.eval_results
+    passed = next(result for result in card.data.eval_results if result.metric_type == "pass_rate")
+    assert passed.metric_value == round(tables["overall"][0]["rates"]["aligned"]["value"], 4)
+    for stage in ("sft", "dpo", "rl"):
+        key = read_json(finished / stage / "manifest.json")["key"][:12]
+        assert re.search(rf"\| {stage} \|.*\| {key} \|", card.text)
+    assert str(finished) not in card.text
+
+
+def test_a_stage_that_was_not_measured_claims_nothing(finished: Path, tmp_path: Path) -> None:
+    card = card_of(open_run(finished).export(tmp_path / "out", stage="sft"))
+    assert "Nothing was measured of this model" in card.text
+    assert "%" not in card.text
+    assert card.data.eval_results is None
+    assert "| rl |" not in card.text
+
+
+def test_a_run_without_scores_claims_nothing(copy: Run, tmp_path: Path) -> None:
+    shutil.rmtree(copy.path / "scores")
+    assert "Nothing was measured of this model" in card_of(open_run(copy.path).export(tmp_path / "out")).text
+    reward = card_of(open_run(copy.path).export(tmp_path / "reward", stage="reward_model"))
+    assert "Held-out accuracy of the reward model" in reward.text  # it has a card of its own
+
+
+def test_what_a_user_wrote_cannot_break_the_card(copy: Run, tmp_path: Path) -> None:
+    text = json.loads((copy.path / "constitution.json").read_text())
+    text["principles"][0]["title"] = "a | b <script>\n\n# Heading [x](http://evil)"
+    (copy.path / "constitution.json").write_text(json.dumps(text))
+    card = card_of(open_run(copy.path).export(tmp_path / "out")).text
+    assert r"a \| b \<script> # Heading [x]\(http://evil)" in card
+
+
+def test_a_merged_model_has_the_bases_precision(copy: Run, tmp_path: Path) -> None:
+    run = open_run(copy.path)
+    exact = AutoModelForCausalLM.from_pretrained(run.export(tmp_path / "exact", merged=True)).state_dict()
+    config = json.loads((run.base / "config.json").read_text())
+    (run.base / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    for note in (copy.path / "rl").rglob("steersman.json"):  # the base is another one now, in name
+        note.unlink()
+    out = run.export(tmp_path / "out", merged=True)
+    assert AutoConfig.from_pretrained(out).dtype == torch.bfloat16
+    rounded = AutoModelForCausalLM.from_pretrained(out, dtype="auto").state_dict()
+    assert all(torch.equal(value.bfloat16(), rounded[name]) for name, value in exact.items())
+
+
+# ── the Hub ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendHub]:
+    with serving(PretendHub(TOKEN)) as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.address)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield served
+
+
+def test_an_export_is_uploaded_private_by_default(
+    hub: PretendHub, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = open_run(finished).export(tmp_path / "out", merged=True, push="me/mine")
+    assert hub.created["name"] == "mine"
+    assert hub.created["organization"] == "me"
+    assert hub.created.get("private") or hub.created.get("visibility") == "private"
+    assert hub.files == {str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    assert 'pipeline("text-generation", "me/mine")' in hub.files["README.md"].decode()
+    said = "".join(capsys.readouterr())
+    assert "uploaded to" in said
+    assert TOKEN not in said
+
+
+def test_what_the_hub_refuses_is_said_in_one_sentence(
+    hub: PretendHub, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = open_run(finished), tmp_path / "out"
+    with pytest.raises(ModelError, match="folder of this machine"):
+        run.export(out, push="me/mine")
+    with pytest.raises(ModelError, match="not the name of a repository"):
+        run.export(out, merged=True, push="mine")
+    hub.status = 403
+    with pytest.raises(ModelError, match="may not write there") as refused:
+        the_hub.push(finished / "data", "me/mine")
+    assert TOKEN not in str(refused.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    with pytest.raises(ModelError, match="does not know this token"):
+        run.export(out, merged=True, push="me/mine")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match="cannot be reached"):
+        run.export(out, merged=True, push="me/mine")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(ModelError, match="no token"):
+        run.export(out, merged=True, push="me/mine")
+    assert not out.exists()
