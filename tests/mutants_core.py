@@ -306,6 +306,6 @@ CORE = (
         "lm/hub.py",
         "private=not public",
         "private=public",
-        "toy/test_export.py::test_an_export_is_uploaded_private_by_default",
+        "unit/lm/test_hub.py::test_a_folder_is_uploaded_private_unless_asked_otherwise",
     ),
 )

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pretend_hub import PretendHub, serving
 from steersman.errors import ModelError
-from steersman.lm import hub as the_hub
 from steersman.report.format import rate
 from steersman.runs import open_run
 from steersman.store import Run, read_json
@@ -100,47 +98,21 @@ def test_a_merged_model_has_the_bases_precision(copy: Run, tmp_path: Path) -> No
 
 
 # ── the Hub ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendHub]:
-    with serving(PretendHub(TOKEN)) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.address)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield served
-
-
-def test_an_export_is_uploaded_private_by_default(
-    hub: PretendHub, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_export_is_uploaded_as_it_is(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = open_run(finished).export(tmp_path / "out", merged=True, push="me/mine")
-    assert hub.created["name"] == "mine"
-    assert hub.created["organization"] == "me"
-    assert hub.created.get("private") or hub.created.get("visibility") == "private"
+    with serving(PretendHub(TOKEN)) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        out = open_run(finished).export(tmp_path / "out", merged=True, push="me/mine")
     assert hub.files == {str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*") if f.is_file()}
     assert 'pipeline("text-generation", "me/mine")' in hub.files["README.md"].decode()
     said = "".join(capsys.readouterr())
-    assert "uploaded to" in said
+    assert "/me/mine" in said
     assert TOKEN not in said
 
 
-def test_what_the_hub_refuses_is_said_in_one_sentence(
-    hub: PretendHub, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, out = open_run(finished), tmp_path / "out"
+def test_an_adapter_whose_base_nobody_else_has_is_not_uploaded(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="folder of this machine"):
-        run.export(out, push="me/mine")
-    with pytest.raises(ModelError, match="not the name of a repository"):
-        run.export(out, merged=True, push="mine")
-    hub.status = 403
-    with pytest.raises(ModelError, match="may not write there") as refused:
-        the_hub.push(finished / "data", "me/mine")
-    assert TOKEN not in str(refused.value)
-    monkeypatch.setenv("HF_TOKEN", "hf_other")
-    with pytest.raises(ModelError, match="does not know this token"):
-        run.export(out, merged=True, push="me/mine")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ModelError, match="cannot be reached"):
-        run.export(out, merged=True, push="me/mine")
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(ModelError, match="no token"):
-        run.export(out, merged=True, push="me/mine")
-    assert not out.exists()
+        open_run(finished).export(tmp_path / "out", push="me/mine")
+    assert not (tmp_path / "out").exists()

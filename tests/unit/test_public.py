@@ -64,6 +64,15 @@ def test_its_models_generate_and_score(opened: OpenRun) -> None:
     assert first != second
 
 
+def test_runs_and_models_are_short_in_a_notebook(opened: OpenRun) -> None:
+    assert "tiny-random; data, sft" in repr(opened)
+    assert "n = 10" in repr(opened)
+    html = opened._repr_html_()
+    assert html.count("<table") == 1
+    assert "<svg" not in html  # charts need the page's style
+    assert len(repr(opened.raw())) + len(repr(opened.reward_model())) < 200
+
+
 def test_its_tables_are_what_the_report_shows(opened: OpenRun) -> None:
     assert next(row["n"] for row in opened.tables()["overall"]) == 10
 
