@@ -10,9 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from huggingface_hub import ModelCard, constants
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from pretend_hub import PretendHub, serving
 from steersman.errors import ModelError
@@ -82,19 +80,6 @@ def test_what_a_user_wrote_cannot_break_the_card(copy: Run, tmp_path: Path) -> N
     (copy.path / "constitution.json").write_text(json.dumps(text))
     card = card_of(open_run(copy.path).export(tmp_path / "out")).text
     assert r"a \| b \<script> # Heading [x]\(http://evil)" in card
-
-
-def test_a_merged_model_has_the_bases_precision(copy: Run, tmp_path: Path) -> None:
-    run = open_run(copy.path)
-    exact = AutoModelForCausalLM.from_pretrained(run.export(tmp_path / "exact", merged=True)).state_dict()
-    config = json.loads((run.base / "config.json").read_text())
-    (run.base / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
-    for note in (copy.path / "rl").rglob("steersman.json"):  # the base is another one now, in name
-        note.unlink()
-    out = run.export(tmp_path / "out", merged=True)
-    assert AutoConfig.from_pretrained(out).dtype == torch.bfloat16
-    rounded = AutoModelForCausalLM.from_pretrained(out, dtype="auto").state_dict()
-    assert all(torch.equal(value.bfloat16(), rounded[name]) for name, value in exact.items())
 
 
 # ── the Hub ──────────────────────────────────────────────────────────────────────────────────────────────────────────

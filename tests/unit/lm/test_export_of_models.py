@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
@@ -20,7 +24,7 @@ from transformers import (
 
 from steersman.errors import ModelError
 from steersman.lm import pretrained
-from steersman.lm.adapters import LoraConfig, add_lora, save_policy
+from steersman.lm.adapters import LoraConfig, add_lora, load_policy, save_policy
 from steersman.lm.chat_format import chat_format
 from steersman.lm.chat_settings import ChatConfig, chatting
 from steersman.lm.export import export, export_reward_model
@@ -102,6 +106,32 @@ def test_a_merged_model_has_its_dropout_back(instruct: Path, tmp_path: Path) -> 
     assert pretrained.load_model(instruct).config.resid_pdrop == 0.0
     out = export(instruct, trained(instruct, tmp_path / "run"), tmp_path / "out", merged=True)
     assert AutoConfig.from_pretrained(out).resid_pdrop == AutoConfig.from_pretrained(instruct).resid_pdrop == 0.1
+
+
+def test_a_merged_model_has_the_precision_of_the_bases_files(tiny_base: Path, tmp_path: Path) -> None:
+    """It is merged in float32 and rounded once."""
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(tiny_base, base)
+    AutoModelForCausalLM.from_pretrained(tiny_base).bfloat16().save_pretrained(base)
+    policy = add_lora(pretrained.load_model(base), LoraConfig(rank=2), "some/base")
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_policy(policy, run, pretrained.load_tokenizer(base), pretrained.digest(base))
+    exact = load_policy(base, run).state_dict()
+    out = export(base, run, tmp_path / "out", merged=True)
+    assert AutoConfig.from_pretrained(out).dtype == torch.bfloat16
+    files = load_file(out / "model.safetensors")
+    assert {value.dtype for value in files.values()} == {torch.bfloat16}
+    assert all(torch.equal(exact[name].bfloat16(), value) for name, value in files.items())
+
+
+def test_peft_finds_the_base_of_an_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    run = trained(tiny_base, tmp_path / "run")
+    out = export(tiny_base, run, tmp_path / "out", merged=False)
+    assert peft.AutoPeftModelForCausalLM.from_pretrained(out).active_adapter == "default"
+    named = export(tiny_base, run, tmp_path / "named", merged=False, base_name="org/base")
+    assert json.loads((named / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
 
 
 def test_the_papers_of_the_licence_travel(tiny_base: Path, tmp_path: Path) -> None:
