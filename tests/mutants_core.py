@@ -294,6 +294,8 @@ CORE = (
         "if CLOCK in template:",
         "if not template:",
         "unit/lm/test_chat_tools.py::test_the_day_is_the_recipes_and_not_the_clocks",
+    ),
+    # ── exports ──────────────────────────────────────────────────────────────────────────────────────────────────────
     Mutant(
         "the text after the system message is that of a later turn",
         "lm/ollama.py",
