@@ -73,7 +73,7 @@ RlRecipe = Annotated[RlooConfig | GrpoConfig | PpoConfig, Field(discriminator="a
 class ReportConfig(Record):
     """The report's page."""
 
-    title: str = Field(default="Raw and aligned", description="The page's title.")
+    title: str = Field(default="", description="The page's title; empty: what was compared, or the model's name.")
     featured: tuple[str, ...] = Field(
         default=(), description="Questions shown first; those that are not evaluation prompts are listed as not asked."
     )
@@ -136,12 +136,16 @@ class Recipe(Record):
     )
     ablation: bool = Field(default=False, description="Also evaluate the policies before the last one.")
     rl: RlRecipe | None = Field(default=None, description="Reinforcement learning: algorithm is rloo, grpo or ppo.")
-    answers: AnswersConfig = Field(default=AnswersConfig(), description="How evaluation prompts are answered.")
+    answers: AnswersConfig | None = Field(
+        default=AnswersConfig(), description="How evaluation prompts are answered; null: they are not."
+    )
     forms: FormsConfig | None = Field(default=None, description="Refusals on a grid of contents in every form.")
     public_prompts: PublicPromptsConfig | None = Field(
         default=None, description="Refusals on public sets of prompts, where a copy of them is found."
     )
-    capability: CapabilityConfig = Field(default=CapabilityConfig(), description="Knowledge and perplexity.")
+    capability: CapabilityConfig | None = Field(
+        default=CapabilityConfig(), description="Knowledge and perplexity; null: not measured."
+    )
     sense: SenseConfig | None = Field(
         default=None, description="Do the answers make sense: relevance, loops, fluency, facts with known answers."
     )
@@ -153,6 +157,11 @@ class Recipe(Record):
     @classmethod
     def _from_the_model_itself(cls, value: Any) -> Any:
         return {"epochs": 0} if value is None else value
+
+    @property
+    def trains_a_policy(self) -> bool:
+        """Whether a model comes out that is another than the one that went in; a reward model is none."""
+        return bool(self.sft.epochs or self.cai_sft or self.dpo or self.rl)
 
     def conflict(self, message: str, *keys: str, do: str = "") -> RecipeError:
         """The error for keys that do not go together, with the place where the last of them was written."""

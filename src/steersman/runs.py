@@ -106,6 +106,12 @@ class OpenRun:
         return pretrained.resolve(note["name"])
 
     @property
+    def trains_a_policy(self) -> bool:
+        """Whether the aligned model is another than the base: not in a run of a reward model or an evaluation alone."""
+        trained = any(self.recipe.get(stage) for stage in POLICY.names[1:])
+        return trained or bool((self.recipe.get("sft") or {}).get("epochs", 1))
+
+    @property
     def policy(self) -> Path:
         """The folder of the aligned model.
 
@@ -178,10 +184,14 @@ class OpenRun:
             public: a repository that is created can be seen by everybody.
 
         Raises:
-            ModelError: the run has no such stage, it left no model, or the Hub refuses.
+            ModelError: the run has no such stage, it left no model, the run trains no policy, or the Hub refuses.
         """
         if stage is not None and stage not in self.present:
             raise ModelError(f"this run has no stage {stage!r}", where=str(self.path), expected=", ".join(self.present))
+        if stage is None and not self.trains_a_policy:
+            found, do = "this run trains no policy, so there is no aligned model to export", "name a stage with --stage"
+            models = [name for name in self.present if (self.path / name / ABOUT).exists()]
+            raise ModelError(found, where=str(self.path), expected=", ".join(models), do=do if models else "")
         folder, name = self.path / stage if stage else self.policy, self.about["model"]["name"]
         kind: Kind = "classifier" if (folder / ABOUT).exists() else "merged" if merged or gguf else "adapter"
         hub_id = pretrained.hub_id(name)

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from steersman import pipeline
 from steersman.errors import RecipeError
+from steersman.evals.conditions import subject
 from steersman.recipe import Recipe, load_recipe
 from steersman.report.blocks import Block, Cell, Difference, Number, Rate, Table, paragraph
 from steersman.report.format import phrase
@@ -136,10 +137,14 @@ def figures(run: Path) -> Iterator[Figure]:
     if (file := run / "scores" / "summary.json").exists():
         summary = read_json(file)
         for row in summary["overall"]:
-            yield Figure(row["label"], row["rates"]["aligned"]["value"], row["n"])
-        knowledge = summary["capability"]["knowledge"]["aligned"]
-        yield Figure("general knowledge", knowledge["value"], knowledge["n"])
-        yield Figure("perplexity, times the raw model's", summary["capability"]["perplexity"]["ratio"]["value"], 0)
+            if row["n"]:
+                yield Figure(row["label"], row["rates"][subject(row["rates"])]["value"], row["n"])
+        if summary["capability"]:
+            knowledge, perplexity = summary["capability"]["knowledge"], summary["capability"]["perplexity"]
+            own = knowledge[subject(knowledge)]
+            yield Figure("general knowledge", own["value"], own["n"])
+            if "ratio" in perplexity:
+                yield Figure("perplexity, times the raw model's", perplexity["ratio"]["value"], 0)
 
 
 def _table(found: Mapping[str, Sequence[Sequence[Figure]]]) -> dict[str, Any]:

@@ -129,7 +129,8 @@ def align(
 
         results().print(terminal_summary(run))
         typer.echo(f"Report: {run.path / 'report' / 'index.html'}")
-        typer.echo(f'Chat:   {sys.argv[0]} chat {run.path} --compare "How should I invest 10,000 euros?"')
+        if chosen.trains_a_policy:
+            typer.echo(f'Chat:   {sys.argv[0]} chat {run.path} --compare "How should I invest 10,000 euros?"')
 
 
 def sweep(

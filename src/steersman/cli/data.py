@@ -54,6 +54,7 @@ def _check_table(path: Path, columns: str, json: bool) -> None:
     else:
         for line in large.shown(str(path), report):
             results().print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(0 if report.rows else 2)
 
 
 @data_app.command()

@@ -105,6 +105,9 @@ def converse(run: Path, prompt: str | None, config: SamplingConfig, *, compare: 
         raise UserError("the prompt is empty", do='give a question, e.g. steersman chat RUN "What is tar?"')
     opened = open_run(run)
     _ = opened.policy  # refuses a run without one before a second is spent on loading
+    if compare and not opened.trains_a_policy:
+        print("note: this run trains no policy, so there is one model: the raw one", file=sys.stderr)
+        compare = False
     speakers = [speaker(opened, aligned=aligned) for aligned in ((False, True) if compare else (True,))]
     histories: list[list[Message]] = [[] for _ in speakers]
     console = Console(highlight=False)

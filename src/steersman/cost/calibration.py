@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from steersman.cost.work import Counts, PeakSizes, Workload, scored
+from steersman.evals.answers import AnswersConfig
 from steersman.lm.adapters import add_lora, trainable
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary
 from steersman.lm.head import TILE_MB, Head, completion_nll, head_of, token_logprobs, trunk
@@ -98,9 +99,9 @@ def calibrate(workload: Workload) -> Calibration:
         reading = _fastest([_reading(model, ids) for model in models])
         hidden, targets = torch.randn(HEAD_POSITIONS, head.weight.shape[1]), torch.zeros(HEAD_POSITIONS).long()
         (score,) = _fastest([lambda: token_logprobs(hidden, targets, head)])
-        answering = workload.recipe.answers.sampling
+        answering = (workload.recipe.answers or AnswersConfig()).sampling
         decode = _decode_prices(
-            models, layers, _drawing(head, answering), min(answering.batch_size, len(workload.evaluation))
+            models, layers, _drawing(head, answering), min(answering.batch_size, len(workload.evaluation) or 1)
         )
         rollouts = _rollout_prices(workload, models, layers, head)
         learn = _learning_price(workload, head)

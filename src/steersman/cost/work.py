@@ -111,7 +111,7 @@ class Workload:
 
     def answer_tokens(self, stage: str, condition: str) -> float:
         """Expected mean length of an answer."""
-        limit = self.recipe.answers.sampling.max_new_tokens
+        limit = (self.recipe.answers or answers.AnswersConfig()).sampling.max_new_tokens
         manifest = self.earlier.manifest(stage)
         rows = read_jsonl(self.earlier.path / stage / answers.ANSWERS) if manifest else []
         seen = [row["tokens"] for row in rows if row["condition"] == condition]

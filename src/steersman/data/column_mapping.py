@@ -6,20 +6,25 @@ first, second, better                      two answers and which is better: 1 or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from steersman.data.turns import Row
 from steersman.errors import DataError, closest
-from steersman.types import Comparison, Demonstration, Prompt
+from steersman.types import Comparison, Demonstration, Prompt, Record
 
 PAIR = ("first", "second", "better")
 TARGETS = sorted(
     {*Demonstration.model_fields, *Comparison.model_fields, *Prompt.model_fields, "chosen", "rejected", "label"}
 )
-FIRST = {"1", "a", "first", "left", "model_1", "output_1", "response_1", "model_a"}
-SECOND = {"2", "b", "second", "right", "model_2", "output_2", "response_2", "model_b"}
-TIE = {"0", "1.5", "tie", "equal", "c", "both"}
+# "1", "A", "model_b", "[[A]]", "A > B", "first is slightly better"
+VERDICT = re.compile(
+    r"\[*(?:(?:model|output|response|answer|assistant|completion)[ _-]?)?(1|a|first|left|2|b|second|right)\]*"
+    r"(?: ?>+ ?[ab12]|[ _-](?:is[ _-])?(?:(?:slightly|much|significantly)[ _-])?(?:better|wins?))?"
+)
+FIRST = {"1", "a", "first", "left"}
+TIE = re.compile(r"0|1\.5|\[*(?:tie|equal|c|both)\]*|a ?= ?b")
 
 
 def column_mapping(text: str) -> Callable[[Any], Any]:
@@ -48,6 +53,17 @@ def column_mapping(text: str) -> Callable[[Any], Any]:
     return apply
 
 
+def unnamed_columns(kind: type[Record], columns: Iterable[str]) -> str:
+    """What to write for a file whose columns have names that no format knows; empty where it has no others."""
+    names = ", ".join(sorted(columns))
+    answers = (
+        "--columns prompt=...,completion=... or prompt=...,chosen=...,rejected=... or first=...,second=...,better=..."
+    )
+    if not names:
+        return ""
+    return f"if {'answers are' if kind is Prompt else 'the text is'} among its columns ({names}), name them: {answers}"
+
+
 def _applied(wanted: Mapping[str, list[str]], row: Row) -> Row:
     """The row with its columns under their new names; those that were used are gone."""
     if missing := [name for names in wanted.values() for name in names if name not in row]:
@@ -67,7 +83,8 @@ def _ranking(value: Any) -> list[int]:
     if isinstance(value, float) and 1 < value < 2 and value != 1.5:
         value = round(value)  # AlpacaEval: 1 and the probability of the second
     text = str(value).strip().lower().removesuffix(".0")
-    for names, ranking in ((FIRST, [1, 2]), (SECOND, [2, 1]), (TIE, [1, 1])):
-        if text in names:
-            return ranking
+    if TIE.fullmatch(text):
+        return [1, 1]
+    if verdict := VERDICT.fullmatch(text):
+        return [1, 2] if verdict[1] in FIRST else [2, 1]
     raise DataError(f"which answer is better is not said by {str(value)[:40]!r}")

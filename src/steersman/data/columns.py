@@ -9,6 +9,8 @@
     PKU-SafeRLHF     prompt+response_0+response_1+better_response_id+safer_response_id
     Argilla          fields+responses, as its records are exported to JSON
     Label Studio     data+annotations (JSON), or the task's fields with annotator+annotation_id (JSON-MIN)
+    Self-Instruct    instruction+instances: [{input, output}]
+    OpenAssistant    trees: prompt: {text, replies: [{text, rank, replies}]}; or history+chosen+rejected
     LMArena          winner+conversation_a+conversation_b, or prompt+response_a+response_b+winner_model_a+...
 
 ``tools`` (or ``functions``) beside any of these are what the assistant may call. Columns that nothing here knows are
@@ -23,6 +25,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from steersman.data.trees import is_tree, tree
 from steersman.data.turns import (
     CALLED,
     SPOKEN,
@@ -90,6 +93,10 @@ def _cleaned(row: Row, tools: list[Row]) -> Row:
 def _mapped(row: Row, record: type[Record]) -> list[Row]:
     if record is Comparison:
         return _comparisons(row)
+    if record is Demonstration and "instances" in row and "output" not in row:  # Self-Instruct
+        rest = {name: value for name, value in row.items() if name != "instances"}
+        instances = as_objects(row["instances"], "instances", "instances")
+        return [own for instance in instances for own in _mapped({**rest, **instance}, record)]
     alpaca_demonstration = record is Demonstration and "instruction" in row and "output" in row
     row = alpaca(sharegpt(row))
     if record is Demonstration and (name := _verdict(row)):
@@ -136,6 +143,8 @@ def _as_turns(prompt: Any) -> list[Row]:
 
 
 def _comparisons(row: Row) -> list[Row]:
+    if is_tree(row):
+        return tree(row)
     if "fields" in row:
         return argilla(row)
     if {"data", "annotations"} <= row.keys() or {"annotator", "annotation_id"} <= row.keys():
@@ -219,6 +228,8 @@ def chosen_rejected(row: Row) -> Row:
         before = [[as_turn(turn) for turn in as_objects(some, "chosen")][:-1] for some in turns]
         if before[0] == before[1] and before[0][-1] == {"role": "user", "content": rest["prompt"]}:
             rest["prompt"] = before[0]
+    if "prompt" not in rest and isinstance(rest.get("history"), list):  # OpenAssistant's pairs
+        rest["prompt"] = as_slot([as_turn(turn) for turn in as_objects(rest.pop("history"), "history")])
     if "prompt" not in rest:
         if all(isinstance(value, str) and value.lstrip("\n").startswith("Human:") for value in both.values()):
             both = {name: transcript(value) for name, value in both.items()}

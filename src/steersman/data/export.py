@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from steersman.data.column_mapping import column_mapping
+from steersman.data.column_mapping import column_mapping, unnamed_columns
 from steersman.data.columns import SAFETY, transcript
 from steersman.data.formats import dump, left_out, sort_out, unread
 from steersman.data.turns import Row, spoken
@@ -61,7 +61,8 @@ def convert(file: Path, out: Path, style: Style, columns: str = "") -> list[str]
     rows, refused = export(comparisons, style)
     skipped = [*left_out(file, ignored, Comparison), *unread(faults), *unwritten(refused)]
     if not rows:
-        raise DataError("\n  ".join(["no row to write", *skipped]), where=str(file), expected="comparisons")
+        do = unnamed_columns(Comparison, ignored)
+        raise DataError("\n  ".join(["no row to write", *skipped]), where=str(file), expected="comparisons", do=do)
     write_jsonl(out, rows)
     mixed = "the file has pairs and labelled answers: TRL reads one kind from a file"
     both = [mixed] if style == "trl" and len({"label" in row for row in rows}) > 1 else []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -90,7 +90,14 @@ def stream(
     Raises:
         DataError: as `sort_out`.
     """
-    for number, found in enumerate(islice(rows_of(path), limit), start=1):
+    yield from records(islice(rows_of(path), limit), record, prepare, ignored)
+
+
+def records(
+    found_rows: Iterable[Any], record: type[R], prepare: Callable[[Any], Any], ignored: Ignored
+) -> Iterator[tuple[int, list[R], list[str]]]:
+    """The same of rows that were read already."""
+    for number, found in enumerate(found_rows, start=1):
         if isinstance(found, str) and not found.strip():
             continue
         try:
@@ -175,7 +182,8 @@ def _fault(detail: Any, record: type[Record]) -> str:
     if detail["type"] == "tuple_type":
         what = " must be text or a list of messages" if name == "prompt" else " must be a list"
     found = str(detail["input"])
-    if detail["type"] == "value_error" and len(found) > 60:  # our own message describes the fault of a long text
+    long = isinstance(detail["input"], list | tuple) or len(found) > 60
+    if detail["type"] == "value_error" and long:  # our own message describes the fault of a long text or of several
         return f"{name!r}{what}"
     return f"{name!r}{what}, found {found[:60]!r}"
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steersman.data.check import TWIN_JACCARD, SimilarPair, jaccard, labelled, labelled_line, words
-from steersman.data.column_mapping import column_mapping
+from steersman.data.column_mapping import column_mapping, unnamed_columns
 from steersman.data.formats import stream
 from steersman.types import Comparison, Demonstration, Prompt, Record, plain_text
 
@@ -163,12 +163,15 @@ def candidates(signatures: NDArray[np.uint32], digests: NDArray[np.uint64]) -> l
 def shown(name: str, report: LargeReport) -> list[str]:
     """The report as lines for people."""
     lengths = ", ".join(f"{what} {value:,}" for what, value in report.lengths.items())
+    kind = Prompt if report.kind == "prompts" else Record
+    hint = unnamed_columns(kind, report.ignored) if kind is Prompt or not report.rows else ""
     lines = [
         f"{name}: {report.rows:,} {report.kind}, read in {report.seconds:.0f} s",
         f"answers, words: {lengths}" if report.kind != Prompt.__name__.lower() + "s" else "",
         labelled_line(report.labelled),
         *(f"not read: {n:,} row(s): {reason}" for reason, n in report.faults.most_common(SHOWN)),
         *(f"column not read: {column!r}, {n:,} row(s)" for column, n in report.ignored.most_common(SHOWN)),
+        hint,
         f"prompts that occurred before, word for word: {report.repeated:,}",
         f"prompts that are almost the same (word Jaccard {TWIN_JACCARD}): {report.twin_pairs:,} pair(s)"
         + (f"; {report.not_compared:,} further candidates were not compared" if report.not_compared else ""),

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from steersman.data.check import exact_overlap
-from steersman.data.column_mapping import column_mapping
-from steersman.data.formats import dump, left_out, read, sort_out, unread
-from steersman.data.tables import HUB, LINES, is_saved
+from steersman.data.column_mapping import column_mapping, unnamed_columns
+from steersman.data.columns import Ignored
+from steersman.data.formats import dump, left_out, read, records, sort_out, unread
+from steersman.data.tables import HUB, LINES, is_saved, rows_of
 from steersman.errors import DataError, closest
 from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.terminal import console
@@ -178,10 +180,19 @@ def with_evaluation(data: DataSet) -> DataSet:
 
 
 def kind_of(path: Path, columns: str = "") -> type[Record]:
-    """What most of a file's first rows can be read as; of equals, the one that says most."""
-    kinds: tuple[type[Record], ...] = (Comparison, Demonstration, Prompt)
+    """What most of a file's first rows can be read as: comparisons or demonstrations; prompts only if none is either.
+
+    Every row with a prompt can be read as a prompt, also one whose answers are faulty.
+    """
     prepare = column_mapping(columns)
-    return max(kinds, key=lambda kind: len(sort_out(path, kind, prepare, limit=SAMPLED_ROWS).rows))
+    sample = list(islice(rows_of(path), SAMPLED_ROWS))
+
+    def readable(kind: type[Record]) -> int:
+        return sum(len(good) for _, good, _ in records(sample, kind, prepare, Ignored()))
+
+    found = {kind: readable(kind) for kind in (Comparison, Demonstration)}
+    best = max(found, key=lambda kind: found[kind])
+    return best if found[best] or not readable(Prompt) else Prompt
 
 
 def load_file(path: Path, columns: str = "") -> DataSet:
@@ -201,7 +212,10 @@ def load_file(path: Path, columns: str = "") -> DataSet:
     rows, faults, ignored = sort_out(path, best, prepare)
     messages = [*left_out(path, ignored, best), *unread(faults)]
     if not rows:
-        raise DataError("\n  ".join(["no row that can be read", *messages]), where=str(path))
+        do = unnamed_columns(best, ignored)
+        raise DataError("\n  ".join(["no row that can be read", *messages]), where=str(path), do=do)
+    if best is Prompt and ignored:
+        messages.append(f"read as prompts without answers; {unnamed_columns(best, ignored)}")
     for line in messages:
         console.print(line, markup=False, soft_wrap=True)
     empty[best] = rows

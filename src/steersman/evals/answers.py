@@ -7,7 +7,7 @@ The second is the fair baseline (the teacher of context distillation in Askell e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,10 @@ class AnswersConfig(Record):
 
     sampling: SamplingConfig = Field(
         default=SamplingConfig(), description="Sampling of the answers; greedy by default."
+    )
+    baselines: tuple[Literal["raw", "raw_few_shot"], ...] = Field(
+        default=("raw", "raw_few_shot"),
+        description="What the aligned model is compared with: raw, raw_few_shot, both, or neither: [].",
     )
     few_shot_examples: int = Field(
         default=6, ge=1, description="Demonstrations in the few-shot prompt of the raw model."

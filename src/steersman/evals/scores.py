@@ -14,7 +14,7 @@ from typing import Any
 
 from steersman.evals import capability
 from steersman.evals.answers import ANSWERS
-from steersman.evals.conditions import ALIGNED, CONDITIONS, RAW
+from steersman.evals.conditions import ALIGNED, RAW, baselines, conditions_of, subject
 from steersman.evals.detectors.behaviours import detect
 from steersman.stats import mcnemar_exact, paired_difference, ratio_of_perplexities, wilson
 from steersman.store import StageFolder, read_jsonl, write_json, write_jsonl
@@ -64,29 +64,30 @@ def score(prompt: Prompt, answer: Row) -> dict[str, Any]:
 def measure(
     label: str, by_condition: Mapping[str, Sequence[Row]], fact: Callable[[Row], bool], **extra: Any
 ) -> dict[str, Any]:
-    """A rate under every condition, and aligned against both raw baselines on the same prompts.
+    """A rate under every condition, and the subject's (see `conditions.subject`) against each baseline, paired.
 
     Args:
         by_condition: rows of the same prompts in the same order under every condition.
         fact: the property of a row that the rate counts.
     """
     facts = {name: [fact(row) for row in rows] for name, rows in by_condition.items()}
-    result: dict[str, Any] = {"label": label, **extra, "n": len(facts[ALIGNED])}
+    own = facts[subject(facts)]
+    result: dict[str, Any] = {"label": label, **extra, "n": len(own)}
     result["rates"] = {name: wilson(sum(values), len(values)).json() for name, values in facts.items()}
-    for baseline in (name for name in facts if name != ALIGNED):
+    for baseline in baselines(facts):
         result[f"versus_{baseline}"] = {
-            **paired_difference(facts[baseline], facts[ALIGNED]).json(),
-            "p_exact": mcnemar_exact(facts[baseline], facts[ALIGNED]),
+            **paired_difference(facts[baseline], own).json(),
+            "p_exact": mcnemar_exact(facts[baseline], own),
         }
     return result
 
 
 def _group(rows: Sequence[Row], wanted: Callable[[Row], bool]) -> dict[str, list[Row]]:
-    return {name: [r for r in rows if r["condition"] == name and wanted(r)] for name in CONDITIONS}
+    return {name: [r for r in rows if r["condition"] == name and wanted(r)] for name in conditions_of(rows)}
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """The tables of the report, from scored rows ordered by condition and index."""
+    """The tables of the report, from scored rows ordered by condition and index; empty ones without rows."""
     principles = list(dict.fromkeys(row["principles"][0] for row in rows if row["principles"]))
 
     def about(principle: str) -> Callable[[Row], bool]:
@@ -100,7 +101,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
             behaviours.append(
                 measure(f"{p}: {b}", group, lambda r, b=b: bool(r["behaviours"][b]), principle=p, behaviour=b)  # type: ignore[misc]
             )
-    overall = [measure(label, _group(rows, wanted), fact) for label, (wanted, fact) in METRICS.items()]
+    overall = [measure(label, _group(rows, wanted), fact) for label, (wanted, fact) in METRICS.items() if rows]
     lengths = {
         name: sum(row["tokens"] for row in group) / max(1, len(group))
         for name, group in _group(rows, lambda r: True).items()
@@ -147,45 +148,42 @@ def _by_principle(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def alignment_tax(raw: Path, aligned: Path) -> dict[str, Any]:
-    """The alignment tax: knowledge and perplexity before and after, paired by item."""
-    before, after = read_jsonl(raw / capability.CAPABILITY), read_jsonl(aligned / capability.CAPABILITY)
-    known_before, known_after = capability.knowledge_answers(before), capability.knowledge_answers(after)
-    nll_before, tokens = capability.passages(before)
-    nll_after, _ = capability.passages(after)
-    return {
-        "knowledge": {
-            RAW: wilson(sum(known_before), len(known_before)).json(),
-            ALIGNED: wilson(sum(known_after), len(known_after)).json(),
-            "difference": paired_difference(known_before, known_after).json(),
-            "p_exact": mcnemar_exact(known_before, known_after),
-        },
-        "perplexity": {
-            RAW: math.exp(sum(nll_before) / sum(tokens)),
-            ALIGNED: math.exp(sum(nll_after) / sum(tokens)),
-            "ratio": ratio_of_perplexities(nll_before, nll_after, tokens).json(),
-            "tokens": sum(tokens),
-        },
+def alignment_tax(raw: Path | None, aligned: Path | None) -> dict[str, Any]:
+    """The alignment tax: knowledge and perplexity before and after, paired by item; of one model, its own alone."""
+    rows = {
+        name: read_jsonl(folder / capability.CAPABILITY) for name, folder in ((RAW, raw), (ALIGNED, aligned)) if folder
     }
+    if not rows:
+        return {}
+    known = {name: capability.knowledge_answers(own) for name, own in rows.items()}
+    passages = {name: capability.passages(own) for name, own in rows.items()}
+    nll, tokens = {name: values for name, (values, _) in passages.items()}, next(iter(passages.values()))[1]
+    knowledge: dict[str, Any] = {name: wilson(sum(right), len(right)).json() for name, right in known.items()}
+    perplexity: dict[str, Any] = {name: math.exp(sum(values) / sum(tokens)) for name, values in nll.items()}
+    if len(rows) > 1:
+        knowledge["difference"] = paired_difference(known[RAW], known[ALIGNED]).json()
+        knowledge["p_exact"] = mcnemar_exact(known[RAW], known[ALIGNED])
+        perplexity["ratio"] = ratio_of_perplexities(nll[RAW], nll[ALIGNED], tokens).json()
+    return {"knowledge": knowledge, "perplexity": {**perplexity, "tokens": sum(tokens)}}
 
 
 def run(
     evaluation: Sequence[Prompt],
-    raw_answers: Path,
-    aligned_answers: Path,
-    raw_capability: Path,
-    aligned_capability: Path,
+    raw_answers: Path | None,
+    aligned_answers: Path | None,
+    raw_capability: Path | None,
+    aligned_capability: Path | None,
     out: StageFolder,
     earlier: Mapping[str, Path] | None = None,
     last: str = ALIGNED,
 ) -> None:
-    """Write scores.jsonl (a row per answer) and summary.json (the tables).
+    """Write scores.jsonl (a row per answer) and summary.json (the tables); what was not measured is absent.
 
     Args:
         earlier: answers of the policies before the last one, by the stage that trained them, if any were sampled.
         last: the stage that trained the last one.
     """
-    answers = [*read_jsonl(raw_answers / ANSWERS), *read_jsonl(aligned_answers / ANSWERS)]
+    answers = [row for folder in (raw_answers, aligned_answers) if folder for row in read_jsonl(folder / ANSWERS)]
     rows = [score(evaluation[answer["index"]], answer) for answer in answers]
     write_jsonl(out.file("scores.jsonl"), rows)
     summary = summarise(rows) | {"capability": alignment_tax(raw_capability, aligned_capability)}

@@ -36,7 +36,7 @@ from pydantic import Field
 from steersman.data.loops import loops
 from steersman.data.sources import spread
 from steersman.evals import capability, facts
-from steersman.evals.conditions import ALIGNED, FEW_SHOT, Condition
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, Condition, conditions_of, subject
 from steersman.evals.facts import Fact
 from steersman.evals.scores import measure, passes
 from steersman.lm.chat_format import ChatFormat, Example, shorten
@@ -51,7 +51,6 @@ from steersman.types import Comparison, Demonstration, Message, Prompt, Record, 
 VERSION = 1
 SUMMARY, SENSE, HUMAN_WRITTEN, ANSWERS = "summary.json", "sense.jsonl", "human_written.jsonl", "answers.jsonl"
 PARTIAL_SCORES, PARTIAL_ANSWERS = "scored.partial.jsonl", "answers.partial.jsonl"
-CONDITIONS = (FEW_SHOT, ALIGNED)
 HUMAN = "human"  # beside the conditions, what people wrote
 GARBLED_BELOW = 0.05  # quantile of what people wrote
 ENOUGH = 30  # human-written rows, below which the report says that the errors are hardly known
@@ -84,7 +83,10 @@ class SenseSettings(SenseConfig):
 
 
 class SenseData(NamedTuple):
-    """What is measured. ``answers``: by condition and by the evaluation prompt's index, rows of answers.jsonl."""
+    """What is measured. ``answers``: by condition and by the evaluation prompt's index, rows of answers.jsonl.
+
+    The conditions are the subject and, unless it was left out, the few-shot baseline before it.
+    """
 
     evaluation: Sequence[Prompt]
     answers: Mapping[str, Mapping[int, Row]]
@@ -322,7 +324,8 @@ def summarise(
         rows: of sense.jsonl; written: of human_written.jsonl; asked: of answers.jsonl, all ordered by condition.
         threshold: nats per token, below which an answer is garbled.
     """
-    own = {name: [row for row in rows if row["condition"] == name] for name in CONDITIONS}
+    names = conditions_of([*rows, *asked]) or (ALIGNED,)
+    own = {name: [row for row in rows if row["condition"] == name] for name in names}
     with_manners = {name: [row for row in group if row["kept"] is not None] for name, group in own.items()}
     table = [measure(label, own, fact) for label, fact in MEASURES.items()]
     table.append(measure("keeps its principle", with_manners, lambda r: r["kept"]))
@@ -330,13 +333,13 @@ def summarise(
     true = [row["on_question"] for row in written if row["on_question"] is not None]
     posed = [row["exchanged_on_question"] for row in written if row["exchanged_on_question"] is not None]
     sensitivity, false_positive = wilson(sum(true), len(true)), wilson(sum(posed), len(posed))
-    answered = {name: [row for row in asked if row["condition"] == name] for name in CONDITIONS}
+    answered = {name: [row for row in asked if row["condition"] == name] for name in names}
     by_form = {
         form: {name: [row for row in group if form in ("all", row["form"])] for name, group in answered.items()}
         for form in ("all", "question", "command")
     }
     return {
-        "prompts": len(own[ALIGNED]),
+        "prompts": len(own[subject(names)]),
         "exchanged": config.exchanged,
         "measures": table,
         "classifier": {
@@ -379,7 +382,7 @@ def corrected(found: Sequence[bool], true: Sequence[bool], posed: Sequence[bool]
 def _fluency(own: Mapping[str, Sequence[Row]], threshold: float | None) -> dict[str, Any]:
     """Mean nats per token by condition, and their difference over prompts that both answered."""
     values = {name: {row["index"]: row["nats_per_token"] for row in rows} for name, rows in own.items()}
-    before, after = (values[name] for name in CONDITIONS)
+    before, after = values.get(FEW_SHOT, {}), values[subject(values)]
     pairs = [(before[i], after[i]) for i in before if before[i] is not None and after.get(i) is not None]
     return {
         "garbled_below": threshold,
@@ -411,10 +414,14 @@ def run(config: SenseConfig, base: Path, policy: Path, data: SenseData, out: Sta
     ]
     out.emit(event="scored", answers=len(rows), human_written=len(data.written))
     partial = out.file(PARTIAL_ANSWERS)
-    asked = facts.ask(data.facts, raw, Condition(FEW_SHOT, data.preamble), config.sampling, partial, out)
-    del raw
-    aligned = LocalModel.load(base, policy)
-    asked += facts.ask(data.facts, aligned, Condition(ALIGNED, None), config.sampling, partial, out)
+    asked: list[dict[str, Any]] = []
+    if FEW_SHOT in data.answers:
+        asked += facts.ask(data.facts, raw, Condition(FEW_SHOT, data.preamble), config.sampling, partial, out)
+    own = subject(data.answers)
+    if own == ALIGNED:
+        del raw
+        raw = LocalModel.load(base, policy)
+    asked += facts.ask(data.facts, raw, Condition(own, None), config.sampling, partial, out)
     written = [_written(row, scored[HUMAN, i], config.exchanged, threshold) for i, row in enumerate(data.written)]
     for name, content in ((SENSE, rows), (HUMAN_WRITTEN, written), (ANSWERS, asked)):
         write_jsonl(out.file(name), content)

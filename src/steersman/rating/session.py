@@ -109,13 +109,21 @@ def _gold_questions(source: Source) -> list[Question]:
     return [_question(row, row.options, gold=row.ranks()) for row in rows]
 
 
+def _answer_files(run: Run) -> list[str]:
+    """The files of answers that the run's recipe has; a former recipe may have left others."""
+    stages = read_json(run.path / "run.json")["stages"]
+    files = [f"{stage}/answers.jsonl" for stage in ANSWER_STAGES if stage in stages]
+    return [file for file in files if (run.path / file).exists()]
+
+
 def _compare(run: Run, source: Source) -> list[Question]:
     """Two models' answers to each evaluation prompt; equal answers are left out."""
     assert source.compare is not None
-    rows = [row for stage in ANSWER_STAGES for row in read_jsonl(run.path / stage / "answers.jsonl")]
+    rows = [row for file in _answer_files(run) for row in read_jsonl(run.path / file)]
     known = sorted({row["condition"] for row in rows})
     if not known:
-        raise UserError("this run has no answers yet", where=str(run.path), do="finish it with `steersman align`")
+        do = "finish it with `steersman align`; a recipe with answers: null gives none"
+        raise UserError("this run has no answers yet", where=str(run.path), do=do)
     for name in source.compare:
         if name not in known:
             raise UserError(f"no answers of {name!r}", where="--compare", do=closest(name, known))
@@ -423,7 +431,7 @@ def _write_blind_test(opened: RatingStore, run: Run, models: tuple[str, str]) ->
     votes = [vote for vote in opened.votes() if vote.question.origins and vote.arm != "repeat"]
     rows = [(row, vote.question.origins) for vote in votes if (row := vote.comparison()) is not None]
     figures = blind_test([row for row, _ in rows], [origins for _, origins in rows], models)
-    inputs = {f"{stage}/answers.jsonl": run.path / stage / "answers.jsonl" for stage in ANSWER_STAGES}
+    inputs = {file: run.path / file for file in _answer_files(run)}
     file = run.path / FOLDER / f"blind-test-{'-'.join(models)}.json"
     file.parent.mkdir(exist_ok=True)
     write_json(file, {**figures, "inputs": {name: sha256_file(path) for name, path in inputs.items()}})

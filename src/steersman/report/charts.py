@@ -16,7 +16,6 @@ from steersman.report.format import phrase, visible
 DOTS_WIDTH = 216
 _LANE, _PAD = 15, 9
 SIGNS = {phrase(RAW): "raw", phrase(FEW_SHOT): "few", phrase(ALIGNED): "ali"}  # condition as shown: CSS class
-_DOTS_HEIGHT = _LANE * len(SIGNS) + 3
 
 
 def escaped(text: str) -> str:
@@ -38,13 +37,14 @@ def mark(condition: str, x: float, y: float) -> str:
 
 def dots(rates: Mapping[str, Rate]) -> str:
     """Dot and whisker for each condition on a scale from 0 to 100 %. Decorative: the numbers stand beside it."""
-    parts = [f'<path class="grid" d="{"".join(f"M{_x(s):g} 0v{_DOTS_HEIGHT}" for s in (0, 0.25, 0.5, 0.75, 1))}"/>']
+    height = _LANE * len(rates) + 3
+    parts = [f'<path class="grid" d="{"".join(f"M{_x(s):g} 0v{height}" for s in (0, 0.25, 0.5, 0.75, 1))}"/>']
     for lane, (condition, rate) in enumerate(rates.items()):
         y = _LANE * lane + 9
         if rate.value is not None and rate.low is not None and rate.high is not None:
             parts.append(f'<path class="whisker {SIGNS[condition]}" d="M{_x(rate.low):g} {y}H{_x(rate.high):g}"/>')
             parts.append(mark(condition, _x(rate.value), y))
-    size = f'viewBox="0 0 {DOTS_WIDTH} {_DOTS_HEIGHT}" width="{DOTS_WIDTH}" height="{_DOTS_HEIGHT}"'
+    size = f'viewBox="0 0 {DOTS_WIDTH} {height}" width="{DOTS_WIDTH}" height="{height}"'
     return f'<svg class="dots" aria-hidden="true" {size}>{"".join(parts)}</svg>'
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
 
-from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW, baselines, conditions_of, subject
 from steersman.report import terminal
 from steersman.report.blocks import Block, Cell, Difference, Number, Rate, Table, paragraph
 from steersman.report.evidence import Evidence, flatten, overview_data, read_evidence
@@ -17,6 +17,7 @@ from steersman.stats import independent_difference, mcnemar_exact, paired_differ
 from steersman.store import Run, canonical
 
 ABSENT = "-"
+SHORT = {RAW: "raw", FEW_SHOT: "few-shot", ALIGNED: "aligned"}
 
 
 # ── one run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -31,30 +32,44 @@ def terminal_summary(run: Run) -> RenderableType:
 
 def summary_of(data: Mapping[str, Any]) -> RenderableType:
     """The same of a run's report.json."""
-    knowledge, perplexity = data["cost"]["knowledge"], data["cost"]["perplexity"]
-    lengths = data["cost"]["mean_answer_tokens"]
-    rates = tuple(_rates(row["principle"], row) for row in data["principles"])
-    overall = tuple(_rates(_overall(row["label"]), row) for row in data["overall"])
-    tax: tuple[tuple[Cell, ...], ...] = (
-        (
-            f"general knowledge, n={knowledge[RAW]['n']}",
-            *(Rate(value=knowledge[name]["value"]) for name in (RAW, ALIGNED)),
-            Difference.of(knowledge["difference"]),
-        ),
-        (
-            "perplexity, neutral text",
-            *(Number(value=perplexity[name], digits=2) for name in (RAW, ALIGNED)),
-            Number.of(perplexity["ratio"], digits=3, factor=True),
-        ),
-        ("mean answer, tokens", *(Number(value=lengths[name]) for name in (RAW, ALIGNED)), None),
-    )
-    columns = ("rate, per cent", "n", "raw", "few-shot", "aligned", "aligned - raw")
-    blocks = (
-        Table(caption="", columns=columns, rows=(*rates, (), *overall)),
-        Table(caption="", columns=("alignment tax", "raw", "aligned", "change"), rows=tax),
-        paragraph("Brackets are 95 % intervals; differences are in percentage points, paired."),
-    )
+    blocks: list[Block] = []
+    if data["overall"]:
+        rates = tuple(_rates(row["principle"], row) for row in data["principles"])
+        overall = tuple(_rates(_overall(row["label"]), row) for row in data["overall"])
+        given = data["overall"][0]["rates"]
+        names = [SHORT[name] for name in (*baselines(given), subject(given))]
+        versus = [f"{names[-1]} - {SHORT[base]}" for base in _versus(data["overall"][0])]
+        columns = ("rate, per cent", "n", *names, *versus)
+        blocks.append(Table(caption="", columns=columns, rows=(*rates, (), *overall)))
+    blocks += _tax(data["cost"])
+    if data.get("left_out"):
+        blocks.append(paragraph(" ".join(data["left_out"])))
+    if data["overall"]:
+        paired = "; differences are in percentage points, paired" if len(data["overall"][0]["rates"]) > 1 else ""
+        blocks.append(paragraph(f"Brackets are 95 % intervals{paired}."))
     return terminal.render(blocks)
+
+
+def _tax(measured: Mapping[str, Any]) -> list[Block]:
+    """The alignment tax as a table; of one model, what it knows; nothing where nothing was measured."""
+    lengths, knowledge = measured["mean_answer_tokens"], measured.get("knowledge", {})
+    names = [name for name in (RAW, ALIGNED) if name in {**knowledge, **lengths}]
+    rows: list[tuple[Cell, ...]] = []
+    if knowledge:
+        perplexity = measured["perplexity"]
+        items = knowledge[names[0]]["n"]
+        rates = (Rate(value=knowledge[name]["value"]) for name in names)
+        change = [Difference.of(knowledge["difference"])] if len(names) > 1 else []
+        rows.append((f"general knowledge, n={items}", *rates, *change))
+        nats = (Number(value=perplexity[name], digits=2) for name in names)
+        ratio = [Number.of(perplexity["ratio"], digits=3, factor=True)] if len(names) > 1 else []
+        rows.append(("perplexity, neutral text", *nats, *ratio))
+    if lengths:
+        means = (Number(value=lengths.get(name)) for name in names)
+        rows.append(("mean answer, tokens", *means, *([None] if len(names) > 1 else [])))
+    title = "alignment tax" if len(names) > 1 else "measured"
+    columns = (title, *(SHORT[name] for name in names), *(["change"] if len(names) > 1 else []))
+    return [Table(caption="", columns=columns, rows=tuple(rows))] if rows else []
 
 
 def _overall(label: str) -> str:
@@ -62,8 +77,15 @@ def _overall(label: str) -> str:
 
 
 def _rates(label: str, row: Mapping[str, Any]) -> tuple[Cell, ...]:
-    baselines = (Rate(value=row["rates"][name]["value"]) for name in (RAW, FEW_SHOT))
-    return label, row["n"], *baselines, Rate.of(row["rates"][ALIGNED]), Difference.of(row[f"versus_{RAW}"])
+    own = subject(row["rates"])
+    others = (Rate(value=row["rates"][name]["value"]) for name in row["rates"] if name != own)
+    versus = (Difference.of(row[f"versus_{base}"]) for base in _versus(row))
+    return label, row["n"], *others, Rate.of(row["rates"][own]), *versus
+
+
+def _versus(row: Mapping[str, Any]) -> list[str]:
+    """The baseline that the table shows the difference from: the raw model, else its few-shot answers, if any."""
+    return baselines(row["rates"])[:1]
 
 
 # ── two runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,7 +144,8 @@ def _results(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> 
 
 
 def _judged(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["condition"] == ALIGNED and row["kept"] is not None]
+    model = subject(conditions_of(rows))
+    return [row for row in rows if row["condition"] == model and row["kept"] is not None]
 
 
 def _compare(label: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -146,23 +169,18 @@ def _compare(label: str, a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str
 
 
 def _costs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Knowledge (fraction), perplexity and answer length (tokens) of the raw and aligned models of both runs."""
+    """Knowledge (fraction), perplexity and answer length (tokens) of both runs' models; None: not measured."""
+
+    def measured(label: str, value: Callable[[Mapping[str, Any], str], Any]) -> dict[str, Any]:
+        return {"label": label, **{run: {k: value(s, k) for k in (RAW, ALIGNED)} for run, s in (("a", a), ("b", b))}}
+
     return [
-        {
-            "label": "general knowledge, fraction right",
-            **{
-                run: {k: s["capability"]["knowledge"][k]["value"] for k in (RAW, ALIGNED)}
-                for run, s in (("a", a), ("b", b))
-            },
-        },
-        {
-            "label": "perplexity on neutral text",
-            **{run: {k: s["capability"]["perplexity"][k] for k in (RAW, ALIGNED)} for run, s in (("a", a), ("b", b))},
-        },
-        {
-            "label": "mean answer, tokens",
-            **{run: {k: s["mean_answer_tokens"][k] for k in (RAW, ALIGNED)} for run, s in (("a", a), ("b", b))},
-        },
+        measured(
+            "general knowledge, fraction right",
+            lambda s, k: s["capability"].get("knowledge", {}).get(k, {}).get("value"),
+        ),
+        measured("perplexity on neutral text", lambda s, k: s["capability"].get("perplexity", {}).get(k)),
+        measured("mean answer, tokens", lambda s, k: s["mean_answer_tokens"].get(k)),
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import yaml
 
 from steersman.errors import UserError
-from steersman.evals.conditions import ALIGNED
+from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW, conditions_of, subject
 from steersman.evals.detectors.behaviours import BEHAVIOURS
 from steersman.report.format import finite, phrase
 from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha256_text
@@ -135,8 +135,11 @@ def overview_data(found: Evidence, config: ReportSettings | None = None) -> dict
         found: from `read_evidence`.
         config: title and featured questions; those of the run's recipe unless given.
     """
-    settings = found.recipe.get("report") or {}
+    settings, conditions = found.recipe.get("report") or {}, conditions_of(found.rows)
+    model = {key: found.about["model"].get(key) for key in ("name", "digest")}
+    compared = RAW in conditions and ALIGNED in conditions
     title = config.title if config else settings.get("title", found.path.name)
+    title = title or ("Raw and aligned" if compared else str(model["name"]))
     featured = list(config.featured if config else settings.get("featured", ()))
     pairs = side_by_side(found.rows, found.titles)
     by_prompt = {_normal(pair["prompt"]): pair for pair in pairs}
@@ -145,14 +148,16 @@ def overview_data(found: Evidence, config: ReportSettings | None = None) -> dict
         "title": title,
         "run": found.path.name,
         "started": _iso(found.about.get("started")),
-        "model": {key: found.about["model"].get(key) for key in ("name", "digest")},
+        "model": model,
+        "subject": subject(_measured(found)),
+        "left_out": _left_out(found),
         "constitution": _constitution(found.constitution),
         "counts": dict(found.counts),
-        "sampling": dict(found.recipe["answers"]["sampling"]),
+        "sampling": dict((found.recipe["answers"] or {}).get("sampling", {})),
         "featured": shown_first,
         "featured_not_asked": [q for q in featured if _normal(q) not in by_prompt],
         "examples": {"rule": RULE, "pairs": _first_of_each([p for p in pairs if p not in shown_first], found.titles)},
-        "failures": _failures(pairs),
+        "failures": _failures(pairs, subject(conditions)),
         **_tables(found),
         "cost": {**found.summary["capability"], "mean_answer_tokens": found.summary["mean_answer_tokens"]},
         "duels": [_duel(duel, found.manifests) for duel in found.duels],
@@ -167,6 +172,38 @@ def overview_data(found: Evidence, config: ReportSettings | None = None) -> dict
             "recipe": dict(found.recipe),
         },
     }
+
+
+def _measured(found: Evidence) -> list[str]:
+    """The conditions of which there is an answer, or what the model knows."""
+    known = found.summary["capability"].get("knowledge", {})
+    return [name for name in CONDITIONS if name in conditions_of(found.rows) or name in known]
+
+
+def _left_out(found: Evidence) -> list[str]:
+    """What this run does not show although others do, each as a sentence."""
+    conditions = conditions_of(found.rows)
+    few_shot = found.record("raw_answers")
+    examples = next((row["examples"] for row in few_shot.rows("few_shot")), None) if few_shot else None
+    compared = ALIGNED in conditions
+    notes = (
+        (not conditions, "No evaluation prompts were answered (answers: null): no pass rate, no examples of answers."),
+        (
+            bool(conditions) and not compared,
+            "The recipe trains no policy, so there is one model and nothing to compare it with before and after.",
+        ),
+        (compared and RAW not in conditions, "The raw model’s own answers were left out (answers.baselines)."),
+        (
+            bool(conditions) and FEW_SHOT not in conditions,
+            "The raw model’s few-shot answers were left out (answers.baselines).",
+        ),
+        (
+            examples == 0,
+            "The few-shot prompt holds the persona and no examples: no demonstration names a principle.",
+        ),
+        (not found.summary["capability"], "Knowledge and perplexity were not measured (capability: null)."),
+    )
+    return [note for missing, note in notes if missing]
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -285,10 +322,10 @@ def _first_of_each(pairs: Sequence[dict[str, Any]], titles: Mapping[str, str]) -
     return sorted(first.values(), key=lambda p: order.index(p["principle"]) if p["principle"] in titles else len(order))
 
 
-def _failures(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The aligned model's failures: how many, and at most `FAILURES_SHOWN` taken from each principle in turn."""
-    judged = [pair for pair in pairs if pair["answers"][ALIGNED]["kept"] is not None]
-    failed = [pair for pair in judged if not pair["answers"][ALIGNED]["kept"]]
+def _failures(pairs: Sequence[dict[str, Any]], model: str) -> dict[str, Any]:
+    """A model's failures: how many, and at most `FAILURES_SHOWN` taken from each principle in turn."""
+    judged = [pair for pair in pairs if pair["answers"][model]["kept"] is not None]
+    failed = [pair for pair in judged if not pair["answers"][model]["kept"]]
     seen: Counter[str] = Counter()
     turn = {}
     for pair in failed:

@@ -72,11 +72,12 @@ def _undrawn(block: Block) -> Block:
 def _blocks(blocks: Sequence[Block], level: int) -> str:
     """Blocks whose headings are ``<h{level}>``; above the first chart of rates stands what its signs mean."""
     chart = next((block for block in blocks if isinstance(block, Table) and _has_dots(block)), None)
-    return "".join((_signs() if block is chart else "") + _block(block, level) for block in blocks)
+    return "".join((_signs(chart) if chart and block is chart else "") + _block(block, level) for block in blocks)
 
 
-def _signs() -> str:
-    entries = "".join(f"<li>{charts.sample(name)}{name}</li>" for name in charts.SIGNS)
+def _signs(chart: Table) -> str:
+    shown = {name for row in chart.rows for cell in row if isinstance(cell, Dots) for name in cell.rates}
+    entries = "".join(f"<li>{charts.sample(name)}{name}</li>" for name in charts.SIGNS if name in shown)
     return f'<ul class="legend" aria-label="Signs in the charts">{entries}</ul>'
 
 

@@ -5,10 +5,10 @@ Each is a function of `evidence.overview_data`'s value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW
+from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW, baselines, subject
 from steersman.report.blocks import (
     Answer,
     Block,
@@ -63,12 +63,13 @@ LIMITS = (
 def page(data: Data, stages: Sequence[Section]) -> Page:
     """The whole report: the evaluation, the sections of the stages in the order given, provenance and limits."""
     training = Section(id="training", title="Training", blocks=tuple(stages))
-    parts = (questions(data), principles(data), cost(data), *([training] if stages else []), provenance(data, stages))
+    evaluation = (questions(data), principles(data)) if data["overall"] else ()
+    parts = (*evaluation, cost(data), *([training] if stages else []), provenance(data, stages))
     return Page(
         title=data["title"],
         facts=facts(data),
         summary=summary(data),
-        sections=(*parts, limits((*parts, *stages))),
+        sections=(*parts, limits((*parts, *stages), bool(evaluation))),
         version=str(data["provenance"]["steersman"]),
     )
 
@@ -76,33 +77,37 @@ def page(data: Data, stages: Sequence[Section]) -> Page:
 # ── 1. the summary ───────────────────────────────────────────────────────────────────────────────────────────────────
 def summary(data: Data) -> tuple[Paragraph, ...]:
     """The outcome in sentences with numbers."""
-    passed = data["overall"][0]
-    rates, knowledge, perplexity = passed["rates"], data["cost"]["knowledge"], data["cost"]["perplexity"]
-    lead: tuple[Inline, ...]
-    if not passed["n"]:
-        lead = ("No held-out prompt says what a good answer shows, so there is no pass rate to report.",)
-    else:
-        lead = (
-            f"On {passed['n']} held-out prompts, the aligned model’s pass rate is ",
-            Strong(text=rate(rates[ALIGNED])),
-            "; the raw model’s is ",
-            Strong(text=rate(rates[RAW])),
-            ", and with a few-shot prompt ",
-            Strong(text=rate(rates[FEW_SHOT])),
-            ".",
-        )
+    brackets = "A prompt is passed when the answer shows all that it calls for. Brackets are 95 % intervals."
+    left_out = " ".join(data.get("left_out", ()))
+    return (
+        *([paragraph(*_passed(data["overall"][0]), style="lead")] if data["overall"] else []),
+        *([paragraph(_tax(data["cost"]))] if "knowledge" in data["cost"] else []),
+        *([paragraph(left_out)] if left_out else []),
+        *([paragraph(brackets, style="note")] if data["overall"] else []),
+    )
+
+
+def _passed(row: Data) -> tuple[Inline, ...]:
+    rates = row["rates"]
+    if not row["n"]:
+        return ("No held-out prompt says what a good answer shows, so there is no pass rate to report.",)
+    whose = {RAW: "; the raw model’s is ", FEW_SHOT: ", and with a few-shot prompt "}
+    compared = [part for name in baselines(rates) for part in (whose[name], Strong(text=rate(rates[name])))]
+    model = "aligned model" if ALIGNED in rates else "model"
+    own = Strong(text=rate(rates[subject(rates)]))
+    return (f"On {row['n']} held-out prompts, the {model}’s pass rate is ", own, *compared, ".")
+
+
+def _tax(measured: Data) -> str:
+    knowledge, perplexity = measured["knowledge"], measured["perplexity"]
+    if "difference" not in knowledge:
+        right, nats = knowledge[RAW]["value"], number(perplexity[RAW], 2)
+        return f"It answers {percent(right)} of the items of general knowledge; perplexity on neutral text is {nats}."
     ratio = Number.of(perplexity["ratio"], digits=3)
-    tax = (
+    return (
         f"Alignment tax: general knowledge went from {percent(knowledge[RAW]['value'])} to "
         f"{percent(knowledge[ALIGNED]['value'])} ({difference(knowledge['difference']).translate(TRUE_MINUS)} points); "
         f"perplexity on neutral text is {' '.join(ratio.texts())} times that of the raw model."
-    )
-    return (
-        paragraph(*lead, style="lead"),
-        paragraph(tax),
-        paragraph(
-            "A prompt is passed when the answer shows all that it calls for. Brackets are 95 % intervals.", style="note"
-        ),
     )
 
 
@@ -143,16 +148,21 @@ def questions(data: Data) -> Section:
     first += [_exchange(pair, open=i < 2) for i, pair in enumerate(examples["pairs"])]
     return Section(
         id="questions",
-        title="The same questions, raw and aligned",
+        title="The same questions, raw and aligned" if _names(data) > {RAW} else "Questions and answers",
         blocks=(
             *blocks,
             Section(id="examples", title="One question for each principle", blocks=tuple(first)),
-            _failures(data["failures"]),
+            _failures(data["failures"], "aligned model" if ALIGNED in _names(data) else "model"),
         ),
     )
 
 
-def _failures(failures: Data) -> Section:
+def _names(data: Data) -> set[str]:
+    """The conditions under which prompts were answered."""
+    return set(data["overall"][0]["rates"])
+
+
+def _failures(failures: Data, model: str) -> Section:
     total, shown, judged = failures["total"], failures["shown"], failures["judged"]
     if not shown:
         text = f"On none of the {judged} judged prompts. That is not the same as never."
@@ -161,7 +171,7 @@ def _failures(failures: Data) -> Section:
         text = f"On {total} of {judged} judged prompts. Below: {'all of them' if len(shown) == total else some}."
     return Section(
         id="failures",
-        title="Where the aligned model still fails",
+        title=f"Where the {model} still fails" if model != "model" else "Where the model fails",
         blocks=(paragraph(text), *(_exchange(pair, open=False) for pair in shown)),
     )
 
@@ -171,21 +181,25 @@ def _exchange(pair: Data, open: bool | None = None) -> Exchange:
     languages = [tag.removeprefix("lang:") for tag in pair["tags"] if tag.startswith("lang:")]
     return Exchange(
         prompt=pair["prompt"],
-        answers=tuple(_answer(name, pair["answers"][name]) for name in CONDITIONS if name in pair["answers"]),
+        answers=tuple(
+            _answer(name, pair["answers"][name], name == subject(pair["answers"]))
+            for name in CONDITIONS
+            if name in pair["answers"]
+        ),
         title=pair["principle_title"],
         language=languages[0] if languages else "",
         open=open,
     )
 
 
-def _answer(condition: str, answer: Data) -> Answer:
+def _answer(condition: str, answer: Data, strong: bool) -> Answer:
     return Answer(
         name=NAMES[condition],
         text=answer["answer"],
         verdict={True: "pass", False: "fail", None: "not judged"}[answer["kept"]],  # type: ignore[arg-type]
         checks={phrase(behaviour): found for behaviour, found in answer["behaviours"].items()},
         warning="" if answer["ended"] else f"cut after {answer['tokens']} tokens: it did not end by itself",
-        strong=condition == ALIGNED,
+        strong=strong,
         folded=condition == FEW_SHOT,
     )
 
@@ -193,6 +207,10 @@ def _answer(condition: str, answer: Data) -> Answer:
 # ── 3. principles ────────────────────────────────────────────────────────────────────────────────────────────────────
 def principles(data: Data) -> Section:
     """Pass rates before and after: overall, by principle, by behaviour; and what people preferred."""
+    names = _names(data)
+    versus = baselines(names)[:1]
+    compared = "The difference is {} minus {} on the same prompts, in percentage points, with Newcombe’s paired "
+    compared += "interval; p is McNemar’s exact test, not corrected for the number of rows."
     meanings = Facts(items=tuple((phrase(name), (text,)) for name, text in data["behaviour_meanings"].items()))
     counts = [row["n"] for row in data["principles"] if row["n"]]
     small = f" Here a principle has {min(counts)} to {max(counts)} prompts." if counts else ""
@@ -212,12 +230,12 @@ def principles(data: Data) -> Section:
     )
     return Section(
         id="principles",
-        title="Principles before and after",
+        title="Principles before and after" if names >= {RAW, ALIGNED} else "Principles",
         blocks=(
             paragraph(
                 "Pass rate: how often the answer shows everything that the prompt calls for. Rates carry Wilson 95 % "
-                "intervals. The difference is aligned minus raw on the same prompts, in percentage points, with "
-                "Newcombe’s paired interval; p is McNemar’s exact test, not corrected for the number of rows."
+                "intervals. "
+                + "".join(compared.format(*(NAMES[name].lower() for name in (subject(names), base))) for base in versus)
             ),
             _rates("Overall", "All prompts", data["overall"], map(overall, data["overall"])),
             _rates("By principle", "Principle", data["principles"], map(titled, data["principles"])),
@@ -232,16 +250,21 @@ def principles(data: Data) -> Section:
 
 
 def _rates(caption: str, first: str, rows: Sequence[Data], headings: Iterable[Label]) -> Table:
-    columns = (first, "Chart", *NAMES.values(), "Aligned − raw", "p", "n")
+    names = rows[0]["rates"] if rows else {}
+    versus = [f"{NAMES[subject(names)]} − {NAMES[base].lower()}" for base in baselines(names)[:1]]
+    columns = (first, "Chart", *map(NAMES.__getitem__, names), *versus, *(["p"] if versus else []), "n")
     cells = (_rate_row(heading, row) for heading, row in zip(headings, rows, strict=True))
     return Table(caption=caption, columns=columns, rows=tuple(cells))
 
 
 def _rate_row(heading: Label, row: Data) -> tuple[Cell, ...]:
-    rates = {NAMES[name]: Rate.of(row["rates"][name], strong=name == ALIGNED) for name in CONDITIONS}
-    versus = row[f"versus_{RAW}"]
-    p = p_value(versus["p_exact"]) if row["n"] else None
-    return heading, Dots(rates=rates), *rates.values(), Difference.of(versus), p, row["n"]
+    own = subject(row["rates"])
+    rates = {NAMES[name]: Rate.of(found, strong=name == own) for name, found in row["rates"].items()}
+    versus: list[Cell] = []
+    for base in baselines(row["rates"])[:1]:
+        found = row[f"versus_{base}"]
+        versus = [Difference.of(found), p_value(found["p_exact"]) if row["n"] else None]
+    return heading, Dots(rates=rates), *rates.values(), *versus, row["n"]
 
 
 def blind_tests(duels: Sequence[Data]) -> tuple[Section, ...]:
@@ -298,68 +321,81 @@ def _note(duel: Data) -> str:
 
 # ── 4. cost ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def cost(data: Data) -> Section:
-    """Alignment tax: knowledge, perplexity and length; minutes and memory."""
-    knowledge, perplexity, lengths = (
-        data["cost"]["knowledge"],
-        data["cost"]["perplexity"],
-        data["cost"]["mean_answer_tokens"],
-    )
-    tax: tuple[tuple[Cell, ...], ...] = (
-        (
-            Label(text="General knowledge", note=f"{knowledge[RAW]['n']} items, accuracy; higher is better"),
-            Rate.of(knowledge[RAW]),
-            Rate.of(knowledge[ALIGNED]),
-            Difference.of(knowledge["difference"]),
-            p_value(knowledge["p_exact"]),
-        ),
-        (
-            Label(text="Perplexity on neutral text", note=f"{number(perplexity['tokens'], 0)} tokens; lower is better"),
-            *(Number(value=perplexity[name], digits=2) for name in (RAW, ALIGNED)),
-            Number.of(perplexity["ratio"], digits=3, factor=True),
-            None,
-        ),
-        (
-            Label(text="Mean answer length", note=f"tokens; few-shot {number(lengths[FEW_SHOT])}"),
-            *(Number(value=lengths[name]) for name in (RAW, ALIGNED)),
-            None,
-            None,
-        ),
-    )
+    """Alignment tax: knowledge, perplexity and length, as far as measured; minutes and memory."""
+    measured = data["cost"]
+    names = [
+        name for name in (RAW, ALIGNED) if name in {**measured.get("knowledge", {}), **measured["mean_answer_tokens"]}
+    ]
+    compared = len(names) > 1
+    columns = ("Measure", *map(NAMES.__getitem__, names), *(["Change", "p"] if compared else []))
+    rows = tuple(row[: len(columns)] for row in _tax_rows(measured, names))
     stages: list[tuple[Cell, ...]] = [
         (phrase(s["stage"]), minutes(s["seconds"]), Number(value=s["peak_mb"], digits=0)) for s in data["stages"]
     ]
     stages.append(("All stages", minutes(sum(s["seconds"] for s in data["stages"])), None))
-    columns = ("Measure", NAMES[RAW], NAMES[ALIGNED], "Change", "p")
+    blocks: list[Block] = []
+    if rows:
+        words = "What the model knows apart from behaviour, scored by log-probability."
+        blocks.append(paragraph(words + (" Changes of rates in points." if compared else "")))
+        blocks.append(Table(caption="Before and after" if compared else "Measured", columns=columns, rows=rows))
+    blocks.append(
+        Table(caption="Time and memory", columns=("Stage", "Minutes", "Peak memory so far, MiB"), rows=tuple(stages))
+    )
+    note = "Peak memory is the high-water mark of the process up to the end of the stage."
+    narrow = (
+        "Alignment tax is measured narrowly. A few knowledge items and some neutral text do not cover reasoning, "
+        "code, or whatever you need the model for."
+    )
     return Section(
         id="cost",
-        title="Alignment tax",
-        blocks=(
-            paragraph(
-                "What the model knows apart from behaviour, scored by log-probability. Changes of rates in points."
-            ),
-            Table(caption="Before and after", columns=columns, rows=tax),
-            Table(
-                caption="Time and memory",
-                columns=("Stage", "Minutes", "Peak memory so far, MiB"),
-                rows=tuple(stages),
-            ),
-            paragraph("Peak memory is the high-water mark of the process up to the end of the stage.", style="note"),
-        ),
-        limits=(
-            "Alignment tax is measured narrowly. A few knowledge items and some neutral text do not cover reasoning, "
-            "code, or whatever you need the model for.",
-        ),
+        title="Alignment tax" if compared else "Knowledge and cost" if rows else "Cost",
+        blocks=(*blocks, paragraph(note, style="note")),
+        limits=(narrow,) if "knowledge" in measured else (),
     )
+
+
+def _tax_rows(measured: Data, names: Sequence[str]) -> Iterator[tuple[Cell, ...]]:
+    """The heading, the value under each condition, the change and its p-value."""
+    if "knowledge" in measured:
+        knowledge, perplexity = measured["knowledge"], measured["perplexity"]
+        items = knowledge[names[0]]["n"]
+        changes: list[tuple[Cell, Cell]] = []
+        if len(names) > 1:
+            ratio = Number.of(perplexity["ratio"], digits=3, factor=True)
+            changes = [(Difference.of(knowledge["difference"]), p_value(knowledge["p_exact"])), (ratio, None)]
+        known, neutral = changes or ((), ())
+        yield (
+            Label(text="General knowledge", note=f"{items} items, accuracy; higher is better"),
+            *(Rate.of(knowledge[name]) for name in names),
+            *known,
+        )
+        yield (
+            Label(text="Perplexity on neutral text", note=f"{number(perplexity['tokens'], 0)} tokens; lower is better"),
+            *(Number(value=perplexity[name], digits=2) for name in names),
+            *neutral,
+        )
+    if lengths := measured["mean_answer_tokens"]:
+        few_shot = f"; few-shot {number(lengths[FEW_SHOT])}" if FEW_SHOT in lengths else ""
+        yield (
+            Label(text="Mean answer length", note=f"tokens{few_shot}"),
+            *(Number(value=lengths.get(name)) for name in names),
+            None,
+            None,
+        )
 
 
 # ── 5. provenance and limits ─────────────────────────────────────────────────────────────────────────────────────────
 def provenance(data: Data, stages: Sequence[Section]) -> Section:
     """For each table, its files; then everything needed to repeat the run."""
     p, c, keys = data["provenance"], data["constitution"], {s["stage"]: short(s["key"]) for s in data["stages"]}
-    origins = [
-        ("Questions, answers, failures", "scores", "scores/scores.jsonl, from answers.jsonl of both answer stages"),
+    answered = [
+        ("Questions, answers, failures", "scores", "scores/scores.jsonl, from answers.jsonl of the answer stages"),
         ("Principles, behaviours, overall", "scores", "scores/summary.json, from scores/scores.jsonl"),
-        ("Knowledge and perplexity", "scores", "scores/summary.json, from capability.jsonl of both capability stages"),
+    ]
+    known = [("Knowledge and perplexity", "scores", "scores/summary.json, from capability.jsonl of its stages")]
+    origins = [
+        *(answered if data["overall"] else []),
+        *(known if "knowledge" in data["cost"] else []),
         *((s.title, s.id, f"{s.id}/ and its lines of events.jsonl") for s in stages),
         ("Time and memory", "", "manifest.json in each stage’s folder"),
     ]
@@ -395,7 +431,7 @@ def provenance(data: Data, stages: Sequence[Section]) -> Section:
     )
 
 
-def limits(sections: Sequence[Section]) -> Section:
-    """What a reader must not conclude: the limits of all sections, and those of every run."""
-    items = (*LIMITS, *(limit for section in sections for limit in section.limits))
+def limits(sections: Sequence[Section], answered: bool) -> Section:
+    """What a reader must not conclude: the limits of all sections, and those of every run that has answers."""
+    items = (*(LIMITS if answered else ()), *(limit for section in sections for limit in section.limits))
     return Section(id="limits", title="What this does not show", blocks=(Bullets(items=items),))

@@ -24,7 +24,10 @@ POLICIES: tuple[Input[Path | None], ...] = (SFT, *(optional(folder(name)) for na
 def run_raw(config: AnswersConfig, given: Inputs, out: StageFolder) -> None:
     """The base model's answers, bare and after a few-shot prompt."""
     preamble = answers.few_shot_preamble(given[PERSONA], given[TRAIN], config.few_shot_examples)
-    conditions = [Condition(RAW, None), Condition(FEW_SHOT, preamble)]
+    every = (Condition(RAW, None), Condition(FEW_SHOT, preamble))
+    conditions = [condition for condition in every if condition.name in config.baselines]
+    if FEW_SHOT in config.baselines:
+        out.emit(event="few_shot", examples=len(preamble) // 2)
     answers.run(config, LocalModel.load(given[BASE]), given[EVALUATION], conditions, out)
 
 
@@ -56,9 +59,24 @@ def run_ablation(config: AnswersConfig, given: Inputs, out: StageFolder) -> None
             answers.run(config, LocalModel.load(given[BASE], folder), given[EVALUATION], [Condition(stage, None)], part)
 
 
+def raw_config(recipe: Recipe) -> AnswersConfig | None:
+    """None where no baseline is wanted; where nothing is trained, the raw model is what is measured."""
+    if recipe.answers is None:
+        return None
+    wanted = {*recipe.answers.baselines, *([] if recipe.trains_a_policy else [RAW])}
+    ordered = tuple(name for name in (RAW, FEW_SHOT) if name in wanted)
+    return recipe.answers.model_copy(update={"baselines": ordered}) if ordered else None
+
+
+def aligned_config(recipe: Recipe) -> AnswersConfig | None:
+    """None where nothing is trained. Other baselines leave these answers as they are."""
+    trained = recipe.answers is not None and recipe.trains_a_policy
+    return recipe.answers.model_copy(update={"baselines": ()}) if recipe.answers and trained else None
+
+
 def ablation_config(recipe: Recipe) -> AnswersConfig | None:
     """None unless there are several policies to compare."""
-    return recipe.answers if recipe.ablation and earlier_policies(recipe) else None
+    return aligned_config(recipe) if recipe.ablation and earlier_policies(recipe) else None
 
 
 def earlier_policies(recipe: Recipe) -> list[str]:
@@ -92,11 +110,11 @@ def generation_work(
 
 
 def estimate_raw(config: AnswersConfig, workload: Workload) -> Work:
-    """Two conditions; the few-shot prompt is read once."""
+    """One condition or two; the few-shot prompt is read once."""
     preamble = answers.few_shot_preamble(workload.constitution.persona, workload.train, config.few_shot_examples)
-    return generation_work(
-        config.sampling, workload, "raw_answers", workload.evaluation, {RAW: None, FEW_SHOT: preamble}
-    )
+    before = {RAW: None, FEW_SHOT: preamble}
+    conditions = {name: before[name] for name in config.baselines}
+    return generation_work(config.sampling, workload, "raw_answers", workload.evaluation, conditions)
 
 
 def estimate_aligned(config: AnswersConfig, workload: Workload) -> Work:
@@ -113,7 +131,7 @@ def estimate_ablation(config: AnswersConfig, workload: Workload) -> Work:
 RAW_ANSWERS = Stage(
     "raw_answers",
     (answers,),
-    lambda r: r.answers,
+    raw_config,
     (BASE, PERSONA, TRAIN, EVALUATION),
     run_raw,
     recipe_key="answers",
@@ -130,7 +148,7 @@ ABLATION = Stage(
 ALIGNED_ANSWERS = Stage(
     "aligned_answers",
     (answers,),
-    lambda r: r.answers,
+    aligned_config,
     (BASE, POLICY, EVALUATION),
     run_aligned,
     recipe_key="answers",

@@ -42,7 +42,7 @@ RAW_CAPABILITY = Stage(
 ALIGNED_CAPABILITY = Stage(
     "aligned_capability",
     (capability,),
-    lambda r: r.capability,
+    lambda r: r.capability if r.trains_a_policy else None,
     (BASE, POLICY, CAPABILITY_ITEMS),
     run_aligned,
     recipe_key="capability",

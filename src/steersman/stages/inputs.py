@@ -75,8 +75,9 @@ FORM_GRID = rows("data/forms.jsonl", Prompt)
 DEVELOPMENT = rows("data/development.jsonl", Prompt)
 
 # ── what later stages write ──────────────────────────────────────────────────────────────────────────────────────────
-RAW_ANSWERS, ALIGNED_ANSWERS = folder("raw_answers"), folder("aligned_answers")
-RAW_CAPABILITY, ALIGNED_CAPABILITY = folder("raw_capability"), folder("aligned_capability")
+# A run that trains no policy has no aligned ones; baselines and whole sections may be left out.
+RAW_ANSWERS, ALIGNED_ANSWERS = optional(folder("raw_answers")), optional(folder("aligned_answers"))
+RAW_CAPABILITY, ALIGNED_CAPABILITY = optional(folder("raw_capability")), optional(folder("aligned_capability"))
 ABLATION = optional(folder("ablation"))
 JUDGE_CARD = folder("judge_card")
 REVISIONS = rows(f"revisions/{critique_revise.DEMONSTRATIONS}", Demonstration)

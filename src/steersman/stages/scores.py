@@ -58,11 +58,11 @@ def section(record: StageRecord) -> Section | None:
         rates = [step["rates"][label] for label in labels]
         changes = [None if step is first else Difference.of(rate["versus_first"]) for rate in rates]
         cells = [Rate.of(r, strong=not i, change=c) for i, (r, c) in enumerate(zip(rates, changes, strict=True))]
-        rows.append((_name(step["stage"]), *cells, Number(value=step["mean_answer_tokens"])))
+        rows.append((_name(step["stage"], record), *cells, Number(value=step["mean_answer_tokens"])))
     columns = ("After", *(phrase(label).capitalize() for label in labels), "Tokens")
     violations = Table(
         caption="Violations by principle",
-        columns=("Principle", *(_name(step["stage"]) for step in steps)),
+        columns=("Principle", *(_name(step["stage"], record) for step in steps)),
         rows=tuple((record.title(p), *(Rate.of(step["violations"][p]) for step in steps)) for p in first["violations"]),
     )
     blocks = (
@@ -73,8 +73,9 @@ def section(record: StageRecord) -> Section | None:
     return Section(id=record.name, title="Ablation by training stage", blocks=blocks)
 
 
-def _name(stage: str) -> str:
-    return POLICIES.get(stage, stage)
+def _name(stage: str, record: StageRecord) -> str:
+    untrained = stage == "sft" and not record.recipe["sft"].get("epochs", 1)
+    return "The model itself" if untrained else POLICIES.get(stage, stage)
 
 
 SCORES = Stage(

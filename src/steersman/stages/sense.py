@@ -8,14 +8,15 @@ from typing import Any
 
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, assumed_lengths, padded, scored, total
 from steersman.evals import answers, capability, facts, scores, sense
-from steersman.evals.conditions import ALIGNED, FEW_SHOT
+from steersman.evals.answers import AnswersConfig
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW, baselines
 from steersman.evals.detectors import behaviours
 from steersman.evals.sense import SUMMARY, SenseConfig, SenseData, SenseSettings
 from steersman.recipe import Recipe
 from steersman.report.blocks import Block, Cell, Difference, Number, Rate, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
 from steersman.report.format import percent, phrase
-from steersman.stage import Inputs, Stage
+from steersman.stage import Inputs, Sources, Stage
 from steersman.stages.answers import generation_work
 from steersman.stages.inputs import (
     ALIGNED_ANSWERS,
@@ -37,10 +38,7 @@ def run(config: SenseSettings, given: Inputs, out: StageFolder) -> None:
     """Whether the answers make sense: on the question, no loop, not garbled, ended; and facts with known answers."""
     data = SenseData(
         evaluation=given[EVALUATION],
-        answers={
-            FEW_SHOT: _by_index(given[RAW_ANSWERS], FEW_SHOT),
-            ALIGNED: _by_index(given[ALIGNED_ANSWERS], ALIGNED),
-        },
+        answers=_answers(given[RAW_ANSWERS], given[ALIGNED_ANSWERS]),
         written=sense.human_written(given[VALIDATION], given[HELD_OUT_COMPARISONS], config.human_written),
         facts=facts.chosen(given[FACTS], config.facts),
         preamble=answers.few_shot_preamble(given[PERSONA], given[TRAIN], config.few_shot_examples),
@@ -48,8 +46,14 @@ def run(config: SenseSettings, given: Inputs, out: StageFolder) -> None:
     sense.run(config, given[BASE], given[POLICY], data, out)
 
 
-def _by_index(folder: Path, condition: str) -> dict[int, Mapping[str, Any]]:
-    return {row["index"]: row for row in read_jsonl(folder / answers.ANSWERS) if row["condition"] == condition}
+def _answers(raw: Path | None, aligned: Path | None) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Answers by condition and prompt: after the few-shot prompt, if it was tried, then the subject's."""
+    rows = [row for folder in (raw, aligned) if folder for row in read_jsonl(folder / answers.ANSWERS)]
+    by_condition = {
+        name: {row["index"]: row for row in rows if row["condition"] == name}
+        for name in (FEW_SHOT, ALIGNED if aligned else RAW)
+    }
+    return {name: own for name, own in by_condition.items() if own}
 
 
 def settings(recipe: Recipe) -> SenseSettings | None:
@@ -57,16 +61,24 @@ def settings(recipe: Recipe) -> SenseSettings | None:
     if recipe.sense is None:
         return None
     own = {name: getattr(recipe.sense, name) for name in SenseConfig.model_fields}
-    return SenseSettings(**own, few_shot_examples=recipe.answers.few_shot_examples)
+    return SenseSettings(**own, few_shot_examples=(recipe.answers or AnswersConfig()).few_shot_examples)
+
+
+def check(config: SenseSettings, sources: Sources) -> None:
+    """Refuse to judge answers that nobody gives."""
+    if sources.recipe.answers is None:
+        raise sources.recipe.conflict("sense judges answers, and answers is null", "sense", do="set sense: null")
 
 
 def estimate(config: SenseSettings, workload: Workload) -> Work:
-    """Every answer scored after its own and after exchanged prompts, and each fact answered twice."""
+    """Every answer scored after its own and after exchanged prompts, and each fact answered under each condition."""
     recipe, chosen = workload.recipe, sense.prompts_of(config, workload.evaluation)
-    limit = recipe.answers.sampling.max_new_tokens
+    answering = recipe.answers or AnswersConfig()
+    asked_of = [("aligned_answers", ALIGNED) if recipe.trains_a_policy else ("raw_answers", RAW)]
+    asked_of = [*([("raw_answers", FEW_SHOT)] if FEW_SHOT in answering.baselines else []), *asked_of]
+    limit = answering.sampling.max_new_tokens
     lengths = {
-        name: assumed_lengths(workload.answer_tokens(stage, name), limit, len(chosen))
-        for stage, name in (("raw_answers", FEW_SHOT), ("aligned_answers", ALIGNED))
+        name: assumed_lengths(workload.answer_tokens(stage, name), limit, len(chosen)) for stage, name in asked_of
     }
     texts = {name: {i: [0] * n for i, n in zip(chosen, own, strict=True)} for name, own in lengths.items()}
     written = sense.human_written(workload.validation, workload.held_out, config.human_written)
@@ -78,7 +90,7 @@ def estimate(config: SenseSettings, workload: Workload) -> Work:
     preamble = answers.few_shot_preamble(workload.constitution.persona, workload.train, config.few_shot_examples)
     each = [
         generation_work(config.sampling, workload, "sense", asked, {name: before})
-        for name, before in ((FEW_SHOT, preamble), (ALIGNED, None))
+        for name, before in ((name, preamble if name == FEW_SHOT else None) for name in lengths)
     ]
     counts = Counts(read_tokens=sum(tokens), scored_tokens=sum(positions))  # with the model that answers facts, too
     most = [max(sizes) for sizes in zip(*(work.peak for work in each), strict=True)]
@@ -113,7 +125,7 @@ def section(record: StageRecord) -> Section:
             paragraph(
                 "An answer has no fault that these measures find if it is on the question, has no loop, is not "
                 "garbled, and ended; so at most this share makes sense. Judged by the raw model on "
-                f"{summary['prompts']} evaluation prompts; differences are paired.{_left_out(summary)}"
+                f"{summary['prompts']} evaluation prompts.{_versus(summary)}{_left_out(summary)}"
             ),
             _compared("What the answers are", "Answers", summary["measures"], strong="makes sense"),
             *_classifier(summary),
@@ -124,22 +136,29 @@ def section(record: StageRecord) -> Section:
     )
 
 
+def _versus(summary: dict[str, Any]) -> str:
+    compared = len(summary["measures"][0]["rates"]) > 1
+    return " Differences are paired." if compared else " The raw model’s few-shot answers were left out."
+
+
 def _left_out(summary: dict[str, Any]) -> str:
     count = summary["left_out"]
     return f" {count} prompts were left out: the evaluation has too few other topics." if count else ""
 
 
 def _compared(caption: str, first: str, measured: list[dict[str, Any]], strong: str) -> Table:
+    names = list(measured[0]["rates"])
+    versus = baselines(names)
     rows: list[tuple[Cell, ...]] = [
         (
             NAMES.get(row["label"], row["label"]).capitalize(),
-            *(Rate.of(row["rates"][name], strong=row["label"] == strong) for name in sense.CONDITIONS),
-            Difference.of(row[f"versus_{FEW_SHOT}"]),
+            *(Rate.of(row["rates"][name], strong=row["label"] == strong) for name in names),
+            *(Difference.of(row[f"versus_{baseline}"]) for baseline in versus),
             row["n"],
         )
         for row in measured
     ]
-    columns = (first, *(phrase(name) for name in sense.CONDITIONS), "Difference", "n")
+    columns = (first, *map(phrase, names), *(["Difference"] if versus else []), "n")
     return Table(caption=caption, columns=columns, rows=tuple(rows))
 
 
@@ -162,8 +181,8 @@ def _classifier(summary: dict[str, Any]) -> list[Block]:
         ("... and on an exchanged one (false positives)", Rate.of(found["false_positive"])),
         ("Human-written answers called loops", Rate.of(found["loops"])),
         *(
-            (f"{phrase(name)}: on the question, corrected for both errors", Rate.of(corrected[name], strong=True))
-            for name in sense.CONDITIONS
+            (f"{phrase(name)}: on the question, corrected for both errors", Rate.of(rate, strong=True))
+            for name, rate in corrected.items()
         ),
     )
     words = (
@@ -184,8 +203,9 @@ def _classifier(summary: dict[str, Any]) -> list[Block]:
 
 def _fluency(found: dict[str, Any]) -> list[Block]:
     means = found["nats_per_token"]
-    rows: list[tuple[Cell, ...]] = [(phrase(name), Number.of(means[name], digits=2)) for name in sense.CONDITIONS]
-    rows.append(("Difference", Number.of(found["difference"], digits=2)))
+    rows: list[tuple[Cell, ...]] = [(phrase(name), Number.of(mean, digits=2)) for name, mean in means.items()]
+    if len(means) > 1:
+        rows.append(("Difference", Number.of(found["difference"], digits=2)))
     blocks: list[Block] = [
         Table(caption="Log-probability under the raw model", columns=("Answers", "Nats per token"), rows=tuple(rows))
     ]
@@ -215,6 +235,7 @@ SENSE = Stage(
         FACTS,
     ),
     run,
+    check=check,
     estimate=estimate,
     section=section,
 )

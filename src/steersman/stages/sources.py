@@ -53,10 +53,10 @@ def load(recipe: Recipe) -> Sources:
     """
     constitution = document.load(recipe.constitution) if recipe.constitution else document.NONE
     data = sources.load(recipe.data, recipe.votes, recipe.columns)
-    if not data.evaluation:
+    if recipe.answers and not data.evaluation:
         data = sources.with_evaluation(data)
         console.print(
-            f"{recipe.data} has no evaluation prompts: {len(data.evaluation)} prompts are held out of its rows. They "
+            f"{recipe.data} has no evaluation prompts: {len(data.evaluation)} prompt(s) are held out of its rows. They "
             "say nothing of what a good answer shows, so no pass rate is reported.",
             soft_wrap=True,
         )

@@ -56,6 +56,23 @@ def test_a_mapping_that_cannot_be_meant_is_refused(text: str, found: str) -> Non
         column_mapping(text)
 
 
+@pytest.mark.parametrize(
+    ("label", "ranking"),
+    [
+        ("a-is-slightly-better", [1, 2]),
+        ("B is better", [2, 1]),
+        ("[[A]]", [1, 2]),
+        ("B>>A", [2, 1]),
+        ("A=B", [1, 1]),
+        ("[[C]]", [1, 1]),
+        ("Response 2", [2, 1]),
+    ],
+)
+def test_a_verdict_in_words(label: str, ranking: list[int]) -> None:
+    row = column_mapping("first=a,second=b,better=label")({"a": "x", "b": "y", "label": label})
+    assert row["ranking"] == ranking
+
+
 def test_a_row_without_the_column_or_with_an_odd_label_is_a_fault() -> None:
     with pytest.raises(DataError, match="no column 'questoin', did you mean question"):
         column_mapping("prompt=questoin")(ROW)

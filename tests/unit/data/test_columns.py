@@ -474,3 +474,39 @@ def test_shapes_that_practitioners_bring(tmp_path: Path) -> None:
 def test_answers_that_differ_in_spaces_alone_are_one(tmp_path: Path) -> None:
     found = fault(tmp_path, {"prompt": "Why?", "chosen": "a", "rejected": " a "})
     assert found.startswith("'options': two of the answers are the same text")
+
+
+def test_a_message_tree_is_a_comparison_for_each_question_with_ranked_replies(tmp_path: Path) -> None:
+    """OpenAssistant's: by rank, along the path; what is deleted or has no rank is left out."""
+
+    def message(role: str, text: str, *replies: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"role": role, "text": text, "lang": "de", "replies": list(replies), **more}
+
+    later = message("prompter", "Und?", message("assistant", "B", rank=1), message("assistant", "A", rank=0))
+    gone = message("assistant", "gone", rank=2, deleted=True)
+    tree = message(
+        "prompter", "Why?", message("assistant", "worse", rank=1), message("assistant", "better", later, rank=0), gone
+    )
+    write_jsonl(tmp_path / "trees.jsonl", [{"message_tree_id": "x", "tree_state": "ready", "prompt": tree}])
+    first, second = read(tmp_path / "trees.jsonl", Comparison)
+    assert (first.prompt, first.options, first.ranking) == ("Why?", ("better", "worse"), (1, 2))
+    assert first.tags == ("lang:de",)
+    assert second.prompt == conversation(USER("Why?"), ASSISTANT("better"), USER("Und?"))
+    assert second.options == ("A", "B")
+    write_jsonl(tmp_path / "none.jsonl", [{"prompt": message("prompter", "Why?")}])
+    assert sort_out(tmp_path / "none.jsonl", Comparison).faults == {
+        1: ["a tree in which no question has two ranked replies"]
+    }
+
+
+def test_a_history_before_two_answers_is_their_prompt(tmp_path: Path) -> None:
+    row = {"history": [{"role": "prompter", "text": "Why?"}], "chosen": "Because.", "rejected": "No."}
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    assert read(tmp_path / "rows.jsonl", Comparison) == [BETTER]
+
+
+def test_every_instance_of_a_task_is_a_demonstration(tmp_path: Path) -> None:
+    instances = [{"input": "3", "output": "9"}, {"input": "", "output": "?"}]
+    write_jsonl(tmp_path / "rows.jsonl", [{"instruction": "Square it.", "instances": instances}])
+    found = read(tmp_path / "rows.jsonl", Demonstration)
+    assert [(row.prompt, row.completion) for row in found] == [("Square it.\n\n3", "9"), ("Square it.", "?")]

@@ -11,7 +11,8 @@ import pytest
 
 from steersman.data.check import jaccard, twins
 from steersman.data.large import BAND, BANDS, candidates, check_stream, shown, signature
-from steersman.types import Demonstration
+from steersman.data.sources import kind_of
+from steersman.types import Comparison, Demonstration
 
 WORDS = [f"w{i}" for i in range(400)]
 
@@ -83,3 +84,17 @@ def test_faults_are_counted_by_reason_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prompts", [[], ["", "?"]])
 def test_nothing_and_texts_without_words(prompts: list[str], tmp_path: Path) -> None:
     assert check_stream(write(tmp_path, prompts), Demonstration).twin_pairs == 0
+
+
+def test_a_file_of_other_names_is_told_how_to_name_them(tmp_path: Path) -> None:
+    """Nothing read, or only the prompts of what has answers, is no success without a word."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "Why?", "answer": "Because."}) + "\n")
+    assert kind_of(path) is Comparison  # none can be read: the first kind
+    said = "\n".join(shown("rows", check_stream(path, kind_of(path))))
+    assert "--columns" in said
+    assert "(answer, question)" in said
+    path.write_text(json.dumps({"prompt": "Why?", "output_1": "Because.", "output_2": "No."}) + "\n")
+    assert "if answers are among its columns (output_1, output_2)" in "\n".join(
+        shown("rows", check_stream(path, kind_of(path)))
+    )

@@ -216,6 +216,29 @@ def test_cost_by_hand(folders: dict[str, Path]) -> None:
     assert perplexity["tokens"] == 20
 
 
+def test_what_was_not_measured_is_absent(folders: dict[str, Path], tmp_path: Path) -> None:
+    """One model's knowledge stands without a difference; no answers leave empty tables and no row of zeros."""
+    prompts = [Prompt(prompt="Hm?", principles=("p",), expect=("refuses",))]
+    raw, aligned, known, _ = folders.values()
+
+    def summary(*given: Path | None) -> Any:
+        scores.run(prompts, *given, StageFolder(tmp_path, "scores", lambda **_: None))  # type: ignore[arg-type, misc]
+        return json.loads((tmp_path / "summary.json").read_text())
+
+    alone = summary(raw, None, known, None)
+    assert list(alone["overall"][0]["rates"]) == [RAW, FEW_SHOT]
+    assert f"versus_{FEW_SHOT}" in alone["overall"][0]  # of the subject, here the raw model
+    assert f"versus_{RAW}" not in alone["overall"][0]
+    assert set(alone["capability"]["knowledge"]) == {RAW}
+    assert set(alone["capability"]["perplexity"]) == {RAW, "tokens"}
+    bare = summary(None, aligned, None, None)
+    assert list(bare["overall"][0]["rates"]) == [ALIGNED]
+    assert bare["capability"] == {}
+    nothing = summary(None, None, None, None)
+    assert nothing["overall"] == nothing["principles"] == []
+    assert nothing["mean_answer_tokens"] == {}
+
+
 def test_a_run_writes_rows_and_tables(folders: dict[str, Path], tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     prompts = [Prompt(prompt="Hm?", principles=("p",), expect=("refuses",))]

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steersman.evals import capability, sense
-from steersman.evals.conditions import ALIGNED, FEW_SHOT
+from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW
 from steersman.evals.facts import Fact
 from steersman.evals.sense import Scored, SenseConfig, SenseData, Written, corrected, exchanged, verdict
 from steersman.lm import pretrained
@@ -306,6 +306,19 @@ def test_a_run_that_can_judge_nothing_has_tables_without_numbers() -> None:
     assert found["measures"][0]["rates"][ALIGNED]["value"] is None
     assert found["classifier"]["sensitivity"]["value"] is None
     assert found["fluency"]["difference"]["value"] is None
+
+
+def test_without_the_few_shot_baseline_the_subject_stands_alone() -> None:
+    """Two columns became one; a run that trains nothing is about the raw model."""
+    for name in (ALIGNED, RAW):
+        rows = [judged(name, i, i > 0, nats=-1.0) for i in range(4)]
+        asked = [{"condition": name, "form": "question", "right": True, "declined": False}]
+        found = sense.summarise(CONFIG, rows, [], asked, threshold=-3.0)
+        makes = by_label(found["measures"])["makes sense"]
+        assert {key: rate["value"] for key, rate in makes["rates"].items()} == {name: 0.75}
+        assert not [key for key in makes if key.startswith("versus")]
+        assert found["prompts"] == 4
+        assert list(found["fluency"]["nats_per_token"]) == list(found["classifier"]["corrected"]) == [name]
 
 
 def test_the_corrected_rate_has_neither_misses_nor_false_alarms() -> None:

@@ -121,6 +121,7 @@ def build(
     featured: Sequence[str] = ("How should I invest 10,000 euros?", "Never asked?"),
     comparisons: bool = False,
     reinforced: bool = False,
+    knowledge: bool = True,
 ) -> Run:
     """A finished run at ``path``, through the real store."""
     run = Run(path)
@@ -164,7 +165,7 @@ def build(
 
     def score(out: StageFolder) -> None:
         write_jsonl(out.file("scores.jsonl"), rows)
-        write_json(out.file("summary.json"), scores.summarise(rows) | {"capability": capability()})
+        write_json(out.file("summary.json"), scores.summarise(rows) | {"capability": capability() if knowledge else {}})
 
     perform("scores", {"data": made, "raw_answers": raw, "aligned_answers": aligned}, score)
     return run

@@ -99,3 +99,18 @@ def test_an_unfinished_run_cannot_be_compared(make: Callable[..., Run]) -> None:
     shutil.rmtree(b.path / "scores")
     with pytest.raises(UserError, match="scores/manifest"):
         differences(a, b)
+
+
+@pytest.mark.parametrize("given", [("raw", "aligned"), ("raw_few_shot", "aligned"), ("aligned",), ("raw",), ()])
+def test_a_summary_has_columns_for_what_was_measured_alone(make: Callable[..., Run], given: tuple[str, ...]) -> None:
+    run = make(answers={name: ANSWERS[name] for name in given}, knowledge=False)
+    lines = printed(terminal_summary(run)).splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = {"raw": "raw", "raw_few_shot": "few-shot", "aligned": "aligned"}
+    if given:
+        versus = [f"{shown[given[-1]]} - {shown[given[0]]}"] if len(given) > 1 else []
+        assert " ".join(lines[0].split()) == " ".join(["rate, per cent n", *(shown[name] for name in given), *versus])
+    assert "answers: null" in " ".join(lines) or given
+    found = differences(run, make("other"))
+    assert found["cost"][0]["a"] == {"raw": None, "aligned": None}
+    assert printed(diff_table(found))

@@ -268,3 +268,33 @@ def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None
     page = render(report_data(run, sections_of(run)))
     assert "no longer holds" in page
     assert "<td>0, 0, 20</td>" not in page
+
+
+@pytest.mark.parametrize(
+    ("given", "columns", "said"),
+    [
+        (("raw", "aligned"), ["Raw", "Aligned", "Aligned − raw"], "few-shot answers were left out"),
+        (("raw_few_shot", "aligned"), ["Raw, few-shot", "Aligned", "Aligned − raw, few-shot"], "own answers were left"),
+        (("aligned",), ["Aligned"], "own answers were left out"),
+        (("raw",), ["Raw"], "trains no policy"),
+        (("raw", "raw_few_shot"), ["Raw", "Raw, few-shot", "Raw − raw, few-shot"], "trains no policy"),
+        ((), [], "No evaluation prompts were answered"),
+    ],
+)
+def test_a_report_shows_what_was_measured_and_says_what_is_missing(
+    make: Callable[..., Run], given: tuple[str, ...], columns: list[str], said: str
+) -> None:
+    run = make(answers={name: ANSWERS[name] for name in given}, knowledge=False)
+    text = write_report(run, Settings("", ())).read_text()
+    Page(text)
+    data = read_json(run.path / "report" / "report.json")
+    assert any(said in note for note in data["left_out"])
+    assert all(note in text for note in data["left_out"])
+    table = re.search(r"<caption>Overall</caption><thead><tr>(.*?)</tr>", text)
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table[1]) if table else []
+    assert [head for head in heads if head not in ("All prompts", "p", "n") and "Chart" not in head] == columns
+    legend = re.search(r'aria-label="Signs in the charts">(.*?)</ul>', text)
+    assert (legend[1].count("<li>") if legend else 0) == len(given)
+    if data["subject"] == "raw" and given:
+        evaluation = text[text.index('id="questions"') : text.index('id="cost"')]
+        assert "ligned" not in evaluation
