@@ -6,6 +6,7 @@ stages (`pipeline.prepare`), which report a conflict with `Recipe.conflict` at t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ RENAMED: Mapping[str, str] = {
     "rl.most_varied": "rl.top_prompts_by_reward_std",
     "rl.rollouts.unended_penalty": "rl.rollouts.missing_eos_penalty",
 }
+
+_SECTION = re.compile(r"[^=]*=\s*(\{|(null|~)?\s*$)")  # a setting of a whole section, or of none
 
 RlRecipe = Annotated[RlooConfig | GrpoConfig | PpoConfig, Field(discriminator="algorithm")]
 
@@ -199,7 +202,7 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
         values["rl"]["reward"] = str(path.parent / values["rl"]["reward"])
     origin = Origin(path, line_of, tuple(settings))
     # Sections first, so that the order does not matter; where one setting overwrites another, the later one wins.
-    for setting in sorted(settings, key=lambda setting: not setting.partition("=")[2].lstrip().startswith("{")):
+    for setting in sorted(settings, key=lambda setting: not _SECTION.match(setting)):
         _apply(values, setting)
     try:
         recipe = Recipe.model_validate(values)
@@ -241,7 +244,8 @@ def _apply(values: dict[str, Any], setting: str) -> None:
                 do=f"add it with its defaults: --set {section}={{}}",
             )
         known = _known(key.split(".")[:depth], node)
-        if not isinstance(node, dict) or part not in known:
+        free = isinstance(node, dict) and not _models(key.split(".")[:depth])  # a mapping whose keys are names
+        if not isinstance(node, dict) or not (part in known or (free and part)):
             names = [".".join([*parents[:depth], name]) for name in known]
             raise RecipeError(
                 f"no setting {key!r}",

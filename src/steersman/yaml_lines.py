@@ -300,7 +300,7 @@ def _problem(detail: ErrorDetails, line_of: LineOf, model: type[BaseModel]) -> P
     if kind == "missing":
         place, text = loc[:-1], f'the key "{loc[-1]}" is missing; expected a line `{loc[-1]}: ...`'
     elif kind == "extra_forbidden":
-        known = sorted({name for owner in _models_at(model, loc[:-1]) for name in owner.model_fields})
+        known = sorted({name for owner in _models_at(model, loc[:-1]) for name in owner.model_fields} - {loc[-1]})
         place, text = loc[:-1], f'found the unknown key "{loc[-1]}"; {closest(str(loc[-1]), known, limit=1)}'
     else:
         text = _value_problem(detail)

@@ -119,3 +119,35 @@ def test_former_names_are_gone_and_new_ones_exist() -> None:
     known = keys_of(Recipe)
     assert {old for old in RENAMED if old in known} == set()
     assert {new for new in RENAMED.values() if new not in known} == set()
+
+
+def test_a_section_left_out_and_a_key_of_it_disagree_in_any_order() -> None:
+    for settings in (
+        ["capability=null", "capability.knowledge_items=3"],
+        ["capability.knowledge_items=3", "capability=null"],
+    ):
+        with pytest.raises(RecipeError, match="the recipe has no section 'capability'"):
+            load_recipe("smoke", settings)
+
+
+def test_a_mapping_of_names_takes_new_ones_by_their_key() -> None:
+    """What they name is checked against the data, later."""
+    chosen = load_recipe("smoke", ["sft.prefix.upsample.lookalike=1", "sft.prefix.upsample={harmful: 2}"])
+    assert chosen.sft.prefix.upsample == {"harmful": 2, "lookalike": 1}
+
+
+def test_only_what_is_trained_is_compared() -> None:
+    """Stages of answers by recipe; other baselines leave the aligned answers' key alone."""
+    chosen = load_recipe("smoke", ["answers.baselines=[]"])
+    bare, full = ({s.stage.name: s for s in pipeline.stages_of(r)} for r in (chosen, load_recipe("smoke")))
+    assert "raw_answers" not in bare
+    assert bare["aligned_answers"].config == full["aligned_answers"].config
+    nothing = ["sft=null", "dpo=null", "rl=null", "cai_sft=null", "cost_model=null", "ablation=false"]
+    nothing += ["judge=null", "revisions=null", "feedback=null", "preference_model=null", "answers.baselines=[]"]
+    alone = {step.stage.name: step for step in pipeline.stages_of(load_recipe("smoke", nothing))}
+    assert alone["raw_answers"].config.baselines == ("raw",)
+    assert not {"aligned_answers", "aligned_capability"} & alone.keys()
+    none = [
+        step.stage.name for step in pipeline.stages_of(load_recipe("smoke", [*nothing, "sense=null", "answers=null"]))
+    ]
+    assert not {"raw_answers", "aligned_answers"} & set(none)

@@ -182,7 +182,8 @@ def _fault(detail: Any, record: type[Record]) -> str:
     if detail["type"] == "tuple_type":
         what = " must be text or a list of messages" if name == "prompt" else " must be a list"
     found = str(detail["input"])
-    long = isinstance(detail["input"], list | tuple) or len(found) > 60
+    value = detail["input"]
+    long = len(found) > 60 or (isinstance(value, list | tuple) and any(isinstance(item, str) for item in value))
     if detail["type"] == "value_error" and long:  # our own message describes the fault of a long text or of several
         return f"{name!r}{what}"
     return f"{name!r}{what}, found {found[:60]!r}"

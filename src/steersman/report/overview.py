@@ -64,7 +64,8 @@ def page(data: Data, stages: Sequence[Section]) -> Page:
     """The whole report: the evaluation, the sections of the stages in the order given, provenance and limits."""
     training = Section(id="training", title="Training", blocks=tuple(stages))
     evaluation = (questions(data), principles(data)) if data["overall"] else ()
-    parts = (*evaluation, cost(data), *([training] if stages else []), provenance(data, stages))
+    measured = (cost(data), *([training] if stages else []))
+    parts = (*evaluation, *(measured if evaluation else measured[::-1]), provenance(data, stages))
     return Page(
         title=data["title"],
         facts=facts(data),
@@ -122,7 +123,9 @@ def facts(data: Data) -> Facts:
     c = data["constitution"]
     items = {
         "Model": data["model"]["name"],
-        "Constitution": f"{c['title']}, version {c['version']}, published by {c['publisher']}",
+        "Constitution": f"{c['title']}, version {c['version']}, published by {c['publisher']}"
+        if c["name"] != "none"
+        else "none",
         "Run": f"{data['run']}, {(data['started'] or 'date unknown')[:10]}",
     }
     return Facts(items=tuple((name, (str(value),)) for name, value in items.items()))
@@ -148,7 +151,7 @@ def questions(data: Data) -> Section:
     first += [_exchange(pair, open=i < 2) for i, pair in enumerate(examples["pairs"])]
     return Section(
         id="questions",
-        title="The same questions, raw and aligned" if _names(data) > {RAW} else "Questions and answers",
+        title="The same questions, raw and aligned" if _names(data) >= {RAW, ALIGNED} else "Questions and answers",
         blocks=(
             *blocks,
             Section(id="examples", title="One question for each principle", blocks=tuple(first)),

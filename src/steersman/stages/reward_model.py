@@ -13,10 +13,10 @@ from steersman.data.by_principle import of_principles
 from steersman.evals import reward_card
 from steersman.lm.reward_model import BATCH, RewardModel, centring_groups, tokenised
 from steersman.recipe import Recipe
-from steersman.report.blocks import Number, Rate, Section, Table, paragraph
+from steersman.report.blocks import Curve, LineChart, Number, Rate, Section, Table, paragraph
 from steersman.report.cards import accuracy_table
-from steersman.report.evidence import StageRecord
-from steersman.report.format import percent, phrase, rate
+from steersman.report.evidence import StageRecord, smoothed
+from steersman.report.format import number, percent, phrase, rate
 from steersman.stage import Input, Inputs, Sources, Stage
 from steersman.stages.inputs import (
     AI_COMPARISONS,
@@ -58,7 +58,7 @@ def ranking(
         return ranking_work(own, workload, counted(workload))
 
     inputs = (BASE, TEXTS, SFT, comparisons, TRAIN)
-    return Stage(name, CODE, config, inputs, run, trains=True, recipe_key=recipe_key, check=check, estimate=estimate)
+    return Stage(name, CODE, config, inputs, run, True, recipe_key, check, estimate, training)
 
 
 def check(config: RewardConfig, sources: Sources) -> None:
@@ -170,6 +170,25 @@ LIMIT = (
 )
 
 
+def training(record: StageRecord) -> Section | None:
+    """The loss by step; null if no step was recorded. Of several members, the last one's."""
+    loss = record.curve("train", "nll_nats_per_prompt")
+    if not loss:
+        return None
+    window = max(3, len(loss) // 10) | 1
+    smooth = smoothed(loss, window)
+    caption = (
+        f"On {number(record.setup('comparisons'), 0)} comparisons, training loss went from {smooth[0][1]:.3f} to "
+        f"{smooth[-1][1]:.3f} nats per prompt; log 2 = 0.693 is chance for two answers. Of several members, the last."
+    )
+    curves = (
+        Curve(name="each step", style="light", points=loss),
+        Curve(name=f"mean of {window} steps", style="smooth", points=smooth),
+    )
+    chart = LineChart(caption=caption, x="step", y="loss, nats per prompt", curves=curves)
+    return Section(id=record.name, title=f"Training: {phrase(record.name)}", blocks=(chart,))
+
+
 def section(record: StageRecord) -> Section:
     """The card that `reward_card` wrote."""
     card = record.read(reward_card.CARD)
@@ -178,24 +197,26 @@ def section(record: StageRecord) -> Section:
         f"Best of four answers found: {rate(best)}." if best["n"] else "",
         f"Inter-rater agreement, the ceiling of accuracy: {rate(ceiling)}." if ceiling["n"] else "",
         f"Expected calibration error: {percent(error)}." if error is not None else "",
-        "None of the changes below makes an answer better: a preference for them is a bias.",
+        "None of the changes below makes an answer better: a preference for them is a bias."
+        if any(bias["preferred"]["n"] for bias in card["biases"].values())
+        else "Without demonstrations, biases were not measured.",
     ]
     blocks = (
         accuracy_table("Held-out accuracy of the reward model", card, KINDS, record),
         paragraph(" ".join(filter(None, notes))),
-        _biases(card["biases"]),
+        *_biases(card["biases"]),
     )
     return Section(id=record.name, title="Reward model", blocks=blocks, limits=(LIMIT,))
 
 
-def _biases(biases: Mapping[str, Any]) -> Table:
+def _biases(biases: Mapping[str, Any]) -> tuple[Table, ...]:
     rows = tuple(
         (phrase(name), Rate.of(bias["preferred"]), Number.of(bias["shift_nats"], digits=2), bias["preferred"]["n"])
         for name, bias in biases.items()
         if bias["preferred"]["n"]
     )
     columns = ("The same answer", "Preferred to the original", "Shift of the reward, nats", "n")
-    return Table(caption="Biases of the reward model", columns=columns, rows=rows)
+    return (Table(caption="Biases of the reward model", columns=columns, rows=rows),) if rows else ()
 
 
 REWARD = ranking("reward_model", lambda r: r.reward_model, COMPARISONS, lambda w: w.comparisons, check)

@@ -74,7 +74,7 @@ def section(record: StageRecord) -> Section | None:
 
 
 def _name(stage: str, record: StageRecord) -> str:
-    untrained = stage == "sft" and not record.recipe["sft"].get("epochs", 1)
+    untrained = stage == "sft" and not record.recipe.get("sft", {}).get("epochs", 1)
     return "The model itself" if untrained else POLICIES.get(stage, stage)
 
 

@@ -49,7 +49,7 @@ def run(config: SenseSettings, given: Inputs, out: StageFolder) -> None:
 def _answers(raw: Path | None, aligned: Path | None) -> dict[str, dict[int, Mapping[str, Any]]]:
     """Answers by condition and prompt: after the few-shot prompt, if it was tried, then the subject's."""
     rows = [row for folder in (raw, aligned) if folder for row in read_jsonl(folder / answers.ANSWERS)]
-    by_condition = {
+    by_condition: dict[str, dict[int, Mapping[str, Any]]] = {
         name: {row["index"]: row for row in rows if row["condition"] == name}
         for name in (FEW_SHOT, ALIGNED if aligned else RAW)
     }

@@ -210,8 +210,10 @@ def estimate_on_revisions(config: RevisedSftConfig, workload: Workload) -> Work:
 LOSS, OUTSIDE = "loss_nats_per_token", "mass_outside_exact_rows"
 
 
-def section(record: StageRecord) -> Section:
-    """Training and validation loss by step."""
+def section(record: StageRecord) -> Section | None:
+    """Training and validation loss by step; null where the recipe starts from the model itself."""
+    if not record.recipe.get("sft", {}).get("epochs", 1):
+        return None
     loss, validation, outside = (
         record.curve(*column) for column in (("train", LOSS), ("validation", LOSS), ("validation", OUTSIDE))
     )
