@@ -246,4 +246,19 @@ EVIDENCE = (
         "[run[runs[0].index(figure)].value for run in found[baseline]]",
         "unit/test_sweep.py::test_figures_are_compared_by_their_names",
     ),
+    # ── what a run has, and what a file holds ────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "a run that trains nothing is about the few-shot baseline's difference from itself",
+        "evals/conditions.py",
+        "if name in given and name != subject(given)]",
+        "if name in given]",
+        "unit/evals/test_scores.py::test_what_was_not_measured_is_absent",
+    ),
+    Mutant(
+        "comparisons with faulty answers are taken for prompts",
+        "data/sources.py",
+        "return best if found[best] or not readable(Prompt) else Prompt",
+        "return best if found[best] >= readable(Prompt) else Prompt",
+        "unit/data/test_sources.py::test_comparisons_with_faulty_answers_are_no_prompts",
+    ),
 )

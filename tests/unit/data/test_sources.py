@@ -16,7 +16,9 @@ from steersman.data.formats import read
 from steersman.data.sources import (
     DataConfig,
     DataSet,
+    kind_of,
     load,
+    load_file,
     locate,
     run,
     split_validation,
@@ -191,3 +193,14 @@ def test_one_file_is_a_data_set(tmp_path: Path) -> None:
     data = load(path, columns="prompt=question,chosen=good,rejected=bad")
     assert [row.options for row in data.comparisons] == [("So.", "No."), ("Thus.", "No.")]
     assert (data.demonstrations, data.evaluation, data.folder) == ([], [], path)
+
+
+def test_comparisons_with_faulty_answers_are_no_prompts(tmp_path: Path) -> None:
+    """Every row with a prompt can be read as a prompt; that is what a file holds only if nothing else is in it."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "Why?", "chosen": "a", "rejected": text} for text in ("a", " a", "b")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert kind_of(path) is Comparison
+    assert len(load_file(path).comparisons) == 1
+    path.write_text(json.dumps({"prompt": "Why?", "id": 3}) + "\n")
+    assert kind_of(path) is Prompt
