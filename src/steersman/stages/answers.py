@@ -112,8 +112,10 @@ def generation_work(
 def estimate_raw(config: AnswersConfig, workload: Workload) -> Work:
     """One condition or two; the few-shot prompt is read once."""
     preamble = answers.few_shot_preamble(workload.constitution.persona, workload.train, config.few_shot_examples)
-    before: dict[str, tuple[Message, ...] | None] = {RAW: None, FEW_SHOT: preamble}
-    conditions = {name: own for name, own in before.items() if name in config.baselines}
+    before = {RAW: None, FEW_SHOT: preamble}
+    conditions: dict[str, tuple[Message, ...] | None] = {
+        name: own for name, own in before.items() if name in config.baselines
+    }
     return generation_work(config.sampling, workload, "raw_answers", workload.evaluation, conditions)
 
 

@@ -13,7 +13,7 @@ from steersman.data.by_principle import of_principles
 from steersman.evals import reward_card
 from steersman.lm.reward_model import BATCH, RewardModel, centring_groups, tokenised
 from steersman.recipe import Recipe
-from steersman.report.blocks import Curve, LineChart, Number, Rate, Section, Table, paragraph
+from steersman.report.blocks import Block, Curve, LineChart, Number, Rate, Section, Table, paragraph
 from steersman.report.cards import accuracy_table
 from steersman.report.evidence import StageRecord, smoothed
 from steersman.report.format import number, percent, phrase, rate
@@ -201,7 +201,7 @@ def section(record: StageRecord) -> Section:
         if any(bias["preferred"]["n"] for bias in card["biases"].values())
         else "Without demonstrations, biases were not measured.",
     ]
-    blocks = (
+    blocks: tuple[Block, ...] = (
         accuracy_table("Held-out accuracy of the reward model", card, KINDS, record),
         paragraph(" ".join(filter(None, notes))),
         *_biases(card["biases"]),
