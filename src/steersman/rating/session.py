@@ -111,7 +111,7 @@ def _gold_questions(source: Source) -> list[Question]:
 
 def _answer_files(run: Run) -> list[str]:
     """The files of answers that the run's recipe has; a former recipe may have left others."""
-    stages = read_json(run.path / "run.json")["stages"]
+    stages = read_json(run.path / "run.json").get("stages", ANSWER_STAGES)
     files = [f"{stage}/answers.jsonl" for stage in ANSWER_STAGES if stage in stages]
     return [file for file in files if (run.path / file).exists()]
 
