@@ -248,8 +248,8 @@ CORE = (
     Mutant(
         "lines are counted from 0",
         "data/formats.py",
-        "enumerate(islice(rows_of(path), limit), start=1)",
-        "enumerate(islice(rows_of(path), limit), start=0)",
+        "enumerate(found_rows, start=1)",
+        "enumerate(found_rows, start=0)",
         "unit/data/test_formats.py::test_each_fault_is_named_once_with_its_line",
     ),
     Mutant(
