@@ -46,6 +46,20 @@ CORE = (
         "unit/test_functional.py::test_a_ranking_is_the_mean_of_its_pairs",
     ),
     Mutant(
+        "packed rows are read from their neighbours' places",
+        "lm/packing.py",
+        "start[order] = layout.last + 1",
+        "start[order] = layout.last",
+        "unit/train/test_packing.py::test_a_batch_holds_every_row_once_and_hardly_any_padding",
+    ),
+    Mutant(
+        "a long question takes the system text with it",
+        "lm/chat_format.py",
+        "return ids[:start] + ids[start +",
+        "return ids[:0] + ids[",
+        "unit/lm/test_chat_format.py::test_system_text_and_the_end_of_the_question_stay",
+    ),
+    Mutant(
         "PPO takes the larger surrogate: the clip does not bind",
         "functional.py",
         "-torch.minimum(ratio * advantages",
@@ -175,10 +189,10 @@ CORE = (
     ),
     Mutant(
         "an n-gram may come twice if its last token is the first after it",
-        "lm/sampling.py",
-        "starts = range(len(self.tokens) - n + 1)",
-        "starts = range(len(self.tokens) - n)",
-        "unit/lm/test_sampling.py::test_no_ngram_comes_twice_and_the_logprobs_stay_the_models_own",
+        "lm/no_repeat.py",
+        "range(len(ids) - n + 1)",
+        "range(len(ids) - n)",
+        "unit/lm/test_no_repeat.py::test_no_ngram_comes_twice_and_the_logprobs_stay_the_models_own",
     ),
     Mutant(
         "the nucleus loses the token that crosses its edge",

@@ -37,9 +37,13 @@ def gather_scored(hidden: Tensor, token_ids: Tensor, completion_mask: Tensor) ->
     Returns:
         ([N, H], [N]) in row-major order of the batch.
     """
-    scored = scored_positions(completion_mask)
+    return hidden[scored_positions(completion_mask)], scored_targets(token_ids, completion_mask)
+
+
+def scored_targets(token_ids: Tensor, completion_mask: Tensor) -> Tensor:
+    """The tokens that the scored positions should predict, [N] in row-major order; arguments as `gather_scored`."""
     targets = token_ids.roll(-1, dims=1)  # the wrapped-around last column is never scored
-    return hidden[scored], targets[scored]
+    return targets[scored_positions(completion_mask)]
 
 
 def sum_per_sequence(values: Tensor, completion_mask: Tensor) -> Tensor:

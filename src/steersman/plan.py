@@ -30,6 +30,7 @@ from steersman.stage import Inputs, R, Sources
 from steersman.stages import sources
 from steersman.stages.data import DATA
 from steersman.store import Artifact, Run, StageFolder, peak_memory_mb, sha256_file
+from steersman.train.loop import TooLong
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
 State = Literal["reused", "will run"]
@@ -53,7 +54,10 @@ PACKAGED_SHAPE = {
 
 
 class StagePlan(Record):
-    """One stage. ``tokens`` pass through the model; None stands for what cannot be known yet."""
+    """One stage. ``tokens`` pass through the model; None stands for what cannot be known yet.
+
+    ``truncated`` and ``dropped`` are the training rows longer than ``max_length``, by what becomes of them.
+    """
 
     name: str
     state: State
@@ -61,6 +65,8 @@ class StagePlan(Record):
     tokens: int | None = 0
     seconds: float | None = 0.0
     peak_mb: int | None = 0
+    truncated: int = 0
+    dropped: int = 0
 
 
 class Plan(Record):
@@ -130,10 +136,18 @@ def _stage_plan(step: Step, state: State, why: str, work: Work | None, calibrati
         return StagePlan(name=name, state=state, why=why, tokens=None, seconds=None, peak_mb=None)
     counts = work.counts
     tokens = round(counts.train_tokens + counts.read_tokens + counts.decode_rows + counts.rollout_rows)
-    if calibration is None:
-        return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=None, peak_mb=None)
-    seconds, peak_mb = calibration.seconds(counts), calibration.peak_mb(work.peak)
-    return StagePlan(name=name, state=state, why=why, tokens=tokens, seconds=seconds, peak_mb=peak_mb)
+    seconds = peak_mb = None
+    if calibration is not None:
+        seconds, peak_mb = calibration.seconds(counts), calibration.peak_mb(work.peak)
+    return StagePlan(
+        name=name,
+        state=state,
+        why=why,
+        tokens=tokens,
+        seconds=seconds,
+        peak_mb=peak_mb,
+        **work.too_long._asdict(),
+    )
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,6 +269,9 @@ def _notes(planned: Plan) -> Iterator[str]:
         return
     if planned.prepare:
         yield f"Weights: {planned.prepare}."
+    for stage in planned.stages:
+        if too_long := str(TooLong(stage.truncated, stage.dropped)):
+            yield f"{stage.name}: {too_long}."
     total, memory = _known(planned.seconds, _duration), _known(planned.peak_mb, _megabytes)
     yield f"{to_run} of {len(planned.stages)} stages will run in {planned.run}: {total}, {memory} of memory."
     if planned.hardware != Hardware():

@@ -59,8 +59,10 @@ class Message(Record):
 
     role: Literal["system", "user", "assistant", "tools", "tool"]
     content: str
-    tool_call_id: str = ""  # of the call that a tool answers
-    name: str = ""  # of the tool that answers
+    # In JSON, what says nothing is left out: rows, and what is made of their text, stay what they were without it.
+    tool_call_id: str = Field(default="", exclude_if=lambda value: not value)  # of the call that a tool answers
+    name: str = Field(default="", exclude_if=lambda value: not value)  # of the tool that answers
+    weight: Literal[0, 1] = Field(default=1, exclude_if=lambda weight: weight == 1)  # 0: `loss_on: all` leaves it out
 
 
 class ToolCall(Record):

@@ -77,7 +77,8 @@ class Counting:
 
         def counted(model: Any, batch: Any, lower: Any = None) -> Any:
             if lower is None:
-                self.counts["train_tokens" if torch.is_grad_enabled() else "read_tokens"] += batch.token_ids.numel()
+                ids = batch.token_ids if batch.packed is None else batch.packed.layout.token_ids
+                self.counts["train_tokens" if torch.is_grad_enabled() else "read_tokens"] += ids.numel()
             return function(model, batch, lower)
 
         self.patch.setattr(module, "scored_hidden", counted)
@@ -122,6 +123,7 @@ def answers_of_one_length(monkeypatch: pytest.MonkeyPatch, tokens: int, others: 
     [
         [],
         ["sft.micro_batch_size=3"],
+        ["sft.packing=true", "sft.max_length=90"],
         pytest.param(["sft.replay.rows=9", "sft.replay.tokens=8"], marks=pytest.mark.slow),
         pytest.param(["sft.distillation.prompts=6", "sft.distillation.tokens=8"], marks=pytest.mark.slow),
         ["sft.distillation={prompts: 22, tokens: 8, weight: 0.5}", "sft.replay={rows: 9, tokens: 8}"],

@@ -17,7 +17,7 @@ from steersman import plan as stages_module
 from steersman.cost import calibration as calibration_module
 from steersman.cost.calibration import Calibration
 from steersman.cost.work import Workload
-from steersman.errors import ModelError, RecipeError
+from steersman.errors import DataError, ModelError, RecipeError
 from steersman.lm import pretrained
 from steersman.plan import Plan, plan
 from steersman.plan import shown as blocks_of
@@ -66,6 +66,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workload(tiny_base: Path, demonstrations: list[Demonstration], tmp_path: Path) -> Workload:
     return small_workload(tiny_base, demonstrations, tmp_path)
+
+
+# ── rows over the limit ──────────────────────────────────────────────────────────────────────────────────────────────
+def test_rows_over_the_limit_are_counted_with_what_becomes_of_them() -> None:
+    settings = ["sft.max_length=100", "sft.truncation=drop", "dpo.max_length=64"]
+    planned = plan(tiny(*settings))
+    by_name = {stage.name: stage for stage in planned.stages}
+    assert (by_name["sft"].truncated, by_name["dpo"].dropped) == (0, 0)
+    assert by_name["sft"].dropped > 1 == by_name["dpo"].truncated
+    with pytest.raises(DataError, match="rows of sft are longer than max_length"):
+        plan(tiny("sft.max_length=16", "sft.truncation=drop"))
+    assert f"sft: {by_name['sft'].dropped} rows longer than max_length: left out (truncation: drop)." in shown(planned)
+    assert f'"dropped":{by_name["sft"].dropped}' in planned.model_dump_json()
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -87,7 +87,10 @@ def reply(speaker: Speaker, conversation: list[Message], config: SamplingConfig,
 
     (answer,) = speaker.model.answers(Request([tuple(conversation)], config, on_text=on_text))
     if answer.truncated_prompt_tokens:
-        print(f"note: the first {answer.truncated_prompt_tokens} tokens of the conversation were cut", file=sys.stderr)
+        print(
+            f"note: {answer.truncated_prompt_tokens} tokens of the conversation were cut: its oldest turns first",
+            file=sys.stderr,
+        )
     return answer.text
 
 

@@ -16,10 +16,12 @@ from steersman.constitution.document import Constitution
 from steersman.evals import answers
 from steersman.evals.conditions import FEW_SHOT, RAW
 from steersman.lm.chat_format import ChatFormat, Example
+from steersman.lm.packing import arrange
 from steersman.lm.shared_prefix import Group
 from steersman.recipe import Recipe
 from steersman.store import Run, read_jsonl
 from steersman.train import sft
+from steersman.train.loop import TooLong
 from steersman.types import Comparison, Demonstration, Prompt, Text
 
 # Mean answer lengths, until an earlier run in the same folder shows better: a share of max_new_tokens, and of the mean
@@ -58,10 +60,11 @@ class PeakSizes(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a stage does to a model."""
+    """What a stage does to a model, and how many of the rows that it learns are too long."""
 
     counts: Counts
     peak: PeakSizes
+    too_long: TooLong = TooLong()
 
 
 class WordCount:
@@ -99,15 +102,20 @@ class Workload:
     development: Sequence[Prompt]
 
     @functools.cached_property
-    def train_examples(self) -> list[Example]:
-        """Training rows, tokenised."""
+    def train_encoded(self) -> sft.Encoded:
+        """Training rows, tokenised, and how many of them are too long."""
         rows = sft.learnt_rows(self.recipe.sft, self.train)
-        return sft.encode(rows, self.chat, self.recipe.sft.max_length)[0] if rows else []
+        return sft.encode(rows, self.chat, self.recipe.sft) if rows else sft.Encoded([], 0, [])
+
+    @property
+    def train_examples(self) -> list[Example]:
+        """Training rows, tokenised, without those that `truncation` leaves out."""
+        return self.train_encoded.examples
 
     @functools.cached_property
     def validation_examples(self) -> list[Example]:
         """Validation rows, tokenised."""
-        return sft.encode(self.validation, self.chat, self.recipe.sft.max_length)[0] if self.validation else []
+        return sft.encode(self.validation, self.chat, self.recipe.sft).examples if self.validation else []
 
     def answer_tokens(self, stage: str, condition: str) -> float:
         """Expected mean length of an answer."""
@@ -136,6 +144,16 @@ def padded(lengths: Sequence[int], size: int) -> list[int]:
     """Tokens of each batch of ``size`` rows, padding included."""
     batches = [lengths[i : i + size] for i in range(0, len(lengths), size)]
     return [len(batch) * max(batch) for batch in batches]
+
+
+def packed(lengths: Sequence[int], size: int, limit: int) -> list[int]:
+    """Tokens of each batch of ``size`` rows that share sequences of at most ``limit`` tokens, padding included."""
+    found = []
+    for i in range(0, len(lengths), size):
+        own = lengths[i : i + size]
+        sequences = arrange(own, limit)
+        found.append(len(sequences) * max(sum(own[i] for i in rows) for rows in sequences))
+    return found
 
 
 def total(*counts: Counts) -> Counts:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as Styled
 
 from steersman.data.forms import FormReport, Refusals, check_forms
-from steersman.types import Comparison, Demonstration, Prompt, plain_text
+from steersman.types import Comparison, Demonstration, Prompt, Text, plain_text
 
 Row = Prompt | Demonstration | Comparison
 LEAK_JACCARD = 0.5
@@ -57,8 +57,37 @@ class Coverage(NamedTuple):
     harmful: int
 
 
+class LengthLimit(NamedTuple):
+    """How many tokens a row may have; ``tokens``: how many a prompt has with its longest answer, by ``measure``."""
+
+    max_length: int
+    tokens: Callable[[Text, Sequence[str]], int]
+    measure: str
+
+    def exceeded(self, row: Row) -> bool:
+        """Whether a row is longer."""
+        return self.tokens(row.prompt, answers_of(row)) > self.max_length
+
+    def sentence(self, count: int, what: str) -> str:
+        """What is said of some rows that are longer."""
+        return (
+            f"Longer than {self.max_length} tokens by {self.measure}: {count:,} {what}; "
+            "`truncation` says whether training cuts them or leaves them out."
+        )
+
+
+def answers_of(row: Row) -> Sequence[str]:
+    """The answers in a row."""
+    if isinstance(row, Demonstration):
+        return (row.completion,)
+    return row.options if isinstance(row, Comparison) else ()
+
+
 class DataReport(NamedTuple):
-    """The result of `check`. ``leaks`` and ``shared_topics`` must be empty for an honest evaluation."""
+    """The result of `check`. ``leaks`` and ``shared_topics`` must be empty for an honest evaluation.
+
+    ``too_long``: rows over a limit, by file, if one was given.
+    """
 
     counts: dict[str, int]
     coverage: list[Coverage]
@@ -69,6 +98,7 @@ class DataReport(NamedTuple):
     labelled: dict[str, int]
     languages: dict[str, int]
     forms: FormReport
+    too_long: dict[str, int]
 
     def json(self) -> dict[str, Any]:
         """The whole report as JSON values, every pair included."""
@@ -197,11 +227,13 @@ def check(
     development: Sequence[Prompt] = (),
     *,
     refuses: Callable[[str, str], bool] | None = None,
+    limit: LengthLimit | None = None,
 ) -> DataReport:
     """All checks of a data set; none needs a model.
 
     Args:
         refuses: whether a completion refuses a prompt; without it, nothing is said of refusals by form.
+        limit: of the length of the rows to train on.
     """
     training: list[Row] = [*demonstrations, *comparisons, *prompts]
     files: dict[str, Sequence[Row]] = {
@@ -224,6 +256,7 @@ def check(
         labelled=labelled(comparisons),
         languages=dict(Counter(t for rows in files.values() for r in rows for t in r.tags if t.startswith("lang:"))),
         forms=check_forms(demonstrations, refuses) if refuses else FormReport([], [], [], 0.0),
+        too_long={n: sum(map(limit.exceeded, files[n])) for n in ("demonstrations", "comparisons")} if limit else {},
     )
 
 
@@ -269,13 +302,16 @@ def _lengths(completions: Sequence[str]) -> dict[str, float]:
 
 
 # ── terminal output ──────────────────────────────────────────────────────────────────────────────────────────────────
-def print_report(name: str, report: DataReport) -> None:
+def print_report(name: str, report: DataReport, limit: LengthLimit | None = None) -> None:
     """Print counts, lengths, forms, languages, near-duplicates and a one-line verdict to stdout."""
     console = Console(highlight=False, markup=False)
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     console.print(_coverage_table(report))
     for line in _facts(report):
         console.print(line)
+    if limit is not None:
+        for what, count in report.too_long.items():
+            console.print(limit.sentence(count, what))
     _print_pairs(console, "Leaks: an evaluation prompt and the training prompt that it is close to", report.leaks)
     _print_list(console, "Topics in training and in evaluation", [_line(topic) for topic in report.shared_topics])
     for file, pairs in report.twins.items():
@@ -336,7 +372,7 @@ def _print_list(console: Console, title: str, items: Sequence[str]) -> None:
         return
     console.print(f"\n{title} ({len(items)})")
     for item in items[:SHOWN]:
-        console.print(Text(f"  - {item}"), no_wrap=True, overflow="ellipsis")
+        console.print(Styled(f"  - {item}"), no_wrap=True, overflow="ellipsis")
     if len(items) > SHOWN:
         console.print(f"  and {len(items) - SHOWN} more; --json lists them all")
 

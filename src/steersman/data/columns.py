@@ -40,6 +40,7 @@ from steersman.data.turns import (
     offering,
     refuse_unlearnt,
     tools_in,
+    up_to_learnt,
 )
 from steersman.errors import DataError
 from steersman.types import Comparison, Demonstration, Prompt, Record
@@ -96,6 +97,8 @@ def _mapped(row: Row, record: type[Record]) -> list[Row]:
         rest = {name: value for name, value in row.items() if name != "instances"}
         instances = as_objects(row["instances"], "instances", "instances")
         return [own for instance in instances for own in _mapped({**rest, **instance}, record)]
+    if record is Demonstration and row.get("weight") not in (None, 1):
+        raise DataError(f"a demonstration with the weight {str(row['weight'])[:60]}: only whole rows are learnt")
     alpaca_demonstration = record is Demonstration and "instruction" in row and "output" in row
     row = alpaca(sharegpt(row))
     if record is Demonstration and (name := _verdict(row)):
@@ -113,7 +116,8 @@ def _mapped(row: Row, record: type[Record]) -> list[Row]:
         if record is Prompt:
             return [{"prompt": as_slot(messages), **row}]
         if record is Demonstration:
-            refuse_unlearnt(spoken[_last_question(messages) + 1 :])
+            messages = up_to_learnt(messages)
+            refuse_unlearnt(spoken[_last_question(messages) + 1 : len(messages)])
             return [{"prompt": as_slot(messages[:-1]), "completion": last_text(messages[-1:], "messages"), **row}]
     if record is Demonstration and isinstance(row.get("completion"), list):  # TRL's conversational form
         spoken = as_objects(row["completion"], "completion")

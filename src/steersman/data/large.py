@@ -11,17 +11,26 @@ import hashlib
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steersman.data.check import TWIN_JACCARD, SimilarPair, jaccard, labelled, labelled_line, words
+from steersman.data.check import (
+    TWIN_JACCARD,
+    LengthLimit,
+    SimilarPair,
+    answers_of,
+    jaccard,
+    labelled,
+    labelled_line,
+    words,
+)
 from steersman.data.column_mapping import column_mapping, unnamed_columns
 from steersman.data.formats import stream
-from steersman.types import Comparison, Demonstration, Prompt, Record, plain_text
+from steersman.types import Comparison, Prompt, Record, plain_text
 
 BANDS, BAND = 8, 4
 MOST_COMPARED = 20_000  # candidates that are read again and compared; the rest is counted
@@ -35,7 +44,7 @@ class LargeReport(NamedTuple):
     ``lengths``: quantiles of the answers' words; ``labelled``: answers that stand alone, by label;
     ``repeated``: rows whose prompt occurred before, word for word;
     ``twins``: prompts that are almost the same, the first `SHOWN`; ``twin_pairs``: how many there are;
-    ``not_compared``: candidates beyond `MOST_COMPARED`.
+    ``not_compared``: candidates beyond `MOST_COMPARED`; ``too_long``: rows over a limit, if one was given.
     """
 
     kind: str
@@ -49,13 +58,14 @@ class LargeReport(NamedTuple):
     twin_pairs: int
     not_compared: int
     seconds: float
+    too_long: int | None = None
 
     def json(self) -> dict[str, Any]:
         """As JSON values."""
         return {**self._asdict(), "twins": [pair._asdict() for pair in self.twins]}
 
 
-def check_stream(path: Path, kind: type[Record], columns: str = "") -> LargeReport:
+def check_stream(path: Path, kind: type[Record], columns: str = "", limit: LengthLimit | None = None) -> LargeReport:
     """Read a file once, and its near-duplicates a second time.
 
     Raises:
@@ -63,14 +73,15 @@ def check_stream(path: Path, kind: type[Record], columns: str = "") -> LargeRepo
     """
     start, prepare = time.perf_counter(), column_mapping(columns)
     faults, ignored, alone = Counter[str](), Counter[str](), Counter[str]()
-    digests, signatures, lengths = bytearray(), bytearray(), bytearray()
+    digests, signatures, lengths, too_long = bytearray(), bytearray(), bytearray(), 0
     for row in _rows(path, kind, prepare, faults, ignored):
         tokens = words(plain_text(row.prompt))
         digests += hashlib.blake2b(" ".join(tokens).encode(), digest_size=8).digest()
         signatures += signature(set(tokens)).tobytes()
         if isinstance(row, Comparison):
             alone.update(labelled([row]))
-        lengths += np.uint32(sum(len(text.split()) for text in answers_in(row))).tobytes()
+        lengths += np.uint32(sum(len(text.split()) for text in answers_of(row))).tobytes()
+        too_long += limit is not None and limit.exceeded(row)
     count = len(digests) // 8
     found = np.frombuffer(bytes(signatures), dtype=np.uint32).reshape(count, BANDS * BAND)
     pairs = candidates(found, np.frombuffer(bytes(digests), dtype=np.uint64))
@@ -100,6 +111,7 @@ def check_stream(path: Path, kind: type[Record], columns: str = "") -> LargeRepo
         len(near),
         max(0, len(pairs) - MOST_COMPARED),
         time.perf_counter() - start,
+        too_long if limit else None,
     )
 
 
@@ -108,13 +120,6 @@ def _rows(path: Path, kind: type[Record], prepare: Any, faults: Counter[str], ig
         if reasons:
             faults["; ".join(reasons)] += 1
         yield from rows
-
-
-def answers_in(row: Record) -> Iterable[str]:
-    """The answers that a row holds."""
-    if isinstance(row, Demonstration):
-        return (row.completion,)
-    return row.options if isinstance(row, Comparison) else ()
 
 
 # ── MinHash ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +165,7 @@ def candidates(signatures: NDArray[np.uint32], digests: NDArray[np.uint64]) -> l
     return sorted(found)
 
 
-def shown(name: str, report: LargeReport) -> list[str]:
+def shown(name: str, report: LargeReport, limit: LengthLimit | None = None) -> list[str]:
     """The report as lines for people."""
     lengths = ", ".join(f"{what} {value:,}" for what, value in report.lengths.items())
     kind = Prompt if report.kind == "prompts" else Record
@@ -169,6 +174,7 @@ def shown(name: str, report: LargeReport) -> list[str]:
         f"{name}: {report.rows:,} {report.kind}, read in {report.seconds:.0f} s",
         f"answers, words: {lengths}" if report.kind != Prompt.__name__.lower() + "s" else "",
         labelled_line(report.labelled),
+        limit.sentence(report.too_long or 0, report.kind) if limit else "",
         *(f"not read: {n:,} row(s): {reason}" for reason, n in report.faults.most_common(SHOWN)),
         *(f"column not read: {column!r}, {n:,} row(s)" for column, n in report.ignored.most_common(SHOWN)),
         hint,

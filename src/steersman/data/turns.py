@@ -89,7 +89,8 @@ def as_turn(turn: Mapping[str, Any]) -> Row:
             raise DataError(f"a call of a tool by {role!r}, where only the assistant makes some")
         content = calling(content or "", calls)
     about = {name: turn[name] for name in ("tool_call_id", "name") if turn.get(name)} if ROLES[role] == "tool" else {}
-    return {"role": ROLES[role], "content": content, **about}
+    own = {"role": ROLES[role], "content": content, **about}
+    return {**own, "weight": 0} if ROLES[role] == "assistant" and not learnt(turn) else own
 
 
 def _calls(turn: Mapping[str, Any]) -> list[ToolCall]:
@@ -152,11 +153,37 @@ def spoken(message: Mapping[str, Any]) -> Row:
     return row
 
 
+def learnt(turn: Mapping[str, Any]) -> bool:
+    """Whether OpenAI's ``weight`` of a message lets it be learnt.
+
+    Raises:
+        DataError: a weight that is neither 0 nor 1.
+    """
+    weight = turn.get("weight")
+    if weight not in (None, 0, 1):
+        raise DataError(f"a message has the weight {weight!r:.60}: 1 is learnt, 0 is not, and others are not read")
+    return weight != 0
+
+
+def up_to_learnt(turns: list[Row]) -> list[Row]:
+    """A conversation up to the last assistant message that is learnt; one without a weight of 0 there as it is.
+
+    Raises:
+        DataError: it ends with an assistant message of weight 0, and no other is learnt.
+    """
+    if not (turns and turns[-1].get("weight") == 0):
+        return turns
+    last = [i for i, turn in enumerate(turns) if turn["role"] == "assistant" and i and turn.get("weight") != 0]
+    if not last:
+        raise DataError("every assistant message has the weight 0: there is nothing to learn")
+    return turns[: last[-1] + 1]
+
+
 def refuse_unlearnt(last: Sequence[Mapping[str, Any]]) -> None:
     """What the last message says about its own learning, and a completion cannot hold."""
     for message in last:
-        if message.get("weight") not in (None, 1):
-            raise DataError(f"the last message has the weight {message['weight']}: only whole answers are learnt")
+        if not learnt(message):
+            raise DataError("the completion has the weight 0: there is nothing to learn")
         if thought := message.get("reasoning_content") or message.get("thinking"):
             raise DataError(
                 f"the last message has its thoughts apart ({str(thought)[:40]!r}); write them into 'content'"

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from torch import Tensor
 from steersman.errors import DataError, ModelError
 from steersman.lm.chat_template import ChatTemplate, chat_template, encodable
 from steersman.types import ROLE_NAMES, Message, Text, messages_of, uses_tools
+
+if TYPE_CHECKING:
+    from steersman.lm.packing import Packed
 
 # Spelled-out roles as a chat template, for programs that an exported model goes to: it writes the ids of `ChatFormat`.
 SPELLED_OUT = (
@@ -45,11 +49,15 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Right-padded token ids with masks, all [B, T]; ``completion_mask`` marks what carries loss."""
+    """Right-padded token ids with masks, all [B, T]; ``completion_mask`` marks what carries loss.
+
+    ``packed``: the rows are read in this arrangement, without the padding between them.
+    """
 
     token_ids: Tensor
     attention_mask: Tensor
     completion_mask: Tensor
+    packed: Packed | None = None
 
     @property
     def scored_tokens(self) -> int:
@@ -111,31 +119,62 @@ class ChatFormat:
         stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
         return [*ids, self.tokenizer.eos_token_id] if stop is None else ids[: stop + 1]
 
-    def prompt_within(self, prompt: Text, limit: int) -> list[int]:
-        """Ids of a prompt of at most ``limit`` tokens, if leaving out its oldest turns is enough for that.
+    def prompt_within(
+        self, prompt: Text, limit: int, *, preamble: Text | None = None, question_limit: int = 0
+    ) -> list[int]:
+        """Ids of a prompt of at most ``limit`` tokens: without its oldest turns, then without its question's beginning.
 
-        System text, tools and the last question stay; turns go in pairs, a user's and the answer to it, with what tools
-        said in between.
+        Turns go in pairs, a user's and the answer to it, with what tools said in between. System text, tools, the
+        preamble and what the template writes always stay; where they alone are longer, so is the result.
+
+        Args:
+            preamble: as in `prompt_ids`.
+            question_limit: the length down to which the question may be cut, if it is more than ``limit``.
         """
         messages = list(messages_of(prompt))
         first = next((i for i, m in enumerate(messages) if m.role not in ("system", "tools")), 0)
-        ids = self.prompt_ids(tuple(messages))
+        ids = self.prompt_ids(tuple(messages), preamble)
         while len(ids) > limit and (end := _end_of_turns(messages, first)) < len(messages):
             del messages[first:end]
-            ids = self.prompt_ids(tuple(messages))
-        return ids
+            ids = self.prompt_ids(tuple(messages), preamble)
+        excess = len(ids) - max(limit, question_limit)
+        if excess <= 0:
+            return ids
+        other = self.prompt_ids((*messages[:-1], messages[-1].model_copy(update={"content": "?"})), preamble)
+        start, end = common_length([ids, other]), common_length([ids[::-1], other[::-1]])
+        return ids[:start] + ids[start + max(0, min(excess, len(ids) - start - end)) :]
+
+    def fit(
+        self, prompt: Text, answers: Sequence[list[int]], max_length: int
+    ) -> tuple[list[int], list[list[int]], int]:
+        """A prompt's ids and those of its answers, of which none is longer than ``max_length`` with the prompt.
+
+        What is too long loses, in this order: the prompt's oldest turns; the end of the answers with their terminators,
+        down to half of the length; the beginning of the question; at last, system text. Reported, never silent.
+
+        Args:
+            answers: ids of `completion_ids`.
+
+        Returns:
+            (prompt, answers, how many tokens were too many).
+        """
+        whole, longest = self.prompt_ids(prompt), max(map(len, answers))
+        excess = max(0, len(whole) + longest - max_length)
+        if not excess:
+            return whole, list(answers), 0
+        most = max_length - min(longest, max_length // 2)
+        head = shorten(self.prompt_within(prompt, max_length - longest, question_limit=most), most)
+        return head, [ids[: max_length - len(head)] for ids in answers], excess
 
     def example(self, prompt: Text, completion: str, max_length: int) -> Example:
-        """Prompt and completion as one sequence of at most ``max_length`` ids.
+        """Prompt and completion as one sequence of at most ``max_length`` ids, see `fit`."""
+        head, (tail,), excess = self.fit(prompt, [self.completion_ids(completion, prompt)], max_length)
+        return Example(head + tail, len(head), excess)
 
-        What is too long loses, in this order: the prompt's oldest turns; the end of the completion with its terminator,
-        down to half of the length; the beginning of the question. Reported, never silent.
-        """
-        tail, whole = self.completion_ids(completion, prompt), self.prompt_ids(prompt)
-        excess = max(0, len(whole) + len(tail) - max_length)
-        head = self.prompt_within(prompt, max_length - len(tail)) if excess else whole
-        head = shorten(head, max(2, max_length - min(len(tail), max_length // 2)))
-        return Example(head + tail[: max_length - len(head)], len(head), excess)
+    def length(self, prompt: Text, answers: Sequence[str]) -> int:
+        """Tokens of a prompt with its longest answer, if there is any."""
+        longest = max((len(self.completion_ids(answer, prompt)) for answer in answers), default=0)
+        return len(self.prompt_ids(prompt)) + longest
 
     def decode(self, ids: Sequence[int]) -> str:
         """An answer's text without its terminator."""
@@ -170,6 +209,11 @@ def _refuse_tools(messages: Sequence[Message]) -> None:
             expected="a model whose chat template has tools",
             do="use such a model, or leave these rows out",
         )
+
+
+def common_length(sequences: Sequence[list[int]]) -> int:
+    """With how many equal ids all sequences begin."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False)))
 
 
 def shorten(prompt_ids: list[int], limit: int) -> list[int]:

@@ -18,9 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from steersman.errors import ModelError
-from steersman.functional import gather_scored
 from steersman.lm.adapters import frozen_layers
-from steersman.lm.chat_format import Batch
 from steersman.lm.head import evaluating, probe_ids, same_states, trunk
 from steersman.terminal import Progress
 
@@ -243,17 +241,3 @@ def _by_tokens(texts: Sequence[tuple[int, ...]], tokens: int) -> Iterator[list[t
         batch.append(text)
     if batch:
         yield batch
-
-
-def scored_hidden(model: Any, batch: Batch, lower: FrozenStates | None = None) -> tuple[Tensor, Tensor]:
-    """Hidden states at the scored positions, [N, H], and the tokens they should predict, [N].
-
-    Args:
-        lower: the batch's activations below the trainable layers, if they are known.
-    """
-    inputs = {"input_ids": batch.token_ids, "attention_mask": batch.attention_mask}
-    if lower is None:
-        hidden = trunk(model)(**inputs, use_cache=False).last_hidden_state
-    else:
-        hidden = lower.trunk.finish(lower.states, **inputs)
-    return gather_scored(hidden, batch.token_ids, batch.completion_mask)

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 from steersman.lm import device, pretrained
 from steersman.lm.adapters import load_policy
-from steersman.lm.chat_format import chat_format
+from steersman.lm.chat_format import chat_format, common_length
 from steersman.lm.compact_vocabulary import CompactConfig, choose_vocabulary
 from steersman.lm.device import Hardware
 from steersman.lm.head import head_of
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.sampling import Completion, Prefix, Request, Sampler, SamplingConfig, common_length
+from steersman.lm.sampling import Completion, Prefix, Request, Sampler, SamplingConfig
 from steersman.types import Demonstration, Text
 
 FAST = CompactConfig(extra_rows=16384)  # rows beside those of the examples: little of the model's mass is missing

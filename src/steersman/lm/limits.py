@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from steersman.errors import ModelError
+from steersman.lm.chat_format import ChatFormat, common_length
+from steersman.types import Text
+
+if TYPE_CHECKING:
+    from steersman.lm.sampling import SamplingConfig
+
+MIN_PROMPT = 8  # tokens of a prompt for which a model's positions must leave room
 
 
 def fit_embedding(tokenizer: Any, rows: int, where: str) -> None:
@@ -38,6 +45,59 @@ def positions(config: Any) -> int | None:
     text = config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
     return next((value for name in names if isinstance(value := getattr(text, name, None), int)), None)
+
+
+def prompt_limit(model_config: Any, sampling: SamplingConfig, shared: int = 0) -> int:
+    """How many tokens a prompt may have with a common prefix of ``shared`` tokens, which does not count for itself.
+
+    Raises:
+        ModelError: prefix and answer leave no room in the model's positions.
+    """
+    limit = positions(model_config)
+    room = sampling.max_prompt_tokens if limit is None else limit - shared - sampling.max_new_tokens
+    if room < MIN_PROMPT:
+        raise ModelError(
+            f"the model reads {limit} tokens: {shared} of a common prefix and {sampling.max_new_tokens} of an answer "
+            f"leave {max(0, room)} for a prompt",
+            expected=f"{MIN_PROMPT} or more",
+            do="lower sampling.max_new_tokens, or shorten the few-shot prompt",
+        )
+    return shared + min(sampling.max_prompt_tokens, room)
+
+
+def prompts_within(
+    chat: ChatFormat, prompts: Sequence[Text], preamble: Text | None, limit_behind: Callable[[int], int]
+) -> tuple[list[list[int]], int, list[int]]:
+    """Ids of prompts within a limit, see `ChatFormat.prompt_within`; the limit; how many tokens each prompt lost.
+
+    Args:
+        limit_behind: how many tokens a prompt may have with a preamble of so many.
+
+    Raises:
+        ModelError: system text leaves no room for the question.
+    """
+    starts = [chat.prompt_ids(prompt, preamble) for prompt in prompts]
+    shared = 0 if preamble is None else common_length([*starts, chat.prompt_ids("?", preamble)])
+    limit = limit_behind(shared)
+    lost = []
+    for i, (prompt, ids) in enumerate(zip(prompts, starts, strict=True)):
+        starts[i] = ids if len(ids) <= limit else chat.prompt_within(prompt, limit, preamble=preamble)
+        lost.append(len(ids) - len(starts[i]))
+        if len(starts[i]) > limit:
+            raise ModelError(
+                f"a prompt's system text leaves no room for its question: {len(starts[i]) - shared} tokens without it",
+                expected=f"at most {limit - shared}",
+                do="raise max_prompt_tokens if the model reads more, or shorten the system text",
+            )
+    return starts, limit, lost
+
+
+def shortened(count: int, of: int) -> str:
+    """What is said of prompts that were too long."""
+    return (
+        f"{count} of {of} prompts are longer than max_prompt_tokens, or than the model reads: they lose their oldest "
+        "turns, then the beginning of their question"
+    )
 
 
 def noise(config: Any) -> list[tuple[Any, str, float]]:

@@ -22,7 +22,7 @@ from steersman.errors import ModelError
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, restore, using
 from steersman.lm.chat_format import ChatFormat, chat_format
-from steersman.lm.shared_prefix import Group, GroupStates, fitting, shared_prefix_batch, shared_prefix_hidden
+from steersman.lm.shared_prefix import Group, GroupStates, shared_prefix_batch, shared_prefix_hidden
 from steersman.types import Demonstration, Text
 
 HEAD, ABOUT, WEIGHTS = "head.safetensors", "reward_model.json", "adapter_model.safetensors"
@@ -40,7 +40,13 @@ COMBINED: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 def tokenised(prompt: Text, answers: Sequence[str], chat: ChatFormat, max_length: int) -> Group:
     """A prompt and its answers as a reward model reads them."""
-    return fitting(chat.prompt_ids(prompt), [chat.completion_ids(answer, prompt) for answer in answers], max_length)
+    return fitted(prompt, answers, chat, max_length)[0]
+
+
+def fitted(prompt: Text, answers: Sequence[str], chat: ChatFormat, max_length: int) -> tuple[Group, bool]:
+    """`tokenised`, and whether it was too long."""
+    head, tails, excess = chat.fit(prompt, [chat.completion_ids(answer, prompt) for answer in answers], max_length)
+    return Group(head, tails), excess > 0
 
 
 def centring_groups(demonstrations: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> list[Group]:

@@ -15,30 +15,29 @@ sequences, T columns (the longest sequence), H hidden units, V tokens.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from steersman.errors import ModelError
-from steersman.lm.chat_format import ChatFormat, shorten
+from steersman.lm.chat_format import ChatFormat, common_length, shorten
 from steersman.lm.compact_vocabulary import CompactVocabulary
 from steersman.lm.fast_paths import fast_paths
 from steersman.lm.head import Head, head_of, trunk
 from steersman.lm.int8 import Int8Copy
-from steersman.lm.limits import positions
+from steersman.lm.limits import MIN_PROMPT, prompt_limit, prompts_within
+from steersman.lm.no_repeat import repeating
 from steersman.lm.uncached import UncachedBatch
 from steersman.types import Record, Seed, Text
 
 BLOCK = 512  # weights of the draw that are summed at a time
 DRAW_AHEAD = 64  # random numbers of a sequence that are drawn at a time
 PREFILL_BATCH = 16  # sequences of which only the next token's log-probs are wanted
-MIN_PROMPT = 8  # tokens of a prompt for which a model's positions must leave room
 MIN_PREFIX_REUSE = 0.9  # share of a common prefix that must be cached already for the rest to be prefilled per sequence
 
 FinishReason = Literal["stop", "stop_string", "length", "filtered"]  # filtered: by an endpoint, lm/endpoint/client.py
@@ -57,7 +56,7 @@ class SamplingConfig(Record):
     seed: Seed = Field(default=0, description="Seed of the sequences' random streams.")
     batch_size: int = Field(default=64, ge=1, description="Sequences that are decoded at once.")
     max_prompt_tokens: int = Field(
-        default=1024, ge=MIN_PROMPT, description="Longer prompts, in tokens, lose their beginning."
+        default=1024, ge=MIN_PROMPT, description="Longer prompts, in tokens, lose old turns, then the question's start."
     )
 
 
@@ -150,11 +149,14 @@ class Sampler:
 
     def generate(self, request: Request) -> Iterator[Completion]:
         """Answer every prompt; completions come as they finish, each with the index of its prompt."""
-        starts = [self.chat.prompt_ids(prompt, request.preamble) for prompt in request.prompts]
+        behind = functools.partial(prompt_limit, self.model.config, request.config)
+        starts, limit, lost = prompts_within(self.chat, request.prompts, request.preamble, behind)
         shared = common_prefix(starts) if request.preamble is not None else None
-        yield from self.continue_ids(
-            starts, request.config, shared=shared, indices=request.numbers, on_text=request.on_text
-        )
+        lost_by = dict(zip(request.numbers, lost, strict=True))
+        for answer in self.continue_ids(
+            starts, request.config, shared=shared, limit=limit, indices=request.numbers, on_text=request.on_text
+        ):
+            yield replace(answer, truncated_prompt_tokens=lost_by[answer.index])
 
     def continue_ids(
         self,
@@ -162,6 +164,7 @@ class Sampler:
         config: SamplingConfig,
         *,
         shared: list[int] | None = None,
+        limit: int | None = None,
         indices: Sequence[int] | None = None,
         on_text: OnText | None = None,
     ) -> Iterator[Completion]:
@@ -171,10 +174,12 @@ class Sampler:
             starts: ids from BOS on; equal ones that are admitted together (the answers of a GRPO group) are prefilled
                 once.
             shared: a common prefix of all of them, prefilled once.
+            limit: their greatest length; longer ones lose ids after the first. None: of a prompt, as `prompt_limit`.
             indices, on_text: as in `Request`.
         """
+        limit = limit or prompt_limit(self.model.config, config)
         shared = self.prefix.reusable(shared or [])
-        queue = to_rows(starts, shared, indices or range(len(starts)), self._fitting(config, len(shared)))
+        queue = to_rows(starts, shared, indices or range(len(starts)), limit, config.seed)
         first: dict[tuple[int, ...], int] = {}
         places = {row.index: first.setdefault(tuple(row.prompt), i) for i, row in enumerate(queue)}
         queue.sort(key=lambda row: (len(row.prompt), places[row.index]))  # equal prompts are admitted together
@@ -187,23 +192,6 @@ class Sampler:
             head = head_of(self.model) if self.vocabulary is None else self.vocabulary.head
             yield from _generate(self, head, queue, shared, config, on_text)
 
-    def _fitting(self, config: SamplingConfig, shared: int) -> SamplingConfig:
-        """The settings with prompts short enough for the model's positions.
-
-        Raises:
-            ModelError: the common prefix and the answers leave no room for prompts.
-        """
-        limit = positions(self.model.config)
-        room = config.max_prompt_tokens if limit is None else limit - shared - config.max_new_tokens
-        if room < MIN_PROMPT:
-            raise ModelError(
-                f"the model reads {limit} tokens: {shared} of a common prefix and {config.max_new_tokens} of an answer "
-                f"leave {max(0, room)} for a prompt",
-                expected=f"{MIN_PROMPT} or more",
-                do="lower sampling.max_new_tokens, or shorten the few-shot prompt",
-            )
-        return config.model_copy(update={"max_prompt_tokens": min(config.max_prompt_tokens, room)})
-
     def next_token_logprobs(self, starts: Sequence[list[int]], tokens: Sequence[int], *, shared: bool) -> Tensor:
         """Log-probabilities in nats, by the exact model, that each of some tokens follows each sequence, [S, N].
 
@@ -211,8 +199,8 @@ class Sampler:
             shared: the common prefix of all sequences is prefilled once.
         """
         common = self.prefix.reusable(common_prefix(starts)) if shared else []
-        limit = SamplingConfig(max_prompt_tokens=max(map(len, starts)))
-        rows = sorted(to_rows(starts, common, range(len(starts)), limit), key=lambda row: len(row.prompt))
+        rows = to_rows(starts, common, range(len(starts)), max(map(len, starts)), seed=0)
+        rows.sort(key=lambda row: len(row.prompt))
         head, logprobs = head_of(self.model), torch.empty(len(starts), len(tokens))
         with torch.inference_mode():
             for i in range(0, len(rows), PREFILL_BATCH):
@@ -226,11 +214,6 @@ def common_prefix(sequences: Sequence[list[int]]) -> list[int]:
     """The ids with which all sequences begin, but for a last one: every sequence keeps an id of its own."""
     shortest = min(sequences, key=len, default=[])
     return shortest[: max(0, min(common_length(sequences), len(shortest) - 1))]
-
-
-def common_length(sequences: Sequence[list[int]]) -> int:
-    """With how many equal ids all sequences begin."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*sequences, strict=False)))
 
 
 # ── the batch ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -251,12 +234,6 @@ class Row:
             block = torch.rand(DRAW_AHEAD, generator=self.generator, dtype=torch.float64)
             self._uniforms = block.tolist()[::-1]
         return self._uniforms.pop()
-
-    def repeating(self, n: int) -> set[int]:
-        """The tokens with which the answer would hold the same n tokens in a row twice (Paulus et al. 2018)."""
-        last = self.tokens[len(self.tokens) - n + 1 :]
-        starts = range(len(self.tokens) - n + 1)
-        return {self.tokens[i + n - 1] for i in starts if self.tokens[i : i + n - 1] == last}
 
     def finish_reason(self, chat: ChatFormat, limit: int) -> FinishReason | None:
         """Why the sequence ends with its last token, if it does."""
@@ -290,15 +267,13 @@ class Row:
         return Completion(self.index, text, self.tokens, self.logprobs, reason, len(self.prompt), self.truncated)
 
 
-def to_rows(
-    starts: Sequence[list[int]], shared: list[int], indices: Sequence[int], config: SamplingConfig
-) -> list[Row]:
-    """Rows that hold what follows the common prefix, shortened to the allowed length."""
+def to_rows(starts: Sequence[list[int]], shared: list[int], indices: Sequence[int], limit: int, seed: int) -> list[Row]:
+    """Rows that hold what follows the common prefix; ids from the beginning are left out beyond ``limit`` with it."""
     rows = []
     for index, ids in zip(indices, starts, strict=True):
         own = ids[len(shared) :]
-        kept = own[-config.max_prompt_tokens :] if shared else shorten(own, config.max_prompt_tokens)  # BOS is shared
-        rows.append(Row(index, kept, len(own) - len(kept), config.seed))
+        kept = own[-(limit - len(shared)) :] if shared else shorten(own, limit)  # BOS is shared
+        rows.append(Row(index, kept, len(own) - len(kept), seed))
     return rows
 
 
@@ -396,8 +371,8 @@ def _generate(
             batch = new if batch is None else batch.admit(new)
         # 2. Sample: hidden [B, H] -> logits [B, V] -> tokens [B]. One transfer of tokens and one of log-probs a step.
         logits, uniform = head.logits(batch.hidden).float(), uniforms(batch.rows, config, model.device)
-        banned = _banned(batch.rows, config, sampler.vocabulary)
-        tokens, logprobs = draw_among(logits, config, uniform, banned) if banned else draw(logits, config, uniform)
+        repeats = repeating([row.tokens for row in batch.rows], config.no_repeat_ngram, sampler.vocabulary)
+        tokens, logprobs = draw_without(repeats, logits, config, uniform) if repeats else draw(logits, config, uniform)
         tokens = tokens if ids is None else ids[tokens]
         keep: list[int] = []
         for i, (row, token, logprob) in enumerate(zip(batch.rows, tokens.tolist(), logprobs.tolist(), strict=True)):
@@ -430,23 +405,12 @@ def uniforms(rows: Sequence[Row], config: SamplingConfig, device: Any = None) ->
     return torch.tensor([row.uniform() for row in rows], dtype=torch.float64, device=device)
 
 
-def _banned(rows: Sequence[Row], config: SamplingConfig, vocabulary: CompactVocabulary | None) -> list[tuple[int, int]]:
-    """Pairs of a sequence and a row of the head that it may not draw: the tokens that would repeat an n-gram."""
-    n = config.no_repeat_ngram
-    pairs = [(i, token) for i, row in enumerate(rows) for token in row.repeating(n)] if n else []
-    return pairs if vocabulary is None else [(i, int(vocabulary.position[token])) for i, token in pairs]
-
-
-def draw_among(
-    logits: Tensor, config: SamplingConfig, uniform: Tensor | None, banned: Sequence[tuple[int, int]]
+def draw_without(
+    columns: Sequence[tuple[int, int]], logits: Tensor, config: SamplingConfig, uniform: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """As `draw`, without the banned tokens; the log-probabilities stay the model's own.
-
-    Args:
-        banned: pairs of a row of the logits and a column.
-    """
+    """As `draw`, but for some pairs of row and column of the logits; the log-probs stay those among all columns."""
     allowed = logits.clone()
-    allowed[tuple(torch.tensor(banned, device=logits.device).T)] = -torch.inf
+    allowed[tuple(torch.tensor(columns, device=logits.device).T)] = -torch.inf
     tokens, _ = draw(allowed, config, uniform)
     return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
 

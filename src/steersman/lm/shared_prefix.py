@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steersman.lm.chat_format import shorten
 from steersman.lm.compact_vocabulary import CompactVocabulary
 from steersman.lm.fast_paths import fast_paths, plain_hidden
 from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
@@ -35,12 +34,6 @@ class Group(NamedTuple):
     def tokens(self) -> int:
         """The width of its row."""
         return len(self.prompt) + sum(map(len, self.completions))
-
-
-def fitting(prompt: list[int], completions: Sequence[list[int]], max_length: int) -> Group:
-    """A prompt that is too long for the longest completion loses its beginning; a completion loses its end."""
-    kept = [ids[: max_length - 2] for ids in completions]
-    return Group(shorten(prompt, max(2, max_length - max(map(len, kept)))), kept)
 
 
 class SharedPrefixBatch(NamedTuple):
@@ -68,7 +61,10 @@ class SharedPrefixBatch(NamedTuple):
 
 
 def shared_prefix_batch(groups: Sequence[Group], pad_id: int, device: Any = None) -> SharedPrefixBatch:
-    """Lay out groups, one a row."""
+    """Lay out groups, one a row.
+
+    A prompt may be empty (`lm/packing.py`); then nothing predicts the first tokens, and ``source`` has no use.
+    """
     width = max(group.tokens for group in groups)
     token_ids = torch.full((len(groups), width), pad_id)
     position_ids = torch.zeros_like(token_ids)

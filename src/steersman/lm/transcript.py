@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from steersman.lm.language_model import LanguageModel
+from steersman.lm.limits import shortened
 from steersman.lm.sampling import Completion, Request, SamplingConfig
 from steersman.store import append_jsonl, cut_torn_tail, read_jsonl
+from steersman.terminal import console
 from steersman.types import Text, plain_text
 
 RESUMABLE = 128  # prompts; a resumed run samples again at most this many
@@ -53,7 +55,10 @@ class Transcript:
                 advance()
             append_jsonl(self.file, rows)
             self.rows |= {(step, row["index"]): row for row in rows}
-        return {index: self.rows[step, index] for index in prompts}
+        found = {index: self.rows[step, index] for index in prompts}
+        if cut := sum(row["truncated_prompt_tokens"] > 0 for row in found.values()):
+            console.print(f"{step}: {shortened(cut, len(found))}", markup=False, soft_wrap=True)
+        return found
 
 
 def _row(step: str, answer: Completion) -> dict[str, Any]:

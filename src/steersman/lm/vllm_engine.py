@@ -154,7 +154,7 @@ class VllmEngine:
         self.policies += 1
         folder = Path(self.folder.name) / str(self.policies)
         save_policy(policy, folder, chat.tokenizer, self.digest, name)
-        rows = to_rows(starts, [], indices, config)
+        rows = to_rows(starts, [], indices, config.max_prompt_tokens, config.seed)
         outputs = self.engine.generate(
             [{"prompt_token_ids": row.prompt} for row in rows],
             [

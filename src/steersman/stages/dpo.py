@@ -14,7 +14,7 @@ from steersman.stage import Inputs, Sources, Stage, optional
 from steersman.stages.inputs import AI_COMPARISONS, BASE, COMPARISONS, HELD_OUT_COMPARISONS, TUNED
 from steersman.stats import wilson
 from steersman.store import StageFolder
-from steersman.train import dpo
+from steersman.train import dpo, loop
 from steersman.train.dpo import DpoConfig
 from steersman.types import Record
 
@@ -59,7 +59,8 @@ def check(config: MixedDpoConfig, sources: Sources) -> None:
 def estimate(config: MixedDpoConfig, workload: Workload) -> Work:
     """People's pairs in their batches, with the reference's pass; the judge's are not counted: nobody has them yet."""
     own = config.dpo
-    pairs, _ = dpo.encode(dpo.upsampled(workload.comparisons, own.upsample), workload.chat, own)
+    pairs, too_long = dpo.encode(dpo.upsampled(workload.comparisons, own.upsample), workload.chat, own)
+    fates = loop.too_long("dpo", too_long, len(pairs), own.truncation)
     batches = [[pair.group for pair in batch] for batch in dpo.batches_of(own, pairs)]
     dpo.labels(own, pairs)  # says on the console if they are out of balance
     tokens = [n for step in batches for n in padded([group.tokens for group in step], own.micro_batch_size)]
@@ -76,7 +77,7 @@ def estimate(config: MixedDpoConfig, workload: Workload) -> Work:
         read_tokens=sum(tokens) * (reference + foreign),
     )
     most_scored = own.micro_batch_size * max(sum(map(len, pair.group.completions)) for pair in pairs)
-    return Work(counts, PeakSizes(max(tokens), most_scored, max(tokens), most_scored))
+    return Work(counts, PeakSizes(max(tokens), most_scored, max(tokens), most_scored), fates)
 
 
 # ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,8 +106,9 @@ def section(record: StageRecord) -> Section | None:
             for number, (name, ys) in enumerate(ratios.items())
         ),
     )
-    said = record.setup("balance")
-    blocks: tuple[Block, ...] = (chart, *([paragraph(said)] if said else []), *_unseen(record))
+    too_long = str(loop.TooLong(*(record.setup(name) or 0 for name in loop.TooLong._fields)))
+    said = (record.setup("balance"), f"Rows: {too_long}." if too_long else "")
+    blocks: tuple[Block, ...] = (chart, *_unseen(record), *(paragraph(text) for text in said if text))
     return Section(id=record.name, title="Direct preference optimisation (DPO)", blocks=blocks)
 
 

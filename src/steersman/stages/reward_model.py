@@ -126,7 +126,9 @@ def measure(config: RewardConfig, given: Inputs, out: StageFolder) -> None:
 def ranking_work(config: RewardConfig, workload: Workload, comparisons: Sequence[Comparison]) -> Work:
     """All members' epochs over the comparisons, and the demonstrations that set the level of the scores."""
     rows = config.rows(comparisons, workload.constitution.texts)
-    groups = [row.group for row in reward_model.ranked(rows, workload.chat, config.max_length)]
+    found, too_long = reward_model.ranked(rows, workload.chat, config)
+    fates = loop.too_long("the reward model", too_long, len(found), config.truncation)
+    groups = [row.group for row in found]
     steps = loop.plan_batches([group.tokens for group in groups], config.batch_size, 1, config.seed)
     tokens = [n for step in steps for n in group_tokens([groups[i] for i in step], config.micro_batch_size)]
     passes, frozen = config.members * config.epochs, trainable_share(workload) < 1
@@ -140,7 +142,7 @@ def ranking_work(config: RewardConfig, workload: Workload, comparisons: Sequence
         read_tokens=config.members * sum(group_tokens(level, BATCH)),
     )
     kept_mb = min(states // 2**20, config.trunk_cache_mb) if frozen else 0
-    return Work(counts, PeakSizes(max(tokens), read_tokens=max(tokens), lower_mb=kept_mb))
+    return Work(counts, PeakSizes(max(tokens), read_tokens=max(tokens), lower_mb=kept_mb), fates)
 
 
 def estimate_mixed(config: MixedRewardConfig, workload: Workload) -> Work:
@@ -186,7 +188,9 @@ def training(record: StageRecord) -> Section | None:
         Curve(name=f"mean of {window} steps", style="smooth", points=smooth),
     )
     chart = LineChart(caption=caption, x="step", y="loss, nats per prompt", curves=curves)
-    return Section(id=record.name, title=f"Training: {phrase(record.name)}", blocks=(chart,))
+    too_long = str(loop.TooLong(*(record.setup(name) or 0 for name in loop.TooLong._fields)))
+    blocks: tuple[Block, ...] = (chart, *([paragraph(f"Comparisons: {too_long}.")] if too_long else []))
+    return Section(id=record.name, title=f"Training: {phrase(record.name)}", blocks=blocks)
 
 
 def section(record: StageRecord) -> Section:
@@ -240,4 +244,5 @@ PREFERENCE = Stage(
     run_mixed,
     trains=True,
     estimate=estimate_mixed,
+    section=training,
 )

@@ -23,7 +23,6 @@ from steersman.data.sources import spread
 from steersman.evals import scores
 from steersman.evals.detectors import behaviours
 from steersman.lm import vllm_engine
-from steersman.lm.chat_format import shorten
 from steersman.lm.device import Hardware
 from steersman.lm.reward_model import BATCH
 from steersman.lm.shared_prefix import Group
@@ -185,7 +184,7 @@ Rollout = tuple[list[Group], Counts]
 def _rollout(config: AnyRlConfig, workload: Workload, prompts: Sequence[Prompt], answers: int, mean: float) -> Rollout:
     """Prompts with answers of about the mean length, and the work of sampling them; a prompt is read once."""
     limits, chat = config.rollouts, workload.chat
-    starts = [shorten(chat.prompt_ids(row.prompt), limits.max_prompt_tokens) for row in prompts]
+    starts = [chat.prompt_within(row.prompt, limits.max_prompt_tokens) for row in prompts]
     lengths = assumed_lengths(mean, limits.max_new_tokens, len(prompts) * answers)
     counts, _ = schedule([max(map(len, starts))] * len(lengths), lengths, 0, len(lengths))
     groups = [

@@ -15,6 +15,7 @@ from steersman.cost.work import (
     Work,
     Workload,
     assumed_lengths,
+    packed,
     padded,
     schedule,
     scored,
@@ -98,9 +99,10 @@ def estimate(config: SftConfig, workload: Workload) -> Work:
     if not config.epochs:
         return Work(Counts(loads=1), PeakSizes())
     whole, held_out = workload.train_examples, workload.validation_examples
+    fates = loop.too_long("sft", workload.train_encoded.too_long, len(whole), config.truncation)
     replayed, sampled = _replay(config, workload)
     distilled, few_shot = _distillation(config, workload)
-    prefixes = sft.prefixes(config.prefix, sft.learnt_rows(config, workload.train), whole)
+    prefixes = sft.prefixes(config.prefix, workload.train_encoded.rows, whole)
     lengths = [len(e.token_ids) for e in whole]
     plan = loop.plan_batches(lengths, config.batch_size, config.epochs, config.seed, config.max_steps)
     texts = [Replayed(e, torch.empty(0), config.replay.weight) for e in replayed]
@@ -109,8 +111,8 @@ def estimate(config: SftConfig, workload: Workload) -> Work:
     steps = [[whole[i] for i in step] for step in plan] + [[prefixes[i] for i in turn] for turn in turned[0]]
     steps = [sorted(step, key=lambda e: len(e.token_ids)) for step in steps]
     steps += [[row.example for row in kind] for turn in turned[1] for kind in by_weight([texts[i] for i in turn])]
-    tokens = [n for step in steps for n in padded([len(e.token_ids) for e in step], config.micro_batch_size)]
-    read = padded([len(e.token_ids) for e in held_out], config.micro_batch_size)
+    tokens = [n for step in steps for n in _read(config, step)]
+    read = _read(config, held_out)
     validations = math.ceil(len(plan) / config.eval_every_steps) + 1 if held_out else 0
     compact = config.vocabulary == "compact"
     every = [*whole, *prefixes, *replayed, *distilled, *held_out]
@@ -133,7 +135,15 @@ def estimate(config: SftConfig, workload: Workload) -> Work:
     most_scored = config.micro_batch_size * max(scored(e) for e in every)
     most_read = max(*read, few_shot.peak.read_tokens, 0)
     cached = few_shot.peak.cached_tokens
-    return Work(counts, PeakSizes(max(tokens), most_scored, most_read, most_scored, cached, lower_mb))
+    return Work(counts, PeakSizes(max(tokens), most_scored, most_read, most_scored, cached, lower_mb), fates)
+
+
+def _read(config: SftConfig, rows: Sequence[Example]) -> list[int]:
+    """Tokens of each pass over the rows, padding included."""
+    lengths = [len(row.token_ids) for row in rows]
+    if config.packing:
+        return packed(lengths, config.micro_batch_size, config.max_length)
+    return padded(lengths, config.micro_batch_size)
 
 
 def _frozen_layers(
@@ -244,9 +254,11 @@ def _amount(record: StageRecord) -> str:
     tokens = record.curve("train", "tokens_seen")
     names = ("steps", "demonstrations", "truncated", "trainable_parameters")
     steps, rows, cut, parameters = (number(record.setup(name), 0) for name in names)
+    left_out = record.setup("dropped")  # absent from runs of before
     return (
         f"{number(tokens[-1][1] if tokens else None, 0)} tokens in {steps} steps over {rows} demonstrations ({cut} of "
-        f"them truncated at the length limit); {parameters} trainable parameters."
+        f"them truncated at the length limit{f', {number(left_out, 0)} more left out' if left_out else ''}); "
+        f"{parameters} trainable parameters."
     )
 
 

@@ -10,14 +10,13 @@ from steersman.constitution import document
 from steersman.constitution.document import Constitution
 from steersman.constitution.lint import lint
 from steersman.data import sources
+from steersman.data.check import answers_of
 from steersman.data.formats import dump
-from steersman.data.large import answers_in
 from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError, DataError, ModelError
 from steersman.evals import capability, facts, public_prompts
 from steersman.lm import chat_settings, limits, pretrained, tiny
 from steersman.lm.chat_format import chat_format
-from steersman.lm.sampling import MIN_PROMPT
 from steersman.recipe import Recipe
 from steersman.stage import Sources
 from steersman.store import Identity, Run, canonical, sha256_file, sha256_text
@@ -112,7 +111,7 @@ def check_positions(recipe: Recipe, base: Path) -> None:
         if rollouts := getattr(config, "rollouts", None):
             wanted[f"{name}.rollouts.max_prompt_tokens"] = rollouts.max_prompt_tokens + rollouts.max_new_tokens
         if sampling := getattr(config, "sampling", None):
-            wanted[f"{name}.sampling.max_new_tokens"] = sampling.max_new_tokens + MIN_PROMPT
+            wanted[f"{name}.sampling.max_new_tokens"] = sampling.max_new_tokens + limits.MIN_PROMPT
         for key, tokens in wanted.items():
             if limit is not None and tokens > limit:
                 raise recipe.conflict(
@@ -141,7 +140,7 @@ def check_conversations(given: Sources, base: Path) -> None:
         (name, number, row)
         for name, rows in files.items()
         for number, row in enumerate(rows, start=1)
-        if uses_tools(messages_of(row.prompt)) or any(calls_of(answer)[1] for answer in answers_in(row))
+        if uses_tools(messages_of(row.prompt)) or any(calls_of(answer)[1] for answer in answers_of(row))
     ]
     if not found and not recipe.chat.template_arguments:
         return
@@ -151,7 +150,7 @@ def check_conversations(given: Sources, base: Path) -> None:
     for name, number, row in found:
         try:
             chat.prompt_ids(row.prompt)
-            for answer in answers_in(row):
+            for answer in answers_of(row):
                 chat.completion_ids(answer, row.prompt)
         except (DataError, ModelError) as error:
             raise DataError(

@@ -35,13 +35,13 @@ from steersman.lm.chat_format import ChatFormat, Example, chat_format
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
 from steersman.lm.head import Head, evaluating, head_of
 from steersman.lm.sampling import random_stream
-from steersman.lm.shared_prefix import Group, SharedPrefixBatch, fitting, shared_prefix_batch, shared_prefix_logprobs
+from steersman.lm.shared_prefix import Group, SharedPrefixBatch, shared_prefix_batch, shared_prefix_logprobs
 from steersman.store import StageFolder
 from steersman.terminal import Progress, console
 from steersman.train import distributed, kto, loop
 from steersman.types import Comparison, Record, Seed, transport
 
-VERSION = 2
+VERSION = 3
 
 
 class DpoConfig(Record):
@@ -71,6 +71,7 @@ class DpoConfig(Record):
         default=8, ge=1, description="Pairs, or single answers, in one pass; affects speed and memory."
     )
     max_length: int = Field(default=512, ge=16, description="Tokens of a prompt with its longer answer.")
+    truncation: loop.Truncation = Field(default="truncate", description=loop.TRUNCATION)
     checkpoint_every_steps: int = transport(20, ge=1, description="Optimiser steps between checkpoints.")
     seed: Seed = Field(default=0, description="Seed of batches, dropout and the compact vocabulary's positions.")
 
@@ -203,21 +204,21 @@ class PreferencePair(NamedTuple):
 
 
 def encode(rows: Sequence[Comparison], chat: ChatFormat, config: DpoConfig) -> tuple[list[PreferencePair], int]:
-    """All pairs of a better and a worse answer, tokenised in this order, single answers, and how many were truncated.
+    """All pairs of a better and a worse answer, tokenised in this order, single answers, and how many were too long.
 
-    See `fitting`; both sides keep the same prompt.
+    See `ChatFormat.fit`; both sides keep the same prompt. ``truncation: drop`` leaves out pairs that are too long.
     """
-    pairs, truncated = [], 0
+    pairs, too_long = [], 0
     for row in rows:
-        prompt = chat.prompt_ids(row.prompt)
         certainty = row.certainty if row.desirable is None else float(row.desirable)
         alone = [row.options] if row.desirable is not None else []
         for texts in [*((pair.better, pair.worse) for pair in row.pairs()), *alone]:
             answers = [chat.completion_ids(text, row.prompt)[: config.first_n_tokens] for text in texts]
-            group = fitting(prompt, answers, config.max_length)
-            truncated += group.tokens < len(prompt) + sum(map(len, answers))
-            pairs.append(PreferencePair(group, certainty, row.weight))
-    return pairs, truncated
+            prompt, kept, excess = chat.fit(row.prompt, answers, config.max_length)
+            too_long += excess > 0
+            if not excess or config.truncation == "truncate":
+                pairs.append(PreferencePair(Group(prompt, kept), certainty, row.weight))
+    return pairs, too_long
 
 
 class Answers(NamedTuple):
@@ -282,7 +283,8 @@ def run(
     torch.manual_seed(config.seed)
     tokenizer, (model, policy) = pretrained.load_tokenizer(base), load_trainable(base, start)
     chat = chat_format(tokenizer, model.generation_config)
-    pairs, truncated = encode(upsampled(comparisons, config.upsample), chat, config)
+    pairs, too_long = encode(upsampled(comparisons, config.upsample), chat, config)
+    fates = loop.say_too_long(out.stage, too_long, len(pairs), config.truncation)
     groups = [pair.group for pair in pairs]
     trainer = DpoTrainer.prepare(config, model, policy, tokenizer.pad_token_id or 0, groups)
     batches, labelled = batches_of(config, pairs), labels(config, pairs)
@@ -297,7 +299,7 @@ def run(
         comparisons=len(comparisons),
         without_order=sum(not row.pairs() and row.desirable is None for row in comparisons),
         pairs_per_epoch=sum(len(group.completions) == 2 for group in groups),
-        truncated=truncated,
+        **fates,
         steps=len(batches),
         **labelled,
         trainable_parameters=sum(p.numel() for p in trainer.parameters.values()),

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from steersman.errors import DataError, ModelError, TrainingFailed, closest
 from steersman.lm.sampling import random_stream
+from steersman.terminal import console
+from steersman.train import distributed
 from steersman.types import Record
 
 CHECKPOINT = "checkpoint"
@@ -48,6 +50,51 @@ def learning_rate_at(step: int, total: int, config: OptimiserConfig) -> float:
     progress = (step - warmup) / max(1, total - warmup)
     shape = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return config.learning_rate * shape
+
+
+# ── rows over the limit of length ────────────────────────────────────────────────────────────────────────────────────
+Truncation = Literal["truncate", "drop"]
+TRUNCATION = (
+    "What becomes of a row longer than max_length: `truncate` takes out the oldest turns, then the answer's end, then "
+    "the question's beginning; `drop` leaves the row out."
+)
+
+
+class TooLong(NamedTuple):
+    """Rows that are longer than ``max_length``, by what becomes of them."""
+
+    truncated: int = 0
+    dropped: int = 0
+
+    def __str__(self) -> str:
+        fates = [(self.truncated, "cut (truncation: truncate)"), (self.dropped, "left out (truncation: drop)")]
+        return "; ".join(f"{n} row{'s' * (n > 1)} longer than max_length: {fate}" for n, fate in fates if n)
+
+
+def too_long(stage: str, count: int, left: int, truncation: Truncation) -> TooLong:
+    """What becomes of ``count`` rows that are too long.
+
+    Args:
+        left: how many rows there are to train on.
+
+    Raises:
+        DataError: none is left.
+    """
+    if not left:
+        raise DataError(
+            f"all {count} rows of {stage} are longer than max_length, and truncation: drop leaves them out",
+            expected="one row or more to train on",
+            do="raise max_length, or set truncation: truncate",
+        )
+    return TooLong(dropped=count) if truncation == "drop" else TooLong(truncated=count)
+
+
+def say_too_long(stage: str, count: int, left: int, truncation: Truncation) -> dict[str, int]:
+    """`too_long` for the stage's events, said on the console."""
+    found = too_long(stage, count, left, truncation)
+    if count and distributed.rank() == 0:
+        console.print(f"{stage}: {found}", markup=False, soft_wrap=True)
+    return found._asdict()
 
 
 # ── batches ──────────────────────────────────────────────────────────────────────────────────────────────────────────

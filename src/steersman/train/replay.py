@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from steersman.lm.chat_format import ChatFormat, Example, pad
-from steersman.lm.frozen_trunk import scored_hidden
+from steersman.lm.packing import scored_hidden
 from steersman.lm.sampling import Sampler, SamplingConfig
 from steersman.store import StageFolder, read_jsonl, write_jsonl
 from steersman.terminal import Progress

@@ -42,7 +42,7 @@ from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, save_policy, trainable
 from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk
-from steersman.lm.reward_model import ABOUT, HEAD, RewardModel, scalar, tokenised
+from steersman.lm.reward_model import ABOUT, HEAD, RewardModel, fitted, scalar
 from steersman.lm.sampling import random_stream
 from steersman.lm.shared_prefix import Group, compute_frozen_states, shared_prefix_batch, shared_prefix_hidden
 from steersman.store import StageFolder, write_json
@@ -50,7 +50,7 @@ from steersman.terminal import Progress
 from steersman.train import distributed, loop
 from steersman.types import Comparison, Demonstration, Record, Seed, Slug, transport
 
-VERSION = 2
+VERSION = 3
 RIDGE = 1e-3  # L2 penalty on the weights of style features
 RATERS = "raters.json"
 
@@ -77,6 +77,7 @@ class RewardConfig(Record):
     batch_size: int = Field(default=16, ge=1, description="Prompts in an optimiser step.")
     micro_batch_size: int = Field(default=8, ge=1, description="Prompts in one pass; affects speed and memory.")
     max_length: int = Field(default=512, ge=16, description="Tokens of a prompt with its longest answer.")
+    truncation: loop.Truncation = Field(default="truncate", description=loop.TRUNCATION)
     checkpoint_every_steps: int = transport(20, ge=1, description="Optimiser steps between checkpoints.")
     seed: Seed = Field(default=0, description="Seed of the heads and of the order of batches.")
 
@@ -119,8 +120,9 @@ class Ranked(NamedTuple):
     places: Sequence[float] = (0.0, 0.0)
 
 
-def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> list[Ranked]:
-    """Comparisons that order at least two answers, or say that two are equally likely to be better.
+def ranked(rows: Sequence[Comparison], chat: ChatFormat, config: RewardConfig) -> tuple[list[Ranked], int]:
+    """Comparisons that order at least two answers, or say that two are equally likely to be better; how many are too
+    long (cut, or left out by ``truncation``).
 
     A ranking with nothing but ties is left out.
 
@@ -130,9 +132,11 @@ def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> lis
     ordered = [row for row in rows if row.pairs() or row.soft_label == 0.5]
     if not ordered:
         raise DataError("no comparisons that order two answers", do="add rows to comparisons.jsonl")
-    return [
+    tokenised = [(row, *fitted(row.prompt, row.options, chat, config.max_length)) for row in ordered]
+    kept = [(row, group) for row, group, too_long in tokenised if not too_long or config.truncation == "truncate"]
+    found = [
         Ranked(
-            tokenised(row.prompt, row.options, chat, max_length),
+            group,
             row.ranks(),
             [style.features(option) for option in row.options],
             row.weight,
@@ -142,8 +146,9 @@ def ranked(rows: Sequence[Comparison], chat: ChatFormat, max_length: int) -> lis
             row.rater,
             rater_model.places(row),
         )
-        for number, row in enumerate(ordered)
+        for number, (row, group) in enumerate(kept)
     ]
+    return found, sum(too_long for *_, too_long in tokenised)
 
 
 # ── losses ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -222,7 +227,8 @@ def run(
         raise ModelError("a reward model starts from an adapter", where=str(start), do="train with sft.method: lora")
     model.requires_grad_(False)
     chat, pad_id = chat_format(tokenizer, model.generation_config), tokenizer.pad_token_id or 0
-    rows = ranked(comparisons, chat, config.max_length)
+    rows, too_long = ranked(comparisons, chat, config)
+    fates = loop.say_too_long(out.stage, too_long, len(rows), config.truncation)
     # The same batches in every epoch, in another order: their activations in the frozen layers are computed once.
     plan = loop.plan_batches([row.group.tokens for row in rows], config.batch_size, 1, config.seed)
     batches = [[rows[i] for i in step] for step in plan]
@@ -239,7 +245,7 @@ def run(
             continue
         rater_fit = RaterModel([RankedVote(r.rater, r.ranks, r.places, r.weight, r.certainty) for r in rows], prior)
         trainer = RewardTrainer.prepare(config, member, model, policy, states, explained, pad_id, rater_fit)
-        _train(trainer, member, batches, folder, out)
+        _train(trainer, member, batches, fates, folder, out)
         if distributed.rank() == 0:
             save_policy(policy, folder, tokenizer, pretrained.digest(base), name)
             if config.rater_reliability:
@@ -248,21 +254,22 @@ def run(
             loop.drop_checkpoint(folder)
         distributed.barrier()
     if distributed.rank() == 0:
-        about = {
-            "combine": config.combine,
-            "max_length": config.max_length,
-            "members": config.members,
-            "style_nats": dict(zip(style.FEATURES, explained.tolist(), strict=True)),
-        }
+        about: dict[str, Any] = {"combine": config.combine, "max_length": config.max_length, "members": config.members}
+        about["style_nats"] = dict(zip(style.FEATURES, explained.tolist(), strict=True))
         write_json(out.file(ABOUT), about | {"centre": [0.0] * (1 if config.combine == "weights" else config.members)})
         centre = RewardModel.load(base, out.path, onto=(model, policy)).mean_scores(demonstrations)
         write_json(out.file(ABOUT), about | {"centre": centre})
 
 
 def _train(
-    trainer: RewardTrainer, member: int, batches: Sequence[Sequence[Ranked]], folder: Path, out: StageFolder
+    trainer: RewardTrainer,
+    member: int,
+    batches: Sequence[Sequence[Ranked]],
+    fates: Mapping[str, int],
+    folder: Path,
+    out: StageFolder,
 ) -> None:
-    """All optimiser steps of one member."""
+    """All optimiser steps of one member; ``fates`` are the counts of rows that were too long."""
     config, total = trainer.config, len(batches) * trainer.config.epochs
     order = [
         int(i)
@@ -274,7 +281,7 @@ def _train(
     if state["step"]:
         trainer.raters.resume(state["raters"])
     distributed.barrier()
-    setup = {"comparisons": sum(map(len, batches)), "steps": total, "resumed_at_step": state["step"]}
+    setup = {"comparisons": sum(map(len, batches)), **fates, "steps": total, "resumed_at_step": state["step"]}
     out.emit(
         event="setup", member=member, trainable_parameters=sum(p.numel() for p in trainer.parameters.values()), **setup
     )

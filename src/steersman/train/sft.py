@@ -29,8 +29,9 @@ from steersman.lm import limits, pretrained
 from steersman.lm.adapters import ADAPTER, LoraConfig, add_lora, load_adapter, save_policy, trainable
 from steersman.lm.chat_format import Batch, ChatFormat, Example, chat_format, pad
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
-from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk, TrunkCache, scored_hidden
+from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk, TrunkCache
 from steersman.lm.head import Head, completion_nll, divergence, head_of, token_logprobs
+from steersman.lm.packing import pack, refuse_unpackable, scored_hidden
 from steersman.lm.sampling import random_stream
 from steersman.store import StageFolder
 from steersman.terminal import Progress, console
@@ -39,7 +40,7 @@ from steersman.train.distillation import DistillationConfig, Teacher
 from steersman.train.replay import ReplayConfig, Replayed, by_weight, replay
 from steersman.types import Demonstration, Record, Seed, messages_of, transport
 
-VERSION = 1
+VERSION = 2
 
 
 class PrefixConfig(Record):
@@ -81,7 +82,12 @@ class SftConfig(Record):
     trunk_cache_mb: int = Field(default=2048, ge=0, description="MB of memory for kept activations of frozen layers.")
     batch_size: int = Field(default=8, ge=1, description="Demonstrations in an optimiser step.")
     micro_batch_size: int = Field(default=8, ge=1, description="Rows in one pass; affects speed and memory.")
-    max_length: int = Field(default=512, ge=16, description="Tokens of a row; a longer prompt loses its start.")
+    packing: bool = Field(
+        default=False,
+        description="Rows of a pass share sequences of up to max_length tokens, each seeing itself alone: no padding.",
+    )
+    max_length: int = Field(default=512, ge=16, description="Tokens of a row, at most; of a sequence with packing.")
+    truncation: loop.Truncation = Field(default="truncate", description=loop.TRUNCATION)
     eval_every_steps: int = transport(40, ge=1, description="Optimiser steps between validations.")
     checkpoint_every_steps: int = transport(20, ge=1, description="Optimiser steps between checkpoints.")
     seed: Seed = Field(default=0, description="Seed of adapters, batches, dropout and replayed text.")
@@ -193,23 +199,34 @@ def learnt_rows(config: SftConfig, rows: Sequence[Demonstration]) -> list[Demons
         first = 0 if config.loss_on == "all" else max(questions, default=len(messages))
         for place, message in enumerate(messages):
             before = messages[place - 1].role if place else "tools"
-            if message.role == "assistant" and place > first and before != "tools" and message.content.strip():
+            learnt = message.role == "assistant" and message.weight and message.content.strip()
+            if learnt and place > first and before != "tools":
                 update = {"prompt": messages[:place], "completion": message.content}
                 found.append(row.model_copy(update=update))
         found.append(row)
     return found
 
 
-def encode(rows: Sequence[Demonstration], chat: ChatFormat, max_length: int) -> tuple[list[Example], int]:
-    """Tokenised rows, and how many were truncated.
+class Encoded(NamedTuple):
+    """Tokenised rows, how many were too long (cut, or left out by ``truncation``), and the rows that are there."""
+
+    examples: list[Example]
+    too_long: int
+    rows: list[Demonstration]
+
+
+def encode(rows: Sequence[Demonstration], chat: ChatFormat, config: SftConfig) -> Encoded:
+    """Tokenise rows of at most ``max_length``.
 
     Raises:
         DataError: no rows.
     """
     if not rows:
         raise DataError("no demonstrations to train on", do="add rows to demonstrations.jsonl")
-    examples = [chat.example(row.prompt, row.completion, max_length) for row in rows]
-    return examples, sum(example.truncated_tokens > 0 for example in examples)
+    examples = [chat.example(row.prompt, row.completion, config.max_length) for row in rows]
+    fits = [not example.truncated_tokens for example in examples]
+    kept = [i for i, own in enumerate(fits) if own or config.truncation == "truncate"]
+    return Encoded([examples[i] for i in kept], fits.count(False), [rows[i] for i in kept])
 
 
 def prefix_repeats(config: PrefixConfig, rows: Sequence[Demonstration]) -> list[int]:
@@ -267,6 +284,16 @@ def leave_untrained(config: SftConfig, base: Path, base_name: str, out: StageFol
         save_policy(policy, out.path, pretrained.load_tokenizer(base), pretrained.digest(base))
 
 
+def _loaded(config: SftConfig, base: Path, stage: str) -> tuple[Any, Any, ChatFormat]:
+    """Tokenizer, model and chat format, as far as these settings can train the model."""
+    tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
+    if config.packing:
+        refuse_unpackable(model, f"{stage}.packing")
+    chat = chat_format(tokenizer, model.generation_config)
+    warn_about_terminators(model, chat)
+    return tokenizer, model, chat
+
+
 def run(
     config: SftConfig,
     base: Path,
@@ -290,11 +317,10 @@ def run(
         TrainingFailed: a loss or gradient that is not finite.
     """
     torch.manual_seed(config.seed)
-    tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base)
-    chat, demonstrations = chat_format(tokenizer, model.generation_config), learnt_rows(config, demonstrations)
-    examples, truncated = encode(demonstrations, chat, config.max_length)
-    held_out = encode(validation, chat, config.max_length)[0] if validation else []
-    warn_about_terminators(model, chat)
+    tokenizer, model, chat = _loaded(config, base, out.stage)
+    examples, too_long, demonstrations = encode(learnt_rows(config, demonstrations), chat, config)
+    fates = loop.say_too_long(out.stage, too_long, len(examples), config.truncation)
+    held_out = encode(validation, chat, config).examples if validation else []
     upsampled = prefixes(config.prefix, demonstrations, examples)
     replayed = own_texts(config, teacher, demonstrations, model, chat, out)
     lengths = [len(e.token_ids) for e in examples]
@@ -302,17 +328,14 @@ def run(
     extras = [loop.turns(len(extra), config.epochs, len(plan), config.seed) for extra in (upsampled, replayed)]
     beside = [*upsampled, *(row.example for row in replayed), *held_out]
     adapter = base_name if start is None else Adapter(base, start / ADAPTER)
-    read = [examples[i] for i in sorted({i for step in plan for i in step})]
-    trainer = SftTrainer.prepare(
-        config, model, adapter, tokenizer.pad_token_id or 0, [*examples, *beside], cached=[*read, *beside]
-    )
+    read = [*(examples[i] for i in sorted(set().union(*plan))), *beside]
+    trainer = SftTrainer.prepare(config, model, adapter, tokenizer.pad_token_id or 0, [*examples, *beside], read)
     state = loop.load_checkpoint(out.path, trainer.parameters, trainer.optimiser) or {"step": 0, "tokens": 0}
     distributed.barrier()  # before the leader writes the next checkpoint
     leader = distributed.rank() == 0
     sizes = {"prefixes": upsampled, "replayed": replayed, "validation": held_out, "steps": plan}
     counts = {name: len(some) for name, some in sizes.items()} | trainer.counts()  # type: ignore[arg-type]
-    counts |= {"demonstrations": len(demonstrations), "truncated": truncated, "resumed_at_step": state["step"]}
-    out.emit(event="setup", **counts)
+    out.emit(event="setup", **counts, demonstrations=len(demonstrations), **fates, resumed_at_step=state["step"])
     with Progress(out.stage, len(plan), done=state["step"]) as progress:
         for step in range(state["step"], len(plan)):
             if step % config.eval_every_steps == 0 and held_out and leader:
@@ -408,7 +431,7 @@ class SftTrainer:
         shares = [
             share for kind in rows for share in distributed.split(sorted(kind, key=lambda e: len(e.token_ids)), most)
         ]
-        batches = [pad(share, self.pad_id, self.model.device) for share in shares]
+        batches = [self._batch(share) for share in shares]
         texts = [share for kind in by_weight(replayed) for share in distributed.split(kind, most)]
         weights = [self.token_loss.weights(batch) for batch in batches]
         nll_weight = sum(float(own.sum()) for own in weights)
@@ -430,7 +453,7 @@ class SftTrainer:
                 self.token_loss.pass_over(len(reference), generator)
                 continue
             examples = [row.example for row in text]
-            batch, lower = pad(examples, self.pad_id, self.model.device), self._lower(examples)
+            batch, lower = self._batch(examples), self._lower(examples)
             part = replay_loss(self.model, self.token_loss, batch, reference, weight, generator, lower)
             (text[0].weight * part).backward()
             kl, penalty = kl + part.item(), penalty + text[0].weight * part.item()
@@ -447,6 +470,12 @@ class SftTrainer:
             "tokens_per_second": round(tokens / (time.perf_counter() - start), 1),
         }
 
+    def _batch(self, examples: Sequence[Example]) -> Batch:
+        """The rows as one pass reads them."""
+        if self.config.packing:
+            return pack(examples, self.config.max_length, self.pad_id, self.model.device)
+        return pad(examples, self.pad_id, self.model.device)
+
     def _lower(self, examples: Sequence[Example]) -> FrozenStates | None:
         """The rows' activations below the trainable layers, if they are cached."""
         return None if self.cache is None else self.cache.batch([example.token_ids for example in examples])
@@ -459,8 +488,7 @@ class SftTrainer:
         with torch.no_grad():
             for i in range(0, len(examples), self.config.micro_batch_size):
                 some = examples[i : i + self.config.micro_batch_size]
-                batch = pad(some, self.pad_id, self.model.device)
-                hidden, targets = scored_hidden(self.model, batch, self._lower(some))
+                hidden, targets = scored_hidden(self.model, self._batch(some), self._lower(some))
                 nll -= float(token_logprobs(hidden, targets, head).double().sum())
                 if outside and vocabulary is not None:
                     mass += vocabulary.outside_mass(hidden, head) * len(targets)

@@ -11,6 +11,7 @@ import pytest
 
 from steersman.data.formats import SHOWN_ROWS, dump, read
 from steersman.errors import DataError
+from steersman.train.sft import SftConfig, learnt_rows
 from steersman.types import Comparison, Demonstration, Message, Prompt, Record
 
 GOOD = {"prompt": "Hi?", "completion": "Hello."}
@@ -179,7 +180,7 @@ def test_unknown_columns_are_left_out_counted_and_said(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("last", "found"),
     [
-        ({"weight": 0}, "the last message has the weight 0"),
+        ({"weight": 0}, "every assistant message has the weight 0"),
         ({"reasoning_content": "Let me see."}, "the last message has its thoughts apart"),
         ({"content": [{"type": "image_url"}]}, "a message has a part that is no text"),
     ],
@@ -196,6 +197,22 @@ def test_text_parts_a_developer_and_a_weight_of_1_are_read(tmp_path: Path) -> No
     (row,) = read(path, Demonstration)
     assert isinstance(row.prompt, tuple)
     assert [(m.role, m.content) for m in row.prompt] == [("system", "Be kind."), ("user", "Hi?")]
+
+
+def test_messages_of_weight_0_are_not_learnt(tmp_path: Path) -> None:
+    """A last one gives way to the last that is learnt, and what follows that is left out."""
+    a, b, c = ({**assistant(text), "weight": weight} for text, weight in (("A", 0), ("B", 1), ("C", 0)))
+    row = {"messages": [user("a?"), a, user("b?"), b, user("c?"), c]}
+    (found,) = read(write(tmp_path, row), Demonstration)
+    assert (found.completion, [(m.content, m.weight) for m in found.prompt]) == ("B", [("a?", 1), ("A", 0), ("b?", 1)])
+    assert [turn.completion for turn in learnt_rows(SftConfig(loss_on="all"), [found])] == ["B"]
+    kept = Demonstration.model_validate(dump([found])[0])
+    assert kept == found
+    assert '"weight":0' in found.model_dump_json()
+    assert "weight" not in Message(role="user", content="b?").model_dump_json()
+    for odd in ({**assistant("A"), "weight": 0.5}, {**assistant("A"), "weight": "high"}):
+        assert "a message has the weight" in refusal(write(tmp_path, {"messages": [user("a?"), odd]}))
+    assert "a demonstration with the weight 0" in refusal(write(tmp_path, {**GOOD, "weight": 0}))
 
 
 @pytest.mark.parametrize("margin", ["NaN", "Infinity", "-1"])

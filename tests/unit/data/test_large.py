@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from steersman.data.check import jaccard, twins
+from steersman.cli.data import data_app
+from steersman.data.check import LengthLimit, jaccard, twins
 from steersman.data.large import BAND, BANDS, candidates, check_stream, shown, signature
 from steersman.data.sources import kind_of
 from steersman.types import Comparison, Demonstration
@@ -98,3 +100,13 @@ def test_a_file_of_other_names_is_told_how_to_name_them(tmp_path: Path) -> None:
     assert "if answers are among its columns (output_1, output_2)" in "\n".join(
         shown("rows", check_stream(path, kind_of(path)))
     )
+
+
+def test_rows_over_a_limit_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, ["a b c d", "a", "b c"])
+    limit = LengthLimit(5, lambda prompt, answers: len(str(prompt).split()) + max(len(a.split()) for a in answers), "W")
+    report = check_stream(path, Demonstration, limit=limit)
+    assert report.too_long == 1
+    assert "Longer than 5 tokens by W: 1 demonstrations; `truncation` says" in "\n".join(shown("f", report, limit))
+    said = CliRunner().invoke(data_app, ["check", str(path), "--max-length", "16", "--json"])
+    assert (said.exit_code, json.loads(said.stdout)["too_long"]) == (0, 0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steersman.errors import DataError, ModelError
-from steersman.lm.chat_format import ChatFormat, Example, chat_format, pad, shorten
+from steersman.lm.chat_format import ChatFormat, Example, chat_format, common_length, pad, shorten
 from steersman.types import Message
 
 EOS, BOS = 1, 2
@@ -167,8 +167,35 @@ def test_then_the_completion_loses_its_end_and_terminator(plain: ChatFormat) -> 
 def test_and_at_last_the_question_its_beginning(plain: ChatFormat) -> None:
     prompt = "x " * 200 + "So: why?"
     full, cut = (plain.example(prompt, "Because.", length) for length in (10_000, 60))
-    assert cut.token_ids == [BOS, *full.token_ids[-59:]]
+    frame = common_length([full.token_ids, plain.prompt_ids("?")])  # <bos>User:
+    assert cut.token_ids == [*full.token_ids[:frame], *full.token_ids[frame - 60 :]]
     assert cut.token_ids[cut.completion_start :] == plain.completion_ids("Because.")
+
+
+@pytest.mark.parametrize("kind", ["plain", "chatml"])
+def test_system_text_and_the_end_of_the_question_stay(kind: str, request: pytest.FixtureRequest) -> None:
+    chat: ChatFormat = request.getfixturevalue(kind)
+    question = "x " * 200 + "So: why?"
+    prompt = (Message(role="system", content="Be kind."), Message(role="user", content=question))
+    cut, bare = chat.example(prompt, "Because.", 90), chat.example(question, "Because.", 10_000)
+    assert len(cut.token_ids) == 90
+    text = whole_text(chat, cut.token_ids)
+    assert "Be kind." in text
+    assert text.endswith(whole_text(chat, bare.token_ids)[-60:])
+    limit = 70
+    preamble = (*prompt[:1], Message(role="user", content="A"), Message(role="assistant", content="B"))
+    ids = chat.prompt_within(question, limit, preamble=preamble)
+    assert len(ids) == limit
+    assert ids[:20] == chat.prompt_ids("?", preamble)[:20]
+
+
+def test_both_answers_keep_the_same_question(plain: ChatFormat) -> None:
+    prompt, answers = "x " * 100 + "why?", [plain.completion_ids("Yes."), plain.completion_ids("No. " * 60)]
+    head, kept, excess = plain.fit(prompt, answers, 100)
+    assert excess == len(plain.prompt_ids(prompt)) + len(answers[1]) - 100
+    assert whole_text(plain, head).startswith("<bos>User: ")
+    assert kept == [answers[0], answers[1][: 100 - len(head)]]
+    assert len(head) == 50
 
 
 def test_shorten_by_hand() -> None:

@@ -225,7 +225,7 @@ def test_a_step_with_two_weights_is_that_of_the_separately_weighted_sums(
 ) -> None:
     """Gradients are linear: nll / N + 0.5 * replay / N + 3 * distilled / N, with N their weighted positions."""
     chat = loaded(tiny_base)[1]
-    examples = sft.encode(rows, chat, 512)[0]
+    examples = sft.encode(rows, chat, sft.SftConfig()).examples
     generator = torch.Generator().manual_seed(0)
 
     def texts(some: list[Example], weight: float) -> list[sft.Replayed]:

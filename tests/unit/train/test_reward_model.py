@@ -91,7 +91,7 @@ def prepared(
     policy = load_adapter(model, base, start / "adapter", "member-0")
     states = FrozenStatesCache(FrozenTrunk.below(model, policy, "member-0"), config.trunk_cache_mb)
     trainer = RewardTrainer.prepare(config, 0, model, policy, states, torch.zeros(len(answer_style.FEATURES)))
-    return policy, trainer, ranked(rows, chat_format(tokenizer), 512)
+    return policy, trainer, ranked(rows, chat_format(tokenizer), RewardConfig())[0]
 
 
 def gradients(trainer: RewardTrainer, rows: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
@@ -252,15 +252,15 @@ def test_length_is_taken_out_of_the_score(
 def test_ties_alone_are_no_comparisons(tiny_base: Path, comparisons: list[Comparison]) -> None:
     chat = chat_format(pretrained.load_tokenizer(tiny_base))
     tied = Comparison(prompt="Why?", options=("A.", "B."), ranking=(1, 1))
-    assert len(ranked([*comparisons, tied], chat, 512)) == len(comparisons)
+    assert len(ranked([*comparisons, tied], chat, RewardConfig())[0]) == len(comparisons)
     with pytest.raises(DataError, match="no comparisons that order two answers"):
-        ranked([tied], chat, 512)
+        ranked([tied], chat, RewardConfig())
 
 
 def test_long_rows_are_cut_to_fit(tiny_base: Path) -> None:
     chat = chat_format(pretrained.load_tokenizer(tiny_base))
     group = tokenised("one two three " * 40, ["short.", "No and no again. " * 40], chat, 64)
-    assert len(group.prompt) == 2
+    assert len(group.prompt) == 32  # half of the length stays with the question
     assert len(group.prompt) + max(map(len, group.completions)) <= 64
     assert group.completions[0] == chat.completion_ids("short.")
 

@@ -95,7 +95,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def examples(tiny_base: Path, demonstrations: list[Demonstration]) -> list[Example]:
-    return encode(demonstrations, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
+    return encode(demonstrations, chat_format(pretrained.load_tokenizer(tiny_base)), SftConfig()).examples
 
 
 # ── the loss ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -317,9 +317,9 @@ def test_a_compact_vocabulary_with_a_learning_head_is_refused() -> None:
 def test_no_rows_are_refused_and_truncated_ones_counted(tiny_base: Path, demonstrations: list[Demonstration]) -> None:
     chat = chat_format(pretrained.load_tokenizer(tiny_base))
     with pytest.raises(DataError, match="no demonstrations"):
-        encode([], chat, 512)
+        encode([], chat, SftConfig())
     long = Demonstration(prompt="rice? " * 100, completion="Yes.")
-    assert encode([demonstrations[0], long], chat, 64)[1] == 1
+    assert encode([demonstrations[0], long], chat, SftConfig(max_length=64)).too_long == 1
 
 
 def test_every_linear_layer_learns(tiny_base: Path, examples: list[Example]) -> None:
@@ -340,7 +340,7 @@ TAGGED = [
 
 
 def test_prefixes_are_the_named_rows_cut_off_and_repeated(tiny_base: Path) -> None:
-    rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
+    rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), SftConfig()).examples
     found = prefixes(PrefixConfig(tokens=3, upsample={"harmful": 3, "x": 1, "be-plain": 2}), TAGGED, rows)
     cut = [Example(row.token_ids[: row.completion_start + 3], row.completion_start) for row in rows]
     assert found == [cut[1]] * 2 + [cut[2]] * 3
@@ -350,7 +350,7 @@ def test_prefixes_are_the_named_rows_cut_off_and_repeated(tiny_base: Path) -> No
 
 
 def test_a_name_that_no_row_has_is_an_error(tiny_base: Path) -> None:
-    rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), 512)[0]
+    rows = encode(TAGGED, chat_format(pretrained.load_tokenizer(tiny_base)), SftConfig()).examples
     with pytest.raises(DataError, match="upsample names 'harmfull', but no demonstration has such") as error:
         prefixes(PrefixConfig(upsample={"harmful": 1, "harmfull": 1}), TAGGED, rows)
     assert "did you mean harmful?" in str(error.value.expected)

@@ -18,11 +18,12 @@ from torch import Tensor
 from steersman.functional import k1_nats
 from steersman.lm import pretrained
 from steersman.lm.adapters import ADAPTER, load_adapter, using
-from steersman.lm.chat_format import ChatFormat, chat_format, shorten
+from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
 from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
 from steersman.lm.head import Head, divergence, entropies, head_of
 from steersman.lm.int8 import Int8Copy
+from steersman.lm.limits import prompts_within
 from steersman.lm.reward_model import RewardModel, tokenised
 from steersman.lm.sampling import Completion, Sampler, SamplingConfig, random_stream
 from steersman.lm.shared_prefix import (
@@ -54,7 +55,9 @@ class RolloutConfig(Record):
     answers: int = Field(default=4, ge=2, description="Answers sampled for each prompt, the group size.")
     temperature: float = Field(default=1.0, gt=0, description="Divides all logits, in sampling and in the loss.")
     max_new_tokens: int = Field(default=64, ge=1, description="Tokens of an answer; a longer one is cut.")
-    max_prompt_tokens: int = Field(default=256, ge=8, description="Tokens of a prompt; a longer one loses its start.")
+    max_prompt_tokens: int = Field(
+        default=256, ge=8, description="Tokens of a prompt; a longer one loses old turns, then the question's start."
+    )
     missing_eos_penalty: float = Field(default=1.0, ge=0, description="Taken off the reward of an answer that is cut.")
     int8: bool = Field(default=False, description="Sample with int8 weights (CPU); the loss corrects for it.")
     engine: Literal["steersman", "vllm"] = Field(
@@ -228,7 +231,7 @@ class Actor:
         An answer's random stream depends on its index among all answers of the step, -1 for evaluations, and not on
         the process or the batch that it is sampled in.
         """
-        starts = [ids for prompt in prompts for ids in [self.chat.prompt_ids(prompt)] * each]
+        starts = [ids for ids in self.starts(prompts)[0] for _ in range(each)]
         limits = self.config.rollouts
         # A compact vocabulary's head, and an int8 one, have the temperature in them.
         tempered = self.vocabulary is not None or self.int8 is not None
@@ -288,12 +291,21 @@ class Actor:
         """The groups' activations below all adapters, for policy, reference, critic and reward models."""
         return compute_group_states(self.model, groups, self.below, self.pad_id, self.config.micro_batch_size)
 
+    def starts(self, prompts: Sequence[Text]) -> tuple[list[list[int]], int]:
+        """Ids of the prompts as they are sampled from, and how many are shortened.
+
+        Raises:
+            ModelError: a prompt's system text is too long.
+        """
+        most = self.config.rollouts.max_prompt_tokens
+        starts, _, lost = prompts_within(self.chat, prompts, None, lambda _: most)
+        return starts, sum(tokens > 0 for tokens in lost)
+
     def groups(self, prompts: Sequence[Text], by_prompt: Sequence[Sequence[Completion]]) -> list[Group]:
         """Each prompt, shortened as for sampling, with its answers."""
-        most = self.config.rollouts.max_prompt_tokens
         return [
-            Group(shorten(self.chat.prompt_ids(prompt), most), [completion.token_ids for completion in answers])
-            for prompt, answers in zip(prompts, by_prompt, strict=True)
+            Group(start, [completion.token_ids for completion in answers])
+            for start, answers in zip(self.starts(prompts)[0], by_prompt, strict=True)
         ]
 
     # ── forward passes ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -37,8 +37,9 @@ from torch import Tensor
 from steersman.errors import DataError, RecipeError, TrainingFailed
 from steersman.lm import pretrained
 from steersman.lm.adapters import save_policy, trainable
+from steersman.lm.limits import shortened
 from steersman.store import StageFolder
-from steersman.terminal import Progress
+from steersman.terminal import Progress, console
 from steersman.train import distributed, loop
 from steersman.train.rl.actor import POLICY, Actor, ActorConfig, PolicyBatch, RolloutBatch, Rollouts, Scorer
 from steersman.train.rl.critic import Critic
@@ -252,7 +253,10 @@ def _run(trainer: RlTrainer, data: RlData, out: StageFolder, monitors: Monitors)
     evaluator.resume(state["evaluations"] if state else [], first)
     distributed.barrier()
     counts = {"prompts": len(data.prompts), "held_out_prompts": len(evaluator.prompts), "steps": config.steps}
-    out.emit(event="setup", **counts, resumed_at_step=first)
+    _, cut = actor.starts([row.prompt for row in (*data.prompts, *evaluator.prompts)])
+    if cut and distributed.rank() == 0:
+        console.print(shortened(cut, len(data.prompts) + len(evaluator.prompts)), markup=False, soft_wrap=True)
+    out.emit(event="setup", **counts, truncated_prompts=cut, resumed_at_step=first)
 
     def checkpoint(step: int) -> None:
         if distributed.rank() == 0:
