@@ -82,6 +82,19 @@ def test_what_a_user_wrote_cannot_break_the_card(copy: Run, tmp_path: Path) -> N
     assert r"a \| b \<script> # Heading [x]\(http://evil)" in card
 
 
+def test_the_card_of_a_gguf_file_says_how_llama_cpp_and_ollama_load_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steersman.runs.export_gguf", lambda merged, target, converter: target)
+    card = card_of(open_run(finished).export(tmp_path / "out", gguf=tmp_path))
+    assert f"llama-cli -m {finished.name}.gguf --jinja\n" in card.text
+    assert f"-f {finished.name}.Modelfile\n" in card.text
+    assert {"gguf", "steersman"} <= set(card.data.tags)
+    assert card.data.library_name == "transformers"
+    with pytest.raises(ModelError, match="a reward model has no form as a GGUF file"):
+        open_run(finished).export(tmp_path / "reward", stage="reward_model", gguf=tmp_path)
+
+
 # ── the Hub ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_an_export_is_uploaded_as_it_is(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

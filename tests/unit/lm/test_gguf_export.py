@@ -72,4 +72,6 @@ def test_spelled_out_roles_are_written_for_ollama(files: dict[str, Path], tmp_pa
     tokenizer.save_pretrained(files["merged"])
     own = converter(tmp_path, COPIES.format(source=str(files["smollm"])))
     export_gguf(files["merged"], tmp_path / "out.gguf", own)
-    assert "User: {{ .Content }}" in (tmp_path / "out.Modelfile").read_text()
+    text = (tmp_path / "out.Modelfile").read_text()
+    assert text.endswith('{{ end }}{{ $m.Content }}{{ end }}\nAssistant:"""\n')
+    assert 'PARAMETER stop "\nUser:"\n' in text
