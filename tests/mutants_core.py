@@ -324,4 +324,26 @@ CORE = (
         "private=public",
         "unit/lm/test_hub.py::test_a_folder_is_uploaded_private_unless_asked_otherwise",
     ),
+    # ── adapters ──
+    Mutant(
+        "layers above a trained embedding are taken for frozen",
+        "lm/adapters.py",
+        "if adapted and not config.modules_to_save else 0",
+        "if adapted else 0",
+        "unit/train/test_kinds_of_adapters.py::test_layers_below_a_module_that_learns_whole_are_not_frozen",
+    ),
+    Mutant(
+        "the reference's hidden states meet the policy's output layer",
+        "train/rl/actor.py",
+        "divergence(reference, policy, reference_head, head)",
+        "divergence(reference, policy, head, head)",
+        "unit/train/test_kinds_of_adapters.py::test_reinforcement_starts_at_no_divergence_from_whole_ends",
+    ),
+    Mutant(
+        "the output layer is read before its copy that learns is there",
+        "train/sft.py",
+        "TokenLoss(head_in_use(head, model), ",
+        "TokenLoss(head, ",
+        "unit/train/test_kinds_of_adapters.py::test_training_follows_the_gradient_of_whole_ends",
+    ),
 )

@@ -166,6 +166,11 @@ class Recipe(Record):
         """Whether a model comes out that is another than the one that went in; a reward model is none."""
         return bool(self.sft.epochs or self.cai_sft or self.dpo or self.rl)
 
+    @property
+    def trains_whole_modules(self) -> bool:
+        """Whether an adapter of the recipe has ``modules_to_save``."""
+        return any(config.lora.modules_to_save for config in (self.sft, self.cai_sft) if config is not None)
+
     def conflict(self, message: str, *keys: str, do: str = "") -> RecipeError:
         """The error for keys that do not go together, with the place where the last of them was written."""
         return RecipeError(message, where=self._origin.where(*keys), do=do)

@@ -135,10 +135,13 @@ class OpenRun:
         try:
             wanted.check()
         except ModelError:
+            if wanted.device == "cpu":
+                raise
             print(
                 f"note: this run was made on {wanted.device}, which this machine lacks: using the CPU", file=sys.stderr
             )
-            wanted = Hardware()
+            wanted = Hardware(weights=wanted.weights)
+            wanted.check()
         with placed(wanted), self.in_its_words():
             yield
 

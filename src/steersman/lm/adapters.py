@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from steersman.errors import ModelError
-from steersman.lm import device, fused_layers, pretrained
+from steersman.lm import device, fused_layers, nf4, pretrained
 from steersman.lm.head import probe_ids, same_states
 from steersman.types import Record
 
-ADAPTER, FULL = "adapter", "model"
+ADAPTER, FULL, NOTE = "adapter", "model", "steersman.json"
+_ADDED = re.compile(r"lora_|\.(modules_to_save|original_module)\b")  # in the names of what peft put into a model
 
 
 class LoraConfig(Record):
@@ -32,8 +35,12 @@ class LoraConfig(Record):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapters' inputs in training.")
     rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank).")
     dora: bool = Field(default=False, description="DoRA: weight-decomposed adapters.")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
-        default="all-linear", description="Names of the linear modules to adapt; all-linear: all but the output layer."
+    target_modules: str | tuple[str, ...] = Field(
+        default="all-linear",
+        description="Linear modules to adapt: their names, a regular expression, or all-linear (but the output layer).",
+    )
+    modules_to_save: tuple[str, ...] = Field(
+        default=(), description="Modules trained whole and saved with the adapter, e.g. embed_tokens, lm_head."
     )
     trainable_layers: int | None = Field(
         default=None, ge=1, description="How many upper layers to adapt; the backward pass ends there; null: all."
@@ -54,12 +61,12 @@ def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "defaul
     """
     import peft
 
-    layers = _upper_layers(model, config.trainable_layers)
-    targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
-    if not isinstance(targets, str):
-        _refuse_ends(model, targets)
-    if isinstance(targets, str) and layers is not None:
-        targets = _linear_names(model)  # peft takes layers only together with names
+    plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    layers = _upper_layers(plain, config.trainable_layers)
+    targets = _targets(plain, config.target_modules, layers)
+    if targets == "all-linear" and plain is not model:
+        targets = _linear_names(plain)  # peft would also take the copies of modules that learn whole
+    _check_whole(plain, config.modules_to_save)
     wanted = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -67,16 +74,18 @@ def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "defaul
         use_rslora=config.rslora,
         use_dora=config.dora,
         target_modules=targets,
+        modules_to_save=list(config.modules_to_save) or None,
         layers_to_transform=layers,
-        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2: [in, out]
+        fan_in_fan_out=any(_original_kind(module) == "Conv1D" for module in model.modules()),  # GPT-2: [in, out]
         task_type="CAUSAL_LM",
     )
     try:
-        if isinstance(model, peft.PeftModel):
-            policy = model
-            policy.add_adapter(name, wanted)
-        else:
-            policy = peft.get_peft_model(model, wanted, adapter_name=name)
+        with _ends_apart():
+            if isinstance(model, peft.PeftModel):
+                policy = model
+                policy.add_adapter(name, wanted)
+            else:
+                policy = peft.get_peft_model(model, wanted, adapter_name=name)
     except ValueError as error:
         raise ModelError(str(error), where="sft.lora.target_modules", do="name modules that the model has") from error
     policy.peft_config[name].base_model_name_or_path = base_name
@@ -98,16 +107,82 @@ def _try(policy: Any) -> None:
         ) from error
 
 
+def _original_kind(module: Any) -> str:
+    """The class of a module, and of a quantised one before."""
+    return str(getattr(module, "source_cls", type(module)).__name__)
+
+
+@contextmanager
+def _ends_apart() -> Iterator[None]:
+    """Without peft's warning that tied ends are trained apart: that is right, the merged model has two.
+
+    peft's own way to keep them tied (``ensure_weight_tying``, 0.21) gives wrong logits with a second adapter, which a
+    reference or a reward model is, and lets GPT-2's base model move.
+    """
+    with warnings.catch_warnings():
+        for text in ("Model has `tie_word_embeddings=True`", "Input and output embeddings are no longer tied"):
+            warnings.filterwarnings("ignore", message=text)
+        yield
+
+
+def _targets(model: Any, wanted: str | Sequence[str], layers: Sequence[int] | None) -> str | list[str]:
+    """The target modules as peft takes them; it takes layers only together with names."""
+    if wanted == "all-linear":
+        return "all-linear" if layers is None else _linear_names(model)
+    if not isinstance(wanted, str):
+        _refuse_ends(model, [name for name, _ in model.named_modules() if _named(name, wanted)])
+        return list(wanted)
+    try:
+        pattern = re.compile(wanted)
+    except re.error as error:
+        do = "give a list of names, such as [q_proj, v_proj], or all-linear"
+        raise ModelError(f"no regular expression ({error})", where="sft.lora.target_modules", do=do) from error
+    found = [name.replace(".base_layer", "") for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    if not found:
+        raise ModelError(
+            f"the regular expression {wanted!r} matches none of the model's modules",
+            where="sft.lora.target_modules",
+            expected=r"one for whole names, e.g. .*\.(q|v)_proj",
+            do="change it, or give a list of names",
+        )
+    _refuse_ends(model, found)
+    return wanted if layers is None else found
+
+
+def _named(name: str, endings: Sequence[str]) -> bool:
+    return any(f".{name}".endswith(f".{ending}") for ending in endings)
+
+
+def _check_whole(model: Any, wanted: Sequence[str]) -> None:
+    """Refuse modules to train whole that are not there, or cannot learn."""
+    modules, where = dict(model.named_modules()), "sft.lora.modules_to_save"
+    for ending in wanted:
+        found = [name for name in modules if _named(name, [ending])]
+        if not found:
+            raise ModelError(f"the model has no module {ending!r}", where=where, do="name modules that it has")
+        for name in found:
+            if isinstance(modules[name], torch.nn.ModuleList):
+                raise ModelError(f"{name} is a list of modules", where=where, do="name modules in it")
+            if not all(p.is_floating_point() for p in modules[name].parameters()):
+                raise ModelError(
+                    f"{name} has 4-bit weights, which cannot learn", where=where, do="set hardware.weights: full"
+                )
+
+
 def _refuse_ends(model: Any, targets: Sequence[str]) -> None:
-    """Losses and samplers read the output layer's own weight, and a tied embedding would be merged into both ends."""
+    """Losses and samplers read the output layer's own weight, and a tied embedding would be merged into both ends.
+
+    Args:
+        targets: names of modules.
+    """
     ends = {id(module) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
-    names = [name for name, module in model.named_modules() if id(module) in ends]
-    if found := [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]:
+    names = {name for name, module in model.named_modules() if id(module) in ends}
+    if found := [name for name in targets if name in names]:
         raise ModelError(
             f"adapters on the embedding or the output layer are not supported ({', '.join(found)})",
             where="sft.lora.target_modules",
             expected="modules between them, such as q_proj, or all-linear",
-            do="take it out, or train all weights (sft.method: full)",
+            do="take it out; lora.modules_to_save trains it whole",
         )
 
 
@@ -122,9 +197,10 @@ def _upper_layers(model: Any, count: int | None) -> list[int] | None:
 
 
 def frozen_layers(policy: Any, name: str = "default") -> int:
-    """How many lower layers an adapter leaves as they are in the base model."""
-    adapted: list[int] | None = policy.peft_config[name].layers_to_transform
-    return min(adapted) if adapted else 0
+    """How many lower layers an adapter leaves as they are in the base model; none above a module that learns whole."""
+    config = policy.peft_config[name]
+    adapted: list[int] | None = config.layers_to_transform
+    return min(adapted) if adapted and not config.modules_to_save else 0
 
 
 def _linear_names(model: Any) -> list[str]:
@@ -132,7 +208,7 @@ def _linear_names(model: Any) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     head, kinds = model.get_output_embeddings(), (torch.nn.Linear, Conv1D)
-    names = {n for n, m in model.named_modules() if isinstance(m, kinds) and m is not head and "lora_" not in n}
+    names = {n for n, m in model.named_modules() if isinstance(m, kinds) and m is not head and not _ADDED.search(n)}
     return sorted({n.removesuffix(".base_layer").split(".")[-1] for n in names})
 
 
@@ -158,13 +234,22 @@ def using(policy: Any, name: str | None) -> Iterator[None]:
             _set_adapters(policy, layers, active, disabled, learns=active)
 
 
+def activate(policy: Any, name: str) -> None:
+    """Make an adapter the one in use, and the only one that learns.
+
+    peft's ``set_adapter`` leaves copies that learn whole in other adapters trainable: a reference would move.
+    """
+    _set_adapters(policy, _lora_layers(policy), name, disabled=False, learns=name)
+
+
 def _lora_layers(policy: Any) -> list[Any]:
-    """The LoRA layers of a policy, found once for its set of adapters."""
+    """The LoRA layers of a policy and the modules that learn whole, found once for its set of adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
 
     names, (known, layers) = list(policy.peft_config), policy.__dict__.get("_lora_layers", ([], []))
     if names != known:
-        layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
+        layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
         policy.__dict__["_lora_layers"] = names, layers
     return list(layers)
 
@@ -174,10 +259,12 @@ def _set_adapters(policy: Any, layers: Sequence[Any], active: str, disabled: boo
     policy.active_adapter = policy.base_model.active_adapter = active
     policy._adapters_disabled = disabled
     for layer in layers:
-        layer._active_adapter, layer._disable_adapters = [active], disabled
+        # An adapter without a copy of a module that learns whole in another one uses the base model's.
+        whole = getattr(layer, "modules_to_save", None)
+        layer._active_adapter, layer._disable_adapters = [active] if whole is None or active in whole else [], disabled
         for container in layer.adapter_layer_names:
             for name, module in getattr(layer, container).items():
-                for parameter in [module] if isinstance(module, Tensor) else module.parameters(recurse=False):
+                for parameter in [module] if isinstance(module, Tensor) else module.parameters(whole is not None):
                     parameter.requires_grad_(name == learns)
 
 
@@ -234,14 +321,17 @@ def save_policy(policy: Any, folder: Path, tokenizer: Any, base_digest: str, nam
         target = folder / FULL
         policy.save_pretrained(target)
         tokenizer.save_pretrained(target)
-    (target / "steersman.json").write_text(json.dumps({"base_digest": base_digest}) + "\n", encoding="utf-8")
+    weights = device.current().weights
+    note = {"base_digest": base_digest, **({} if weights == "full" else {"weights": weights})}
+    (target / NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
 
 
 def load_policy(base: Path, trained: Path | None) -> Any:
     """The base model in evaluation mode, with what was trained on it (a folder written by `save_policy`) merged in.
 
-    Merging costs a second and makes every forward pass as cheap as the base model's. In bfloat16 the adapter stays
-    beside the weights: what it adds is smaller than their rounding, of which merging would make a new one.
+    Merging costs a second and makes every forward pass as cheap as the base model's. In bfloat16 and in
+    four bits the adapter stays beside the weights: what it adds is smaller than their rounding, of which merging would
+    make a new one.
 
     Raises:
         ModelError: the checkpoint was trained on another base model, or holds neither adapter nor model.
@@ -253,19 +343,46 @@ def load_policy(base: Path, trained: Path | None) -> Any:
         return pretrained.load_model(trained / FULL).eval()
     if not (trained / ADAPTER / "adapter_config.json").exists():
         raise ModelError("no trained policy here", where=str(trained), expected="a folder adapter/ or model/")
-    if device.current().dtype != "float32":
+    if device.current().dtype != "float32" or device.current().weights != "full":
         model, _ = load_trainable(base, trained)
         return model.requires_grad_(False).eval()
+    return load_merged(base, trained)
+
+
+def load_merged(base: Path, trained: Path) -> Any:
+    """The model with a LoRA policy merged into the weights that it was trained on; those of four bits are restored.
+
+    Raises:
+        ModelError: as in `load_policy`, or merging changed what the model computes.
+    """
     # Nothing is fused: what is measured and exported computes as plain `transformers` does, to the last bit.
-    return _merged(_with_adapter(pretrained.load_model(base), base, trained / ADAPTER, "default").eval())
+    return merge(_with_adapter(load_restored(base), base, trained / ADAPTER, "default").eval())
 
 
-def _merged(policy: Any) -> Any:
-    """The model with its adapter merged into the weights, if it computes the same afterwards."""
+def load_restored(folder: Path) -> Any:
+    """The model that `pretrained.load_model` computes with, as a plain one into which adapters can be merged.
+
+    With 4-bit weights they are restored in the precision of the activations; others are what they are.
+    """
+    place = device.current()
+    if place.weights == "full":
+        return pretrained.load_model(folder)
+    quantised = pretrained.load_model(folder)
+    with device.placed(place.model_copy(update={"weights": "full"})):
+        return nf4.restore_into(pretrained.load_model(folder), quantised)
+
+
+def merge(policy: Any) -> Any:
+    """The model with its adapter merged into the weights.
+
+    Raises:
+        ModelError: it computes something else afterwards.
+    """
     ids = torch.tensor([probe_ids(policy.get_base_model(), 8)], device=policy.device)
     with torch.no_grad():
         beside = policy(input_ids=ids, use_cache=False).logits
-        model = policy.merge_and_unload().eval()
+        with _ends_apart():
+            model = policy.merge_and_unload().eval()
         merged = model(input_ids=ids, use_cache=False).logits
     if not same_states(merged, beside):
         raise ModelError(
@@ -309,18 +426,36 @@ def _with_adapter(model: Any, base: Path, adapter: Path, name: str) -> Any:
     check_base(adapter, base)
     import peft
 
-    with pretrained.foreign(str(adapter)):
+    with pretrained.foreign(str(adapter)), _ends_apart():
         if isinstance(model, peft.PeftModel):
             model.load_adapter(str(adapter), adapter_name=name, is_trainable=True)
             return model
         return peft.PeftModel.from_pretrained(model, str(adapter), adapter_name=name, is_trainable=True)
 
 
+def weights_of(checkpoint: Path) -> Any:
+    """What an adapter or a model was trained on: `Hardware.weights`."""
+    return _note(checkpoint).get("weights", "full")
+
+
+def _note(checkpoint: Path) -> dict[str, str]:
+    note = checkpoint / NOTE
+    found: dict[str, str] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    return found
+
+
 def check_base(checkpoint: Path, base: Path) -> None:
-    """Refuse a checkpoint that was trained on another base model."""
-    note = checkpoint / "steersman.json"
-    expected = json.loads(note.read_text(encoding="utf-8"))["base_digest"] if note.exists() else None
-    found = pretrained.digest(base)
+    """Refuse a checkpoint that was trained on another base model, or on weights of another precision."""
+    note = _note(checkpoint)
+    expected, found = note.get("base_digest"), pretrained.digest(base)
+    own, loaded = weights_of(checkpoint), device.current().weights
+    if note and own != loaded:
+        raise ModelError(
+            f"this checkpoint was trained on {own} weights, and the model is loaded with {loaded} ones",
+            where=str(checkpoint),
+            expected="the weights that it was trained on",
+            do=f"set hardware.weights: {own}, or train again",
+        )
     if expected is not None and expected != found:
         raise ModelError(
             f"this checkpoint belongs to another base model (digest {expected[:12]}, the model has {found[:12]})",

@@ -27,16 +27,23 @@ class Hardware(Record):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Precision of frozen weights and activations; what learns is float32 always."
     )
+    weights: Literal["full", "nf4"] = Field(
+        default="full", description="Frozen linear layers: as dtype says, or in 4 bits (QLoRA; needs the extra qlora)."
+    )
 
     def __str__(self) -> str:
-        return f"{self.device} in {self.dtype}"
+        return f"{self.device} in {self.dtype}{'' if self.weights == 'full' else f' with {self.weights} weights'}"
 
     def check(self) -> None:
-        """Refuse a device that this machine does not have.
+        """Refuse a device that this machine does not have, and 4-bit weights without the package for them.
 
         Raises:
-            ModelError: there is no such GPU.
+            ModelError: there is no such GPU, or no bitsandbytes.
         """
+        if self.weights == "nf4":
+            from steersman.lm import nf4
+
+            nf4.check()
         if self.device == "cpu":
             return
         import torch

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from steersman.errors import ModelError
-from steersman.lm import hub, limits, pretrained
-from steersman.lm.adapters import ADAPTER, check_base, load_policy
+from steersman.lm import device, hub, limits, pretrained
+from steersman.lm.adapters import ADAPTER, check_base, load_merged, load_policy, load_restored, merge, weights_of
 from steersman.lm.chat_format import SPELLED_OUT, chat_format
+from steersman.lm.device import Hardware
 from steersman.lm.head import trunk
 from steersman.lm.reward_model import RewardModel
+from steersman.terminal import console
 
 
 def export(base: Path, trained: Path, target: Path, *, merged: bool, base_name: str | None = None) -> Path:
@@ -34,21 +36,29 @@ def export(base: Path, trained: Path, target: Path, *, merged: bool, base_name: 
         ModelError: the target exists, an adapter is asked of a fully fine-tuned model, or the base is another one.
     """
     _refuse_existing(target)
-    if not merged and not (trained / ADAPTER).exists():
+    is_adapter = (trained / ADAPTER).exists()
+    if not merged and not is_adapter:
         raise ModelError("all weights were trained, so there is no adapter", do="export with --merged")
-    if merged:
-        policy = load_policy(base, trained)
-        _with_noise(policy.config, base)
-        with pretrained.no_progress_bars():
-            policy.to(pretrained.configuration(base).dtype or torch.float32).save_pretrained(target)
-    else:
-        check_base(trained / ADAPTER, base)
-        shutil.copytree(trained / ADAPTER, target, dirs_exist_ok=True)
-        settings = target / "adapter_config.json"
-        named = json.loads(settings.read_text(encoding="utf-8")) | {
-            "base_model_name_or_path": base_name or str(base.absolute())
-        }
-        settings.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    with device.placed(Hardware(weights=weights_of(trained / ADAPTER))):
+        if merged:
+            policy = load_merged(base, trained) if is_adapter else load_policy(base, trained)
+            _with_noise(policy.config, base)
+            with pretrained.no_progress_bars():
+                policy.to(pretrained.configuration(base).dtype or torch.float32).save_pretrained(target)
+        else:
+            check_base(trained / ADAPTER, base)
+            shutil.copytree(trained / ADAPTER, target, dirs_exist_ok=True)
+            settings = target / "adapter_config.json"
+            named = json.loads(settings.read_text(encoding="utf-8")) | {
+                "base_model_name_or_path": base_name or str(base.absolute())
+            }
+            settings.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            if device.current().weights != "full":
+                console.print(
+                    f"note: this adapter was trained on {device.current().weights} weights, and computes what was "
+                    "measured only on a base loaded so; --merged needs no such base",
+                    soft_wrap=True,
+                )
     _write_conversation(base, target)
     return target
 
@@ -65,7 +75,8 @@ def export_reward_model(base: Path, trained: Path, target: Path) -> Path:
     from transformers import AutoModelForSequenceClassification
 
     _refuse_existing(target)
-    reward = RewardModel.load(base, trained)
+    with device.placed(Hardware(weights=weights_of(trained / "member-0" / ADAPTER))):
+        reward = RewardModel.load(base, trained, onto=(load_restored(base), None))
     if len(reward.heads) > 1:
         raise ModelError(
             f"the reward model is {len(reward.heads)} members whose scores are combined",
@@ -73,7 +84,7 @@ def export_reward_model(base: Path, trained: Path, target: Path) -> Path:
             expected="one member, or combine: weights",
             do="train it with reward_model.members: 1",
         )
-    merged = reward.policy.merge_and_unload()
+    merged = merge(reward.policy)
     config = merged.config
     config.num_labels, config.pad_token_id = 1, reward.chat.tokenizer.pad_token_id or 0
     try:

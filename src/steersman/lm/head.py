@@ -129,6 +129,12 @@ def head_of(model: Any) -> Head:
     return head
 
 
+def head_in_use(head: Head, model: Any) -> Head:
+    """The head with the weights of the adapter in use: one that trains the output layer whole has a copy of its own."""
+    output = model.get_output_embeddings()
+    return replace(head, weight=output.weight, bias=getattr(output, "bias", None))
+
+
 def trunk(model: Any) -> Any:
     """The decoder below the head: ``trunk(model)(input_ids=...).last_hidden_state`` is [B, T, H]."""
     return getattr(model, model.base_model_prefix)

@@ -110,6 +110,8 @@ class Int8Copy:
                 f"{head.weight.device}",
                 expected="frozen weights on the CPU",
             )
+        if any(type(module).__name__ == "ModulesToSaveWrapper" for module in model.modules()):
+            raise ModelError("no int8 copy of modules that learn whole", where="lora.modules_to_save")
         rounding = Rounding()
         copy = Int8Linear(head.weight, head.bias, rounding)
         self.head = _Int8Head(head.weight, head.bias, head.softcap, head.scale, head.temperature, copy)

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from steersman.errors import ModelError, SteersmanError, closest
-from steersman.lm import chat_settings, device, gguf_file, hub, limits
+from steersman.lm import chat_settings, device, gguf_file, hub, limits, nf4
 from steersman.store import canonical, disk_full_is_explained, sha256_file, sha256_text, write_text
 from steersman.terminal import working
 
@@ -377,7 +377,8 @@ def load_model(folder: Path) -> PreTrainedModel:
     scaled-dot-product, or eager where a model has no such form (Gemma 2).
 
     Raises:
-        ModelError: the folder is broken or foreign, needs code of its own, or lacks weights that its config asks for.
+        ModelError: the folder is broken or foreign, needs code of its own, lacks weights that its config asks for, or
+            holds weights that are quantised already.
     """
     import torch
 
@@ -387,7 +388,11 @@ def load_model(folder: Path) -> PreTrainedModel:
         config = configuration(_checked(folder))
         for part, name, _ in limits.noise(config):
             setattr(part, name, 0.0)
-        model = _from_pretrained(folder, str(folder), dtype=getattr(torch, place.dtype), config=config)
+        options = nf4.loading(place, config, str(folder))
+        model = _from_pretrained(folder, str(folder), dtype=getattr(torch, place.dtype), config=config, **options)
+    if place.weights == "nf4":
+        nf4.keep_exact(model)
+        return model
     return model.to(torch.device(place.device))
 
 

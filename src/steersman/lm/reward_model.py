@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from steersman.errors import ModelError
 from steersman.lm import pretrained
-from steersman.lm.adapters import ADAPTER, load_adapter, restore, using
+from steersman.lm.adapters import ADAPTER, activate, load_adapter, restore, using
 from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.shared_prefix import Group, GroupStates, shared_prefix_batch, shared_prefix_hidden
 from steersman.types import Demonstration, Text
@@ -79,7 +79,7 @@ class RewardModel:
 
     @classmethod
     def load(cls, base: Path, folder: Path, onto: tuple[Any, Any] | None = None, name: str = "reward") -> RewardModel:
-        """Load what `train.reward_model.run` wrote, with a base model of its own or ``onto`` a (model, policy).
+        """Load what `train.reward_model.run` wrote, with a base model of its own or ``onto`` a (model, policy or None).
 
         Args:
             name: prefix of its adapters' names.
@@ -91,7 +91,7 @@ class RewardModel:
             raise ModelError("no reward model here", where=str(folder), do="train one: the stage `reward_model`")
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         model, policy = onto or (pretrained.load_model(base), None)
-        active = None if onto is None else onto[1].active_adapter
+        active = None if policy is None else policy.active_adapter
         heads: dict[str, nn.Linear] = {}
         folders = [folder / f"member-{member}" for member in range(about["members"])]
         for group in [folders] if about["combine"] == "weights" else [[one] for one in folders]:
@@ -104,7 +104,7 @@ class RewardModel:
             heads[own].load_state_dict(_mean(saved))
             heads[own].requires_grad_(False)
         assert policy is not None
-        policy.set_adapter(active or next(iter(heads)))
+        activate(policy, active or next(iter(heads)))
         chat = chat_format(pretrained.load_tokenizer(base), model.generation_config)
         return cls(model, policy, chat, heads, about["combine"], torch.tensor(about["centre"]), about["max_length"])
 

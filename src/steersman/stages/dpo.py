@@ -47,6 +47,13 @@ def check(config: MixedDpoConfig, sources: Sources) -> None:
         )
     people = [] if config.feedback and config.feedback.people == "none" else data.comparisons
     dpo.refuse_labelled(people, config.dpo.loss)
+    if recipe.trains_whole_modules and config.dpo.vocabulary == "compact":
+        raise recipe.conflict(
+            "dpo.vocabulary: compact needs a frozen head, without lora.modules_to_save",
+            "dpo.vocabulary",
+            "sft.lora.modules_to_save",
+            do="set dpo.vocabulary: full",
+        )
     if config.feedback is None:
         dpo.upsampled(data.comparisons, config.dpo.upsample)
         return

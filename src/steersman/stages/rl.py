@@ -124,7 +124,26 @@ def check(config: AnyRlConfig, sources: Sources) -> None:
             "hardware",
             do="set rl.rollouts.int8: false",
         )
+    approximate = {
+        "rl.vocabulary": config.vocabulary == "compact",
+        "rl.rollouts.int8": config.rollouts.int8,
+        "rl.rollouts.engine": config.rollouts.engine == "vllm",
+    }
+    for key in (key for key, wanted in approximate.items() if wanted and recipe.trains_whole_modules):
+        raise recipe.conflict(
+            f"{key} samples with a copy of frozen weights, and lora.modules_to_save trains some",
+            key,
+            "sft.lora.modules_to_save",
+            do="take one of them out",
+        )
     if config.rollouts.engine == "vllm":
+        if recipe.hardware.weights != "full":
+            raise recipe.conflict(
+                "vLLM would sample from the original weights, and the policy has 4-bit ones",
+                "rl.rollouts.engine",
+                "hardware.weights",
+                do="set rl.rollouts.engine: steersman",
+            )
         vllm_engine.check()
 
 

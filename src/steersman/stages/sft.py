@@ -27,6 +27,7 @@ from steersman.evals.detectors.behaviours import detect
 from steersman.lm.chat_format import Example
 from steersman.lm.frozen_trunk import whole_texts
 from steersman.lm.sampling import common_prefix
+from steersman.recipe import Recipe
 from steersman.report.blocks import Block, Cell, Curve, Details, LineChart, Number, Section, Table, paragraph
 from steersman.report.evidence import Points, StageRecord, smoothed
 from steersman.report.format import number
@@ -61,7 +62,7 @@ def run_on_revisions(config: RevisedSftConfig, given: Inputs, out: StageFolder) 
 
 
 def check(config: SftConfig, sources: Sources) -> None:
-    """Refuse prefixes that no row has, and full fine-tuning in another precision than float32."""
+    """Refuse prefixes that no row has, and full fine-tuning in another precision than float32 or on 4-bit weights."""
     if not config.epochs:
         return
     if not sources.data.demonstrations:
@@ -73,17 +74,26 @@ def check(config: SftConfig, sources: Sources) -> None:
     sft.prefix_repeats(config.prefix, sources.data.demonstrations)
     if config.distillation.prompts:
         distillation.answerable(sources.data.demonstrations)
-    if config.method == "full" and sources.recipe.hardware.dtype != "float32":
-        raise sources.recipe.conflict(
-            "hardware.dtype: bfloat16 is for frozen weights (sft.method: lora); full fine-tuning needs float32",
-            "hardware.dtype",
-            "sft.method",
-        )
+    _check_precision("sft", config, sources.recipe)
+
+
+def _check_precision(name: str, config: SftConfig, recipe: Recipe) -> None:
+    """Full fine-tuning needs weights that can learn."""
+    for key, wanted in (("dtype", "float32"), ("weights", "full")):
+        found = getattr(recipe.hardware, key)
+        if config.method == "full" and found != wanted:
+            raise recipe.conflict(
+                f"hardware.{key}: {found} is for frozen weights ({name}.method: lora); full fine-tuning needs {wanted}",
+                f"hardware.{key}",
+                f"{name}.method",
+                do=f"set {name}.method: lora, or hardware.{key}: {wanted}",
+            )
 
 
 def check_revisions(config: RevisedSftConfig, sources: Sources) -> None:
-    """Refuse to continue an adapter that is not there."""
+    """Refuse to continue an adapter that is not there, and what `check` refuses of full fine-tuning."""
     recipe = sources.recipe
+    _check_precision("cai_sft", config, recipe)
     if "full" in (config.method, recipe.sft.method) and not config.from_base:
         raise recipe.conflict(
             "cai_sft continues the LoRA adapter of sft.method: lora",

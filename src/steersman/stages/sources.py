@@ -86,8 +86,9 @@ def digested(given: Sources, base: Path | None) -> dict[str, Source]:
 def base_digest(base: Path, recipe: Recipe) -> str:
     """Of the model as it is computed and spoken to: its precision makes it another one, and so do the arguments and the
     day of its chat template; its device rounds, as any machine does."""
-    digest, dtype = pretrained.digest(base) + chat_settings.identity(base, recipe.chat), recipe.hardware.dtype
-    return digest if dtype == "float32" else f"{digest} in {dtype}"
+    digest, hardware = pretrained.digest(base) + chat_settings.identity(base, recipe.chat), recipe.hardware
+    digest = digest if hardware.dtype == "float32" else f"{digest} in {hardware.dtype}"
+    return digest if hardware.weights == "full" else f"{digest} with {hardware.weights} weights"
 
 
 def base_model(recipe: Recipe, data: DataSet, run: Run) -> Path:

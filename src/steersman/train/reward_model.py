@@ -39,7 +39,7 @@ from steersman.data.rater_model import RankedVote, RaterModel
 from steersman.errors import DataError, ModelError
 from steersman.functional import minimise, preference_nll, ranking_nll
 from steersman.lm import pretrained
-from steersman.lm.adapters import ADAPTER, load_adapter, save_policy, trainable
+from steersman.lm.adapters import ADAPTER, activate, load_adapter, save_policy, trainable
 from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.frozen_trunk import FrozenStatesCache, FrozenTrunk
 from steersman.lm.reward_model import ABOUT, HEAD, RewardModel, fitted, scalar
@@ -239,7 +239,7 @@ def run(
     for member in range(config.members):
         folder, name = out.path / f"member-{member}", f"member-{member}"
         policy = load_adapter(model if policy is None else policy, base, start / ADAPTER, name)
-        policy.set_adapter(name)
+        activate(policy, name)
         states = states or FrozenStatesCache(FrozenTrunk.below(model, policy, name), config.trunk_cache_mb)
         if (folder / HEAD).exists():  # finished before a kill
             continue

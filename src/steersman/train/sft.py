@@ -30,7 +30,7 @@ from steersman.lm.adapters import ADAPTER, LoraConfig, add_lora, load_adapter, s
 from steersman.lm.chat_format import Batch, ChatFormat, Example, chat_format, pad
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
 from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk, TrunkCache
-from steersman.lm.head import Head, completion_nll, divergence, head_of, token_logprobs
+from steersman.lm.head import Head, completion_nll, divergence, head_in_use, head_of, token_logprobs
 from steersman.lm.packing import pack, refuse_unpackable, scored_hidden
 from steersman.lm.sampling import random_stream
 from steersman.store import StageFolder
@@ -96,6 +96,8 @@ class SftConfig(Record):
     def _compact_vocabulary_needs_lora(self) -> SftConfig:
         if self.vocabulary == "compact" and self.method == "full":
             raise ValueError("vocabulary: compact needs the frozen head of method: lora; with method: full use full")
+        if self.vocabulary == "compact" and self.lora.modules_to_save:
+            raise ValueError("vocabulary: compact needs a frozen head, without lora.modules_to_save; use full")
         if not self.epochs and self.method == "full":
             raise ValueError("epochs: 0 leaves a new adapter, which method: full has not; use method: lora")
         return self
@@ -120,7 +122,7 @@ class TokenLoss(NamedTuple):
     head: Head
     vocabulary: CompactVocabulary | None = None
     prefix: PrefixConfig = PrefixConfig()
-    base_head: Head | None = None  # the base model's, where the policy's own head is trained
+    base_head: Head | None = None  # the base model's, if it is not the policy's own
 
     def nll(self, hidden: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Weighted sum of the negative log-likelihoods of [N] targets at [N, H] hidden states."""
@@ -397,14 +399,14 @@ class SftTrainer:
         vocabulary = None
         if config.vocabulary == "compact":
             vocabulary = choose_vocabulary(config.compact, model, head, examples)
-        base_head = head.frozen_copy() if config.method == "full" else None
-        token_loss = TokenLoss(head, vocabulary, config.prefix, base_head)
+        base_head = head.frozen_copy() if config.method == "full" else head
         if config.method == "full":
             policy = model
         elif isinstance(adapter, Adapter):
             policy = load_adapter(model, *adapter)
         else:
             policy = add_lora(model, config.lora, adapter)
+        token_loss = TokenLoss(head_in_use(head, model), vocabulary, config.prefix, base_head)
         frozen = FrozenTrunk.below(model, policy) if config.method == "lora" else None
         texts = [example.token_ids for example in (examples if cached is None else cached)]
         cache = TrunkCache(frozen, texts, pad_id, config.trunk_cache_mb) if frozen else None

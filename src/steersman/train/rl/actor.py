@@ -17,11 +17,11 @@ from torch import Tensor
 
 from steersman.functional import k1_nats
 from steersman.lm import pretrained
-from steersman.lm.adapters import ADAPTER, load_adapter, using
+from steersman.lm.adapters import ADAPTER, activate, load_adapter, using
 from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, choose_vocabulary
 from steersman.lm.frozen_trunk import FrozenStates, FrozenTrunk
-from steersman.lm.head import Head, divergence, entropies, head_of
+from steersman.lm.head import Head, divergence, entropies, head_in_use, head_of
 from steersman.lm.int8 import Int8Copy
 from steersman.lm.limits import prompts_within
 from steersman.lm.reward_model import RewardModel, tokenised
@@ -194,7 +194,7 @@ class Actor:
         head, vocabulary = replace(head_of(model), temperature=config.rollouts.temperature), None
         policy = load_adapter(model, base, start / ADAPTER, POLICY)
         load_adapter(policy, base, start / ADAPTER, REFERENCE)
-        policy.set_adapter(POLICY)
+        activate(policy, POLICY)
         main = RewardModel.load(base, reward, onto=(model, policy)) if reward else None
         chat = main.chat if main else chat_format(tokenizer, model.generation_config)
         holdout, cost = (
@@ -357,7 +357,8 @@ class Actor:
                 self.vocabulary.pass_over(sum(len(group.completions[0]) for group in share), generator)
 
     def _logprobs(self, batch: SharedPrefixBatch, generator: torch.Generator, lower: FrozenStates | None) -> Tensor:
-        return shared_prefix_logprobs(self.model, batch, self.head, self.vocabulary, generator, lower)
+        head = head_in_use(self.head, self.model)
+        return shared_prefix_logprobs(self.model, batch, head, self.vocabulary, generator, lower)
 
     def divergence(self, groups: Sequence[Group], below: GroupStates | None = None) -> tuple[float, float]:
         """KL(policy || reference) and the policy's entropy, in nats per token of the policy's own answers.
@@ -382,8 +383,10 @@ class Actor:
                 at, lower = batch.source[own.to(batch.source.device)], below and below.batch(places)
                 with using(self.policy, REFERENCE):
                     reference = shared_prefix_hidden(self.model, batch, at, lower)
+                    reference_head = head_in_use(self.head, self.model)
+                head = head_in_use(self.head, self.model)
                 policy = shared_prefix_hidden(self.model, batch, at, lower)
                 # `divergence` is from its second argument to its first.
-                kl += float(divergence(reference, policy, self.head))
-                entropy += float(entropies(policy, self.head).sum())
+                kl += float(divergence(reference, policy, reference_head, head))
+                entropy += float(entropies(policy, head).sum())
         return kl / count, entropy / count
