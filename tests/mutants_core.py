@@ -176,9 +176,23 @@ CORE = (
     Mutant(
         "digits of a SmolLM2 stay together",
         "lm/gguf_file.py",
-        '"smollm": Words(digits=True)',
-        '"smollm": Words()',
+        '"command-r"), Words(digits=True))',
+        '"command-r"), Words())',
         "unit/lm/test_gguf_bpe.py::test_tokens_are_those_of_llama_cpp",
+    ),
+    Mutant(
+        "SentencePiece's merges go from the lowest score up",
+        "lm/gguf_file.py",
+        "ranked += [(-scores[index], index",
+        "ranked += [(scores[index], index",
+        "unit/lm/test_gguf_sentencepiece.py::test_tokens_are_those_of_llama_cpp",
+    ),
+    Mutant(
+        "Llama 3's scaling is not read",
+        "lm/gguf_file.py",
+        'header.factors("rope_freqs.weight")',
+        'header.factors("rope_freqs")',
+        "unit/lm/test_gguf_sentencepiece.py::test_scaled_rotary_positions_of_a_llama",
     ),
     Mutant(
         "the token that ends a turn does not stop an answer",

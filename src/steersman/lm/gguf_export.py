@@ -7,10 +7,14 @@ model's tokenizer is asked here on texts that differ where tokenizers differ.
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from steersman.errors import ModelError
 from steersman.lm import gguf_file, pretrained
@@ -43,8 +47,9 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
         )
     if target.exists():
         raise ModelError("the file exists", where=str(target), do="choose another name")
-    command = [sys.executable, str(script), str(merged), "--outfile", str(target), "--outtype", kind]
-    with working("llama.cpp's converter"):
+    with tempfile.TemporaryDirectory() as folder, working("llama.cpp's converter"):
+        source = _with_sentencepiece(merged, Path(folder))
+        command = [sys.executable, str(script), str(source), "--outfile", str(target), "--outtype", kind]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode or not target.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()][-4:]
@@ -70,6 +75,58 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
     adds_bos = bool(gguf_file.Header(target).get("tokenizer.ggml.add_bos_token"))
     (target.parent / f"{target.stem}.Modelfile").write_text(modelfile(merged, target, adds_bos), encoding="utf-8")
     return target
+
+
+def _with_sentencepiece(merged: Path, folder: Path) -> Path:
+    """The merged model; with a ``tokenizer.model`` in ``folder``, if its tokenizer is SentencePiece's and lacks one.
+
+    The converter reads the scores of tokens from that file, which `transformers` does not keep. They are only compared
+    with each other, so that the place of a token's first merge says the same.
+    """
+    path = merged / "tokenizer.json"
+    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not read.get("model", {}).get("byte_fallback") or (merged / "tokenizer.model").exists():
+        return merged
+    added = {token["id"]: {"content": token["content"], "special": token["special"]} for token in read["added_tokens"]}
+    cutting = json.dumps([read["normalizer"], read["pre_tokenizer"]])
+    prefix = any(f'"{word}"' in cutting for word in ("Prepend", "first", "always"))
+    settings = json.loads((merged / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings |= {"add_prefix_space": prefix, "added_tokens_decoder": added}
+    for file in merged.iterdir():
+        if file.name != "tokenizer_config.json":
+            (folder / file.name).symlink_to(file.absolute())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "tokenizer.model").write_bytes(_sentencepiece_model(read["model"], added, prefix))
+    return folder
+
+
+def _sentencepiece_model(model: dict[str, Any], added: dict[int, dict[str, Any]], prefix: bool) -> bytes:
+    """SentencePiece's ModelProto (its sentencepiece_model.proto has the numbers of the fields)."""
+    kinds = {f"<0x{byte:02X}>": gguf_file.BYTE for byte in range(256)}
+    kinds |= {t["content"]: gguf_file.CONTROL if t["special"] else gguf_file.USER_DEFINED for t in added.values()}
+    kinds[model["unk_token"]] = gguf_file.UNKNOWN
+    score = dict.fromkeys(kinds, 0.0)
+    for rank, (left, right) in enumerate(model["merges"]):
+        score.setdefault(left + right, -float(rank))
+    ids = {**model["vocab"], **{token["content"]: index for index, token in added.items()}}
+    pieces = []
+    for text in sorted(ids, key=lambda text: ids[text]):
+        number = b"\x15" + struct.pack("<f", score.get(text, -float(len(model["merges"]))))
+        pieces.append(_field(1, _field(1, text.encode()) + number + _field(3, kinds.get(text, gguf_file.NORMAL))))
+    trainer = _field(3, 2) + _field(35, 1)  # model_type BPE, byte_fallback
+    normalizer = _field(1, b"identity") + _field(3, int(prefix)) + _field(4, 0)  # no extra spaces are removed
+    return b"".join(pieces) + _field(2, trainer) + _field(3, normalizer)
+
+
+def _field(number: int, value: bytes | int) -> bytes:
+    """A field of a protocol buffer: a whole number, or bytes with their length."""
+    body = _varint(value) if isinstance(value, int) else _varint(len(value)) + value
+    return _varint(number << 3 | (0 if isinstance(value, int) else 2)) + body
+
+
+def _varint(value: int) -> bytes:
+    groups = [value >> shift & 127 for shift in range(0, max(1, value.bit_length()), 7)]
+    return bytes([group | 128 for group in groups[:-1]] + groups[-1:])
 
 
 def different_ids(merged: Path, gguf: Path) -> list[str]:

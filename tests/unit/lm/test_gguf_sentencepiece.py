@@ -97,12 +97,34 @@ def test_tied_runs_of_spaces_are_taken_longest_first(tmp_path: Path) -> None:
     keys = {"tokenizer.ggml.add_space_prefix": False}
     tokenizer = load_tokenizer(converted(llama(vocab_size=len(tokens)), tmp_path, tokens=tokens, keys=keys))
     ids = tokenizer("       the the", add_special_tokens=False).input_ids
-    assert tokenizer.convert_ids_to_tokens(ids) == ["▁▁▁▁", "▁▁▁", "t", "he", "▁t", "he"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["▁▁▁▁", "▁▁▁", "t", "he", "▁the"]
 
 
-def test_an_exported_file_makes_the_ids_of_the_model_it_was_made_of(tmp_path: Path) -> None:
+CONVERTER = (
+    "import json, shutil, sys\n"
+    "folder, out = sys.argv[1], sys.argv[sys.argv.index('--outfile') + 1]\n"
+    "told = json.load(open(folder + '/tokenizer_config.json'))\n"
+    "assert told['add_prefix_space'] and told['added_tokens_decoder']['3']['content'] == '<think>', told\n"
+    "shutil.copy(folder + '/tokenizer.model', out + '.model')\n"
+    "shutil.copy({source!r}, out)\n"
+)
+
+
+def test_the_converter_gets_the_scores_and_its_file_the_same_ids(tmp_path: Path) -> None:
     folder = converted(llama(), tmp_path)
-    assert gguf_export.different_ids(folder, tmp_path / "tiny.gguf") == []
+    script = tmp_path / "convert_hf_to_gguf.py"
+    script.write_text(CONVERTER.format(source=str(tmp_path / "tiny.gguf")), encoding="utf-8")
+    gguf_export.export_gguf(folder, tmp_path / "out.gguf", script)
+    pieces = (tmp_path / "out.gguf.model").read_bytes()
+    # As SentencePiece 0.2.3 writes them: text, score, kind; at the end BPE with byte fallback, a prefix, no stripping.
+    assert pieces.startswith(b"\x0a\x0e\x0a\x05<unk>\x15\0\0\0\0\x18\x02\x0a\x0c\x0a\x03<s>\x15\0\0\0\0\x18\x03")
+    assert b"\x0a\x02he\x15\0\0\0\x80\x18\x01" in pieces
+    assert b"\x0a\x04\xe2\x96\x81t\x15\0\0\x80\xbf\x18\x01" in pieces
+    assert pieces.endswith(b"\x12\x05\x18\x02\x98\x02\x01\x1a\x0e\x0a\x08identity\x18\x01\x20\0")
+
+
+def test_a_file_with_another_prefix_makes_other_ids(tmp_path: Path) -> None:
+    folder = converted(llama(), tmp_path)
     tiny_spm_gguf.write(llama(), tmp_path / "other.gguf", "llama", keys={"tokenizer.ggml.add_space_prefix": False})
     assert gguf_export.different_ids(folder, tmp_path / "other.gguf")
 
