@@ -19,6 +19,8 @@ from transformers import (
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     Starcoder2Config,
@@ -240,6 +242,11 @@ def test_what_would_become_another_model_is_refused(options: dict[str, Any], mes
     written = llama(vocab_size=len(options.get("tokens", TOKENS)))
     with pytest.raises(ModelError, match=message):
         converted(written, tmp_path, **options)
+
+
+def test_a_tokenizer_that_transformers_replaces_by_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="transformers reads its tokenizer as another one"):
+        converted(Qwen2ForCausalLM(Qwen2Config(**SHAPE)), tmp_path, "qwen2")  # of a Qwen2 it makes byte-level BPE
 
 
 @pytest.mark.parametrize(
