@@ -6,7 +6,6 @@ stages (`pipeline.prepare`), which report a conflict with `Recipe.conflict` at t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +66,6 @@ RENAMED: Mapping[str, str] = {
     "rl.most_varied": "rl.top_prompts_by_reward_std",
     "rl.rollouts.unended_penalty": "rl.rollouts.missing_eos_penalty",
 }
-
-_SECTION = re.compile(r"[^=]*=\s*(\{|(null|~)?\s*$)")  # a setting of a whole section, or of none
 
 RlRecipe = Annotated[RlooConfig | GrpoConfig | PpoConfig, Field(discriminator="algorithm")]
 
@@ -207,7 +204,7 @@ def load_recipe(name: str | Path, settings: Sequence[str] = ()) -> Recipe:
         values["rl"]["reward"] = str(path.parent / values["rl"]["reward"])
     origin = Origin(path, line_of, tuple(settings))
     # Sections first, so that the order does not matter; where one setting overwrites another, the later one wins.
-    for setting in sorted(settings, key=lambda setting: not _SECTION.match(setting)):
+    for setting in sorted(settings, key=lambda setting: not setting.partition("=")[2].lstrip().startswith("{")):
         _apply(values, setting)
     try:
         recipe = Recipe.model_validate(values)

@@ -121,15 +121,6 @@ def test_former_names_are_gone_and_new_ones_exist() -> None:
     assert {new for new in RENAMED.values() if new not in known} == set()
 
 
-def test_a_section_left_out_and_a_key_of_it_disagree_in_any_order() -> None:
-    for settings in (
-        ["capability=null", "capability.knowledge_items=3"],
-        ["capability.knowledge_items=3", "capability=null"],
-    ):
-        with pytest.raises(RecipeError, match="the recipe has no section 'capability'"):
-            load_recipe("smoke", settings)
-
-
 def test_a_mapping_of_names_takes_new_ones_by_their_key() -> None:
     """What they name is checked against the data, later."""
     chosen = load_recipe("smoke", ["sft.prefix.upsample.lookalike=1", "sft.prefix.upsample={harmful: 2}"])
