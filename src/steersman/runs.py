@@ -142,10 +142,10 @@ class OpenRun:
             )
             wanted = Hardware(weights=wanted.weights)
             wanted.check()
-        with placed(wanted), self.in_its_words():
+        with placed(wanted), self._in_its_words():
             yield
 
-    def in_its_words(self) -> AbstractContextManager[None]:
+    def _in_its_words(self) -> AbstractContextManager[None]:
         """Within it, tokenizers are loaded with the run's chat settings."""
         return chatting(ChatConfig.model_validate(self.recipe.get("chat", {})))
 
@@ -205,7 +205,7 @@ class OpenRun:
             hub.check_push(push)
         if kind == "classifier" and gguf is not None:
             raise ModelError("a reward model has no form as a GGUF file", where=str(folder), do="leave out --gguf")
-        with self.in_its_words():
+        with self._in_its_words():
             if kind == "classifier":
                 export_reward_model(self.base, folder, target)
             else:

@@ -18,7 +18,7 @@ from steersman.stages.inputs import EVALUATION, POLICY, REWARD_MODEL, TRAIN
 
 NAMES = ["OpenRun", "Recipe", "__version__", "align", "load_constitution", "load_data", "load_recipe", "open_run"]
 OF_A_RUN = {"about", "aligned", "base", "constitution", "on_its_hardware", "path", "policy", "present", "raw", "recipe"}
-OF_A_RUN |= {"export", "judge", "reward_model", "run", "tables"}
+OF_A_RUN |= {"export", "judge", "reward_model", "run", "tables", "trains_a_policy"}
 
 
 @pytest.fixture(scope="module")

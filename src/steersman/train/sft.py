@@ -70,9 +70,7 @@ class SftConfig(Record):
     )
     optimiser: loop.OptimiserConfig = Field(default=loop.OptimiserConfig(), description="AdamW and its schedule.")
     epochs: float = Field(
-        default=2.0,
-        ge=0,
-        description="Passes over the demonstrations, also fractions; 0: an untrained adapter.",
+        default=2.0, ge=0, description="Passes over the demonstrations, also fractions; 0: an untrained adapter."
     )
     max_steps: int | None = Field(default=None, ge=1, description="Optimiser steps at most; null: as epochs say.")
     loss_on: Literal["last", "all"] = Field(
@@ -237,8 +235,7 @@ def prefix_repeats(config: PrefixConfig, rows: Sequence[Demonstration]) -> list[
     Raises:
         DataError: ``upsample`` names a tag or principle that no row has.
     """
-    names = [{*row.tags, *row.principles} for row in rows]
-    what = "demonstration has such a tag"
+    names, what = [{*row.tags, *row.principles} for row in rows], "demonstration has such a tag"
     return loop.repeats(names, config.upsample, default=0, key="sft.prefix.upsample", what=what)
 
 

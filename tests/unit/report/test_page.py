@@ -215,7 +215,7 @@ def test_preference_optimisation_is_drawn_where_it_happened(make: Callable[..., 
     assert "Direct preference" not in page_of(make("without"))
     text = page_of(make("with", comparisons=True))
     section = text[text.index("Direct preference") : text.index('id="provenance"')]
-    assert "of chosen answers changed by +0.45 nats and that of rejected answers by −4.50" in section
+    assert "of chosen answers changed by +0.45 nats and that of rejected answers changed by −4.50" in section
     assert "95 % of the pairs" in section
     assert section.count("<svg") == 2
 

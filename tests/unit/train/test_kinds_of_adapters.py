@@ -255,7 +255,7 @@ def test_training_follows_the_gradient_of_whole_ends(
 ) -> None:
     base = base_of(architecture)
     chat = chat_format(pretrained.load_tokenizer(base))
-    examples, _ = sft.encode(demonstrations[:4], chat, 64)
+    examples = sft.encode(demonstrations[:4], chat, SftConfig(max_length=64)).examples
     config = SftConfig(lora=kind("whole ends", architecture))
     trainer = SftTrainer.prepare(config, pretrained.load_model(base), "x", 0, examples)
     assert trainer.cache is None
