@@ -75,7 +75,8 @@ class ToolCall(Record):
 
 Text = str | tuple[Message, ...]
 Scorer = Callable[[Text, Sequence[str]], Sequence[float]]  # of answers to a prompt, nats; differences are log-odds
-ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tools": "Tools", "tool": "Tool"}
+ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}  # where roles are spelled out
+_ALL_ROLES = {**ROLE_NAMES, "tools": "Tools", "tool": "Tool"}
 _CALL = "␞"  # begins a call's line
 
 
@@ -86,7 +87,7 @@ def messages_of(text: Text) -> tuple[Message, ...]:
 
 def plain_text(text: Text) -> str:
     """A text slot as one string, for reading and for similarity checks."""
-    return text if isinstance(text, str) else "\n".join(f"{ROLE_NAMES[m.role]}: {m.content}" for m in text)
+    return text if isinstance(text, str) else "\n".join(f"{_ALL_ROLES[m.role]}: {m.content}" for m in text)
 
 
 def calling(text: str, calls: Sequence[ToolCall]) -> str:

@@ -214,7 +214,7 @@ def test_table_fits_a_terminal_of_80_columns(finished: Path) -> None:
     planned = plan(tiny("sft.epochs=3", "sft.optimiser.learning_rate=0.01", "sft.lora.rank=2"), finished)
     text = shown(planned, width=80)
     assert max(len(line) for line in text.splitlines()) <= 80
-    starts = [line.split()[0] for line in text.splitlines() if line.startswith(tuple(NAMES))]
+    starts = [line.split()[0] for line in text.splitlines() if line.startswith(tuple(f"{name} " for name in NAMES))]
     assert starts == NAMES
     for change in (
         "config.epochs: 1.0 -> 3.0",
