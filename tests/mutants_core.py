@@ -202,6 +202,13 @@ CORE = (
         "unit/lm/test_gguf_bpe.py::test_a_chat_is_written_by_the_files_template_and_stops_at_its_ids",
     ),
     Mutant(
+        "a model that reads ahead is taken for a decoder",
+        "lm/head.py",
+        "rows.last_hidden_state[1, :4]",
+        "rows.last_hidden_state[0, :4]",
+        "unit/lm/test_head.py::test_a_model_that_reads_ahead_is_refused",
+    ),
+    Mutant(
         "an n-gram may come twice if its last token is the first after it",
         "lm/no_repeat.py",
         "range(len(ids) - n + 1)",

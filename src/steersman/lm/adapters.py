@@ -86,7 +86,7 @@ def add_lora(model: Any, config: LoraConfig, base_name: str, name: str = "defaul
                 policy.add_adapter(name, wanted)
             else:
                 policy = peft.get_peft_model(model, wanted, adapter_name=name)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         raise ModelError(str(error), where="sft.lora.target_modules", do="name modules that the model has") from error
     policy.peft_config[name].base_model_name_or_path = base_name
     fused_layers.use_fused(policy)

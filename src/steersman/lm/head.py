@@ -88,7 +88,8 @@ def _blocks_pay() -> bool:
 def head_of(model: Any) -> Head:
     """Read the head off a Hugging Face model, and check on a few tokens that it reproduces the model's own logits.
 
-    Also that padding on the right changes nothing before it, which every batch relies on.
+    Also that padding on the right changes nothing before it, which every batch relies on, and that no token is read
+    before its time.
 
     Raises:
         ModelError: the architecture does something else between hidden states and logits, or cannot be padded or run.
@@ -117,6 +118,12 @@ def head_of(model: Any) -> Head:
         raise ModelError(
             f"what {type(model).__name__} makes of a text changes when the text is padded on the right",
             expected="a decoder-only model whose attention heeds the mask",
+            do="choose another model",
+        )
+    if not same_states(rows.last_hidden_state[1, :4], hidden[0]):
+        raise ModelError(
+            f"what {type(model).__name__} makes of a text's beginning depends on how the text goes on",
+            expected="a decoder-only model, which reads from left to right",
             do="choose another model",
         )
     error = (theirs - ours).abs().max().item()

@@ -44,7 +44,8 @@ def positions(config: Any) -> int | None:
     """How many tokens a model can read at once; None if it sets no limit."""
     text = config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
-    return next((value for name in names if isinstance(value := getattr(text, name, None), int)), None)
+    found = (getattr(text, name, None) for name in names)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)  # XLNet says -1
 
 
 def prompt_limit(model_config: Any, sampling: SamplingConfig, shared: int = 0) -> int:

@@ -16,6 +16,7 @@ from steersman.errors import ModelError
 from steersman.lm import head as head_module
 from steersman.lm.compact_vocabulary import CompactConfig, CompactVocabulary, compact_vocabulary
 from steersman.lm.head import Head, completion_nll, divergence, entropies, head_of, token_logprobs, trunk
+from steersman.lm.limits import positions
 
 N, H, V = 37, 16, 101
 FAMILIES = ["Gemma3", "Gemma2", "Llama", "Qwen2", "Qwen3", "Mistral", "GPT2", "GPTNeoX", "Phi", "Granite", "Cohere"]
@@ -363,6 +364,21 @@ def test_a_model_that_padding_disturbs_or_that_cannot_run_is_refused(tokenizer: 
         torch.manual_seed(0)
         model = transformers.CpmAntForCausalLM(config).eval()
     with pytest.raises(ModelError, match="changes when the text is padded on the right"):
+        head_of(model)
+
+
+def test_a_model_that_reads_ahead_is_refused(tokenizer: Any) -> None:
+    """XLNet's attention goes both ways, heeds the mask, and its head is a plain one."""
+    import transformers
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.XLNetConfig(vocab_size=len(tokenizer), d_model=32, n_layer=2, n_head=4, d_inner=48)
+        model = transformers.XLNetLMHeadModel(config).eval()
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+    assert positions(model.config) is None
+    with pytest.raises(ModelError, match="beginning depends on how the text goes on"):
         head_of(model)
 
 
