@@ -35,7 +35,7 @@ def summary_of(data: Mapping[str, Any]) -> RenderableType:
     blocks: list[Block] = []
     if data["overall"]:
         rates = tuple(_rates(row["principle"], row) for row in data["principles"])
-        overall = tuple(_rates(_overall(row["label"]), row) for row in data["overall"])
+        overall = tuple(_rates(_overall(row["label"]), row) for row in data["overall"] if row["n"])
         given = data["overall"][0]["rates"]
         names = [SHORT[name] for name in (*baselines(given), subject(given))]
         versus = [f"{names[-1]} - {SHORT[base]}" for base in _versus(data["overall"][0])]

@@ -181,7 +181,7 @@ def _training(
         ),
         Table(caption="", columns=("Stage", "Method", "Steps", "Seed", "Key"), rows=tuple(rows)),
     ]
-    if principles := constitution["principles"]:
+    if recipe["constitution"] and (principles := constitution["principles"]):
         title = (
             f"Constitution: {constitution['title']}, version {constitution['version']}, {len(principles)} principles"
         )

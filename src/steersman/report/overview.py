@@ -215,7 +215,8 @@ def principles(data: Data) -> Section:
     compared = "The difference is {} minus {} on the same prompts, in percentage points, with Newcombe’s paired "
     compared += "interval; p is McNemar’s exact test, not corrected for the number of rows."
     meanings = Facts(items=tuple((phrase(name), (text,)) for name, text in data["behaviour_meanings"].items()))
-    counts = [row["n"] for row in data["principles"] if row["n"]]
+    principles, measured = data["principles"], [row for row in data["overall"] if row["n"]]
+    counts = [row["n"] for row in principles if row["n"]]
     small = f" Here a principle has {min(counts)} to {max(counts)} prompts." if counts else ""
 
     def overall(row: Data) -> Label:
@@ -240,9 +241,9 @@ def principles(data: Data) -> Section:
                 "intervals. "
                 + "".join(compared.format(*(NAMES[name].lower() for name in (subject(names), base))) for base in versus)
             ),
-            _rates("Overall", "All prompts", data["overall"], map(overall, data["overall"])),
-            _rates("By principle", "Principle", data["principles"], map(titled, data["principles"])),
-            Details(title="Behaviour by behaviour", blocks=(meanings, by_behaviour)),
+            _rates("Overall", "All prompts", measured, map(overall, measured)),
+            *([_rates("By principle", "Principle", principles, map(titled, principles))] if principles else []),
+            *([Details(title="Behaviour by behaviour", blocks=(meanings, by_behaviour))] if principles else []),
             *blind_tests(data["duels"]),
         ),
         limits=(

@@ -34,10 +34,11 @@ def test_summary_fits_80_columns_and_has_the_numbers(run: Run) -> None:
     assert any(line.startswith("perplexity") and "x 1.037 [1.020, 1.050]" in line for line in lines)
 
 
-def test_summary_says_no_data(make: Callable[..., Run]) -> None:
+def test_summary_leaves_out_rates_that_no_prompt_measures(make: Callable[..., Run]) -> None:
     run = make(data=[("Say anything.", "open", (), ())], answers={name: ["Yes."] for name in ANSWERS})
     lines = printed(terminal_summary(run)).splitlines()
-    assert "no data" in next(line for line in lines if line.startswith("harmful requests"))
+    assert not [line for line in lines if line.startswith(("harmful requests", "pass rate"))]
+    assert [line for line in lines if line.startswith("answer ends by itself")]
 
 
 def test_long_names_and_markup_in_them_survive(make: Callable[..., Run]) -> None:
