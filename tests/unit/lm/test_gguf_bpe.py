@@ -127,6 +127,7 @@ def test_a_chat_is_written_by_the_files_template_and_stops_at_its_ids(llama: Lla
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     chat = chat_format(tokenizer, model.generation_config)
     assert chat.template is not None
+    assert model.generation_config.eos_token_id == [1, 3]  # also for programs that do not read the template
     assert chat.stop_ids == {1, 3}
     ids = chat.prompt_ids("cat")
     assert tokenizer.decode(ids) == f"{TURN}user\ncat{END}\n{TURN}assistant\n"  # a template writes its own BOS, or none
