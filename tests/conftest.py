@@ -145,3 +145,20 @@ def family(tokenizer: Any) -> Callable[[str], Any]:
             return getattr(transformers, f"{name}{head}")(config).eval()
 
     return make
+
+
+@pytest.fixture(scope="module")
+def base_of(
+    family: Callable[[str], Any], tokenizer: Any, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """A folder with a family's model; Gemma3 ties embedding and output layer, the others do not."""
+
+    def make(name: str) -> Path:
+        if name == "Gemma3":
+            return tiny_base
+        folder = tmp_path_factory.mktemp(name)
+        family(name).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make

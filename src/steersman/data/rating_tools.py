@@ -119,7 +119,7 @@ def label_studio(row: Row) -> list[Row]:
 
 
 def _from_json_min(row: Row) -> Row:
-    """JSON-MIN, where results stand beside the data, as a task with one annotation."""
+    """A row of the JSON-MIN export, which has data and annotation in one flat object, as a task with one annotation."""
     about = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
     results: list[Row] = []
     data: Row = {}

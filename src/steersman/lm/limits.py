@@ -72,7 +72,7 @@ def prompts_within(
     """Ids of prompts within a limit, see `ChatFormat.prompt_within`; the limit; how many tokens each prompt lost.
 
     Args:
-        limit_behind: how many tokens a prompt may have with a preamble of so many.
+        limit_behind: from the length of a preamble, in tokens, to the most tokens of a prompt behind it.
 
     Raises:
         ModelError: system text leaves no room for the question.

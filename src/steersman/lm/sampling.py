@@ -51,7 +51,7 @@ class SamplingConfig(Record):
     top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus sampling: mass of the tokens kept; 1 is off.")
     top_k: int = Field(default=0, ge=0, description="Only the k most probable tokens are sampled; 0 is off.")
     no_repeat_ngram: int = Field(
-        default=0, ge=0, description="So many tokens in a row never come twice in an answer; 0 is off."
+        default=0, ge=0, description="An n-gram of this many tokens never occurs twice in an answer; 0 is off."
     )
     seed: Seed = Field(default=0, description="Seed of the sequences' random streams.")
     batch_size: int = Field(default=64, ge=1, description="Sequences that are decoded at once.")

@@ -34,21 +34,6 @@ needs_bitsandbytes = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def base_of(
-    family: Callable[[str], Any], tokenizer: Any, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    def make(name: str) -> Path:
-        if name == "Gemma3":
-            return tiny_base
-        folder = tmp_path_factory.mktemp(name)
-        family(name).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
-
-    return make
-
-
 @pytest.fixture
 def quantised() -> Iterator[None]:
     with placed(NF4):
