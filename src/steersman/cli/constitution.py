@@ -282,8 +282,10 @@ def card_table(card: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    from steersman.constitution.judges import reasons_text
     from steersman.report.format import difference, rate
 
+    why = reasons_text(card["unanswered_by_reason"])
     grid = _table("held-out pairs", "accuracy", "n")
     grid.add_row("all", rate(card["accuracy"]), str(card["accuracy"]["n"]))
     for kind in ("principle", "source"):
@@ -293,7 +295,7 @@ def card_table(card: Mapping[str, Any]) -> RenderableType:
     notes = [
         f"Position bias: {difference(card['place_bias'])} points for the answer shown first.",
         "Expected calibration error: " + ("no decided pairs." if error is None else f"{100 * error:.0f} points."),
-        f"Undecided: {card['undecided']}; no answer: {card['unanswered']}.",
+        f"Undecided: {card['undecided']}; no answer: {card['unanswered']}{f' ({why})' if why else ''}.",
     ]
     return Group(grid, Text(), Text("\n".join(notes)))
 

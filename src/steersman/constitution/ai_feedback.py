@@ -22,7 +22,16 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from steersman.constitution.document import Constitution, Principle
-from steersman.constitution.judges import NO_PRINCIPLE, Judge, Judgement, JudgeQuestion, in_order
+from steersman.constitution.judges import (
+    NO_PRINCIPLE,
+    Judge,
+    Judgement,
+    JudgeQuestion,
+    Unanswered,
+    in_order,
+    reasons_text,
+    unanswered_by_reason,
+)
 from steersman.data.sources import spread
 from steersman.errors import DataError, closest
 from steersman.lm.language_model import LanguageModel
@@ -33,7 +42,7 @@ from steersman.store import StageFolder, write_json, write_jsonl
 from steersman.terminal import Progress
 from steersman.types import Comparison, Prompt, Record, Seed, Slug, Text
 
-VERSION = 4
+VERSION = 5
 COMPARISONS, SUMMARY, ANSWERS = "comparisons.jsonl", "feedback.json", "answers.partial.jsonl"
 
 
@@ -142,7 +151,7 @@ class PairJudgements(NamedTuple):
 
 
 def attach(
-    by_prompt: Sequence[Sequence[JudgedPair]], judgements: Sequence[Judgement | None]
+    by_prompt: Sequence[Sequence[JudgedPair]], judgements: Sequence[Judgement | Unanswered]
 ) -> list[list[PairJudgements]]:
     """By prompt, every pair with its judgements; ``judgements`` are those of all questions in order."""
     following = iter(judgements)
@@ -263,11 +272,13 @@ def compare(
     """
     pairs = pairs_of(config, constitution, prompts, answers)
     questions = [question for some in pairs for pair in some for question in pair.questions]
-    by_prompt = attach(pairs, in_order(judge.judge(questions), len(questions)))
+    judgements = in_order(judge.judge(questions), len(questions))
+    by_prompt, why = attach(pairs, judgements), unanswered_by_reason(judgements)
     comparisons, left_out = label_pairs(config, name, by_prompt)
     if not comparisons:
         raise DataError(
-            f"the judge has no preference on any of {sum(map(len, pairs))} pairs",
+            f"the judge has no preference on any of {sum(map(len, pairs))} pairs"
+            + (f"; unanswered: {reasons_text(why)}" if why else ""),
             do="sample more or more varied answers (feedback.answers, feedback.sampling.temperature), or another judge",
         )
     write_jsonl(out.file(COMPARISONS), [row.model_dump(mode="json", exclude_defaults=True) for row in comparisons])
@@ -280,6 +291,6 @@ def compare(
         "kept": len(comparisons),
         "left_out": dict(left_out),
     }
-    write_json(out.file(SUMMARY), {**counts, **summary(by_prompt)})
+    write_json(out.file(SUMMARY), {**counts, **summary(by_prompt), "unanswered_by_reason": why})
     out.file(ANSWERS).unlink(missing_ok=True)
     out.emit(event="feedback", **counts)

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import Judge, JudgeQuestion, in_order
 from steersman.errors import DataError
-from steersman.lm.endpoint.client import RemoteConfig
+from steersman.lm.endpoint.settings import RemoteConfig
 from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript

@@ -1,8 +1,8 @@
 """The card of a preference judge: accuracy, calibration and position bias on comparisons decided by people or authors.
 
 The judge was not trained on them. The card holds accuracy by principle and by source, expected calibration error,
-position bias, and the number of questions left open. `admit` refuses a judge whose interval of accuracy does not reach
-a threshold: raw models that are prompted in the paper's way are often near the 50 % of chance.
+position bias, and the number of questions left open, by reason. `admit` refuses a judge whose interval of accuracy does
+not reach a threshold: raw models that are prompted in the paper's way are often near the 50 % of chance.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import NO_PRINCIPLE, Judge, JudgeConfig, Judgement, JudgeQuestion, in_order
+from steersman.constitution.judges import (
+    NO_PRINCIPLE,
+    Judge,
+    JudgeConfig,
+    Judgement,
+    JudgeQuestion,
+    in_order,
+    reasons_text,
+    unanswered_by_reason,
+)
 from steersman.errors import JudgeRefused
 from steersman.stats import Estimate, calibration, clustered_mean, mean_estimate
 from steersman.store import StageFolder, write_json
 from steersman.types import Comparison, Text
 
-VERSION = 4
+VERSION = 5
 CARD = "judge_card.json"
 
 
@@ -54,7 +63,7 @@ def card(judge: Judge, questions: Sequence[tuple[Comparison, JudgeQuestion, bool
     by: dict[str, dict[str, list[_Outcome]]] = {"principle": {}, "source": {}}
     for (row, question, first), judgement in zip(questions, judgements, strict=True):
         right = 0.5
-        if judgement is not None:
+        if judgement:
             p = judgement.probability if first else 1 - judgement.probability
             of_better.append(judgement._replace(probability=p))
             right = 0.5 if p == 0.5 else float(p > 0.5)  # one half is a coin flip
@@ -72,6 +81,7 @@ def card(judge: Judge, questions: Sequence[tuple[Comparison, JudgeQuestion, bool
         "place_bias": mean_estimate([judgement.position_bias for judgement in of_better]).json(),
         "undecided": sum(judgement.probability == 0.5 for judgement in of_better),
         "unanswered": len(questions) - len(of_better),
+        "unanswered_by_reason": unanswered_by_reason(judgements),
     }
 
 
@@ -125,7 +135,8 @@ def admit(config: JudgeConfig, measured: Mapping[str, Any]) -> None:
         )
     accuracy = Estimate(**measured["accuracy"])
     if accuracy.low < config.min_accuracy:
-        unanswered = f"; {measured['unanswered']} got no answer" if measured["unanswered"] else ""
+        why = reasons_text(measured["unanswered_by_reason"])
+        unanswered = f"; {measured['unanswered']} got no answer: {why}" if measured["unanswered"] else ""
         raise JudgeRefused(
             f"the judge agrees with people in {accuracy.percent()} of held-out comparisons{unanswered}",
             where=CARD,

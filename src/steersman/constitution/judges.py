@@ -5,7 +5,7 @@
 - `ScoringJudge`: anything that scores answers, such as a reward model which reads the principle's text.
 - `RuleJudge`: behaviours that are detected without a model.
 
-A judgement is a probability, and None where the judge gave none. A small model's is often no better than chance: no
+A judgement is a probability, or `Unanswered` with its reason. A small model's is often no better than chance: no
 judge is used for training before `constitution/judge_card.py` has measured it.
 """
 
@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
 
 from steersman.constitution.document import Principle
-from steersman.lm.endpoint.client import RemoteConfig, RemoteModel
+from steersman.lm.endpoint.client import RemoteModel
 from steersman.lm.endpoint.replies import Cost
+from steersman.lm.endpoint.settings import RemoteConfig
 from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import Request, SamplingConfig
 from steersman.terminal import console
@@ -110,11 +111,22 @@ class Judgement(NamedTuple):
         return 1 if self.probability > 0.5 else -1
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """No judgement, and why: a short phrase that can be counted, and the endpoint's words for it. It is false."""
+
+    reason: str
+    words: str = ""
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
 class Judge(Protocol):
     """Anything that compares two answers."""
 
-    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | None]]:
-        """Judgements with the indices of their questions, in any order; None where there is none."""
+    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | Unanswered]]:
+        """Judgements with the indices of their questions, in any order."""
         ...
 
 
@@ -152,12 +164,13 @@ class PromptedJudge:
     model: LanguageModel
     chain_of_thought: bool = False
 
-    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | None]]:
+    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | Unanswered]]:
         """See `Judge`. Questions under one principle form a batch: their shared prefix is computed once.
 
         An endpoint's maximum cost is printed before, and the bill after.
         """
         by_principle: dict[Principle | None, list[int]] = {}
+        given: list[Judgement | Unanswered] = []
         for number, question in enumerate(questions):
             by_principle.setdefault(question.principle, []).append(number)
         if isinstance(self.model, RemoteModel):
@@ -170,19 +183,28 @@ class PromptedJudge:
             reasons = self._reasons(texts) if self.chain_of_thought else [""] * len(texts)
             if self.chain_of_thought:
                 texts = [_with_reasons(text, why) for text, why in zip(texts, reasons, strict=True)]
-            choices = self.model.choose(texts, OPTIONS, preamble=_examples(principle))
-            first = [None if logprobs is None else _first_of(logprobs) for logprobs in choices]
-            if self.chain_of_thought:
-                first = [None if p is None else min(max(p, CLAMP[0]), CLAMP[1]) for p in first]
+            first = self._first(texts, principle)
             for place, number in enumerate(numbers):
                 shown, swapped = first[place], first[place + len(batch)]
-                if shown is None or swapped is None:
-                    yield number, None
-                else:
-                    mean, bias = (shown + 1 - swapped) / 2, (shown + swapped - 1) / 2
-                    yield number, Judgement(mean, bias, reasons[place])
+                given.append(_of_both_orders(shown, swapped, reasons[place]))
+                yield number, given[-1]
         if isinstance(self.model, RemoteModel):
             console.print(f"the bill: {self.model.bill}", markup=False)
+            if why := unanswered_by_reason(given):
+                count = f"{sum(found['n'] for found in why.values())} of {len(questions)}"
+                console.print(f"questions without an answer: {count}: {reasons_text(why)}", markup=False)
+
+    def _first(self, texts: Sequence[Text], principle: Principle | None) -> list[float | Unanswered]:
+        """The probability of the first option as the answer to each text."""
+        examples = _examples(principle)
+        if isinstance(self.model, RemoteModel):
+            choices = self.model.choices([(*(examples or ()), *messages_of(text)) for text in texts], OPTIONS)
+            found = [c.probabilities[0] if c.probabilities else Unanswered(c.reason, c.reply.detail) for c in choices]
+        else:
+            logprobs = self.model.choose(texts, OPTIONS, preamble=examples)
+            found = [Unanswered("names no option") if some is None else _first_of(some) for some in logprobs]
+        low, high = CLAMP if self.chain_of_thought else (0.0, 1.0)
+        return [p if isinstance(p, Unanswered) else min(max(p, low), high) for p in found]
 
     def _estimate(self, model: RemoteModel, questions: Sequence[JudgeQuestion]) -> Cost:
         """Of the choices alone: the length of a chain of thought, and so what is read after it, is not known before."""
@@ -207,6 +229,15 @@ def _both_orders(questions: Sequence[JudgeQuestion]) -> list[Text]:
     return [question_text(question) for question in (*questions, *(question.swapped() for question in questions))]
 
 
+def _of_both_orders(shown: float | Unanswered, swapped: float | Unanswered, reasons: str) -> Judgement | Unanswered:
+    """The judgement from the first option's probability in both orders; none unless both were answered."""
+    if isinstance(shown, Unanswered):
+        return shown
+    if isinstance(swapped, Unanswered):
+        return swapped
+    return Judgement((shown + 1 - swapped) / 2, (shown + swapped - 1) / 2, reasons)
+
+
 def _with_reasons(question: Text, reasons: str) -> Text:
     """The question, a chain of thought, and the request to decide."""
     thought = Message(role="assistant", content=reasons or "Both answers have to be held against the rule.")
@@ -227,7 +258,7 @@ class ScoringJudge:
 
     scorer: Scorer
 
-    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | None]]:
+    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | Unanswered]]:
         """See `Judge`. Answers to one prompt are scored together."""
         groups: dict[tuple[Text, Principle | None], list[int]] = {}
         for number, question in enumerate(questions):
@@ -261,7 +292,7 @@ class RuleJudge:
     detect: Detector
     confidence: float = 0.9
 
-    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | None]]:
+    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | Unanswered]]:
         """See `Judge`; one half for equal counts."""
         for number, question in enumerate(questions):
             first, second = (self._count(question, answer) for answer in (question.first, question.second))
@@ -281,14 +312,14 @@ class CascadeJudge:
 
     judges: Sequence[Judge]
 
-    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | None]]:
+    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | Unanswered]]:
         """See `Judge`."""
         open_: list[int] = list(range(len(questions)))
-        last: dict[int, Judgement | None] = {}
+        last: dict[int, Judgement | Unanswered] = {}
         for judge in self.judges:
             for place, judgement in judge.judge([questions[i] for i in open_]):
                 number = open_[place]
-                if judgement is None or judgement.probability == 0.5:
+                if not judgement or judgement.probability == 0.5:
                     last[number] = last.get(number) or judgement
                 else:
                     last.pop(number, None)
@@ -297,7 +328,24 @@ class CascadeJudge:
         yield from ((i, last[i]) for i in open_)
 
 
-def in_order(judgements: Iterable[tuple[int, Judgement | None]], count: int) -> list[Judgement | None]:
+def in_order(judgements: Iterable[tuple[int, Judgement | Unanswered]], count: int) -> list[Judgement | Unanswered]:
     """Judgements in the order of their questions."""
     by_number = dict(judgements)
     return [by_number[i] for i in range(count)]
+
+
+def unanswered_by_reason(judgements: Sequence[Judgement | Unanswered]) -> dict[str, dict[str, Any]]:
+    """How many are unanswered for each reason (``n``), and the words that came with the first, as JSON values."""
+    found: dict[str, dict[str, Any]] = {}
+    for judgement in judgements:
+        if isinstance(judgement, Unanswered):
+            found.setdefault(judgement.reason, {"n": 0, "words": judgement.words})["n"] += 1
+    return dict(sorted(found.items(), key=lambda item: (-item[1]["n"], item[0])))
+
+
+def reasons_text(by_reason: Mapping[str, Mapping[str, Any]]) -> str:
+    """ "2 too long for the model (maximum context length ...), 1 names no option", from `unanswered_by_reason`."""
+    return ", ".join(
+        f"{found['n']} {reason}" + (f" ({found['words']})" if found["words"] else "")
+        for reason, found in by_reason.items()
+    )

@@ -35,7 +35,7 @@ def preferences(judge: Judge, pairs: Sequence[AnswerPair], principles: Sequence[
     """By pair and principle: 1 if the first answer is better, -1 if the second is, 0 if the judge is undecided."""
     questions = [JudgeQuestion(*pair, principle) for pair in pairs for principle in principles]
     judgements = in_order(judge.judge(questions), len(questions))
-    flat = [0 if judgement is None else judgement.preference for judgement in judgements]
+    flat = [judgement.preference if judgement else 0 for judgement in judgements]
     width = len(principles)
     return [flat[i * width : (i + 1) * width] for i in range(len(pairs))]
 

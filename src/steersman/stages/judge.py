@@ -20,13 +20,15 @@ from steersman.constitution.judges import (
     ScoringJudge,
     judge_examples,
     question_text,
+    reasons_text,
 )
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, group_tokens, quick_sampling, total
 from steersman.data.sources import spread
 from steersman.errors import DataError
 from steersman.evals.detectors import behaviours
 from steersman.lm import pretrained
-from steersman.lm.endpoint.client import RemoteModel, secret
+from steersman.lm.endpoint.client import RemoteModel
+from steersman.lm.endpoint.settings import secret
 from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.reward_model import RewardModel, tokenised
 from steersman.recipe import Recipe
@@ -280,11 +282,17 @@ def card_section(record: StageRecord) -> Section:
         f"Kinds of judge, in order of precedence: {', '.join(card['judge']['kinds'])}.",
         f"Expected calibration error: {percent(error)}." if error is not None else "",
         f"Position bias: {_points(bias)} points for the answer shown first." if bias["value"] else "No position bias.",
-        f"Undecided: {card['undecided']} of {card['accuracy']['n']}; unanswered: {card['unanswered']}.",
+        f"Undecided: {card['undecided']} of {card['accuracy']['n']}; unanswered: {_unanswered(card)}.",
     ]
     table = accuracy_table("Held-out accuracy of the judge", card, KINDS, record)
     blocks = (table, paragraph(" ".join(filter(None, notes))))
     return Section(id=record.name, title="Judge", blocks=blocks, limits=(LIMIT,))
+
+
+def _unanswered(measured: Mapping[str, Any]) -> str:
+    """How many questions got no answer, and why; runs of earlier versions did not say why."""
+    why = reasons_text(measured.get("unanswered_by_reason", {}))
+    return f"{measured['unanswered']} ({why})" if why else str(measured["unanswered"])
 
 
 def _points(figure: Mapping[str, Any]) -> str:
@@ -327,6 +335,8 @@ def feedback_section(record: StageRecord) -> Section:
         f"{number(feedback['kept'], 0)} pairs of the policy’s answers to {number(feedback['prompts'], 0)} prompts were "
         f"kept for training; left out: {left_out}."
     )
+    if feedback.get("unanswered"):
+        text += f" Questions without an answer: {_unanswered(feedback)}."
     if agree["n"]:
         text += f" Two principles order the same pair alike in {rate(agree)}."
     rows = tuple((record.title(key), Rate.of(figure), figure["n"]) for key, figure in feedback["decided"].items())

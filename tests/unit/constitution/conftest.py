@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from steersman.constitution.document import Constitution, CritiqueExample, Principle
-from steersman.constitution.judges import Judgement, JudgeQuestion
+from steersman.constitution.judges import Judgement, JudgeQuestion, Unanswered
 
 
 def example(name: str, faulty: bool = True) -> CritiqueExample:
@@ -55,8 +55,8 @@ class ToldJudge:
     place_bias: float = 0.0
     asked: list[JudgeQuestion] = field(default_factory=list)
 
-    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | None]]:
+    def judge(self, questions: Sequence[JudgeQuestion]) -> Iterator[tuple[int, Judgement | Unanswered]]:
         self.asked += questions
         for number, question in reversed(list(enumerate(questions))):
             said = self.says(question)
-            yield number, None if said is None else Judgement(said, self.place_bias)
+            yield number, Unanswered("said nothing") if said is None else Judgement(said, self.place_bias)

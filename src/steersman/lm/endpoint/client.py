@@ -3,9 +3,10 @@
 Ten thousand requests must all come back, and be paid for once. At most ``concurrency`` are in flight. Failed attempts
 are retried with exponential backoff and full jitter (a random wait of at most 0.5, 1, 2, ... seconds), or after the
 ``Retry-After`` of a rate limit, which holds for all workers. Each reply is in the cache (`lm/endpoint/cache.py`) before
-a caller sees it. What a retry cannot mend (400, 401, 403, 404) ends the work, after the requests in flight.
+a caller sees it. What a retry cannot mend (`lm/endpoint/refusals.py`) is the outcome of one request, or ends the work
+after the requests in flight.
 
-The key is read from the environment for as long as requests are sent. It is in no record, file or message.
+Keys are read from the environment for as long as requests are sent. They are in no record, file or message.
 """
 
 from __future__ import annotations
@@ -18,113 +19,73 @@ import os
 import random
 import re
 import ssl
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import replace
-from ipaddress import ip_address
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
-from pydantic import AfterValidator, Field
 from rich.markup import escape
 
-from steersman.errors import DataError, ModelError, RecipeError, RunError, SteersmanError
+from steersman.errors import DataError, ModelError, RunError, SteersmanError
+from steersman.lm.endpoint import refusals
+from steersman.lm.endpoint.bodies import MAX_CHOICE_TOKENS, body_of, choice_body, limits_tokens
 from steersman.lm.endpoint.cache import AnswerCache
+from steersman.lm.endpoint.event_loop import run_to_end
 from steersman.lm.endpoint.replies import (
+    UNSTATED,
     Bill,
-    Choice,
     Cost,
     Reply,
     RetryableError,
     Usage,
-    choice_of,
+    counted,
     encodable,
-    filtered_request,
+    error_status,
     parsed,
     read_reply,
-    seconds_in,
-    usage_in,
 )
+from steersman.lm.endpoint.settings import (
+    RemoteConfig,
+    chat_address,
+    headers_of,
+    host_of,
+    is_loopback,
+    proxy_variables,
+    secret,
+)
+from steersman.lm.endpoint.verdicts import Choice, choice_of
 from steersman.store import canonical, sha256_text
 from steersman.terminal import console
-from steersman.types import NonEmpty, Record, Seed, Text, messages_of, transport, uses_tools
+from steersman.types import Text, messages_of
 
 if TYPE_CHECKING:  # torch comes with it, and a judge at an endpoint needs none
     from steersman.lm.sampling import Completion, FinishReason, Request
 
-MAX_CHOICE_TOKENS = 4  # enough for "(A)" and a space before it
+RAISED_TOKENS = 4096  # for reasoning, where a choice was cut off and `reasoning_tokens` is not set
 BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 MAX_RETRY_AFTER_S = 600.0
 MAX_CONSECUTIVE_FAILURES = 8  # without a reply: then it is the endpoint that is down, not the requests
-RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
+MAX_HELD = 3  # refused requests, when none was answered: then it is not about these requests
 MIN_KEY_LENGTH = 12  # characters; a shorter one ("EMPTY") is a placeholder for servers that need no key
+MIN_MASKED_LENGTH = 4  # characters of a key or header that are masked in an error message
 
 OnReply = Callable[[int, Reply], None]  # called with a request's index and its reply, in order of arrival
 
 
-# ── configuration ────────────────────────────────────────────────────────────────────────────────────────────────────
-def _address(text: str) -> str:
-    """An http(s) address without a key in it. The error does not repeat the address: it may hold one."""
-    try:
-        url = httpx2.URL(text)
-    except httpx2.InvalidURL:
-        url = httpx2.URL("")
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
-        raise RecipeError(
-            "not an address of an endpoint, or one with a name, a password or a question mark in it",
-            where="base_url",
-            expected="an address such as http://127.0.0.1:8000/v1",
-            do="if the endpoint wants a key, put it into an environment variable and name that in `key_variable`",
-        )
-    return text.rstrip("/")
+@dataclass
+class _Manner:
+    """What was learnt about an endpoint while it was asked."""
 
-
-def _variable(name: str | None) -> str | None:
-    if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-        raise RecipeError(
-            "not the name of an environment variable; if it is a key, it is now in a file where it should not be",
-            where="key_variable",
-            expected="a name in capital letters, such as JUDGE_API_KEY",
-            do="export the key under such a name, and write the name here",
-        )
-    return name
-
-
-Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class RemoteConfig(Record):
-    """A model behind an endpoint."""
-
-    base_url: Annotated[str, AfterValidator(_address)] = Field(
-        description="The address that /chat/completions follows, such as http://127.0.0.1:8000/v1."
-    )
-    model: NonEmpty = Field(description="The model's name at the endpoint.")
-    key_variable: Annotated[str | None, AfterValidator(_variable)] = transport(
-        None, description="The environment variable that holds the key; null: no key is sent."
-    )
-    concurrency: int = transport(16, ge=1, le=1024, description="Most requests in flight at once.")
-    timeout_s: float = transport(120.0, gt=0, allow_inf_nan=False, description="Time limit of one attempt, in seconds.")
-    retries: int = transport(6, ge=0, description="Most attempts after a failed first one.")
-    usd_per_million_prompt_tokens: Usd | None = transport(None, description="Price in US dollars; null: unknown.")
-    usd_per_million_completion_tokens: Usd | None = transport(None, description="Price in US dollars; null: unknown.")
-    max_tokens: int = Field(default=512, ge=1, description="Most tokens of an answer.")
-    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="Sampling temperature; 0: greedy.")
-    seed: Seed | None = Field(default=0, description="The seed that is sent; null: none.")
-    top_logprobs: int = Field(
-        default=10, ge=0, le=20, description="Log-probs requested per token; 0: none, choices are read from the text."
-    )
-    extra_body: dict[str, Any] = Field(default={}, description="Added to a request's JSON; null removes a field.")
-
-    def usd(self, usage: Usage) -> float | None:
-        """What these tokens cost; None unless both prices are given."""
-        prompt, completion = self.usd_per_million_prompt_tokens, self.usd_per_million_completion_tokens
-        if prompt is None or completion is None:
-            return None
-        return (usage.prompt_tokens * prompt + usage.completion_tokens * completion) / 1e6
+    stream: bool = False  # it answers only with streams
+    structured: bool = True  # it has not refused a response_format
+    extra_tokens: int = 0  # its model needs so many more before a verdict
+    tried: bool = False  # one choice was asked for, to see how it is answered
+    answered: bool = False  # it has answered some request
+    told: bool = False  # that choices were cut off
 
 
 # ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,8 +101,8 @@ class RemoteModel:
 
     def __init__(self, config: RemoteConfig, cache: Path) -> None:
         self.config, self.cache, self.bill = config, AnswerCache(cache), Bill(config.usd)
-        url = httpx2.URL(config.base_url)
-        if url.scheme == "http" and not _is_loopback(url.host):
+        self._manner = _Manner(structured=config.structured, extra_tokens=config.reasoning_tokens or 0)
+        if config.base_url.startswith("http:") and not is_loopback(host_of(config.base_url)):
             console.print(
                 f"[bold]warning:[/bold] {escape(config.base_url)} has no TLS: others on the network can read the "
                 "prompts, the answers and the key.\n  to do: use an https address"
@@ -156,12 +117,13 @@ class RemoteModel:
             UserError: the endpoint refuses key, model or request; a request ends with an assistant message.
             RunError: the endpoint is down. Replies that arrived are kept.
         """
-        return self._send([self._body(request) for request in requests], on_reply)
+        return self._send([body_of(self.config, request) for request in requests], on_reply)
 
-    def choices(
-        self, requests: Sequence[Text], options: Sequence[str] = ("A", "B"), *, on_reply: OnReply | None = None
-    ) -> list[Choice]:
+    def choices(self, requests: Sequence[Text], options: Sequence[str] = ("A", "B")) -> list[Choice]:
         """The probability of each option as the answer to every request; see `Choice`.
+
+        One request goes first, to see how this model answers: one whose choice is cut off is asked again with
+        `RAISED_TOKENS` more unless ``reasoning_tokens`` is set, and the others are then asked so at once.
 
         Raises:
             DataError: the options are not two or more different words. And as `complete`.
@@ -169,8 +131,44 @@ class RemoteModel:
         folded = {option.casefold() for option in options}
         if len(options) < 2 or len(folded) < len(options) or not all(re.fullmatch(r"\w+", o) for o in options):
             raise DataError(f"cannot choose among {list(options)}", expected="two or more different words")
-        replies = self._send([self._choice_body(request) for request in requests], on_reply)
-        return [choice_of(reply, options) for reply in replies]
+        found: dict[int, Choice] = {}
+        if not self._manner.tried and len(requests) > 1:
+            with suppress(refusals.RefusedRequest):  # the others show whether it is this request alone
+                found |= self._decided(requests, [0], options)
+        found |= self._decided(requests, [place for place in range(len(requests)) if place not in found], options)
+        self._manner.tried = True
+        return [found[place] for place in range(len(requests))]
+
+    def _decided(self, requests: Sequence[Text], places: Sequence[int], options: Sequence[str]) -> dict[int, Choice]:
+        """The choices of some requests; those that were cut off are asked again with more tokens."""
+        own, manner = self.config, self._manner
+        asked = [requests[place] for place in places]
+        try:
+            replies = self._send([self._choice_body(request, options) for request in asked], None)
+        except refusals.WrongSetting as error:
+            if error.setting != "response_format" or not manner.structured:
+                raise
+            manner.structured = False
+            console.print(f"{error.found}\n  so choices are asked for without response_format", markup=False)
+            return self._decided(requests, places, options)
+        found = {place: choice_of(reply, options) for place, reply in zip(places, replies, strict=True)}
+        cut = [place for place in places if found[place].outcome == "cut_off"]
+        if not cut or manner.extra_tokens or limits_tokens(own) or own.reasoning_tokens is not None:
+            return found
+        manner.extra_tokens = RAISED_TOKENS
+        again = [requests[place] for place in (cut if manner.tried else range(len(requests)))]
+        if not manner.told:
+            console.print(
+                f"the judge was cut off before its verdict after {MAX_CHOICE_TOKENS} tokens; it is asked again with "
+                f"{RAISED_TOKENS:,} more, for its reasoning (reasoning_tokens: {RAISED_TOKENS} does so from the start, "
+                f"0 forbids it): {self.estimate(again, options)}",
+                markup=False,
+            )
+        manner.told = True
+        found |= self._decided(requests, cut, options)
+        if 2 * len(cut) < len(places):  # it is not its habit
+            manner.extra_tokens = 0
+        return found
 
     def choose(
         self, prompts: Sequence[Text], options: Sequence[str], *, preamble: Text | None = None
@@ -185,7 +183,8 @@ class RemoteModel:
         """See `LanguageModel`; the request's config sets tokens, temperature, top-p, top-k and seed.
 
         An endpoint sends no token ids: ``token_ids`` only count them, and ``logprobs`` are not requested.
-        ``max_prompt_tokens`` and ``batch_size`` are ignored. A filtered answer has the finish reason ``filtered``.
+        ``max_prompt_tokens`` and ``batch_size`` are ignored. An answer that was filtered, or whose prompt was refused,
+        has the finish reason ``filtered``. ``reasoning_tokens`` come on top of the limit.
 
         Raises:
             RunError: a prompt got no answer. And as `complete`.
@@ -205,25 +204,30 @@ class RemoteModel:
         bodies = []
         for number, prompt in zip(numbers, request.prompts, strict=True):
             seed = _own_seed(config.seed, number) if config.temperature else config.seed
-            options = {"max_tokens": config.max_new_tokens, "temperature": config.temperature, "seed": seed}
+            limit = config.max_new_tokens + (self.config.reasoning_tokens or 0)
+            options = {"max_tokens": limit, "temperature": config.temperature, "seed": seed}
             options |= {"top_p": config.top_p} if config.top_p < 1 else {}
             options |= {"top_k": config.top_k} if config.top_k else {}
-            bodies.append(self._body((*preamble, *messages_of(prompt)), options))
+            bodies.append(body_of(self.config, (*preamble, *messages_of(prompt)), options))
         on_reply = None if on_text is None else lambda place, reply: on_text(numbers[place], reply.text)
         replies = self._send(bodies, on_reply)
         if failed := [reply.detail for reply in replies if reply.outcome == "failed"]:
             text = f"{len(failed)} of {len(replies)} prompts got no answer (the last: {failed[-1]})"
             raise _down(text, self.config)
-        reasons: dict[str, FinishReason] = {"cut_off": "length", "filtered": "filtered"}
+        if unusable := counted((reply.outcome, reply.detail) for reply in replies if reply.is_unusable):
+            console.print(f"without a whole answer from the endpoint: {unusable}", markup=False)
+        reasons: dict[str, FinishReason] = {"cut_off": "length"}
+        reasons |= dict.fromkeys(("filtered", "too_long", "refused"), "filtered")
         for number, reply in zip(numbers, replies, strict=True):
             ids, reason = list(range(reply.usage.completion_tokens)), reasons.get(reply.outcome, "stop")
             yield Completion(number, reply.text.strip(), ids, [], reason, reply.usage.prompt_tokens, 0)
 
-    def estimate(self, requests: Sequence[Text], *, choose: bool = False) -> Cost:
-        """What `complete`, or `choices`, will cost at most. Nothing is sent."""
+    def estimate(self, requests: Sequence[Text], options: Sequence[str] = (), *, choose: bool = False) -> Cost:
+        """What `complete`, or `choices` (``choose``, or its options), will cost at most. Nothing is sent."""
+        options = options or (("A", "B") if choose else ())
         prompt_tokens, completion_tokens, seen, reused = 0, 0, set[str](), 0
         for request in requests:
-            body = self._choice_body(request) if choose else self._body(request)
+            body = self._choice_body(request, options) if options else body_of(self.config, request)
             key = self._key(body)
             if key in seen or self.cache.get(key) is not None:
                 reused += 1
@@ -235,21 +239,8 @@ class RemoteModel:
         return Cost(len(requests), reused, usage, self.config.usd(usage))
 
     # requests ───────────────────────────────────────────────────────────────────────────────────────────────────────
-    def _body(self, request: Text, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """A request's JSON; ``own`` overrides the configuration. All of it identifies the request in the cache."""
-        if uses_tools(messages_of(request)):
-            raise DataError("a conversation with tools is not sent to an endpoint", do="leave these rows out")
-        messages = [{"role": m.role, "content": encodable(m.content)} for m in messages_of(request)]
-        if not messages or messages[-1]["role"] == "assistant":
-            raise DataError("the request ends with an assistant message", expected="a last message by the user")
-        config = self.config
-        options = {"max_tokens": config.max_tokens, "temperature": config.temperature, "seed": config.seed}
-        body = {"model": config.model, "messages": messages, **options, **(own or {}), **config.extra_body}
-        return {name: value for name, value in body.items() if value is not None}
-
-    def _choice_body(self, request: Text) -> dict[str, Any]:
-        logprobs = {"logprobs": True, "top_logprobs": self.config.top_logprobs} if self.config.top_logprobs else {}
-        return self._body(request, {"max_tokens": MAX_CHOICE_TOKENS, **logprobs})
+    def _choice_body(self, request: Text, options: Sequence[str]) -> dict[str, Any]:
+        return choice_body(self.config, request, options, self._manner.extra_tokens, self._manner.structured)
 
     def _key(self, body: Mapping[str, Any]) -> str:
         return sha256_text(canonical({"base_url": self.config.base_url, "body": body}))
@@ -274,12 +265,13 @@ class RemoteModel:
         missing = {}
         for key, equal in places.items():
             if (stored := self.cache.get(key)) is not None:
+                self._manner.answered = True
                 arrived(key, stored)
             else:
                 missing[key] = bodies[equal[0]]
         if missing:
             try:
-                _run_to_end(_Workers(self.config, self.cache, self.bill, arrived).run(missing))
+                run_to_end(_Workers(self.config, self.cache, self.bill, self._manner, arrived).run(missing))
             finally:
                 self.cache.sync()
         return [replies[place] for place in range(len(bodies))]
@@ -290,44 +282,53 @@ class _Workers:
     """``concurrency`` workers with one queue, one rate limit and one reason to stop."""
 
     def __init__(
-        self, config: RemoteConfig, cache: AnswerCache, bill: Bill, arrived: Callable[[str, Reply], None]
+        self,
+        config: RemoteConfig,
+        cache: AnswerCache,
+        bill: Bill,
+        manner: _Manner,
+        arrived: Callable[[str, Reply], None],
     ) -> None:
-        self.config, self.cache, self.bill, self.arrived = config, cache, bill, arrived
-        self.url = f"{config.base_url}/chat/completions"
-        self.key = secret(config)
+        self.config, self.cache, self.bill, self.manner, self.arrived = config, cache, bill, manner, arrived
+        self.url = chat_address(config.base_url)
+        key, others = secret(config), headers_of(config)
+        self.headers = (
+            {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}) | others
+        )
+        self.secrets = sorted(filter(None, [key, *others.values()]), key=len, reverse=True)
         self.stop = asyncio.Event()
         self.reason: SteersmanError | None = None
+        self.held: dict[str, refusals.Refusal] = {}  # refused, and nothing else answered so far
         self.not_before = 0.0  # of time.monotonic(), from a Retry-After
         self.consecutive_failures = 0
 
     async def run(self, missing: Mapping[str, dict[str, Any]]) -> None:
         queue = iter(missing.items())
-        trusted = httpx2.create_ssl_context(verify=self.url.startswith("https:"))  # 0.1 s of reading certificates
+        trusted = _certificates(self.config)  # 0.1 s of reading them
         async with asyncio.TaskGroup() as workers:
             for _ in range(min(self.config.concurrency, len(missing))):
                 workers.create_task(self._work(queue, trusted))
+        if self.held and self.reason is None:
+            self.reason = next(iter(self.held.values())).stops
         if self.reason is not None:
             raise self.reason
 
     async def _work(self, queue: Iterator[tuple[str, dict[str, Any]]], trusted: ssl.SSLContext) -> None:
         """Send requests until none is left. Each worker has a client: a shared pool would search all connections."""
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        proxies = not _is_loopback(httpx2.URL(self.url).host)  # none between this machine and itself
-        async with httpx2.AsyncClient(headers=headers, verify=trusted, timeout=None, trust_env=proxies) as client:
-            for key, body in queue:
-                try:
+        try:
+            async with _connection(self.config, self.headers, trusted) as client:
+                for key, body in queue:
                     reply = self.cache.get(key) or await self._with_retries(client, key, body)
                     if reply is not None:
                         self.arrived(key, reply)
-                except SteersmanError as error:  # the others finish the requests that they have in flight
-                    self.reason = self.reason or error
-                    self.stop.set()
-                if self.stop.is_set():
-                    return
+                    if self.stop.is_set():
+                        return
+        except SteersmanError as error:  # the others finish the requests that they have in flight
+            self.reason = self.reason or error
+            self.stop.set()
 
     async def _with_retries(self, client: httpx2.AsyncClient, key: str, body: Mapping[str, Any]) -> Reply | None:
-        """The reply of the first attempt that succeeds, stored; None if the work stops before."""
-        content = json.dumps(body).encode()
+        """The reply of the first attempt that succeeds, stored; None if it is held, or the work stops before."""
         attempts, failure = self.config.retries + 1, RetryableError("")
         for attempt in range(attempts):
             backoff_s = min(MAX_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1)) * random.random() if attempt else 0.0
@@ -335,51 +336,93 @@ class _Workers:
             if self.stop.is_set():
                 return None
             try:
-                self.bill.attempts += 1
-                reply = await self._attempt(client, content)
+                reply = await self._attempt(client, body)
             except RetryableError as error:
                 failure = error
-                if error.usage != Usage():
-                    self.cache.charge(key, error.usage)
-                    self.bill.usage += error.usage
+                self._charge(key, error.usage)
                 if error.retry_after_s > MAX_RETRY_AFTER_S:
                     minutes = f"{error.retry_after_s / 60:,.0f} minutes"
                     raise _down(f"the endpoint asks to wait for {minutes} ({error.reason})", self.config) from None
                 self.not_before = max(self.not_before, time.monotonic() + error.retry_after_s)
                 continue
+            except refusals.Refusal as refusal:
+                self._charge(key, refusal.usage)
+                return self._refused(key, refusal)
             self.bill.usage += reply.usage
             self.consecutive_failures = 0
+            if reply.outcome not in ("filtered", "too_long"):
+                self._settle()
             return replace(self.cache.put(key, reply), reused=False)
         self.consecutive_failures += 1
         if failure.unreachable or self.consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
             raise _down(f"no answer after {attempts} attempts: {failure.reason}", self.config)
         return Reply("", "failed", detail=f"{failure.reason} ({attempts} attempts)")
 
-    async def _attempt(self, client: httpx2.AsyncClient, content: bytes) -> Reply:
+    def _charge(self, key: str, usage: Usage) -> None:
+        if usage != Usage():
+            self.cache.charge(key, usage)
+            self.bill.usage += usage
+
+    def _refused(self, key: str, refusal: refusals.Refusal) -> Reply | None:
+        """The outcome of a request that was refused for no known reason, if others are answered; else it is held."""
+        self.consecutive_failures = 0
+        if self.manner.answered:
+            return Reply("", "refused", detail=refusal.reason)
+        self.held[key] = refusal
+        if len(self.held) >= MAX_HELD:
+            raise refusal.stops
+        return None
+
+    def _settle(self) -> None:
+        """A request was answered: those that are held were refused for reasons of their own."""
+        self.manner.answered = True
+        while self.held:
+            key, refusal = self.held.popitem()
+            self.arrived(key, Reply("", "refused", detail=refusal.reason))
+
+    async def _attempt(self, client: httpx2.AsyncClient, body: Mapping[str, Any]) -> Reply:
         """One attempt.
 
         Raises:
-            RetryableError: a retry may succeed. ModelError: it will not.
+            RetryableError: a retry may succeed. Refusal, ModelError: it will not.
         """
+        self.bill.attempts += 1
+        request = {"stream": True, "stream_options": {"include_usage": True}} if self.manner.stream else {}
+        request = {**request, **body}
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                response = await client.post(self.url, content=content)
+                response = await client.post(self.url, content=json.dumps(request).encode())
         except TimeoutError:
-            raise RetryableError(f"no answer within {self.config.timeout_s:g} s") from None
-        except httpx2.ConnectError as error:  # nothing was sent, so nothing is charged
-            raise RetryableError(f"no connection ({self._shown(str(error))})", Usage(), unreachable=True) from None
+            raise RetryableError(f"no answer within {self.config.timeout_s:g} s (timeout_s)") from None
+        except (httpx2.ConnectError, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:  # nothing is charged
+            raise RetryableError(f"no connection ({self._shown(error)})", Usage(), unreachable=True) from None
         except httpx2.RequestError as error:
-            raise RetryableError(f"the connection broke ({self._shown(str(error) or type(error).__name__)})") from None
-        text = self._without_key(response.content.decode("utf-8", errors="replace"))
-        if response.status_code == 200:
-            return read_reply(text)
-        if response.status_code in RETRYABLE_STATUSES:
-            usage = usage_in(parsed(text) or {}) or Usage()
-            wait_s = seconds_in(response.headers.get("Retry-After"))
-            raise RetryableError(f"{response.status_code}: {self._shown(text)}", usage, retry_after_s=wait_s)
-        if response.status_code == 400 and (filtered := filtered_request(text)) is not None:
-            return filtered
-        raise self._refused(response.status_code, self._shown(text))
+            raise RetryableError(f"the connection broke ({self._shown(error)})") from None
+        text = _decoded(response)
+        payload, status = parsed(text) or {}, response.status_code
+        stated = error_status(payload) if 200 <= status < 300 else status
+        if stated is None:
+            return self._read(text)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        unstated = Usage() if stated == status else UNSTATED
+        try:
+            shown = self._masked(text, MIN_MASKED_LENGTH)
+            return refusals.outcome_of_error(stated, headers, shown, request, self.config, unstated)
+        except refusals.WantsStream:
+            self.manner.stream = True
+            return await self._attempt(client, body)
+
+    def _read(self, text: str) -> Reply:
+        """The reply in a body; no key is in it, should the endpoint repeat one."""
+        try:
+            reply = read_reply(self._masked(text))
+        except RetryableError as error:
+            words = refusals.words_in(self._masked(text, MIN_MASKED_LENGTH))
+            raise RetryableError(f"{error.reason} ({words or 'nothing'})", error.usage) from None
+        masked = self._masked(reply.text)  # in the body it may have been escaped, or in pieces
+        if masked != reply.text or any(key in _joined(reply) for key in self.secrets if len(key) >= MIN_KEY_LENGTH):
+            return replace(reply, text=masked, alternatives=None)
+        return reply
 
     async def _wait(self, backoff_s: float) -> None:
         """Wait for the backoff and for the rate limit, or until the work stops."""
@@ -390,32 +433,15 @@ class _Workers:
             except TimeoutError:
                 continue
 
-    def _without_key(self, text: str) -> str:
-        """A response in which the key is masked, should the endpoint repeat it."""
-        return text.replace(self.key, "[key]") if len(self.key) >= MIN_KEY_LENGTH else text
+    def _masked(self, text: str, min_length: int = MIN_KEY_LENGTH) -> str:
+        """A text in which the key and the values of headers are masked."""
+        for value in self.secrets:
+            text = text.replace(value, "[key]") if len(value) >= min_length else text
+        return text
 
-    def _shown(self, text: str) -> str:
-        """The beginning of an error response on one line: its message, if it has the usual form."""
-        error = (parsed(text) or {}).get("error")
-        message = error.get("message") if isinstance(error, dict) else error
-        line = " ".join((message if isinstance(message, str) else text).split())
-        return "".join(c for c in self._without_key(encodable(line)) if c.isprintable())[:300]
-
-    def _refused(self, status: int, message: str) -> ModelError:
-        """The error for a status that a retry does not mend."""
-        variable, expected = self.config.key_variable, "a request that this endpoint accepts"
-        do = "change what it complains about: shorten the prompt, or set top_logprobs: 0 or seed: null if it has none"
-        if status in (401, 403):
-            expected = f"a valid key in the environment variable {variable}" if variable else "a key, and none is sent"
-            do = f"set {variable} to a key that may use this model" if variable else "name its variable in key_variable"
-        elif status == 404:
-            expected = "a model that this endpoint has"
-            do = "check base_url (it often ends in /v1) and the model's name"
-        elif 300 <= status < 400:
-            expected = ""
-            do = "write the address that it leads to; redirections are not followed, because the key would go along"
-        problem, where = f"the endpoint answers {status}: {message or 'nothing'}", self.config.base_url
-        return ModelError(problem, where=f"{where} ({self.config.model})", expected=expected, do=do)
+    def _shown(self, error: Exception) -> str:
+        line = " ".join(encodable(str(error) or type(error).__name__).split())
+        return "".join(c for c in self._masked(line, MIN_MASKED_LENGTH) if c.isprintable())[: refusals.SHOWN]
 
 
 # ── small parts ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -427,51 +453,48 @@ def _down(problem: str, config: RemoteConfig) -> RunError:
     )
 
 
-def secret(config: RemoteConfig) -> str:
-    """The key from the environment, empty if none is to be sent; a ModelError says what is wrong with the variable."""
-    if config.key_variable is None:
-        return ""
-    key = os.environ.get(config.key_variable, "").strip()
-    if not key or not key.isascii() or not key.isprintable():
-        state = "holds characters that no key has" if key else "is not set"
-        raise ModelError(
-            f"the environment variable {config.key_variable} {state}",
-            where=f"{config.base_url} ({config.model})",
-            expected="the key of the endpoint",
-            do=f"export {config.key_variable}=... in the shell that runs this; never write the key into a file here",
-        )
-    return key
-
-
-def _is_loopback(host: str) -> bool:
+def _certificates(config: RemoteConfig) -> ssl.SSLContext:
     try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return httpx2.create_ssl_context(verify=config.base_url.startswith("https:"))
+    except (OSError, ssl.SSLError) as error:
+        names = " and ".join(name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name))
+        raise ModelError(
+            f"the certificates cannot be read ({error.strerror or error})",
+            where=names or config.place,
+            expected="a file or folder of certificates",
+            do=f"unset {names}, or let it name a file that is there" if names else "reinstall the package certifi",
+        ) from None
+
+
+def _connection(config: RemoteConfig, headers: Mapping[str, str], trusted: ssl.SSLContext) -> httpx2.AsyncClient:
+    """A client; through the environment's proxies unless the endpoint is on this machine."""
+    proxies = not is_loopback(host_of(config.base_url))
+    try:
+        return httpx2.AsyncClient(headers=headers, verify=trusted, timeout=None, trust_env=proxies)
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        names = ", ".join(proxy_variables(os.environ))
+        socks = isinstance(error, ImportError)
+        raise ModelError(
+            f"the proxy settings in the environment ({names}) cannot be used"
+            + (": a SOCKS proxy needs a package that is not installed" if socks else ""),
+            where=config.place,
+            expected="addresses such as http://proxy:3128, and in NO_PROXY names of hosts",
+            do=f"set NO_PROXY={host_of(config.base_url)} if no proxy is needed for this endpoint, or "
+            + ("use an HTTP proxy" if socks else "mend or unset these variables"),
+        ) from None
+
+
+def _decoded(response: httpx2.Response) -> str:
+    try:
+        return response.content.decode(response.charset_encoding or "utf-8", errors="replace")
+    except LookupError:  # a character set that nobody knows
+        return response.content.decode("utf-8", errors="replace")
+
+
+def _joined(reply: Reply) -> str:
+    return "".join(token for token, _ in reply.alternatives or ())
 
 
 def _own_seed(seed: int, index: int) -> int:
     """A seed of 31 bits for one of several samples."""
     return int.from_bytes(hashlib.sha256(repr((seed, index)).encode()).digest()[:4], "little") >> 1
-
-
-def _run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine, in a thread of its own where this one has a running event loop, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-        return
-    errors: list[BaseException] = []
-
-    def alone() -> None:
-        try:
-            asyncio.run(work)
-        except BaseException as error:  # carried over to the thread that waits
-            errors.append(error)
-
-    thread = threading.Thread(target=alone)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]

@@ -1,26 +1,31 @@
-"""What comes back from an OpenAI-compatible endpoint: replies, choices between options, and what they cost.
+"""What comes back from an OpenAI-compatible endpoint: replies, and what they cost.
 
 Endpoints agree on little beyond the names of the fields, so nothing in a response is trusted. One that cannot be parsed
-is a `RetryableError`; one that can is stored, whatever its outcome.
+is a `RetryableError`; one that can is stored, whatever its outcome. What an error response means is in `refusals.py`,
+which option a reply chooses in `verdicts.py`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal, get_args
 
-Outcome = Literal["answered", "cut_off", "filtered", "empty", "failed"]
+from steersman.lm.endpoint.reasoning import without_reasoning
+
+Outcome = Literal["answered", "cut_off", "filtered", "too_long", "refused", "empty", "failed"]
 Alternatives = dict[str, float]  # token -> log-probability, at one position
 
-FLOOR = 1e-9  # of an option's probability, so that its logarithm exists
-_AROUND = " \t\r\n\u2581\u0120\"'`*_()[]{}.,:;"  # what tokens put around an option; U+2581 and U+0120 are BPE's spaces
-_FILTERS = ("content_filter", "content_policy_violation")
+KEPT_POSITIONS = 32  # of log-probs: the first and the last so many of the answer; a verdict is at one of its ends
+IN_REASONING = "its reasoning was cut off"
+_LENGTHS = ("length", "max_tokens", "model_length", "max_output_tokens")
+_FILTERS = (
+    "content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii",
+    "guardrail_intervened", "refusal", "sensitive",
+)  # fmt: skip
+_REASONING_FIELDS = ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks")
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,13 @@ class RetryableError(Exception):
 class Reply:
     """The reply to one request.
 
-    ``outcome``: ``cut_off`` by ``max_tokens`` (finish_reason ``length``); ``filtered`` by a content filter, or a text
-    in the field ``refusal``; ``empty``: no text; ``failed``: no reply after the last attempt, ``detail`` says why, and
-    it is not stored, so that it is sent again. ``alternatives``: for the first few positions, the sampled token and the
-    likeliest ones with their log-probs; None where the endpoint sent none. ``reused``: not paid for by this request,
-    because the reply was in the cache or an equal request was sent at once.
+    ``text`` is the answer without reasoning. ``outcome``: ``cut_off`` by ``max_tokens`` (finish_reason ``length``);
+    ``filtered`` by a content filter, or a text in the field ``refusal``; ``too_long`` for the model; ``refused``: this
+    request and not others, for another reason; ``empty``: no text; ``failed``: no reply after the last attempt.
+    ``detail`` says why, in the endpoint's words where it gave any. ``refused`` and ``failed`` are not stored, so that
+    they are sent again. ``alternatives``: for the positions of the answer, the sampled token and the likeliest ones
+    with their log-probs; None where the endpoint sent none. ``reused``: not paid for by this request, because the reply
+    was in the cache or an equal request was sent at once.
     """
 
     text: str
@@ -69,6 +76,11 @@ class Reply:
     alternatives: tuple[tuple[str, Alternatives], ...] | None = None
     detail: str = ""
     reused: bool = False
+
+    @property
+    def is_unusable(self) -> bool:
+        """Whether there is no answer, or only the beginning of one behind unfinished reasoning."""
+        return self.outcome not in ("answered", "cut_off") or self.detail == IN_REASONING
 
     def to_json(self) -> dict[str, Any]:
         """The cached fields, without the usage."""
@@ -85,27 +97,89 @@ class Reply:
             raise ValueError(row["outcome"])
         stored = row["alternatives"]
         alternatives = None if stored is None else tuple((str(token), dict(likely)) for token, likely in stored)
-        return cls(row["text"], row["outcome"], usage, alternatives, row["detail"], reused=True)
+        text, _ = without_reasoning(row["text"])  # of a cache from before it was left out
+        return cls(text, row["outcome"], usage, alternatives, row["detail"], reused=True)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The probabilities of several options as the answer.
+def counted(reasons: Iterable[tuple[str, str]]) -> str:
+    """Reasons with how many there are of each, and the words that came with the first: "2 too long (context ...)"."""
+    said: dict[str, list[str]] = {}
+    for reason, words in reasons:
+        said.setdefault(reason.replace("_", " "), []).append(words)
+    parts = (f"{len(words)} {reason}" + (f" ({words[0]})" if words[0] else "") for reason, words in said.items())
+    return ", ".join(parts)
 
-    ``probabilities`` are in the options' order and sum to 1; None unless ``outcome`` is ``chosen``. ``source``:
-    ``logprobs`` of the first token, or the ``text`` where no log-prob names an option: then the choice is hard (1 and
-    0). ``mass`` is the options' total probability before normalisation: if it is small, the model preferred to answer
-    something else.
+
+# ── reading a response ───────────────────────────────────────────────────────────────────────────────────────────────
+def parsed(body: str) -> dict[str, Any] | None:
+    """The JSON object of a response, or None. An event stream becomes the object that it would have been without."""
+    body = body.lstrip("\ufeff \t\r\n")
+    while body.startswith(":"):  # comments that keep a connection alive
+        body = body.partition("\n")[2].lstrip()
+    if body.startswith(("data:", "event:", "id:")):
+        return _of_stream(body)
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(payload, list) and len(payload) == 1:
+        payload = payload[0]
+    return payload if isinstance(payload, dict) else None
+
+
+def _of_stream(body: str) -> dict[str, Any] | None:
+    """The whole response of a stream; None where it broke off, because what was said is then only a part."""
+    text, thought, positions, ended = "", "", [], False
+    whole: dict[str, Any] = {}
+    message: dict[str, Any] = {}
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": None, "logprobs": None}
+    for event in _events(body):
+        whole |= {name: event[name] for name in ("usage", "error") if event.get(name)}
+        for part in event.get("choices") or []:
+            if not isinstance(part, dict) or part.get("index", 0) != 0:
+                continue
+            delta = part.get("delta") or part.get("message") or {}
+            text += _text_of(delta.get("content"))[0]
+            thought += "".join(str(delta[name]) for name in _REASONING_FIELDS if delta.get(name))
+            message |= {"refusal": message.get("refusal", "") + delta["refusal"]} if delta.get("refusal") else {}
+            positions += _positions_in(part)
+            choice |= {name: part[name] for name in ("finish_reason", "error") if part.get(name)}
+    ended = "[DONE]" in body[-64:] or bool(choice["finish_reason"]) or "error" in whole
+    if not ended:
+        return None
+    message |= {"content": text, "reasoning": thought}
+    choice["logprobs"] = {"content": positions} if positions else None
+    return whole | {"choices": [choice]}
+
+
+def _events(body: str) -> Iterator[dict[str, Any]]:
+    for event in body.replace("\r\n", "\n").split("\n\n"):
+        data = "\n".join(line[5:].strip() for line in event.split("\n") if line.startswith("data:"))
+        try:
+            payload = json.loads(data)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(payload, dict):
+            yield payload
+
+
+def error_status(payload: Mapping[str, Any]) -> int | None:
+    """The status that a response's body states, whatever that of its header; None if it states no error.
+
+    An error that names no status is one of the server, which may be gone the next time.
     """
+    first = _first_choice(payload)
+    error = payload.get("error") or first.get("error")
+    if not error and str(first.get("finish_reason")).lower() != "error":
+        return None
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    try:
+        status = int(str(code))
+    except ValueError:
+        status = 500
+    return status if 400 <= status <= 599 else 500
 
-    probabilities: tuple[float, ...] | None
-    outcome: Literal["chosen", "no_option", "filtered", "empty", "failed"]
-    source: Literal["logprobs", "text"] | None
-    mass: float | None
-    reply: Reply
 
-
-# ── reading a reply ──────────────────────────────────────────────────────────────────────────────────────────────────
 def read_reply(body: str) -> Reply:
     """A reply from the body of a 200.
 
@@ -114,52 +188,88 @@ def read_reply(body: str) -> Reply:
     """
     payload = parsed(body)
     if payload is None:
-        raise RetryableError("a reply that is not JSON, or only a part of it")
+        page = "a web page in place of JSON" if body.lstrip("\ufeff \r\n")[:1] == "<" else ""
+        raise RetryableError(page or "a reply that is not JSON, or only a part of it")
     usage = usage_in(payload) or UNSTATED
-    try:
-        choice = payload["choices"][0]
-        message = choice["message"]
-        content, refusal = message.get("content"), message.get("refusal")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise RetryableError("a reply without a choice", usage) from None
-    if not isinstance(content, str | None) or not isinstance(refusal, str | None):
+    choice = _first_choice(payload)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise RetryableError("a reply without a choice", usage)
+    if not isinstance(message.get("content"), str | list | dict | None):
         raise RetryableError("a reply whose content is no text", usage)
-    text, reason = encodable(content or ""), choice.get("finish_reason")
+    content, refusal, reasoned = _text_of(message.get("content"))
+    refusal = refusal or _text_of(message.get("refusal"))[0]
+    reasoned = reasoned or any(message.get(name) for name in _REASONING_FIELDS)
+    text, unfinished = without_reasoning(encodable(content))
+    reason = str(choice.get("finish_reason")).lower()
     outcome: Outcome = "answered"
-    if reason == "content_filter" or refusal:
-        text, outcome = text or encodable(refusal or ""), "filtered"
-    elif reason == "length":
+    detail = ""
+    if reason in _FILTERS or refusal:
+        text, outcome = text or encodable(refusal), "filtered"
+    elif reason in _LENGTHS:
         outcome = "cut_off"
+        detail = IN_REASONING if unfinished or (reasoned and not text.strip()) else ""
     elif not text.strip():
         outcome = "empty"
-    return Reply(text, outcome, usage, _alternatives(choice))
+        detail = "there is only reasoning" if unfinished or reasoned or content.strip() else ""
+    return Reply(text, outcome, usage, _kept(_positions_in(choice), text), detail)
 
 
-def parsed(body: str) -> dict[str, Any] | None:
-    """A JSON object, or None."""
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return payload if isinstance(payload, dict) else None
+def _first_choice(payload: Mapping[str, Any]) -> dict[str, Any]:
+    choices = payload.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
+
+
+def _text_of(content: Any) -> tuple[str, str, bool]:
+    """Text, refusal, and whether there is reasoning, of content as a text or as a list of parts."""
+    text, refusal, reasoned = "", "", False
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            text += part
+        elif isinstance(part, dict):
+            kind = str(part.get("type", "text"))
+            said = part.get("text", part.get("content", ""))
+            said = said.get("value") if isinstance(said, dict) else said
+            if "think" in kind or "reason" in kind:
+                reasoned = True
+            elif kind == "refusal":
+                refusal += str(part.get("refusal") or "")
+            elif isinstance(said, str) and "text" in kind:
+                text += said
+    return text, refusal, reasoned
 
 
 def usage_in(payload: Mapping[str, Any]) -> Usage | None:
-    """The tokens charged, if the response states them as integers."""
+    """The tokens charged, if the response states them as whole numbers.
+
+    Reasoning is charged as completion. Some endpoints count it apart: then the total, or the larger count, shows it.
+    """
     stated = payload.get("usage")
     if not isinstance(stated, dict):
         return None
-    counts = [stated.get(name, 0) for name in ("prompt_tokens", "completion_tokens")]
-    valid = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts)
-    return Usage(*counts) if valid and "prompt_tokens" in stated else None
+    details = stated.get("completion_tokens_details") or stated.get("output_tokens_details") or {}
+    details = details if isinstance(details, dict) else {}
+    prompt = _count(stated.get("prompt_tokens", stated.get("input_tokens")))
+    completion = _count(stated.get("completion_tokens", stated.get("output_tokens", 0)))
+    reasoning = _count(details.get("reasoning_tokens", stated.get("reasoning_tokens", 0))) or 0
+    if prompt is None or stated.get("prompt_tokens", stated.get("input_tokens")) is None:
+        return None
+    completion = completion or 0
+    total = _count(stated.get("total_tokens")) or 0
+    if reasoning and total >= prompt + completion + reasoning:
+        completion = total - prompt
+    elif reasoning > completion:
+        completion += reasoning
+    return Usage(prompt, completion)
 
 
-def filtered_request(body: str) -> Reply | None:
-    """The reply for a 400 by which a content filter refused the prompt; None for any other 400."""
-    error = (parsed(body) or {}).get("error")
-    if isinstance(error, dict) and any(error.get(name) in _FILTERS for name in ("code", "type")):
-        return Reply("", "filtered", detail=encodable(str(error.get("message", "")))[:300])
-    return None
+def _count(value: Any) -> int | None:
+    """A number of tokens: whole and not negative, 0 for null; else None."""
+    if value is None:
+        return 0
+    valid = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and float(value).is_integer()
+    return int(value) if valid else None
 
 
 def encodable(text: str) -> str:
@@ -167,89 +277,75 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _alternatives(choice: Mapping[str, Any]) -> tuple[tuple[str, Alternatives], ...] | None:
+# ── log-probabilities ────────────────────────────────────────────────────────────────────────────────────────────────
+def _positions_in(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The positions of a choice's log-probs in today's form, also where they come in the older one of four lists."""
+    found = choice.get("logprobs")
+    if not isinstance(found, dict):
+        return []
+    if isinstance(content := found.get("content"), list):
+        return [position for position in content if isinstance(position, dict)]
+    tokens, sampled, tops = (found.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
+    if not (isinstance(tokens, list) and isinstance(sampled, list) and isinstance(tops, list)):
+        return []
+    return [
+        {
+            "token": token,
+            "logprob": logprob,
+            "top_logprobs": [{"token": other, "logprob": p} for other, p in (top or {}).items()],
+        }
+        for token, logprob, top in zip(tokens, sampled, tops, strict=False)
+        if isinstance(top, dict | None)
+    ]
+
+
+def _kept(positions: Sequence[Mapping[str, Any]], text: str) -> tuple[tuple[str, Alternatives], ...] | None:
+    """The answer's positions. Log-probs of reasoning, and of an answer's middle, are not kept: they are megabytes."""
     try:
-        positions = []
-        for position in choice["logprobs"]["content"]:
-            sampled = encodable(position["token"])
-            likely = {encodable(other["token"]): _log(other["logprob"]) for other in position["top_logprobs"]}
-            likely.setdefault(sampled, _log(position["logprob"]))
-            positions.append((sampled, likely))
-    except (KeyError, TypeError, ValueError, AttributeError):
+        tokens = [encodable(position["token"]) for position in positions]
+    except (KeyError, TypeError, AttributeError):
         return None
-    return tuple(positions) or None
+    start = 0
+    if len(tokens) > 2 * KEPT_POSITIONS:
+        length = len(text.strip())
+        while start < len(tokens) and length > 0:  # from the end, as many characters as the answer has
+            length -= len(tokens[len(tokens) - 1 - start])
+            start += 1
+        start = max(0, len(tokens) - start - 4)
+    kept, count = [], len(tokens) - start
+    for place, (token, position) in enumerate(zip(tokens[start:], positions[start:], strict=True)):
+        middle = KEPT_POSITIONS <= place < count - KEPT_POSITIONS
+        kept.append((token, {} if middle else _likely(token, position)))
+    return tuple(kept) or None
+
+
+def _likely(sampled: str, position: Mapping[str, Any]) -> Alternatives:
+    """The likeliest tokens by their text. Two tokens may have one text ("▁A" and "A"): their probabilities add up.
+
+    Where they add up to more than 1, the same token was listed twice, and the larger one holds.
+    """
+    listed: list[tuple[str, float]] = []
+    try:
+        listed = [(encodable(other["token"]), _log(other["logprob"])) for other in position.get("top_logprobs") or ()]
+        if sampled not in dict(listed):
+            listed.append((sampled, _log(position["logprob"])))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    largest: Alternatives = {}
+    added: Alternatives = {}
+    for token, logprob in listed:
+        largest[token] = max(logprob, largest.get(token, logprob))
+        added[token] = min(_log_sum(added[token], logprob), 0.0) if token in added else logprob
+    return added if sum(math.exp(logprob) for _, logprob in listed) < 1.001 else largest
+
+
+def _log_sum(a: float, b: float) -> float:
+    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
 
 
 def _log(value: Any) -> float:
     """A log-probability. What is not finite becomes -9999, the figure that endpoints give for "about never"."""
     return min(float(value), 0.0) if value is not None and math.isfinite(float(value)) else -9999.0
-
-
-def seconds_in(retry_after: str | None) -> float:
-    """``Retry-After`` in seconds: a number or a date; 0 if it is neither."""
-    try:
-        seconds = float(retry_after or "0")
-    except ValueError:
-        try:
-            then = parsedate_to_datetime(retry_after or "")
-        except ValueError:
-            return 0.0
-        seconds = (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
-
-
-# ── choosing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def choice_of(reply: Reply, options: Sequence[str]) -> Choice:
-    """The options' probabilities in a reply: from log-probs if there are any, else from the text."""
-    if reply.outcome in ("filtered", "failed", "empty"):
-        return Choice(None, reply.outcome, None, None, reply)
-    if (masses := _masses(reply, options)) is not None:
-        total = sum(masses)
-        return Choice(tuple(m / total for m in masses), "chosen", "logprobs", min(total, 1.0), reply)
-    named = _named(reply.text, options)
-    if named is None:
-        return Choice(None, "no_option", None, None, reply)
-    return Choice(tuple(float(option == named) for option in options), "chosen", "text", None, reply)
-
-
-def _masses(reply: Reply, options: Sequence[str]) -> list[float] | None:
-    """Each option's probability at the first position that is more than a bracket or a space; None if it names none.
-
-    Spellings of an option ("A", " A", "(A") are different tokens, so their probabilities add up. An option that is not
-    among the likeliest tokens gets its upper bound: the least of theirs, or the mass that they leave.
-    """
-    for sampled, likely in reply.alternatives or ():
-        if not sampled.strip(_AROUND):
-            continue
-        masses = [0.0] * len(options)
-        for token, logprob in likely.items():
-            if (place := _option(token, options)) is not None:
-                masses[place] += math.exp(logprob)
-        if not any(masses):
-            return None
-        listed = [math.exp(logprob) for logprob in likely.values()]
-        bound = max(FLOOR, min(*listed, 1 - sum(listed))) if len(listed) > 1 else FLOOR
-        return [max(FLOOR, mass) if mass else bound for mass in masses]
-    return None
-
-
-def _option(token: str, options: Sequence[str]) -> int | None:
-    """Which option a token spells. Case counts for single letters only: "a" is an article, "yes" is Yes."""
-    spelt = token.strip(_AROUND)
-    for place, option in enumerate(options):
-        if spelt == option or (len(option) > 1 and spelt.casefold() == option.casefold()):
-            return place
-    return None
-
-
-def _named(text: str, options: Sequence[str]) -> str | None:
-    """The option that a text begins with and that stands alone there, as in "(B)", "B." or "B: because".
-
-    "A better answer" begins with no option but with an article, so a word after a space is not accepted.
-    """
-    first = re.match(r"[\W_]*(\w+)(?=$|[^\w\s](?!\w)|\s*\n|\s+$)", text)
-    place = None if first is None else _option(first[1], options)
-    return None if place is None else options[place]
 
 
 # ── what it costs ────────────────────────────────────────────────────────────────────────────────────────────────────
