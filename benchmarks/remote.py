@@ -26,7 +26,8 @@ from typing import Any
 import httpx2
 
 from steersman.lm.endpoint.cache import AnswerCache
-from steersman.lm.endpoint.client import RemoteConfig, RemoteModel
+from steersman.lm.endpoint.client import RemoteModel
+from steersman.lm.endpoint.settings import RemoteConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "fixtures"))

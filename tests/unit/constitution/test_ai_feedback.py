@@ -99,6 +99,7 @@ def test_undecided_and_unanswered_pairs_are_left_out_and_counted(constitution: C
     assert [row.prompt for row in rows] == ["q3", "q4", "q5"]
     assert summary["left_out"] == {"unanswered": 1, "undecided": 2}
     assert summary["unanswered"] == 1
+    assert summary["unanswered_by_reason"] == {"said nothing": {"n": 1, "words": ""}}
     asked = sum(row["n"] for row in summary["decided"].values())
     assert (asked, round(sum(row["n"] * row["value"] for row in summary["decided"].values()))) == (5, 3)
     assert summary["place_bias"]["value"] == pytest.approx(0.2)

@@ -11,7 +11,15 @@ from tests.unit.constitution.conftest import ToldJudge
 
 from steersman.constitution import judge_card
 from steersman.constitution.document import Constitution
-from steersman.constitution.judges import JudgeConfig, JudgeQuestion, RuleJudge
+from steersman.constitution.judges import (
+    JudgeConfig,
+    Judgement,
+    JudgeQuestion,
+    RuleJudge,
+    Unanswered,
+    reasons_text,
+    unanswered_by_reason,
+)
 from steersman.errors import JudgeRefused
 from steersman.store import StageFolder
 from steersman.types import Comparison
@@ -69,6 +77,7 @@ def test_the_card_says_how_often_by_what_and_for_whom(constitution: Constitution
 
     card = judge_card.card(ToldJudge(says, place_bias=0.1), asked)
     assert (card["unanswered"], card["undecided"], card["accuracy"]["n"]) == (1, 1, 40)
+    assert card["unanswered_by_reason"] == {"said nothing": {"n": 1, "words": ""}}
     # q4 is wrong; of q3, which got no answer, and q5 a coin decides.
     assert card["accuracy"]["value"] == pytest.approx((37 + 0.5 + 0.5) / 40)
     assert card["by"]["principle"]["apples"] == pytest.approx(
@@ -128,8 +137,20 @@ def test_a_judge_that_says_nothing_is_no_better_than_a_coin(constitution: Consti
     out = StageFolder(tmp_path, "judge_card", lambda **_: None)
     silent = ToldJudge(lambda q: right(q) if int(str(q.prompt)[1:]) < 30 else None)
     card = judge_card.run(JudgeConfig(), silent, rows(130), constitution, out)
-    with pytest.raises(JudgeRefused, match="; 100 got no answer"):
+    with pytest.raises(JudgeRefused, match="; 100 got no answer: 100 said nothing"):
         judge_card.admit(JudgeConfig(min_accuracy=0.6), card)
     nobody = judge_card.card(ToldJudge(lambda _: None), [])
     assert "NaN" not in json.dumps(nobody)
     assert "Infinity" not in json.dumps(nobody)
+
+
+def test_reasons_are_counted_with_the_first_words_of_each() -> None:
+    given = [
+        Judgement(0.9),
+        *(Unanswered("too long for the model", f"{i} tokens") for i in (5003, 6001)),
+        Unanswered("?"),
+    ]
+    by_reason = unanswered_by_reason([given[3], *given])
+    assert list(by_reason) == ["?", "too long for the model"]
+    assert reasons_text(by_reason) == "2 ?, 2 too long for the model (5003 tokens)"
+    assert not Unanswered("x")

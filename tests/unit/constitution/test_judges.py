@@ -16,6 +16,7 @@ from steersman.constitution.judges import (
     PromptedJudge,
     RuleJudge,
     ScoringJudge,
+    Unanswered,
     in_order,
     judge_examples,
     likely_violations,
@@ -98,7 +99,8 @@ def test_without_a_principle_it_is_asked_all_in_all_and_nothing_stands_before(co
 
 def test_no_answer_is_no_judgement(constitution: Constitution) -> None:
     found = in_order(PromptedJudge(Chooser(mute="Why?")).judge(questions(constitution)), 3)
-    assert [judgement is None for judgement in found] == [False, False, True]
+    assert [bool(judgement) for judgement in found] == [True, True, False]
+    assert found[2] == Unanswered("names no option")
 
 
 def test_after_a_chain_of_thought_probabilities_are_clamped_and_the_reasons_kept(constitution: Constitution) -> None:
@@ -168,5 +170,5 @@ def test_the_next_judge_is_asked_what_the_ones_before_left_open(constitution: Co
     apples, _ = constitution.principles
     asked = [JudgeQuestion(prompt, "a", "b", apples) for prompt in ("What?", "Who?", "Why?", "What?")]
     found = in_order(CascadeJudge((first, second)).judge(asked), 4)
-    assert [j and j.probability for j in found] == [0.7, 0.9, None, 0.7]
+    assert [j.probability if j else j.reason for j in found] == [0.7, 0.9, "said nothing", 0.7]
     assert [q.prompt for q in second.asked] == ["What?", "Why?", "What?"]

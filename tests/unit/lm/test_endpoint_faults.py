@@ -9,8 +9,10 @@ import pytest
 
 from served_endpoint import Served, questions
 from steersman.errors import ModelError, RecipeError, RunError
-from steersman.lm.endpoint.client import RemoteConfig, RemoteModel
-from steersman.lm.endpoint.replies import Usage, seconds_in
+from steersman.lm.endpoint.client import RemoteModel
+from steersman.lm.endpoint.refusals import seconds_in
+from steersman.lm.endpoint.replies import Usage
+from steersman.lm.endpoint.settings import RemoteConfig
 
 KEY = "sk-secret-0123456789abcdef"
 

@@ -11,7 +11,8 @@ from endpoint import probability_of_a
 from served_endpoint import Served
 from steersman.errors import DataError, ModelError
 from steersman.lm.endpoint.client import RemoteModel
-from steersman.lm.endpoint.replies import Reply, choice_of
+from steersman.lm.endpoint.replies import Reply
+from steersman.lm.endpoint.verdicts import choice_of
 from steersman.types import Message
 
 
@@ -96,7 +97,7 @@ def test_spellings_add_up_and_no_probability_is_zero(
     ("text", "named"),
     [
         ("A", 0), (" (B)", 1), ("**B**", 1), ("B.", 1), ("A: it is shorter", 0), ("B\nbecause", 1), ("A ", 0),
-        ("A better answer is B", None), ("Apple", None), ("I would say B", None), ("", None), ("A-level", None),
+        ("A better answer is B", 1), ("Apple", None), ("I would say B", 1), ("", None), ("A-level", None),
     ],
 )  # fmt: skip
 def test_an_article_is_no_choice(text: str, named: int | None) -> None:

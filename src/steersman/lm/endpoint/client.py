@@ -53,7 +53,7 @@ from steersman.lm.endpoint.settings import (
     headers_of,
     host_of,
     is_loopback,
-    proxy_variables,
+    proxies_for,
     secret,
 )
 from steersman.lm.endpoint.verdicts import Choice, choice_of
@@ -395,7 +395,9 @@ class _Workers:
         except TimeoutError:
             raise RetryableError(f"no answer within {self.config.timeout_s:g} s (timeout_s)") from None
         except (httpx2.ConnectError, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:  # nothing is charged
-            raise RetryableError(f"no connection ({self._shown(error)})", Usage(), unreachable=True) from None
+            through = f" through {proxies}" if (proxies := proxies_for(self.url)) else ""
+            reason = f"no connection{through} ({self._shown(error)})"
+            raise RetryableError(reason, Usage(), unreachable=True) from None
         except httpx2.RequestError as error:
             raise RetryableError(f"the connection broke ({self._shown(error)})") from None
         text = _decoded(response)
@@ -467,20 +469,17 @@ def _certificates(config: RemoteConfig) -> ssl.SSLContext:
 
 
 def _connection(config: RemoteConfig, headers: Mapping[str, str], trusted: ssl.SSLContext) -> httpx2.AsyncClient:
-    """A client; through the environment's proxies unless the endpoint is on this machine."""
-    proxies = not is_loopback(host_of(config.base_url))
+    """A client; through the environment's proxies unless the endpoint is on this machine or in NO_PROXY."""
+    proxies = proxies_for(config.base_url)
     try:
-        return httpx2.AsyncClient(headers=headers, verify=trusted, timeout=None, trust_env=proxies)
+        return httpx2.AsyncClient(headers=headers, verify=trusted, timeout=None, trust_env=bool(proxies))
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
-        names = ", ".join(proxy_variables(os.environ))
-        socks = isinstance(error, ImportError)
+        socks = ": a SOCKS proxy needs a package that is not installed" if isinstance(error, ImportError) else ""
         raise ModelError(
-            f"the proxy settings in the environment ({names}) cannot be used"
-            + (": a SOCKS proxy needs a package that is not installed" if socks else ""),
+            f"the proxy settings in the environment ({proxies}) cannot be used{socks}",
             where=config.place,
             expected="addresses such as http://proxy:3128, and in NO_PROXY names of hosts",
-            do=f"set NO_PROXY={host_of(config.base_url)} if no proxy is needed for this endpoint, or "
-            + ("use an HTTP proxy" if socks else "mend or unset these variables"),
+            do=f"use an HTTP proxy, unset them, or set NO_PROXY={host_of(config.base_url)} if none is needed",
         ) from None
 
 

@@ -70,9 +70,10 @@ _SURE_LENGTH_WORDS = re.compile(
 _LENGTH_WORDS = re.compile(
     r"context[ _](length|window|size|limit)|(available|maximum|supported|model'?s?) context|too many"
     r" (input |prompt )?tokens|request too large|(prompt|inputs?`?|messages?)\b.{0,60}\b(too (long|large)"
-    r"|exceed\w*|longer than|greater than|over the (limit|maximum))|exceed\w*.{0,40}(max\w*|limit).{0,30}"
-    r"(tokens|input|length|prompt)|reduce the (length|size) of|(sequence|token|prompt|input) (length|count|limit)"
-    r"|max_(model|seq\w*|input|prompt)_?(len|length|tokens)|entity too large|超长|超过.{0,12}(长度|限制)",
+    r"|exceed\w*|longer than|greater than|over the (limit|maximum)|must (be|have) (<|less|at most))"
+    r"|exceed\w*.{0,40}(max\w*|limit).{0,30}(tokens|input|length|prompt)|reduce the (length|size) of"
+    r"|(sequence|token|prompt|input) (length|count|limit)|max_(model|seq\w*|input|prompt)_?(len|length|tokens)"
+    r"|entity too large|超长|超过.{0,12}(长度|限制)",
     re.IGNORECASE,
 )
 _BUDGET_TOO_LARGE = re.compile(

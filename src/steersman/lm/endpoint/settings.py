@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -19,6 +17,9 @@ from steersman.errors import ModelError, RecipeError
 from steersman.lm.endpoint.replies import Usage
 from steersman.types import NonEmpty, Record, Seed, transport
 
+_ADDRESS = re.compile(
+    r"(?P<host>(?i:https?)://(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)(?::\d{1,5})?)(?P<path>[^\s?#@]*)(?:\?(?P<query>[^\s#]*))?"
+)
 # What a query may hold is a version or a region. A key there would be in files and messages.
 _SECRET_NAME = re.compile(r"key|token|secret|sig|auth|passw|credential|code", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"[\w+/=.-]{20,}|sk-.*")
@@ -27,22 +28,11 @@ _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _OUR_HEADERS = ("content-type", "content-length", "host", "transfer-encoding", "connection")
 
 
-def _split(text: str) -> SplitResult | None:
-    """The address if it is http(s), names a host and a possible port, and holds no password; else None."""
-    try:
-        url = urlsplit(text)
-        known = url.scheme in ("http", "https") and url.hostname and url.port != 0
-    except ValueError:
-        return None
-    return url if known and "@" not in url.netloc and not re.search(r"\s", text) else None
-
-
 def _address(text: str) -> str:
     """An http(s) address without a key in it. The error does not repeat the address: it may hold one."""
-    url = _split(text.strip())
-    query = parse_qsl(url.query, keep_blank_values=True) if url else []
-    secrets = any(_SECRET_NAME.search(name) or _SECRET_VALUE.fullmatch(value) for name, value in query)
-    if url is None or url.fragment or secrets or (url.query and not query):
+    url = _ADDRESS.fullmatch(text.strip())
+    words = re.split("[&=;]", url["query"] or "") if url else []
+    if url is None or any(_SECRET_NAME.search(word) or _SECRET_VALUE.fullmatch(word) for word in words):
         raise RecipeError(
             "not an address of an endpoint, or one with a name, a password or a key in it",
             where="base_url",
@@ -50,19 +40,20 @@ def _address(text: str) -> str:
             do="if the endpoint wants a key, put it into an environment variable and name that in `key_variable`, or "
             "in `header_variables` if it goes into a header of another name",
         )
-    path = re.sub(r"(/chat/completions)?/*$", "", url.path)
-    return url._replace(path=path).geturl()
+    path = re.sub(r"(/chat/completions)?/*$", "", url["path"])
+    return url["host"].lower() + path + (f"?{url['query']}" if url["query"] else "")
 
 
 def chat_address(base_url: str) -> str:
     """Where chat completions are asked for: the path of the base address goes on, and its query stays at the end."""
-    url = urlsplit(base_url)
-    return url._replace(path=f"{url.path}/chat/completions").geturl()
+    path, mark, query = base_url.partition("?")
+    return f"{path}/chat/completions{mark}{query}"
 
 
 def host_of(base_url: str) -> str:
     """The address's host, without brackets."""
-    return urlsplit(base_url).hostname or ""
+    url = _ADDRESS.fullmatch(base_url)
+    return re.sub(r"^https?://|:\d+$|[\[\]]", "", url["host"]) if url else ""
 
 
 def is_loopback(host: str) -> bool:
@@ -179,7 +170,11 @@ def _value_of(config: RemoteConfig, variable: str, expected: str) -> str:
     return value
 
 
-def proxy_variables(environment: Mapping[str, str]) -> list[str]:
-    """The names of the environment's proxy settings; their values may hold passwords."""
-    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-    return [name for name in environment if name.upper() in names and environment[name]]
+def proxies_for(base_url: str) -> str:
+    """The names of the environment's proxy settings for an address, "" if none; their values may hold passwords."""
+    host = host_of(base_url)
+    values = {name.upper(): value for name, value in os.environ.items() if value}
+    direct = [name.strip().lstrip(".").lower() for name in values.get("NO_PROXY", "").split(",") if name.strip()]
+    if is_loopback(host) or any(name == "*" or host == name or host.endswith(f".{name}") for name in direct):
+        return ""
+    return ", ".join(name for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") if name in values)

@@ -26,11 +26,12 @@ REASONS: Mapping[str, str] = {
     "no_option": "names no option",
     "ambiguous": "names more than one option",
     "cut_off": "cut off before a verdict",
-    "in_reasoning": "cut off in its reasoning (set reasoning_tokens higher)",
+    "in_reasoning": "cut off in its reasoning, so raise reasoning_tokens or the limit in extra_body",
     "filtered": "stopped by a content filter",
     "too_long": "too long for the model",
     "refused": "refused by the endpoint",
     "empty": "an empty reply",
+    "reasoning_only": "reasoning without an answer",
     "failed": "no reply",
 }
 
@@ -56,7 +57,8 @@ class Choice:
 def choice_of(reply: Reply, options: Sequence[str]) -> Choice:
     """The options' probabilities in a reply; see the module."""
     if reply.outcome != "answered" and reply.outcome != "cut_off":
-        return Choice(None, reply.outcome, None, None, reply, REASONS[reply.outcome])
+        reason = REASONS["reasoning_only" if reply.outcome == "empty" and reply.detail else reply.outcome]
+        return Choice(None, reply.outcome, None, None, reply, reason)
     said = reply.text if reply.text or reply.detail else "".join(token for token, _ in reply.alternatives or ())
     found = verdict_in(said, options, cut_off=reply.outcome == "cut_off")
     if isinstance(found, Verdict):
