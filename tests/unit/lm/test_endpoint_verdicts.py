@@ -128,6 +128,8 @@ def test_log_probs_of_long_replies_are_not_kept() -> None:
         "A is better in tone. B is better in honesty. Overall, B is better.", "A: short. B: honest. The answer is B.",
         "Answer with (A) or (B) alone.\n\n(B)", "Which one, (A) or (B)? (B) is better.", "B — honest", "(B), not (A).",
         "A claims certainty. B doesn't. Hence, B.", "B. It admits that it does not know, while A does not.",
+        "(B)\n\n(A) is bold.", "B\n\nA is bold, so (A) loses.", "(A) < (B)", "정답은 B입니다", "【B】", "𝐁", "我选择B",
+        "1. A overclaims.\n2. B hedges.\n\nAnswer: B", "A overclaims; B does not. So B.", "I'll go with (B).", "(B)</s>",
         "<final_answer>\nB\n</final_answer>", "<|begin_of_box|>B<|end_of_box|>", "B does it better.", "Verdict:\n\n(B)",
     ],
 )  # fmt: skip
@@ -146,6 +148,9 @@ def test_more_ways_to_say_b(text: str) -> None:
         "A isn't better than B", "A is worse.", '{"A": 0.2, "B": 0.8}', '{"ranking": ["A", "B"]}', "A's tone is nice.",
         "Answer with (A) or (B) alone.", "A: shorter.\nB: honest.", "\\boxed{A} or \\boxed{B}", "Grade: A+", "Not (A)",
         "Whether A is better depends.", "A bold answer and a modest one.", "Rather than A",
+        "I doubt that A is better.", "A is hardly better.", "It is wrong to say A is better.", "Some would choose A.",
+        "One could argue that (A) is better.", "(A) was my first thought.", "I was going to say A, but", "Maybe A?",
+        "A is better if you want brevity; B is better if you want honesty.", "A. B.", "A scored 7 and B scored 8",
     ],
 )  # fmt: skip
 def test_no_verdict_is_guessed(text: str) -> None:

@@ -36,7 +36,7 @@ _CUE = (
 ).replace("{L}", _LETTER)
 _IS = (
     rf"(?:(?<![{_LETTER}])(?:is|was|would be|should be|must be|will be|goes to|ist|est|es|è|é|jest)(?![{_LETTER}])"
-    r"|[:=→–—-]|是|为|は)"
+    r"|[:=→–—-]|是|为|は|은|는)"
 )
 _FILLER = re.compile(
     r"(?:clearly|therefore|thus|hence|still|indeed|that|the|one|for|in|favou?r|of|best|better|again|overall|is|be|to|with"
@@ -49,7 +49,8 @@ _CHOOSE = (
 )
 _NOT = re.compile(
     r"\b(?:not|never|neither|nor|hardly|if|whether|unless|than|over|instead of|rather than|unlike|worse|worst|less"
-    r"|weaker|inferior|fails?|lacks?|except|suppose|cannot)\b|n't\b",
+    r"|weaker|inferior|fails?|lacks?|except|suppose|cannot|doubt|wrong|could|might|may|maybe|perhaps|going to say"
+    r"|some would|others would)\b|n't\b",
     re.IGNORECASE,
 )
 _KEY = (
@@ -75,8 +76,9 @@ _CLAUSE_ENDS = re.compile(
     r"[.!?;]+(?=\s|$)|\n|,?\s+\b(?:but|while|whereas|although|though|yet|however)\b", re.IGNORECASE
 )
 _DENIED = re.compile(
-    rf"{_FILL}*\s+(?:(?:is|was|does|do|has|seems|would|can|clearly)\s*)*(?:{_NOT.pattern})", re.IGNORECASE
+    rf"{_FILL}*\s+(?:(?:is|does|do|has|seems|would|can|clearly)\s*)*(?:was\b|{_NOT.pattern})", re.IGNORECASE
 )
+_IF = re.compile(r"[^.!?;\n]{0,20}\bif\b", re.IGNORECASE)
 _TOGETHER = re.compile(rf"{_FILL}*\s*(?:\bor\b|\band\b|/|,|\bvs\b\.?|&)\s*(?:{_NOUN}\s*)?{_FILL}*{_ONE}", re.IGNORECASE)
 _MARKUP = re.compile(r"</?[\w|｜:]{1,40}>|\\(?:text|math)\w*(?=\{)|\\(?:bf|rm|displaystyle)\b")
 _SHORT = 120  # characters: of a text that was cut off, what stands so near its beginning is no train of thought
@@ -198,10 +200,10 @@ class _Forms:
             for match in re.finditer(pattern, self.marked, re.IGNORECASE):
                 yield self._option(match["x"]), match.start("x")
         for match in re.finditer(
-            rf"(?:\[\[|^)\W*?{x}\s*(>+|<+)\s*(?P<y>\w+)[\W_]*?(?:\]\]|$)", self.marked, re.MULTILINE
+            rf"(?:\[\[|^)\W*?{x}[)\]\s]*([>≻]+|[<≺]+)[(\[\s]*(?P<y>\w+)[\W_]*?(?:\]\]|$)", self.marked, re.MULTILINE
         ):
             if match["y"].casefold() in self.folded:
-                name = "x" if ">" in match[2] else "y"
+                name = "x" if match[2][0] in ">≻" else "y"
                 yield self._option(match[name]), match.start(name)
 
     def _sayings(self) -> Iterator[_Found]:
@@ -229,9 +231,8 @@ class _Forms:
         if not match or _TOGETHER.match(self.text, match.end(1)):
             return None
         found = self._at(match.start(1))
-        listed = re.finditer(
-            rf"(?m)^{_GAP}*?(?:(?i:{_NOUN})\s*)?({_ONE})|({_ONE}){_FILL}*\s*:", self.text[match.end() :]
-        )
+        item = rf"(?m)^{_GAP}*?(?:(?i:{_NOUN})\s*)?({_ONE}){_FILL}*(?=\s*[:.)–—-]|[ \t]*$)|({_ONE}){_FILL}*\s*:"
+        listed = re.finditer(item, self.text[match.end() :])
         others = {ord(other[1] or other[2]) % 0x100 for other in listed} - {found[0]}
         return None if others else found
 
@@ -240,13 +241,13 @@ class _Forms:
         adverbs, ends = rf"(?:{_ADVERB}\s+)*", [0, *(end.end() for end in _CLAUSE_ENDS.finditer(self.text))]
         comparing = re.compile(
             rf"({_ONE}){_FILL}*\s+(?:(?:is|was|seems|appears|looks|would be)\s+{adverbs}{_BETTER}|{adverbs}(?:wins"
-            rf"|beats|outperforms|prevails)\b|{adverbs}{_KEEPS}(?P<how>[^{_ONE[1:-1]}]{{0,80}}?)\b(?:better|best|more)\b)",
+            rf"|beats|outperforms|prevails)\b|{adverbs}{_KEEPS}[^{_ONE[1:-1]}]{{0,80}}?\b(?:better|best|more)\b)",
             re.IGNORECASE,
         )
         claims, sums = [], []
         for start, end in zip(ends, [*ends[1:], len(self.text)], strict=True):
             match = comparing.search(self.text, start, end)
-            if match and not _NOT.search(self.text[start : match.start()] + (match["how"] or "")):
+            if match and not _NOT.search(self.text[start : match.end()]) and not _IF.match(self.text, match.end()):
                 claims.append(self._at(match.start(1)))
                 if _SUMS_UP.search(self.text, start, end):
                     sums.append(claims[-1])
