@@ -129,14 +129,15 @@ def test_log_probs_of_long_replies_are_not_kept() -> None:
         "Answer with (A) or (B) alone.\n\n(B)", "Which one, (A) or (B)? (B) is better.", "B — honest", "(B), not (A).",
         "A claims certainty. B doesn't. Hence, B.", "B. It admits that it does not know, while A does not.",
         "(B)\n\n(A) is bold.", "B\n\nA is bold, so (A) loses.", "(A) < (B)", "정답은 B입니다", "【B】", "𝐁", "我选择B",
-        "1. A overclaims.\n2. B hedges.\n\nAnswer: B", "A overclaims; B does not. So B.", "I'll go with (B).", "(B)</s>",
+        "1. A overclaims.\n2. B hedges.\n\nAnswer: B", "A overclaims; B does not. So B.", "I'll go with (B).",
+        "(B)</s>",
         "<final_answer>\nB\n</final_answer>", "<|begin_of_box|>B<|end_of_box|>", "B does it better.", "Verdict:\n\n(B)",
     ],
 )  # fmt: skip
 def test_more_ways_to_say_b(text: str) -> None:
     found = verdict_in(text, ("A", "B"))
     assert isinstance(found, Verdict), found
-    assert (found.option, text[found.start] in "BbⒷ") == (1, True)
+    assert (found.option, text[found.start] in "BbⒷ𝐁") == (1, True)
 
 
 @pytest.mark.parametrize(

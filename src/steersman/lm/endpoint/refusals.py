@@ -56,7 +56,7 @@ _FILTER_CODES = re.compile(
 _FILTER_WORDS = re.compile(
     r"content (management )?policy|was (flagged|filtered|blocked)|flagged (as|by|for)|usage (polic|guidelines)"
     r"|inappropriate content|responsible ai|content filter|safety (filter|system|check|polic)|moderation"
-    r"|sensitive content|不安全|敏感",
+    r"|sensitive content|content exists risk|considered high risk|不安全|敏感",
     re.IGNORECASE,
 )
 _LENGTH_CODES = re.compile(
