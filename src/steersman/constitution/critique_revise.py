@@ -33,7 +33,7 @@ from steersman.store import StageFolder, write_jsonl
 from steersman.terminal import Progress
 from steersman.types import Demonstration, Message, Prompt, Record, Request, Seed, Slug, Text, plain_text
 
-VERSION = 2
+VERSION = 3
 REVISIONS, DEMONSTRATIONS, TEXTS = "revisions.jsonl", "demonstrations.jsonl", "texts.partial.jsonl"
 COPY_RATIO = 0.95  # least share of matching text that makes a revision a copy of its answer or of an example
 
