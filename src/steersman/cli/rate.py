@@ -65,9 +65,19 @@ def rate_open(
     store: Store = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8642,
-    url: Annotated[str | None, typer.Option(help="Public URL, if raters reach the server through a proxy.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Public URL with its path, if raters reach the server through a proxy.")
+    ] = None,
+    participants: Annotated[
+        int,
+        typer.Option(min=0, help="Most raters by one shared link with an id each, as for Prolific. 0: no such link."),
+    ] = 0,
+    completion: Annotated[
+        str, typer.Option(help="URL or code that raters by the shared link get at the end. Default: none.")
+    ] = "",
 ) -> None:
     """Serve a rating round. The same command continues it."""
+    from steersman.rating.participants import SharedLink
     from steersman.rating.round import Round
     from steersman.rating.server import Address
     from steersman.rating.session import Source, given, parse_settings, serve_round
@@ -83,7 +93,11 @@ def rate_open(
     )
     options = {"per_rater": per_rater, "ask_principles": principles, "seed": seed}
     settings = given(Round, **{**options, **parse_settings(set_ or [])})
-    serve_round(run, source, settings, rater or [], Address(host=host, port=port, url=url), load_policy, store)
+    address, shared = (
+        Address(host=host, port=port, url=url),
+        SharedLink(participants=participants, completion=completion),
+    )
+    serve_round(run, source, settings, rater or [], address, load_policy, store, shared)
 
 
 def load_policy(run: Path) -> LanguageModel:

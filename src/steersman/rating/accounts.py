@@ -1,7 +1,8 @@
 """The raters of a round: invitations, sessions, consent, and the administrator's queries about their answers.
 
 A link's token and a cookie's value are 256 random bits; the store keeps their sha256, so that a reader of the store
-cannot act as a rater. A link works once. A rater who loses the cookie gets a new link, which ends the old session.
+cannot act as a rater. A link is its rater's for the whole round, in any browser: opening it changes nothing until the
+rater agrees, so that mail scanners use nothing up. A new link ends the old one with all its sessions.
 """
 
 from __future__ import annotations
@@ -12,14 +13,25 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from steersman.errors import UserError
-from steersman.rating.schema import Database, assignments, items, queries, raters, replies, superseded, votes
+from steersman.rating.schema import (
+    Database,
+    assignments,
+    items,
+    queries,
+    raters,
+    replies,
+    sessions,
+    superseded,
+    votes,
+)
 from steersman.rating.statements import QUERIES_TO_RATER, RATER_OF_SESSION
 from steersman.store import sha256_text
 
 LONGEST_NAME = 100
+MOST_SESSIONS = 20  # of one rater: the oldest ends when there are more
 
 
 def hashed(secret: str) -> str:
@@ -97,34 +109,32 @@ class RaterAccounts:
         return token
 
     def invite_again(self, rater: int) -> str | None:
-        """A new link for a rater, which ends the session and the old link; None if there is no such rater."""
+        """A new link for a rater, which ends the sessions and the old link; None if there is no such rater."""
         token = secrets.token_urlsafe(32)
         fresh = {"invitation": sha256_text(token), "session": None, "joined_at": None, "revoked_at": None}
         with self.database.writing() as c:
             allowed = update(raters).where(raters.c.id == rater, raters.c.withdrawn_at.is_(None))
             done = c.execute(allowed.values(**fresh))
+            if done.rowcount == 1:
+                end_sessions(c, rater)
         return token if done.rowcount == 1 else None
 
     def invited(self, token: str) -> RaterAccount | None:
-        """The rater of a link, whether or not it was used."""
+        """The rater of a link, whether or not it may be used."""
         return self._account(select(raters).where(raters.c.invitation == hashed(token)))
 
-    def join(self, token: str, consent: str) -> str | None:
-        """Use a link; returns the session's secret. None if there is no such link, or it was used or revoked.
+    def join(self, token: str, consent: str | None) -> str | None:
+        """Begin a session, at the first or any later use of a link; returns its secret.
 
         Args:
-            consent: the text that the rater agreed to.
+            consent: the text that the rater agreed to; None to go on after an earlier consent.
+
+        Returns:
+            None if there is no such link, if it was revoked or its rater withdrew, or if a consent is needed.
         """
-        session = secrets.token_urlsafe(32)
-        unused = (
-            raters.c.invitation == hashed(token),
-            raters.c.joined_at.is_(None),
-            raters.c.revoked_at.is_(None),
-        )
-        values = {"session": sha256_text(session), "joined_at": time.time(), "consent": sha256_text(consent)}
         with self.database.writing() as c:
-            done = c.execute(update(raters).where(*unused, raters.c.withdrawn_at.is_(None)).values(**values))
-        return session if done.rowcount == 1 else None
+            row = c.execute(select(raters).where(raters.c.invitation == hashed(token))).first()
+            return None if row is None else begin_session(c, row, consent)
 
     # sessions ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def of_session(self, session: str) -> RaterAccount | None:
@@ -132,12 +142,13 @@ class RaterAccounts:
         return self._account(RATER_OF_SESSION, a_session=hashed(session)) if session else None
 
     def revoke(self, rater: int) -> None:
-        """End a rater's session and link; the votes stay."""
+        """End a rater's sessions and link; the votes stay."""
         with self.database.writing() as c:
             c.execute(update(raters).where(raters.c.id == rater).values(session=None, revoked_at=time.time()))
+            end_sessions(c, rater)
 
     def withdraw(self, rater: int) -> None:
-        """Withdraw a rater's consent: the session ends, and the votes are excluded from all reads.
+        """Withdraw a rater's consent: the sessions end, and the votes are excluded from all reads.
 
         The rater's seats are freed, so that other raters get the same questions.
         """
@@ -145,6 +156,7 @@ class RaterAccounts:
         seats = select(assignments.c.item_id).where(own, assignments.c.seated)  # at most one at an item
         with self.database.writing() as c:
             c.execute(update(raters).where(raters.c.id == rater).values(session=None, withdrawn_at=time.time()))
+            end_sessions(c, rater)
             c.execute(update(items).where(items.c.id.in_(seats)).values(taken=items.c.taken - 1))
             c.execute(update(assignments).where(own, assignments.c.state == "open").values(state="returned"))
             c.execute(update(assignments).where(own).values(seated=False))
@@ -213,6 +225,30 @@ class RaterAccounts:
             .where(assignments.c.item_id == item, votes.c.kind == "vote", votes.c.id.not_in(superseded()))
             .distinct()
         )
+
+
+def begin_session(c: Connection, rater: Row[Any], consent: str | None) -> str | None:
+    """A new session of a rater beside the others; None if the rater may not go on, or has not agreed yet.
+
+    Args:
+        consent: as in `RaterAccounts.join`.
+    """
+    if rater.revoked_at is not None or rater.withdrawn_at is not None or (rater.joined_at is None and consent is None):
+        return None
+    now, secret = time.time(), secrets.token_urlsafe(32)
+    if consent is not None and rater.joined_at is None:
+        joined = {"joined_at": now, "consent": sha256_text(consent)}
+        c.execute(update(raters).where(raters.c.id == rater.id).values(**joined))
+    c.execute(insert(sessions).values(rater_id=rater.id, secret=sha256_text(secret), begun_at=now))
+    own = select(sessions.c.id).where(sessions.c.rater_id == rater.id).order_by(sessions.c.id.desc())
+    kept = list(c.scalars(own.limit(MOST_SESSIONS)))
+    c.execute(delete(sessions).where(sessions.c.rater_id == rater.id, sessions.c.id.not_in(kept)))
+    return secret
+
+
+def end_sessions(c: Connection, rater: int) -> None:
+    """Sign a rater out everywhere."""
+    c.execute(delete(sessions).where(sessions.c.rater_id == rater))
 
 
 def _account(row: Row[Any]) -> RaterAccount:

@@ -78,9 +78,10 @@ class AdminPages:
             raise Refused("This is not the token that the server printed.", status=403)
         session = secrets.token_urlsafe(32)
         self._sessions.add(hashed(session))
-        response = JSONResponse({"next": "/admin"})
+        response = JSONResponse({"next": "admin"})
         secure = self.secure or request.url.scheme == "https"
-        response.set_cookie(self.cookie, session, path="/admin", httponly=True, samesite="strict", secure=secure)
+        # Without a path it is for what lies beside /admin/enter, at whatever path the browser sees that.
+        response.set_cookie(self.cookie, session, path=None, httponly=True, samesite="strict", secure=secure)
         return response
 
     def invite(self, _: None, body: Invite) -> Response:
@@ -97,7 +98,7 @@ class AdminPages:
     def revoke(self, _: None, body: RaterRef) -> Response:
         """End a rater's session."""
         self.accounts.revoke(body.rater)
-        return JSONResponse({"next": "/admin"})
+        return JSONResponse({"next": "admin"})
 
     def ask(self, _: None, body: Ask) -> Response:
         """Send a query to the raters of an item."""

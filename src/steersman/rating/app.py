@@ -3,6 +3,9 @@
 Pages are rendered here; a little JavaScript moves between them. A page knows its question by a random name; the
 answers' authors, the item's number, the arm and the other raters stay on the server. Tokens travel in the part of a
 link after ``#``, which browsers do not send, so that no log and no link preview ever holds one.
+
+All pages lie side by side, and links, posts and cookies are relative to them: the application works at any path,
+without being told which.
 """
 
 from __future__ import annotations
@@ -25,16 +28,23 @@ from starlette.staticfiles import StaticFiles
 from steersman.errors import UserError
 from steersman.rating.accounts import RaterAccount, RaterAccounts
 from steersman.rating.admin import AdminPages
+from steersman.rating.earlier import earlier_answers
 from steersman.rating.pages import page
+from steersman.rating.participants import Participants, SharedLink, Visitor, visitor
 from steersman.rating.rater_stats import gold_score
-from steersman.rating.requests import Empty, Join, Reply, Undo, posted, refusal
+from steersman.rating.requests import Empty, Join, JoinShared, Reply, Undo, posted, refusal
 from steersman.rating.round import Question, Submission
-from steersman.rating.security import SecurityMiddleware
+from steersman.rating.security import PrefixMiddleware, SecurityMiddleware
 from steersman.rating.store import RatingStore, Refused
 from steersman.store import sha256_text
 
 COOKIE_S = 90 * 24 * 3600
 NO_SESSION = "Your invitation is needed here. Open the link that you were given."
+NO_STUDY = "This study is not open here. Follow its link from the study's page again."
+WITHDRAWN = (
+    "Nothing that you said will be handed on from now on: it is left out of everything that is made of this round's "
+    "answers. You can close this page."
+)
 STATIC = Path(__file__).parent / "static"
 
 
@@ -44,11 +54,20 @@ class RatingApp:
     Args:
         store: an open store in which a round has begun.
         admin_token: opens the administrator's page; a new one each time the server starts.
-        origin: the public origin, where the server is behind a proxy (`Address.origin`).
+        origin, prefix: of the public URL, where the server is behind a proxy (`Address.origin`, `Address.prefix`).
+        shared: the link for raters whom another service sends; None for no such link.
     """
 
-    def __init__(self, store: RatingStore, admin_token: str, origin: str | None = None) -> None:
-        self.store, self.accounts, self.origin = store, RaterAccounts(store.database), origin
+    def __init__(
+        self,
+        store: RatingStore,
+        admin_token: str,
+        origin: str | None = None,
+        prefix: str = "",
+        shared: SharedLink | None = None,
+    ) -> None:
+        self.store, self.accounts, self.origin, self.prefix = store, RaterAccounts(store.database), origin, prefix
+        self.participants = Participants(store.database, shared or SharedLink())
         # Cookies ignore ports: two rounds on one machine need two names.
         self.cookie = f"rater_{sha256_text(_canonical_place(store.where))[:8]}"
         # Of cookies; a request's scheme may be that between proxy and server.
@@ -58,26 +77,44 @@ class RatingApp:
 
     def asgi(self, hosts: tuple[str, ...] = ("127.0.0.1", "localhost")) -> Starlette:
         """The application with its middleware. Requests under other host names are refused (DNS rebinding)."""
+
+        def anyone(request: Request) -> Request:
+            return request
+
         routes = [
             Route("/", self.home),
             Route("/join", self.join_page),
-            Route("/join", posted(Join, lambda request: request, self.join, invalid=400), methods=["POST"]),
+            Route("/join", posted(Join, anyone, self.join, invalid=400), methods=["POST"]),
+            Route("/study", self.study_page),
+            Route("/study", posted(JoinShared, anyone, self.join_shared, invalid=400), methods=["POST"]),
             Route("/rate", self.rate),
             Route("/task", self.task),
             Route("/vote", posted(Submission, self.require_rater, self.vote), methods=["POST"]),
             Route("/undo", posted(Undo, self.require_rater, self.undo), methods=["POST"]),
+            Route("/answers", self.answers),
+            Route("/change", self.change),
             Route("/questions", self.questions),
             Route("/reply", posted(Reply, self.require_rater, self.reply), methods=["POST"]),
+            Route("/leave", self.leave),
             Route("/withdraw", posted(Empty, self.require_rater, self.withdraw), methods=["POST"]),
+            Route("/left", self.left),
             *self.admin.routes(),
-            Mount("/static", StaticFiles(directory=STATIC)),
         ]
+        paths = {route.path for route in routes}
         middleware = [
+            Middleware(
+                PrefixMiddleware, prefix=self.prefix, own=lambda path: path in paths or path.startswith("/static/")
+            ),
             Middleware(SecurityMiddleware, cookie=self.cookie, origin=self.origin),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         ]
         handlers = {404: _not_found, 500: _server_error, Refused: refusal, UserError: refusal}
-        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=self.lifespan)
+        return Starlette(
+            routes=[*routes, Mount("/static", StaticFiles(directory=STATIC))],
+            middleware=middleware,
+            exception_handlers=handlers,
+            lifespan=self.lifespan,
+        )
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -85,6 +122,8 @@ class RatingApp:
         if self.store.scoring and self.store.round.random_share < 1:
             self.store.scoring.start_process()
         yield
+        if self.store.scoring:
+            self.store.scoring.end_process()
 
     # sessions ───────────────────────────────────────────────────────────────────────────────────────────────────────
     def rater(self, request: Request) -> RaterAccount | None:
@@ -101,37 +140,70 @@ class RatingApp:
     def home(self, request: Request) -> Response:
         """To the question, for raters with a session."""
         if self.rater(request):
-            return RedirectResponse("/rate", status_code=303)
+            return RedirectResponse("rate", status_code=303)
         return HTMLResponse(page("message.html", title="Rating", text=NO_SESSION))
+
+    def shown(self, request: Request, template: str, **values: Any) -> Response:
+        """A page of a rater with a session; for others, that their invitation is needed."""
+        rater = self.rater(request)
+        if rater is None:
+            return HTMLResponse(page("message.html", title="Rating", text=NO_SESSION), status_code=401)
+        return HTMLResponse(page(template, round=self.store.round, rater=self.browser_key(rater), **values))
+
+    def browser_key(self, rater: RaterAccount) -> str:
+        """A name under which a browser keeps what this rater has said and the server has not confirmed."""
+        return f"{self.cookie}-{rater.id}"
 
     def join_page(self, request: Request) -> Response:
         """The page of an invitation's link: instructions and consent. The token is after the ``#``."""
-        return HTMLResponse(page("join.html", round=self.store.round))
+        return HTMLResponse(page("join.html", round=self.store.round, going_on=self.rater(request) is not None))
 
     def join(self, request: Request, body: Join) -> Response:
-        """Use a link, once."""
-        if not body.consent:
-            raise Refused("The consent is needed.", status=400)
-        session = self.accounts.join(body.token, self.store.round.consent)
+        """Use a link, for the first time with a consent."""
+        session = self.accounts.join(body.token, self.store.round.consent if body.consent else None)
         if session is None:
             invited = self.accounts.invited(body.token)
-            used = invited is not None and invited.joined
-            problem = "This link was used before" if used else "This link is not known here"
-            raise Refused(
-                f"{problem}. If it was you, go on in the browser where you began, or ask for a new link.", status=403
-            )
-        response = JSONResponse({"next": "/rate"})
+            if invited is None:
+                raise Refused("This link is not known here. Copy the whole link, or ask for a new one.", status=403)
+            if invited.withdrawn or invited.revoked:
+                gone = (
+                    "You withdrew from this round." if invited.withdrawn else "This link was ended: ask for a new one."
+                )
+                raise Refused(gone, status=403)
+            raise Refused("The consent is needed.", status=400)
+        return self.begun(request, session)
+
+    def begun(self, request: Request, session: str) -> Response:
+        """To the questions, with a session's cookie. Without a path of its own it is for the pages beside this one."""
+        response = JSONResponse({"next": "rate"})
         secure = self.secure or request.url.scheme == "https"
-        response.set_cookie(self.cookie, session, max_age=COOKIE_S, httponly=True, samesite="lax", secure=secure)
+        cookie = {"httponly": True, "samesite": "lax", "secure": secure, "path": None}
+        response.set_cookie(self.cookie, session, max_age=COOKIE_S, **cookie)  # type: ignore[arg-type]
         return response
+
+    def study_page(self, request: Request) -> Response:
+        """The page of the shared link, for the participant that its query names. Looking at it begins nothing."""
+        key = request.query_params.get("key", "")
+        try:
+            who = visitor(request.query_params.multi_items())
+        except Refused as refused:
+            return HTMLResponse(page("message.html", title="Rating", text=refused.reason), status_code=refused.status)
+        if not self.participants.open_to(key):
+            return HTMLResponse(page("message.html", title="Rating", text=NO_STUDY), status_code=404)
+        return HTMLResponse(page("join.html", round=self.store.round, going_on=False, visitor=who, key=key))
+
+    def join_shared(self, request: Request, body: JoinShared) -> Response:
+        """Begin or go on as a participant, for the first time with a consent."""
+        if not self.participants.open_to(body.key):
+            raise Refused(NO_STUDY, status=404)
+        who = Visitor(body.participant, body.study, body.session)
+        return self.begun(request, self.participants.join(who, self.store.round.consent if body.consent else None))
 
     # rating ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def rate(self, request: Request) -> Response:
         """The page with the rater's question."""
         rater = self.rater(request)
-        if rater is None:
-            return HTMLResponse(page("message.html", title="Rating", text=NO_SESSION), status_code=401)
-        return HTMLResponse(page("rate.html", **self.task_values(rater)))
+        return self.shown(request, "rate.html", **(self.task_values(rater) if rater else {}))
 
     def task(self, request: Request) -> Response:
         """The rater's question as a fragment of the page."""
@@ -139,15 +211,16 @@ class RatingApp:
 
     def fragment(self, rater: RaterAccount) -> Response:
         """The inside of the page, which the script puts in place."""
-        return HTMLResponse(page("task.html", **self.task_values(rater)))
+        return HTMLResponse(page("task.html", round=self.store.round, **self.task_values(rater)))
 
     def task_values(self, rater: RaterAccount) -> dict[str, Any]:
         """The template's values."""
-        task = self.store.next_task(rater.id)
+        task, progress = self.store.next_task(rater.id), self.store.progress(rater.id)
+        finished = task is None and progress.answered > 0
         return {
-            "round": self.store.round,
             "task": task,
-            "progress": self.store.progress(rater.id),
+            "progress": progress,
+            "completion": self.participants.complete(rater.id) if finished else None,
             # The rater's own score comes after the work and not during it.
             "gold": gold_score(self.store.votes(rater.id)) if task is None else None,
             "queries": len(self.accounts.open_queries(rater.id)),
@@ -164,27 +237,52 @@ class RatingApp:
             raise Refused("There is nothing to take back.")
         return self.fragment(rater)
 
+    # earlier answers, and the end ───────────────────────────────────────────────────────────────────────────────────
+    def answers(self, request: Request) -> Response:
+        """What the rater said before, to be reviewed."""
+        rater = self.rater(request)
+        return self.shown(
+            request, "answers.html", answers=earlier_answers(self.store.database, rater.id) if rater else []
+        )
+
+    def change(self, request: Request) -> Response:
+        """An earlier question again. What was said stands until another answer is sent, which takes its place."""
+        rater, wanted = self.rater(request), request.query_params.get("of", "")
+        task = self.store.settled_task(rater.id, wanted) if rater else None
+        if rater is None or task is None:
+            return RedirectResponse("answers", status_code=303)
+        said = [answer.said for answer in earlier_answers(self.store.database, rater.id, wanted)]
+        more = {"progress": self.store.progress(rater.id), "completion": None, "gold": None, "queries": 0}
+        return self.shown(request, "rate.html", task=task, corrects=" ".join(said), **more)
+
+    def leave(self, request: Request) -> Response:
+        """What withdrawing means, and the button."""
+        return self.shown(request, "leave.html")
+
     def withdraw(self, rater: RaterAccount, _: Empty) -> Response:
         """Withdraw the consent."""
         self.accounts.withdraw(rater.id)
-        response = JSONResponse({"next": "/"})
-        response.delete_cookie(self.cookie)
+        response = JSONResponse({"next": "left"})
+        response.set_cookie(self.cookie, "", max_age=0, path=None)
         return response
+
+    def left(self, _: Request) -> Response:
+        """After withdrawing."""
+        return HTMLResponse(page("message.html", title="You have withdrawn", text=WITHDRAWN))
 
     # queries about answers ──────────────────────────────────────────────────────────────────────────────────────────
     def questions(self, request: Request) -> Response:
         """The administrator's queries about this rater's answers."""
         rater = self.rater(request)
-        if rater is None:
-            return HTMLResponse(page("message.html", title="Rating", text=NO_SESSION), status_code=401)
-        queries = [(query, Question.model_validate(item)) for query, item in self.accounts.open_queries(rater.id)]
-        return HTMLResponse(page("queries.html", round=self.store.round, queries=queries))
+        asked = self.accounts.open_queries(rater.id) if rater else []
+        queries = [(query, Question.model_validate(item)) for query, item in asked]
+        return self.shown(request, "queries.html", queries=queries)
 
     def reply(self, rater: RaterAccount, body: Reply) -> Response:
         """Answer a query."""
         if not self.accounts.reply(rater.id, body.query, body.text):
             raise Refused("This question is not open to you.", status=404)
-        return JSONResponse({"next": "/questions" if self.accounts.open_queries(rater.id) else "/rate"})
+        return JSONResponse({"next": "questions" if self.accounts.open_queries(rater.id) else "rate"})
 
 
 def _canonical_place(store: str) -> str:
@@ -195,7 +293,9 @@ def _canonical_place(store: str) -> str:
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    return HTMLResponse(page("message.html", title="Not found", text="There is no such page."), status_code=404)
+    root = "../" * max(0, request.scope["path"].count("/") - 1)
+    text = "There is no such page."
+    return HTMLResponse(page("message.html", title="Not found", text=text, root=root), status_code=404)
 
 
 def _server_error(request: Request, error: Exception) -> Response:

@@ -104,3 +104,19 @@ def _votes_needed(rate: Clustered, margin: float) -> dict[str, int | None]:
         enough = rate.quantile**2 * 0.25 / (value - 0.5) ** 2
         needed["to_decide"] = max(0, math.ceil(rate.design_effect * enough - n))
     return needed
+
+
+def in_words(figures: Mapping[str, Any]) -> list[str]:
+    """The figures of `blind_test` as lines for the console."""
+    first, second = figures["models"]
+    if figures["win_rate"] is None:
+        return [f"{first} against {second}: no vote orders their answers yet"]
+    needed = figures["votes_needed"]
+    decide = "no number" if needed["to_decide"] is None else needed["to_decide"]
+    rate = Estimate(**figures["win_rate"]).percent()
+    return [
+        f"{first} wins against {second}: {rate} votes (wins {figures['wins']}, ties {figures['ties']}, "
+        f"losses {figures['losses']}); {figures['prompts']} prompts, {figures['raters']} raters",
+        f"better: {figures['decided'] or 'not decided'}; votes still needed: {decide} to decide if the rate stays, "
+        f"{needed['for_margin']} for +-{100 * needed['margin']:.0f} points",
+    ]

@@ -25,9 +25,19 @@ class Empty(Record):
 
 
 class Join(Record):
-    """A rater uses a link."""
+    """A rater uses a link; without ``consent``, to go on after an earlier one."""
 
     token: str
+    consent: bool = False
+
+
+class JoinShared(Record):
+    """A participant uses the shared link."""
+
+    key: str
+    participant: str
+    study: str = ""
+    session: str = ""
     consent: bool = False
 
 

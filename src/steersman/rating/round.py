@@ -123,11 +123,13 @@ class Edit(Record):
 class Submission(Record):
     """A vote on an assignment, or a skip. Ranks are by place on the page; the store maps them to the options.
 
-    ``submission`` is an idempotency key, drawn by the browser.
+    ``submission`` is an idempotency key, drawn by the browser. With ``corrects``, it takes the place of what the rater
+    said about this assignment before.
     """
 
     submission: Id
     assignment: Id
+    corrects: bool = False
     skip: bool = False
     ranking: Ranking | None = None
     both_bad: bool = False
@@ -154,4 +156,5 @@ class Submission(Record):
     @property
     def digest(self) -> str:
         """Equal for a retry, and different for another vote under the same ``submission``."""
-        return sha256_text(canonical(self.model_dump(mode="json", exclude={"visible_s"})))
+        outside = {"visible_s"} if self.corrects else {"visible_s", "corrects"}  # earlier versions knew no corrections
+        return sha256_text(canonical(self.model_dump(mode="json", exclude=outside)))

@@ -1,8 +1,9 @@
 """The tables of a rating store, and the engine that opens them: SQLite in a file, or PostgreSQL by URL.
 
-Votes are append-only. An undone vote keeps its row, and a new row of kind ``undo`` names it; the unique
-``supersedes`` lets that happen once. The other rules are constraints too: one open question a rater, a question once
-to a rater (and once more as a repeat), no more raters at a question than it wants.
+Votes are append-only. An undone vote keeps its row, and a new row of kind ``undo`` names it; a corrected one keeps its
+row too, and the vote in its place names it. The unique ``supersedes`` lets that happen once. The other rules are
+constraints too: one open question a rater, a question once to a rater (and once more as a repeat), no more raters at a
+question than it wants.
 """
 
 from __future__ import annotations
@@ -83,12 +84,37 @@ raters = Table(
     Column("name", String(200), nullable=False),  # for the administrator; never exported
     Column("grp", String(200), nullable=False),
     Column("invitation", String(64), nullable=False, unique=True),  # sha256 of the link's token
-    Column("session", String(64), unique=True),  # sha256 of the cookie
+    Column("session", String(64), unique=True),  # sha256 of the cookie, as earlier versions stored it
     Column("invited_at", Float, nullable=False),
     Column("joined_at", Float),
     Column("consent", String(64)),  # sha256 of the words that were agreed to
     Column("withdrawn_at", Float),
     Column("revoked_at", Float),
+)
+# Later additions are tables of their own, so that a store of an earlier version gets them when it is opened.
+sessions = Table(
+    "sessions",
+    metadata,
+    _id(),
+    Column("rater_id", _key, ForeignKey("raters.id"), nullable=False),
+    Column("secret", String(64), nullable=False, unique=True),  # sha256 of the cookie
+    Column("begun_at", Float, nullable=False),
+)
+Index("sessions_of_rater", sessions.c.rater_id)
+participants = Table(  # the raters of the shared link
+    "participants",
+    metadata,
+    Column("rater_id", _key, ForeignKey("raters.id"), primary_key=True, autoincrement=False),
+    Column("participant", String(200), nullable=False, unique=True),  # the id that the other service gave
+    Column("study", String(200), nullable=False, default=""),
+    Column("session", String(200), nullable=False, default=""),  # of that service, as last seen
+    Column("completed_at", Float),  # when the completion code was first shown
+)
+shared_links = Table(
+    "shared_links",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", String(64), nullable=False),  # as it is: it must be printed again, and opens nobody's session
 )
 assignments = Table(
     "assignments",

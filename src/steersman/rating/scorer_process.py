@@ -10,7 +10,9 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from threading import Lock, Thread
 
@@ -46,6 +48,11 @@ class Scoring:
     def start_process(self) -> None:
         """Score in a process of its own from now on; requests meanwhile use the previous scores."""
         self._process = _ScorerProcess(self._where, self._scorer)
+
+    def end_process(self) -> None:
+        """End that process, with the server."""
+        if self._process:
+            self._process.end()
 
     def refresh(self) -> None:
         """Score again if it is due and no scoring is running."""
@@ -93,8 +100,9 @@ class Scoring:
             with self._replacing:  # items assigned meanwhile were open when the scorer read the database
                 self.scores = {item: score for item, score in scores.items() if item not in self._assigned}
             self._scored_votes = count
-        except _ProcessEnded:
-            print("warning: the process that scores questions ended; the next time begins another", file=sys.stderr)
+        except _ProcessEnded as ended:
+            if not ended.with_server:
+                print("warning: the process that scores questions ended; the next time begins another", file=sys.stderr)
         finally:
             now = self._now()
             self._rest_until = now + REST_FACTOR * (now - began)
@@ -119,22 +127,33 @@ def score_open_questions(database: Database, scorer: Scorer, cache: dict[int, Qu
 
 
 class _ProcessEnded(Exception):
-    """The scorer's process has ended."""
+    """The scorer's process has ended; ``with_server``: because the server ends."""
+
+    def __init__(self, *, with_server: bool) -> None:
+        super().__init__()
+        self.with_server = with_server
 
 
 class _ScorerProcess:
     """A scorer in a process of its own, which ends with the server's process, however that ends."""
 
     def __init__(self, where: str, scorer: Scorer) -> None:
-        self._arguments = (where, scorer)
+        self._arguments, self._over = (where, scorer), False
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit the server's sockets and locks
         self._connection, other = context.Pipe()
         self._process = context.Process(target=_run_scorer, args=(*self._arguments, other), daemon=True)
-        self._process.start()
+        with _no_interrupts():
+            self._process.start()
         other.close()
+
+    def end(self) -> None:
+        """End the process, and wait for that."""
+        self._over = True
+        self._process.terminate()
+        self._process.join(5)
 
     def scores(self) -> dict[int, float]:
         """The scores of all open questions.
@@ -142,6 +161,8 @@ class _ScorerProcess:
         Raises:
             _ProcessEnded: the process ended, or was killed after `TIMEOUT_S`; the next call starts another.
         """
+        if self._over:
+            raise _ProcessEnded(with_server=True)
         if not self._process.is_alive():
             self._start()
         try:
@@ -149,11 +170,25 @@ class _ScorerProcess:
             if not self._connection.poll(TIMEOUT_S):
                 self._process.kill()
                 self._process.join()
-                raise _ProcessEnded
+                raise _ProcessEnded(with_server=False)
             scores: dict[int, float] = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise _ProcessEnded from error
+            raise _ProcessEnded(with_server=self._over) from error
         return scores
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """A process that is begun here never hears of Ctrl-C, which a terminal sends to all: its server ends it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run_scorer(where: str, scorer: Scorer, connection: Connection) -> None:
@@ -162,11 +197,16 @@ def _run_scorer(where: str, scorer: Scorer, connection: Connection) -> None:
 
     torch.set_num_threads(1)  # leave the other cores to the server
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, whose end closes the pipe
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     database, cache = open_database(where), dict[int, Question]()
     while True:
         try:
             connection.recv()
-        except EOFError:  # the server has ended
+        except (EOFError, OSError):  # the server has ended
             return
-        connection.send(score_open_questions(database, scorer, cache))
+        scores = score_open_questions(database, scorer, cache)
+        try:
+            connection.send(scores)
+        except OSError:  # the server has ended meanwhile, and nobody waits for them
+            return
         database.engine.dispose()  # no open connections between scorings

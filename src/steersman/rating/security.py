@@ -1,4 +1,4 @@
-"""Limits of request size, time and rate, the check of origins, and security headers, as pure ASGI middleware."""
+"""Pure ASGI middleware: limits of request size, time and rate, the check of origins, security headers, the prefix."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 512 * 1024  # bytes: the longest rationale and edited answer, in any script
 BODY_S = 20.0  # until the whole body has arrived
 RATE_PER_S, BURST = 10.0, 40.0  # requests of one session (of one address, where there is none)
-LOGINS = ("/join", "/admin/enter")  # where tokens can be guessed
+LOGINS = ("/join", "/study", "/admin/enter")  # where tokens can be guessed
 MAX_BUCKETS = 10_000  # sessions and addresses that are counted
 
 HEADERS = {
@@ -29,6 +30,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    # By this the pages tell an answer of this server from the login or error page of something before it.
+    "X-Steersman": "rating",
 }
 
 
@@ -108,6 +111,31 @@ class SecurityMiddleware:
             self._buckets.popitem(last=False)
         if left < 1:
             raise _Rejected(429, "Too many requests. Wait a moment.")
+
+
+class PrefixMiddleware:
+    """Takes the public path's prefix off, where a proxy has left it on; links and cookies are relative to the page.
+
+    Args:
+        prefix: such as /user/ann/proxy/8642; empty for the root.
+        own: whether a path without the prefix is one of the application's. A prefix may look like one of them.
+    """
+
+    def __init__(self, app: ASGIApp, *, prefix: str, own: Callable[[str], bool]) -> None:
+        self._app, self._prefix, self._own = app, prefix, own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, under the application's own path."""
+        path = scope["path"] if scope["type"] == "http" and self._prefix else ""
+        rest = path[len(self._prefix) :] if path.startswith(f"{self._prefix}/") else ""
+        if rest and self._own(rest):
+            scope = {**scope, "path": rest, "raw_path": quote(rest).encode()}
+        elif path and path == self._prefix and not self._own(path):  # without the slash, links would lead elsewhere
+            head = [(b"location", f"{quote(self._prefix)}/".encode()), (b"content-length", b"0")]
+            await send({"type": "http.response.start", "status": 307, "headers": head})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self._app(scope, receive, send)
 
 
 def _same_origin(headers: Headers, public: str | None) -> None:

@@ -4,6 +4,7 @@
                  comparisons.jsonl            training rows aggregated from the votes, by `steersman rate export`
                  demonstrations.jsonl         answers that raters edited
                  raters.json                  agreement, parameters of the raters, gain of active sampling
+                 participants.csv             who came by the shared link, for the payment
                  blind-test-raw-aligned.json  the blind test of two models, which the report shows
 
 Questions for training are drawn from a run's prompts: its model answers each several times. Questions of a blind test
@@ -24,12 +25,13 @@ from steersman.data.sources import spread
 from steersman.errors import DataError, UserError, closest
 from steersman.rating.accounts import RaterAccounts, parse_names
 from steersman.rating.app import RatingApp, new_token
+from steersman.rating.participants import SharedLink, participants_table
 from steersman.rating.round import Question, Round
 from steersman.rating.server import Address, listen, serve
 from steersman.rating.store import RatingStore
 from steersman.rating.votes import arms, comparisons, demonstrations
 from steersman.stats import Estimate
-from steersman.store import Run, find_run, read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from steersman.store import Run, find_run, read_json, read_jsonl, sha256_file, write_json, write_jsonl, write_text
 from steersman.types import Comparison, Demonstration, Prompt, Record
 from steersman.yaml_lines import parse
 
@@ -39,7 +41,10 @@ if TYPE_CHECKING:
 
 FOLDER, STORE = "rating", "store.sqlite"
 COMPARISONS, DEMONSTRATIONS, RATERS = "comparisons.jsonl", "demonstrations.jsonl", "raters.json"
+PARTICIPANTS = "participants.csv"
 ANSWER_STAGES = ("raw_answers", "aligned_answers")
+# As Prolific fills it in.
+PROLIFIC = "&".join(f"{name}={{{{%{name}%}}}}" for name in ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID"))
 LoadModel = Callable[[Path], "LanguageModel"]  # the policy of a run
 
 
@@ -78,7 +83,7 @@ def make_questions(where: Path, source: Source, seed: int, load_model: LoadModel
                 f"{alone} row(s) have one answer alone", where=str(where), expected="two answers to compare"
             )
         rows = spread(rows, source.prompts)
-        questions = [_question(row, row.options, gold=row.ranking if row.gold else None) for row in rows]
+        questions = [_question(where, row, row.options, gold=row.ranking if row.gold else None) for row in rows]
     return [*(question.model_copy(update={"raters": source.raters}) for question in questions), *gold]
 
 
@@ -89,8 +94,21 @@ def _allow_unordered(row: Any) -> Any:
     return {**row, "both_bad": True} if unordered else row
 
 
-def _question(row: Prompt | Comparison, options: Sequence[str], **more: Any) -> Question:
-    return Question(prompt=row.prompt, options=tuple(options), principles=row.principles, topic=row.topic, **more)
+def _question(where: str | Path, row: Prompt | Comparison, options: Sequence[str], **more: Any) -> Question:
+    """A question from a row.
+
+    Raises:
+        DataError: it is none that a page can show.
+    """
+    try:
+        return Question(prompt=row.prompt, options=tuple(options), principles=row.principles, topic=row.topic, **more)
+    except ValidationError as error:
+        raise DataError(
+            f"the question {str(row.prompt)[:60]!r} cannot be put to raters: "
+            f"{error.errors()[0]['msg'].removeprefix('Value error, ')}",
+            where=str(where),
+            do="change the row, or leave it out",
+        ) from error
 
 
 def _gold_questions(source: Source) -> list[Question]:
@@ -106,7 +124,7 @@ def _gold_questions(source: Source) -> list[Question]:
             where=source.gold,
             expected="comparisons whose order is known to be right",
         )
-    return [_question(row, row.options, gold=row.ranks()) for row in rows]
+    return [_question(source.gold, row, row.options, gold=row.ranks()) for row in rows]
 
 
 def _answer_files(run: Run) -> list[str]:
@@ -134,7 +152,7 @@ def _compare(run: Run, source: Source) -> list[Question]:
     chosen = spread(sorted(first.keys() & second.keys()), source.prompts)
     both = [(prompts[i], (first[i]["answer"], second[i]["answer"])) for i in chosen]
     questions = [
-        _question(prompt, answers, origins=source.compare)
+        _question(run.path, prompt, answers, origins=source.compare)
         for prompt, answers in both
         if answers[0] != answers[1] and all(map(str.strip, answers))
     ]
@@ -162,7 +180,7 @@ def _sample(run: Run, source: Source, seed: int, load_model: LoadModel) -> list[
         if answer.text.strip() and answer.text not in own:
             own.append(answer.text)
     questions = [
-        _question(row, sorted(own), origins=("aligned",) * len(own))
+        _question(run.path, row, sorted(own), origins=("aligned",) * len(own))
         for row, own in zip(chosen, answers, strict=True)
         if len(own) > 1
     ]
@@ -214,13 +232,23 @@ def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 # ── a round ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def open_store(where: Path, store: str | None) -> RatingStore:
-    """The store of a run's round (RUN/rating/store.sqlite), of a file's (beside it), or the one that is named."""
+def open_store(where: Path, store: str | None, *, new: bool = False) -> RatingStore:
+    """The store of a run's round (RUN/rating/store.sqlite), of a file's (beside it), or the one that is named.
+
+    Args:
+        new: make it if there is none.
+
+    Raises:
+        UserError: there is no such run, file or store.
+    """
     from steersman.rating.active import ActiveSampler  # brings torch, which is not needed to refuse wrong settings
 
     if not where.exists():
         raise UserError("no such run or file", where=str(where), expected="a run's folder, or a .jsonl file")
-    return RatingStore(store or str(_default_store(where)), scorer=ActiveSampler())
+    place = store or str(_default_store(where))
+    if not new and "://" not in place and not Path(place).exists():
+        raise UserError("no rating round has begun here", where=place, do=f"steersman rate {where}")
+    return RatingStore(place, scorer=ActiveSampler())
 
 
 def _default_store(where: Path) -> Path:
@@ -228,7 +256,7 @@ def _default_store(where: Path) -> Path:
 
 
 def begin(where: Path, source: Source, settings: Round, load_model: LoadModel, store: str | None = None) -> RatingStore:
-    """Begin a round, or continue the one that is there.
+    """Begin a round, or continue the one that is there. A round that cannot begin leaves no store behind.
 
     Args:
         source, settings: fields that are unset are the begun round's, or else the defaults.
@@ -236,13 +264,29 @@ def begin(where: Path, source: Source, settings: Round, load_model: LoadModel, s
     Raises:
         UserError: a setting differs from those of a round that has begun, or there are no questions.
     """
-    opened = open_store(where, store)
+    file = None if store and "://" in store else Path(store) if store else _default_store(where)
+    made = [path for path in (file, file.parent) if not path.exists()] if file else []
+    opened = open_store(where, store, new=True)
+    try:
+        _begin(opened, where, source, settings, load_model)
+    except BaseException:
+        opened.database.engine.dispose()
+        if file in made:
+            for suffix in ("", "-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+        if file and file.parent in made and not any(file.parent.iterdir()):
+            file.parent.rmdir()
+        raise
+    return opened
+
+
+def _begin(opened: RatingStore, where: Path, source: Source, settings: Round, load_model: LoadModel) -> None:
     changed = settings.model_dump(exclude_unset=True)
     if opened.begun:
         old = opened.round
         source = Source.model_validate({**old.source, **source.model_dump(exclude_unset=True)})
         opened.begin(old.model_copy(update={**changed, "source": source.model_dump(mode="json")}), [])
-        return opened
+        return
     principles = _read_principles(where)
     if settings.ask_principles and not principles:
         raise UserError(
@@ -252,7 +296,6 @@ def begin(where: Path, source: Source, settings: Round, load_model: LoadModel, s
         changed = {"random_share": 1.0, **changed}  # a biased sample of prompts would bias the win rate
     settings = Round.model_validate({"principles": principles, "source": source.model_dump(mode="json"), **changed})
     opened.begin(settings, make_questions(where, source, settings.seed, load_model))
-    return opened
 
 
 def _read_principles(where: Path) -> dict[str, str]:
@@ -262,13 +305,16 @@ def _read_principles(where: Path) -> dict[str, str]:
     return {p["id"]: p["statement"] for p in read_json(where / "constitution.json")["principles"]}
 
 
-def invitations(accounts: RaterAccounts, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Invite the new ones of ``NAME`` or ``NAME:GROUP``, by default "me"; returns their names and links' tokens.
+def invitations(accounts: RaterAccounts, names: Sequence[str], *, default: bool = True) -> list[tuple[str, str]]:
+    """Invite the new ones of ``NAME`` or ``NAME:GROUP``; returns their names and links' tokens.
 
     Raters who were invited before are skipped: a new link would invalidate the one that was sent.
+
+    Args:
+        default: invite "me" if nobody is named and nobody was before.
     """
     known = {rater.name for rater in accounts.all()}
-    parsed = parse_names(names) or [("me", "")][: not known]
+    parsed = parse_names(names) or [("me", "")][: default and not known]
     return [(name, accounts.invite(name, group)) for name, group in parsed if name not in known]
 
 
@@ -280,25 +326,34 @@ def serve_round(
     address: Address,
     load_model: LoadModel,
     store: str | None = None,
+    shared: SharedLink | None = None,
 ) -> None:
     """Begin or continue a round, print the new raters' links, and serve until interrupted."""
     import torch
 
     address.names()  # before minutes are spent on sampling
     parse_names(names)
-    opened = begin(where, source, settings, load_model, store)
-    bound = listen(address)
-    base, token = address.link(bound.getsockname()[1]), new_token()
-    torch.set_num_threads(1)  # the fits are small, and threads would take the cores from the requests
-    app = RatingApp(opened, token, address.origin)
-    invited_before = len(app.accounts.all())
-    print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")
-    for name, invitation in invitations(app.accounts, names):
-        print(f"  {name}: {base}/join#{invitation}")
-    if invited_before:
-        print(f"  invited before: {invited_before}; their links and browsers go on (a new link: administration)")
-    print(f"\n  administration: {base}/admin#{token}\n\nCtrl-C ends; the same command goes on.", flush=True)
-    serve(app, address, bound)
+    shared = shared or SharedLink()
+    shared.parsed()
+    if not where.exists():
+        raise UserError("no such run or file", where=str(where), expected="a run's folder, or a .jsonl file")
+    with listen(address) as bound:
+        opened = begin(where, source, settings, load_model, store)
+        base, token = address.link(bound.getsockname()[1]), new_token()
+        torch.set_num_threads(1)  # the fits are small, and threads would take the cores from the requests
+        app = RatingApp(opened, token, address.origin, address.prefix, shared)
+        invited_before = len(app.accounts.all())
+        print(f"{len(opened.questions())} questions in {opened.where.split('@')[-1]}\n")
+        for name, invitation in invitations(app.accounts, names, default=not shared.participants):
+            print(f"  {name}: {base}/join#{invitation}")
+        if invited_before:
+            print(f"  joined or invited before: {invited_before}; their links and browsers go on")
+        if shared.participants:
+            link = f"{base}/study?key={app.participants.key()}"
+            print(f"\n  at most {shared.participants} participants: {link}&{PROLIFIC}")
+            print(f"  from elsewhere, each under an id of its own: {link}&participant=ID")
+        print(f"\n  administration: {base}/admin#{token}\n\nCtrl-C ends; the same command goes on.", flush=True)
+        serve(app, address, bound)
 
 
 # ── votes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -365,6 +420,10 @@ def export(where: Path, out: Path | None = None, store: str | None = None, form:
     folder = _export_folder(where, out, store)
     messages = [f"wrote {name} ({count} rows)" for name, count in write_rows(votes, folder).items()]
     messages += _write_raters(votes.comparisons, folder / RATERS)
+    if table := participants_table(opened.database):
+        write_text(folder / PARTICIPANTS, table)
+        (folder / PARTICIPANTS).chmod(0o600)
+        messages.append(f"wrote {folder / PARTICIPANTS}: the ids, for the payment; keep it apart from the votes")
     models = opened.round.source.get("compare")
     return messages + (_write_blind_test(opened, find_run(where), (models[0], models[1])) if models else [])
 
@@ -418,7 +477,7 @@ def _write_raters(rows: Sequence[Comparison], file: Path) -> list[str]:
 
 def _write_blind_test(opened: RatingStore, run: Run, models: tuple[str, str]) -> list[str]:
     """Write the figures of a blind test for the report; gold and repeated questions measure raters and are left out."""
-    from steersman.rating.blind_test import blind_test
+    from steersman.rating.blind_test import blind_test, in_words
 
     questions = [question for _, question in opened.questions() if question.origins]
     current = {question.key for question in _compare(run, Source.model_validate(opened.round.source))}
@@ -435,19 +494,4 @@ def _write_blind_test(opened: RatingStore, run: Run, models: tuple[str, str]) ->
     file = run.path / FOLDER / f"blind-test-{'-'.join(models)}.json"
     file.parent.mkdir(exist_ok=True)
     write_json(file, {**figures, "inputs": {name: sha256_file(path) for name, path in inputs.items()}})
-    return [*_blind_test_text(figures), f"wrote {file}; `steersman report {run.path}` shows it"]
-
-
-def _blind_test_text(figures: Mapping[str, Any]) -> list[str]:
-    first, second = figures["models"]
-    if figures["win_rate"] is None:
-        return [f"{first} against {second}: no vote orders their answers yet"]
-    needed = figures["votes_needed"]
-    decide = "no number" if needed["to_decide"] is None else needed["to_decide"]
-    rate = Estimate(**figures["win_rate"]).percent()
-    return [
-        f"{first} wins against {second}: {rate} votes (wins {figures['wins']}, ties {figures['ties']}, "
-        f"losses {figures['losses']}); {figures['prompts']} prompts, {figures['raters']} raters",
-        f"better: {figures['decided'] or 'not decided'}; votes still needed: {decide} to decide if the rate stays, "
-        f"{needed['for_margin']} for +-{100 * needed['margin']:.0f} points",
-    ]
+    return [*in_words(figures), f"wrote {file}; `steersman report {run.path}` shows it"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Integer, and_, bindparam, case, exists, func, insert, or_, select, update
 
-from steersman.rating.schema import assignments, items, queries, raters, replies, votes
+from steersman.rating.schema import assignments, items, queries, raters, replies, sessions, superseded, votes
 
 _rater, _item, _assignment = (bindparam(name, type_=Integer) for name in ("a_rater", "an_item", "an_assignment"))
 _is_open = assignments.c.state == "open"
@@ -17,7 +17,9 @@ _own = assignments.c.rater_id == _rater
 _joined = select(assignments, items.c.question, items.c.gold).join(items, items.c.id == assignments.c.item_id)
 
 # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-RATER_OF_SESSION = select(raters).where(raters.c.session == bindparam("a_session"))
+_secret = bindparam("a_session")
+_of_session = select(sessions.c.rater_id).where(sessions.c.secret == _secret).scalar_subquery()
+RATER_OF_SESSION = select(raters).where(or_(raters.c.session == _secret, raters.c.id == _of_session))
 QUERIES_TO_RATER = (
     select(queries, items.c.question)
     .join(items, items.c.id == queries.c.item_id)
@@ -32,6 +34,10 @@ DIGEST_OF_SUBMISSION = select(votes.c.digest).where(
 )
 ASSIGNMENT_BY_PUBLIC = _joined.where(assignments.c.public == bindparam("a_public"), _own)
 ASSIGNMENT_BY_ID = _joined.where(assignments.c.id == _assignment)
+# The vote or skip about an assignment that counts at the moment.
+STANDING_VOTE = select(votes.c.id).where(
+    votes.c.assignment_id == _assignment, votes.c.kind != "undo", votes.c.id.not_in(superseded())
+)
 INSERT_VOTE = insert(votes)
 UPDATE_ASSIGNMENT = update(assignments).where(assignments.c.id == _assignment)  # what is to change comes with it
 

@@ -27,6 +27,7 @@ from steersman.rating.scorer_process import Scoring
 from steersman.rating.votes import StoredVote, read_votes
 
 LOOKUP_BATCH = 20  # scored questions that are looked up at once
+SETTLED = ("answered", "skipped")  # states of an assignment
 REPEAT_AFTER = 10  # questions between one and its repetition
 
 
@@ -287,6 +288,14 @@ class RatingStore:
         answers = tuple(parsed.options[i] for i in order)
         return Task(public, parsed.prompt, answers, tuple(p for p in principles if p in self.round.principles))
 
+    def settled_task(self, rater: int, assignment: str) -> Task | None:
+        """A question that this rater has answered or skipped, as it was shown; None if it is none."""
+        with self.database.reading() as c:
+            row = c.execute(sql.ASSIGNMENT_BY_PUBLIC, {"a_public": assignment, "a_rater": rater}).first()
+        if row is None or row.state not in SETTLED:
+            return None
+        return self._task(row.public, row.question, row.order_shown)
+
     # votes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
     def submit(self, rater: int, body: Submission) -> bool:
         """Store a vote or a skip durably; returns False if the same submission was stored before.
@@ -300,7 +309,7 @@ class RatingStore:
             row = c.execute(sql.ASSIGNMENT_BY_PUBLIC, {"a_public": body.assignment, "a_rater": rater}).first()
             if row is None:
                 raise Refused("This question is not yours to answer.", status=404)
-            if row.state in ("answered", "skipped"):
+            if row.state in SETTLED and not body.corrects:
                 raise Refused("You have answered this question already, perhaps in another tab. That answer stands.")
             if not body.fits(len(row.order_shown), self._task(row.public, row.question, row.order_shown).principles):
                 raise Refused("These ranks do not fit the answers on the page.", status=422)
@@ -311,7 +320,8 @@ class RatingStore:
                 _unseat(c, row.item_id)
                 seated = False
             _update(c, row.id, state="skipped" if body.skip else "answered", seated=seated)
-            c.execute(sql.INSERT_VOTE, {**self._vote(row, body), "late": late})
+            before = c.scalar(sql.STANDING_VOTE, {"an_assignment": row.id}) if row.state in SETTLED else None
+            c.execute(sql.INSERT_VOTE, {**self._vote(row, body), "late": late, "supersedes": before})
             return True
 
     def _vote(self, row: Row[Any], body: Submission) -> dict[str, Any]:

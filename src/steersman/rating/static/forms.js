@@ -1,10 +1,33 @@
 // Forms that post JSON, and links whose token stands after the "#", which no browser sends and no log keeps.
 "use strict";
 
+// The tab remembers the token, so that a reload of the page does not lose it.
 function tokenOfLink() {
-  const token = location.hash.slice(1);
-  if (token) history.replaceState(null, "", location.pathname);
-  return token;
+  const [token, place] = [location.hash.slice(1), `token ${location.pathname}`];
+  if (token) history.replaceState(null, "", location.pathname + location.search);
+  try {
+    if (token) sessionStorage.setItem(place, token);
+    return token || sessionStorage.getItem(place) || "";
+  } catch {
+    return token;
+  }
+}
+
+// What the server says, as an object; `error` also where a login page or a proxy's error page came instead, or nothing.
+async function ask(path, values) {
+  try {
+    const response = await fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(values),
+      signal: AbortSignal.timeout(20000),
+    });
+    const text = await response.text();
+    if (response.headers.has("X-Steersman")) return JSON.parse(text);
+    return { error: "Not sent: another page came in place of the server’s answer (a login?). Try again in a moment." };
+  } catch {
+    return { error: "Not sent: the server does not answer. Try again in a moment." };
+  }
 }
 
 async function post(form, values) {
@@ -12,29 +35,19 @@ async function post(form, values) {
   const button = form.querySelector("button[type=submit]");
   button.disabled = true;
   status.textContent = "";
-  try {
-    const response = await fetch(form.dataset.post, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(values),
-    });
-    const answer = await response.json();
-    if (answer.next) return location.assign(answer.next);
-    if (answer.token) return showLink(status, answer.token);
-    status.textContent = answer.error || answer.told || "";
-  } catch {
-    status.textContent = "The server does not answer. Try again in a moment.";
-  } finally {
-    button.disabled = false;
-  }
+  const answer = await ask(form.dataset.post, values);
+  button.disabled = false;
+  if (answer.next) return location.assign(answer.next);
+  if (answer.token) return showLink(status, answer.token);
+  status.textContent = answer.error || answer.told || "";
 }
 
 function showLink(status, token) {
   const label = document.createElement("label");
-  label.textContent = "Give this link to the rater; it works once and is not shown again: ";
+  label.textContent = "Give this link to the rater; it is not shown again: ";
   const link = document.createElement("input");
   link.readOnly = true;
-  link.value = `${location.origin}/join#${token}`;
+  link.value = new URL(`join#${token}`, location.href).href;
   link.addEventListener("focus", () => link.select());
   label.append(link);
   status.replaceChildren(label);
@@ -42,14 +55,30 @@ function showLink(status, token) {
 }
 
 let token = tokenOfLink();
+
+function valuesOf(form) {
+  const values = Object.fromEntries(new FormData(form));
+  for (const box of form.querySelectorAll("input[type=checkbox]")) values[box.name] = box.checked;
+  if ("tokenFromLink" in form.dataset) values.token = token;
+  return values;
+}
+
+// Whoever agreed before goes on without agreeing again; nothing is said of it if not, and nothing is used up.
+async function goOn(form) {
+  if ("tokenFromLink" in form.dataset && !token) return;
+  const answer = await ask(form.dataset.post, { ...valuesOf(form), consent: false });
+  if (answer.next) location.replace(answer.next);
+}
+
 for (const form of document.querySelectorAll("form[data-post]")) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const values = Object.fromEntries(new FormData(form));
-    for (const box of form.querySelectorAll("input[type=checkbox]")) values[box.name] = box.checked;
-    if ("tokenFromLink" in form.dataset) values.token = token;
-    post(form, values);
+    post(form, valuesOf(form));
   });
   if ("fromLink" in form.dataset && token) post(form, { token });
+  if ("goOn" in form.dataset) goOn(form);
 }
-window.addEventListener("hashchange", () => { token = tokenOfLink() || token; });
+window.addEventListener("hashchange", () => {
+  token = tokenOfLink();
+  for (const form of document.querySelectorAll("form[data-go-on]")) goOn(form);
+});

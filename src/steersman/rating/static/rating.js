@@ -4,8 +4,11 @@
 const task = document.getElementById("task");
 const notice = document.getElementById("notice");
 const help = document.getElementById("help");
-const PENDING = "pending";
-const UNSEEN_MS = 300; // after a new question comes, in which the rest of a double click is no answer to it
+const rater = document.body.dataset.rater;
+const correcting = "corrects" in document.body.dataset; // an earlier answer, which stands until another is sent
+const KEPT = `kept ${rater} `; // names of what the server has not confirmed yet, of this rater alone
+const ANSWER_MS = 20000; // to wait for the server
+const EXPOSURE_MS = 800; // in sight, before which a choice is the rest of a double press and no answer to what was read
 
 let question; // the <article>, or null when there is none
 let rungs = []; // ranking so far: arrays of places, the best first
@@ -15,7 +18,9 @@ let verdict = null; // what was chosen while the details are open
 let busy = false;
 let visibleMs = 0;
 let visibleSince = null;
-let shownAt = -Infinity;
+let shownByUndo = false;
+let past = []; // of this question's ranking, each state as JSON: what undo goes back through
+let undoable = false; // whether there is an earlier answer to take back
 
 const $ = (selector, within = task) => within.querySelector(selector);
 const $$ = (selector, within = task) => [...within.querySelectorAll(selector)];
@@ -37,7 +42,13 @@ function began() {
   [rungs, tieNext, verdict] = [[], false, null];
   visibleMs = 0;
   visibleSince = document.visibilityState === "visible" ? performance.now() : null;
+  past = [];
+  undoable = $("[data-act=undo]") !== null && !$("[data-act=undo]").disabled;
   if (!question) return;
+  showExposure();
+  if (/Mac|iP(hone|ad)/.test(navigator.platform)) {
+    for (const key of $$("kbd")) if (key.textContent === "Ctrl") key.textContent = "⌘";
+  }
   help.classList.toggle("for-pair", isPair());
   pressDetails(wantsDetails);
   if (!isPair()) drawLadder();
@@ -46,7 +57,6 @@ function began() {
 function show(html) {
   task.innerHTML = html; // rendered and escaped by the server; the page's policy runs no script but this file
   window.scrollTo(0, 0);
-  shownAt = performance.now();
   began();
   const heading = $(".question .answer h2") || $("h2");
   if (heading) {
@@ -61,44 +71,102 @@ function say(text, kind = "") {
   notice.hidden = !text;
 }
 
-// ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+// Until a question has been in sight for a moment, a thin line grows over the page, and no choice counts: not by key, by
+// mouse or by finger. Placing in a ranking is free, for it sends nothing.
+const exposure = document.createElement("div");
+exposure.className = "exposure";
+exposure.hidden = true;
+exposure.setAttribute("aria-hidden", "true");
+document.body.prepend(exposure);
 
-// A submission is kept in the tab until the server has it, also over a reload; its name makes it count once.
+function showExposure() {
+  exposure.hidden = false;
+  const grows = [{ transform: "scaleX(0)" }, { transform: "scaleX(1)" }];
+  const still = [{ opacity: 1 }, { opacity: 1 }];
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  for (const running of exposure.getAnimations()) running.cancel();
+  exposure.animate(calm ? still : grows, EXPOSURE_MS).onfinish = () => { exposure.hidden = true; };
+}
+
+function tooSoon() {
+  watchSight();
+  if (visibleMs >= EXPOSURE_MS) return false;
+  const told = `Not counted: this came within ${EXPOSURE_MS / 1000} s of the question. Choose when you have read it.`;
+  say(told);
+  setTimeout(() => { if (notice.textContent === told) say(""); }, 3000);
+  return true;
+}
+
+// ── sending ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+const pause = (ms) => new Promise((done) => {
+  setTimeout(done, ms);
+  window.addEventListener("online", done, { once: true });
+});
+
+// What the server answered, or why it did not: a login page and a proxy's error page carry its mark as little as nothing.
+async function ask(path, body) {
+  const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  try {
+    const response = await fetch(path, { ...(body ? post : {}), signal: AbortSignal.timeout(ANSWER_MS) });
+    const [status, text] = [response.status, await response.text()];
+    if (!response.headers.has("X-Steersman")) return { why: "another page came in place of the server’s answer (a login?)" };
+    if (status === 401) return { why: "you are signed out here; open your link again" };
+    if (status >= 500 || status === 429 || status === 408) return { why: "the server is busy" };
+    return { status, text };
+  } catch {
+    return { why: navigator.onLine ? "the server does not answer" : "you are offline" };
+  }
+}
+
+function store(change) {
+  try {
+    change(localStorage);
+  } catch {
+    // A browser without storage keeps the vote as long as the page is open.
+  }
+}
+
+// A vote is kept in the browser until the server has it, also over a reload and a later visit; its name makes it count
+// once. An undo is not kept: a day later it would take something else back.
 async function deliver(path, body) {
   busy = true;
-  sessionStorage.setItem(PENDING, JSON.stringify({ path, body }));
+  if (path === "vote") store((kept) => kept.setItem(KEPT + body.submission, JSON.stringify(body)));
   for (let attempt = 0; ; attempt++) {
-    let response = null;
-    try {
-      response = await fetch(path, {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
-      });
-    } catch {
-      response = null;
-    }
-    if (response && response.status < 500 && response.status !== 429 && response.status !== 408) {
-      sessionStorage.removeItem(PENDING);
+    const answer = await ask(path, body);
+    if (!answer.why) {
+      store((kept) => kept.removeItem(KEPT + body.submission));
       busy = false;
-      return received(response);
+      return received(path, answer);
     }
-    say("Not saved yet: the server does not answer. Trying again; leave this page open.", "warn");
+    say(`Not saved yet: ${answer.why}. Your answer is kept in this browser and sent again.`, "warn");
     await pause(Math.min(8000, 400 * 2 ** attempt));
   }
 }
 
-async function received(response) {
-  if (response.ok) {
+async function deliverKept() {
+  const kept = [];
+  store((all) => kept.push(...Object.keys(all).filter((key) => key.startsWith(KEPT)).map((key) => all.getItem(key))));
+  for (const body of kept) if (body) await deliver("vote", JSON.parse(body));
+}
+
+async function received(path, { status, text }) {
+  if (status < 300) {
     say("");
-    return show(await response.text());
+    if (correcting) return location.assign("answers");
+    show(text);
+    shownByUndo = path === "undo";
+    return;
   }
-  const problem = (await response.json()).error || "This was not accepted.";
-  say(problem, "warn");
-  if (response.status === 409 || response.status === 404) {
-    const current = await fetch("/task");
-    if (current.ok) show(await current.text());
+  let problem;
+  try {
+    problem = JSON.parse(text).error;
+  } catch {
+    problem = "";
+  }
+  say(problem || "This was not accepted.", "warn");
+  if (!correcting && (status === 409 || status === 404)) {
+    const current = await ask("task");
+    if (current.status === 200) show(current.text);
   }
 }
 
@@ -106,11 +174,12 @@ function submit(what, more = {}) {
   if (busy) return;
   watchSight();
   const body = { submission: name(), assignment: question.dataset.assignment, visible_s: visibleMs / 1000 };
-  deliver("/vote", { ...body, ...what, ...more });
+  deliver("vote", { ...body, ...(correcting ? { corrects: true } : {}), ...what, ...more });
 }
 
 // ── choosing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 function chosen(what) {
+  if (tooSoon()) return;
   if (wantsDetails || "asks" in question.dataset) openDetails(what);
   else submit(what);
 }
@@ -146,11 +215,24 @@ function takeOff() {
   drawLadder();
 }
 
+// Back by one change of the ranking, whatever made it.
+function unplace() {
+  if (tieNext) {
+    tieNext = false;
+  } else {
+    past.pop();
+    rungs = JSON.parse(past.at(-1) ?? "[]");
+  }
+  drawLadder();
+}
+
 function spoken() {
   return rungs.map((rung) => rung.map((index) => index + 1).join(" equal to ")).join(", then ");
 }
 
 function drawLadder() {
+  if (past.at(-1) !== JSON.stringify(rungs)) past.push(JSON.stringify(rungs));
+  $("[data-act=undo]").disabled = !undoable && past.length < 2;
   const board = $(".rungs");
   board.replaceChildren();
   const chip = (index) => {
@@ -340,11 +422,17 @@ const acts = {
   place: (index) => place(index),
   bad: () => chosen({ both_bad: true, ...(rungs.length && rungs.flat().length === count() ? { ranking: ranks() } : {}) }),
   send: () => {
+    if (tooSoon()) return;
     placeLast();
     if (rungs.flat().length === count()) chosen({ ranking: ranks() });
   },
-  skip: () => submit({ skip: true }),
-  undo: () => busy || deliver("/undo", { submission: name() }),
+  skip: () => tooSoon() || submit({ skip: true }),
+  undo: () => {
+    if (busy) return;
+    if (question && (tieNext || past.length > 1)) unplace();
+    else if (correcting) location.assign("answers");
+    else if (!shownByUndo || !tooSoon()) deliver("undo", { submission: name() });
+  },
   details: () => {
     pressDetails(!wantsDetails);
     say(wantsDetails ? "After choosing you can say more. Press d again for one key a question." : "");
@@ -355,17 +443,10 @@ const acts = {
     $(".edit").hidden = false;
     $("#better").focus();
   },
-  withdraw: async () => {
-    if (!confirm("Withdraw? Nothing that you said will be used, and you cannot go on.")) return;
-    const response = await fetch("/withdraw", {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: "{}",
-    });
-    location.assign((await response.json()).next || "/");
-  },
+  withdraw: () => location.assign("leave"),
 };
 
 task.addEventListener("click", (event) => {
-  if (event.detail > 1 && performance.now() - shownAt < UNSEEN_MS) return;
   const button = event.target.closest("[data-act]");
   if (button && !button.disabled && !busy) acts[button.dataset.act](Number(button.dataset.place));
 });
@@ -374,15 +455,31 @@ task.addEventListener("submit", (event) => {
   if (!busy) sendDetails();
 });
 
-function act(key) {
+// The key that is meant: digits by their place, so that they work on AZERTY, where they need Shift, and on the number
+// pad; letters as they are printed on the key, and by their place where the layout has none of ours (Cyrillic, Greek).
+function meant(event) {
+  const { key, code } = event;
+  if (key === "؟") return "?";
+  if (code === "NumpadEqual") return "=";
+  if (key === "?" || key === "=") return key;
+  const digit = /^(?:Digit|Numpad)(\d)$/.exec(code);
+  if (digit && !(event.shiftKey && code.startsWith("Digit") && !/^\p{Nd}$/u.test(key))) return digit[1];
+  if (/^[a-z]$/i.test(key)) return key.toLowerCase();
+  const letter = /^Key([A-Z])$/.exec(code);
+  return letter && /^\P{ASCII}+$/u.test(key) ? letter[1].toLowerCase() : key;
+}
+
+function act(event) {
+  const key = meant(event);
   if (key === "?") return acts.help;
   if (key === "u") return acts.undo;
   if (!question) return null;
   const digit = /^[0-9]$/.test(key) ? Number(key) : NaN;
   if (isPair()) {
-    const index = { 1: 0, ArrowLeft: 0, 2: 1, ArrowRight: 1 }[key];
-    if (index !== undefined) return () => acts.choose(index);
-    if (key === "0" || key === "ArrowDown") return acts.tie;
+    // Without Num Lock, the arrows of a number pad are arrows.
+    const index = { 1: 0, 2: 1 }[key] ?? { ArrowLeft: 0, ArrowRight: 1 }[event.key];
+    if (event.key !== "ArrowDown" && index !== undefined) return () => acts.choose(index);
+    if (key === "0" || event.key === "ArrowDown") return acts.tie;
   } else {
     if (digit >= 1 && digit <= count()) return () => acts.place(digit - 1);
     if (key === "=") return () => { tieNext = rungs.length > 0; drawLadder(); };
@@ -393,16 +490,19 @@ function act(key) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (help.open || drag || event.repeat || event.altKey || event.metaKey) return;
+  if (help.open || drag || event.repeat || event.isComposing || event.keyCode === 229) return;
+  if (event.altKey || event.getModifierState("AltGraph")) return;
+  const sends = event.key === "Enter" && (event.ctrlKey || event.metaKey);
   const open = question && !$(".details").hidden;
   if (open) {
     if (event.key === "Escape") closeDetails();
-    else if (event.key === "Enter" && event.ctrlKey && !busy) sendDetails();
+    else if (sends && !busy) sendDetails();
     return; // letters and digits belong to the form
   }
-  if (event.ctrlKey || busy) return;
-  if (event.key === "Enter" && event.target.closest("button, a")) return; // it presses what has the focus
-  const found = act(event.key);
+  if (busy || ((event.ctrlKey || event.metaKey) && !sends)) return;
+  if (event.target.closest?.("input, textarea, select, [contenteditable]")) return;
+  if (event.key === "Enter" && !sends && event.target.closest?.("button, a, summary")) return; // it presses that
+  const found = act(event);
   if (found) {
     event.preventDefault();
     found();
@@ -410,8 +510,5 @@ document.addEventListener("keydown", (event) => {
 });
 
 began();
-const pending = sessionStorage.getItem(PENDING);
-if (pending) {
-  const { path, body } = JSON.parse(pending);
-  deliver(path, body);
-}
+if (correcting) say(`You are changing an earlier answer. What you said stands until you send another: ${document.body.dataset.corrects}`);
+deliverKept();
