@@ -11,12 +11,12 @@ of their votes. It says nothing about prompts on which both models answer the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steersman.data.rater_model import places
 from steersman.errors import DataError
-from steersman.stats import Clustered, clustered_mean, observations_for, wilson
+from steersman.stats import Clustered, Estimate, clustered_mean, observations_for, wilson
 from steersman.types import Comparison
 
 MARGIN = 0.05

@@ -41,7 +41,7 @@ def test_the_administrator_sees_alpha_and_who_says_the_opposite(tmp_path: Path) 
 def test_the_administrator_sees_figures_and_asks(app: RatingApp, browser: Open) -> None:
     boss = browser()
     assert boss.post("/admin/enter", json={"token": "wrong"}).status_code == 403
-    assert boss.post("/admin/enter", json={"token": ADMIN}).json() == {"next": "/admin"}
+    assert boss.post("/admin/enter", json={"token": ADMIN}).json() == {"next": "admin"}
     token = boss.post("/admin/invite", json={"name": "Ann", "group": "staff"}).json()["token"]
     assert "already" in boss.post("/admin/invite", json={"name": "Ann"}).json()["error"]
     me = browser().joins(token)
@@ -58,7 +58,7 @@ def test_the_administrator_sees_figures_and_asks(app: RatingApp, browser: Open) 
     assert boss.post("/admin/ask", json={"item": item, "text": "Why?"}).json() == {"told": "Asked of 1 rater."}
     assert "1 question about your answers" in me.get("/task").text
     assert "Why?" in me.get("/questions").text
-    assert me.post("/reply", json={"query": 1, "text": "Because."}).json() == {"next": "/rate"}
+    assert me.post("/reply", json={"query": 1, "text": "Because."}).json() == {"next": "rate"}
     assert "Because." in boss.get("/admin").text
     for bad in (
         {"item": "x", "text": "?"},
@@ -67,7 +67,7 @@ def test_the_administrator_sees_figures_and_asks(app: RatingApp, browser: Open) 
         {"item": item, "text": "x" * 2001},
     ):
         assert boss.post("/admin/ask", json=bad).status_code == 422
-    assert boss.post("/admin/revoke", json={"rater": 1}).json() == {"next": "/admin"}
+    assert boss.post("/admin/revoke", json={"rater": 1}).json() == {"next": "admin"}
     assert me.get("/task").status_code == 401
     assert "token" in boss.post("/admin/again", json={"rater": 1}).json()
     assert boss.post("/admin/again", json={"rater": 77}).status_code == 422
