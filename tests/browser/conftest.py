@@ -24,23 +24,26 @@ import sys
 from steersman.rating.app import RatingApp
 from steersman.rating.server import Address, listen, serve
 from steersman.rating.store import RatingStore
-address = Address(port=int(sys.argv[2]))
+from steersman.rating.participants import SharedLink
+address = Address(port=int(sys.argv[2]), url=sys.argv[4] or None)
 bound = listen(address)
 print(bound.getsockname()[1], flush=True)
-serve(RatingApp(RatingStore(sys.argv[1]), sys.argv[3]), address, bound)
+shared = SharedLink(participants=5, completion="https://example.org/done?cc=C1ABCDEF")
+app = RatingApp(RatingStore(sys.argv[1]), sys.argv[3], address.origin, address.prefix, shared)
+serve(app, address, bound)
 """
 
 
 class Server:
     """The application on a store, which may be killed and started again on the same port."""
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.port = file, 0
+    def __init__(self, file: Path, public: str = "") -> None:
+        self.file, self.port, self.public = file, 0, public
         self.store = RatingStore(file)
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-c", SERVER, str(self.file), str(self.port), ADMIN]
+        command = [sys.executable, "-c", SERVER, str(self.file), str(self.port), ADMIN, self.public]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
@@ -66,8 +69,8 @@ def serving(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Starts a server with these questions."""
     servers = []
 
-    def start(questions: list[Question], **settings: Any) -> Server:
-        server = Server(tmp_path / f"{len(servers)}.sqlite")
+    def start(questions: list[Question], public: str = "", **settings: Any) -> Server:
+        server = Server(tmp_path / f"{len(servers)}.sqlite", public)
         server.store.begin(Round(**{"gold_share": 0, "repeat_share": 0, **settings}), questions)
         server.start()
         servers.append(server)
@@ -120,6 +123,12 @@ def join(page: Any, link: str) -> None:
     page.click("text=Begin")
     page.wait_for_selector("#task h2")
     page.wait_for_load_state("load")  # the script runs before it, and hears the keys only then
+    read(page)
+
+
+def read(page: Any) -> None:
+    """Wait until the question has been in sight for long enough that a choice counts."""
+    page.wait_for_function("() => document.querySelector('.exposure').hidden")
 
 
 def on_screen(page: Any) -> str | None:
@@ -131,6 +140,7 @@ def on_screen(page: Any) -> str | None:
 def next_one(page: Any, before: str | None) -> None:
     """Wait until another question (or the end) is shown."""
     page.wait_for_function("b => (document.querySelector('.question')?.dataset.assignment ?? null) !== b", arg=before)
+    read(page)
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from steersman.rating.round import Question
 
-from .conftest import ADMIN, Server, join, next_one, on_screen, until
+from .conftest import ADMIN, Server, join, next_one, on_screen, read, until
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_the_rest_of_a_double_click_is_no_vote(serving: Serving, visit: Visit) -
     page.locator(".choose").first.click()
     next_one(page, before)
     unseen = on_screen(page)
-    page.wait_for_timeout(500)
+    read(page)
     assert on_screen(page) == unseen
     assert len(server.store.votes()) == 1
     page.locator(".choose").first.click()
@@ -176,6 +176,7 @@ def test_two_tabs_make_one_vote_and_go_on_together(serving: Serving, visit: Visi
     other.goto(f"{server.url}/rate")
     before = on_screen(page)
     assert on_screen(other) == before
+    read(other)
     page.keyboard.press("1")
     next_one(page, before)
     other.keyboard.press("2")
@@ -213,7 +214,7 @@ def test_a_vote_survives_a_reload_while_the_server_is_away(serving: Serving, vis
     page.unroute("**/vote")
     page.reload()
     until(lambda: len(server.store.votes()) == 1)
-    page.wait_for_function("!sessionStorage.getItem('pending')")
+    page.wait_for_function("() => !Object.keys(localStorage).some((key) => key.startsWith('kept '))")
     page.complaints[:] = [text for text in page.complaints if "ERR_FAILED" not in text]
 
 

@@ -45,6 +45,7 @@ WITHDRAWN = (
     "Nothing that you said will be handed on from now on: it is left out of everything that is made of this round's "
     "answers. You can close this page."
 )
+AGREE = {"agree": True}  # the answer to a page that asks whether its reader may go on: not before agreeing
 STATIC = Path(__file__).parent / "static"
 
 
@@ -170,7 +171,7 @@ class RatingApp:
                     "You withdrew from this round." if invited.withdrawn else "This link was ended: ask for a new one."
                 )
                 raise Refused(gone, status=403)
-            raise Refused("The consent is needed.", status=400)
+            return JSONResponse(AGREE)
         return self.begun(request, session)
 
     def begun(self, request: Request, session: str) -> Response:
@@ -197,7 +198,8 @@ class RatingApp:
         if not self.participants.open_to(body.key):
             raise Refused(NO_STUDY, status=404)
         who = Visitor(body.participant, body.study, body.session)
-        return self.begun(request, self.participants.join(who, self.store.round.consent if body.consent else None))
+        session = self.participants.join(who, self.store.round.consent if body.consent else None)
+        return JSONResponse(AGREE) if session is None else self.begun(request, session)
 
     # rating ─────────────────────────────────────────────────────────────────────────────────────────────────────────
     def rate(self, request: Request) -> Response:

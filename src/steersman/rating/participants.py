@@ -142,14 +142,14 @@ class Participants:
             known = c.scalar(select(shared_links.c.key))
         return known is not None and secrets.compare_digest(hashed(known), hashed(key))
 
-    def join(self, who: Visitor, consent: str | None) -> str:
-        """Begin a session of a participant, a new one or one who goes on; returns its secret.
+    def join(self, who: Visitor, consent: str | None) -> str | None:
+        """Begin a session of a participant, a new one or one who goes on; returns its secret, None without a consent.
 
         Args:
             consent: as in `RaterAccounts.join`.
 
         Raises:
-            Refused: the consent is needed, there are enough participants, or this one withdrew or was sent away.
+            Refused: there are enough participants, or this one withdrew or was sent away.
         """
         who = checked(who)
         own = select(raters).join(participants, participants.c.rater_id == raters.c.id)
@@ -157,7 +157,7 @@ class Participants:
         with self.database.writing() as c:
             row = c.execute(own).first()
             if row is None and consent is None:
-                raise Refused("The consent is needed.", status=400)
+                return None
             if row is None:
                 if (c.scalar(select(func.count()).select_from(participants)) or 0) >= self.limit:
                     raise Refused("There are enough participants already. Thank you for coming.", status=403)
@@ -167,12 +167,12 @@ class Participants:
                 rater = c.scalar(select(raters.c.id).where(raters.c.invitation == nobodys))
                 c.execute(insert(participants).values(rater_id=rater, **who._asdict()))
                 row = c.execute(own).one()
-            session = begin_session(c, row, consent)
-            if session is None:
+            if row.withdrawn_at is not None or row.revoked_at is not None:
                 gone = "You withdrew from this round." if row.withdrawn_at else "This id can rate here no longer."
-                raise Refused("The consent is needed." if _may_go_on(row) else gone, status=403)
-            seen = {"study": who.study, "session": who.session} if who.session else {}
-            if seen:
+                raise Refused(gone, status=403)
+            session = begin_session(c, row, consent)
+            if who.session:
+                seen = {"study": who.study, "session": who.session}
                 c.execute(update(participants).where(participants.c.rater_id == row.id).values(**seen))
         return session
 
@@ -189,10 +189,6 @@ class Participants:
             with self.database.writing() as c:
                 c.execute(update(participants).where(row).values(completed_at=time.time()))
         return self.completion
-
-
-def _may_go_on(row: Any) -> bool:
-    return row.withdrawn_at is None and row.revoked_at is None
 
 
 def participants_table(database: Database) -> str:

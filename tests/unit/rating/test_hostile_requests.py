@@ -20,7 +20,8 @@ from .conftest import ADMIN, JSON, PLAIN, Browser, Clock, Open, questions
 
 def test_a_link_cannot_be_guessed(app: RatingApp, browser: Open) -> None:
     token = app.accounts.invite("Ann")
-    assert browser().post("/join", json={"token": token}).status_code == 400  # the first time, with a consent
+    stranger = browser().post("/join", json={"token": token})  # the first time, with a consent
+    assert (stranger.json(), dict(stranger.cookies)) == ({"agree": True}, {})
     browser().joins(token)
     for forged in ("", "x", token[:-1], token + "x", 7, None, ["x"], {"$ne": 1}, "' OR 1=1 --", "\ud800"):
         for consent in (True, False):

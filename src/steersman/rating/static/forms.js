@@ -23,7 +23,7 @@ async function ask(path, values) {
       signal: AbortSignal.timeout(20000),
     });
     const text = await response.text();
-    if (response.headers.has("X-Steersman")) return JSON.parse(text);
+    if (!response.redirected && response.headers.has("X-Steersman")) return JSON.parse(text);
     return { error: "Not sent: another page came in place of the server’s answer (a login?). Try again in a moment." };
   } catch {
     return { error: "Not sent: the server does not answer. Try again in a moment." };

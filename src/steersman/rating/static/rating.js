@@ -103,13 +103,15 @@ const pause = (ms) => new Promise((done) => {
   window.addEventListener("online", done, { once: true });
 });
 
-// What the server answered, or why it did not: a login page and a proxy's error page carry its mark as little as nothing.
+// What the server answered, or why it did not: a login page or a proxy's error page does not carry its mark.
 async function ask(path, body) {
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   try {
     const response = await fetch(path, { ...(body ? post : {}), signal: AbortSignal.timeout(ANSWER_MS) });
     const [status, text] = [response.status, await response.text()];
-    if (!response.headers.has("X-Steersman")) return { why: "another page came in place of the server’s answer (a login?)" };
+    if (response.redirected || !response.headers.has("X-Steersman")) {
+      return { why: "another page came in place of the server’s answer (a login?)" };
+    }
     if (status === 401) return { why: "you are signed out here; open your link again" };
     if (status >= 500 || status === 429 || status === 408) return { why: "the server is busy" };
     return { status, text };
