@@ -45,6 +45,10 @@ function began() {
   past = [];
   undoable = $("[data-act=undo]") !== null && !$("[data-act=undo]").disabled;
   if (!question) return;
+  if (correcting) {
+    $("[data-act=undo]").disabled = false;
+    $("[data-act=undo]").lastChild.textContent = " Leave as it was";
+  }
   showExposure();
   if (/Mac|iP(hone|ad)/.test(navigator.platform)) {
     for (const key of $$("kbd")) if (key.textContent === "Ctrl") key.textContent = "⌘";
@@ -110,9 +114,9 @@ async function ask(path, body) {
     const response = await fetch(path, { ...(body ? post : {}), signal: AbortSignal.timeout(ANSWER_MS) });
     const [status, text] = [response.status, await response.text()];
     if (response.redirected || !response.headers.has("X-Steersman")) {
-      return { why: "another page came in place of the server’s answer (a login?)" };
+      return { why: "a login or error page answered" };
     }
-    if (status === 401) return { why: "you are signed out here; open your link again" };
+    if (status === 401) return { why: "you are signed out here, open your link again" };
     if (status >= 500 || status === 429 || status === 408) return { why: "the server is busy" };
     return { status, text };
   } catch {
@@ -140,7 +144,7 @@ async function deliver(path, body) {
       busy = false;
       return received(path, answer);
     }
-    say(`Not saved yet: ${answer.why}. Your answer is kept in this browser and sent again.`, "warn");
+    say(`Not saved yet: ${answer.why}. It is kept here and sent again.`, "warn");
     await pause(Math.min(8000, 400 * 2 ** attempt));
   }
 }
