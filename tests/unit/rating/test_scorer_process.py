@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
 from steersman.rating.accounts import RaterAccounts
 from steersman.rating.round import Question, Round
-from steersman.rating.scorer_process import Scoring
+from steersman.rating.scorer_process import Scoring, _run_scorer
 from steersman.rating.store import RatingStore
 from steersman.types import Comparison
 
@@ -220,3 +222,39 @@ def test_all_at_random_asks_no_scorer(opened: Open) -> None:
     RaterAccounts(store.database).join(RaterAccounts(store.database).invite("a"), "")
     assert finish(store, 1) == 30
     assert {vote.arm for vote in store.votes()} == {"random"}
+
+
+def test_scores_that_nobody_waits_for_are_dropped_in_silence(tmp_path: Path) -> None:
+    """The server ends while its scorer's process is scoring."""
+    store = RatingStore(tmp_path / "s.sqlite")
+    store.begin(PLAIN, questions(3))
+    servers, scorers = Pipe()
+
+    def scorer(open_ones: Sequence[Question], votes: Sequence[Comparison]) -> list[float]:
+        servers.close()
+        return [0.0] * len(open_ones)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        servers.send(None)
+        _run_scorer(store.where, scorer, scorers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        scorers.close()
+        store.database.engine.dispose()
+
+
+@pytest.mark.slow
+def test_the_scorers_process_ends_with_the_server_and_says_nothing(
+    opened: Open, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, scoring = waiting(opened, tmp_path, 60)
+    scoring.refresh()
+    assert scoring._process is not None
+    process = scoring._process._process
+    until(process.is_alive)
+    scoring.end_process()
+    until(lambda: not process.is_alive() and not scoring._running.locked())
+    scoring.refresh()
+    assert capsys.readouterr().err == ""
