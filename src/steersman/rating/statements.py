@@ -6,7 +6,7 @@ raters share one processor. What runs seldom is built where it runs.
 
 from __future__ import annotations
 
-from sqlalchemy import Integer, and_, bindparam, case, exists, func, insert, or_, select, update
+from sqlalchemy import Integer, String, and_, bindparam, case, exists, func, insert, or_, select, update
 
 from steersman.rating.schema import assignments, items, queries, raters, replies, sessions, superseded, votes
 
@@ -17,7 +17,7 @@ _own = assignments.c.rater_id == _rater
 _joined = select(assignments, items.c.question, items.c.gold).join(items, items.c.id == assignments.c.item_id)
 
 # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-_secret = bindparam("a_session")
+_secret = bindparam("a_session", type_=String)
 _of_session = select(sessions.c.rater_id).where(sessions.c.secret == _secret).scalar_subquery()
 RATER_OF_SESSION = select(raters).where(or_(raters.c.session == _secret, raters.c.id == _of_session))
 QUERIES_TO_RATER = (

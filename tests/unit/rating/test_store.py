@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import select, update
 
 from steersman.errors import UserError
-from steersman.rating.accounts import RaterAccounts
+from steersman.rating.accounts import RaterAccounts, hashed
 from steersman.rating.earlier import earlier_answers
 from steersman.rating.round import Question, Round
-from steersman.rating.schema import votes
+from steersman.rating.schema import raters, votes
 from steersman.rating.store import RatingStore, Refused
 from steersman.rating.votes import comparisons, demonstrations
 
@@ -391,6 +391,18 @@ def test_a_link_goes_on_in_any_browser_and_is_stored_as_a_hash(opened: Open) -> 
     assert people.join(fresh, "the words") is not None
     people.revoke(rater.id)
     assert people.join(fresh, "the words") is None
+
+
+def test_a_cookie_of_an_earlier_version_goes_on(opened: Open) -> None:
+    store = begun(opened, raters=2)
+    people = RaterAccounts(store.database)
+    with store.database.writing() as c:  # as it was stored then
+        c.execute(update(raters).where(raters.c.id == 2).values(session=hashed("an old cookie")))
+    rater = people.of_session("an old cookie")
+    assert rater is not None
+    assert rater.id == 2
+    people.revoke(2)
+    assert people.of_session("an old cookie") is None
 
 
 def test_the_oldest_session_ends_when_there_are_too_many(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
