@@ -103,21 +103,21 @@ EVIDENCE = (
         "rating/accounts.py",
         "            if done.rowcount == 1:\n                end_sessions(c, rater)\n",
         "",
-        "unit/rating/test_store.py::test_a_link_goes_on_in_any_browser_and_is_stored_as_a_hash",
+        "unit/rating/test_sessions.py::test_a_link_goes_on_in_any_browser_and_is_stored_as_a_hash",
     ),
     Mutant(
         "a link that nobody agreed to opens a session",
         "rating/accounts.py",
         " or (rater.joined_at is None and consent is None)",
         "",
-        "unit/rating/test_store.py::test_a_link_goes_on_in_any_browser_and_is_stored_as_a_hash",
+        "unit/rating/test_sessions.py::test_a_link_goes_on_in_any_browser_and_is_stored_as_a_hash",
     ),
     Mutant(
         "a correction does not say what it corrects",
         "rating/store.py",
         '"late": late, "supersedes": before}',
         '"late": late, "supersedes": None}',
-        "unit/rating/test_store.py::test_a_correction_takes_the_place_of_what_was_said_and_keeps_it",
+        "unit/rating/test_corrections.py::test_a_correction_takes_the_place_of_what_was_said_and_keeps_it",
     ),
     Mutant(
         "one participant more than wanted",
@@ -173,7 +173,7 @@ EVIDENCE = (
         "rating/accounts.py",
         '"grp": group, "invitation": sha256_text(token)',
         '"grp": group, "invitation": token',
-        "unit/rating/test_store.py::test_a_link_goes_on_in_any_browser_and_is_stored_as_a_hash",
+        "unit/rating/test_sessions.py::test_a_link_goes_on_in_any_browser_and_is_stored_as_a_hash",
     ),
     Mutant(
         "inline scripts may run where people rate",

@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field
 from sqlalchemy import func, insert, select, update
+from starlette.datastructures import URL, QueryParams
 
 from steersman.errors import UserError
 from steersman.rating.accounts import begin_session, hashed
@@ -72,7 +72,7 @@ class SharedLink(Record):
         if not self.completion or CODE.fullmatch(self.completion):
             return Completion(code=self.completion)
         try:
-            parts = urlsplit(self.completion)
+            parts = URL(self.completion)
             good = parts.scheme in ("http", "https") and parts.hostname and re.fullmatch(r"[!-~]+", self.completion)
         except ValueError:
             good = False
@@ -82,7 +82,7 @@ class SharedLink(Record):
                 where="--completion",
                 expected="a code such as C1ABCDEF, or https://app.prolific.com/submissions/complete?cc=C1ABCDEF",
             )
-        (code,) = parse_qs(parts.query).get("cc", [""])[:1]
+        code = QueryParams(parts.query).get("cc", "")
         return Completion(self.completion, code if CODE.fullmatch(code) else "")
 
 

@@ -8,9 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 512 * 1024  # bytes: the longest rationale and edited answer, in any script
@@ -129,11 +129,9 @@ class PrefixMiddleware:
         path = scope["path"] if scope["type"] == "http" and self._prefix else ""
         rest = path[len(self._prefix) :] if path.startswith(f"{self._prefix}/") else ""
         if rest and self._own(rest):
-            scope = {**scope, "path": rest, "raw_path": quote(rest).encode()}
+            scope = {**scope, "path": rest}
         elif path and path == self._prefix and not self._own(path):  # without the slash, links would lead elsewhere
-            head = [(b"location", f"{quote(self._prefix)}/".encode()), (b"content-length", b"0")]
-            await send({"type": "http.response.start", "status": 307, "headers": head})
-            await send({"type": "http.response.body", "body": b""})
+            await RedirectResponse(f"{self._prefix}/", status_code=307)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -9,7 +9,6 @@ import socket
 import sys
 from types import FrameType
 from typing import NamedTuple
-from urllib.parse import unquote
 
 import uvicorn
 from pydantic import Field
@@ -21,6 +20,7 @@ from steersman.types import Record
 CONNECTIONS = 1000  # at once; what comes beyond gets 503
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _SEGMENT = r"/(?!\.{1,2}(?:/|$))(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+"
+ENCODED = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 PATH = re.compile(f"(?:{_SEGMENT})*/?")
 
 
@@ -72,6 +72,10 @@ def parse_url(url: str) -> PublicUrl:
         raise wrong("has a path that is none: no spaces, '//' or '..', and other letters than ASCII as %XX")
     port = None if port == DEFAULT_PORTS[scheme.lower()] else port
     return PublicUrl(scheme.lower(), host, port, (slash + path).rstrip("/"))
+
+
+def _decoded(encoded: re.Match[str]) -> str:
+    return bytes.fromhex(encoded[0].replace("%", "")).decode("utf-8", "replace")
 
 
 def _browsers_host(text: str) -> str | None:
@@ -131,7 +135,7 @@ class Address(Record):
     @property
     def prefix(self) -> str:
         """The path below which browsers see the pages, such as /user/ann/proxy/8642; empty for the root."""
-        return "" if self.public is None else unquote(self.public.path)
+        return "" if self.public is None else ENCODED.sub(_decoded, self.public.path)
 
     def names(self) -> tuple[str, ...]:
         """The host names under which requests are accepted.

@@ -147,7 +147,7 @@ def test_the_path_alone_leads_to_its_slash(store: RatingStore) -> None:
     address = Address(url=f"https://hub.example.org{HUB}")
     app = RatingApp(store, ADMIN, address.origin, address.prefix)
     got = Browser(app.asgi(address.names()), base_url="https://hub.example.org", follow_redirects=False).get(HUB)
-    assert (got.status_code, got.headers["location"]) == (307, "/user/ann%40lab/proxy/8642/")
+    assert (got.status_code, got.headers["location"]) == (307, "/user/ann@lab/proxy/8642/")
 
 
 def test_every_answer_of_ours_has_the_mark_by_which_pages_know_it(store: RatingStore) -> None:

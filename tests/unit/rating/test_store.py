@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from steersman.errors import UserError
-from steersman.rating.accounts import RaterAccounts, hashed
-from steersman.rating.earlier import earlier_answers
+from steersman.rating.accounts import RaterAccounts
 from steersman.rating.round import Question, Round
-from steersman.rating.schema import raters, votes
+from steersman.rating.schema import votes
 from steersman.rating.store import RatingStore, Refused
 from steersman.rating.votes import comparisons, demonstrations
 
@@ -359,117 +358,6 @@ def test_a_round_goes_on_with_the_settings_it_began_with(opened: Open) -> None:
     assert again.begin(PLAIN, questions(4)) == 1  # three of the four are known
     with pytest.raises(UserError, match="seed: 0 -> 5"):
         again.begin(PLAIN.model_copy(update={"seed": 5}), questions(3))
-
-
-def test_a_link_goes_on_in_any_browser_and_is_stored_as_a_hash(opened: Open) -> None:
-    store = begun(opened, raters=0)
-    people = RaterAccounts(store.database)
-    token = people.invite("Ann", "staff")
-    assert people.join(token, None) is None  # nobody has agreed yet
-    session = people.join(token, "the words")
-    assert session is not None
-    assert people.join("forged" * 8, "the words") is None
-    rater = people.of_session(session)
-    assert rater is not None
-    assert (rater.name, rater.group) == ("Ann", "staff")
-    assert people.of_session("forged") is None
-    assert people.of_session("") is None
-    later = people.join(token, None)
-    assert later not in (None, session)
-    assert people.of_session(later or "") == people.of_session(session) == rater
-    with store.database.reading() as c:
-        from sqlalchemy import text
-
-        stored = str(c.execute(text("SELECT * FROM raters")).all() + c.execute(text("SELECT * FROM sessions")).all())
-    for secret in (token, session, str(later)):
-        assert secret not in stored
-    fresh = people.invite_again(rater.id)
-    for old in (session, later):
-        assert people.of_session(old or "") is None  # a new link ends what was begun with the old one
-    assert people.join(token, "the words") is None
-    assert fresh is not None
-    assert people.join(fresh, "the words") is not None
-    people.revoke(rater.id)
-    assert people.join(fresh, "the words") is None
-
-
-def test_a_cookie_of_an_earlier_version_goes_on(opened: Open) -> None:
-    store = begun(opened, raters=2)
-    people = RaterAccounts(store.database)
-    with store.database.writing() as c:  # as it was stored then
-        c.execute(update(raters).where(raters.c.id == 2).values(session=hashed("an old cookie")))
-    rater = people.of_session("an old cookie")
-    assert rater is not None
-    assert rater.id == 2
-    people.revoke(2)
-    assert people.of_session("an old cookie") is None
-
-
-def test_the_oldest_session_ends_when_there_are_too_many(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steersman.rating.accounts.MOST_SESSIONS", 2)
-    store = begun(opened, raters=0)
-    people = RaterAccounts(store.database)
-    tokens = [people.invite(name) for name in ("Ann", "Bob")]
-    bobs = people.join(tokens[1], "")
-    sessions = [people.join(tokens[0], "") for _ in range(3)]
-    assert [people.of_session(one or "") is not None for one in [bobs, *sessions]] == [True, False, True, True]
-
-
-def test_a_correction_takes_the_place_of_what_was_said_and_keeps_it(opened: Open) -> None:
-    store = begun(opened, 3)
-    first = store.next_task(1)
-    assert first is not None
-    store.submit(1, said(first, 1, 2))
-    on_screen = store.next_task(1)
-    with pytest.raises(Refused, match="already"):
-        store.submit(1, said(first, 2, 1))
-    for ranking in ((2, 1), (1, 1)):
-        assert store.settled_task(1, first.assignment) == first
-        again = said(first, *ranking, corrects=True)
-        assert store.submit(1, again) is True
-        assert store.submit(1, again) is False  # sent again
-    (vote,) = store.votes()
-    assert vote.ranking == (1, 1)
-    assert store.next_task(1) == on_screen
-    with store.database.reading() as c:
-        rows = c.execute(select(votes.c.kind, votes.c.ranking, votes.c.supersedes).order_by(votes.c.id)).all()
-    swapped = first.answers[0].startswith("second")
-    kept = [[2, 1], [1, 2], [1, 1]] if swapped else [[1, 2], [2, 1], [1, 1]]
-    assert rows == [("vote", kept[0], None), ("vote", kept[1], 1), ("vote", kept[2], 2)]
-    with pytest.raises(Refused, match="not yours"):
-        store.submit(2, said(first, 2, 1, corrects=True))
-    assert store.settled_task(2, first.assignment) is None
-    assert store.settled_task(1, on_screen.assignment if on_screen else "") is None
-    answers = earlier_answers(store.database, 1)
-    assert [(one.said, one.changes) for one in answers] == [("Equally good.", 2)]
-    assert store.undo(1, "undo-the-correction")
-    assert store.votes() == []  # the whole answer is open again, and not the one before
-
-
-def test_a_question_that_is_skipped_by_a_correction_goes_to_another(opened: Open) -> None:
-    store = begun(opened, 1)
-    task = store.next_task(1)
-    assert task is not None
-    store.submit(1, said(task, 1, 2))
-    assert store.next_task(2) is None
-    store.submit(1, said(task, skip=True, corrects=True))
-    assert [one.said for one in earlier_answers(store.database, 1)] == ["Skipped."]
-    assert finish(store, 2) == 1
-    store.submit(1, said(task, 1, 2, corrects=True))
-    assert [(vote.rater, vote.late) for vote in store.votes()] == [(2, False), (1, True)]
-
-
-def test_an_earlier_answer_is_put_into_words(opened: Open) -> None:
-    store = begun(opened, 2, options=3)
-    for ranking, more in (((2, 1, 2), {}), ((1, 2, 3), {"both_bad": True, "rationale": "why"})):
-        task = store.next_task(1)
-        assert task is not None
-        store.submit(1, said(task, *ranking, **more))
-    last, first = earlier_answers(store.database, 1)
-    assert first.said == "Ranking: 2, then 1 equal to 3."
-    assert (last.said, last.rationale) == ("Ranking: 1, then 2, then 3. All are bad.", "why")
-    assert earlier_answers(store.database, 1, first.assignment) == [first]
-    assert earlier_answers(store.database, 2) == []
 
 
 def test_what_a_rater_said_who_withdrew_is_not_read(opened: Open) -> None:
