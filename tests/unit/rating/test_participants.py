@@ -201,3 +201,14 @@ def test_a_wrong_completion_is_refused_at_the_start(wrong: str) -> None:
         SharedLink(participants=1, completion=wrong).parsed()
     with pytest.raises(UserError, match="by the shared link"):
         SharedLink(completion="C1").parsed()
+
+
+def test_participants_on_either_database(opened: Callable[..., RatingStore]) -> None:
+    store = opened()
+    store.begin(PLAIN.model_copy(update={"per_rater": 1}), questions(4))
+    shared = Shared(store, completion="C1")
+    me = shared.joins(PID, study="s1", session="x1")
+    assert "C1" in me.votes(1, 2).text  # type: ignore[attr-defined]
+    shared.joins(PID, study="s1", session="x2")
+    assert [(row["session"], row["state"], row["answered"]) for row in table(store)] == [("x2", "completed", "1")]
+    assert Shared(store).key == shared.key
