@@ -118,6 +118,27 @@ def mcnemar_exact(before: Sequence[bool], after: Sequence[bool]) -> float:
     return min(1.0, 2 * tail)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values: rejecting those below a level keeps the chance of any false rejection below it.
+
+    No assumption about how the tests depend on one another.
+    """
+    adjusted, highest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def p_of_interval(distance: float, low: float, high: float, confidence: float = 0.95) -> float:
+    """Two-sided p-value, by the normal distribution, of a distance from 0 of which only the interval is known.
+
+    An interval of no width is that of a distance without error: p is 1 at 0, else 0.
+    """
+    error = (high - low) / (2 * _z(confidence))
+    return math.erfc(abs(distance) / error / math.sqrt(2)) if error > 0 else float(distance == 0)
+
+
 def mean_estimate(values: Sequence[float], confidence: float = 0.95, resamples: int = 4000, seed: int = 0) -> Estimate:
     """Mean with a percentile bootstrap interval. Without values: NaN and the whole line."""
     if not values:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from steersman.report.format import NO_DATA, bounds, finite, percent, points
+from steersman.report.format import FEW, NO_DATA, bounds, finite, percent, points
 from steersman.types import Record, Slug, Text
 
 
@@ -75,15 +75,37 @@ class Difference(Figure):
 
 
 class Rate(Figure):
-    """A rate and, where it has one, its change since an earlier rate."""
+    """A rate and, where it has one, its change since an earlier rate. ``n``: the observations, where they are known."""
 
     kind: Literal["rate"] = "rate"
     strong: bool = False
     change: Difference | None = None
+    n: int | None = None
+
+    @classmethod
+    def of(cls, estimate: Mapping[str, Any], **more: Any) -> Self:
+        """From an estimate in a file, with its number of observations."""
+        return super().of(estimate, n=estimate.get("n"), **more)
+
+    @property
+    def count(self) -> str:
+        """``1 of 3``: what stands in place of a rate of fewer than `FEW` observations; empty for any other."""
+        if self.value is None or not self.n or self.n >= FEW or abs(self.value * self.n % 1 - 0.5) < 0.499:
+            return ""  # the last: a mean of other things than yes and no
+        return f"{round(self.value * self.n)} of {self.n}"
 
     def texts(self) -> tuple[str, str]:
-        """The value and the interval, in ASCII."""
+        """The value and the interval, in ASCII; of few observations, their count alone."""
+        if self.count:
+            return self.count, ""
         return percent(self.value), "" if self.low is None else bounds(self.model_dump())
+
+
+class Outcome(Record):
+    """What became of a measure: see `verdict`."""
+
+    kind: Literal["outcome"] = "outcome"
+    value: Literal["better", "worse", "unchanged", "too few prompts", "not compared"]
 
 
 class Dots(Record):
@@ -94,7 +116,7 @@ class Dots(Record):
 
 
 Inline = str | Strong | Code
-Cell = None | str | int | Code | Label | Number | Difference | Rate | Dots
+Cell = None | str | int | Code | Label | Number | Difference | Rate | Outcome | Dots
 
 
 # ── blocks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,21 +125,25 @@ class Paragraph(Record):
 
     kind: Literal["paragraph"] = "paragraph"
     parts: tuple[Inline, ...]
-    style: Literal["body", "lead", "note"] = "body"
+    style: Literal["body", "lead", "note", "verdict"] = "body"
 
 
-def paragraph(*parts: Inline, style: Literal["body", "lead", "note"] = "body") -> Paragraph:
+def paragraph(*parts: Inline, style: Literal["body", "lead", "note", "verdict"] = "body") -> Paragraph:
     """A paragraph of text with emphasis and code in it."""
     return Paragraph(parts=parts, style=style)
 
 
 class Table(Record):
-    """A captioned table. The first cell of a row is its heading; in the terminal, an empty row is a rule."""
+    """A captioned table. The first cell of a row is its heading; in the terminal, an empty row is a rule.
+
+    ``headline``: set closely, for the first screen.
+    """
 
     kind: Literal["table"] = "table"
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    headline: bool = False
 
 
 class Curve(Record):
@@ -217,10 +243,10 @@ Section.model_rebuild()
 
 
 class Page(Record):
-    """A whole report: title, facts and summary above its sections."""
+    """A whole report: title, facts and summary above its sections, which fold."""
 
     title: str
     facts: Facts
-    summary: tuple[Paragraph, ...]
+    summary: tuple[Paragraph | Table, ...]
     sections: tuple[Section, ...]
     version: str

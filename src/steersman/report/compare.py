@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import RenderableType
 
 from steersman.evals.conditions import ALIGNED, FEW_SHOT, RAW, baselines, conditions_of, subject
-from steersman.report import terminal
+from steersman.report import terminal, verdict
 from steersman.report.blocks import Block, Cell, Difference, Number, Rate, Table, paragraph
 from steersman.report.evidence import Evidence, flatten, overview_data, read_evidence
-from steersman.report.format import number, phrase, short
-from steersman.report.overview import OVER_REFUSAL
+from steersman.report.format import FEW, number, phrase, short
+from steersman.report.overview import OVER_REFUSAL, pooled_name
 from steersman.stats import independent_difference, mcnemar_exact, paired_difference, wilson
 from steersman.store import Run, canonical
 
@@ -22,7 +22,7 @@ SHORT = {RAW: "raw", FEW_SHOT: "few-shot", ALIGNED: "aligned"}
 
 # ── one run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def terminal_summary(run: Run) -> RenderableType:
-    """The results of a run within 80 columns: principles, overall, alignment tax.
+    """The results of a run within 80 columns: the verdict, principles, overall, alignment tax.
 
     Raises:
         UserError: the run has not reached ``scores``.
@@ -32,9 +32,11 @@ def terminal_summary(run: Run) -> RenderableType:
 
 def summary_of(data: Mapping[str, Any]) -> RenderableType:
     """The same of a run's report.json."""
-    blocks: list[Block] = []
+    blocks: list[Block] = [*verdict.sentences_of(verdict.verdict_of(data))]
     if data["overall"]:
-        rates = tuple(_rates(row["principle"], row) for row in data["principles"])
+        rates = [_rates(row["principle"], row) for row in data["principles"] if row["n"] >= FEW]
+        if pooled := data.get("pooled"):
+            rates.append(_rates(pooled_name(pooled), pooled))
         overall = tuple(_rates(_overall(row["label"]), row) for row in data["overall"] if row["n"])
         given = data["overall"][0]["rates"]
         names = [SHORT[name] for name in (*baselines(given), subject(given))]
@@ -78,8 +80,8 @@ def _overall(label: str) -> str:
 
 def _rates(label: str, row: Mapping[str, Any]) -> tuple[Cell, ...]:
     own = subject(row["rates"])
-    others = (Rate(value=row["rates"][name]["value"]) for name in row["rates"] if name != own)
-    versus = (Difference.of(row[f"versus_{base}"]) for base in _versus(row))
+    others = (Rate(value=row["rates"][name]["value"], n=row["n"]) for name in row["rates"] if name != own)
+    versus = (Difference.of(row[f"versus_{base}"]) if row["n"] >= FEW else None for base in _versus(row))
     return label, row["n"], *others, Rate.of(row["rates"][own]), *versus
 
 

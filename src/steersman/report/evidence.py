@@ -16,9 +16,11 @@ from typing import Any, Protocol
 import yaml
 
 from steersman.errors import UserError
-from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW, conditions_of, subject
+from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW, baselines, conditions_of, subject
 from steersman.evals.detectors.behaviours import BEHAVIOURS
-from steersman.report.format import finite, phrase
+from steersman.report import verdict
+from steersman.report.format import FEW, finite, phrase
+from steersman.stats import mcnemar_exact, paired_difference, wilson
 from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha256_text
 
 RULE = "the first evaluation prompt of each principle in the order of the file, featured questions apart"
@@ -144,7 +146,7 @@ def overview_data(found: Evidence, config: ReportSettings | None = None) -> dict
     pairs = side_by_side(found.rows, found.titles)
     by_prompt = {_normal(pair["prompt"]): pair for pair in pairs}
     shown_first = [by_prompt[_normal(q)] for q in featured if _normal(q) in by_prompt]
-    return {
+    data = {
         "title": title,
         "run": found.path.name,
         "started": _iso(found.about.get("started")),
@@ -160,6 +162,7 @@ def overview_data(found: Evidence, config: ReportSettings | None = None) -> dict
         "failures": _failures(pairs, subject(conditions)),
         **_tables(found),
         "cost": {**found.summary["capability"], "mean_answer_tokens": found.summary["mean_answer_tokens"]},
+        "sense": _sense(found),
         "duels": [_duel(duel, found.manifests) for duel in found.duels],
         "stages": _stages(found),
         "provenance": {
@@ -172,6 +175,7 @@ def overview_data(found: Evidence, config: ReportSettings | None = None) -> dict
             "recipe": dict(found.recipe),
         },
     }
+    return data | {"verdict": verdict.judged(data)}
 
 
 def _measured(found: Evidence) -> list[str]:
@@ -356,9 +360,35 @@ def _tables(found: Evidence) -> dict[str, Any]:
     return {
         "principles": [described(row) for row in sorted(found.summary["principles"], key=place)],
         "behaviours": [described(row) for row in sorted(found.summary["behaviours"], key=place)],
+        "pooled": _pooled(found),
         "behaviour_meanings": {name: text for name, text in BEHAVIOURS.items() if name in used},
         "overall": list(found.summary["overall"]),
     }
+
+
+def _pooled(found: Evidence) -> dict[str, Any] | None:
+    """The pass rate over all principles of fewer than `FEW` prompts, as a row of the table; null without such."""
+    small = {row["principle"] for row in found.summary["principles"] if 0 < row["n"] < FEW}
+    kept: dict[str, list[bool]] = {name: [] for name in conditions_of(found.rows)}
+    for row in found.rows:
+        if row["kept"] is not None and row["principles"] and row["principles"][0] in small:
+            kept[row["condition"]].append(row["kept"])
+    if not small:
+        return None
+    own = kept[subject(kept)]
+    versus = {
+        f"versus_{base}": paired_difference(kept[base], own).json() | {"p_exact": mcnemar_exact(kept[base], own)}
+        for base in baselines(kept)
+    }
+    rates = {name: wilson(sum(values), len(values)).json() for name, values in kept.items()}
+    return {"principles": len(small), "n": len(own), "rates": rates, **versus}
+
+
+def _sense(found: Evidence) -> Mapping[str, Any] | None:
+    """How many answers made sense, if the run has measured it."""
+    record = found.record("sense")
+    measures = record.read("summary.json")["measures"] if record else ()
+    return next((row for row in measures if row["label"] == "makes sense"), None)
 
 
 def _constitution(document: Mapping[str, Any]) -> dict[str, Any]:

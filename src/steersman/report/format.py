@@ -10,6 +10,7 @@ from typing import Any
 Figure = Mapping[str, Any]  # {"value", "low", "high", "n"}; value is None where there was nothing to observe
 
 NO_DATA = "no data"
+FEW = 5  # prompts below which a rate is shown as a count, and a principle is pooled with others
 TRUE_MINUS = str.maketrans("-", "−")
 # Characters that a page swallows or that change how the rest is read: C0 and C1 controls other than tab and newline,
 # bidirectional overrides, the byte-order mark, halves of surrogate pairs, and the invisible tag block.

@@ -28,6 +28,7 @@ from steersman.report.blocks import (
     Label,
     LineChart,
     Number,
+    Outcome,
     Page,
     Paragraph,
     Rate,
@@ -40,20 +41,33 @@ from steersman.report.format import TRUE_MINUS, number
 from steersman.types import messages_of
 
 TEMPLATE = Path(__file__).with_name("page.html")
+OUTCOMES = {  # a sign that needs no colour
+    "better": '<i aria-hidden="true">▲</i> ',
+    "worse": '<i aria-hidden="true">▼</i> ',
+    "unchanged": '<i aria-hidden="true">=</i> ',
+    "too few prompts": '<i aria-hidden="true">?</i> ',
+    "not compared": "",
+}
 LONG_TEXT = 24  # characters of a cell from which on a table is set wide
 
 
 def render(page: Page) -> str:
     """The whole page."""
-    contents = "".join(f'<li><a href="#{s.id}">{s.id.capitalize()}</a></li>' for s in page.sections)
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escaped(page.title),
         facts=_facts(page.facts, "facts"),
-        summary="".join(map(_paragraph, page.summary)),
-        contents=contents,
-        sections="\n".join(_section(section, 2) for section in page.sections),
+        summary=_blocks(page.summary, 3),
+        contents=_entry("verdict", "Verdict", ()) + "".join(_entry(s.id, s.id.capitalize(), s.blocks) for s in page.sections),
+        sections="\n".join(_fold(section, 2) for section in page.sections),
         version=escaped(page.version),
     )
+
+
+def _entry(place: str, name: str, blocks: Sequence[Block]) -> str:
+    """A line of the menu with those of the sections in it; sections may lie in what folds away."""
+    inner = "".join(_entry(s.id, s.title, s.blocks) for s in blocks if isinstance(s, Section))
+    below = f"<ul>{inner}</ul>" if inner else ""
+    return f'<li><a href="#{place}">{escaped(name)}</a>{below}</li>'
 
 
 def fragment(blocks: Sequence[Block]) -> str:
@@ -105,6 +119,20 @@ def _block(block: Block, level: int) -> str:
             return _section(block, level)
 
 
+def _fold(section: Section, level: int) -> str:
+    """A section that folds; one that holds nothing but sections stays open, and these fold.
+
+    The link's target is the content and not the ``details``: a browser opens what its target lies in.
+    """
+    heading = f'<h{level} id="{section.id}-h">{escaped(section.title)}</h{level}>'
+    start = f'<section aria-labelledby="{section.id}-h"'
+    if section.blocks and all(isinstance(block, Section) for block in section.blocks):
+        folds = "".join(_fold(block, level + 1) for block in section.blocks if isinstance(block, Section))
+        return f'{start} class="group" id="{section.id}">{heading}{folds}</section>'
+    content = f'<div class="inside" id="{section.id}">{_blocks(section.blocks, level + 1)}</div>'
+    return f'{start} class="fold">{_details(heading, content, "part")}</section>'
+
+
 def _section(section: Section, level: int) -> str:
     heading = f'<h{level} id="{section.id}-h">{escaped(section.title)}</h{level}>'
     content = _blocks(section.blocks, level + 1)
@@ -145,20 +173,35 @@ def _facts(block: Facts, kind: str) -> str:
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _table(block: Table) -> str:
-    """A table in a container of its own, so that a narrow screen scrolls the table and not the page."""
+    """A table in a container of its own, so that a narrow screen scrolls the table and not the page.
+
+    On a phone, the numbers of a row stand below its heading, each under the name of its column.
+    """
     rows = [row for row in block.rows if row]
     cells = [cell for row in rows for cell in row[1:]]
-    wide = len(block.columns) > 4 or any(isinstance(cell, str) and len(cell) > LONG_TEXT for cell in cells)
+    wide = len(block.columns) > 4 or any(map(_long, cells))
     heads = "".join(f'<th scope="col">{head}</th>' for head in _heads(block))
     body = "".join(
-        f'<tr><th scope="row">{_cell(heading)}</th>{"".join(f"<td>{_cell(cell)}</td>" for cell in rest)}</tr>'
+        f'<tr><th scope="row">{_cell(heading)}</th>{"".join(map(_data, rest, block.columns[1:]))}</tr>'
         for heading, *rest in rows
     )
-    caption, kind = escaped(block.caption), "rates" if _has_dots(block) else "plain" if wide else "plain small"
+    caption = escaped(block.caption)
+    kind = "headline" if block.headline else "rates" if _has_dots(block) else "plain" if wide else "plain small"
     return (
         f'<div class="scroll" role="region" aria-label="Table: {caption}" tabindex="0"><table class="{kind}">'
         f"<caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _long(cell: Cell) -> bool:
+    return isinstance(cell, str) and len(cell) > LONG_TEXT
+
+
+def _data(cell: Cell, column: str) -> str:
+    """A cell below the heading of its column, which a phone shows beside it."""
+    kind = "chart" if isinstance(cell, Dots) else "outcome" if isinstance(cell, Outcome) else "long" * _long(cell)
+    named = f' class="{kind}"' if kind else ""
+    return f'<td{named} data-label="{escaped(column)}">{_cell(cell)}</td>'
 
 
 def _has_dots(block: Table) -> bool:
@@ -188,17 +231,19 @@ def _cell(cell: Cell) -> str:
             return escaped(cell.text) + (f'<span class="sub">{escaped(cell.note)}</span>' if cell.note else "")
         case Number() | Difference() | Rate():
             return _figure(cell)
+        case Outcome():
+            return f'<span class="{cell.value.split()[0]}">{OUTCOMES[cell.value]}{cell.value}</span>'
         case Dots():
-            return charts.dots(cell.rates)
+            return charts.dots(cell.rates) if cell.rates else ""
 
 
 def _figure(cell: Number | Difference | Rate) -> str:
     """A value above its interval, and above its change since an earlier value."""
     value, interval = (text.translate(TRUE_MINUS).replace("x ", "× ") for text in cell.texts())
-    if cell.value is None or not interval:
-        return value
     strong, change = (cell.strong, cell.change) if isinstance(cell, Rate) else (False, None)
-    below = [interval, *([" ".join(change.texts()).translate(TRUE_MINUS)] if change else [])]
+    if cell.value is None or not (interval or strong):
+        return value
+    below = [*([interval] if interval else []), *([" ".join(change.texts()).translate(TRUE_MINUS)] if change else [])]
     lines = "".join(f'<span class="interval">{line}</span>' for line in below)
     return f'<span class="value{" strong" if strong else ""}">{value}</span>{lines}'
 

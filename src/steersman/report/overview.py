@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from steersman.evals.conditions import ALIGNED, CONDITIONS, FEW_SHOT, RAW, baselines, subject
+from steersman.report import verdict
 from steersman.report.blocks import (
     Answer,
     Block,
@@ -28,21 +29,10 @@ from steersman.report.blocks import (
     Paragraph,
     Rate,
     Section,
-    Strong,
     Table,
     paragraph,
 )
-from steersman.report.format import (
-    TRUE_MINUS,
-    difference,
-    minutes,
-    number,
-    p_value,
-    percent,
-    phrase,
-    rate,
-    short,
-)
+from steersman.report.format import FEW, minutes, number, p_value, phrase, short
 
 Data = Mapping[str, Any]
 NAMES = {name: phrase(name) for name in CONDITIONS}
@@ -76,46 +66,27 @@ def page(data: Data, stages: Sequence[Section]) -> Page:
 
 
 # ── 1. the summary ───────────────────────────────────────────────────────────────────────────────────────────────────
-def summary(data: Data) -> tuple[Paragraph, ...]:
-    """The outcome in sentences with numbers."""
-    brackets = "A prompt is passed when the answer shows all that it calls for. Brackets are 95 % intervals."
-    left_out = " ".join(data.get("left_out", ()))
+def summary(data: Data) -> tuple[Paragraph | Table, ...]:
+    """The verdict in sentences with numbers, the headline figures, and what was left out."""
+    found = verdict.verdict_of(data)
+    titles = {row["principle"]: row["title"] for row in data["principles"]}
+    table, principles, left_out = verdict.headline(found), verdict.by_principle(found, titles), data.get("left_out", ())
+    unjudged = bool(data["overall"]) and not data["overall"][0]["n"]
+    none = ("No held-out prompt says what a good answer shows, so there is no pass rate to report.",) if unjudged else ()
+    missing = [verdict.KINDS[label].name.lower() for label in found["missing"]]
+    notes = (*none, *left_out, *([f"Not measured: {', '.join(missing)}."] if missing else []))
     return (
-        *([paragraph(*_passed(data["overall"][0]), style="lead")] if data["overall"] else []),
-        *([paragraph(_tax(data["cost"]))] if "knowledge" in data["cost"] else []),
-        *([paragraph(left_out)] if left_out else []),
-        *([paragraph(brackets, style="note")] if data["overall"] else []),
-    )
-
-
-def _passed(row: Data) -> tuple[Inline, ...]:
-    rates = row["rates"]
-    if not row["n"]:
-        return ("No held-out prompt says what a good answer shows, so there is no pass rate to report.",)
-    whose = {RAW: "; the raw model’s is ", FEW_SHOT: ", and with a few-shot prompt "}
-    compared = [part for name in baselines(rates) for part in (whose[name], Strong(text=rate(rates[name])))]
-    model = "aligned model" if ALIGNED in rates else "model"
-    own = Strong(text=rate(rates[subject(rates)]))
-    return (f"On {row['n']} held-out prompts, the {model}’s pass rate is ", own, *compared, ".")
-
-
-def _tax(measured: Data) -> str:
-    knowledge, perplexity = measured["knowledge"], measured["perplexity"]
-    if "difference" not in knowledge:
-        right, nats = knowledge[RAW]["value"], number(perplexity[RAW], 2)
-        return f"It answers {percent(right)} of the items of general knowledge; perplexity on neutral text is {nats}."
-    ratio = Number.of(perplexity["ratio"], digits=3)
-    return (
-        f"Alignment tax: general knowledge went from {percent(knowledge[RAW]['value'])} to "
-        f"{percent(knowledge[ALIGNED]['value'])} ({difference(knowledge['difference']).translate(TRUE_MINUS)} points); "
-        f"perplexity on neutral text is {' '.join(ratio.texts())} times that of the raw model."
+        *verdict.sentences_of(found),
+        *([table] if table else []),
+        *([paragraph(principles)] if principles else []),
+        *([paragraph(" ".join(notes))] if notes else []),
+        *([paragraph(found["rule"], style="note")] if found["rule"] else []),
     )
 
 
 def glance(data: Data) -> tuple[Block, ...]:
-    """What a notebook shows of a run: facts, summary, and the rates over all prompts."""
-    rates = next(block for block in principles(data).blocks if isinstance(block, Table))
-    return facts(data), *summary(data), rates
+    """What a notebook shows of a run: facts and summary."""
+    return facts(data), *summary(data)
 
 
 def facts(data: Data) -> Facts:
@@ -218,13 +189,12 @@ def principles(data: Data) -> Section:
     principles, measured = data["principles"], [row for row in data["overall"] if row["n"]]
     counts = [row["n"] for row in principles if row["n"]]
     small = f" Here a principle has {min(counts)} to {max(counts)} prompts." if counts else ""
+    large = [row for row in principles if row["n"] >= FEW]
+    by_principle = _rates("By principle", "Principle", large, map(_titled, large), data.get("pooled"))
 
     def overall(row: Data) -> Label:
         note = "harmless prompts refused; lower is better" if row["label"] == OVER_REFUSAL else ""
         return Label(text=phrase(row["label"]).capitalize(), note=note)
-
-    def titled(row: Data) -> Label:
-        return Label(text=row["title"], note=f"{row['principle']} · severity {row['severity']}")
 
     def behaviour(row: Data) -> Label:
         return Label(text=phrase(row["behaviour"]), note=row["title"])
@@ -242,7 +212,8 @@ def principles(data: Data) -> Section:
                 + "".join(compared.format(*(NAMES[name].lower() for name in (subject(names), base))) for base in versus)
             ),
             _rates("Overall", "All prompts", measured, map(overall, measured)),
-            *([_rates("By principle", "Principle", principles, map(titled, principles))] if principles else []),
+            *([by_principle] if by_principle.rows else []),
+            *_few(principles),
             *([Details(title="Behaviour by behaviour", blocks=(meanings, by_behaviour))] if principles else []),
             *blind_tests(data["duels"]),
         ),
@@ -253,22 +224,49 @@ def principles(data: Data) -> Section:
     )
 
 
-def _rates(caption: str, first: str, rows: Sequence[Data], headings: Iterable[Label]) -> Table:
-    names = rows[0]["rates"] if rows else {}
+def _titled(row: Data) -> Label:
+    return Label(text=row["title"], note=f"{row['principle']} · severity {row['severity']}")
+
+
+def pooled_name(pooled: Data) -> str:
+    """The heading of the row that stands for all principles of few prompts."""
+    many = pooled["principles"]
+    return f"{many} principle{'s' * (many > 1)} with fewer than {FEW} prompts{', pooled' * (many > 1)}"
+
+
+def _few(rows: Sequence[Data]) -> tuple[Block, ...]:
+    """The principles of few prompts, folded, with counts in place of rates."""
+    few = [row for row in rows if row["n"] < FEW]
+    if not few:
+        return ()
+    names = few[0]["rates"]
+    cells = tuple((_titled(row), *(Rate.of(row["rates"][name]) for name in names)) for row in few)
+    caption = f"Answers that passed, of principles with fewer than {FEW} prompts"
+    table = Table(caption=caption, columns=("Principle", *map(NAMES.__getitem__, names)), rows=cells)
+    return (Details(title=f"Principles with fewer than {FEW} prompts: {len(few)}", blocks=(table,)),)
+
+
+def _rates(
+    caption: str, first: str, rows: Sequence[Data], headings: Iterable[Label], pooled: Data | None = None
+) -> Table:
+    cells = [_rate_row(heading, row) for heading, row in zip(headings, rows, strict=True)]
+    if pooled:
+        cells.append(_rate_row(Label(text=pooled_name(pooled)), pooled))
+    names = (rows[0] if rows else pooled or {"rates": {}})["rates"]
     versus = [f"{NAMES[subject(names)]} − {NAMES[base].lower()}" for base in baselines(names)[:1]]
     columns = (first, "Chart", *map(NAMES.__getitem__, names), *versus, *(["p"] if versus else []), "n")
-    cells = (_rate_row(heading, row) for heading, row in zip(headings, rows, strict=True))
     return Table(caption=caption, columns=columns, rows=tuple(cells))
 
 
 def _rate_row(heading: Label, row: Data) -> tuple[Cell, ...]:
-    own = subject(row["rates"])
+    """A row of rates; of few prompts, counts without a chart, a difference and a p-value."""
+    own, few = subject(row["rates"]), row["n"] < FEW
     rates = {NAMES[name]: Rate.of(found, strong=name == own) for name, found in row["rates"].items()}
     versus: list[Cell] = []
     for base in baselines(row["rates"])[:1]:
         found = row[f"versus_{base}"]
-        versus = [Difference.of(found), p_value(found["p_exact"]) if row["n"] else None]
-    return heading, Dots(rates=rates), *rates.values(), *versus, row["n"]
+        versus = [None, None] if few else [Difference.of(found), p_value(found["p_exact"])]
+    return heading, Dots(rates={} if few else rates), *rates.values(), *versus, row["n"]
 
 
 def blind_tests(duels: Sequence[Data]) -> tuple[Section, ...]:

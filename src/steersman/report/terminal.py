@@ -28,6 +28,7 @@ from steersman.report.blocks import (
     Label,
     LineChart,
     Number,
+    Outcome,
     Paragraph,
     Rate,
     Section,
@@ -147,6 +148,8 @@ def plain(cell: Cell) -> str:
             return f"{cell:,}"
         case Code():
             return cell.text
+        case Outcome():
+            return cell.value
         case Label():
             return f"{cell.text} ({cell.note})" if cell.note else cell.text
         case Number() | Difference() | Rate():
