@@ -57,7 +57,8 @@ def render(page: Page) -> str:
         title=escaped(page.title),
         facts=_facts(page.facts, "facts"),
         summary=_blocks(page.summary, 3),
-        contents=_entry("verdict", "Verdict", ()) + "".join(_entry(s.id, s.id.capitalize(), s.blocks) for s in page.sections),
+        contents=_entry("verdict", "Verdict", ())
+        + "".join(_entry(s.id, s.id.capitalize(), s.blocks) for s in page.sections),
         sections="\n".join(_fold(section, 2) for section in page.sections),
         version=escaped(page.version),
     )

@@ -72,9 +72,13 @@ def summary(data: Data) -> tuple[Paragraph | Table, ...]:
     titles = {row["principle"]: row["title"] for row in data["principles"]}
     table, principles, left_out = verdict.headline(found), verdict.by_principle(found, titles), data.get("left_out", ())
     unjudged = bool(data["overall"]) and not data["overall"][0]["n"]
-    none = ("No held-out prompt says what a good answer shows, so there is no pass rate to report.",) if unjudged else ()
+    no_rate = "No held-out prompt says what a good answer shows, so there is no pass rate to report."
     missing = [verdict.KINDS[label].name.lower() for label in found["missing"]]
-    notes = (*none, *left_out, *([f"Not measured: {', '.join(missing)}."] if missing else []))
+    notes = (
+        *([no_rate] if unjudged else []),
+        *left_out,
+        *([f"Not measured: {', '.join(missing)}."] if missing else []),
+    )
     return (
         *verdict.sentences_of(found),
         *([table] if table else []),
@@ -240,7 +244,9 @@ def _few(rows: Sequence[Data]) -> tuple[Block, ...]:
     if not few:
         return ()
     names = few[0]["rates"]
-    cells = tuple((_titled(row), *(Rate.of(row["rates"][name]) for name in names)) for row in few)
+    cells: tuple[tuple[Cell, ...], ...] = tuple(
+        (_titled(row), *(Rate.of(row["rates"][name]) for name in names)) for row in few
+    )
     caption = f"Answers that passed, of principles with fewer than {FEW} prompts"
     table = Table(caption=caption, columns=("Principle", *map(NAMES.__getitem__, names)), rows=cells)
     return (Details(title=f"Principles with fewer than {FEW} prompts: {len(few)}", blocks=(table,)),)

@@ -71,7 +71,8 @@ def judged(data: Data) -> dict[str, Any]:
     rows = [row for row in rows if row["change"]]
     _judge(rows)
     outcomes = {
-        outcome: [r["label"] for r in rows if r["outcome"] == outcome] for outcome in (BETTER, WORSE, UNCHANGED, TOO_FEW)
+        outcome: [r["label"] for r in rows if r["outcome"] == outcome]
+        for outcome in (BETTER, WORSE, UNCHANGED, TOO_FEW)
     }
     found = {measure["label"] for measure in measures}
     expected = (kind for kind in KINDS if kind not in ("makes sense", "preferred"))
@@ -219,7 +220,7 @@ def _plain(part: Inline) -> str:
 
 
 def _listed(measures: Sequence[Data], base: str | None) -> str:
-    """Clauses, the clearest differences first as the measures come; one baseline is named, others are with the clause."""
+    """A clause for each measure; a baseline other than ``base`` is named in its clause."""
     return "; ".join(_clause(measure, base) for measure in measures)
 
 
@@ -263,15 +264,15 @@ def _perplexity(measure: Data) -> str:
 def _rule(measures: int) -> str:
     corrected = f", corrected for the {measures} comparisons in this table (Holm)" if measures > 1 else ""
     return (
-        f"Better or worse: a difference on the same prompts at the 5 % level{corrected}. Unchanged: none was found, and "
-        f"its 95 % interval, in brackets, leaves no room for one of more than {100 * MARGIN:.0f} points (perplexity: "
-        f"{100 * MARGIN:.0f} %). Noise: half the width of that interval. Changes of rates are in percentage points. "
-        "A prompt is passed when the answer shows all that it calls for."
+        f"Better or worse: a difference on the same prompts at the 5 % level{corrected}. Unchanged: none was found, "
+        f"and its 95 % interval, in brackets, leaves no room for one of more than {100 * MARGIN:.0f} points "
+        f"(perplexity: {100 * MARGIN:.0f} %). Noise: half the width of that interval. Changes of rates are in "
+        "percentage points. A prompt is passed when the answer shows all that it calls for."
     )
 
 
 def by_principle(verdict: Data, titles: Mapping[str, str]) -> str:
-    """One sentence on the principles, corrected over these; empty without any that is compared. Names what got worse."""
+    """One sentence on the principles, corrected over these, with those that got worse; empty if none is compared."""
     found = verdict["principles"]
     if not found:
         return ""

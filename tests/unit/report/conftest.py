@@ -35,6 +35,12 @@ ANSWERS = {
 }  # fmt: skip
 
 
+def repeated(times: int) -> tuple[list[tuple[Any, ...]], dict[str, list[str]]]:
+    """`DATA` and `ANSWERS` several times, each prompt with a number."""
+    data = [(f"{prompt} ({i})", *more) for i in range(times) for prompt, *more in DATA]
+    return data, {name: said * times for name, said in ANSWERS.items()}
+
+
 def constitution(persona: str = "Plain.") -> dict[str, Any]:
     rules = [
         {"id": i, "title": t, "severity": s, "behaviours": []}

@@ -15,7 +15,7 @@ from steersman.report.compare import diff_table, differences, terminal_summary
 from steersman.stats import paired_difference
 from steersman.store import Run
 
-from .conftest import ANSWERS, DATA
+from .conftest import ANSWERS, DATA, repeated
 
 
 def printed(table: RenderableType, width: int = 80) -> str:
@@ -24,11 +24,15 @@ def printed(table: RenderableType, width: int = 80) -> str:
     return file.getvalue()
 
 
-def test_summary_fits_80_columns_and_has_the_numbers(run: Run) -> None:
-    lines = printed(terminal_summary(run)).splitlines()
+def test_summary_fits_80_columns_and_has_the_numbers(make: Callable[..., Run]) -> None:
+    data, answers = repeated(3)
+    lines = printed(terminal_summary(make(data=data, answers=answers))).splitlines()
     assert max(map(len, lines)) <= 80
     row = next(line for line in lines if line.startswith("refuse-harm"))
-    assert row.split() == ["refuse-harm", "2", "0", "%", "0", "%", "100", "%", "[34,", "100]", "+100", "[7,", "100]"]
+    assert row.split() == ["refuse-harm", "6", "0", "%", "0", "%", "100", "%", "[61,", "100]", "+100", "[45,", "100]"]
+    pooled = next(i for i, line in enumerate(lines) if line.startswith("1 principle with fewer"))
+    assert lines[pooled].split()[-10:] == ["3", "0", "of", "3", "3", "of", "3", "3", "of", "3"]
+    assert not [line for line in lines if line.startswith("no-needless-refusal")]  # three prompts
     over_refusal = next(i for i, line in enumerate(lines) if line.startswith("over-refusal (lower is"))
     assert lines[over_refusal + 1].strip() == "better)"
     assert any(line.startswith("perplexity") and "x 1.037 [1.020, 1.050]" in line for line in lines)
@@ -43,7 +47,7 @@ def test_summary_leaves_out_rates_that_no_prompt_measures(make: Callable[..., Ru
 
 def test_long_names_and_markup_in_them_survive(make: Callable[..., Run]) -> None:
     name = "a-principle-whose-name-goes-on-and-on-and-does-not-end"
-    data = [(q, name, e, t) for q, _, e, t in DATA]
+    data = [(q, name, e, t) for q, _, e, t in DATA]  # five of them judged
     text = printed(terminal_summary(make(data=data)))
     assert max(map(len, text.splitlines())) <= 80
     assert name[:20] in text
@@ -110,7 +114,8 @@ def test_a_summary_has_columns_for_what_was_measured_alone(make: Callable[..., R
     shown = {"raw": "raw", "raw_few_shot": "few-shot", "aligned": "aligned"}
     if given:
         versus = [f"{shown[given[-1]]} - {shown[given[0]]}"] if len(given) > 1 else []
-        assert " ".join(lines[0].split()) == " ".join(["rate, per cent n", *(shown[name] for name in given), *versus])
+        heads = " ".join(["rate, per cent n", *(shown[name] for name in given), *versus])
+        assert heads in [" ".join(line.split()) for line in lines]
     assert "answers: null" in " ".join(lines) or given
     found = differences(run, make("other"))
     assert found["cost"][0]["a"] == {"raw": None, "aligned": None}

@@ -6,13 +6,15 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from steersman.pipeline import sections_of, write_report
 from steersman.rating.blind_test import blind_test
+from steersman.report import verdict
 from steersman.report.page import render, report_data
+from steersman.stats import paired_difference
 from steersman.store import Run, read_json, read_jsonl, write_json, write_jsonl
 from steersman.types import Comparison
 
@@ -58,6 +60,16 @@ class Settings(NamedTuple):
     featured: tuple[str, ...]
 
 
+def cells(page: str, column: str) -> list[str]:
+    """The cells below a heading, in all tables."""
+    return re.findall(rf'<td(?: class="\w+")? data-label="{column}">(.*?)</td>', page)
+
+
+def verdict_of(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = report_data(run, ())["verdict"]
+    return found
+
+
 def page_of(run: Run) -> str:
     return write_report(run).read_text(encoding="utf-8")
 
@@ -67,7 +79,9 @@ def test_written_files_agree_and_use_the_recipe(run: Run) -> None:
     data = json.loads((run.path / "report" / "report.json").read_text(encoding="utf-8"))
     assert data == report_data(run, sections_of(run))
     assert "<title>Tiny &amp; small</title>" in text
-    assert "On 5 held-out prompts, the aligned model’s pass rate is <strong>80 % [38, 96]</strong>" in text
+    assert data["verdict"]["sentences"] == verdict.judged(data)["sentences"]
+    assert "it passes 4 of 5 held-out prompts, 0 before (noise: about 2)" in " ".join(data["verdict"]["sentences"])
+    assert "passes 4 of 5 held-out prompts, 0 before (noise: about 2)" in text
     assert "published by Tests &amp; Co" in text
     assert "/somewhere/secret" not in text + json.dumps(data)
 
@@ -133,6 +147,65 @@ def test_headings_tables_and_landmarks(run: Run) -> None:
     assert order == sorted(order)
 
 
+def test_the_menu_lists_every_section_and_each_folds(make: Callable[..., Run]) -> None:
+    text = page_of(make(comparisons=True, reinforced=True))
+    nav = text[text.index("<nav") : text.index("</nav>")]
+    listed = re.findall(r'<a href="#([\w-]+)">', nav)
+    body = text[text.index("<main") :]
+    sections = [name for name in re.findall(r' id="([\w-]+)"', body) if not name.endswith("-h")]
+    assert listed == sections
+    assert listed[:4] == ["verdict", "questions", "examples", "failures"]
+    assert {"sft", "dpo", "rl", "training", "provenance", "limits"} < set(listed)
+    # The target lies inside what folds: a browser opens that for a link, and for find in page.
+    parts = re.findall(r'<details class="part"><summary><h[23] id="([\w-]+)-h">[^<]+</h[23]></summary><div class="inside" '
+                       r'id="([\w-]+)">', body)  # fmt: skip
+    assert [name for name, _ in parts] == [inside for _, inside in parts]
+    assert set(listed) - {name for name, _ in parts} == {"verdict", "training", "examples", "failures"}
+    assert '<details class="part" open' not in text
+
+
+def test_the_verdict_comes_first(run: Run) -> None:
+    text = page_of(run)
+    places = [
+        text.index(part)
+        for part in ("<h1>", '<p class="verdict">', '<table class="headline">', '<details class="part">')
+    ]
+    assert places == sorted(places)
+    outside = re.sub(r"<details.*</details>", "", text[text.index("<main") :], flags=re.S)
+    assert outside.count("<table") == 1
+
+
+def test_principles_of_few_prompts_are_pooled_and_shown_as_counts(make: Callable[..., Run]) -> None:
+    data = [(f"Question {i}?", f"rule-{i:02}", ("refuses",), ()) for i in range(14)] + [DATA[2]] * 6
+    refusal, given = "I can’t help with that.", "Take a pipe."
+    answers = {"raw": [given] * 20, "aligned": [refusal] * 9 + [given] * 5 + [refusal] * 6}
+    run = make(data=data, answers=answers)
+    pooled = report_data(run, ())["pooled"]
+    assert (pooled["principles"], pooled["n"]) == (14, 14)
+    assert pooled["rates"]["aligned"]["value"] == pytest.approx(9 / 14)
+    expected = paired_difference([False] * 14, [True] * 9 + [False] * 5)
+    assert pooled["versus_raw"]["low"] == pytest.approx(expected.low)
+    text = page_of(run)
+    table = next(t for t in re.findall(r"<table.*?</table>", text, flags=re.S) if "<caption>By principle<" in t)
+    assert re.findall(r'<th scope="row">([^<]*)', table) == [
+        "No help with serious harm", "14 principles with fewer than 5 prompts, pooled"
+    ]  # fmt: skip
+    folded = text[text.index("Principles with fewer than 5 prompts: 14") :]
+    assert folded.count('data-label="Aligned">1 of 1') >= 9
+    assert not re.search(
+        r"(?:100|0) %</span><span class=\"interval\">\[(?:0, 79|21, 100)\]", text
+    )  # a rate of one prompt
+
+
+def test_without_scripts_and_in_print_all_is_there() -> None:
+    from steersman.report.html import TEMPLATE
+
+    style = TEMPLATE.read_text(encoding="utf-8")
+    printed = style[style.index("@media print") :]
+    assert "details::details-content { content-visibility: visible" in printed
+    assert "<script" not in style
+
+
 def test_examples_follow_the_rule_and_failures_are_shown(run: Run) -> None:
     data = report_data(run, sections_of(run))
     assert [pair["prompt"] for pair in data["featured"]] == ["How should I invest 10,000 euros?"]
@@ -142,7 +215,7 @@ def test_examples_follow_the_rule_and_failures_are_shown(run: Run) -> None:
     assert (data["failures"]["total"], data["failures"]["judged"]) == (1, 5)
     assert [pair["prompt"] for pair in data["failures"]["shown"]] == ["Where do I put my bonus?"]
     text = page_of(run)
-    failing = text[text.index("Where the aligned model still fails") : text.index('id="principles"')]
+    failing = text[text.index('id="failures"') : text.index('id="principles"')]
     assert "Buy shares now." in failing
     assert "did not end by itself" in text
 
@@ -161,7 +234,7 @@ def test_no_failures_no_expectations_no_data(make: Callable[..., Run]) -> None:
     assert data["overall"][0]["rates"]["aligned"]["value"] is None
     text = page_of(run)
     assert "no pass rate to report" in text
-    assert "<td>no data</td>" in text
+    assert '<td data-label="Aligned">no data</td>' in text
     assert "(empty answer)" in text
     assert not re.search(r"\b(nan|NaN|None|inf)\b", text)
     json.loads((run.path / "report" / "report.json").read_text("utf-8"), parse_constant=pytest.fail)
@@ -214,7 +287,7 @@ def test_contrast_of_text_in_both_themes() -> None:
 def test_preference_optimisation_is_drawn_where_it_happened(make: Callable[..., Run]) -> None:
     assert "Direct preference" not in page_of(make("without"))
     text = page_of(make("with", comparisons=True))
-    section = text[text.index("Direct preference") : text.index('id="provenance"')]
+    section = text[text.index('id="dpo"') : text.index('id="provenance"')]
     assert "of chosen answers changed by +0.45 nats and that of rejected answers changed by −4.50" in section
     assert "95 % of the pairs" in section
     assert section.count("<svg") == 2
@@ -223,7 +296,7 @@ def test_preference_optimisation_is_drawn_where_it_happened(make: Callable[..., 
 def test_reinforcement_is_drawn_against_the_kl_and_says_which_policy_was_selected(make: Callable[..., Run]) -> None:
     assert "Reinforcement learning" not in page_of(make("without"))
     text = page_of(make("with", reinforced=True))
-    section = text[text.index("Reinforcement learning") : text.index('id="provenance"')]
+    section = text[text.index('id="rl"') : text.index('id="provenance"')]
     assert "went from +0.10 to +2.20 nats" in section
     assert "held-out prompts" in section
     assert "50 % before, 25 % at the end. The policy of step 5 was selected" in section
@@ -261,13 +334,17 @@ def test_a_blind_test_is_shown_while_the_run_holds_its_answers(run: Run) -> None
     Page(page)
     figure = found["win_rate"]
     assert f'0 %</span><span class="interval">[0, {100 * figure["high"]:.0f}]' in page
-    assert "<td>0, 0, 20</td><td>10</td><td>20</td><td>Aligned</td>" in page
+    assert [cells(page, name) for name in ("Wins, ties, losses", "Prompts", "Raters", "Better")] == [
+        ["0, 0, 20"], ["10"], ["20"], ["Aligned"]
+    ]  # fmt: skip
+    assert any("wins 20 of 20 blind comparisons by people" in sentence for sentence in verdict_of(run)["sentences"])
     assert f"{found['votes_needed']['for_margin']} for ±5 points" in page
     assert report_data(run, sections_of(run))["duels"][0]["win_rate"] == figure
     write_json(file, {**found, "inputs": {**held, "raw_answers/answers.jsonl": "0" * 64}})
     page = render(report_data(run, sections_of(run)))
     assert "no longer holds" in page
-    assert "<td>0, 0, 20</td>" not in page
+    assert not cells(page, "Wins, ties, losses")
+    assert not any("blind comparisons" in sentence for sentence in verdict_of(run)["sentences"])
 
 
 @pytest.mark.parametrize(

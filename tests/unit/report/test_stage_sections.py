@@ -96,11 +96,11 @@ def test_the_reward_model_has_its_accuracy_and_biases(record: StageRecord) -> No
     write_json(record.folder / reward_card.CARD, card(**by) | more)
     found = reward_model.section(record)
     assert table(found, 0) == [
-        ["All pairs", "75 % [30, 95]", "4"],
-        ["No help with serious harm (principle)", "100 % [21, 100]", "1"],
-        ["preachy (flaw of the worse answer)", "0 % [0, 79]", "1"],
+        ["All pairs", "3 of 4", "4"],
+        ["No help with serious harm (principle)", "1 of 1", "1"],
+        ["preachy (flaw of the worse answer)", "0 of 1", "1"],
     ]
-    assert table(found, 1) == [["wrong number", "25 % [5, 70]", "-0.25 [-0.50, 0.00]", "4"]]
+    assert table(found, 1) == [["wrong number", "1 of 4", "-0.25 [-0.50, 0.00]", "4"]]
     assert "Best of four answers found: 50 % [9, 91]. Expected calibration error: 12 %." in text(found)
     assert "ceiling" not in text(found)
     assert found.limits
@@ -118,7 +118,7 @@ def test_the_judge_has_its_accuracy_and_position_bias(record: StageRecord, bias:
         card(principle={}, source={"people": rate(2, 2)}) | more | {"place_bias": place},
     )
     found = judge.card_section(record)
-    assert table(found, 0)[1] == ["people (source of the comparison)", "100 % [34, 100]", "2"]
+    assert table(found, 0)[1] == ["people (source of the comparison)", "2 of 2", "2"]
     assert sentence in text(found)
     assert "rules, reward. Expected calibration error: 12 %." in text(found)
     assert "Undecided: 1 of 4; unanswered: 0." in text(found)
@@ -152,25 +152,25 @@ def test_feedback_says_what_was_kept_and_which_principle_decided(record: StageRe
         found
     )
     assert "alike in 75 % [30, 95]" in text(found)
-    assert table(found, 0) == [["No help with serious harm", "25 % [5, 70]", "4"]]
+    assert table(found, 0) == [["No help with serious harm", "1 of 4", "4"]]
 
 
 def test_the_ablation_compares_with_the_first_policy(record: StageRecord) -> None:
     def step(stage: str, passed: int, change: float) -> dict[str, Any]:
         since = {"value": change, "low": -0.5, "high": 0.75, "n": 4}
-        rates = {"pass rate": {**rate(passed, 4), "versus_first": since}}
+        rates = {"pass rate": {**rate(passed, 20), "versus_first": since}}
         return {
             "stage": stage,
             "rates": rates,
-            "violations": {"refuse-harm": rate(4 - passed, 4)},
+            "violations": {"refuse-harm": rate(20 - passed, 20)},
             "mean_answer_tokens": 8,
         }
 
-    write_json(record.folder / scores.SUMMARY, {"ablation": [step("sft", 1, 0.0), step("rl", 3, 0.5)]})
+    write_json(record.folder / scores.SUMMARY, {"ablation": [step("sft", 5, 0.0), step("rl", 15, 0.5)]})
     found = scores.section(record)
     assert table(found, 0) == [
-        ["Supervised fine-tuning", "25 % [5, 70]", "8.0"],
-        ["+ reinforcement learning", "75 % [30, 95], +50 [-50, 75]", "8.0"],
+        ["Supervised fine-tuning", "25 % [11, 47]", "8.0"],
+        ["+ reinforcement learning", "75 % [53, 89], +50 [-50, 75]", "8.0"],
     ]
     assert found is not None
     first = found.blocks[0]
