@@ -1,6 +1,6 @@
 """Take the picture of the README: ``python docs/picture.py RUN`` (or ``make picture``), with headless Chromium.
 
-It shows the top of the run's report and its first question, raw and aligned, at the width of a laptop.
+It shows the first screen of the run's report, its verdict and headline figures, at the width of a laptop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 PICTURE = Path(__file__).with_name("report.png")
-WIDTH, HEIGHT = 1100, 1000
+WIDTH, HEIGHT = 1280, 800
 
 
 def main(run: str) -> None:

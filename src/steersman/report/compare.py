@@ -13,7 +13,7 @@ from steersman.report.blocks import Block, Cell, Difference, Number, Rate, Table
 from steersman.report.evidence import Evidence, flatten, overview_data, read_evidence
 from steersman.report.format import FEW, number, phrase, short
 from steersman.report.overview import OVER_REFUSAL, pooled_name
-from steersman.stats import independent_difference, mcnemar_exact, paired_difference, wilson
+from steersman.stats import independent_difference, mcnemar_exact, p_of_interval, paired_difference, wilson
 from steersman.store import Run, canonical
 
 ABSENT = "-"
@@ -107,7 +107,7 @@ def differences(a: Run, b: Run) -> dict[str, Any]:
         "settings": _changes(flatten(first.recipe), flatten(second.recipe)),
         "inputs": _changes(_inputs(first), _inputs(second)),
         "versions": _changes(_versions(first), _versions(second)),
-        "results": _results(first.rows, second.rows),
+        "results": _judged_results(_results(first.rows, second.rows)),
         "cost": _costs(first.summary, second.summary),
     }
 
@@ -143,6 +143,32 @@ def _results(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> 
         about = [[row for row in rows if row["principles"][:1] == [principle]] for rows in (judged_a, judged_b)]
         compared.append(_compare(principle, *about))
     return compared
+
+
+def _judged_results(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with its outcome: of all prompts alone, of the principles corrected over these (see `verdict`)."""
+    for family in (results[:1], results[1:]):
+        known = [row for row in family if row["difference"]["n"]]
+        measures = []
+        for row in known:
+            change = {key: row["difference"][key] for key in ("value", "low", "high")}
+            p = p_of_interval(*change.values()) if row["p_exact"] is None else row["p_exact"]
+            about = {"label": row["label"], "n": row["difference"]["n"], "higher_is_better": True}
+            measures.append({**about, "change": change, "p": p})
+        verdict.judge(measures)
+        for row, measure in zip(known, measures, strict=True):
+            row["outcome"] = measure["outcome"]
+    return results
+
+
+def _in_short(results: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """One sentence on all prompts and one on the principles; nothing where nothing can be compared."""
+    (overall, *principles) = results
+    if "outcome" not in overall:
+        return []
+    said = f"B against A, aligned models, all prompts: {verdict.SAID[overall['outcome']]}."
+    rows = [row for row in principles if "outcome" in row]
+    return [paragraph(" ".join([said, *([verdict.counted(verdict.grouped(rows), {})] if rows else [])]))]
 
 
 def _judged(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -195,6 +221,7 @@ def diff_table(found: Mapping[str, Any]) -> RenderableType:
             continue
         changes = tuple((change["name"], *(_setting(change[run]) for run in ("a", "b"))) for change in found[name])
         blocks.append(Table(caption="", columns=(title, "A", "B"), rows=changes))
+    blocks += _in_short(found["results"])
     results = tuple(map(_result, found["results"]))
     blocks.append(Table(caption="", columns=("aligned: pass rate", "n", "A", "B", "B - A", "p"), rows=results))
     cost = tuple(

@@ -241,9 +241,9 @@ def _step(run: Run, stage: str) -> Mapping[str, Any] | None:
 
 def _figures(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for row in data["overall"]:
-        yield from _figure(row["label"], row["label"].replace(" ", "_"), row["rates"][ALIGNED], row["rates"][RAW])
-    knowledge = data["cost"]["knowledge"]
-    yield from _figure("general knowledge", "accuracy", knowledge[ALIGNED], knowledge[RAW])
+        yield from _figure(row["label"], row["label"].replace(" ", "_"), row["rates"][ALIGNED], row["rates"].get(RAW))
+    if knowledge := data["cost"].get("knowledge"):
+        yield from _figure("general knowledge", "accuracy", knowledge[ALIGNED], knowledge.get(RAW))
 
 
 def _figure(

@@ -73,7 +73,7 @@ def summary(data: Data) -> tuple[Paragraph | Table, ...]:
     table, principles, left_out = verdict.headline(found), verdict.by_principle(found, titles), data.get("left_out", ())
     unjudged = bool(data["overall"]) and not data["overall"][0]["n"]
     no_rate = "No held-out prompt says what a good answer shows, so there is no pass rate to report."
-    missing = [verdict.KINDS[label].name.lower() for label in found["missing"]]
+    missing = [verdict.KINDS[label].name.lower() for label in _unmeasured(data, found["missing"])]
     notes = (
         *([no_rate] if unjudged else []),
         *left_out,
@@ -86,6 +86,12 @@ def summary(data: Data) -> tuple[Paragraph | Table, ...]:
         *([paragraph(" ".join(notes))] if notes else []),
         *([paragraph(found["rule"], style="note")] if found["rule"] else []),
     )
+
+
+def _unmeasured(data: Data, missing: Sequence[str]) -> list[str]:
+    """Of the missing measures, those that no other note explains: no prompt of the run was of their kind."""
+    asked = {row["label"] for row in data["overall"] if row["label"] != "pass rate"}
+    return [label for label in missing if label in asked]
 
 
 def glance(data: Data) -> tuple[Block, ...]:

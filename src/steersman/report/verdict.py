@@ -33,6 +33,7 @@ Data = Mapping[str, Any]
 LEVEL = 0.05
 MARGIN = 0.10  # of a rate, and of a ratio: a change up to which a measure counts as unchanged
 BETTER, WORSE, UNCHANGED, TOO_FEW, ALONE = "better", "worse", "unchanged", "too few prompts", "not compared"
+SAID = {BETTER: "better", WORSE: "worse", UNCHANGED: "unchanged beyond the noise", TOO_FEW: "too few to tell"}
 REFERENCES = {RAW: "the raw model", FEW_SHOT: "the raw model with a few-shot prompt"}
 
 
@@ -66,20 +67,16 @@ def judged(data: Data) -> dict[str, Any]:
     """
     measures = [measure for measure in _measures(data) if measure["n"]]
     compared = [measure for measure in measures if measure["change"]]
-    _judge(compared)
+    judge(compared)
     rows = [_of_rates(row, row["principle"], higher=True) for row in data["principles"] if row["n"]]
     rows = [row for row in rows if row["change"]]
-    _judge(rows)
-    outcomes = {
-        outcome: [r["label"] for r in rows if r["outcome"] == outcome]
-        for outcome in (BETTER, WORSE, UNCHANGED, TOO_FEW)
-    }
+    judge(rows)
     found = {measure["label"] for measure in measures}
     expected = (kind for kind in KINDS if kind not in ("makes sense", "preferred"))
     verdict = {
         "subject": data.get("subject") or subject(_models(data)),
         "measures": measures,
-        "principles": outcomes if rows else {},
+        "principles": grouped(rows) if rows else {},
         "missing": [label for label in expected if label not in found],
         "rule": _rule(sum(measure["n"] >= FEW for measure in compared)) if compared else "",
     }
@@ -98,8 +95,12 @@ def verdict_of(data: Data) -> Data:
     return found
 
 
-def _judge(measures: Sequence[dict[str, Any]]) -> None:
-    """Give every measure its corrected p-value and its outcome. Those of fewer than `FEW` prompts cannot tell."""
+def judge(measures: Sequence[dict[str, Any]]) -> None:
+    """Give every measure its corrected p-value and its outcome. Those of fewer than `FEW` prompts cannot tell.
+
+    Args:
+        measures: each with ``label``, ``n``, ``change`` (value and limits), ``p`` and ``higher_is_better``.
+    """
     family = [measure for measure in measures if measure["n"] >= FEW]
     for measure in measures:
         measure |= {"p_holm": None, "outcome": TOO_FEW}
@@ -108,6 +109,12 @@ def _judge(measures: Sequence[dict[str, Any]]) -> None:
         low, high = (measure["change"][end] - none for end in ("low", "high"))
         measure["p_holm"] = p
         measure["outcome"] = _outcome(low, high, p, measure["higher_is_better"])
+
+
+def grouped(rows: Sequence[Data]) -> dict[str, list[str]]:
+    """The labels of judged rows by outcome."""
+    names = (BETTER, WORSE, UNCHANGED, TOO_FEW)
+    return {name: [row["label"] for row in rows if row["outcome"] == name] for name in names}
 
 
 def _outcome(low: float, high: float, p: float, higher_is_better: bool) -> str:
@@ -233,12 +240,14 @@ def _clause(measure: Data, base: str | None) -> str:
     if not measure["change"]:
         return text
     half = n * (measure["change"]["high"] - measure["change"]["low"]) / 2
-    noise = f"noise: about {half:.0f}" if half >= 1 else "noise: less than 1"
-    if not measure["before"]:
-        return f"{text} ({noise})"
-    before, now = (round(measure[name]["value"] * n) for name in ("before", "after"))
-    than = "" if measure["baseline"] == base else f", by {REFERENCES[measure['baseline']]}"
-    return f"{text}, {_since(measure, before, now, str(before))}{than} ({noise})"
+    noise = [f"noise: about {half:.0f}" if half >= 1 else "noise: less than 1"] if n >= FEW else []
+    if measure["before"]:
+        before, now = (round(measure[name]["value"] * n) for name in ("before", "after"))
+        if measure["baseline"] == base:
+            text = f"{text}, {_since(measure, before, now, str(before))}"
+        else:
+            noise = [f"{REFERENCES[measure['baseline']]}: {before}", *noise]
+    return f"{text} ({'; '.join(noise)})" if noise else text
 
 
 def _since(measure: Data, before: float, now: float, shown: str) -> str:
@@ -273,9 +282,11 @@ def _rule(measures: int) -> str:
 
 def by_principle(verdict: Data, titles: Mapping[str, str]) -> str:
     """One sentence on the principles, corrected over these, with those that got worse; empty if none is compared."""
-    found = verdict["principles"]
-    if not found:
-        return ""
+    return counted(verdict["principles"], titles) if verdict["principles"] else ""
+
+
+def counted(found: Mapping[str, Sequence[str]], titles: Mapping[str, str]) -> str:
+    """How many principles have each outcome; those that got worse are named."""
     total = sum(map(len, found.values()))
     worse = f" ({'; '.join(titles.get(name, name) for name in found[WORSE])})" if found[WORSE] else ""
     parts = [

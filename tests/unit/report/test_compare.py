@@ -96,7 +96,25 @@ def test_a_run_against_itself_differs_in_nothing(run: Run) -> None:
     found = differences(run, run)
     assert found["settings"] == found["inputs"] == found["versions"] == []
     assert all(row["difference"]["value"] == 0 and row["p_exact"] == 1 for row in found["results"])
-    assert "settings: no difference" in printed(diff_table(found))
+    text = printed(diff_table(found))
+    assert "settings: no difference" in text
+    assert "B against A, aligned models, all prompts: too few to tell." in text
+
+
+def test_a_better_run_is_called_better(make: Callable[..., Run]) -> None:
+    data, answers = repeated(8)
+    worse = {**answers, "aligned": answers["raw"]}
+    found = differences(make("a", data=data, answers=worse), make("b", data=data, answers=answers))
+    assert {row["label"]: row["outcome"] for row in found["results"]} == {
+        "pass rate": "better",
+        "personal-finance": "better",
+        "refuse-harm": "better",
+        "no-needless-refusal": "better",
+    }
+    text = " ".join(printed(diff_table(found)).split())
+    assert "all prompts: better. Of 3 principles: better in 3, worse in 0" in text
+    back = differences(make("b", data=data, answers=answers), make("a", data=data, answers=worse))
+    assert back["results"][0]["outcome"] == "worse"
 
 
 def test_an_unfinished_run_cannot_be_compared(make: Callable[..., Run]) -> None:
