@@ -200,7 +200,13 @@ def _long(cell: Cell) -> bool:
 
 def _data(cell: Cell, column: str) -> str:
     """A cell below the heading of its column, which a phone shows beside it."""
-    kind = "chart" if isinstance(cell, Dots) else "outcome" if isinstance(cell, Outcome) else "long" * _long(cell)
+    kind = (
+        "chart"
+        if isinstance(cell, Dots)
+        else "outcome"
+        if isinstance(cell, Outcome)
+        else "long" * (_long(cell) or isinstance(cell, Code))
+    )
     named = f' class="{kind}"' if kind else ""
     return f'<td{named} data-label="{escaped(column)}">{_cell(cell)}</td>'
 
