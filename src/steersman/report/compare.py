@@ -237,7 +237,8 @@ def diff_table(found: Mapping[str, Any]) -> RenderableType:
 def _result(row: Mapping[str, Any]) -> tuple[Cell, ...]:
     p = ("unpaired" if row["difference"]["n"] else "") if row["p_exact"] is None else f"{row['p_exact']:.3f}"
     rates = (Rate.of(row["a"]), Rate.of(row["b"]))
-    return row["label"], row["b"]["n"], *rates, Difference.of(row["difference"]), p
+    change = Difference.of(row["difference"]) if row["difference"]["n"] >= FEW else None  # counts stand beside it
+    return row["label"], row["b"]["n"], *rates, change, p
 
 
 def _setting(value: Any) -> str:

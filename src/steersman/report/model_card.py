@@ -202,10 +202,12 @@ def _measured(
         accuracy = read_json(run.path / reward_card.id / "card.json")["accuracy"]
         figures = list(_figure("accuracy on held-out comparisons", "accuracy", accuracy))
     elif (data := _evaluation(run)) and "aligned_answers" in made_from_it:
-        principles, cost = overview.principles(data), overview.cost(data)
-        shown = (block for block in principles.blocks if not isinstance(block, Details))
-        blocks = (*overview.summary(data), *shown, cost.blocks[1])
-        limits = (*overview.LIMITS, *principles.limits, *cost.limits)
+        cost = overview.cost(data)
+        measured = [overview.principles(data)] if data["overall"] else []
+        shown = (block for section in measured for block in section.blocks if not isinstance(block, Details))
+        tax = [block for block in cost.blocks[:-2] if isinstance(block, Table)]  # the rest is time and memory
+        blocks = (*overview.summary(data), *shown, *tax)
+        limits = (*overview.LIMITS, *(limit for section in (*measured, cost) for limit in section.limits))
         figures = list(_figures(data))
     elif data and (step := _step(run, export.stage)):
         rows = tuple((phrase(label), Rate.of(rate), rate["n"]) for label, rate in step["rates"].items())

@@ -323,7 +323,8 @@ def _cells(measure: Data, compared: bool, few_shot: bool, raw: bool) -> Iterator
     kind, n = KINDS[measure["label"]], measure["n"]
     text = "passages" if measure["change"] else "tokens"
     units = {"knowledge": "questions", "perplexity": text, "preferred": "votes"}
-    note = f"{n:,} {units.get(measure['label'], 'prompts')}" + ("" if kind.higher_is_better else "; lower is better")
+    unit = units.get(measure["label"], "prompts").removesuffix("s" if n == 1 else "")
+    note = f"{n:,} {unit}" + ("" if kind.higher_is_better else "; lower is better")
     yield Label(text=kind.name, note=note)
     at_few_shot = few_shot and measure["baseline"] == FEW_SHOT and raw
     if compared:

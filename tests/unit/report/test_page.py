@@ -13,6 +13,7 @@ import pytest
 from steersman.pipeline import sections_of, write_report
 from steersman.rating.blind_test import blind_test
 from steersman.report import verdict
+from steersman.report.model_card import Export, model_card
 from steersman.report.page import render, report_data
 from steersman.stats import paired_difference
 from steersman.store import Run, read_json, read_jsonl, write_json, write_jsonl
@@ -375,3 +376,13 @@ def test_a_report_shows_what_was_measured_and_says_what_is_missing(
     if data["subject"] == "raw" and given:
         evaluation = text[text.index('id="questions"') : text.index('id="cost"')]
         assert "ligned" not in evaluation
+
+
+@pytest.mark.parametrize("given", [(), ("aligned",), ("raw", "aligned")])
+def test_a_model_card_begins_with_the_verdict(make: Callable[..., Run], given: tuple[str, ...]) -> None:
+    run = make(answers={name: ANSWERS[name] for name in given})
+    card = model_card(run, Export("adapter", "sft", "tiny", None, {}, "x"))
+    measured = card[card.index("## What was measured") :]
+    assert measured.split("\n\n")[1].startswith("**Better** than the raw model")
+    assert "| Perplexity of ordinary text (40 passages; lower is better) |" in measured
+    assert ("**By principle**" in measured) == bool(given)
