@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, constants
 
 from pretend_hub import PretendHub, serving
 from steersman.errors import ModelError
-from steersman.report.format import rate
+from steersman.report.format import FEW, rate
 from steersman.runs import open_run
 from steersman.store import Run, read_json
 
@@ -47,7 +47,11 @@ def test_the_code_of_the_card_runs(kind: str, finished: Path, tmp_path: Path) ->
 def test_the_card_holds_what_the_run_measured(finished: Path, tmp_path: Path) -> None:
     card, run = card_of(open_run(finished).export(tmp_path / "out")), open_run(finished)
     tables = run.tables()
-    for row in (*tables["overall"], *tables["principles"]):
+    assert all(sentence.partition(":")[2] in card.text for sentence in tables["verdict"]["sentences"])
+    rows = [*tables["overall"], *tables["principles"], *filter(None, [tables["pooled"]])]
+    rows = [row for row in rows if row["n"] >= FEW]  # of fewer prompts, counts
+    assert rows
+    for row in rows:
         shown = [rate(row["rates"][name]) for name in ("raw", "raw_few_shot", "aligned")]
         assert f"| {' | '.join(shown)} |" in card.text
     assert card.data.eval_results
