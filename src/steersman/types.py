@@ -133,6 +133,12 @@ ABOUT = "Ids of the principles that the row is about; the first is its main one.
 TOPIC = "Rows of one topic stay together on one side of a held-out split."
 TAGS = "Free labels, such as `harmful`, `lookalike` or `lang:de`."
 SOURCE = "Where the row comes from."
+ID = "The row's own name in the file or the tool that it comes from."
+
+
+def _row_id() -> Any:
+    """Nothing is learnt from an id; in JSON one that is not there is left out, so that older rows stay as they were."""
+    return Field(default="", description=ID, exclude_if=lambda value: not value)
 
 
 class Prompt(Record):
@@ -145,6 +151,7 @@ class Prompt(Record):
     split: Literal["train", "evaluation"] = Field(default="train", description="What the prompt is for.")
     tags: tuple[str, ...] = Field(default=(), description=TAGS)
     source: str = Field(default="", description=SOURCE)
+    id: str = _row_id()
 
 
 class Demonstration(Record):
@@ -157,6 +164,7 @@ class Demonstration(Record):
     tags: tuple[str, ...] = Field(default=(), description=TAGS)
     author: str = Field(default="", description="Who wrote the completion.")
     source: str = Field(default="", description=SOURCE)
+    id: str = _row_id()
 
 
 def few_shot_prompt(system: str, demonstrations: Sequence[Demonstration]) -> tuple[Message, ...]:
@@ -233,6 +241,7 @@ class Comparison(Record):
     tags: tuple[str, ...] = Field(default=(), description=TAGS)
     author: str = Field(default="", description="Who wrote the answers.")
     source: str = Field(default="", description=SOURCE)
+    id: str = _row_id()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Comparison:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,4 +13,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 def print_json(value: Any) -> None:
     """JSON on stdout, indented, with text as it is written."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    from steersman.store import json_text
+
+    typer.echo(json_text(value, indent=2))

@@ -1,16 +1,19 @@
 """``--columns prompt=instruction+input,first=output_1,second=output_2,better=label``: columns that no format names.
 
 prompt, completion, chosen, rejected ...   a field of ours; several columns are joined by a blank line
-first, second, better                      two answers and which is better: 1 or 2, a or b, 0 or tie
+first, second, better                      two answers and which is better: 1 or 2, a or b, 0 or tie, both bad
+first, second                              of an annotated task (Label Studio): the left and the right answer
+
+Of a task of Label Studio or a record of Argilla the columns are those of its ``data`` or ``fields``.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from steersman.data.turns import Row
+from steersman.data.verdicts import verdict
 from steersman.errors import DataError, closest
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
@@ -18,13 +21,6 @@ PAIR = ("first", "second", "better")
 TARGETS = sorted(
     {*Demonstration.model_fields, *Comparison.model_fields, *Prompt.model_fields, "chosen", "rejected", "label"}
 )
-# "1", "A", "model_b", "[[A]]", "A > B", "first is slightly better"
-VERDICT = re.compile(
-    r"\[*(?:(?:model|output|response|answer|assistant|completion)[ _-]?)?(1|a|first|left|2|b|second|right)\]*"
-    r"(?: ?>+ ?[ab12]|[ _-](?:is[ _-])?(?:(?:slightly|much|significantly)[ _-])?(?:better|wins?))?"
-)
-FIRST = {"1", "a", "first", "left"}
-TIE = re.compile(r"0|1\.5|\[*(?:tie|equal|c|both)\]*|a ?= ?b")
 
 
 def column_mapping(text: str) -> Callable[[Any], Any]:
@@ -43,12 +39,19 @@ def column_mapping(text: str) -> Callable[[Any], Any]:
             raise DataError(f"no field is called {target!r}", where="--columns", expected="a field of ours", do=do)
         wanted[target] = [name.strip() for name in source.split("+")]
     given = [name for name in PAIR if name in wanted]
-    if given and len(given) < len(PAIR):
+    if given and given != [*PAIR[:2]] and len(given) < len(PAIR):
         missing = next(name for name in PAIR if name not in wanted)
         raise DataError(f"{given[0]!r} without {missing!r}", where="--columns", expected=", ".join(PAIR))
 
     def apply(row: Any) -> Any:
-        return _applied(wanted, row) if isinstance(row, dict) else row
+        if not isinstance(row, dict):
+            return row
+        for inside in ("data", "fields"):  # of Label Studio and Argilla, which say elsewhere what raters chose
+            if isinstance(row.get(inside), dict) and {"annotations", "responses"} & row.keys():
+                return {**row, inside: _applied(wanted, row[inside])}
+        if given == [*PAIR[:2]] and not ("annotation_id" in row or any(name.endswith(".responses") for name in row)):
+            raise DataError("--columns names 'first' and 'second' and not 'better', and the row is no annotated task")
+        return _applied(wanted, row)
 
     return apply
 
@@ -75,16 +78,13 @@ def _applied(wanted: Mapping[str, list[str]], row: Row) -> Row:
         mapped[target] = values[0] if len(values) == 1 else "\n\n".join(str(value) for value in values if value)
     if "better" in mapped:
         options = [mapped.pop(name) for name in PAIR[:2]]
-        mapped |= {"options": options, "ranking": _ranking(mapped.pop("better"))}
+        mapped |= {"options": options, **_said(mapped.pop("better"))}
     return mapped
 
 
-def _ranking(value: Any) -> list[int]:
+def _said(value: Any) -> Row:
     if isinstance(value, float) and 1 < value < 2 and value != 1.5:
         value = round(value)  # AlpacaEval: 1 and the probability of the second
-    text = str(value).strip().lower().removesuffix(".0")
-    if TIE.fullmatch(text):
-        return [1, 1]
-    if verdict := VERDICT.fullmatch(text):
-        return [1, 2] if verdict[1] in FIRST else [2, 1]
+    if said := verdict(value):
+        return said
     raise DataError(f"which answer is better is not said by {str(value)[:40]!r}")

@@ -11,6 +11,7 @@
     Label Studio     data+annotations (JSON), or the task's fields with annotator+annotation_id (JSON-MIN)
     Self-Instruct    instruction+instances: [{input, output}]
     OpenAssistant    trees: prompt: {text, replies: [{text, rank, replies}]}; or history+chosen+rejected
+    HelpSteer2, 3, Nectar, UltraFeedback, SHP, RewardBench 2: `preference_sets.py`
     LMArena          winner+conversation_a+conversation_b, or prompt+response_a+response_b+winner_model_a+...
 
 ``tools`` (or ``functions``) beside any of these are what the assistant may call. Columns that nothing here knows are
@@ -24,7 +25,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from steersman.data.rating_tools import argilla, label_studio, lmarena
+from steersman.data.label_studio import label_studio
+from steersman.data.preference_sets import preference_set
+from steersman.data.rating_tools import argilla, lmarena
 from steersman.data.trees import is_tree, tree
 from steersman.data.turns import (
     CALLED,
@@ -40,11 +43,13 @@ from steersman.data.turns import (
     offering,
     refuse_unlearnt,
     tools_in,
+    transcript,
     up_to_learnt,
 )
 from steersman.errors import DataError
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
+IDS = ("id", "prompt_id", "question_id", "row_id", "uid", "uuid", "_id")  # the first of them is the row's id
 Ignored = Counter[str]  # rows by the name of a column that was left out
 DECISIVE = ("ranking", "choice", "expect")  # misspelt and left out, these would turn a row into another one
 VERDICTS = ("label", "kto_tag", "tag", "desirable")  # whether the only answer of a row is a good one
@@ -52,8 +57,6 @@ ANSWERS = ("completion", "output", "messages")  # where that answer stands
 TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 SAFETY = "safety"  # the key of `per_principle` under which PKU's safer_response_id is kept
 PKU_NOTES = re.compile(r"response_[01]_(source|severity_level|harm_category|sha256)")
-HH_TURN = re.compile(r"\n\n(Human|Assistant):(?: |(?=\n)|\Z)")
-HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def records_of(row: Any, record: type[Record], ignored: Ignored | None = None) -> list[Row]:
@@ -72,7 +75,7 @@ def records_of(row: Any, record: type[Record], ignored: Ignored | None = None) -
         raise DataError(f"{found[0]!r} {UNREAD[found[0]]}")
     tools = tools_in(row)
     row = {name: value for name, value in row.items() if name not in ("tools", "functions")}
-    rows = [_cleaned(mapped, tools) for mapped in _mapped(row, record)]
+    rows = [_named(_cleaned(mapped, tools), row) for mapped in _mapped(row, record)]
     unknown = {name for mapped in rows for name in mapped.keys() - record.model_fields.keys()}
     for name in unknown:
         if meant := difflib.get_close_matches(name, [field for field in DECISIVE if field not in row], 1, 0.85):
@@ -88,6 +91,15 @@ def _cleaned(row: Row, tools: list[Row]) -> Row:
     if isinstance(prompt, list) and all(isinstance(turn, dict) and turn.keys() & known for turn in prompt):
         return {**row, "prompt": offering(tools, [as_turn(turn) for turn in prompt])}
     return {**row, "prompt": offering(tools, prompt)} if isinstance(prompt, str) else row
+
+
+def _named(mapped: Row, row: Row) -> Row:
+    """The row with its ``id`` as text: its own, or what another column of this purpose says."""
+    name = next((own for own in IDS if isinstance(mapped.get(own, row.get(own)), str | int)), None)
+    if name is None:
+        return mapped
+    rest = {column: value for column, value in mapped.items() if column not in ("id", name)}
+    return {**rest, "id": str(mapped.get(name, row.get(name)))}
 
 
 def _mapped(row: Row, record: type[Record]) -> list[Row]:
@@ -148,10 +160,12 @@ def _as_turns(prompt: Any) -> list[Row]:
 def _comparisons(row: Row) -> list[Row]:
     if is_tree(row):
         return tree(row)
-    if "fields" in row:
+    if "fields" in row or any(name.endswith(".responses") for name in row):
         return argilla(row)
-    if {"data", "annotations"} <= row.keys() or {"annotator", "annotation_id"} <= row.keys():
+    if {"data", "annotations"} <= row.keys() or "annotation_id" in row:
         return label_studio(row)
+    if (found := preference_set(row)) is not None:
+        return [found]
     if {"winner", "winner_model_a"} & row.keys():
         return [lmarena(row)]
     if "response_0" in row:
@@ -284,19 +298,6 @@ def _verdict(row: Row) -> str | None:
 
 def _truth(value: Any) -> bool | None:
     return TRUTH.get(str(value).strip().lower())
-
-
-def transcript(text: str) -> list[Row]:
-    """HH-RLHF's text as messages. Turns alternate, so a speaker's own mark within a turn is a part of its text."""
-    text = "\n\n" + text.lstrip("\n")
-    turns: list[re.Match[str]] = []
-    for mark in HH_TURN.finditer(text):
-        if not turns or turns[-1][1] != mark[1]:
-            turns.append(mark)
-    ends = [mark.start() for mark in turns[1:]] + [len(text)]
-    return [
-        {"role": HH_ROLES[mark[1]], "content": text[mark.end() : end]} for mark, end in zip(turns, ends, strict=True)
-    ]
 
 
 def pku(row: Row) -> Row:

@@ -1,6 +1,6 @@
 """Comparisons in the formats of other tools, for `steersman data convert`: the inverse of `data/columns.py`.
 
-A row holds what its tool reads and no more; only ``ranked``, our own format, holds everything. TRL, HH-RLHF and
+A row holds what its tool reads, and its id; only ``ranked``, our own format, holds everything. TRL, HH-RLHF and
 OpenRLHF have pairs: a ranking becomes a row for each strictly ordered pair, and a tie none. A comparison that a format
 cannot hold is returned with the reason.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from steersman.data.column_mapping import column_mapping, unnamed_columns
-from steersman.data.columns import SAFETY, transcript
+from steersman.data.columns import SAFETY
 from steersman.data.formats import dump, left_out, sort_out, unread
-from steersman.data.turns import Row, spoken
+from steersman.data.turns import Row, spoken, transcript
 from steersman.errors import DataError
 from steersman.store import write_jsonl
 from steersman.types import Comparison, Message, OrderedPair, calls_of, messages_of, uses_tools
@@ -83,12 +83,19 @@ def trl(comparison: Comparison) -> list[Row]:
     def side(text: str) -> Any:
         return text if isinstance(comparison.prompt, str) and not calls_of(text)[1] else [_message("assistant", text)]
 
-    prompt = dump([comparison])[0]["prompt"]
+    prompt, named = dump([comparison])[0]["prompt"], _id(comparison)
     offered, prompt = _offered(prompt) if isinstance(prompt, list) else ({}, prompt)
     if comparison.desirable is not None:
-        return [{"prompt": prompt, "completion": side(comparison.options[0]), **offered, "label": comparison.desirable}]
+        return [{"prompt": prompt, "completion": side(comparison.options[0]), **offered, "label": comparison.desirable, **named}]
     return [
-        {"prompt": prompt, "chosen": side(pair.better), "rejected": side(pair.worse), **offered, **_margin(pair.margin)}
+        {
+            "prompt": prompt,
+            "chosen": side(pair.better),
+            "rejected": side(pair.worse),
+            **offered,
+            **_margin(pair.margin),
+            **named,
+        }
         for pair in _pairs(comparison)
     ]
 
@@ -105,6 +112,7 @@ def openrlhf(comparison: Comparison) -> list[Row]:
             "chosen": [_message("assistant", pair.better)],
             "rejected": [_message("assistant", pair.worse)],
             **_margin(pair.margin),
+            **_id(comparison),
         }
         for pair in _pairs(comparison)
     ]
@@ -113,7 +121,10 @@ def openrlhf(comparison: Comparison) -> list[Row]:
 def hh(comparison: Comparison) -> list[Row]:
     """Two transcripts. Text that would not survive a round trip is refused, such as an answer with a line 'Human: '."""
     before = messages_of(comparison.prompt)
-    return [{"chosen": _hh(before, pair.better), "rejected": _hh(before, pair.worse)} for pair in _pairs(comparison)]
+    return [
+        {"chosen": _hh(before, pair.better), "rejected": _hh(before, pair.worse), **_id(comparison)}
+        for pair in _pairs(comparison)
+    ]
 
 
 def _hh(before: Sequence[Message], answer: str) -> str:
@@ -133,7 +144,7 @@ def pku(comparison: Comparison) -> list[Row]:
         raise DataError("a conversation as the prompt, where PKU-SafeRLHF has text")
     if len(comparison.options) != 2:
         raise DataError("more than two options, where PKU-SafeRLHF has two")
-    row: Row = {"prompt": messages[0].content}
+    row: Row = {"prompt": messages[0].content, **_id(comparison)}
     row |= {f"response_{i}": text for i, text in enumerate(comparison.options)}
     tags = {f"{word}:{i}": (i, word == "safe") for i in (0, 1) for word in ("safe", "unsafe")}
     row |= {f"is_response_{tags[tag][0]}_safe": tags[tag][1] for tag in comparison.tags if tag in tags}
@@ -160,7 +171,8 @@ def argilla(comparison: Comparison) -> list[Row]:
         answers["rationale"] = row.pop("rationale")
     rater = row.pop("rater", None) if answers else None
     responses = {question: [{"value": value, "user_id": rater}] for question, value in answers.items()}
-    return [{"fields": fields, "metadata": row, "responses": responses}]
+    named = {"id": row.pop("id")} if "id" in row else {}
+    return [{**named, "fields": fields, "metadata": row, "responses": responses}]
 
 
 def ranked(comparison: Comparison) -> list[Row]:
@@ -181,8 +193,9 @@ STYLES: Mapping[Style, Callable[[Comparison], list[Row]]] = {
 def _pairs(comparison: Comparison) -> list[OrderedPair]:
     if pairs := comparison.pairs():
         return pairs
-    tied = comparison.ranking is not None or comparison.soft_label is not None
-    raise DataError("a tie, where one answer must be better" if tied else "no order of the options")
+    if comparison.ranking is not None or comparison.soft_label is not None:
+        raise DataError("a tie, where one answer must be better")
+    raise DataError("no answer is acceptable (both_bad)" if comparison.both_bad else "no order of the options")
 
 
 def _message(role: str, content: str) -> Row:
@@ -193,6 +206,11 @@ def _offered(prompt: list[Row]) -> tuple[Row, list[Row]]:
     """TRL's column of tools, and the other messages."""
     tools = [tool for turn in prompt if turn["role"] == "tools" for tool in json.loads(turn["content"])]
     return ({"tools": tools} if tools else {}), [spoken(turn) for turn in prompt if turn["role"] != "tools"]
+
+
+def _id(comparison: Comparison) -> Row:
+    """The row's id, if it has one, as a column that the tool does not read."""
+    return {"id": comparison.id} if comparison.id else {}
 
 
 def _margin(margin: float | None) -> Row:

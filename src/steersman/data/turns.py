@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ Row = dict[str, Any]
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 ROLES |= {"prompter": "user", "developer": "system"} | dict.fromkeys(("model", "chatgpt", "bing", "bard"), "assistant")
 ROLES |= dict.fromkeys(("tool", "function", "observation"), "tool") | {"tools": "tools", "function_call": "assistant"}
+HH_TURN = re.compile(r"\n\n(Human|Assistant):(?: |(?=\n)|\Z)")
+HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 SPOKEN = ("content", "value", "text")  # what a turn's text is called
 CALLED = ("tool_calls", "function_call")
 # Columns that change what a row means and that no record can hold.
@@ -202,3 +205,16 @@ def first_of(options: Any, index: Any, name: str) -> list[int]:
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
         raise DataError(f"{name!r} must be the index of an option, 0 to {count - 1}, found {str(index)[:60]!r}")
     return [1 if i == index else 2 for i in range(count)]
+
+
+def transcript(text: str) -> list[Row]:
+    """HH-RLHF's text as messages. Turns alternate, so a speaker's own mark within a turn is a part of its text."""
+    text = "\n\n" + text.lstrip("\n")
+    turns: list[re.Match[str]] = []
+    for mark in HH_TURN.finditer(text):
+        if not turns or turns[-1][1] != mark[1]:
+            turns.append(mark)
+    ends = [mark.start() for mark in turns[1:]] + [len(text)]
+    return [
+        {"role": HH_ROLES[mark[1]], "content": text[mark.end() : end]} for mark, end in zip(turns, ends, strict=True)
+    ]

@@ -67,7 +67,7 @@ def alpha(items: Sequence[Labels], level: Level = "nominal", confidence: float =
             ``interval`` and ``ratio`` by their difference.
 
     Raises:
-        DataError: labels are text and the level is not nominal.
+        DataError: labels are text and the level is not nominal, or one is NaN or infinite.
     """
     paired = [list(labels.values()) for labels in items if len(labels) > 1]
     raters, labels = len({rater for item in items for rater in item}), sum(map(len, items))
@@ -75,6 +75,8 @@ def alpha(items: Sequence[Labels], level: Level = "nominal", confidence: float =
     if not paired:
         return Agreement(nothing, raters, labels, "no item has two labels")
     distinct = {label for item in paired for label in item}
+    if any(isinstance(label, float) and not math.isfinite(label) for label in distinct):
+        raise DataError("a label is NaN or infinite", expected="numbers or text", do="leave it out: gaps are allowed")
     if level != "nominal" and any(isinstance(label, str) for label in distinct):
         raise DataError(f"labels are text at the level {level!r}", expected="numbers, or the level 'nominal'")
     domain = _sorted(distinct)

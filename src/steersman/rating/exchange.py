@@ -1,7 +1,7 @@
 """Import of other tools' votes, and export of votes and of training rows.
 
 Reading is `data/formats.py`'s (Argilla, Label Studio, LMArena and the rest: `data/columns.py`). Written are the votes
-themselves, or the rows that they are aggregated into (`raters.aggregate`). TRL's pairs have neither a weight nor a soft
+themselves, or the rows that they are aggregated into (`aggregation.aggregate`). TRL's pairs have neither a weight nor a soft
 label, so undecided pairs are left out there, and counted.
 """
 
@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 from steersman.data.export import export, unwritten
 from steersman.data.formats import dump, left_out, sort_out, unread
 from steersman.errors import DataError
-from steersman.rating.raters import MIN_WEIGHT, Fit, aggregate, aggregate_and_fit
+from steersman.rating.aggregation import MIN_PROBABILITY, MIN_WEIGHT, aggregate, aggregate_and_fit
+from steersman.rating.raters import Fit
 from steersman.store import write_jsonl
 from steersman.types import Comparison, Demonstration, OrderedPair
 
 Form = Literal["votes", "ranked", "trl", "demonstrations"]
-MIN_PROBABILITY = 0.6  # that the better answer of an exported pair is better
 
 
 class ImportedVotes(NamedTuple):
@@ -68,12 +68,12 @@ def export_votes(
         raise DataError(found, where=str(out), expected="the name of a new .jsonl file", do="choose another name")
     messages: list[str] = []
     if form == "votes":
-        rows = dump(votes)
-    elif form == "ranked":
-        rows = dump(aggregate(votes))
+        rows, messages = dump(votes), _both_bad(sum(vote.both_bad for vote in votes), "vote(s)")
     else:
         aggregated, fit = aggregate_and_fit(votes)
-        if form == "trl":
+        if form == "ranked":
+            rows, messages = dump(aggregated), [verdicts(aggregated)]
+        elif form == "trl":
             kept, messages = _decided(aggregated, fit, min_probability)
             rows, refused = export(kept, "trl")
             messages += unwritten(refused)
@@ -84,6 +84,20 @@ def export_votes(
         raise DataError("\n  ".join(["nothing to write", *messages]), where=str(out), expected="votes")
     write_jsonl(out, rows)
     return [f"{out}: {len(rows)} row(s) from {len(votes)} vote(s)", *messages]
+
+
+def verdicts(rows: Sequence[Comparison]) -> str:
+    """What was said of the questions of aggregated rows, for people, with the count of each."""
+    floor = sum(row.both_bad for row in rows)
+    ordered = sum(bool(row.pairs()) and not row.both_bad for row in rows)
+    by_principle = sum(not row.ranks() and not row.both_bad for row in rows)
+    parts = {"ordered": ordered, "tied": len(rows) - floor - ordered - by_principle, "by principle alone": by_principle}
+    told = [f"{count} {name}" for name, count in parts.items() if count or name != "by principle alone"]
+    return f"{len(rows)} question(s): {', '.join(told)}, {floor} with no acceptable answer (both_bad)"
+
+
+def _both_bad(count: int, what: str) -> list[str]:
+    return [f"{count} {what}: no answer is acceptable (both_bad)"] if count else []
 
 
 def _decided(rows: Sequence[Comparison], fit: Fit, min_probability: float) -> tuple[list[Comparison], list[str]]:
@@ -98,7 +112,7 @@ def _decided(rows: Sequence[Comparison], fit: Fit, min_probability: float) -> tu
             continue
         decided = [pair for pair in row.pairs() if _is_decided(row, pair, fit, min_probability)]
         undecided += math.comb(len(row.options), 2) - len(decided)
-        kept += [Comparison(prompt=row.prompt, options=(p.better, p.worse), ranking=(1, 2)) for p in decided]
+        kept += [Comparison(prompt=row.prompt, options=(p.better, p.worse), ranking=(1, 2), id=row.id) for p in decided]
     reason = f"{undecided} pair(s): not decided: better with a probability below {min_probability:g}"
     return kept, _left_out(reason, unreliable)
 
@@ -106,20 +120,22 @@ def _decided(rows: Sequence[Comparison], fit: Fit, min_probability: float) -> tu
 def _best(rows: Sequence[Comparison], fit: Fit, min_probability: float) -> tuple[list[Demonstration], list[str]]:
     """The best answers as demonstrations, where they are acceptable and decidedly better than each of the others."""
     demonstrations: list[Demonstration] = []
-    undecided = unreliable = 0
+    undecided = unreliable = floor = 0
     for row in rows:
-        if _is_unreliable(row):
-            unreliable += 1
+        if _is_unreliable(row) or row.both_bad:
+            floor += row.both_bad
+            unreliable += not row.both_bad
             continue
         wins = Counter(pair.better for pair in row.pairs() if _is_decided(row, pair, fit, min_probability))
         best = next((text for text, n in wins.items() if n == len(row.options) - 1), None)
         undecided += best is None
-        if best is not None and not row.both_bad:
-            shared: dict[str, Any] = {name: getattr(row, name) for name in ("prompt", "principles", "topic", "source")}
+        if best is not None:
+            shared: dict[str, Any] = {name: getattr(row, name) for name in ("prompt", "principles", "topic", "source", "id")}
             demonstrations.append(Demonstration(completion=best, tags=row.tags, author="chosen by raters", **shared))
     least = f"a probability of {min_probability:g}"
     reason = f"{undecided} question(s): not decided: no answer better than the rest with {least}"
-    return demonstrations, _left_out(reason, unreliable)
+    messages = _left_out(reason, unreliable)
+    return demonstrations, messages + [f"left out: {line}" for line in _both_bad(floor, "question(s)")]
 
 
 def _is_decided(row: Comparison, pair: OrderedPair, fit: Fit, min_probability: float) -> bool:

@@ -1,4 +1,4 @@
-"""Rater parameters and the quality of answers, fitted together to the votes of a round; and votes aggregated by them.
+"""Rater parameters and the quality of answers, fitted together to the votes of a round.
 
     P(rater r puts i above j) = sigmoid(reliability_r (s_i - s_j) + side_bias_r (place_i - place_j))
     s ~ N(0, 10)
@@ -9,6 +9,7 @@ that they share. Where there are gold questions, a rater's answer to one is used
 likelihood; the key itself counts as a vote of a rater who hardly errs.
 
 A tie is half a win for each (as FastChat has it), and K ranked answers count as K - 1 choices, as in Plackett-Luce.
+Fitted qualities hardly ever tie, whatever people said, so that they alone do not decide what is ordered: `aggregation.py`.
 Standard errors are the inverse Fisher information's (with the priors); for the qualities the raters' parameters are
 taken as known.
 """
@@ -39,7 +40,7 @@ from steersman.data.rater_model import (
 )
 from steersman.functional import minimise, rater_margins
 from steersman.rating import agreement
-from steersman.rating.response_times import hasty, response_times
+from steersman.rating.response_times import response_times
 from steersman.stats import Estimate
 from steersman.types import Comparison, Text
 
@@ -47,9 +48,7 @@ QUALITY_VARIANCE = 10.0  # of the prior
 KEY_RELIABILITY = 3.0  # of a gold question's key: nearly certain, so that a wrong key does not dominate the scores
 UNNAMED_AND_KEY = torch.tensor([1.0, KEY_RELIABILITY], dtype=torch.float64)  # the reliabilities behind the raters' own
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(48)
-SAME_QUALITY = 1e-6  # differences below it are rounding of the optimiser: a tie
 REPEATED = "arm:repeat"  # the tag of a vote on a question that its rater had answered before
-MIN_WEIGHT = 1e-3  # of an exported question that no reliable rater answered
 Array = NDArray[np.float64]
 
 
@@ -322,79 +321,7 @@ def _errors(
     return errors[:raters], errors[raters:]
 
 
-# ── aggregation ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def aggregate(votes: Sequence[Comparison]) -> list[Comparison]:
-    """One training row for each question, from its votes weighed by the reliability of their raters.
-
-    Of two answers the row has a ``soft_label``, the probability that a typical rater prefers the first; of more, their
-    ranking by quality. ``weight`` is the sum over its votes of |reliability| over the typical one, 1 at most: a liar's
-    vote is evidence for the opposite. Rankings by principle are ordered by the weighed mean of ranks; ``both_bad`` is
-    the majority of the raters of positive reliability. Fields on which all votes of a question agree stay. Gold rows
-    come first, unchanged, and replace all votes on the same question. Hasty votes (`response_times.hasty`) are not
-    counted, nor are votes on repeated questions.
-    """
-    return aggregate_and_fit(votes)[0]
-
-
-def aggregate_and_fit(votes: Sequence[Comparison]) -> tuple[list[Comparison], Fit]:
-    """The rows of `aggregate`, and the fit behind them."""
-    in_haste = hasty(votes)
-    counted = [vote for i, vote in enumerate(votes) if i not in in_haste and REPEATED not in vote.tags]
-    fitted = fit(counted)
-    gold = {question_key(vote) for vote in counted if vote.gold}
-    by_question: dict[Any, list[Comparison]] = {}
-    for vote in counted:
-        if question_key(vote) not in gold:
-            by_question.setdefault(question_key(vote), []).append(vote)
-    return [vote for vote in counted if vote.gold] + [_row(fitted, own) for own in by_question.values()], fitted
-
-
-def _row(fitted: Fit, votes: Sequence[Comparison]) -> Comparison:
-    """The row of one question from its votes."""
-    first = votes[0]
-    reliabilities = [fitted.reliability(vote.rater) for vote in votes]
-    both = list(zip(votes, reliabilities, strict=True))
-    weights = [min(1.0, abs(own) / fitted.typical_reliability) * v.weight for v, own in both if v.ranks()]
-    credible = [(vote.both_bad, own) for vote, own in both if own > 0]
-    both_bad = sum(own for bad, own in credible if bad) > 0.5 * sum(own for _, own in credible)
-    by_principle = _by_principle(first.options, votes, reliabilities)
-    alike = ("group", "principles", "topic", "failure", "tags", "source")
-    row: dict[str, Any] = {
-        name: getattr(first, name) for name in alike if len({getattr(vote, name) for vote in votes}) == 1
-    }
-    if weights and len(first.options) == 2:
-        row["soft_label"] = fitted.probability(first.prompt, *first.options)
-    elif weights:
-        posterior = fitted.posteriors[first.prompt]
-        own_quality = [float(posterior.mean[posterior.position[text]]) for text in first.options]
-        row["ranking"] = tuple(1 + sum(other > own + SAME_QUALITY for other in own_quality) for own in own_quality)
-    return Comparison(
-        prompt=first.prompt,
-        options=first.options,
-        both_bad=both_bad or not (weights or by_principle),
-        per_principle=by_principle,
-        weight=max(MIN_WEIGHT, sum(weights)),
-        author=f"{len({vote.rater for vote in votes})} raters",
-        **row,
-    )
-
-
-def _by_principle(
-    options: Sequence[str], votes: Sequence[Comparison], reliabilities: Sequence[float]
-) -> dict[str, tuple[int, ...]]:
-    sums: dict[str, list[float]] = {}
-    for vote, reliability in zip(votes, reliabilities, strict=True):
-        for principle, ranking in vote.per_principle.items():
-            rank = dict(zip(vote.options, ranking, strict=True))
-            own = sums.setdefault(principle, [0.0] * len(options))
-            for i, text in enumerate(options):
-                own[i] += reliability * rank[text]
-    return {
-        principle: tuple(1 + sum(other < own - 1e-9 for other in totals) for own in totals)
-        for principle, totals in sums.items()
-    }
-
-
+# ── the card ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def card(votes: Sequence[Comparison]) -> dict[str, Any]:
     """All figures of the raters as JSON values: agreement, and for each rater parameters, gold, consistency and times.
 
@@ -423,5 +350,5 @@ def card(votes: Sequence[Comparison]) -> dict[str, Any]:
     }
 
 
-def _figure(estimate: Estimate) -> dict[str, float | int] | None:
-    return estimate._asdict() if math.isfinite(estimate.value) else None
+def _figure(estimate: Estimate) -> dict[str, float | int | None] | None:
+    return estimate.json() if math.isfinite(estimate.value) else None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from steersman.store import canonical, sha256_text
-from steersman.types import Comparison, NonEmpty, Ranking, Record, Request, Seed, Slug
+from steersman.types import Comparison, messages_of, plain_text, NonEmpty, Ranking, Record, Request, Seed, Slug
 
 LONGEST_ANSWER = 60_000  # characters
 LONGEST_RATIONALE = 4_000
@@ -62,10 +62,16 @@ class Question(Record):
     principles: tuple[Slug, ...] = ()
     topic: Slug | None = None
     raters: int = Field(default=1, ge=1)
+    id: str = ""
 
     @model_validator(mode="after")
     def _is_a_comparison(self) -> Self:
         Comparison(prompt=self.prompt, options=self.options, ranking=self.gold, both_bad=True)
+        if not any(message.content.strip() for message in messages_of(self.prompt)):
+            raise ValueError("'prompt' is empty")
+        named = [("prompt", plain_text(self.prompt)), *((f"options.{i}", text) for i, text in enumerate(self.options))]
+        if odd := [name for name, text in named if "\0" in text]:
+            raise ValueError(f"{odd[0]!r} has a NUL character, which no page shows and no database keeps")
         if self.origins and len(self.origins) != len(self.options):
             raise ValueError(f"'origins' has {len(self.origins)} names for {len(self.options)} options")
         if (longest := max(map(len, self.options))) > LONGEST_ANSWER:

@@ -100,8 +100,9 @@ def _question(where: str | Path, row: Prompt | Comparison, options: Sequence[str
     Raises:
         DataError: it is none that a page can show.
     """
+    about = {name: getattr(row, name) for name in ("principles", "topic", "id")}
     try:
-        return Question(prompt=row.prompt, options=tuple(options), principles=row.principles, topic=row.topic, **more)
+        return Question(prompt=row.prompt, options=tuple(options), **about, **more)
     except ValidationError as error:
         raise DataError(
             f"the question {str(row.prompt)[:60]!r} cannot be put to raters: "
@@ -405,7 +406,7 @@ def export(where: Path, out: Path | None = None, store: str | None = None, form:
         UserError: no round has begun here, there are no votes, the export would replace another round's files or the
             questions' own file, or the run's answers are no longer those compared.
     """
-    from steersman.rating.exchange import export_votes
+    from steersman.rating.exchange import export_votes, verdicts
 
     opened = open_store(where, store)
     votes = read_round(opened)
@@ -419,7 +420,7 @@ def export(where: Path, out: Path | None = None, store: str | None = None, form:
         )
     folder = _export_folder(where, out, store)
     messages = [f"wrote {name} ({count} rows)" for name, count in write_rows(votes, folder).items()]
-    messages += _write_raters(votes.comparisons, folder / RATERS)
+    messages += [verdicts(read(folder / COMPARISONS, Comparison)), *_write_raters(votes.comparisons, folder / RATERS)]
     if table := participants_table(opened.database):
         write_text(folder / PARTICIPANTS, table)
         (folder / PARTICIPANTS).chmod(0o600)
@@ -450,7 +451,7 @@ def _export_folder(where: Path, out: Path | None, store: str | None) -> Path:
 
 def write_rows(votes: Votes, folder: Path, *, aggregated: bool = True) -> dict[str, int]:
     """Write the training rows; returns the number of rows by file."""
-    from steersman.rating.raters import aggregate
+    from steersman.rating.aggregation import aggregate
 
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Sequence[Record]] = {
@@ -468,7 +469,7 @@ def _write_raters(rows: Sequence[Comparison], file: Path) -> list[str]:
     from steersman.rating.raters import card
 
     figures, gained = card(rows), gain(rows, arms(rows))
-    values = {name: v._asdict() if isinstance(v, Estimate) else v for name, v in gained._asdict().items()}
+    values = {name: v.json() if isinstance(v, Estimate) else v for name, v in gained._asdict().items()}
     write_json(file, {**figures, "gain": values if gained.known else None})
     alpha = figures["alpha"]
     agreed = f"alpha {Estimate(**alpha).plain()}" if alpha else figures["why_no_alpha"]

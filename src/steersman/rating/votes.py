@@ -54,6 +54,7 @@ class StoredVote(NamedTuple):
             rationale=self.rationale,
             principles=self.question.principles,
             topic=self.question.topic,
+            id=self.question.id,
             tags=(f"arm:{self.arm}", *(("late",) if self.late else ())),
             source="human",
         )
@@ -67,6 +68,7 @@ class StoredVote(NamedTuple):
             completion=self.edited_text,
             principles=self.question.principles,
             topic=self.question.topic,
+            id=self.question.id,
             author=f"rater-{self.rater}",
             source="human",
         )
@@ -130,6 +132,7 @@ def comparisons(votes: list[StoredVote]) -> list[Comparison]:
             gold=True,
             principles=question.principles,
             topic=question.topic,
+            id=question.id,
             source="authored",
         )
         for question in gold.values()

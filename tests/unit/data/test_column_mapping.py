@@ -16,6 +16,11 @@ PUBLIC = Path(__file__).parents[4] / "shared" / "data"
 ROW = {"question": "Why?", "context": "It rains.", "a": "So.", "b": "No.", "label": 2, "id": 7}
 
 
+def test_two_sides_without_a_verdict_need_an_annotated_task() -> None:
+    with pytest.raises(DataError, match="'first' and 'second' and not 'better', and the row is no annotated task"):
+        column_mapping("prompt=question,first=a,second=b")({"question": "Why?", "a": "x", "b": "y"})
+
+
 @pytest.mark.parametrize(
     ("label", "ranking"),
     [
@@ -48,12 +53,17 @@ def test_no_mapping_changes_nothing() -> None:
     [
         ("prompt", "'prompt' is not field=column"),
         ("promt=question", "no field is called 'promt'"),
-        ("first=a,second=b", "'first' without 'better'"),
+        ("first=a,better=b", "'first' without 'second'"),
     ],
 )
 def test_a_mapping_that_cannot_be_meant_is_refused(text: str, found: str) -> None:
     with pytest.raises(DataError, match=found):
         column_mapping(text)
+
+
+def test_two_sides_without_a_verdict_need_an_annotated_task() -> None:
+    with pytest.raises(DataError, match="'first' and 'second' and not 'better', and the row is no annotated task"):
+        column_mapping("prompt=question,first=a,second=b")({"question": "Why?", "a": "x", "b": "y"})
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def spoken(*turns: tuple[str, str], options: tuple[str, str] = ("a", "b")) -> Co
     [
         *((style, TIE, "a tie, where one answer must be better") for style in ("trl", "hh", "pku", "openrlhf")),
         *((style, ALONE, "one answer with a label") for style in ("hh", "pku", "openrlhf", "argilla")),
-        *((style, BAD, "no order of the options") for style in ("trl", "hh", "pku", "openrlhf")),
+        *((style, BAD, "no answer is acceptable (both_bad)") for style in ("trl", "hh", "pku", "openrlhf")),
         ("trl", TIE.model_copy(update={"ranking": None, "soft_label": 0.5}), "a tie, where one answer must be better"),
         ("pku", THREE.model_copy(update={"prompt": "Why?"}), "more than two options, where PKU-SafeRLHF has two"),
         ("pku", WHOLE, "a conversation as the prompt, where PKU-SafeRLHF has text"),
@@ -228,7 +228,7 @@ def test_convert_writes_and_counts_every_row(tmp_path: Path) -> None:
     assert rest[2].startswith("not read: 1 row(s), the first in line 8: no 'prompt'; no 'options'")
     assert rest[3:] == [
         "not written: 2 comparison(s): a tie, where one answer must be better",
-        "not written: 1 comparison(s): no order of the options",
+        "not written: 1 comparison(s): no answer is acceptable (both_bad)",
     ]
     assert read_jsonl(out) == export([PAIR, THREE], "trl").rows
 

@@ -40,7 +40,7 @@ def test_each_rater_of_a_record_makes_a_comparison(tmp_path: Path) -> None:
         "vectors": {},
         "_server_id": "2",
     }
-    shared = {"prompt": "Why?", "options": ("a", "b", "c"), "source": "web", "group": "north"}
+    shared = {"prompt": "Why?", "options": ("a", "b", "c"), "source": "web", "group": "north", "id": "1"}
     assert comparisons(tmp_path, row) == [
         Comparison(**shared, ranking=(1, 1, 2), per_principle={"honest": (3, 1, 2)}, rater="u1"),
         Comparison(**shared, ranking=(2, 3, 1), rationale="Short.", rater="u2"),
@@ -64,7 +64,7 @@ def test_drafts_and_discarded_responses_are_no_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "found"),
     [
-        ({"fields": FIELDS, "responses": {}}, "the row has no preference: no 'ranking', 'soft_label', 'both_bad'"),
+        ({"fields": FIELDS, "responses": {}}, "the row has no preference: no submitted response orders its answers (questions: none)"),
         ({"fields": FIELDS}, "the row has no preference"),
         ({"fields": {"question": "Why?", "a": "b"}}, "no field 'prompt' or 'instruction' among question, a"),
         ({"fields": "Why?"}, "'fields' must be an object {...}, found 'Why?'"),
@@ -76,7 +76,7 @@ def test_drafts_and_discarded_responses_are_no_answers(tmp_path: Path) -> None:
         ({"fields": FIELDS, "responses": {"ranking": [{"value": ranks(1, 2, None)}]}}, "'ranking.2': input should be"),
         (
             {"fields": FIELDS, "responses": {"response-1-rating": [{"value": 3}]}},
-            "'response-2-rating' must be a number, found 'None'",
+            "the rating of 'response-2' must be a number, found 'None'",
         ),
         (
             {

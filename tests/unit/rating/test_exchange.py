@@ -12,7 +12,7 @@ import pytest
 from steersman.data.formats import read
 from steersman.errors import DataError
 from steersman.rating.exchange import export_votes, import_votes
-from steersman.rating.raters import aggregate
+from steersman.rating.aggregation import aggregate
 from steersman.types import Comparison, Demonstration
 
 TASK = {

@@ -22,7 +22,8 @@ from steersman.data.rater_model import question_key
 from steersman.data.toy_world import ToyQuestion as Question
 from steersman.data.toy_world import ToyRater as Rater
 from steersman.rating import raters
-from steersman.rating.raters import QUALITY_VARIANCE, Fit, aggregate, fit_qualities, predictive, tabulate
+from steersman.rating.aggregation import aggregate
+from steersman.rating.raters import QUALITY_VARIANCE, Fit, fit_qualities, predictive, tabulate
 from steersman.rating.raters import fit as fit_votes
 from steersman.types import Comparison
 
@@ -291,7 +292,7 @@ def test_rankings_principles_and_floors_survive() -> None:
         Comparison(prompt="s", options=("x", "y"), per_principle={"kind": (2, 1)}, rater="a"),
     ]
     first, second, third = aggregate(votes)
-    assert (first.ranking, first.both_bad, first.per_principle) == ((1, 2, 3), True, {"kind": (3, 1, 2)})
+    assert (first.ranking, first.both_bad, first.per_principle) == ((1, 2, 3), True, {"kind": (3, 1, 1)})
     assert (first.topic, first.group, first.author) == ("tea", "", "3 raters")
     assert (second.both_bad, second.ranking, second.soft_label) == (True, None, None)
     assert (third.both_bad, third.per_principle) == (False, {"kind": (2, 1)})
