@@ -86,7 +86,15 @@ def trl(comparison: Comparison) -> list[Row]:
     prompt, named = dump([comparison])[0]["prompt"], _id(comparison)
     offered, prompt = _offered(prompt) if isinstance(prompt, list) else ({}, prompt)
     if comparison.desirable is not None:
-        return [{"prompt": prompt, "completion": side(comparison.options[0]), **offered, "label": comparison.desirable, **named}]
+        return [
+            {
+                "prompt": prompt,
+                "completion": side(comparison.options[0]),
+                **offered,
+                "label": comparison.desirable,
+                **named,
+            }
+        ]
     return [
         {
             "prompt": prompt,

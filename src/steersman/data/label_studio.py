@@ -26,7 +26,7 @@ def label_studio(row: Row) -> list[Row]:
     names as its objects, else those whose names say left and right (``answer_1`` and ``answer_2``). Their order is the
     one of Pairwise, else of one Choices whose label says which is better, else of a Rating or Number for each. Of a
     Ranker the items of the list are the options, by ``body``, ``html`` or ``title``. A text area is the rationale,
-    ``completed_by`` the rater (by number; of an address a digest), ``lead_time`` the seconds, the task's ``id`` the row's.
+    ``completed_by`` the rater (by number; of an address a digest), ``lead_time`` the seconds, ``id`` the row's id.
     Annotations of the ground truth are gold. Cancelled annotations and predictions are left out; other fields and
     other tags too, and they are counted.
 

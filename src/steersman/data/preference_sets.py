@@ -1,11 +1,11 @@
 """The columns of public preference data sets: each by the names that only it has.
 
-    HelpSteer2       prompt+response_1+response_2+preference_strength: -3 to 3, below 0 the first is better
-    HelpSteer3       context+response1+response2+overall_preference: the same
-    Nectar           prompt+answers: [{answer, rank, model}]
-    UltraFeedback    instruction+completions: [{response, overall_score}], the raw set
-    SHP              history+human_ref_A+human_ref_B+labels: 1 the first is better, 0 the second
-    RewardBench 2    prompt+chosen: [...]+rejected: [...], lists of texts: all chosen tie above all rejected
+HelpSteer2       prompt+response_1+response_2+preference_strength: -3 to 3, below 0 the first is better
+HelpSteer3       context+response1+response2+overall_preference: the same
+Nectar           prompt+answers: [{answer, rank, model}]
+UltraFeedback    instruction+completions: [{response, overall_score}], the raw set
+SHP              history+human_ref_A+human_ref_B+labels: 1 the first is better, 0 the second
+RewardBench 2    prompt+chosen: [...]+rejected: [...], lists of texts: all chosen tie above all rejected
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from steersman.data.verdicts import by_number, by_rating, verdict, without_conte
 from steersman.errors import DataError
 from steersman.types import Comparison
 
-
 # ── Argilla ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 UNRANKED = "ranks (Argilla's SDK wrote names alone, read as best first; ties of its pages are lost)"
 
@@ -37,8 +36,8 @@ def argilla(row: Row) -> list[Row]:
     fields, responses, metadata = (as_object(row.get(name) or {}, name) for name in ("fields", "responses", "metadata"))
     prompt = next((name for name in ("prompt", "instruction") if name in fields), None)
     if prompt is None:
-        known = ", ".join(fields) or "none"
-        raise DataError(f"no field 'prompt' or 'instruction' among {known}; name it by --columns prompt=FIELD")
+        found = ", ".join(fields) or "none"
+        raise DataError(f"no field 'prompt' or 'instruction' among {found}; name it by --columns prompt=FIELD")
     by_rater: dict[str, Row] = {}
     for question, answers in responses.items():
         for answer in as_objects(answers, question, "responses"):
@@ -137,8 +136,8 @@ def _argilla_answers(names: list[str], answers: Row) -> Row:
         elif odd := {q: value for q, value in answers.items() if q != "rationale"}:
             question, value = next(iter(odd.items()))
             raise DataError(
-                f"the question {question!r} says {str(value)[:60]!r}, which orders none of {', '.join(names)}: expected "
-                "a ranking, a label that says which is better, or a rating for each (FIELD_rating)"
+                f"the question {question!r} says {str(value)[:60]!r}, which orders none of {', '.join(names)}: "
+                "expected a ranking, a label that says which is better, or a rating for each (FIELD_rating)"
             )
     if isinstance(answers.get("rationale"), str) and columns:
         columns["rationale"] = answers["rationale"]

@@ -1,7 +1,6 @@
 """Which answer is meant: by a word that a rater chose, and by the name of a field.
 
-Two fields are the left and the right one by their names (``answer_a`` and ``answer_b``), never by their order in a file:
-a database may sort the keys of an object, and the wrong answer would be trained on.
+Two fields are left and right by their names (``answer_a`` and ``answer_b``), never by their order in a file: a database may sort the keys of an object, and the wrong answer would be trained on.
 """
 
 from __future__ import annotations
@@ -101,7 +100,8 @@ def by_rating(ratings: Mapping[str, Any], fields: Sequence[str]) -> list[int]:
     for name, value in zip(fields, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DataError(f"the rating of {name!r} must be a number, found {str(value)[:60]!r}")
-    return [1 + sum(other > value for other in values) for value in values]
+    numbers = [float(value) for value in values if value is not None]
+    return [1 + sum(other > own for other in numbers) for own in numbers]
 
 
 def sides(names: Sequence[str], prompt: str) -> list[str]:
@@ -114,8 +114,8 @@ def sides(names: Sequence[str], prompt: str) -> list[str]:
     if len(found) == 2:
         return found
     raise DataError(
-        f"which of {', '.join(map(repr, names)) or 'no field'} was on the left cannot be told from their names, and not "
-        f"from their order, which databases change: say it by --columns prompt={prompt},first=LEFT,second=RIGHT"
+        f"which of {', '.join(map(repr, names)) or 'no field'} was on the left cannot be told from their names, and "
+        f"not from their order, which databases change: say it by --columns prompt={prompt},first=LEFT,second=RIGHT"
     )
 
 
@@ -123,6 +123,6 @@ def without_context(names: Sequence[str]) -> None:
     """Refuse a field beside the prompt that belongs to it."""
     if found := [name for name in names if name.lower() in CONTEXT]:
         raise DataError(
-            f"the field {found[0]!r} is neither the prompt nor an answer; if the answers are about it, put it before the "
-            f"prompt by --columns prompt={found[0]}+PROMPT,..., or take it out"
+            f"the field {found[0]!r} is neither the prompt nor an answer; if the answers are about it, put it before "
+            f"the prompt by --columns prompt={found[0]}+PROMPT,..., or take it out"
         )

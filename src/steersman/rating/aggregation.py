@@ -97,7 +97,9 @@ def _known(votes: Sequence[Comparison]) -> frozenset[str]:
     """
     cast = Counter(vote.rater for vote in votes if not vote.gold)
     gold = gold_scores(votes)
-    return frozenset(name for name, count in cast.items() if count >= KNOWN_VOTES or len(gold.get(name, ())) >= KNOWN_GOLD)
+    return frozenset(
+        name for name, count in cast.items() if count >= KNOWN_VOTES or len(gold.get(name, ())) >= KNOWN_GOLD
+    )
 
 
 def _voice(fitted: Fit, vote: Comparison, known: Set[str]) -> float:

@@ -1,8 +1,8 @@
 """Import of other tools' votes, and export of votes and of training rows.
 
 Reading is `data/formats.py`'s (Argilla, Label Studio, LMArena and the rest: `data/columns.py`). Written are the votes
-themselves, or the rows that they are aggregated into (`aggregation.aggregate`). TRL's pairs have neither a weight nor a soft
-label, so undecided pairs are left out there, and counted.
+themselves, or the rows that they are aggregated into (`aggregation.aggregate`). TRL's pairs have neither a weight nor a
+soft label, so undecided pairs are left out there, and counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from steersman.data.export import export, unwritten
 from steersman.data.formats import dump, left_out, sort_out, unread
 from steersman.errors import DataError
-from steersman.rating.aggregation import MIN_PROBABILITY, MIN_WEIGHT, aggregate, aggregate_and_fit
+from steersman.rating.aggregation import MIN_PROBABILITY, MIN_WEIGHT, aggregate_and_fit
 from steersman.rating.raters import Fit
 from steersman.store import write_jsonl
 from steersman.types import Comparison, Demonstration, OrderedPair
@@ -130,7 +130,9 @@ def _best(rows: Sequence[Comparison], fit: Fit, min_probability: float) -> tuple
         best = next((text for text, n in wins.items() if n == len(row.options) - 1), None)
         undecided += best is None
         if best is not None:
-            shared: dict[str, Any] = {name: getattr(row, name) for name in ("prompt", "principles", "topic", "source", "id")}
+            shared: dict[str, Any] = {
+                name: getattr(row, name) for name in ("prompt", "principles", "topic", "source", "id")
+            }
             demonstrations.append(Demonstration(completion=best, tags=row.tags, author="chosen by raters", **shared))
     least = f"a probability of {min_probability:g}"
     reason = f"{undecided} question(s): not decided: no answer better than the rest with {least}"

@@ -9,7 +9,7 @@ that they share. Where there are gold questions, a rater's answer to one is used
 likelihood; the key itself counts as a vote of a rater who hardly errs.
 
 A tie is half a win for each (as FastChat has it), and K ranked answers count as K - 1 choices, as in Plackett-Luce.
-Fitted qualities hardly ever tie, whatever people said, so that they alone do not decide what is ordered: `aggregation.py`.
+Fitted qualities hardly ever tie, whatever people said: they alone do not decide what is ordered (`aggregation.py`).
 Standard errors are the inverse Fisher information's (with the priors); for the qualities the raters' parameters are
 taken as known.
 """

@@ -7,13 +7,13 @@ rater, with the order in which the answers stand on the page. A *vote* is the ra
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from steersman.store import canonical, sha256_text
-from steersman.types import Comparison, messages_of, plain_text, NonEmpty, Ranking, Record, Request, Seed, Slug
+from steersman.types import Comparison, NonEmpty, Ranking, Record, Request, Seed, Slug, messages_of
 
 LONGEST_ANSWER = 60_000  # characters
 LONGEST_RATIONALE = 4_000
@@ -67,21 +67,38 @@ class Question(Record):
     @model_validator(mode="after")
     def _is_a_comparison(self) -> Self:
         Comparison(prompt=self.prompt, options=self.options, ranking=self.gold, both_bad=True)
-        if not any(message.content.strip() for message in messages_of(self.prompt)):
-            raise ValueError("'prompt' is empty")
-        named = [("prompt", plain_text(self.prompt)), *((f"options.{i}", text) for i, text in enumerate(self.options))]
-        if odd := [name for name, text in named if "\0" in text]:
-            raise ValueError(f"{odd[0]!r} has a NUL character, which no page shows and no database keeps")
+        asked = "\n".join(message.content for message in messages_of(self.prompt))
+        if reason := unshowable({"prompt": asked, **{f"options.{i}": text for i, text in enumerate(self.options)}}):
+            raise ValueError(reason)
         if self.origins and len(self.origins) != len(self.options):
             raise ValueError(f"'origins' has {len(self.origins)} names for {len(self.options)} options")
-        if (longest := max(map(len, self.options))) > LONGEST_ANSWER:
-            raise ValueError(f"an answer has {longest} characters, and a page shows at most {LONGEST_ANSWER}")
         return self
 
     @property
     def key(self) -> str:
         """Equal questions have equal keys, so that a round can be opened again with the same file."""
         return sha256_text(canonical(self.model_dump(mode="json", include={"prompt", "options", "gold"})))
+
+
+def unshowable(texts: Mapping[str, str]) -> str:
+    """Why a question's texts, by the names of their fields, cannot be put to raters; empty if they can."""
+    for name, text in texts.items():
+        if not text.strip():
+            return f"{name!r} is empty"
+        if "\0" in text:
+            return f"{name!r} has a NUL character, which no page shows and no database keeps"
+        if name != "prompt" and len(text) > LONGEST_ANSWER:
+            return f"an answer has {len(text)} characters ({name!r}), and a page shows at most {LONGEST_ANSWER}"
+    return ""
+
+
+def unshowable_row(row: Any) -> str:
+    """The same of a row of a file, before it is read."""
+    if not isinstance(row, dict):
+        return ""
+    texts = {name: row[name] for name in ("prompt", "chosen", "rejected") if isinstance(row.get(name), str)}
+    options = row["options"] if isinstance(row.get("options"), list) else []
+    return unshowable(texts | {f"options.{i}": text for i, text in enumerate(options) if isinstance(text, str)})
 
 
 def order_shown(seed: int, question: str, rater: int, count: int, *, repeat: bool = False) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from steersman.errors import DataError, UserError, closest
 from steersman.rating.accounts import RaterAccounts, parse_names
 from steersman.rating.app import RatingApp, new_token
 from steersman.rating.participants import SharedLink, participants_table
-from steersman.rating.round import Question, Round
+from steersman.rating.round import Question, Round, unshowable_row
 from steersman.rating.server import Address, listen, serve
 from steersman.rating.store import RatingStore
 from steersman.rating.votes import arms, comparisons, demonstrations
@@ -89,6 +89,8 @@ def make_questions(where: Path, source: Source, seed: int, load_model: LoadModel
 
 def _allow_unordered(row: Any) -> Any:
     """A row of options without a judgement reads as a comparison without an order."""
+    if reason := unshowable_row(row):
+        raise DataError(reason)  # with the row's line, which a question has no more
     judgements = ("ranking", "choice", "both_bad", "soft_label", "per_principle")
     unordered = isinstance(row, dict) and "options" in row and not any(row.get(name) for name in judgements)
     return {**row, "both_bad": True} if unordered else row

@@ -16,11 +16,6 @@ PUBLIC = Path(__file__).parents[4] / "shared" / "data"
 ROW = {"question": "Why?", "context": "It rains.", "a": "So.", "b": "No.", "label": 2, "id": 7}
 
 
-def test_two_sides_without_a_verdict_need_an_annotated_task() -> None:
-    with pytest.raises(DataError, match="'first' and 'second' and not 'better', and the row is no annotated task"):
-        column_mapping("prompt=question,first=a,second=b")({"question": "Why?", "a": "x", "b": "y"})
-
-
 @pytest.mark.parametrize(
     ("label", "ranking"),
     [

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from steersman.data.formats import read
+from steersman.data.formats import read, sort_out
+from steersman.data.rating_tools import UNRANKED
 from steersman.errors import DataError
 from steersman.store import write_jsonl
 from steersman.types import Comparison
@@ -64,7 +65,10 @@ def test_drafts_and_discarded_responses_are_no_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "found"),
     [
-        ({"fields": FIELDS, "responses": {}}, "the row has no preference: no submitted response orders its answers (questions: none)"),
+        (
+            {"fields": FIELDS, "responses": {}},
+            "the row has no preference: no submitted response orders its answers (questions: none)",
+        ),
         ({"fields": FIELDS}, "the row has no preference"),
         ({"fields": {"question": "Why?", "a": "b"}}, "no field 'prompt' or 'instruction' among question, a"),
         ({"fields": "Why?"}, "'fields' must be an object {...}, found 'Why?'"),
@@ -91,3 +95,57 @@ def test_argilla_records_that_cannot_be_read(tmp_path: Path, row: dict[str, Any]
     with pytest.raises(DataError) as error:
         comparisons(tmp_path, row)
     assert f"  line 1: {found}" in str(error.value)
+
+
+WRITTEN = Path(__file__).parents[2] / "fixtures" / "rating_tools"
+ANN, BOB = (f"00000000-0000-0000-0000-00000000000{n}" for n in (1, 2))
+
+
+def test_files_of_argilla_s_own_writers() -> None:
+    """`make_argilla.py` wrote them by `to_json` and by the flat form of `to_list`."""
+    found = sort_out(WRITTEN / "argilla.json", Comparison)
+    assert [(row.id, row.rater, row.ranking, row.both_bad) for row in found.rows] == [
+        ("bird-1", ANN, (2, 1), False),  # names alone: the best first
+        ("bird-1", BOB, (1, 2), False),
+        ("bird-2", ANN, (1, 2), False),  # a label that is a field's name
+        ("bird-2", BOB, (1, 1), False),
+        ("bird-3", ANN, (2, 1), False),  # ratings
+        ("bird-6", ANN, None, True),
+    ]
+    assert (found.rows[0].rationale, found.rows[0].source) == ("It sings.", "garden")
+    assert found.faults[4][0].startswith("the question 'kinds' says")
+    assert found.faults[5][0].startswith("the question 'marks' says")
+    assert list(found.ignored) == [UNRANKED]
+    flat = sort_out(WRITTEN / "argilla_flat.json", Comparison)
+    assert flat.rows == found.rows[:5]
+
+
+@pytest.mark.parametrize(
+    ("responses", "reason"),
+    [
+        ({"ranking": [{"value": [{"value": "response-1"}, {"value": "response-2"}]}]}, "has names without ranks"),
+        ({"ranking": [{"value": ["response-1"]}]}, "ranks response-1, but the answers are response-1, response-2"),
+        ({"ranking": [{"value": ["response-1", "response-1"]}]}, "ranks response-1, but the answers are"),
+        ({"quality": [{"value": 4}]}, "the question 'quality' says '4', which orders none of response-1, response-2"),
+        ({"verdict": [{"value": "fluent"}]}, "the question 'verdict' says 'fluent'"),
+        ({"a": [{"value": "tie"}], "b": [{"value": "response-1"}]}, "the labels 'a', 'b' all say"),
+        ({"ranking": [{"value": ["response-1", "response-2"], "status": "draft"}]}, "no submitted response orders"),
+    ],
+)
+def test_questions_of_argilla_that_order_nothing(tmp_path: Path, responses: dict[str, Any], reason: str) -> None:
+    fields = {name: text for name, text in FIELDS.items() if name != "response-3"}
+    with pytest.raises(DataError) as error:
+        comparisons(tmp_path, {"fields": fields, "responses": responses})
+    assert reason in str(error.value)
+
+
+def test_other_fields_and_metadata_of_argilla(tmp_path: Path) -> None:
+    about = {"fields": {**FIELDS, "lang": "en"}, "metadata": {"topic": "Not A Slug", "model": "m"}}
+    row = {**about, "responses": {"ranking": [{"value": ranks(1, 2, 3)}], "kind": [{"value": ["short"]}]}}
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    found = sort_out(tmp_path / "rows.jsonl", Comparison)
+    assert [(own.options, own.topic) for own in found.rows] == [(("a", "b", "c"), None)]
+    assert found.ignored == {"lang": 1, "metadata.topic": 1, "question 'kind'": 1}
+    row["fields"] = {**FIELDS, "context": "It rained."}
+    with pytest.raises(DataError, match="the field 'context' is neither the prompt nor an answer"):
+        comparisons(tmp_path, row)

@@ -11,8 +11,8 @@ import pytest
 
 from steersman.data.formats import read
 from steersman.errors import DataError
-from steersman.rating.exchange import export_votes, import_votes
 from steersman.rating.aggregation import aggregate
+from steersman.rating.exchange import export_votes, import_votes
 from steersman.types import Comparison, Demonstration
 
 TASK = {
