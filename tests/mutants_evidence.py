@@ -5,6 +5,28 @@ from __future__ import annotations
 from mutants_core import Mutant
 
 EVIDENCE = (
+    # ── votes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "a tie beside an order is no vote against it",
+        "rating/aggregation.py",
+        "total = sum(abs(weight) for _, _, weight in votes)",
+        "total = sum(abs(weight) for ranks, _, weight in votes if len(set(ranks)) > 1)",
+        "unit/rating/test_aggregation.py::test_raters_who_do_not_agree",
+    ),
+    Mutant(
+        "raters with one vote are weighed by the fit",
+        "rating/aggregation.py",
+        "    if vote.rater not in known:",
+        "    if vote.rater not in fitted.raters:",
+        "unit/rating/test_aggregation.py::test_raters_who_do_not_agree",
+    ),
+    Mutant(
+        "the left answer is the first key",
+        "data/verdicts.py",
+        "    if len(found) == 2:\n        return found",
+        "    if len(names) == 2:\n        return list(names)",
+        "unit/data/test_label_studio.py::test_names_that_do_not_tell_are_asked_for",
+    ),
     # ── sense ────────────────────────────────────────────────────────────────────────────────────────────────────────
     Mutant(
         "a prompt of the same topic is exchanged",

@@ -1,6 +1,7 @@
 """Which answer is meant: by a word that a rater chose, and by the name of a field.
 
-Two fields are left and right by their names (``answer_a`` and ``answer_b``), never by their order in a file: a database may sort the keys of an object, and the wrong answer would be trained on.
+Two fields are left and right by their names (``answer_a`` and ``answer_b``), never by their order in a file: a
+database may sort the keys of an object, and the wrong answer would be trained on.
 """
 
 from __future__ import annotations
