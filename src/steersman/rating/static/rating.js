@@ -11,16 +11,12 @@ const ANSWER_MS = 20000; // to wait for the server
 const EXPOSURE_MS = 800; // in sight, before which a choice is the rest of a double press and no answer to what was read
 
 let question; // the <article>, or null when there is none
-let rungs = []; // ranking so far: arrays of places, the best first
-let tieNext = false;
 let wantsDetails = false;
 let verdict = null; // what was chosen while the details are open
 let busy = false;
 let visibleMs = 0;
 let visibleSince = null;
 let shownByUndo = false;
-let past = []; // of this question's ranking, each state as JSON: what undo goes back through
-let undoable = false; // whether there is an earlier answer to take back
 
 const $ = (selector, within = task) => within.querySelector(selector);
 const $$ = (selector, within = task) => [...within.querySelectorAll(selector)];
@@ -39,11 +35,10 @@ document.addEventListener("visibilitychange", watchSight);
 // ── showing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 function began() {
   question = $(".question");
-  [rungs, tieNext, verdict] = [[], false, null];
+  verdict = null;
+  ranking.begin(() => verdict && closeDetails()); // what was about to be sent is another order now
   visibleMs = 0;
   visibleSince = document.visibilityState === "visible" ? performance.now() : null;
-  past = [];
-  undoable = $("[data-act=undo]") !== null && !$("[data-act=undo]").disabled;
   if (!question) return;
   if (correcting) {
     $("[data-act=undo]").disabled = false;
@@ -55,7 +50,6 @@ function began() {
   }
   help.classList.toggle("for-pair", isPair());
   pressDetails(wantsDetails);
-  if (!isPair()) drawLadder();
 }
 
 function show(html) {
@@ -190,172 +184,6 @@ function chosen(what) {
   else submit(what);
 }
 
-function ranks() {
-  const found = new Array(count());
-  let rank = 1;
-  for (const rung of rungs) {
-    for (const place of rung) found[place] = rank;
-    rank += rung.length;
-  }
-  return found;
-}
-
-function place(index) {
-  if (rungs.flat().includes(index)) return;
-  if (tieNext && rungs.length) rungs.at(-1).push(index);
-  else rungs.push([index]);
-  tieNext = false;
-  drawLadder();
-}
-
-function placeLast() {
-  const missing = [...Array(count()).keys()].filter((index) => !rungs.flat().includes(index));
-  if (missing.length === 1) place(missing[0]);
-}
-
-function takeOff() {
-  const last = rungs.at(-1);
-  if (!last) return;
-  last.pop();
-  if (!last.length) rungs.pop();
-  drawLadder();
-}
-
-// Back by one change of the ranking, whatever made it.
-function unplace() {
-  if (tieNext) {
-    tieNext = false;
-  } else {
-    past.pop();
-    rungs = JSON.parse(past.at(-1) ?? "[]");
-  }
-  drawLadder();
-}
-
-function spoken() {
-  return rungs.map((rung) => rung.map((index) => index + 1).join(" equal to ")).join(", then ");
-}
-
-function drawLadder() {
-  if (past.at(-1) !== JSON.stringify(rungs)) past.push(JSON.stringify(rungs));
-  $("[data-act=undo]").disabled = !undoable && past.length < 2;
-  const board = $(".rungs");
-  board.replaceChildren();
-  const chip = (index) => {
-    const made = document.createElement("span");
-    made.className = "chip";
-    made.dataset.place = index;
-    made.textContent = index + 1;
-    return made;
-  };
-  rungs.forEach((rung, number) => {
-    const made = document.createElement("div");
-    made.className = "rung";
-    made.dataset.rung = number;
-    made.append(...rung.map(chip));
-    board.append(made);
-  });
-  if (tieNext) board.lastElementChild?.classList.add("tying");
-  const left = [...Array(count()).keys()].filter((index) => !rungs.flat().includes(index));
-  if (left.length) {
-    const pool = document.createElement("div");
-    pool.className = "pool";
-    pool.append(...left.map(chip));
-    board.append(pool);
-  }
-  $("[data-act=send]").disabled = left.length > 1;
-  $("#ranking-status").textContent = rungs.length ? `Ranking: ${spoken()}` : "";
-  for (const button of $$(".choose")) {
-    const at = rungs.findIndex((rung) => rung.includes(Number(button.dataset.place)));
-    const card = button.closest(".answer");
-    card.classList.toggle("placed", at >= 0);
-    $(".at", card).textContent = at < 0 ? "" : ` · place ${1 + rungs.slice(0, at).flat().length}`;
-    button.disabled = at >= 0;
-  }
-}
-
-// ── dragging ────────────────────────────────────────────────────────────────────────────────────────────────────────
-let drag = null;
-
-task.addEventListener("pointerdown", (event) => {
-  const chip = event.target.closest(".chip");
-  if (!chip || event.button !== 0 || drag) return;
-  event.preventDefault();
-  const box = chip.getBoundingClientRect();
-  const ghost = chip.cloneNode(true);
-  ghost.classList.add("ghost");
-  document.body.append(ghost);
-  drag = { pointer: event.pointerId, index: Number(chip.dataset.place), chip, ghost, target: null,
-           dx: event.clientX - box.left, dy: event.clientY - box.top };
-  chip.classList.add("lifted");
-  moveGhost(event);
-});
-
-function moveGhost(event) {
-  drag.ghost.style.transform = `translate(${event.clientX - drag.dx}px, ${event.clientY - drag.dy}px)`;
-}
-
-// Over the middle of a rung the answers tie; between two rungs, or beyond the last, there will be a new one.
-function targetAt(x, y) {
-  const board = $(".rungs").getBoundingClientRect();
-  if (y < board.top - 60 || y > board.bottom + 60) return null;
-  const onto = document.elementsFromPoint(x, y).map((under) => under.closest(".rung")).find(Boolean);
-  if (onto) {
-    const box = onto.getBoundingClientRect();
-    const across = (x - box.left) / box.width;
-    const number = Number(onto.dataset.rung);
-    return across < 0.25 ? { before: number } : across > 0.75 ? { before: number + 1 } : { onto: number };
-  }
-  const after = $$(".rung").filter((rung) => {
-    const box = rung.getBoundingClientRect();
-    return box.bottom < y || (box.top <= y && box.left + box.width / 2 < x);
-  });
-  return { before: after.length };
-}
-
-function markTarget(target) {
-  $$(".rung").forEach((rung, number) => {
-    rung.classList.toggle("onto", target?.onto === number);
-    rung.classList.toggle("before", target?.before === number);
-    rung.classList.toggle("after", target?.before === number + 1 && number === rungs.length - 1);
-  });
-}
-
-window.addEventListener("pointermove", (event) => {
-  if (!drag || event.pointerId !== drag.pointer) return;
-  moveGhost(event);
-  drag.target = targetAt(event.clientX, event.clientY);
-  markTarget(drag.target);
-});
-
-function endDrag(event, done) {
-  if (!drag || event.pointerId !== drag.pointer) return;
-  const { index, chip, ghost, target } = drag;
-  drag = null;
-  ghost.remove();
-  chip.classList.remove("lifted");
-  if (done && target) drop(index, target);
-  drawLadder();
-}
-
-function drop(index, target) {
-  const before = target.before === undefined ? null : rungs[target.before];
-  const onto = target.onto === undefined ? null : rungs[target.onto];
-  const alone = (rung) => rung?.length === 1 && rung[0] === index;
-  if (alone(onto) || alone(before)) return;
-  rungs = rungs.map((rung) => {
-    const at = rung.indexOf(index);
-    if (at >= 0) rung.splice(at, 1);
-    return rung;
-  });
-  if (onto) onto.push(index);
-  else rungs.splice(before ? rungs.indexOf(before) : rungs.length, 0, [index]);
-  rungs = rungs.filter((rung) => rung.length);
-}
-
-window.addEventListener("pointerup", (event) => endDrag(event, true));
-window.addEventListener("pointercancel", (event) => endDrag(event, false));
-
 // ── saying more ─────────────────────────────────────────────────────────────────────────────────────────────────────
 function pressDetails(on) {
   wantsDetails = on;
@@ -368,7 +196,7 @@ function openDetails(what) {
   const best = what.ranking ? what.ranking.indexOf(1) : 0;
   $(".verdict", form).textContent = isPair() && what.ranking
     ? what.ranking[0] === what.ranking[1] ? "Equally good." : `Answer ${best + 1} is better.`
-    : what.ranking ? `Ranking: ${spoken()}.` : isPair() ? "Both are bad." : "All are bad.";
+    : what.ranking ? `Ranking: ${ranking.spoken()}.` : isPair() ? "Both are bad." : "All are bad.";
   $("#better").value = $$(".raw")[best].value;
   $("#better").dataset.place = best;
   form.hidden = false;
@@ -425,18 +253,18 @@ function sendDetails() {
 const acts = {
   choose: (index) => chosen({ ranking: index === 0 ? [1, 2] : [2, 1] }),
   tie: () => chosen({ ranking: [1, 1] }),
-  place: (index) => place(index),
-  bad: () => chosen({ both_bad: true, ...(rungs.length && rungs.flat().length === count() ? { ranking: ranks() } : {}) }),
+  place: ranking.place,
+  off: ranking.takeOff,
+  bad: () => chosen({ both_bad: true, ...(!isPair() && ranking.complete() ? { ranking: ranking.ranks() } : {}) }),
   send: () => {
     if (tooSoon()) return;
-    placeLast();
-    if (rungs.flat().length === count()) chosen({ ranking: ranks() });
+    ranking.placeLast();
+    if (ranking.complete()) chosen({ ranking: ranking.ranks() });
   },
   skip: () => tooSoon() || submit({ skip: true }),
   undo: () => {
-    if (busy) return;
-    if (question && (tieNext || past.length > 1)) unplace();
-    else if (correcting) location.assign("answers");
+    if (busy || ranking.undo()) return;
+    if (correcting) location.assign("answers");
     else if (!shownByUndo || !tooSoon()) deliver("undo", { submission: name() });
   },
   details: () => {
@@ -488,15 +316,15 @@ function act(event) {
     if (key === "0" || event.key === "ArrowDown") return acts.tie;
   } else {
     if (digit >= 1 && digit <= count()) return () => acts.place(digit - 1);
-    if (key === "=") return () => { tieNext = rungs.length > 0; drawLadder(); };
-    if (key === "Backspace") return takeOff;
+    if (key === "=") return ranking.tieTheNext;
+    if (key === "Backspace") return ranking.takeLastOff;
     if (key === "Enter") return acts.send;
   }
   return { b: acts.bad, s: acts.skip, d: acts.details }[key] || null;
 }
 
 document.addEventListener("keydown", (event) => {
-  if (help.open || drag || event.repeat || event.isComposing || event.keyCode === 229) return;
+  if (help.open || ranking.dragging() || event.repeat || event.isComposing || event.keyCode === 229) return;
   if (event.altKey || event.getModifierState("AltGraph")) return;
   const sends = event.key === "Enter" && (event.ctrlKey || event.metaKey);
   const open = question && !$(".details").hidden;
