@@ -6,7 +6,9 @@ here as everywhere.
 
 from __future__ import annotations
 
+import math
 import secrets
+from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -19,6 +21,7 @@ from steersman.rating.rater_stats import round_stats
 from steersman.rating.requests import Ask, Enter, Invite, RaterRef, posted
 from steersman.rating.store import RatingStore, Refused
 from steersman.rating.votes import arms, comparisons
+from steersman.stats import Estimate
 
 
 class AdminPages:
@@ -58,13 +61,14 @@ class AdminPages:
 
         votes = self.store.votes()
         rows = comparisons(votes)
-        stats = round_stats(votes)
+        stats, rated = round_stats(votes), card(rows)
         values = {
             "round": self.store.round,
             "raters": self.accounts.all(),
             "stats": stats,
             "stats_of": {one.rater: one for one in stats.raters},
-            "card": card(rows),
+            "card": rated,
+            "first_of_equals": {name: _first_of_equals(one) for name, one in rated["raters"].items()},
             "gain": gain(rows, arms(rows)),
             "questions": dict(self.store.questions()),
             "answered": sum(vote.kind == "vote" for vote in votes),
@@ -104,3 +108,10 @@ class AdminPages:
         """Send a query to the raters of an item."""
         count = self.accounts.ask(body.item, body.text)
         return JSONResponse({"told": f"Asked of {count} rater{'s' if count > 1 else ''}."})
+
+
+def _first_of_equals(rater: Mapping[str, float]) -> Estimate:
+    """How often a rater chooses the answer shown first of two equally good ones, from the side bias in logits."""
+    bias, error = rater["side_bias"], 1.96 * rater["side_bias_error"]
+    value, low, high = (1 / (1 + math.exp(-logits)) for logits in (bias, bias - error, bias + error))
+    return Estimate(value, low, high, 0)

@@ -103,7 +103,7 @@ const ranking = (() => {
     });
     if (tieNext) board.lastElementChild.classList.add("tying");
     const pool = make("div", "pool");
-    pool.append(...left().map((index) => chip(index, false)));
+    if (!complete()) pool.append(make("span", "end", "Not placed"), ...left().map((index) => chip(index, false)));
     board.append(make("span", "end", "Worst"), pool);
     at("[data-act=send]").disabled = left().length > 1;
     at("#ranking-status").textContent = rungs.length ? `Ranking: ${spoken()}` : "";

@@ -36,6 +36,7 @@ const asWritten = (() => {
         window.katex.render(formula.dataset.tex, drawn, { ...OPTIONS, displayMode: "display" in formula.dataset });
         formula.replaceChildren(drawn);
         formula.dataset.drawn = "yes";
+        edges(formula);
       } catch {
         // It stays as it was written.
       }
@@ -72,7 +73,20 @@ const asWritten = (() => {
     if (written?.matches("pre.written")) written.hidden = !on;
   }
 
+  // ── what scrolls shows on which side ──────────────────────────────────────────────────────────────────────────────
+  function edges(box) {
+    const [hidden, passed] = [box.scrollWidth - box.clientWidth, Math.abs(box.scrollLeft)];
+    const fromRight = getComputedStyle(box).direction === "rtl";
+    box.classList.toggle(fromRight ? "more-left" : "more-right", hidden - passed > 1);
+    box.classList.toggle(fromRight ? "more-right" : "more-left", hidden > 0 && passed > 1);
+  }
+  const scrolling = ".wide, .md pre";
+  const resized = new ResizeObserver((entries) => entries.forEach((entry) => edges(entry.target)));
+  document.addEventListener("scroll", (event) => event.target.matches?.(scrolling) && edges(event.target), true);
+
   function show() {
+    resized.disconnect();
+    document.querySelectorAll(scrolling).forEach((box) => resized.observe(box)); // also calls once for each
     document.querySelectorAll(".md").forEach(writeOut);
     document.querySelectorAll("[data-written]").forEach((button) => button.setAttribute("aria-pressed", String(on)));
     drawFormulas();
