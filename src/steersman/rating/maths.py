@@ -1,7 +1,7 @@
 r"""Formulas in Markdown: found before Markdown reads their underscores, asterisks and backslashes.
 
-`$...$`, `$$...$$`, `\(...\)`, `\[...\]` and `\begin{...}...\end{...}` become elements of class ``tex`` whose text is the
-source with its delimiters, and whose ``data-tex`` is what stands between them. KaTeX draws them in the browser
+`$...$`, `$$...$$`, `\(...\)`, `\[...\]` and `\begin{...}...\end{...}` become elements of class ``tex``, whose text is
+the source with its delimiters and whose ``data-tex`` is what stands between them. KaTeX draws them in the browser
 (``static/render.js``); what it cannot read stays as it was written. Dollars are money more often than maths, so what
 stands between two of them has to look like a formula.
 """
@@ -24,21 +24,22 @@ MOST_FORMULAS = 500  # in one text; more stay as they were written
 
 # What KaTeX draws; other environments (tabular, itemize, tikzpicture) are shown as they were written.
 _ENVIRONMENTS = frozenset(
-    f"{name}{star}"
-    for name in (
-        "matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix array darray subarray cases dcases rcases drcases "
-        "aligned alignedat gathered split equation align alignat gather CD"
-    ).split()
-    for star in ("", "*")
+    f"{matrix}matrix{star}" for matrix in ("", "p", "b", "B", "v", "V", "small") for star in ("", "*")
+) | frozenset(
+    "array darray subarray cases dcases rcases drcases aligned alignedat gathered split CD equation equation* "
+    "align align* alignat alignat* gather gather*".split()  # noqa: SIM905
 )
 # Within an inline formula these would be refused.
 _ALWAYS_DISPLAYED = re.compile(r"\\begin\{(equation|align|alignat|gather)\*?\}|\\tag\b")
 _PAIRS = {"\\(": "\\)", "\\[": "\\]"}
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
-_WORDS = re.compile(r"\\(?:text\w*|mbox|hbox|math[a-z]+|operatorname\*?|tag\*?|label)\s*\{[^{}]*\}|\\(?:begin|end)\s*\{[^{}]*\}")
+_WORDS = re.compile(
+    r"\\(?:text\w*|mbox|hbox|math[a-z]+|operatorname\*?|tag\*?|label)\s*\{[^{}]*\}|\\(?:begin|end)\s*\{[^{}]*\}"
+)
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _PROSE = re.compile(r"[^\W\d_]{3,}[,.;:!?]?\s+[^\W\d_]{3,}")
 _WORD = re.compile(r"[^\W\d_]{2,}")
+_AMOUNT = re.compile(r"[\d.,]+(?:[kKmMB]|bn)[,;:]?\s")
 _OPERATOR = re.compile(r"[\\^_=<>+*/|&(){}-]")
 _AFTER_DOLLAR = re.compile(r"(?!(?:th|st|nd|rd|s)\b)[A-Za-z0-9({$]")  # but `$n$th`
 
@@ -73,8 +74,8 @@ def is_formula(opening: str, body: str) -> bool:
         return bool(_OPERATOR.search(body)) or not _WORD.search(bare)
     if not body[0].isdigit():
         return True
-    # `$5 for me ($6 for you)`: an amount, and words or half a bracket behind it.
-    return not _WORD.search(bare) and bare.count("(") == bare.count(")")
+    # `$5 for me ($6 for you)`, `$200k, 10$`: an amount, and words or half a bracket behind it.
+    return not (_WORD.search(bare) or _AMOUNT.match(body)) and bare.count("(") == bare.count(")")
 
 
 # ── within a line ────────────────────────────────────────────────────────────────────────────────────────────────────
