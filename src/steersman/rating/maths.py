@@ -23,11 +23,9 @@ DEEPEST = 20  # environments of one name within each other
 MOST_FORMULAS = 500  # in one text; more stay as they were written
 
 # What KaTeX draws; other environments (tabular, itemize, tikzpicture) are shown as they were written.
-_ENVIRONMENTS = frozenset(
-    f"{matrix}matrix{star}" for matrix in ("", "p", "b", "B", "v", "V", "small") for star in ("", "*")
-) | frozenset(
-    "array darray subarray cases dcases rcases drcases aligned alignedat gathered split CD equation equation* "
-    "align align* alignat alignat* gather gather*".split()  # noqa: SIM905
+_ENVIRONMENT = re.compile(
+    r"([pbBvV]|small)?matrix\*?|(d?ar|subar)ray|[dr]{0,2}cases|aligned(at)?|gathered|split|CD"
+    r"|(equation|align|alignat|gather)\*?"
 )
 # Within an inline formula these would be refused.
 _ALWAYS_DISPLAYED = re.compile(r"\\begin\{(equation|align|alignat|gather)\*?\}|\\tag\b")
@@ -95,7 +93,7 @@ def _inline(state: StateInline, silent: bool) -> bool:
             "tex": token.content if environment else body,
             "display": opening in ("$$", "\\[") or bool(_ALWAYS_DISPLAYED.search(token.content)),
         }
-        if environment and environment[1] not in _ENVIRONMENTS:
+        if environment and not _ENVIRONMENT.fullmatch(environment[1]):
             token.meta = {}
     state.pos = end
     return True
@@ -180,7 +178,7 @@ def _block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
     if not _counted(state.env):
         return False
     environment = _BEGIN.match(opening)
-    drawn = environment is None or environment[1] in _ENVIRONMENTS
+    drawn = environment is None or _ENVIRONMENT.fullmatch(environment[1]) is not None
     token = state.push("tex_block" if drawn else "tex_source", "", 0)
     token.block, token.map, token.content = True, [first, lines], content.rstrip("\n")
     token.meta = {"tex": content[:end] if environment else body, "after": content[end:].strip()}

@@ -32,7 +32,8 @@ def test_the_administrator_sees_alpha_and_who_says_the_opposite(tmp_path: Path) 
     page = boss.get("/admin").text
     found = alpha(preferences(comparisons(store.votes()))).alpha
     assert f"0 for chance: {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]." in page
-    reliabilities = re.findall(r"<td( class=.warn.)?>(-?\d\.\d\d) ± \d\.\d\d</td>", page)[::2]
+    assert re.search(r"n=\d+\.\s+Krippendorff", page)  # between them stood no space
+    reliabilities = re.findall(r"<td( class=.warn.)?>(-?\d\.\d\d) ± \d\.\d\d</td>", page)
     assert [float(value) > 0 for _, value in reliabilities] == [True, True, False]
     assert [bool(marked) for marked, _ in reliabilities] == [False, False, True]
     store.database.engine.dispose()
@@ -48,11 +49,13 @@ def test_the_administrator_sees_figures_and_asks(app: RatingApp, browser: Open) 
     for _ in range(4):
         me.votes(1, 2)
     page = boss.get("/admin").text
-    assert "100 % [51, 100], n=4" in page  # the first shown always won
+    assert "100 % <small>[51, 100], n=4</small>" in page  # the first shown always won
     assert "staff" in page
-    reliability, side_bias = re.findall(r"<td[^>]*>([-+]?\d\.\d\d) ± \d\.\d\d</td>", page)
+    (reliability,) = re.findall(r"<td[^>]*>([-+]?\d\.\d\d) ± \d\.\d\d</td>", page)
     assert float(reliability) > 0
-    assert float(side_bias) > 0
+    ((share, low, high),) = re.findall(r">(\d+) % <small>\[(\d+), (\d+)\]</small>", page)  # the first of two equals
+    assert 50 < int(share) < int(high)
+    assert int(low) < int(share)
     assert "Informed questions: their gain is not known yet." in page
     item = app.store.votes()[0].item
     assert boss.post("/admin/ask", json={"item": item, "text": "Why?"}).json() == {"told": "Asked of 1 rater."}
@@ -90,3 +93,28 @@ def test_a_bad_form_of_the_administrator_is_refused(browser: Open, path: str, bo
     refused = boss.post(path, content=json.dumps(body), headers=JSON)
     assert refused.status_code == 422, refused.text
     assert refused.json()["error"]
+
+
+def test_the_pages_have_no_jargon_and_no_space_is_missing(app: RatingApp, browser: Open) -> None:
+    """Read as text: a sentence's end, then a letter, is two template lines that grew together."""
+    boss = browser()
+    boss.post("/admin/enter", json={"token": ADMIN})
+    me = browser().joins(boss.post("/admin/invite", json={"name": "Ann"}).json()["token"])
+    me.votes(1, 2)
+    boss.post("/admin/ask", json={"item": app.store.votes()[0].item, "text": "Why?"})
+    for who, path in (
+        (boss, "/admin"),
+        (me, "/rate"),
+        (me, "/questions"),
+        (me, "/join"),
+        (me, "/"),
+        (browser(), "/admin"),
+    ):
+        page = re.sub(r"<(script|textarea)[^>]*>.*?</\1>", "", who.get(path).text, flags=re.DOTALL)
+        text = re.sub(
+            r"</?(p|td|th|tr|h\d|li|label|div|button|section|title|summary|header|table|main)\b[^>]*>", "\n", page
+        )
+        text = re.sub(r"<[^>]*>", "", text)
+        assert not re.search(r"[a-z%\])][.:;,!?][A-Z][a-z]", text), (path, text)
+        jargon = r"[Ll]ogits?|Bradley|significan|sigmoid|posterior|entrop|undefined|None\b|nan\b|\bprior\b"
+        assert not re.search(jargon, text), path

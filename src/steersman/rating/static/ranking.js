@@ -101,6 +101,7 @@ const ranking = (() => {
       made.append(...rung.map((index) => chip(index, true)));
       board.append(made);
     });
+    if (!rungs.length) board.append(make("span", "slot"));
     if (tieNext) board.lastElementChild.classList.add("tying");
     const pool = make("div", "pool");
     if (!complete()) pool.append(make("span", "end", "Not placed"), ...left().map((index) => chip(index, false)));
