@@ -59,7 +59,7 @@ def test_formulas_are_drawn_and_what_cannot_be_drawn_stays_as_written(serving: S
     page.on("request", lambda request: fetched.append(request.url))
     join(page, server.link("Ann"))
     page.wait_for_selector(".answer .katex")
-    page.wait_for_function("!document.querySelector('.tex:not([data-drawn])')")
+    page.wait_for_function("() => !document.querySelector('.tex:not([data-drawn])')")
     answers = {"So" if "So " in box.inner_text() else "Not": box for box in page.locator(".answer .md").all()}
     assert answers["So"].locator(".tex[data-drawn=yes]").count() == 4
     assert answers["So"].locator("math").count() == 4  # for those who listen
@@ -86,7 +86,7 @@ def test_a_formula_hides_nothing_and_leaves_its_card_alone(serving: Serving, vis
     escapes = "$\\color{white} x$ $\\kern-90em\\raisebox{30em}{HERE}$ $\\rule{900em}{900em}$"
     server, page = serving([Question(prompt="?", options=(escapes, "plain"))]), visit()
     join(page, server.link("Ann"))
-    page.wait_for_function("document.querySelectorAll('.tex[data-drawn=yes]').length === 3")
+    page.wait_for_function("() => document.querySelectorAll('.tex[data-drawn=yes]').length === 3")
     colours = page.evaluate(
         "[...document.querySelectorAll('.tex .katex-html *')].map(e => getComputedStyle(e).color === "
         "getComputedStyle(document.body).color)"
@@ -144,7 +144,7 @@ def test_what_is_wide_scrolls_in_its_own_box(serving: Serving, visit: Visit, kin
     table.focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
         page.keyboard.press(key)
-    page.wait_for_function("document.querySelector('.answer .wide').scrollLeft > 0")
+    page.wait_for_function("() => document.querySelector('.answer .wide').scrollLeft > 0")
     page.wait_for_selector(".answer .wide.more-left")
     assert on_screen(page) == before
     assert server.store.votes() == []
@@ -225,7 +225,7 @@ def test_undo_takes_back_the_last_placing_before_any_vote(serving: Serving, visi
     page.keyboard.press("Enter")
     until(lambda: len(server.store.votes()) == 1)
     page.wait_for_function(
-        "document.querySelector('.prompt').innerText.includes('rank') && !document.querySelector('.rung')"
+        "() => document.querySelector('.prompt').innerText.includes('rank') && !document.querySelector('.rung')"
     )
     second = on_screen(page)
     page.keyboard.press("3")
