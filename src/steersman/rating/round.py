@@ -19,7 +19,7 @@ LONGEST_ANSWER = 60_000  # characters
 LONGEST_RATIONALE = 4_000
 CONSENT = (
     "What you choose and write here is stored with the time that it took, under a number and not under your name. It "
-    "is used to train and to measure language models. You may stop at any time, and withdraw: from then on nothing "
+    "is used to train and to test AI assistants. You may stop at any time, and withdraw: from then on nothing "
     "that you said is handed on."
 )
 

@@ -199,6 +199,7 @@ function openDetails(what) {
     : what.ranking ? `Ranking: ${ranking.spoken()}.` : isPair() ? "Both are bad." : "All are bad.";
   $("#better").value = $$(".raw")[best].value;
   $("#better").dataset.place = best;
+  say("");
   form.hidden = false;
   form.scrollIntoView({ block: "nearest" });
   ($("input, select", form) || $("#why")).focus();
@@ -269,7 +270,7 @@ const acts = {
   },
   details: () => {
     pressDetails(!wantsDetails);
-    say(wantsDetails ? "After choosing you can say more. Press d again for one key a question." : "");
+    say(wantsDetails ? "After each choice you can now say more. Press d again to stop." : "");
   },
   help: () => help.showModal(),
   back: closeDetails,
