@@ -261,7 +261,7 @@ def test_the_administrators_table_fits_or_shows_that_it_scrolls(serving: Serving
     page.keyboard.press("1")
     page.wait_for_selector(".done")
     page.goto(f"{server.url}/admin#{ADMIN}")
-    page.wait_for_selector(".admin table")
+    page.wait_for_selector(".admin table", timeout=180_000)  # the server first imports torch
     page.wait_for_timeout(200)
     assert fits(page)
     box = page.locator(".admin .wide").first
