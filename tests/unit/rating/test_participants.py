@@ -143,6 +143,7 @@ def test_the_completion_comes_at_the_end_and_to_participants_alone(tmp_path: Pat
     shared = Shared(store, completion=URL)
     me, invited = shared.joins(PID, session="x1"), shared.browser().joins(shared.app.accounts.invite("Ann"))
     seen = me.get("/rate").text
+    assert [row["state"] for row in table(store)] == ["rating"]
     for _ in range(2):
         seen += me.get("/answers").text + me.get("/leave").text
         assert "C1ABCDEF" not in seen
