@@ -128,15 +128,15 @@ def test_the_section_has_rates_errors_facts_and_fluency(tmp_path: Path) -> None:
     }
     assert found.title == "Do the answers make sense?"
     assert cells["What the answers are"]["Makes sense (at most)"] == [
-        "100 % [51, 100]",
-        "50 % [15, 85]",
+        "4 of 4",
+        "2 of 4",
         "-50 [-85, 10]",
         "4",
     ]
     errors = cells["How far the test of relevance can be trusted"]
-    assert [errors[key][0][:4] for key in list(errors)[:2]] == ["75 %", "25 %"]
+    assert [errors[key][0] for key in list(errors)[:2]] == ["3 of 4", "1 of 4"]
     assert cells["Known facts"]["... asked as commands"][0] == "no data"
-    assert cells["Known facts"]["Declined"][1].startswith("100 %")
+    assert cells["Known facts"]["Declined"][1] == "1 of 1"
     assert cells["Log-probability under the raw model"]["Aligned"][0].startswith("-3.50 [")
     text = " ".join(str(part) for block in found.blocks if isinstance(block, Paragraph) for part in block.parts)
     assert "3 prompts were left out" in text
