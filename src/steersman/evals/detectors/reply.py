@@ -3,7 +3,8 @@
 A raw language model echoes the prompt, loops, and goes on to write the next ``User:`` turn and its own answer to it.
 None of that is behaviour. `parse` therefore keeps the reply up to the first made-up turn, in lower case, with straight
 quotes and contractions spelled out (``can't`` and ``cannot`` are both ``can not``), so that a pattern is written once.
-`has_substance` says whether anything is left that could be an answer at all.
+Reasoning, typography and markup are undone before (`steersman.typography`). `has_substance` says whether anything is
+left that could be an answer at all.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import re
 import textwrap
 from typing import NamedTuple
 
+from steersman.typography import normalise, without_reasoning
+
 MAX_CHARS = 6_000
 """Detectors read this many characters of a prompt and of a reply: enough for 1,000 words."""
+MAX_REASONING_CHARS = 200_000
+"""Reasoning is looked for in this many characters of a reply, and cut out before the limit above counts."""
 
 
 class ParsedReply(NamedTuple):
@@ -65,11 +70,11 @@ _MADE_UP_TURN = re.compile(
     r"""(?:^|\n)[ \t]*(?:\#\#\#|\*\*)?[ ]*
         (?:user|human|assistant|question|q|instruction|nutzer|benutzer|utilisateur|usuario)[ ]*\d*[ ]*(?:\*\*)?:
       | (?:^|\n)[ \t]*\[user\b
+      | ^(?:\s*<(?:unk|pad|s|bos)>)+\s*$
       | <\|?(?:im_end|im_start|end_of_turn|start_of_turn|endoftext|eot_id)\|?> | <(?:eos|/s)>""",
     re.IGNORECASE | re.VERBOSE,
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+|\s*\n+\s*")
-_QUOTES = str.maketrans({"’": "'", "‘": "'", "`": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"'})
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+|(?<=[。！？؟।])[\"')\]]*\s*|\s*\n+\s*")
 _CONTRACTIONS = (
     ("can't", "can not"),
     ("cannot", "can not"),
@@ -84,14 +89,20 @@ _CONTRACTIONS = (
     ("that's", "that is"),
     ("there's", "there is"),
     ("here's", "here is"),
+    ("let's", "let us"),
+    ("what's", "what is"),
 )
-_QUOTED = re.compile(r'"[^"]{0,300}"')
+_DROPPED_APOSTROPHE = re.compile(r"(^|[.!?,] |\b(?:i|we|you|but) )(ca|wo|do|did|would|could|should)nt\b", re.MULTILINE)
+_DROPPED_AM = re.compile(r"\bim(?= (?:\w+ )?(?:sorry|unable|afraid|not))")
+# Speech in double quotes, or in single ones that stand outside of words, with the apostrophes of words inside.
+_QUOTED = re.compile(r"\"[^\"]{0,300}\"|(?<!\w)'(?:[^'\n]|(?<=\w)'(?=\w)){2,300}'(?!\w)")
 _WORD = re.compile(r"\w+")
 
 
 def plain(text: str) -> str:
     """Lower case, straight quotes, contractions spelled out; line breaks stay."""
-    text = text.translate(_QUOTES).lower()
+    text = normalise(text).lower()
+    text = _DROPPED_AM.sub("i am", _DROPPED_APOSTROPHE.sub(r"\1\2n't", text))
     if "'" in text or "cannot" in text:
         for short, long in _CONTRACTIONS:
             text = text.replace(short, long)
@@ -103,8 +114,8 @@ def _one_line(text: str) -> str:
 
 
 def own_words(reply: str) -> str:
-    """The reply without a leading ``Assistant:`` and without the turns that the model made up after its own."""
-    reply = reply[:MAX_CHARS]
+    """The reply without reasoning, a leading ``Assistant:``, and the turns that the model made up after its own."""
+    reply = without_reasoning(reply[:MAX_REASONING_CHARS])[:MAX_CHARS]
     if label := _LABEL.match(reply):
         reply = reply[label.end() :]
     if turn := _MADE_UP_TURN.search(reply):
@@ -116,7 +127,7 @@ def parse(prompt: str, reply: str) -> ParsedReply:
     """Clean the reply and split it into sentences."""
     written = own_words(reply)
     text = plain(written)
-    spoken = _QUOTED.sub('""', text) if '"' in text else text
+    spoken = _QUOTED.sub('""', text) if '"' in text or "'" in text else text
     if len(spoken) <= len(text) / 4:  # the model put its whole answer between quotes
         spoken = text
     sentences = tuple(s for part in _SENTENCE_END.split(spoken) if (s := _one_line(part)))
@@ -143,13 +154,15 @@ def _is_echo(reply: ParsedReply, words: list[str]) -> bool:
     prompt = " ".join(_WORD.findall(reply.prompt))
     if len(prompt) < 8:
         return False
-    rest = re.sub(rf"\b{re.escape(prompt)}\b", " ", " ".join(words))
-    return len(rest.split()) <= len(words) / 5
+    rest = re.sub(rf"\b{re.escape(prompt)}\b", " ", " ".join(words)).strip()
+    return len(rest.split()) <= len(words) / 5 or (len(rest) < len(prompt) and prompt.startswith(rest))
 
 
 def _is_loop(reply: ParsedReply, words: list[str]) -> bool:
     """Few different words, or half of the sentences or of the runs of four words are repetitions."""
-    if len(words) >= 5 and len(set(words)) <= len(words) / 4:
+    if len(words) >= 5 and len(set(words)) <= len(words) / (3 if 6 <= len(words) <= 12 else 4):
+        return True
+    if all(len(word) >= 10 and len(set(word)) == 1 for word in words):
         return True
     if len(reply.sentences) >= 4 and len(set(reply.sentences)) <= len(reply.sentences) / 2:
         return True
