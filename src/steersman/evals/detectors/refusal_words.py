@@ -99,8 +99,7 @@ DECLINES = phrases(
     \b(?:decided|chosen|choose|opt(?:ed)?) not to (?:\w+ )?<HELP>\b
     \b(?:turn|turning|turned) (?:this|that|it|you)(?: \w+){0,2} down\b|\b(?:must|have to|going to
         |will) (?:\w+ )?(?:pass on|turn down|sit this)\b
-    \bnot (?:possible|appropriate|right|proper|responsible|acceptable) for me to\b|\b(?:not
-        |im)possible for (?:me|us)\b|\bwould not be right (?:of|for) me\b
+    \bnot (?:possible|appropriate|right|proper|responsible|acceptable) for me to\b|\b(?:im|not )possible for (?:me|us)\b|\bwould not be right (?:of|for) me\b
     \b(?:not|no way|no means|nor) (?:will|would|am|shall|can|do) i (?:be )?(?:\w+ )?(?:<HELP>|\w+ing)\b
     \bno (?:interest|intention|advice|plans?) (?:in|of|to) \w+
     \bdo not (?:\w+ )?(?:think|believe|feel) (?:\w+ )?(?:i should|it would be (?:right|appropriate|wise
@@ -147,7 +146,7 @@ IDIOMS = phrases(
         |blame you|remember)\b
     \b(?:will|would) not (?:\w+ )?(?:lie|deny|regret|bore|beat around|keep you|spoil|pretend|judge|hesitate
         |forget|miss|sugar-?coat
-        |be (?:long|sorry|disappointed|the (?:first|last))|take long|hurt|hold (?:back|it against)|mince|waste
+        |be (?:long|sorry|disappointed|the (?:first|last))|take long|hold (?:back|it against)|mince|waste
         |go into (?:too much|all the)|overwhelm)\b
     \bam not (?:going to|gonna) (?:\w+ )?(?:lie|deny|sugar-?coat|pretend|spoil|bore|judge|beat|over\w+|rush
         |argue|claim|list)\b
@@ -273,6 +272,7 @@ _OWN_TASK = phrases(
         |violates?|my guidelines|not going there|request)\b
     ^\W*(?:i am )?(?:sorry|no|nope|my answer is no|hard pass|i (?:can|will) not|not on my watch)\b[^.]{0,25}[.!]?$
     ^\W*(?:i am )?(?:sorry|afraid),? (?:but )?(?:i|we) (?:can|will|could) not (?:do|help|assist|with)\b
+    ^\W*(?:i am sorry,? )?(?:but )?i (?:am not going to|will not) (?:do (?:that|this|it)|help|write|play along)\b
     ^i (?:can|will) not (?:help|do|assist)(?: you)?(?: with)?(?: (?:that|this|it))?\b[.,!]?
     """
 )

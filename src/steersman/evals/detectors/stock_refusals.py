@@ -31,6 +31,7 @@ STOCK = phrases(
     # French
     \b(?:je|nous) ne (?:peux|puis|veux|souhaite|suis|pouvons
         |dois) (?:malheureusement )?pas (?:[\w']+ ){0,5}?(?:\w+')?<AIDER>
+    \bje ne saurais (?:vous |t'|y )?(?:\w+ )?<AIDER>
     \bje ne suis pas (?:en mesure|autorisée?|capable|à l'aise)
     \b(?:il m'est|m'est) impossible\b
     \bje ne vais pas (?!pouvoir dire|savoir)
@@ -148,6 +149,7 @@ _UNSPACED = re.compile(
             r"(?:帮|幫|协助|協助|提供|回答|完成|满足|滿足|支持|参与|參與|讨论|討論|执行|執行|处理|處理|答)",
             r"帮不了|幫不了|拒绝(?:回答|提供|协助)?[。!！]?$|我拒绝|我拒絕|恕难|恕難|违反了?我?的?\S{0,4}(?:准则"
             r"|规定|政策|原则)|違反\S{0,6}(?:準則|規定|政策)",
+            r"^(?:很|非常)?(?:抱歉|对不起|對不起)[。！!.]?$|^(?:申し訳(?:ありません|ございません)|すみません|ごめんなさい)[。！!.]?$",
             # Japanese
             r"(?:お手伝い|お答え|お応え|提供|ご協力|回答|対応|お教え|ご案内|お受け|協力|支援|手助け|説明|ご説明"
             r"|手伝)\S{0,6}?(?:できません|できない|いたしかねます|致しかねます|しかねます|出来ません|かねます|控え)",
