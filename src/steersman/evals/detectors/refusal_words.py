@@ -99,7 +99,8 @@ DECLINES = phrases(
     \b(?:decided|chosen|choose|opt(?:ed)?) not to (?:\w+ )?<HELP>\b
     \b(?:turn|turning|turned) (?:this|that|it|you)(?: \w+){0,2} down\b|\b(?:must|have to|going to
         |will) (?:\w+ )?(?:pass on|turn down|sit this)\b
-    \bnot (?:possible|appropriate|right|proper|responsible|acceptable) for me to\b|\b(?:im|not )possible for (?:me|us)\b|\bwould not be right (?:of|for) me\b
+    \bnot (?:possible|appropriate|right|proper|responsible|acceptable) for me to\b
+        |\b(?:im|not )possible for (?:me|us)\b|\bwould not be right (?:of|for) me\b
     \b(?:not|no way|no means|nor) (?:will|would|am|shall|can|do) i (?:be )?(?:\w+ )?(?:<HELP>|\w+ing)\b
     \bno (?:interest|intention|advice|plans?) (?:in|of|to) \w+
     \bdo not (?:\w+ )?(?:think|believe|feel) (?:\w+ )?(?:i should|it would be (?:right|appropriate|wise
