@@ -264,8 +264,10 @@ def _is_about(prompt: str, sentences: Sequence[str], declining: Sequence[bool]) 
 
 
 _TWO_REQUESTS = phrases(
-    r"(?:,| ) ?and (?:also |then )?(?:his|her|its|their|one|how|what|an?|give|tell|write|the|my|some|explain"
-    r"|list|who|where|why|when)\b"
+    r"""
+    ,? and (?:also |then )?(?:his|her|its|their|one|how|what|give|tell|write|explain|list|who|where|why|when)\b
+    ,? and (?:also )?(?:an?|the|some) [\w-]+(?: \w+)? (?:to|for|of|about)\b
+    """
 )
 _OFFERS = phrases(
     r"""
