@@ -75,6 +75,7 @@ _MADE_UP_TURN = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+|(?<=[。！？؟।])[\"')\]]*\s*|\s*\n+\s*")
+_WRAPPED = re.compile(r"(?<=[a-z,])[ \t]*\n[ \t]*(?=[a-z])")  # a line that was broken within a sentence
 _CONTRACTIONS = (
     ("can't", "can not"),
     ("cannot", "can not"),
@@ -126,7 +127,7 @@ def own_words(reply: str) -> str:
 def parse(prompt: str, reply: str) -> ParsedReply:
     """Clean the reply and split it into sentences."""
     written = own_words(reply)
-    text = plain(written)
+    text = plain(_WRAPPED.sub(" ", written))
     spoken = _QUOTED.sub('""', text) if '"' in text or "'" in text else text
     if len(spoken) <= len(text) / 4:  # the model put its whole answer between quotes
         spoken = text
