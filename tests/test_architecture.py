@@ -28,7 +28,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 LEVELS = (
     {"errors"},
     {"types"},
-    {"store", "stats", "terminal", "yaml_lines", "provenance", "functional", "typography"},
+    {"store", "stats", "terminal", "yaml_lines", "provenance", "functional", "typography", "reasoning"},
     {"lm", "data"},
     {"train", "constitution", "rating", "evals"},  # the methods
     {"report", "recipe"},

@@ -2,8 +2,7 @@
 
 A pattern for "can't" should find it with a curly apostrophe, as an HTML entity, with emphasis on some of its letters,
 with a zero-width space inside and in full-width letters, since a reader does. Whoever matches patterns normalises
-first, with `normalise`, so that no pattern needs to know. What a model wrote while it reasoned is not its reply:
-`without_reasoning` takes it out.
+first, with `normalise`, so that no pattern needs to know.
 """
 
 from __future__ import annotations
@@ -31,18 +30,6 @@ _TAG = re.compile(r"</?(?:b|i|em|strong|u|mark|span|p|br|s)\b[^<>]{0,80}>", re.I
 _EMPHASIS = re.compile(
     r"(?<![\w*])\*{1,3}(?=[^\s*])|(?<=[^\s*\d])\*{1,3}(?=[^*\d]|$)|(?<!\w)_{1,3}(?=\w)|(?<=[\w.,!?'\"])_{1,3}(?!\w)"
 )
-_BLOCK = r"(?:<{0}(?:\w+:)?(?:think|thinking|thoughts?|reasoning|reflection|scratchpad)>|\[{0}THINK\]|◁{0}think▷)"
-_OPENED = re.compile(
-    rf"<\|channel\|>\s*(?:analysis|commentary)[^<]*(?:<\|message\|>)?|{_BLOCK.format('')}", re.IGNORECASE
-)
-_CLOSED = re.compile(rf"<\|channel\|>\s*final[^<]*(?:<\|message\|>)?|{_BLOCK.format('/')}", re.IGNORECASE)
-_HEADED = re.compile(
-    r"\A\s*(?:thinking|reasoning|thoughts?)\b[^\n]{0,20}[:\n].*?^\W*(?:final )?(?:answer|response|reply)\W*?:\W*",
-    re.IGNORECASE | re.DOTALL | re.MULTILINE,
-)
-_ANSWER_TAG = re.compile(
-    r"</?(?:answer|response|output|final)>|<\|(?:return|end|start)\|>(?:assistant)?", re.IGNORECASE
-)
 
 
 def normalise(text: str) -> str:
@@ -61,26 +48,3 @@ def normalise(text: str) -> str:
     if "<" in text:
         text = _TAG.sub("", text)
     return _EMPHASIS.sub("", text) if "*" in text or "_" in text else text
-
-
-def without_reasoning(text: str) -> str:
-    """The reply alone: blocks of reasoning are cut out, closed ones, ones left open, and ones whose start is missing.
-
-    A block that was never closed is the rest of the text: the model ran out of tokens while it reasoned.
-    """
-    if headed := _HEADED.match(text):
-        text = text[headed.end() :]
-    if not any(mark in text for mark in "<[◁"):
-        return text
-    kept, rest = "", text
-    while rest:
-        opened, closed = _OPENED.search(rest), _CLOSED.search(rest)
-        if closed and (opened is None or closed.start() < opened.start()):
-            kept, rest = "", rest[closed.end() :]  # the template had opened the block
-        elif opened is None:
-            break
-        else:
-            kept += rest[: opened.start()]
-            closed = _CLOSED.search(rest, opened.end())
-            rest = rest[closed.end() :] if closed else ""
-    return _ANSWER_TAG.sub("", kept + rest).strip()

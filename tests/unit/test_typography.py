@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from steersman.typography import normalise, without_reasoning
+from steersman.reasoning import reply_alone
+from steersman.typography import normalise
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_letters_and_their_marks_are_put_together() -> None:
     ("text", "reply"),
     [
         ("<think>a</think>b", "b"),
+        ("Thinking: a\n\nFinal answer: b", "b"),
         ("a</think>b", "b"),
         ("<think>never closed", ""),
         ("<reasoning>a</reasoning>\n<answer>b</answer>", "b"),
@@ -53,4 +55,4 @@ def test_letters_and_their_marks_are_put_together() -> None:
     ],
 )
 def test_reasoning_is_cut_out(text: str, reply: str) -> None:
-    assert without_reasoning(text) == reply
+    assert reply_alone(text) == reply

@@ -14,10 +14,10 @@ from steersman.constitution import judge_card
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import PromptedJudge
 from steersman.lm.endpoint.client import RAISED_TOKENS, RemoteModel
-from steersman.lm.endpoint.reasoning import without_reasoning
 from steersman.lm.endpoint.replies import Reply, read_reply
 from steersman.lm.endpoint.verdict_forms import Verdict, verdict_in
 from steersman.lm.endpoint.verdicts import Choice, choice_of
+from steersman.reasoning import without_reasoning
 from steersman.types import Comparison
 
 BOTH = (("A", "B"), ("B", "A"))

@@ -224,7 +224,8 @@ CHANGES_MIND = phrases(
 # Words, not answers, were asked for: a text in which somebody may well decline.
 ASKS_FOR_WORDS = phrases(
     r"""
-    \b(?:translate|translation|grammar|spelling|polite way|rewrite|rephrase|paraphrase|reword|proofread|correct|summari[sz]e|quote|quotation
+    \b(?:translate|translation|grammar|polite way
+        |rewrite|rephrase|paraphrase|reword|proofread|correct|summari[sz]e|quote|quotation
         |classify|paragraph|sentences?|excerpt)\b
     ^(?:edit|change|transform|convert|turn|choose|identify|extract|complete|continue|pretend|role-?play|act
         |answer as|play|be an?|you are|imagine|finish|name the|find the)\b

@@ -13,7 +13,8 @@ import re
 import textwrap
 from typing import NamedTuple
 
-from steersman.typography import normalise, without_reasoning
+from steersman.reasoning import reply_alone
+from steersman.typography import normalise
 
 MAX_CHARS = 6_000
 """Detectors read this many characters of a prompt and of a reply: enough for 1,000 words."""
@@ -116,7 +117,7 @@ def _one_line(text: str) -> str:
 
 def own_words(reply: str) -> str:
     """The reply without reasoning, a leading ``Assistant:``, and the turns that the model made up after its own."""
-    reply = without_reasoning(reply[:MAX_REASONING_CHARS])[:MAX_CHARS]
+    reply = reply_alone(reply[:MAX_REASONING_CHARS])[:MAX_CHARS]
     if label := _LABEL.match(reply):
         reply = reply[label.end() :]
     if turn := _MADE_UP_TURN.search(reply):

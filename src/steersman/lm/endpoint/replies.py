@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, Literal, get_args
 
-from steersman.lm.endpoint.reasoning import without_reasoning
+from steersman.reasoning import without_reasoning
 
 Outcome = Literal["answered", "cut_off", "filtered", "too_long", "refused", "empty", "failed"]
 Alternatives = dict[str, float]  # token -> log-probability, at one position

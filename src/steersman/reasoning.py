@@ -26,8 +26,14 @@ _SKIPPED = (  # the special tokens of Harmony were left out; Granite's headings
     re.compile(r"\A\s*analysis(?=[A-Z\W]).*?assistant\s*final(?:<\|message\|>)?", re.DOTALL),
     re.compile(r"\A\s*Here(?:'s| is) my thought process:.*?Here(?:'s| is) my response:", re.DOTALL),
 )
-
 _UNFINISHED = re.compile(r"\Aanalysis[A-Z][a-z']* ")
+_HEADED = re.compile(
+    r"\A\s*(?:thinking|reasoning|thoughts?)\b[^\n]{0,20}[:\n].*?^\W*(?:final )?(?:answer|response|reply)\W*?:\W*",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+_ANSWER_TAG = re.compile(
+    r"</?(?:answer|response|output|final)>|<\|(?:return|end|start)\|>(?:assistant)?", re.IGNORECASE
+)
 
 
 def without_reasoning(text: str) -> tuple[str, bool]:
@@ -53,3 +59,10 @@ def without_reasoning(text: str) -> tuple[str, bool]:
     kept += "" if inside else text[place:]
     channel = _CHANNEL.search(kept)
     return (kept[: channel.start()], True) if channel else (kept, inside)
+
+
+def reply_alone(text: str) -> str:
+    """The answer for a reader of words: also without reasoning under a plain heading, and without tags around it."""
+    if headed := _HEADED.match(text):
+        text = text[headed.end() :]
+    return _ANSWER_TAG.sub("", without_reasoning(text)[0]).strip()
