@@ -32,7 +32,7 @@ TopicRow = TypeVar("TopicRow", Comparison, Prompt)
 HELD_OUT_PROMPTS = 64  # for evaluation, of a data set that has no evaluation prompts
 SAMPLED_ROWS = 50  # of a file, from which its kind is told
 LIBRARY = Path(__file__).parent / "library"
-VERSION = 5
+VERSION = 6
 
 
 class DataConfig(Record):
