@@ -367,4 +367,25 @@ CORE = (
         "TokenLoss(head, ",
         "unit/train/test_kinds_of_adapters.py::test_training_follows_the_gradient_of_whole_ends",
     ),
+    Mutant(
+        "invisible characters hide a refusal",
+        "typography.py",
+        'text = _SPACE.sub(" ", _INVISIBLE.sub("", text))',
+        'text = _SPACE.sub(" ", text)',
+        "unit/test_typography.py",
+    ),
+    Mutant(
+        "a translated refusal counts as the model's own",
+        "evals/detectors/refusal.py",
+        "for_words = bool(ASKS_FOR_WORDS.search(reply.prompt))",
+        "for_words = False",
+        "unit/evals/detectors/test_refusal.py::test_a_negation_or_somebody_elses_refusal_is_compliance",
+    ),
+    Mutant(
+        "what a model thinks counts as its answer",
+        "reasoning.py",
+        'kept += "" if inside else text[place:]',
+        "kept += text[place:]",
+        "unit/test_typography.py::test_reasoning_is_cut_out",
+    ),
 )
