@@ -152,7 +152,7 @@ class _ScorerProcess:
     def end(self) -> None:
         """End the process, and wait for that."""
         self._over = True
-        self._process.terminate()
+        self._process.kill()  # it only reads
         self._process.join(5)
 
     def scores(self) -> dict[int, float]:
@@ -179,12 +179,13 @@ class _ScorerProcess:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """A process that is begun here never hears of Ctrl-C, which a terminal sends to all: its server ends it."""
+    """A process that is begun here never hears of Ctrl-C, which a terminal sends to all, or of a SIGTERM that a
+    supervisor sends to all: its server ends it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     resource_tracker.ensure_running()  # which would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -196,8 +197,8 @@ def _run_scorer(where: str, scorer: Scorer, connection: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)  # leave the other cores to the server
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the server, whose end closes the pipe
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they end the server, whose end closes the pipe
+        signal.signal(number, signal.SIG_IGN)
     database, cache = open_database(where), dict[int, Question]()
     while True:
         try:

@@ -26,7 +26,7 @@ from steersman.errors import DataError, UserError, closest
 from steersman.rating.accounts import RaterAccounts, parse_names
 from steersman.rating.app import RatingApp, new_token
 from steersman.rating.participants import SharedLink, participants_table
-from steersman.rating.round import Question, Round, unshowable_row
+from steersman.rating.round import Question, Round, unshowable, unshowable_row
 from steersman.rating.server import Address, listen, serve
 from steersman.rating.store import RatingStore
 from steersman.rating.votes import arms, comparisons, demonstrations
@@ -138,7 +138,7 @@ def _answer_files(run: Run) -> list[str]:
 
 
 def _compare(run: Run, source: Source) -> list[Question]:
-    """Two models' answers to each evaluation prompt; equal answers are left out."""
+    """Two models' answers to each evaluation prompt, without equal ones and those that no page can show."""
     assert source.compare is not None
     rows = [row for file in _answer_files(run) for row in read_jsonl(run.path / file)]
     known = sorted({row["condition"] for row in rows})
@@ -157,14 +157,14 @@ def _compare(run: Run, source: Source) -> list[Question]:
     questions = [
         _question(run.path, prompt, answers, origins=source.compare)
         for prompt, answers in both
-        if answers[0] != answers[1] and all(map(str.strip, answers))
+        if answers[0] != answers[1] and not any(unshowable({"answer": text}) for text in answers)
     ]
     _report_left_out(len(chosen) - len(questions))
     return questions
 
 
 def _sample(run: Run, source: Source, seed: int, load_model: LoadModel) -> list[Question]:
-    """The run's model answers its prompts; empty answers and duplicates are left out."""
+    """The run's model answers its prompts; duplicates and answers that no page can show are left out."""
     from steersman.lm.sampling import Request, SamplingConfig  # brings torch, which a round over a file does without
 
     prompts = read(run.path / "data" / "prompts.jsonl", Prompt) if (run.path / "data").is_dir() else []
@@ -180,7 +180,7 @@ def _sample(run: Run, source: Source, seed: int, load_model: LoadModel) -> list[
     answers: list[list[str]] = [[] for _ in chosen]
     for answer in load_model(run.path).answers(Request(texts, sampling)):
         own = answers[answer.index // source.answers]
-        if answer.text.strip() and answer.text not in own:
+        if answer.text not in own and not unshowable({"answer": answer.text}):
             own.append(answer.text)
     questions = [
         _question(run.path, row, sorted(own), origins=("aligned",) * len(own))
@@ -193,7 +193,7 @@ def _sample(run: Run, source: Source, seed: int, load_model: LoadModel) -> list[
 
 def _report_left_out(count: int) -> None:
     if count:
-        print(f"left out: {count} prompt(s) whose answers are empty or all the same", file=sys.stderr)
+        print(f"left out: {count} prompt(s) whose answers are empty, all the same, or beyond what a page can show", file=sys.stderr)
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -79,3 +79,23 @@ def test_refused_with_row_and_field(tmp_path: Path, row: Any, reason: str) -> No
     with pytest.raises(UserError) as error:
         questions(tmp_path, lines(OK, row))
     assert reason in str(error.value)
+
+
+def test_answers_of_a_model_that_no_page_can_show_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model may write a NUL, or nothing; that ends no round."""
+    answers = [("plain", "better"), ("with \0 inside", "better"), (" ", "better"), ("same", "same")]
+    (tmp_path / "run.json").write_text("{}")
+    for folder in ("raw_answers", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "evaluation.jsonl").write_text(lines(*({"prompt": f"q{i}"} for i in range(4))))
+    written = [
+        {"condition": condition, "index": i, "answer": pair[side]}
+        for i, pair in enumerate(answers)
+        for side, condition in enumerate(("raw", "aligned"))
+    ]
+    (tmp_path / "raw_answers" / "answers.jsonl").write_text(lines(*written))
+    found = make_questions(tmp_path, Source(compare=("raw", "aligned")), 0, lambda _: None)  # type: ignore[arg-type,return-value]
+    assert [question.options for question in found] == [("plain", "better")]
+    assert "left out: 3 prompt(s)" in capsys.readouterr().err
