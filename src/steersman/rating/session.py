@@ -193,7 +193,7 @@ def _sample(run: Run, source: Source, seed: int, load_model: LoadModel) -> list[
 
 def _report_left_out(count: int) -> None:
     if count:
-        print(f"left out: {count} prompt(s) whose answers are empty, all the same, or beyond what a page can show", file=sys.stderr)
+        print(f"left out: {count} prompt(s) whose answers are empty, equal or cannot be shown", file=sys.stderr)
 
 
 # ── settings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
