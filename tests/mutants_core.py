@@ -372,7 +372,7 @@ CORE = (
         "typography.py",
         'text = _SPACE.sub(" ", _INVISIBLE.sub("", text))',
         'text = _SPACE.sub(" ", text)',
-        "unit/test_typography.py",
+        "unit/test_typography.py::test_a_word_has_one_spelling",
     ),
     Mutant(
         "a translated refusal counts as the model's own",
