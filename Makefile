@@ -9,7 +9,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help:
 	@echo "make align     the main job: raw gemma-3-270m -> aligned model and report (two cores, about 45 minutes)"
 	@echo "make demo      open the report of a recorded run: no weights, no training"
-	@echo "make test      the fast tests (two cores, about five minutes); no network, weights or GPU"
+	@echo "make test      the fast tests (two cores, about four minutes); no network, weights or GPU"
 	@echo "make test-all  all tests, the slow ones too (two cores, at most 20 minutes)"
 	@echo "make check     linter, strict types, architecture"
 	@echo "make smoke     the whole pipeline on a tiny random model, about a minute"
