@@ -116,6 +116,11 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
     assert complaints == []
 
 
+def pairs(count: int) -> list[Question]:
+    """Questions with two answers each."""
+    return [Question(prompt=f"question {i}", options=(f"good {i}", f"poor {i}")) for i in range(count)]
+
+
 def join(page: Any, link: str) -> None:
     """Follow an invitation."""
     page.goto(link)
@@ -141,6 +146,15 @@ def next_one(page: Any, before: str | None) -> None:
     """Wait until another question (or the end) is shown."""
     page.wait_for_function("b => (document.querySelector('.question')?.dataset.assignment ?? null) !== b", arg=before)
     read(page)
+
+
+def answer(page: Any, *keys: str) -> str | None:
+    """Answer the question on the screen by keys, and wait for the next; returns the name of the one answered."""
+    before = on_screen(page)
+    for key in keys:
+        page.keyboard.press(key)
+    next_one(page, before)
+    return before
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:

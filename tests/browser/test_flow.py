@@ -11,17 +11,13 @@ from steersman.rating.accounts import RaterAccounts
 from steersman.rating.participants import Participants, SharedLink
 from steersman.rating.round import Question
 
-from .conftest import Server, join, next_one, on_screen, read, until
+from .conftest import Server, answer, join, next_one, on_screen, pairs, read, until
 
 pytestmark = pytest.mark.slow
 
 Serving = Callable[..., Server]
 Visit = Callable[..., Any]
 KEPT = "Object.keys(localStorage).filter((key) => key.startsWith('kept ')).length"
-
-
-def pairs(count: int) -> list[Question]:
-    return [Question(prompt=f"question {i}", options=(f"good {i}", f"poor {i}")) for i in range(count)]
 
 
 def count_of(page: Any) -> int:
@@ -193,9 +189,7 @@ def test_a_link_goes_on_in_other_browsers_and_sends_what_was_kept(serving: Servi
     page.click("text=Begin")
     page.wait_for_selector(".question")
     read(page)
-    before = on_screen(page)
-    page.keyboard.press("1")
-    next_one(page, before)
+    answer(page, "1")
     phone = visit(390, 780, has_touch=True, is_mobile=True)
     phone.goto(link)
     phone.wait_for_selector(".question")  # without another consent
@@ -222,9 +216,7 @@ def test_a_participant_comes_finishes_and_gets_the_code(serving: Serving, visit:
     link = f"{server.url}/study?key={key}&PROLIFIC_PID=5f3c0a1b2c&STUDY_ID=s1&SESSION_ID=x1"
     join(page, link)
     for _ in range(2):
-        before = on_screen(page)
-        page.keyboard.press("1")
-        next_one(page, before)
+        answer(page, "1")
     assert page.inner_text(".code") == "C1ABCDEF"
     assert page.get_attribute("a.button", "href") == "https://example.org/done?cc=C1ABCDEF"
     again = visit()
@@ -236,9 +228,7 @@ def test_a_participant_comes_finishes_and_gets_the_code(serving: Serving, visit:
 def test_earlier_answers_are_reviewed_corrected_and_withdrawn(serving: Serving, visit: Visit) -> None:
     server, page = serving(pairs(3)), visit()
     join(page, server.link("Ann"))
-    before = on_screen(page)
-    page.keyboard.press("1")
-    next_one(page, before)
+    before = answer(page, "1")
     page.click("text=Your earlier answers")
     assert "Answer 1 is better." in page.inner_text("main")
     page.click("text=Look again or change")
@@ -274,10 +264,7 @@ def test_undo_in_mid_ranking_takes_back_the_last_placement(serving: Serving, vis
     page.keyboard.press("3")
     page.click("[data-act=undo]")
     assert placed() == 0
-    before = on_screen(page)
-    for key in ("3", "1", "2", "4", "Control+Enter"):
-        page.keyboard.press(key)
-    next_one(page, before)
+    before = answer(page, "3", "1", "2", "4", "Control+Enter")
     second = on_screen(page)
     for key in ("3", "1", "u"):
         page.keyboard.press(key)
@@ -303,16 +290,14 @@ def test_below_a_path_of_a_proxy(serving: Serving, visit: Visit) -> None:
     server, page = serving(pairs(2), public), visit()
 
     def proxy(route: Any) -> None:
-        answer = route.fetch(url=server.url + route.request.url.removeprefix(public), max_redirects=0)
-        route.fulfill(response=answer)
+        reply = route.fetch(url=server.url + route.request.url.removeprefix(public), max_redirects=0)
+        route.fulfill(response=reply)
 
     page.route(f"{public}/**", proxy)
     token = RaterAccounts(server.store.database).invite("Ann")
     join(page, f"{public}/join#{token}")
     assert page.evaluate("getComputedStyle(document.querySelector('.choose')).cursor") == "pointer"  # styles came
-    before = on_screen(page)
-    page.keyboard.press("1")
-    next_one(page, before)
+    answer(page, "1")
     page.click("text=Your earlier answers")
     page.click("text=Back to rating")
     page.wait_for_selector(".question")
@@ -322,3 +307,4 @@ def test_below_a_path_of_a_proxy(serving: Serving, visit: Visit) -> None:
     ]
     assert len(server.store.votes()) == 1
     forgive(page, "Cross-Origin-Opener-Policy")
+    page.unroute_all(behavior="wait")  # a request may be under way still, and its route ends with the page

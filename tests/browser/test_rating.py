@@ -9,7 +9,7 @@ import pytest
 
 from steersman.rating.round import Question
 
-from .conftest import ADMIN, Server, join, next_one, on_screen, read, until
+from .conftest import ADMIN, Server, answer, join, next_one, on_screen, pairs, read, until
 
 pytestmark = pytest.mark.slow
 
@@ -17,10 +17,6 @@ Serving = Callable[..., Server]
 Visit = Callable[..., Any]
 MARKDOWN = "**Bold**, and\n\n```python\n" + "x = 1  # a long line " * 12 + "\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
 ARABIC = "كيف أستثمر عشرة آلاف يورو؟"
-
-
-def pairs(count: int) -> list[Question]:
-    return [Question(prompt=f"question {i}", options=(f"good {i}", f"poor {i}")) for i in range(count)]
 
 
 def ranked(count: int, options: int = 4) -> list[Question]:
@@ -134,20 +130,14 @@ def test_a_ranking_by_keys_with_a_tie_and_more_to_say(serving: Serving, visit: V
 def test_undo_skip_both_bad_and_tie_by_keys(serving: Serving, visit: Visit) -> None:
     server, page = serving(pairs(3)), visit()
     join(page, server.link("Ann"))
-    first = on_screen(page)
-    page.keyboard.press("b")
-    next_one(page, first)
-    second = on_screen(page)
-    page.keyboard.press("u")
-    next_one(page, second)
+    first = answer(page, "b")
+    second = answer(page, "u")
     assert on_screen(page) == first
     page.keyboard.press("0")
     next_one(page, first)
     page.keyboard.press("s")
     next_one(page, second)
-    third = on_screen(page)
-    page.keyboard.press("b")
-    next_one(page, third)
+    answer(page, "b")
     assert [(v.kind, v.ranking, v.both_bad) for v in server.store.votes()] == [
         ("vote", (1, 1), False), ("skip", None, False), ("vote", None, True),
     ]  # fmt: skip
@@ -190,9 +180,7 @@ def test_two_tabs_make_one_vote_and_go_on_together(serving: Serving, visit: Visi
 def test_a_server_killed_while_voting(serving: Serving, visit: Visit) -> None:
     server, page = serving(pairs(4)), visit()
     join(page, server.link("Ann"))
-    before = on_screen(page)
-    page.keyboard.press("1")
-    next_one(page, before)
+    answer(page, "1")
     second = on_screen(page)
     server.kill()
     page.keyboard.press("2")

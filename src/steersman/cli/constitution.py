@@ -282,7 +282,7 @@ def card_table(card: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from steersman.constitution.judges import reasons_text
+    from steersman.lm.endpoint.replies import reasons_text
     from steersman.report.format import difference, rate
 
     why = reasons_text(card["unanswered_by_reason"])

@@ -29,11 +29,11 @@ from steersman.constitution.judges import (
     JudgeQuestion,
     Unanswered,
     in_order,
-    reasons_text,
     unanswered_by_reason,
 )
 from steersman.data.sources import spread
 from steersman.errors import DataError, closest
+from steersman.lm.endpoint.replies import reasons_text
 from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.lm.transcript import Transcript

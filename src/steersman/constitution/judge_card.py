@@ -20,10 +20,10 @@ from steersman.constitution.judges import (
     Judgement,
     JudgeQuestion,
     in_order,
-    reasons_text,
     unanswered_by_reason,
 )
 from steersman.errors import JudgeRefused
+from steersman.lm.endpoint.replies import reasons_text
 from steersman.stats import Estimate, calibration, clustered_mean, mean_estimate
 from steersman.store import StageFolder, write_json
 from steersman.types import Comparison, Text

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from steersman.constitution.document import Principle
 from steersman.lm.endpoint.client import RemoteModel
-from steersman.lm.endpoint.replies import Cost
+from steersman.lm.endpoint.replies import Cost, by_reason, reasons_text
 from steersman.lm.endpoint.settings import RemoteConfig
 from steersman.lm.language_model import LanguageModel
 from steersman.lm.sampling import Request, SamplingConfig
@@ -336,16 +336,5 @@ def in_order(judgements: Iterable[tuple[int, Judgement | Unanswered]], count: in
 
 def unanswered_by_reason(judgements: Sequence[Judgement | Unanswered]) -> dict[str, dict[str, Any]]:
     """How many are unanswered for each reason (``n``), and the words that came with the first, as JSON values."""
-    found: dict[str, dict[str, Any]] = {}
-    for judgement in judgements:
-        if isinstance(judgement, Unanswered):
-            found.setdefault(judgement.reason, {"n": 0, "words": judgement.words})["n"] += 1
+    found = by_reason((j.reason, j.words) for j in judgements if isinstance(j, Unanswered))
     return dict(sorted(found.items(), key=lambda item: (-item[1]["n"], item[0])))
-
-
-def reasons_text(by_reason: Mapping[str, Mapping[str, Any]]) -> str:
-    """ "2 too long for the model (maximum context length ...), 1 names no option", from `unanswered_by_reason`."""
-    return ", ".join(
-        f"{found['n']} {reason}" + (f" ({found['words']})" if found["words"] else "")
-        for reason, found in by_reason.items()
-    )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from steersman.data.turns import Row, as_objects, as_slot, as_turn, transcript
+from steersman.data.verdicts import ranks_of
 from steersman.errors import DataError
 
 
@@ -82,7 +83,7 @@ def _ranked(options: list[Any], values: list[Any], name: str, sign: int) -> Row:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise DataError(f"{name!r} of each answer must be a number, found {str(value)[:60]!r}")
-    return {"options": options, "ranking": [1 + sum(sign * other < sign * own for other in values) for own in values]}
+    return {"options": options, "ranking": ranks_of([-sign * value for value in values])}
 
 
 def _shp(row: Row) -> Row:

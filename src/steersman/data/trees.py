@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steersman.data.turns import Row, as_object, as_objects, as_slot, as_turn
+from steersman.data.verdicts import ranks_of
 from steersman.errors import DataError
 
 
@@ -40,7 +41,7 @@ def _below(message: Row, before: list[Row]) -> Iterator[Row]:
         yield {
             "prompt": as_slot(conversation),
             "options": [as_turn(reply)["content"] for reply in ordered],
-            "ranking": [1 + sum(other["rank"] < reply["rank"] for other in ordered) for reply in ordered],
+            "ranking": ranks_of([-reply["rank"] for reply in ordered]),
             **tags,
         }
     for reply in replies:

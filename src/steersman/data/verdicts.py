@@ -101,8 +101,12 @@ def by_rating(ratings: Mapping[str, Any], fields: Sequence[str]) -> list[int]:
     for name, value in zip(fields, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DataError(f"the rating of {name!r} must be a number, found {str(value)[:60]!r}")
-    numbers = [float(value) for value in values if value is not None]
-    return [1 + sum(other > own for other in numbers) for own in numbers]
+    return ranks_of([float(value) for value in values if value is not None])
+
+
+def ranks_of(scores: Sequence[float]) -> list[int]:
+    """The ranks of answers by their scores, 1 for the highest; equal scores tie, as in sports: 1, 1, 3."""
+    return [1 + sum(other > own for other in scores) for own in scores]
 
 
 def sides(names: Sequence[str], prompt: str) -> list[str]:

@@ -90,7 +90,7 @@ def _row(fitted: Fit, votes: Sequence[Comparison], known: Set[str]) -> Compariso
 
 
 def _known(votes: Sequence[Comparison]) -> frozenset[str]:
-    """The raters of whom enough is known to weigh them: by their number of votes, or of gold questions.
+    """The raters with enough votes, or gold questions, to estimate how reliable they are.
 
     Of few votes on their own questions the fit learns that who disagrees lies, and breaks every draw: 11 raters against
     10 with one vote each are fitted as 98 %.

@@ -56,7 +56,7 @@ class RatingApp:
         store: an open store in which a round has begun.
         admin_token: opens the administrator's page; a new one each time the server starts.
         origin, prefix: of the public URL, where the server is behind a proxy (`Address.origin`, `Address.prefix`).
-        shared: the link for raters whom another service sends; None for no such link.
+        shared: the link of a recruiting service (Prolific); None: there is none.
     """
 
     def __init__(
@@ -144,9 +144,8 @@ class RatingApp:
             return RedirectResponse("rate", status_code=303)
         return HTMLResponse(page("message.html", title="Rating", text=NO_SESSION))
 
-    def shown(self, request: Request, template: str, **values: Any) -> Response:
+    def shown(self, rater: RaterAccount | None, template: str, **values: Any) -> Response:
         """A page of a rater with a session; for others, that their invitation is needed."""
-        rater = self.rater(request)
         if rater is None:
             return HTMLResponse(page("message.html", title="Rating", text=NO_SESSION), status_code=401)
         return HTMLResponse(page(template, round=self.store.round, rater=self.browser_key(rater), **values))
@@ -205,7 +204,7 @@ class RatingApp:
     def rate(self, request: Request) -> Response:
         """The page with the rater's question."""
         rater = self.rater(request)
-        return self.shown(request, "rate.html", **(self.task_values(rater) if rater else {}))
+        return self.shown(rater, "rate.html", **(self.task_values(rater) if rater else {}))
 
     def task(self, request: Request) -> Response:
         """The rater's question as a fragment of the page."""
@@ -243,9 +242,8 @@ class RatingApp:
     def answers(self, request: Request) -> Response:
         """What the rater said before, to be reviewed."""
         rater = self.rater(request)
-        return self.shown(
-            request, "answers.html", answers=earlier_answers(self.store.database, rater.id) if rater else []
-        )
+        said = earlier_answers(self.store.database, rater.id) if rater else []
+        return self.shown(rater, "answers.html", answers=said)
 
     def change(self, request: Request) -> Response:
         """An earlier question again. What was said stands until another answer is sent, which takes its place."""
@@ -255,11 +253,11 @@ class RatingApp:
             return RedirectResponse("answers", status_code=303)
         said = [answer.said for answer in earlier_answers(self.store.database, rater.id, wanted)]
         more = {"progress": self.store.progress(rater.id), "completion": None, "gold": None, "queries": 0}
-        return self.shown(request, "rate.html", task=task, corrects=" ".join(said), **more)
+        return self.shown(rater, "rate.html", task=task, corrects=" ".join(said), **more)
 
     def leave(self, request: Request) -> Response:
         """What withdrawing means, and the button."""
-        return self.shown(request, "leave.html")
+        return self.shown(self.rater(request), "leave.html")
 
     def withdraw(self, rater: RaterAccount, _: Empty) -> Response:
         """Withdraw the consent."""
@@ -278,7 +276,7 @@ class RatingApp:
         rater = self.rater(request)
         asked = self.accounts.open_queries(rater.id) if rater else []
         queries = [(query, Question.model_validate(item)) for query, item in asked]
-        return self.shown(request, "queries.html", queries=queries)
+        return self.shown(rater, "queries.html", queries=queries)
 
     def reply(self, rater: RaterAccount, body: Reply) -> Response:
         """Answer a query."""

@@ -2,7 +2,7 @@
 
 The id stands in the link's query, as PROLIFIC_PID with STUDY_ID and SESSION_ID, or as ``participant``. It is looked up
 among the participants alone, so that no id opens the account of an invited rater. The same id goes on where it was. Ids
-stay out of the exported votes: a file of their own says which rater is whom, for the payment.
+stay out of the exported votes; a separate file maps each id to its rater, for the payment.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Completion(NamedTuple):
 
 
 class SharedLink(Record):
-    """The link for raters whom another service sends."""
+    """The settings of the link that a recruiting service hands to its raters."""
 
     participants: int = Field(default=0, ge=0, description="Maximum number of raters by the shared link; 0: no link.")
     completion: str = Field(default="", description="Completion URL or code, shown to them at the end.")

@@ -202,7 +202,7 @@ def serve(app: RatingApp, address: Address, bound: socket.socket) -> None:
         timeout_keep_alive=20,
         timeout_graceful_shutdown=5,
     )
-    # uvicorn ends in good order, and then raises the signal again: for whom it was before.
+    # uvicorn finishes its requests and then raises the signal again, for the handler that was there before.
     signal.signal(signal.SIGTERM, _terminated)
     try:
         uvicorn.Server(config).run(sockets=[bound])

@@ -237,7 +237,7 @@ def diff_table(found: Mapping[str, Any]) -> RenderableType:
 def _result(row: Mapping[str, Any]) -> tuple[Cell, ...]:
     p = ("unpaired" if row["difference"]["n"] else "") if row["p_exact"] is None else f"{row['p_exact']:.3f}"
     rates = (Rate.of(row["a"]), Rate.of(row["b"]))
-    change = Difference.of(row["difference"]) if row["difference"]["n"] >= FEW else None  # counts stand beside it
+    change = Difference.of(row["difference"]) if row["difference"]["n"] >= FEW else None  # of fewer, counts are shown
     return row["label"], row["b"]["n"], *rates, change, p
 
 

@@ -20,7 +20,6 @@ from steersman.constitution.judges import (
     ScoringJudge,
     judge_examples,
     question_text,
-    reasons_text,
 )
 from steersman.cost.work import Counts, PeakSizes, Work, Workload, group_tokens, quick_sampling, total
 from steersman.data.sources import spread
@@ -28,6 +27,7 @@ from steersman.errors import DataError
 from steersman.evals.detectors import behaviours
 from steersman.lm import pretrained
 from steersman.lm.endpoint.client import RemoteModel
+from steersman.lm.endpoint.replies import reasons_text
 from steersman.lm.endpoint.settings import secret
 from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.reward_model import RewardModel, tokenised

@@ -17,10 +17,10 @@ from steersman.constitution.judges import (
     JudgeQuestion,
     RuleJudge,
     Unanswered,
-    reasons_text,
     unanswered_by_reason,
 )
 from steersman.errors import JudgeRefused
+from steersman.lm.endpoint.replies import reasons_text
 from steersman.store import StageFolder
 from steersman.types import Comparison
 

@@ -13,8 +13,9 @@ from served_endpoint import Served
 from steersman.constitution import judge_card
 from steersman.constitution.document import Constitution, Principle
 from steersman.constitution.judges import PromptedJudge
-from steersman.lm.endpoint.client import RAISED_TOKENS, RemoteModel
+from steersman.lm.endpoint.client import RemoteModel
 from steersman.lm.endpoint.replies import Reply, read_reply
+from steersman.lm.endpoint.settings import REASONING_TOKENS
 from steersman.lm.endpoint.verdict_forms import Verdict, verdict_in
 from steersman.lm.endpoint.verdicts import Choice, choice_of
 from steersman.reasoning import without_reasoning
@@ -182,7 +183,7 @@ def test_a_reasoning_judge_gets_the_tokens_that_it_needs_and_it_is_said(
         card = judge_card.card(PromptedJudge(model), asked)
         assert (card["accuracy"]["value"], card["unanswered"], model.bill.attempts) == (1.0, 0, attempts)
         shown = " ".join("".join(capsys.readouterr()).split())
-        assert f"cut off before its verdict after 16 tokens; it is asked again with {RAISED_TOKENS:,} more" in shown
+        assert f"cut off before its verdict after 16 tokens; it is asked again with {REASONING_TOKENS:,} more" in shown
     sure = RemoteModel(served.config(model="reasoner", reasoning_tokens=2000), tmp_path / "sure.jsonl")
     assert judge_card.card(PromptedJudge(sure), asked)["accuracy"]["value"] == 1.0
     assert (sure.bill.attempts, served.stats()["last_body"]["max_tokens"]) == (40, 2016)

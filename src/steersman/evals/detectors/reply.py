@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from functools import lru_cache
 from typing import NamedTuple
 
 from steersman.reasoning import reply_alone
@@ -125,6 +126,7 @@ def own_words(reply: str) -> str:
     return reply.strip()
 
 
+@lru_cache(maxsize=1)  # one reply is asked for several behaviours in a row
 def parse(prompt: str, reply: str) -> ParsedReply:
     """Clean the reply and split it into sentences."""
     written = own_words(reply)

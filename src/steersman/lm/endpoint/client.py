@@ -41,13 +41,14 @@ from steersman.lm.endpoint.replies import (
     Reply,
     RetryableError,
     Usage,
-    counted,
-    encodable,
+    by_reason,
     error_status,
     parsed,
     read_reply,
+    reasons_text,
 )
 from steersman.lm.endpoint.settings import (
+    REASONING_TOKENS,
     RemoteConfig,
     chat_address,
     headers_of,
@@ -64,7 +65,6 @@ from steersman.types import Text, messages_of
 if TYPE_CHECKING:  # torch comes with it, and a judge at an endpoint needs none
     from steersman.lm.sampling import Completion, FinishReason, Request
 
-RAISED_TOKENS = 4096  # for reasoning, where a choice was cut off and `reasoning_tokens` is not set
 BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 MAX_RETRY_AFTER_S = 600.0
@@ -123,7 +123,7 @@ class RemoteModel:
         """The probability of each option as the answer to every request; see `Choice`.
 
         One request goes first, to see how this model answers: one whose choice is cut off is asked again with
-        `RAISED_TOKENS` more unless ``reasoning_tokens`` is set, and the others are then asked so at once.
+        `REASONING_TOKENS` more unless ``reasoning_tokens`` is set, and the others are then asked so at once.
 
         Raises:
             DataError: the options are not two or more different words. And as `complete`.
@@ -155,13 +155,13 @@ class RemoteModel:
         cut = [place for place in places if found[place].outcome == "cut_off"]
         if not cut or manner.extra_tokens or limits_tokens(own) or own.reasoning_tokens is not None:
             return found
-        manner.extra_tokens = RAISED_TOKENS
+        manner.extra_tokens = REASONING_TOKENS
         again = [requests[place] for place in (cut if manner.tried else range(len(requests)))]
         if not manner.told:
             console.print(
                 f"the judge was cut off before its verdict after {MAX_CHOICE_TOKENS} tokens; it is asked again with "
-                f"{RAISED_TOKENS:,} more, for its reasoning (reasoning_tokens: {RAISED_TOKENS} does so from the start, "
-                f"0 forbids it): {self.estimate(again, options)}",
+                f"{REASONING_TOKENS:,} more, for its reasoning (reasoning_tokens: {REASONING_TOKENS} does so from the "
+                f"start, 0 forbids it): {self.estimate(again, options)}",
                 markup=False,
             )
         manner.told = True
@@ -214,8 +214,8 @@ class RemoteModel:
         if failed := [reply.detail for reply in replies if reply.outcome == "failed"]:
             text = f"{len(failed)} of {len(replies)} prompts got no answer (the last: {failed[-1]})"
             raise _down(text, self.config)
-        if unusable := counted((reply.outcome, reply.detail) for reply in replies if reply.is_unusable):
-            console.print(f"without a whole answer from the endpoint: {unusable}", markup=False)
+        if why := by_reason((r.outcome.replace("_", " "), r.detail) for r in replies if r.is_unusable):
+            console.print(f"without a whole answer from the endpoint: {reasons_text(why)}", markup=False)
         reasons: dict[str, FinishReason] = {"cut_off": "length"}
         reasons |= dict.fromkeys(("filtered", "too_long", "refused"), "filtered")
         for number, reply in zip(numbers, replies, strict=True):
@@ -442,15 +442,14 @@ class _Workers:
         return text
 
     def _shown(self, error: Exception) -> str:
-        line = " ".join(encodable(str(error) or type(error).__name__).split())
-        return "".join(c for c in self._masked(line, MIN_MASKED_LENGTH) if c.isprintable())[: refusals.SHOWN]
+        return refusals.one_line(self._masked(str(error) or type(error).__name__, MIN_MASKED_LENGTH))
 
 
 # ── small parts ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def _down(problem: str, config: RemoteConfig) -> RunError:
     return RunError(
         problem,
-        where=f"{config.base_url} ({config.model})",
+        where=config.place,
         do="see that the endpoint is up, and run the same again; replies that arrived are kept and not paid for again",
     )
 

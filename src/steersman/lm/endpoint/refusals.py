@@ -21,10 +21,9 @@ from typing import Any
 
 from steersman.errors import ModelError
 from steersman.lm.endpoint.replies import Reply, RetryableError, Usage, encodable, parsed, usage_in
-from steersman.lm.endpoint.settings import RemoteConfig
+from steersman.lm.endpoint.settings import REASONING_TOKENS, RemoteConfig
 
 NOTHING = Usage()
-REASONING_BUDGET = 4096  # tokens; models that want the other name of the limit reason
 SHOWN = 300  # characters of an endpoint's words
 
 _TRANSIENT = (408, 409, 425, 429)
@@ -210,7 +209,7 @@ def _setting(payload: Mapping[str, Any], words: str, request: Mapping[str, Any])
 
 def _remedy(status: int, setting: str, request: Mapping[str, Any], config: RemoteConfig) -> tuple[str, str]:
     """What was expected, and what to do."""
-    budget = max(request.get("max_tokens", 0), REASONING_BUDGET)
+    budget = max(request.get("max_tokens", 0), REASONING_TOKENS)  # models that want the other name reason
     known = {
         "max_tokens": f"set extra_body: {{max_tokens: null, max_completion_tokens: {budget}}} if it wants the other "
         "name (reasoning counts into it), or a smaller limit (max_tokens, reasoning_tokens)",
@@ -245,7 +244,12 @@ def words_in(body: str) -> str:
     text = _message(parsed(body) or {})
     if not text and (title := re.search(r"<title[^>]*>(.*?)</title>", body, re.IGNORECASE | re.DOTALL)):
         text = html.unescape(title[1])
-    line = " ".join(encodable(text or body).split())
+    return one_line(text or body)
+
+
+def one_line(text: str) -> str:
+    """Somebody else's words for a message of ours: on one line, printable, at most `SHOWN` characters."""
+    line = " ".join(encodable(text).split())
     return "".join(c for c in line if c.isprintable())[:SHOWN]
 
 

@@ -18,7 +18,7 @@ from steersman.reasoning import without_reasoning
 Outcome = Literal["answered", "cut_off", "filtered", "too_long", "refused", "empty", "failed"]
 Alternatives = dict[str, float]  # token -> log-probability, at one position
 
-KEPT_POSITIONS = 32  # of log-probs: the first and the last so many of the answer; a verdict is at one of its ends
+KEPT_POSITIONS = 32  # log-probs are kept of an answer's first 32 and last 32 tokens: a verdict is at one of its ends
 IN_REASONING = "its reasoning was cut off"
 _LENGTHS = ("length", "max_tokens", "model_length", "max_output_tokens")
 _FILTERS = (
@@ -101,13 +101,19 @@ class Reply:
         return cls(text, row["outcome"], usage, alternatives, row["detail"], reused=True)
 
 
-def counted(reasons: Iterable[tuple[str, str]]) -> str:
-    """Reasons with how many there are of each, and the words that came with the first: "2 too long (context ...)"."""
-    said: dict[str, list[str]] = {}
+def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """How many there are of each reason (``n``), and the ``words`` that came with the first, as JSON values."""
+    found: dict[str, dict[str, Any]] = {}
     for reason, words in reasons:
-        said.setdefault(reason.replace("_", " "), []).append(words)
-    parts = (f"{len(words)} {reason}" + (f" ({words[0]})" if words[0] else "") for reason, words in said.items())
-    return ", ".join(parts)
+        found.setdefault(reason, {"n": 0, "words": words})["n"] += 1
+    return found
+
+
+def reasons_text(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """ "2 too long for the model (maximum context length ...), 1 names no option", from `by_reason`."""
+    return ", ".join(
+        f"{own['n']} {reason}" + (f" ({own['words']})" if own["words"] else "") for reason, own in found.items()
+    )
 
 
 # ── reading a response ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,8 @@ from steersman.errors import ModelError, RecipeError
 from steersman.lm.endpoint.replies import Usage
 from steersman.types import NonEmpty, Record, Seed, transport
 
+REASONING_TOKENS = 4096  # that a model which reasons gets, where `reasoning_tokens` does not say how many
+
 _ADDRESS = re.compile(
     r"(?P<host>(?i:https?)://(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)(?::\d{1,5})?)(?P<path>[^\s?#@]*)(?:\?(?P<query>[^\s#]*))?"
 )
