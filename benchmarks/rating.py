@@ -41,9 +41,9 @@ TARGET_MS = 100.0
 SERVER = """
 import sys
 import torch
-from steersman.rating.app import RatingApp
+from steersman.rating.app import RatingApp, serve
 from steersman.rating.active import ActiveSampler
-from steersman.rating.server import Address, listen, serve
+from steersman.http_server import Address, listen
 from steersman.rating.store import RatingStore
 torch.set_num_threads(1)
 address = Address(port=int(sys.argv[2]))

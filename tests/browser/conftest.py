@@ -21,8 +21,8 @@ from steersman.rating.store import RatingStore
 ADMIN = "the-administrators-token-of-the-tests"
 SERVER = """
 import sys
-from steersman.rating.app import RatingApp
-from steersman.rating.server import Address, listen, serve
+from steersman.rating.app import RatingApp, serve
+from steersman.http_server import Address, listen
 from steersman.rating.store import RatingStore
 from steersman.rating.participants import SharedLink
 address = Address(port=int(sys.argv[2]), url=sys.argv[4] or None)

@@ -18,11 +18,11 @@ from steersman.cli.rate import load_policy, train
 from steersman.data import toy_world as world
 from steersman.data.formats import read
 from steersman.errors import UserError
+from steersman.http_server import Address
 from steersman.pipeline import align
 from steersman.rating.accounts import RaterAccounts
 from steersman.rating.app import RatingApp
 from steersman.rating.round import Round, Submission
-from steersman.rating.server import Address
 from steersman.rating.session import (
     Source,
     begin,

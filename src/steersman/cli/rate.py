@@ -77,9 +77,9 @@ def rate_open(
     ] = "",
 ) -> None:
     """Serve a rating round. The same command continues it."""
+    from steersman.http_server import Address
     from steersman.rating.participants import SharedLink
     from steersman.rating.round import Round
-    from steersman.rating.server import Address
     from steersman.rating.session import Source, given, parse_settings, serve_round
 
     source = given(

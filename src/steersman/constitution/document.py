@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -63,6 +63,39 @@ class CritiqueExample(Record):
     revision: Annotated[Prose, AfterValidator(_the_reply_alone)]
 
 
+class GuardRule(Record):
+    """How the guard enforces one principle; what is not set follows from the principle (`Principle.enforced`)."""
+
+    input: Literal["allow", "escalate", "block"] | None = None  # a request that asks to break the principle
+    output: Literal["allow", "escalate", "rewrite", "block"] | None = None  # an answer that breaks it
+    false_positive_rate: Annotated[float, Field(gt=0, le=0.2)] | None = None  # of harmless requests and answers
+    refusal: Prose | dict[str, Prose] | None = None  # what is said instead: one text, or one for each language (en, de)
+    words: tuple[Prose, ...] = ()  # words and phrases that break it wherever they stand, in any case
+    patterns: tuple[Prose, ...] = ()  # regular expressions that do
+
+
+class Enforced(NamedTuple):
+    """A principle's rule with everything filled in."""
+
+    input: Literal["allow", "escalate", "block"]
+    output: Literal["allow", "escalate", "rewrite", "block"]
+    false_positive_rate: float
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether the guard does anything for the principle."""
+        return (self.input, self.output) != ("allow", "allow")
+
+
+class GuardSettings(Record):
+    """What the guard does about text that breaks no principle but that it should not pass on, or cannot read."""
+
+    secrets: Literal["allow", "redact", "block"] = "redact"  # keys, tokens, passwords
+    personal_data: Literal["allow", "redact", "block"] = "redact"  # card numbers, account numbers, addresses
+    unscannable: Literal["allow", "block"] = "block"  # pictures, sound and files: no rail reads them
+    allowed: tuple[Prose, ...] = ()  # words and phrases that no rail may object to, such as a product's name
+
+
 class Principle(Record):
     """One rule: what the model does, why, and how it is detected."""
 
@@ -76,6 +109,19 @@ class Principle(Record):
     behaviours: tuple[Behaviour, ...]  # what the evaluation looks for in replies
     collides_with: tuple[Slug, ...] = ()  # ids; naming the collision on one of the two sides is enough
     examples: tuple[CritiqueExample, ...] = ()  # for models that learn from examples and follow no request
+    # Left out of the digest where it says nothing, as all that came later.
+    guard: GuardRule = Field(default=GuardRule(), exclude_if=lambda rule: rule == GuardRule())
+
+    @property
+    def enforced(self) -> Enforced:
+        """What the guard does: principles of refusal are blocked on both sides, others of weight in the answer."""
+        harm, weighty = "refuses" in self.behaviours, self.severity in ("high", "critical")
+        rate = {"low": 0.001, "medium": 0.002, "high": 0.005, "critical": 0.01}[self.severity]
+        return Enforced(
+            self.guard.input or ("block" if harm else "allow"),
+            self.guard.output or ("block" if harm else "rewrite" if weighty else "allow"),
+            self.guard.false_positive_rate or rate,
+        )
 
     @property
     def text(self) -> str:
@@ -101,6 +147,7 @@ class Constitution(Record):
     persona: Prose  # who the model is and how it speaks
     principles: Annotated[tuple[Principle, ...], Field(min_length=1)]
     priorities: tuple[Priority, ...] = ()
+    guard: GuardSettings = Field(default=GuardSettings(), exclude_if=lambda own: own == GuardSettings())
 
     @model_validator(mode="wrap")
     @classmethod

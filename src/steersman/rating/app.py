@@ -11,6 +11,8 @@ without being told which.
 from __future__ import annotations
 
 import secrets
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +27,9 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from steersman import http_server
 from steersman.errors import UserError
+from steersman.http_server import Address
 from steersman.rating.accounts import RaterAccount, RaterAccounts
 from steersman.rating.admin import AdminPages
 from steersman.rating.earlier import earlier_answers
@@ -307,3 +311,11 @@ def _server_error(request: Request, error: Exception) -> Response:
 def new_token() -> str:
     """256 random bits for a link."""
     return secrets.token_urlsafe(32)
+
+
+def serve(app: RatingApp, address: Address, bound: socket.socket) -> None:
+    """Answer requests until Ctrl-C or SIGTERM. Acknowledged votes are durable at any moment."""
+    if text := http_server.warning(address, "Nobody rates or administers without a link's token"):
+        print(f"warning: {text}", file=sys.stderr)
+    ended = "Ended. Every acknowledged vote is stored; the same command goes on."
+    http_server.serve(app.asgi(address.names()), bound, ended=ended)

@@ -23,11 +23,11 @@ from pydantic import Field, ValidationError
 from steersman.data.formats import dump, read
 from steersman.data.sources import spread
 from steersman.errors import DataError, UserError, closest
+from steersman.http_server import Address, listen
 from steersman.rating.accounts import RaterAccounts, parse_names
-from steersman.rating.app import RatingApp, new_token
+from steersman.rating.app import RatingApp, new_token, serve
 from steersman.rating.participants import SharedLink, participants_table
 from steersman.rating.round import Question, Round, unshowable, unshowable_row
-from steersman.rating.server import Address, listen, serve
 from steersman.rating.store import RatingStore
 from steersman.rating.votes import arms, comparisons, demonstrations
 from steersman.stats import Estimate

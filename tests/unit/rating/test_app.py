@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from steersman.http_server import Address, warning
 from steersman.rating import scorer_process
 from steersman.rating.app import RatingApp
 from steersman.rating.pages import rendered
 from steersman.rating.round import Question, Round
-from steersman.rating.server import Address, warning
 from steersman.rating.store import RatingStore
 
 from .conftest import ADMIN, JSON, PLAIN, Browser, Open, questions
@@ -169,10 +169,10 @@ def test_withdrawing_ends_the_session(app: RatingApp, browser: Open) -> None:
 def test_addresses_beyond_this_machine_need_a_name_and_warn() -> None:
     from steersman.errors import UserError
 
-    assert warning(Address()) is None
-    assert warning(Address(host="::1")) is None
-    assert "unencrypted" in str(warning(Address(host="192.0.2.7")))
-    assert "unencrypted" not in str(warning(Address(host="0.0.0.0", url="https://rate.example.org")))
+    assert warning(Address(), "x") is None
+    assert warning(Address(host="::1"), "x") is None
+    assert "unencrypted" in str(warning(Address(host="192.0.2.7"), "x"))
+    assert "unencrypted" not in str(warning(Address(host="0.0.0.0", url="https://rate.example.org"), "x"))
     with pytest.raises(UserError, match="every address"):
         Address(host="0.0.0.0").names()
     assert Address(host="0.0.0.0", url="https://rate.example.org/x").names()[0] == "rate.example.org"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from steersman.http_server import Address
 from steersman.rating import security
 from steersman.rating.app import RatingApp
 from steersman.rating.schema import items
-from steersman.rating.server import Address
 from steersman.rating.store import RatingStore
 
 from .conftest import ADMIN, JSON, PLAIN, Browser, Clock, Open, questions

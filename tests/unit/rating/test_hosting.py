@@ -8,9 +8,9 @@ from http.cookiejar import CookieJar
 import pytest
 
 from steersman.errors import UserError
+from steersman.http_server import Address, parse_url
 from steersman.rating.app import RatingApp
 from steersman.rating.participants import SharedLink
-from steersman.rating.server import Address, parse_url
 from steersman.rating.store import RatingStore
 
 from .conftest import ADMIN, Browser

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 SERVER = """
 import sys
-from steersman.rating.app import RatingApp
-from steersman.rating.server import Address, listen, serve
+from steersman.rating.app import RatingApp, serve
+from steersman.http_server import Address, listen
 from steersman.rating.store import RatingStore
 address = Address(port=int(sys.argv[2]))
 bound = listen(address)

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from steersman.errors import UserError
+from steersman.http_server import Address
 from steersman.rating.participants import SharedLink
 from steersman.rating.round import Round
-from steersman.rating.server import Address
 from steersman.rating.session import Source, begin, export, serve_round
 
 OK = {"prompt": "A?", "options": ["x", "y"]}

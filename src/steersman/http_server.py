@@ -1,4 +1,4 @@
-"""The application's server: its address, on loopback by default, and a warning for any other."""
+"""Where our HTTP servers listen (on loopback by default, with a warning for any other address), and serving there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import signal
 import socket
 import sys
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 from pydantic import Field
 
 from steersman.errors import UserError
-from steersman.rating.app import RatingApp
 from steersman.types import Record
 
 CONNECTIONS = 1000  # at once; what comes beyond gets 503
@@ -49,7 +48,7 @@ def parse_url(url: str) -> PublicUrl:
         return UserError(
             f"{url[:80]!r} {found}",
             where="--url",
-            expected="https://HOST or https://HOST/PATH, as the raters' browsers reach this server",
+            expected="https://HOST or https://HOST/PATH, as browsers reach this server",
         )
 
     scheme, separator, rest = url.partition("://")
@@ -94,14 +93,14 @@ def _browsers_host(text: str) -> str | None:
 
 
 class Address(Record):
-    """Where the server listens, and how raters reach it."""
+    """Where a server listens, and how its clients reach it."""
 
     host: str = Field(default="127.0.0.1", description="Host name or IP address to listen on.")
     port: int = Field(default=8642, ge=0, le=65535, description="TCP port; 0 takes any free one.")
     url: str | None = Field(
         default=None,
         description="Public URL of a proxy in front of the server, with its path if that is not the root; "
-        "null: raters use host and port.",
+        "null: clients use host and port.",
     )
 
     @property
@@ -122,7 +121,7 @@ class Address(Record):
             return False
 
     def link(self, port: int) -> str:
-        """The beginning of the raters' links."""
+        """The beginning of all links to the server."""
         if self.public is not None:
             return self.public.origin + self.public.path
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
@@ -148,19 +147,23 @@ class Address(Record):
         if self.host in ("0.0.0.0", "::"):
             raise UserError(
                 f"--host {self.host} listens on every address of this machine, and no link can be made of it",
-                expected="the address by which raters reach it",
+                expected="the address by which others reach it",
                 do="add --url, such as --url https://rating.example.org, or give that address as --host",
             )
         return (f"[{self.host}]" if ":" in self.host else self.host, "localhost") if self.loopback else (self.host,)
 
 
-def warning(address: Address) -> str | None:
-    """The warning about a server that other machines can reach."""
+def warning(address: Address, protection: str) -> str | None:
+    """The warning about a server that other machines can reach.
+
+    Args:
+        protection: what keeps strangers out, as a sentence without its full stop.
+    """
     if address.loopback:
         return None
     secure = address.public is not None and address.public.scheme == "https"
-    text = f"other machines can reach this server ({address.host}). Nobody rates or administers without a link's token"
-    return f"{text}." if secure else f"{text}, but links, cookies and votes travel unencrypted: put TLS in front of it."
+    text = f"other machines can reach this server ({address.host}). {protection}"
+    return f"{text}." if secure else f"{text}, but all that is sent travels unencrypted: put TLS in front of it."
 
 
 def listen(address: Address) -> socket.socket:
@@ -185,20 +188,23 @@ def listen(address: Address) -> socket.socket:
     return bound
 
 
-def serve(app: RatingApp, address: Address, bound: socket.socket) -> None:
-    """Answer requests until Ctrl-C or SIGTERM. Acknowledged votes are durable at any moment.
+def serve(app: Any, bound: socket.socket, *, ended: str, connections: int = CONNECTIONS) -> None:
+    """Answer requests until Ctrl-C or SIGTERM; requests under way are finished first, within five seconds.
+
+    Args:
+        app: an ASGI application.
+        ended: what is printed after Ctrl-C.
+        connections: at once; what comes beyond gets 503.
 
     Raises:
-        SystemExit: after SIGTERM, with 143, when the requests under way were answered and the scorer has ended.
+        SystemExit: after SIGTERM, with 143.
     """
-    if text := warning(address):
-        print(f"warning: {text}", file=sys.stderr)
     config = uvicorn.Config(
-        app.asgi(address.names()),
+        app,
         log_level="warning",
-        access_log=False,  # no log of who answered what and when
+        access_log=False,  # no log of who asked what and when
         server_header=False,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=connections,
         timeout_keep_alive=20,
         timeout_graceful_shutdown=5,
     )
@@ -207,7 +213,7 @@ def serve(app: RatingApp, address: Address, bound: socket.socket) -> None:
     try:
         uvicorn.Server(config).run(sockets=[bound])
     except KeyboardInterrupt:
-        print("\nEnded. Every acknowledged vote is stored; the same command goes on.", file=sys.stderr)
+        print(f"\n{ended}", file=sys.stderr)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

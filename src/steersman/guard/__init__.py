@@ -1,0 +1,1 @@
+"""The guard: a constitution enforced on what goes into a model and what comes out of it."""
