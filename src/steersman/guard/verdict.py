@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from steersman.types import Record
+from steersman.types import Record, Text, messages_of
 
 if TYPE_CHECKING:
     from steersman.guard.normalise import Views
@@ -53,6 +53,13 @@ class Exchange:
     answer: str | None = None
     finished: bool = True
     unscannable: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, prompt: Text, answer: str | None = None) -> Exchange:
+        """An exchange from a prompt of ours."""
+        messages = messages_of(prompt)
+        parts = tuple(Part(f"messages[{i}].content", m.role, m.content) for i, m in enumerate(messages))
+        return cls(parts, answer)
 
     @property
     def side(self) -> Side:
