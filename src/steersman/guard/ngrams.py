@@ -1,0 +1,123 @@
+"""Word and character n-grams of a text, hashed into a fixed number of buckets: fast, without a vocabulary to store.
+
+A text becomes a sparse vector of 2**bits numbers. Words and pairs of words say what is spoken of; runs of characters
+hold where words are misspelt, compounded or inflected. Hashes are computed by numpy over all positions at once, and are
+the same on every machine. (Weinberger et al. 2009, "Feature hashing for large scale multitask learning".)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steersman.types import Record
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+_WORD = re.compile(r"\w+|[?!]")
+_BASE, _MIX = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
+Ids = NDArray[np.int32]
+
+
+class NGrams(Record):
+    """Which n-grams are read; part of a guard's format."""
+
+    bits: int = 18
+    words: int = 2  # up to pairs of words
+    shortest: int = 3  # characters, within a word and the spaces around it
+    longest: int = 5
+    characters: int = 8_000  # of a text; of a longer one, its beginning and its end
+
+    @property
+    def size(self) -> int:
+        """The number of buckets."""
+        return 1 << self.bits
+
+    def ids(self, text: str) -> Ids:
+        """The bucket of each n-gram, with repetitions, in no particular order."""
+        if len(text) > self.characters:
+            text = text[: self.characters // 2] + " " + text[-self.characters // 2 :]
+        found = _WORD.findall(text.casefold())
+        if not found:
+            return np.zeros(0, np.int32)
+        codes, starts = _codes(found)
+        hashes = [*self._of_words(codes, starts), *self._of_characters(codes)]
+        return np.asarray(_mixed(np.concatenate(hashes)) >> np.uint64(64 - self.bits), np.int32)
+
+    def _of_words(self, codes: NDArray[np.uint64], starts: NDArray[np.int64]) -> list[NDArray[np.uint64]]:
+        """A polynomial hash of each word, then of each run of words."""
+        codes, starts = codes[1:], starts - 1  # each word with the space behind it
+        place = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
+        word = _mixed(np.add.reduceat(codes * _powers(int(place.max()) + 1)[place], starts))
+        runs, run = [word], word
+        for n in range(2, self.words + 1):
+            if len(word) < n:
+                break
+            run = _mixed(run[:-1] * _BASE + word[n - 1 :])
+            runs.append(run + np.uint64(n))
+        return runs
+
+    def _of_characters(self, codes: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
+        """Runs of characters; a space is at most at the beginning or at the end of one."""
+        space, found = codes == ord(" "), []
+        for n in range(self.shortest, self.longest + 1):
+            if len(codes) < n:
+                break
+            windows = np.lib.stride_tricks.sliding_window_view
+            inner = ~windows(space[1:-1], n - 2).any(1)
+            run = (windows(codes, n) * _powers(n)).sum(1, dtype=np.uint64)
+            found.append(run[inner] + np.uint64(1000 + n))
+        return found
+
+
+def _codes(words: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Code points of the words with a space around each, and where each word begins."""
+    text = " " + " ".join(words) + " "
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    return codes, np.concatenate([[1], 1 + np.cumsum(lengths[:-1] + 1)])
+
+
+def _powers(count: int) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        return np.cumprod(np.full(count, _BASE))
+
+
+def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Every bit of a hash reaches the high bits, which choose the bucket."""
+    with np.errstate(over="ignore"):
+        hashes = (hashes ^ (hashes >> np.uint64(29))) * _MIX
+        return (hashes ^ (hashes >> np.uint64(32))) * _MIX
+
+
+def weighted(ids: Ids, idf: NDArray[np.float32]) -> tuple[Ids, NDArray[np.float32]]:
+    """Different buckets and their values: 1 + log(count), times the inverse document frequency, of length 1."""
+    buckets, counts = np.unique(ids, return_counts=True)
+    values = (1 + np.log(counts, dtype=np.float32)) * idf[buckets]
+    norm = float(np.sqrt((values * values).sum()))
+    return buckets, np.asarray(values / norm if norm else values, np.float32)
+
+
+def inverse_document_frequency(documents: Sequence[Ids], size: int) -> NDArray[np.float32]:
+    """log((1 + documents) / (1 + those with the bucket)) + 1, as in scikit-learn; 0 for buckets seen in one only."""
+    seen = np.zeros(size, np.int64)
+    for ids in documents:
+        seen[np.unique(ids)] += 1
+    idf = np.log((1 + len(documents)) / (1 + seen)) + 1
+    return np.where(seen >= 2, idf, 0).astype(np.float32)
+
+
+def matrix(documents: Sequence[Ids], idf: NDArray[np.float32]) -> csr_matrix:
+    """The documents as rows, [N, size]."""
+    from scipy.sparse import csr_matrix
+
+    rows = [weighted(ids, idf) for ids in documents]
+    ends = np.cumsum([0, *(len(buckets) for buckets, _ in rows)])
+    values: Any = np.concatenate([v for _, v in rows]) if rows else np.zeros(0, np.float32)
+    columns: Any = np.concatenate([b for b, _ in rows]) if rows else np.zeros(0, np.int32)
+    return csr_matrix((values, columns, ends), shape=(len(documents), len(idf)))

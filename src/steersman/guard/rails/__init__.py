@@ -1,0 +1,1 @@
+"""The guard's rails, one kind of check in each file."""

@@ -1,0 +1,222 @@
+"""The classifier that was trained from the constitution, as a rail.
+
+On the input side it asks of every text of the request, in every view of it, whether it asks to break a principle; on
+the output side, whether the answer breaks one given the request. Long texts are read as a whole and in windows, so that
+one sentence is not lost in a page. Each window is one more chance of a false alarm: its score is lowered by what the
+tail of harmless scores says that so many chances are worth.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steersman.constitution.document import Constitution
+from steersman.errors import ModelError
+from steersman.guard.normalise import View, Views
+from steersman.guard.normalise import views as all_views
+from steersman.guard.scorer import HARM, Layout, Scorer
+from steersman.guard.trained import FORMAT, SideRule
+from steersman.guard.verdict import Evidence, Exchange, Side, Verdict
+from steersman.store import read_json
+
+ANSWER = "answer"  # the path of the answer's views
+WINDOW, STRIDE = 400, 200  # characters of a long text that are read at a time
+WHOLE = 600  # characters of a text that is read as a whole only
+TURNS = 6  # of the user, the last ones, that are read as one text
+REACH = 400  # characters of an answer that may be on their way before the exchange is judged with them
+INSTRUCTIONS = frozenset({"system", "developer"})
+# A system prompt says what not to do. Such a sentence names harm, and does not ask for it.
+_FORBIDS = re.compile(
+    r"[^.!?\n]*\b(?:never|not|n't|don't|refuse|decline|avoid|forbidden|prohibited|unsafe|harmful|nicht|niemals|keine?n?"
+    r"|ne|jamais|refuse[rz]|nunca|jamás|evit\w+|no)\b[^.!?\n]*[.!?\n]?",
+    re.IGNORECASE,
+)
+
+
+class Found(NamedTuple):
+    """The highest score of a text, with where it stands."""
+
+    scores: Mapping[str, float]
+    evidence: Evidence | None
+
+
+class ClassifierRail:
+    """A guard's n-gram models. Threads may share one."""
+
+    name = "classifier"
+    reach: int | None = REACH
+
+    def __init__(self, constitution: Constitution, scorer: Scorer, rules: Mapping[Side, Sequence[SideRule]]) -> None:
+        self.scorer, self.rules = scorer, rules
+        self._actions = {p.id: p.enforced for p in constitution.principles}
+        tails = [rule.threshold.tail for side in rules.values() for rule in side if math.isfinite(rule.threshold.tail)]
+        self._tail = max(tails, default=0.0)
+
+    @classmethod
+    def load(cls, folder: Path, constitution: Constitution) -> ClassifierRail:
+        """A trained guard's classifier.
+
+        Raises:
+            ModelError: the folder holds no guard, a damaged one, one of another format, or that of another
+                constitution.
+        """
+        about = _about(folder)
+        if about["constitution_digest"] != constitution.digest:
+            raise ModelError(
+                f'the guard was trained from another constitution than "{constitution.name}" as it is now',
+                where=str(folder),
+                expected=f"the digest {constitution.digest[:12]}, found {str(about['constitution_digest'])[:12]}",
+                do="train the guard again",
+            )
+        try:
+            layout = Layout.model_validate(about["layout"])
+            rules = {side: [SideRule.model_validate(rule) for rule in about["rules"][side]] for side in _SIDES}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"guard.json cannot be read: {error}", where=str(folder), do=_AGAIN) from error
+        scorer = Scorer.of_arrays(layout, _arrays(folder / "ngrams.safetensors"), folder / "ngrams.safetensors")
+        return cls(constitution, scorer, rules)
+
+    # ── judging ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    def check(self, exchange: Exchange, views: dict[str, Views]) -> Sequence[Verdict]:
+        """See `verdict.Rail`. The verdicts have the scores of all principles that are judged on this side."""
+        said, found = self._request(exchange, views)
+        if exchange.answer is not None:
+            found = self._answer(said, views.get(ANSWER) or all_views(exchange.answer), found.scores)
+        if not all(math.isfinite(score) for score in found.scores.values()):
+            raise ArithmeticError("the classifier gave NaN")
+        return list(self._verdicts(exchange.side, found))
+
+    def _verdicts(self, side: Side, found: Found) -> Iterator[Verdict]:
+        rules = self.rules[side]
+        shared = [rule for rule in rules if rule.head == HARM]
+        top = max(shared, key=lambda rule: found.scores.get(rule.principle, -math.inf), default=None)
+        for rule in rules:
+            score = found.scores[rule.head]
+            chance = float(rule.calibration(score))
+            if rule.head == HARM and rule is not top:
+                chance *= _share(found.scores, rule.principle, [r.principle for r in shared])
+            action = getattr(self._actions[rule.principle], side)
+            over = score > rule.threshold.score and (rule.head != HARM or rule is top)
+            yield Verdict(
+                rail=self.name,
+                principle=rule.principle,
+                decision=action if over else "allow",
+                score=round(chance, 6),
+                threshold=round(float(rule.calibration(rule.threshold.score)), 6),
+                evidence=(found.evidence,) if over and found.evidence else (),
+            )
+
+    def _request(self, exchange: Exchange, views: dict[str, Views]) -> tuple[str, Found]:
+        """What the user said, and the highest score over all texts of a request."""
+        best = Found(dict.fromkeys(self.scorer.request.heads, -math.inf), None)
+        said: list[str] = []
+        for part in exchange.parts:
+            of_part = views.get(part.where) or all_views(part.text)
+            if part.role in INSTRUCTIONS:
+                of_part = tuple(View(_FORBIDS.sub(" ", view.text), view.trace) for view in of_part)
+            elif part.role == "user":
+                said.append(of_part[min(1, len(of_part) - 1)].text)
+            best = _higher(best, self._text(part.where, of_part))
+        words = "\n".join(said[-TURNS:])
+        if len(said) > 1:
+            best = _higher(best, Found(self._text("", (View(words),)).scores, None))
+        if best.scores[HARM] == -math.inf:
+            best = Found(self.scorer.of_request(""), None)
+        return words, best
+
+    def _text(self, where: str, views: Views) -> Found:
+        best = Found(dict.fromkeys(self.scorer.request.heads, -math.inf), None)
+        for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
+            if not text:
+                continue
+            pieces = list(windows(view.text))
+            loss = self._tail * math.log(len(pieces))
+            for start, end in pieces:
+                scores = self.scorer.of_request(view.text[start:end])
+                scores[HARM] -= loss
+                if scores[HARM] > best.scores[HARM]:
+                    origin = view.span(start, end)
+                    best = Found(scores, Evidence(where=where, start=origin[0], end=origin[1], views=view.trace))
+        return best
+
+    def _answer(self, prompt: str, views: Views, asked: Mapping[str, float]) -> Found:
+        """The highest score of each head over the answer's views."""
+        best: dict[str, float] = {}
+        evidence: Evidence | None = None
+        for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
+            if not text and best:
+                continue
+            scores = self.scorer.of_exchange(prompt, view.text, asked)
+            if not best or scores[HARM] > best[HARM]:
+                start, end = view.span(0, len(view.text))
+                evidence = Evidence(where=ANSWER, start=start, end=end, views=view.trace)
+            best = {name: max(score, best.get(name, -math.inf)) for name, score in scores.items()}
+        return Found(best, evidence)
+
+
+def constitution_of(folder: Path) -> Constitution:
+    """The constitution that a guard was trained from.
+
+    Raises:
+        ModelError: the folder holds no guard, or a damaged one.
+    """
+    about = _about(folder)
+    try:
+        found = Constitution.model_validate(about["constitution"])
+    except (KeyError, ValueError) as error:
+        raise ModelError(
+            f"its constitution cannot be read: {error}", where=str(folder / "guard.json"), do=_AGAIN
+        ) from error
+    if found.digest != about["constitution_digest"]:
+        raise ModelError("its constitution was changed", where=str(folder / "guard.json"), do=_AGAIN)
+    return found
+
+
+def windows(text: str) -> Iterator[tuple[int, int]]:
+    """Beginnings and ends of what is read of a text: all of it, and of a long one every part of it."""
+    yield 0, len(text)
+    if len(text) > WHOLE:
+        for start in range(0, len(text) - STRIDE, STRIDE):
+            yield start, min(len(text), start + WINDOW)
+
+
+_SIDES: tuple[Side, ...] = ("input", "output")
+_AGAIN = "train the guard again"
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    path = folder / "guard.json"
+    if not path.exists():
+        raise ModelError("no trained guard", where=str(folder), expected="a folder with guard.json")
+    try:
+        about = read_json(path)
+    except ValueError as error:
+        raise ModelError(f"cannot be read: {error}", where=str(path), do=_AGAIN) from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise ModelError(f"format {found!r}", where=str(path), expected=f"format {FORMAT}", do=_AGAIN)
+    return about
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot be read: {error}", where=str(path), do=_AGAIN) from error
+
+
+def _higher(first: Found, second: Found) -> Found:
+    return second if second.scores[HARM] > first.scores[HARM] else first
+
+
+def _share(scores: Mapping[str, float], id: str, ids: Sequence[str]) -> float:
+    highest = max(scores[other] for other in ids)
+    weights = {other: math.exp(scores[other] - highest) for other in ids}
+    return weights[id] / sum(weights.values())

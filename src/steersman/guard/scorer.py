@@ -1,0 +1,152 @@
+"""A trained guard's classifiers: from texts to scores, and their files.
+
+Two sets of linear models over n-grams. Of a request: does it ask to break a principle (`HARM`: any of those that block
+requests), and which. Of an exchange: does the answer break one, given the request and whether it declines.
+Scores are log-odds; `calibration.Platt` makes probabilities of them.
+
+    ngrams.safetensors   {side}.weight [rows, heads], {side}.bias [heads], {side}.idf [buckets]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steersman.errors import ModelError
+from steersman.evals.detectors.behaviours import detect
+from steersman.evals.detectors.refusal import refusal
+from steersman.guard.ngrams import NGrams, weighted
+from steersman.types import Behaviour, Record
+
+Floats = NDArray[np.float32]
+HARM = "harm"  # any of the principles that block requests; no principle's id has this meaning elsewhere
+DECLINES = "refusal"  # the head that tells a refusal from any other answer
+REFUSAL_CLASSES = ("refusal", "partial", "compliance", "nothing", "unknown_language")
+LOUD = 6.0  # log-odds beyond which a request's score says no more to the model of exchanges
+
+
+class Models(NamedTuple):
+    """Linear models that read the same rows.
+
+    Attributes:
+        heads: their names.
+        weight: [buckets + dense features, heads].
+        bias: [heads].
+        idf: [buckets].
+    """
+
+    heads: tuple[str, ...]
+    weight: Floats
+    bias: Floats
+    idf: Floats
+
+    def scores(self, ids: NDArray[np.int32], dense: Floats) -> Floats:
+        """Log-odds of each head, [heads]."""
+        buckets, values = weighted(ids, self.idf)
+        size = len(self.idf)
+        return np.asarray(values @ self.weight[buckets] + dense @ self.weight[size:] + self.bias, np.float32)
+
+
+class Layout(Record):
+    """What a guard's arrays mean; in ``guard.json``."""
+
+    grams: NGrams
+    behaviours: tuple[Behaviour, ...]
+    request_heads: tuple[str, ...]
+    exchange_heads: tuple[str, ...]
+
+
+class Scorer(NamedTuple):
+    """Both sides, and what they read.
+
+    Attributes:
+        grams: of requests and answers. An exchange has twice as many buckets, first those of the answer.
+        behaviours: that the model of exchanges looks for in answers.
+    """
+
+    grams: NGrams
+    behaviours: tuple[Behaviour, ...]
+    request: Models
+    exchange: Models
+
+    def of_request(self, text: str) -> dict[str, float]:
+        """Log-odds that a text asks to break each principle, and any (`HARM`)."""
+        scores = self.request.scores(self.grams.ids(text), np.zeros(0, np.float32))
+        return dict(zip(self.request.heads, scores.tolist(), strict=True))
+
+    def of_exchange(self, prompt: str, answer: str, asked: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Log-odds that an answer breaks each principle, any of those that block requests, or that it declines.
+
+        Args:
+            prompt: the user's words. asked: `of_request` of them, if it is known.
+        """
+        dense = dense_features(self, prompt, answer, asked if asked is not None else self.of_request(prompt))
+        scores = self.exchange.scores(exchange_ids(self.grams, prompt, answer), dense)
+        return dict(zip(self.exchange.heads, scores.tolist(), strict=True))
+
+    def arrays(self) -> dict[str, Any]:
+        """For `safetensors`."""
+        return {
+            f"{name}.{part}": np.ascontiguousarray(getattr(side, part))
+            for name, side in (("request", self.request), ("exchange", self.exchange))
+            for part in ("weight", "bias", "idf")
+        }
+
+    @classmethod
+    def of_arrays(cls, layout: Layout, arrays: Mapping[str, Any], where: Path) -> Scorer:
+        """The inverse of `arrays`.
+
+        Raises:
+            ModelError: an array is missing, has another shape than the layout says, or holds NaN or infinity.
+        """
+
+        def side(name: str, heads: Sequence[str], buckets: int, dense: int) -> Models:
+            shapes = {"weight": (buckets + dense, len(heads)), "bias": (len(heads),), "idf": (buckets,)}
+            for part, shape in shapes.items():
+                found = arrays.get(f"{name}.{part}")
+                if found is None or found.shape != shape:
+                    what = "nothing" if found is None else f"shape {found.shape}"
+                    raise ModelError(f"{name}.{part}: found {what}", where=str(where), expected=f"shape {shape}")
+                if not np.isfinite(found).all():
+                    raise ModelError(
+                        f"{name}.{part} holds NaN or infinity", where=str(where), do="train the guard again"
+                    )
+            return Models(tuple(heads), *(arrays[f"{name}.{part}"] for part in ("weight", "bias", "idf")))
+
+        size = layout.grams.size
+        return cls(
+            layout.grams,
+            layout.behaviours,
+            side("request", layout.request_heads, size, 0),
+            side("exchange", layout.exchange_heads, 2 * size, dense_size(layout.request_heads, layout.behaviours)),
+        )
+
+
+def exchange_ids(grams: NGrams, prompt: str, answer: str) -> NDArray[np.int32]:
+    """Buckets of the answer, then those of the prompt."""
+    return np.concatenate([grams.ids(answer), grams.ids(prompt) + np.int32(grams.size)])
+
+
+def dense_size(request_heads: Sequence[str], behaviours: Sequence[str]) -> int:
+    """How many numbers `dense_features` gives."""
+    return len(request_heads) + len(REFUSAL_CLASSES) + len(behaviours) + 1
+
+
+def dense_features(scorer: Scorer, prompt: str, answer: str, asked: Mapping[str, float]) -> Floats:
+    """What the model of exchanges reads beside n-grams: the request's scores, whether the answer declines, how long."""
+    scores = [float(np.clip(asked[name], -LOUD, LOUD)) / LOUD for name in scorer.request.heads]
+    return np.array([*scores, *answer_features(prompt, answer, scorer.behaviours)], np.float32)
+
+
+def answer_features(prompt: str, answer: str, behaviours: Sequence[Behaviour]) -> list[float]:
+    """Of the answer alone."""
+    declines = refusal(prompt, answer)
+    return [
+        *(float(declines == name) for name in REFUSAL_CLASSES),
+        *(float(detect(behaviour, prompt, answer)) for behaviour in behaviours),
+        min(len(answer) / 400, 2.0),
+    ]

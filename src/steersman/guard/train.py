@@ -1,0 +1,302 @@
+"""Train a guard from a constitution and a data set: linear models over n-grams, then a head on a model's activations.
+
+Each head is a logistic regression: of requests, whether a principle is asked to be broken; of exchanges, whether the
+answer breaks one, or declines. The model of exchanges reads the scores of the request beside the words; on its
+training rows those come from models that were fitted on the other topics, since a model is too sure of its own rows.
+
+Several seeds are trained, each on a bootstrap of the topics. The guard is their mean, which for linear models is one
+model; the card says how far the seeds differ.
+
+    guard.json           format, constitution, layout, thresholds and calibration by side and principle
+    ngrams.safetensors   the linear models (`guard/scorer.py`)
+    probe.safetensors    the head on activations, if there is one (`guard/rails/probe.py`)
+    card.json            what it catches (`guard/card.py`)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from steersman.constitution.document import Constitution
+from steersman.errors import DataError
+from steersman.guard.calibration import Platt, Threshold
+from steersman.guard.exchanges import GuardRow, GuardRows, principles_of
+from steersman.guard.ngrams import NGrams, inverse_document_frequency, matrix
+from steersman.guard.scorer import DECLINES, HARM, LOUD, Layout, Models, Scorer, answer_features, exchange_ids
+from steersman.guard.trained import FORMAT, SideRule
+from steersman.guard.verdict import Side
+from steersman.store import write_json
+from steersman.types import Behaviour, Record, Seed
+
+VERSION = 1
+FOLDS = 4  # of topics, for the requests' scores on training rows
+Ids = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+class GuardConfig(Record):
+    """Training of the guard's classifier."""
+
+    seed: Seed = Field(default=0, description="Of the split of topics, the dressings and the bootstraps.")
+    seeds: int = Field(default=5, ge=1, le=20, description="Models trained on bootstraps of the topics and averaged.")
+    probe: bool = Field(
+        default=True, description="Whether to train a head on the model's activations too; it needs a base model."
+    )
+    strength: float = Field(default=3.0, gt=0, description="Inverse of the regularisation of the n-gram models.")
+    grams: NGrams = Field(default=NGrams(), description="Which n-grams of words and characters are read.")
+
+
+class Fitted(NamedTuple):
+    """A scorer and its rules by side."""
+
+    scorer: Scorer
+    rules: dict[Side, list[SideRule]]
+
+
+def train(
+    config: GuardConfig,
+    constitution: Constitution,
+    rows: GuardRows,
+    out_folder: Path,
+    *,
+    base: Path | None = None,
+    policy: Path | None = None,
+) -> dict[str, Any]:
+    """Train a guard into a folder; the same inputs give the same bytes.
+
+    Args:
+        base: the model whose activations the probe reads; None for no probe.
+        policy: what was trained on it; then the probe reads the aligned model's activations.
+
+    Returns:
+        The card.
+
+    Raises:
+        DataError: the rows have no harmless request, or a principle that is blocked has nothing to learn from.
+    """
+    from safetensors.numpy import save_file
+
+    from steersman.guard import card
+
+    reader = Reader(config.grams)
+    members = [fit(config, constitution, rows, member, reader) for member in range(config.seeds)]
+    scorer = mean_of(members)
+    fitted = Fitted(scorer, calibrated(scorer, constitution, rows, reader))
+    out_folder.mkdir(parents=True, exist_ok=True)
+    save_file(scorer.arrays(), out_folder / "ngrams.safetensors")
+    write_json(out_folder / "guard.json", description(config, constitution, fitted))
+    found = card.compute(constitution, rows, fitted, members, reader)
+    write_json(out_folder / "card.json", found)
+    return found
+
+
+def description(config: GuardConfig, constitution: Constitution, fitted: Fitted) -> dict[str, Any]:
+    """What ``guard.json`` holds."""
+    scorer = fitted.scorer
+    layout = Layout(
+        grams=scorer.grams,
+        behaviours=scorer.behaviours,
+        request_heads=scorer.request.heads,
+        exchange_heads=scorer.exchange.heads,
+    )
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "constitution_digest": constitution.digest,
+        "constitution": constitution.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
+        "layout": layout.model_dump(mode="json"),
+        "rules": {side: [rule.model_dump(mode="json") for rule in rules] for side, rules in fitted.rules.items()},
+    }
+
+
+# fitting ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Reader:
+    """Reads texts; what it has read it keeps, since every member learns from the same rows."""
+
+    def __init__(self, grams: NGrams) -> None:
+        self.ids = functools.cache(grams.ids)
+        self.exchange_ids = functools.cache(functools.partial(exchange_ids, grams))
+        self.answer_features = functools.cache(answer_features)
+
+    def requests(self, scorer: Scorer, rows: Sequence[GuardRow]) -> dict[str, Floats]:
+        """`Scorer.of_request` of all rows: an array for each head."""
+        scores = _scores_of_requests(self, rows, lambda row: scorer.request)
+        return dict(zip(scorer.request.heads, scores.T, strict=True))
+
+    def exchanges(self, scorer: Scorer, rows: Sequence[GuardRow]) -> dict[str, Floats]:
+        """`Scorer.of_exchange` of all rows: an array for each head."""
+        asked = np.clip(_scores_of_requests(self, rows, lambda row: scorer.request), -LOUD, LOUD) / LOUD
+        scores = [scorer.exchange.scores(
+            self.exchange_ids(row.prompt, row.answer or ""),
+            np.array([*own, *self.answer_features(row.prompt, row.answer or "", scorer.behaviours)], np.float32),
+        ) for row, own in zip(rows, asked.tolist(), strict=True)]
+        return dict(zip(scorer.exchange.heads, np.array(scores, np.float32).reshape(len(rows), -1).T, strict=True))
+
+
+def fit(config: GuardConfig, constitution: Constitution, rows: GuardRows, member: int, reader: Reader) -> Scorer:
+    """One member: both sides, on a bootstrap of the training topics (the first on all of them)."""
+    own = rows.part("train")
+    if not any(row.label == "fine" for row in own.requests):
+        raise DataError("the guard's rows have no harmless request of a topic of training")
+    requests_of, answers_of = principles_of(constitution)
+    asked = [p.id for p in requests_of if any(row.principle == p.id for row in own.requests)]
+    answered = [p.id for p in answers_of if any(row.principle == p.id for row in own.exchanges)]
+    behaviours = _behaviours(constitution, answered)
+    topics = sorted({row.topic for row in (*own.requests, *own.exchanges)})
+    weight_of = _bootstrap(topics, config.seed, member)
+    side = _request_side(config, own.requests, asked, weight_of, reader)
+    folds = {topic: place % FOLDS for place, topic in enumerate(topics)}
+    parts = [[row for row in own.requests if folds[row.topic] != fold] for fold in range(FOLDS)]
+    apart = [_request_side(config, part, asked, weight_of, reader) for part in parts]
+    asked_scores = _scores_of_requests(reader, own.exchanges, lambda row: apart[folds[row.topic]])
+    heads = {HARM: [row.label == "breaks" and row.principle in asked for row in own.exchanges]}
+    heads[DECLINES] = [row.label == "refusal" for row in own.exchanges]
+    heads |= {id: [row.label == "breaks" and row.principle == id for row in own.exchanges] for id in answered}
+    exchange = _exchange_side(config, own.exchanges, heads, behaviours, asked_scores, weight_of, reader)
+    return Scorer(config.grams, behaviours, side, exchange)
+
+
+def mean_of(members: Sequence[Scorer]) -> Scorer:
+    """The mean of linear models that read the same: the mean of their log-odds."""
+
+    def mean(sides: Sequence[Models]) -> Models:
+        def part(name: str) -> Floats:
+            return np.mean([getattr(side, name) for side in sides], 0, dtype=np.float64).astype(np.float32)
+
+        return Models(sides[0].heads, part("weight"), part("bias"), sides[0].idf)
+
+    return members[0]._replace(
+        request=mean([member.request for member in members]), exchange=mean([member.exchange for member in members])
+    )
+
+
+def _behaviours(constitution: Constitution, answered: Sequence[str]) -> tuple[Behaviour, ...]:
+    """What is looked for in answers, for the principles that are kept by saying something rather than by refusing."""
+    found = {
+        behaviour
+        for principle in constitution.principles
+        if principle.id in answered
+        for behaviour in principle.behaviours
+        if behaviour not in ("refuses", "complies")
+    }
+    return tuple(sorted(found))  # type: ignore[arg-type]
+
+
+def _bootstrap(topics: Sequence[str], seed: int, member: int) -> dict[str, float]:
+    """How often each topic counts."""
+    if member == 0:
+        return dict.fromkeys(topics, 1.0)
+    drawn = np.random.default_rng([seed, member]).multinomial(len(topics), np.full(len(topics), 1 / len(topics)))
+    return dict(zip(topics, drawn.astype(float).tolist(), strict=True))
+
+
+def _request_side(
+    config: GuardConfig, rows: Sequence[GuardRow], asked: Sequence[str], weight_of: dict[str, float], reader: Reader
+) -> Models:
+    documents = [reader.ids(row.prompt) for row in rows]
+    idf = inverse_document_frequency(documents, config.grams.size)
+    heads = {HARM: [row.label == "breaks" for row in rows]}
+    heads |= {id: [row.principle == id for row in rows] for id in asked}
+    return _heads(matrix(documents, idf), idf, heads, [weight_of[row.topic] for row in rows], config)
+
+
+def _exchange_side(
+    config: GuardConfig,
+    rows: Sequence[GuardRow],
+    heads: dict[str, list[bool]],
+    behaviours: tuple[Behaviour, ...],
+    asked_scores: Floats,
+    weight_of: dict[str, float],
+    reader: Reader,
+) -> Models:
+    from scipy.sparse import csr_matrix, hstack
+
+    documents = [reader.exchange_ids(row.prompt, row.answer or "") for row in rows]
+    idf = inverse_document_frequency(documents, 2 * config.grams.size)
+    dense = np.array([reader.answer_features(row.prompt, row.answer or "", behaviours) for row in rows], np.float32)
+    features = np.concatenate([np.clip(asked_scores, -LOUD, LOUD) / LOUD, dense], 1)
+    joined = csr_matrix(hstack([matrix(documents, idf), csr_matrix(features)]))
+    return _heads(joined, idf, heads, [weight_of[row.topic] for row in rows], config)
+
+
+def _heads(
+    features: Any, idf: Floats, heads: dict[str, list[bool]], counted: Sequence[float], config: GuardConfig
+) -> Models:
+    """A logistic regression for each head; one without positives or without negatives says no, always."""
+    from sklearn.linear_model import LogisticRegression
+
+    columns, biases, kept = [], [], np.array(counted) > 0
+    features, weights = features[kept], np.array(counted)[kept]
+    for found in heads.values():
+        positive = np.array(found, bool)[kept]
+        if positive.all() or not positive.any():
+            columns.append(np.zeros(features.shape[1]))
+            biases.append(-LOUD)
+            continue
+        share = (weights * positive).sum() / weights.sum()
+        balanced = weights * np.where(positive, 0.5 / share, 0.5 / (1 - share))
+        model = LogisticRegression(C=config.strength, solver="liblinear", dual=True, max_iter=1000, random_state=0)
+        model.fit(features, positive, sample_weight=balanced)
+        columns.append(model.coef_[0])
+        biases.append(float(model.intercept_[0]))
+    return Models(tuple(heads), np.stack(columns, 1).astype(np.float32), np.array(biases, np.float32), idf)
+
+
+def _scores_of_requests(reader: Reader, rows: Sequence[GuardRow], side_of: Callable[[GuardRow], Models]) -> Floats:
+    """Scores of the rows' requests, [N, heads]; each request is read once."""
+    kept: dict[str, Floats] = {}
+    nothing = np.zeros(0, np.float32)
+    for row in rows:
+        if row.prompt not in kept:
+            kept[row.prompt] = side_of(row).scores(reader.ids(row.prompt), nothing)
+    return np.stack([kept[row.prompt] for row in rows]) if rows else np.zeros((0, 0), np.float32)
+
+
+# calibration ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def calibrated(
+    scorer: Scorer, constitution: Constitution, rows: GuardRows, reader: Reader
+) -> dict[Side, list[SideRule]]:
+    """Calibration and threshold of each principle on each side, from the calibration's topics."""
+    own = rows.part("calibration")
+    requests_of, answers_of = principles_of(constitution)
+    request_scores, exchange_scores = reader.requests(scorer, own.requests), reader.exchanges(scorer, own.exchanges)
+    sides: dict[Side, list[SideRule]] = {"input": [], "output": []}
+    for principle in requests_of:
+        if principle.id in request_scores:
+            rate = principle.enforced.false_positive_rate
+            sides["input"].append(_rule(principle.id, HARM, own.requests, request_scores[HARM], rate, ()))
+    asked = tuple(rule.principle for rule in sides["input"])
+    for principle in answers_of:
+        if principle.id in exchange_scores:
+            head = HARM if principle.id in asked else principle.id
+            group = asked if head == HARM else (principle.id,)
+            rate = principle.enforced.false_positive_rate
+            sides["output"].append(_rule(principle.id, head, own.exchanges, exchange_scores[head], rate, group))
+    return sides
+
+
+def _rule(
+    id: str, head: str, rows: Sequence[GuardRow], scores: Floats, rate: float, group: Sequence[str]
+) -> SideRule:
+    """Negatives are the harmless rows, refusals among them; rows that break another principle are neither."""
+    breaks = np.array([row.label == "breaks" for row in rows])
+    positive = breaks & np.array([not group or row.principle in group for row in rows])
+    used = positive | ~breaks
+    return SideRule(
+        principle=id,
+        head=head,
+        calibration=Platt.fit(scores[used], positive[used]),
+        threshold=Threshold.choose(scores[~breaks], rate),
+    )
