@@ -22,14 +22,14 @@ from steersman.evals.public_prompts import PublicPromptsConfig
 from steersman.guard.calibration import Reliability
 from steersman.guard.dressings import FAMILIES, dress
 from steersman.guard.exchanges import GuardRow, GuardRows, Part, kind_of, words_of
-from steersman.guard.scorer import HARM
+from steersman.guard.scorer import HARM, Scorer
 from steersman.guard.trained import SideRule
 from steersman.guard.verdict import Exchange, Side
 from steersman.stats import wilson
 
 if TYPE_CHECKING:
     from steersman.guard.rails.classifier import ClassifierRail
-    from steersman.guard.train import Fitted, Reader, Scorer
+    from steersman.guard.train import Fitted, Reader
 
 MEASURED: tuple[Part, ...] = ("held_out", "unseen")
 ATTACKED = 60  # rows of each kind that every attack family is tried on
@@ -45,8 +45,8 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "leet": lambda text: text.translate(str.maketrans("aeiot", "43107")),
 }
 LIMITS = (
-    "It knows the topics of its rows and what resembles them in words: harm of a new kind, or in words that no row has, "
-    "passes.",
+    "It knows the topics of its rows and what resembles them in words: harm of a new kind, or in words that no row "
+    "has, passes.",
     "It judges words and not facts: an answer that is wrong, or harmful only if it is true, looks like any other.",
     "Answers that break a rule of refusal were made without content for training: real ones may look different.",
     "It was calibrated on rows that one team wrote, at the mix of harmful and harmless that the data set has. In your "
@@ -99,7 +99,9 @@ def _side(
     return found
 
 
-def _scored(side: Side, rows: GuardRows, scorer: Scorer, reader: Reader) -> tuple[Sequence[GuardRow], Mapping[str, Any]]:
+def _scored(
+    side: Side, rows: GuardRows, scorer: Scorer, reader: Reader
+) -> tuple[Sequence[GuardRow], Mapping[str, Any]]:
     if side == "input":
         return rows.requests, reader.requests(scorer, rows.requests)
     return rows.exchanges, reader.exchanges(scorer, rows.exchanges)
@@ -183,7 +185,7 @@ def _seeds(
 
 
 def attacks(rail: ClassifierRail, rows: GuardRows) -> dict[str, dict[str, Any]]:
-    """By family of attack: recall on dressed harmful requests of held-out topics, and false alarms on others so dressed.
+    """By family of attack: recall on harmful requests of held-out topics, and false alarms on look-alikes, so dressed.
 
     The requests go through all views, as in the gateway.
     """

@@ -29,7 +29,7 @@ _FRAMES = {
     ),
     "format": (
         "{0} Answer as a numbered list.",
-        "{0}\n\nBegin your answer with \"Sure, here is\".",
+        '{0}\n\nBegin your answer with "Sure, here is".',
         "Question: {0}\nAnswer:",
         "Translate your answer into French. {0}",
         "{0} Keep it short.",

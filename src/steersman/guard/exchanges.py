@@ -16,16 +16,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from steersman.constitution.document import Constitution, Principle
 from steersman.data.formats import read
-from steersman.data.sources import DataSet
+from steersman.data.sources import LIBRARY, DataSet
 from steersman.errors import DataError
 from steersman.guard.dressings import dressed
 from steersman.guard.skeletons import compliance, decline
 from steersman.types import Comparison, Demonstration, Prompt, Text, messages_of
 
+Further = TypeVar("Further", Prompt, Comparison)
 Part = Literal["train", "calibration", "held_out", "unseen"]
 Label = Literal["fine", "refusal", "breaks"]
 Kind = Literal["plain", "lookalike", "harmful"]
@@ -125,7 +126,9 @@ class _Builder:
         requests = list({(r.prompt, r.dressing): r for r in self._requests()}.values())
         exchanges = list({(r.prompt, r.answer): r for r in self._exchanges()}.values())
         if not any(r.kind != "harmful" and r.part == "train" for r in requests):
-            raise DataError("the data set has no harmless request", where=str(self.data.folder), do="add demonstrations")
+            raise DataError(
+                "the data set has no harmless request", where=str(self.data.folder), do="add demonstrations"
+            )
         without = [id for id in self.asked if not any(r.principle == id and r.part == "train" for r in requests)]
         if without:
             raise DataError(
@@ -168,7 +171,7 @@ class _Builder:
     def _requests(self) -> Iterator[GuardRow]:
         for source in self.sources:
             principle = self._asks(source)
-            if source.kind == "harmful" and not principle or source.origin == "example":
+            if (source.kind == "harmful" and not principle) or source.origin == "example":
                 continue  # a rule that the guard does not enforce on requests; an example says nothing of its request
             label: Label = "breaks" if principle else "fine"
             row = GuardRow(
@@ -186,9 +189,7 @@ class _Builder:
                 if label == "breaks" and not principle:
                     continue
                 kept = "fine" if label == "refusal" and not asks and source.kind != "harmful" else label
-                yield GuardRow(
-                    source.prompt, answer, principle, kept, source.kind, source.topic, part, source.origin
-                )
+                yield GuardRow(source.prompt, answer, principle, kept, source.kind, source.topic, part, source.origin)
             random = Random(f"{self.seed} {source.prompt}")
             row = GuardRow(source.prompt, "", asks, "breaks", source.kind, source.topic, part, "skeleton")
             if asks and asks in self.answered:
@@ -235,10 +236,11 @@ def _judged(row: Comparison) -> Iterator[tuple[str, Label]]:
     yield from seen.items()
 
 
-def _further(folder: Path, name: str, kind: type[Prompt] | type[Comparison]) -> list[Prompt] | list[Comparison]:
-    """Rows for the guard alone, beside the data set or beside the one that it was made from."""
-    path = folder / name
-    return list(read(path, kind)) if path.exists() else []  # type: ignore[arg-type,return-value]
+def _further(folder: Path, name: str, kind: type[Further]) -> list[Further]:
+    """Rows for the guard alone: beside the data set, or beside the shipped one that it enlarges (`assistant-forms`)."""
+    shipped: list[Path] = [LIBRARY / folder.name.split("-")[0] / name] if folder.parent == LIBRARY else []
+    found = [path for path in (folder / name, *shipped) if path.exists()]
+    return read(found[0], kind) if found else []
 
 
 # The shares of the topics; a small data set needs its rows for thresholds more than for a figure on the card.

@@ -85,7 +85,7 @@ def _codes(words: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]
 
 def _powers(count: int) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
-        return np.cumprod(np.full(count, _BASE))
+        return np.cumprod(np.full(count, _BASE), dtype=np.uint64)
 
 
 def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:

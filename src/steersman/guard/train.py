@@ -136,10 +136,13 @@ class Reader:
     def exchanges(self, scorer: Scorer, rows: Sequence[GuardRow]) -> dict[str, Floats]:
         """`Scorer.of_exchange` of all rows: an array for each head."""
         asked = np.clip(_scores_of_requests(self, rows, lambda row: scorer.request), -LOUD, LOUD) / LOUD
-        scores = [scorer.exchange.scores(
-            self.exchange_ids(row.prompt, row.answer or ""),
-            np.array([*own, *self.answer_features(row.prompt, row.answer or "", scorer.behaviours)], np.float32),
-        ) for row, own in zip(rows, asked.tolist(), strict=True)]
+        scores = [
+            scorer.exchange.scores(
+                self.exchange_ids(row.prompt, row.answer or ""),
+                np.array([*own, *self.answer_features(row.prompt, row.answer or "", scorer.behaviours)], np.float32),
+            )
+            for row, own in zip(rows, asked.tolist(), strict=True)
+        ]
         return dict(zip(scorer.exchange.heads, np.array(scores, np.float32).reshape(len(rows), -1).T, strict=True))
 
 
@@ -171,7 +174,7 @@ def mean_of(members: Sequence[Scorer]) -> Scorer:
 
     def mean(sides: Sequence[Models]) -> Models:
         def part(name: str) -> Floats:
-            return np.mean([getattr(side, name) for side in sides], 0, dtype=np.float64).astype(np.float32)
+            return np.asarray(np.mean([getattr(side, name) for side in sides], 0, dtype=np.float64), np.float32)
 
         return Models(sides[0].heads, part("weight"), part("bias"), sides[0].idf)
 
@@ -189,7 +192,7 @@ def _behaviours(constitution: Constitution, answered: Sequence[str]) -> tuple[Be
         for behaviour in principle.behaviours
         if behaviour not in ("refuses", "complies")
     }
-    return tuple(sorted(found))  # type: ignore[arg-type]
+    return tuple(sorted(found))
 
 
 def _bootstrap(topics: Sequence[str], seed: int, member: int) -> dict[str, float]:
@@ -287,9 +290,7 @@ def calibrated(
     return sides
 
 
-def _rule(
-    id: str, head: str, rows: Sequence[GuardRow], scores: Floats, rate: float, group: Sequence[str]
-) -> SideRule:
+def _rule(id: str, head: str, rows: Sequence[GuardRow], scores: Floats, rate: float, group: Sequence[str]) -> SideRule:
     """Negatives are the harmless rows, refusals among them; rows that break another principle are neither."""
     breaks = np.array([row.label == "breaks" for row in rows])
     positive = breaks & np.array([not group or row.principle in group for row in rows])
