@@ -87,13 +87,30 @@ class Enforced(NamedTuple):
         return (self.input, self.output) != ("allow", "allow")
 
 
+Handling = Literal["allow", "redact", "block"]
+
+
+class BySide(Record):
+    """What is done with what a person sends, and with what the model answers."""
+
+    input: Handling
+    output: Handling
+
+
 class GuardSettings(Record):
     """What the guard does about text that breaks no principle but that it should not pass on, or cannot read."""
 
-    secrets: Literal["allow", "redact", "block"] = "redact"  # keys, tokens, passwords
-    personal_data: Literal["allow", "redact", "block"] = "redact"  # card numbers, account numbers, addresses
+    secrets: Handling | BySide = "redact"  # keys, tokens, passwords
+    # Card numbers, account numbers, addresses. People give their own, to have a letter written with it: requests pass,
+    # and an answer may hold what the person wrote. What the model brings up itself is redacted.
+    personal_data: Handling | BySide = BySide(input="allow", output="redact")
     unscannable: Literal["allow", "block"] = "block"  # pictures, sound and files: no rail reads them
     allowed: tuple[Prose, ...] = ()  # words and phrases that no rail may object to, such as a product's name
+
+    def handling(self, what: Literal["secrets", "personal_data"], side: Literal["input", "output"]) -> Handling:
+        """What is done with secrets or personal data on one side; one word in the file is for both."""
+        own: Handling | BySide = getattr(self, what)
+        return own if isinstance(own, str) else own.input if side == "input" else own.output
 
 
 class Principle(Record):
@@ -114,8 +131,12 @@ class Principle(Record):
 
     @property
     def enforced(self) -> Enforced:
-        """What the guard does: principles of refusal are blocked on both sides, others of weight in the answer."""
-        harm, weighty = "refuses" in self.behaviours, self.severity in ("high", "critical")
+        """What the guard does: principles of refusal are blocked on both sides, others of weight in the answer.
+
+        A principle with words or patterns has weight whatever its severity: they break it wherever they stand.
+        """
+        harm = "refuses" in self.behaviours
+        weighty = self.severity in ("high", "critical") or bool(self.guard.words or self.guard.patterns)
         rate = {"low": 0.001, "medium": 0.002, "high": 0.005, "critical": 0.01}[self.severity]
         return Enforced(
             self.guard.input or ("block" if harm else "allow"),

@@ -77,13 +77,14 @@ class Evidence(Record):
 
     ``start`` and ``end`` count characters of the original text at ``where``; they enclose everything that the found
     text was decoded from. ``views``: what was done to the text before it was found, outermost first; empty for the
-    text as it is.
+    text as it is. ``kind``: what it is, such as EMAIL; it stands in the place of what is redacted.
     """
 
     where: str
     start: int
     end: int
     views: tuple[str, ...] = ()
+    kind: str = ""
 
 
 class Verdict(Record):
@@ -93,7 +94,8 @@ class Verdict(Record):
     """
 
     rail: str
-    principle: str  # a principle's id; "secrets", "personal-data" or "unscannable" for what is no principle
+    # A principle's id; for what is no principle "secrets", "personal-data" or "unscannable" (none can be told).
+    principle: str
     decision: Decision
     score: float | None = None
     threshold: float | None = None

@@ -1,0 +1,90 @@
+"""What rails that read one text at a time have in common: they remember it, and judge no half a word."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from steersman.guard.cache import TextCache
+from steersman.guard.normalise import Views
+from steersman.guard.verdict import Decision, Evidence, Exchange, Side, Verdict
+
+CACHED_CHARACTERS = 2_000_000
+MOST_EVIDENCE = 32  # of a verdict that stops the whole text; one that redacts has all
+ANSWER = "answer"  # the path of the answer in views and evidence
+
+
+class Finding(NamedTuple):
+    """What was found in a text, in the characters of the original."""
+
+    principle: str
+    kind: str
+    start: int
+    end: int
+    views: tuple[str, ...] = ()
+
+
+class TextRail(ABC):
+    """A rail whose findings in a text depend on that text alone.
+
+    On the input side it reads every part of the conversation, on the output side the answer.
+
+    Attributes:
+        look_ahead: characters behind a finding that may undo it ("ass" in "assistant").
+    """
+
+    name: str
+    reach: int | None
+    look_ahead: int = 1
+
+    def __init__(self) -> None:
+        self._found: TextCache[tuple[Finding, ...]] = TextCache(CACHED_CHARACTERS)
+
+    @abstractmethod
+    def find(self, views: Views) -> Iterable[Finding]:
+        """What is found in one text, in any of its views."""
+
+    @abstractmethod
+    def decision(self, principle: str, side: Side) -> Decision:
+        """What a finding means on one side."""
+
+    def wanted(self, finding: Finding, text: str, exchange: Exchange) -> bool:
+        """Whether a finding counts in this exchange."""
+        return True
+
+    def check(self, exchange: Exchange, views: dict[str, Views]) -> Sequence[Verdict]:
+        """See `Rail`."""
+        by: dict[tuple[str, Decision], list[Evidence]] = {}
+        for where, text in self._texts(exchange):
+            for found in self._findings(text, views[where], whole=where != ANSWER or exchange.finished):
+                decision = self.decision(found.principle, exchange.side)
+                if decision != "allow" and self.wanted(found, text, exchange):
+                    evidence = Evidence(
+                        where=where, start=found.start, end=found.end, views=found.views, kind=found.kind
+                    )
+                    by.setdefault((found.principle, decision), []).append(evidence)
+        return [
+            Verdict(
+                rail=self.name,
+                principle=principle,
+                decision=decision,
+                evidence=tuple(evidence if decision == "redact" else evidence[:MOST_EVIDENCE]),
+            )
+            for (principle, decision), evidence in by.items()
+        ]
+
+    def _texts(self, exchange: Exchange) -> list[tuple[str, str]]:
+        if exchange.answer is not None:
+            return [(ANSWER, exchange.answer)]
+        return [(part.where, part.text) for part in exchange.parts]
+
+    def _findings(self, text: str, views: Views, whole: bool) -> Iterable[Finding]:
+        """All findings; of a text that goes on, those which its next characters cannot undo."""
+        if not whole:
+            return [found for found in self.find(views) if found.end + self.look_ahead <= len(text)]
+        found = self._found.get(text)
+        if found is None:
+            found = tuple(self.find(views))
+            self._found.put(text, found)
+        return found

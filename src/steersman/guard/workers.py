@@ -1,0 +1,189 @@
+"""Threads that run the rails, each call under a deadline of its own.
+
+A thread of Python cannot be killed. A call that passes its deadline is therefore left behind: its thread no longer
+counts, another takes its place, and the caller goes on. So that calls that hang cannot pile up, a rail with
+``most_hung`` of them is not called again (its circuit is open) until one of them comes back. The threads are daemons:
+one that hangs does not keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a call: a value, or why there is none."""
+
+    value: Any = None
+    error: BaseException | None = None
+    late: str = ""  # it did not begin, or did not end, in time
+    ms: float = 0.0
+
+
+@dataclass(eq=False)
+class Job:
+    """One call. ``limit_s`` runs from its start in a thread."""
+
+    owner: str
+    work: Callable[[], Any]
+    limit_s: float
+    started: Future[float] = field(default_factory=Future)  # time.monotonic()
+    done: Future[Outcome] = field(default_factory=Future)
+    dropped: bool = False  # nobody waits for its start any more
+    left: bool = False  # it hangs: its thread has been replaced
+
+
+class Workers:
+    """At most ``size`` calls at once, and those left behind.
+
+    Args:
+        size: threads that take calls; they are started when needed.
+        most_hung: calls of one owner that may hang before no more are made for it.
+        queue_s: seconds that a call may wait for a thread.
+    """
+
+    def __init__(self, size: int, most_hung: int, queue_s: float) -> None:
+        self.size, self.most_hung, self.queue_s = size, most_hung, queue_s
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = Lock()
+        self._threads = 0
+        self._running: set[Job] = set()
+        self._hung: Counter[str] = Counter()
+        self._closed = False
+
+    def submit(self, job: Job) -> Job:
+        """Queue a call. That of an owner with an open circuit has its outcome at once."""
+        with self._lock:
+            self._leave_late_ones()
+            hung = self._hung[job.owner]
+            if self._closed or hung >= self.most_hung:
+                why = "the guard is closed" if self._closed else f"not called: {hung} calls before hang"
+                job.started.set_result(time.monotonic())
+                job.done.set_result(Outcome(late=why))
+                return job
+            if self._threads < self.size:
+                self._start_thread()
+        self._queue.put(job)
+        return job
+
+    def wait(self, job: Job) -> Outcome:
+        """The outcome of a call, at the latest when its time is over."""
+        try:
+            began = job.started.result(timeout=self.queue_s)
+        except TimeoutError:
+            return self._not_begun(job)
+        try:
+            return job.done.result(timeout=max(0.0, began + job.limit_s - time.monotonic()))
+        except TimeoutError:
+            return self._not_ended(job)
+        finally:
+            job.dropped = True
+
+    async def wait_async(self, job: Job) -> Outcome:
+        """`wait` without blocking the event loop."""
+        try:
+            if not await _settled(job.started, self.queue_s):
+                return self._not_begun(job)
+            if await _settled(job.done, max(0.0, job.started.result() + job.limit_s - time.monotonic())):
+                return job.done.result()
+            return self._not_ended(job)
+        finally:
+            job.dropped = True
+
+    @property
+    def hung(self) -> dict[str, int]:
+        """How many calls of each owner hang now."""
+        with self._lock:
+            self._leave_late_ones()
+            return {owner: count for owner, count in self._hung.items() if count}
+
+    def close(self) -> None:
+        """Let the threads end when they are idle; further calls have no value."""
+        with self._lock:
+            self._closed = True
+            for _ in range(self._threads):
+                self._queue.put(None)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _start_thread(self) -> None:
+        self._threads += 1
+        Thread(target=self._loop, name="steersman-guard", daemon=True).start()
+
+    def _loop(self) -> None:
+        while (job := self._queue.get()) is not None:
+            if job.dropped:
+                continue
+            with self._lock:
+                self._running.add(job)
+            job.started.set_result(time.monotonic())
+            outcome = _outcome(job)
+            with self._lock:
+                self._running.discard(job)
+                if left := job.left:
+                    self._hung[job.owner] -= 1
+            job.done.set_result(outcome)
+            if left:  # another thread has taken this one's place
+                return
+            del job, outcome  # an idle thread keeps no text
+
+    def _leave_late_ones(self) -> None:
+        """Replace the threads of calls whose time is over, whether or not somebody still waits for them."""
+        now = time.monotonic()
+        for job in [job for job in self._running if not job.left and job.started.done()]:
+            if now > job.started.result() + job.limit_s:
+                job.left = True
+                self._hung[job.owner] += 1
+                self._threads -= 1
+                if not self._closed:
+                    self._start_thread()
+
+    def _not_begun(self, job: Job) -> Outcome:
+        job.dropped = True
+        return Outcome(late=f"no thread was free within {self.queue_s:g} s")
+
+    def _not_ended(self, job: Job) -> Outcome:
+        with self._lock:
+            self._leave_late_ones()
+        return Outcome(late=f"no answer within {job.limit_s * 1000:.0f} ms", ms=job.limit_s * 1000)
+
+
+def _outcome(job: Job) -> Outcome:
+    began = time.perf_counter()
+    try:
+        value = job.work()
+    except BaseException as error:  # the caller decides which of them end the process
+        error.__traceback__ = None  # it would keep the texts
+        return Outcome(error=error, ms=(time.perf_counter() - began) * 1000)
+    return Outcome(value, ms=(time.perf_counter() - began) * 1000)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def _settled(future: Future[Any], timeout_s: float) -> bool:
+    """Whether a thread's future has its result within the time. It is neither cancelled nor bound to this loop."""
+    if future.done():
+        return True
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_wake, waiter)
+
+    future.add_done_callback(wake)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(waiter, timeout_s)
+    return future.done()
