@@ -28,7 +28,9 @@ from steersman.guard.verdict import Decision, Side
 
 UNBOUNDED = 64  # characters, or repetitions, that `+`, `*` and `{2,}` stand for at most
 WIDEST = 512  # characters of the longest match of a pattern
-TIMEOUT_S = 0.5  # of one pattern in one view
+TIMEOUT_S = (
+    0.5  # of one pattern in one view, in seconds of the process's CPU time; the guard's deadline is by the clock
+)
 DRESSED = 4  # an obfuscated word is up to so many times as long: base64, hexadecimal, percent signs, spaced letters
 MOST_DRESSED = 256  # characters that are held back for a longer disguise
 
@@ -151,7 +153,7 @@ class PatternRail(TextRail):
                 longest, ahead = max(longest, width), max(ahead, behind)
         # An allowed phrase may go on behind it.
         self.look_ahead = ahead + max(map(len, constitution.guard.allowed), default=0)
-        self.reach = max(longest, min(DRESSED * longest, MOST_DRESSED)) + self.look_ahead if longest else 0
+        self.reach: int | None = max(longest, min(DRESSED * longest, MOST_DRESSED)) + self.look_ahead if longest else 0
 
     def find(self, views: Views) -> Iterable[Finding]:
         """See `TextRail`. The same characters found in several views are one finding, of the plainest."""
@@ -162,7 +164,7 @@ class PatternRail(TextRail):
             for pattern in self._patterns:
                 matches = pattern.found_by.finditer(view.text, overlapped=True, timeout=TIMEOUT_S)
                 found += [(pattern.principle, *view.span(*match.span())) for match in matches]
-            for key in found:
+            for key in sorted(found, key=lambda key: key[1:]):
                 if key not in seen:
                     seen.add(key)
                     principle, start, end = key

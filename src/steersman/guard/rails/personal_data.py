@@ -220,7 +220,7 @@ class PersonalDataRail(TextRail):
     def __init__(self, settings: GuardSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.reach = REACH
+        self.reach: int | None = REACH
 
     def find(self, views: Views) -> Iterable[Finding]:
         """See `TextRail`. Places that an earlier kind has taken are not looked at again."""

@@ -113,7 +113,7 @@ class SecretRail(TextRail):
     def __init__(self, settings: GuardSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.reach = REACH
+        self.reach: int | None = REACH
 
     def find(self, views: Views) -> Iterable[Finding]:
         """See `TextRail`."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from steersman.guard.cache import TextCache
 from steersman.guard.normalise import Views
@@ -25,7 +24,7 @@ class Finding(NamedTuple):
     views: tuple[str, ...] = ()
 
 
-class TextRail(ABC):
+class TextRail(Protocol):
     """A rail whose findings in a text depend on that text alone.
 
     On the input side it reads every part of the conversation, on the output side the answer.
@@ -37,17 +36,18 @@ class TextRail(ABC):
     name: str
     reach: int | None
     look_ahead: int = 1
+    _found: TextCache[tuple[Finding, ...]]
 
     def __init__(self) -> None:
-        self._found: TextCache[tuple[Finding, ...]] = TextCache(CACHED_CHARACTERS)
+        self._found = TextCache(CACHED_CHARACTERS)
 
-    @abstractmethod
     def find(self, views: Views) -> Iterable[Finding]:
         """What is found in one text, in any of its views."""
+        ...
 
-    @abstractmethod
     def decision(self, principle: str, side: Side) -> Decision:
         """What a finding means on one side."""
+        ...
 
     def wanted(self, finding: Finding, text: str, exchange: Exchange) -> bool:
         """Whether a finding counts in this exchange."""
