@@ -1,0 +1,1 @@
+"""The gateway: the guard in front of any OpenAI-compatible server."""

@@ -1,0 +1,524 @@
+"""The audit log: nothing can be done to it unseen, and nothing is answered without its record."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steersman.errors import UserError
+from steersman.guard.gateway import audit, audit_file
+from steersman.guard.gateway.audit import AuditFailed, AuditLog
+from steersman.guard.gateway.audit_chain import (
+    BEGIN,
+    Head,
+    canonical_ascii,
+    head_file,
+    key_file,
+    line_of,
+    parse_head,
+    read_head,
+    read_key,
+    read_line,
+    segments,
+    verify,
+)
+from steersman.guard.verdict import Evidence, Ruling, Verdict
+
+BLOCK = Verdict(
+    rail="patterns",
+    principle="no-harm",
+    decision="block",
+    score=0.98765432,
+    evidence=(Evidence(where="answer", start=1, end=4, views=("base64", "rot13")),),
+    ms=1.25,
+)
+SHADOW = Verdict(rail="judge", principle="no-harm", decision="block", score=0.5, ms=9.0)
+RULING = Ruling("block", BLOCK, (BLOCK, SHADOW), ("judge",), (("probe", "the model is not ours"),))
+ALLOW = Ruling("allow", None)
+
+
+def some(log: AuditLog, count: int, **more: Any) -> None:
+    for number in range(count):
+        entry = log.entry(ALLOW, request=f"r{number}", tenant="t", model="m", side="input", ms=0.1, **more)
+        assert log.record_now(entry)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+def written(path: Path, records: int = 3, **settings: Any) -> Path:
+    log = AuditLog(path, **settings)
+    some(log, records)
+    log.close()
+    return path
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()]
+
+
+# ── what a record holds ──────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_record_holds_what_happened_and_no_text(path: Path) -> None:
+    log = AuditLog(path)
+    secret = "my number is 4111 1111 1111 1111 \ud800"  # half a character, as a client can send it
+    for tenant in ("acme", "acme", "other"):
+        entry = log.entry(
+            RULING, request="req", tenant=tenant, model="m" * 999, side="output", ms=12.5, text=secret, streamed=True
+        )
+        log.record_now(entry)
+    log.close()
+    assert "4111" not in path.read_text()
+    opened, first, again, other, closed = rows(path)
+    assert (opened["event"], closed["event"]) == ("opened", "closed")
+    assert (opened["seq"], opened["previous"], first["previous"]) == (1, "0" * 64, opened["digest"])
+    assert first["decision"] == "block"
+    assert (first["principle"], first["rail"]) == ("no-harm", "patterns")
+    assert first["scores"] == {"patterns/no-harm": 0.987654, "judge/no-harm": 0.5}
+    assert first["views"] == ["base64", "rot13"]
+    assert first["ms_by_rail"] == {"patterns": 1.25, "judge": 9.0}
+    assert first["shadow"] == [{"rail": "judge", "principle": "no-harm", "decision": "block"}]
+    assert first["not_run"] == [["probe", "the model is not ours"]]
+    assert first["streamed"] is True
+    assert len(first["model"]) == 200
+    assert first["text_hmac"] == again["text_hmac"] != other["text_hmac"]  # tenants' texts cannot be compared
+    assert first["time"].endswith("Z")
+    assert verify(path).exit_code == 0
+
+
+def test_a_text_is_kept_only_redacted(path: Path) -> None:
+    log = AuditLog(path, texts="redacted", redact=lambda text: text.replace("4111", "[card]"))
+    some(log, 1, text="card 4111 " + "x" * 9000)
+    log._redact = lambda text: text[10**9]
+    some(log, 1, text="card 4111")
+    log.close()
+    _, kept, left_out, _ = rows(path)
+    assert kept["text"].startswith("card [card] x")
+    assert len(kept["text"]) == audit.TEXT_CHARACTERS
+    assert (kept["characters"], left_out.get("text")) == (9010, None)
+    assert left_out["text_left_out"] == "redaction failed (IndexError)"
+    with pytest.raises(UserError, match="redacts"):
+        AuditLog(path, texts="redacted")
+
+
+def test_numbers_that_json_lacks_are_written_as_null() -> None:
+    line, head = line_of({"ms": float("nan"), "a": "ä\u2028\ud800"}, BEGIN)
+    assert (line.count(b"\n"), line.isascii(), head.seq) == (1, True, 1)
+    assert read_line(line[:-1])["ms"] is None  # type: ignore[index]
+
+
+# ── what was done to it is found ─────────────────────────────────────────────────────────────────────────────────────
+def flips(content: bytes) -> Iterator[tuple[int, bytes]]:
+    for position in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        yield position, bytes(flipped)
+
+
+def test_every_flipped_bit_of_a_record_or_a_head_is_found(path: Path) -> None:
+    """In memory: no line with a flipped bit is read as a record, and no such head as signed."""
+    line = written(path, 1).read_bytes().splitlines()[1]
+    assert read_line(line)
+    for position, flipped in flips(line):
+        assert read_line(flipped) is None, position
+    key, head = read_key(key_file(path)), head_file(path).read_bytes()
+    assert read_head(head, key)
+    for position, flipped in flips(head):
+        assert read_head(flipped, key) is None, position
+
+
+@pytest.mark.parametrize("stride", [97, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_flipped_bit_of_the_files_is_found_and_its_line_named(path: Path, stride: int) -> None:
+    """On the disk, with `verify`: the log and its signed head (10,000 positions and more, one of 97 in the fast tier)."""
+    written(path, 1)
+    for file in (path, head_file(path)):
+        content = file.read_bytes()
+        assert len(content) > 200
+        for position, flipped in islice(flips(content), 0, None, stride):
+            file.write_bytes(flipped)
+            report = verify(path)
+            assert report.wrong is not None, f"{file.name}: bit {position}"
+            assert report.wrong.file == file
+            assert report.wrong.line == content.count(b"\n", 0, position // 8) + 1  # a lost line end joins two
+        file.write_bytes(content)
+    assert verify(path).exit_code == 0
+
+
+def test_every_deleted_doubled_and_moved_record_is_found(path: Path) -> None:
+    written(path, 6)
+    lines = path.read_bytes().splitlines(keepends=True)
+    tried = 0
+
+    def found(changed: list[bytes]) -> Any:
+        nonlocal tried
+        tried += 1
+        path.write_bytes(b"".join(changed))
+        report = verify(path)
+        assert report.wrong is not None
+        assert report.exit_code == 1
+        return report.wrong
+
+    for i in range(len(lines)):
+        gone = found(lines[:i] + lines[i + 1 :])
+        assert gone.line == (i + 1 if i < len(lines) - 1 else 0)
+        assert "missing" in gone.what or "begins" in gone.what
+        for j in range(len(lines) + 1):
+            doubled = found([*lines[:j], lines[i], *lines[j:]])
+            assert doubled.line in (j + 1, j + 2) if j == i else j + 1
+            if j < len(lines) and i != j:
+                swapped = list(lines)
+                swapped[i], swapped[j] = swapped[j], swapped[i]
+                assert found(swapped).line == min(i, j) + 1
+    for end in range(len(lines)):
+        assert found(lines[:end]).line == 0
+    assert "reordered" in found([lines[0], lines[2], lines[1], *lines[3:]]).what
+    assert tried > 100
+
+
+def test_every_cut_of_the_end_is_found(path: Path) -> None:
+    content = written(path, 2).read_bytes()
+    ends = [size for size in range(len(content)) if size % 37 == 0 or b"\n" in content[size - 1 : size + 1]]
+    for size in ends:
+        path.write_bytes(content[:size])
+        assert verify(path).exit_code == 1, size
+    path.unlink()
+    assert "cut off: records 1 to 4" in str(verify(path))
+
+
+def test_a_log_written_anew_is_found_without_the_key_and_by_a_kept_head_with_it(path: Path) -> None:
+    """A chain is no secret: who writes it anew with right digests is found by the signature."""
+    log = AuditLog(path)
+    some(log, 3)
+    head = parse_head(log.status()["head"])
+    log.close()
+    assert verify(path, heads=[head]).exit_code == 0
+    after, forged = BEGIN, b""
+    for row in rows(path):
+        row |= {"decision": "allow"}
+        line, after = line_of({k: v for k, v in row.items() if k not in ("seq", "previous", "digest")}, after)
+        forged += line
+    path.write_bytes(forged)
+    assert "written anew" in str(verify(path))
+    head_file(path).write_bytes(canonical_ascii({"seq": after.seq, "digest": after.digest, "time": "", "closed": True}))
+    assert "signed head was changed" in str(verify(path))
+    head_file(path).unlink()
+    assert "is missing; whether the log's end was cut" in str(verify(path))
+    # With the key it can be forged, and only what was kept elsewhere tells.
+    for file in path.parent.iterdir():
+        if file != key_file(path):
+            file.unlink()
+    written(path, 9)
+    assert verify(path).exit_code == 0
+    assert "the log was written anew" in str(verify(path, heads=[head]))
+    assert "records are missing there" in str(verify(path, heads=[Head(99, "0" * 64)]))
+
+
+def test_an_older_log_put_back_is_found_by_a_kept_head(path: Path) -> None:
+    written(path, 2)
+    shutil.copytree(path.parent, old := path.parent / "old")
+    log = AuditLog(path)
+    some(log, 2)
+    head = log.close()
+    for file in old.iterdir():
+        shutil.copy(file, path.parent / file.name)
+    assert verify(path).exit_code == 0
+    assert verify(path, heads=[head]).exit_code == 1
+
+
+def test_records_added_by_hand_are_found(path: Path) -> None:
+    head = AuditLog(path).close()
+    with path.open("ab") as file:
+        file.write(line_of({"event": "ruling"}, head)[0])
+    assert "follow the signed end" in str(verify(path))
+    with pytest.raises(UserError, match="records follow the signed end"):
+        AuditLog(path)
+
+
+def test_without_the_key_the_end_is_vouched_for_by_a_kept_head_alone(path: Path) -> None:
+    log = AuditLog(path)
+    end = log.close()
+    key_file(path).rename(path.parent / "elsewhere")
+    assert "cannot be checked without the key" in str(verify(path))
+    assert verify(path, heads=[end]).exit_code == 0
+    assert verify(path, key=path.parent / "elsewhere").exit_code == 0
+    with pytest.raises(UserError, match="its key is not"):
+        AuditLog(path)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1:", "-1:" + "0" * 64, "1:" + "g" * 64, "٣:" + "0" * 64, "9" * 99 + ":"])
+def test_what_is_no_head_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="no head"):
+        parse_head(text)
+
+
+# ── full files ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_chain_goes_on_across_full_files(path: Path) -> None:
+    written(path, 20, segment_bytes=2000)
+    files = segments(path)
+    assert len(files) > 3
+    assert files[-1] == path
+    whole = verify(path)
+    assert (whole.exit_code, whole.records) == (0, 22)
+    for file in files:
+        file.rename(path.parent / "away")
+        assert verify(path).exit_code == 1, file
+        (path.parent / "away").rename(file)
+    # Old files that were deleted on purpose: the head at their end must have been kept.
+    last = rows(files[0])[-1]
+    files[0].unlink()
+    assert "begins the file" in str(verify(path))
+    kept = verify(path, heads=[Head(last["seq"], last["digest"])])
+    assert (kept.exit_code, kept.first) == (0, last["seq"] + 1)
+    some(log := AuditLog(path, segment_bytes=2000), 5)  # and the gateway goes on
+    log.close()
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_two_processes_cannot_write_one_log(path: Path) -> None:
+    log = AuditLog(path)
+    with pytest.raises(AuditFailed, match="another process"):
+        AuditLog(path)
+    code = (
+        f"from pathlib import Path; from steersman.guard.gateway.audit import AuditLog; AuditLog(Path({str(path)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "another process writes this audit log" in done.stderr
+    log.close()
+    AuditLog(path).close()
+    assert verify(path).exit_code == 0
+
+
+def test_many_at_once_share_one_sync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk holds up neither the event loop nor each answer in turn."""
+    syncs = 0
+
+    def slow(file: int) -> None:
+        nonlocal syncs
+        syncs += 1
+        time.sleep(0.05)
+
+    async def work(log: AuditLog) -> int:
+        ticks = 0
+        entry = log.entry(ALLOW, request="r", tenant="t", model="m", side="input", ms=0)
+        tasks = [asyncio.create_task(log.record(entry)) for _ in range(200)]
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0.001)
+            ticks += 1
+        assert all(task.result() for task in tasks)
+        return ticks
+
+    log = AuditLog(path)
+    monkeypatch.setattr(audit_file.os, "fsync", slow)
+    ticks = asyncio.run(work(log))
+    monkeypatch.undo()
+    log.close()
+    assert syncs <= 8  # two of each commit: the log's and the head's
+    assert ticks > 2 * syncs  # the loop ran while the disk did not answer
+    assert len(rows(path)) == 202
+    assert verify(path).exit_code == 0
+
+
+def test_a_client_that_goes_away_takes_no_record_with_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(path)
+    real = os.fsync
+    monkeypatch.setattr(audit_file.os, "fsync", lambda file: (time.sleep(0.05), real(file)))
+
+    async def cancelled() -> None:
+        entry = log.entry(ALLOW, request="gone", tenant="t", model="m", side="input", ms=0)
+        task = asyncio.create_task(log.record(entry))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    log.close()
+    assert rows(path)[1]["request"] == "gone"
+
+
+# ── faults of the disk ───────────────────────────────────────────────────────────────────────────────────────────────
+def failing(name: str, monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSPC, half: bool = False) -> None:
+    real = getattr(os, name)
+
+    def fail(file: int, *rest: Any) -> Any:
+        if half and len(rest[0]) > 10:
+            return real(file, rest[0][:10])
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(audit_file.os, name, fail)
+
+
+@pytest.mark.parametrize(("name", "half"), [("write", False), ("write", True), ("fsync", False)])
+@pytest.mark.parametrize("on_failure", ["refuse", "continue"])
+def test_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch, name: str, half: bool, on_failure: Any) -> None:
+    """No record counts that is not on the disk, none stays half; when there is space again, the chain goes on."""
+    monkeypatch.setattr(audit_file, "RETRY_S", 0.0)
+    log = AuditLog(path, on_failure=on_failure)
+    some(log, 2)
+    failing(name, monkeypatch, half=half)
+    entry = log.entry(ALLOW, request="lost", tenant="t", model="m", side="input", ms=0)
+    for _ in range(3):
+        if on_failure == "refuse":
+            with pytest.raises(AuditFailed, match="no space left"):
+                log.record_now(entry)
+        else:
+            assert log.record_now(entry) is False
+    assert log.status()["state"] == ("failed" if on_failure == "refuse" else "degraded")
+    assert log.status()["lost"] == 3
+    monkeypatch.undo()
+    some(log, 1)
+    assert log.status()["state"] == "ok"
+    log.close()
+    assert "lost" not in [row.get("request") for row in rows(path)]
+    assert {"event": "gap", "lost": 3}.items() <= next(row for row in rows(path) if row["event"] == "gap").items()
+    assert verify(path).exit_code == 0
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """The kernel's own limit on a file's size, in a process of its own, stands for a full disk."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from steersman.guard.gateway.audit import AuditFailed, AuditLog
+from steersman.guard.verdict import Ruling
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+log = AuditLog(Path({str(tmp_path / "audit.jsonl")!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+done = failed = 0
+for number in range(40):
+    try:
+        log.record_now(log.entry(Ruling("allow", None), request="r", tenant="t", model="m", side="input", ms=0))
+        done += 1
+    except AuditFailed:
+        failed += 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.close()
+print(done, failed)
+"""
+    done, failed = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
+    assert done + failed == 40
+    assert min(done, failed) > 3
+    report = verify(tmp_path / "audit.jsonl")
+    assert report.exit_code == 0
+    assert [row["event"] for row in rows(tmp_path / "audit.jsonl")].count("ruling") == done
+
+
+def test_a_file_that_vanished_or_was_changed_is_noticed_at_the_next_record(path: Path) -> None:
+    log = AuditLog(path)
+    entry = log.entry(ALLOW, request="r", tenant="t", model="m", side="input", ms=0)
+    path.rename(away := path.with_name("away"))
+    with pytest.raises(AuditFailed, match="no such file"):
+        log.record_now(entry)
+    path.write_bytes(away.read_bytes())  # a copy is not the file
+    with pytest.raises(AuditFailed, match="moved or deleted"):
+        log.record_now(entry)
+    away.replace(path)
+    assert log.record_now(entry)
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(AuditFailed, match="changed by somebody else"):
+        log.record_now(entry)
+    log.close()
+    assert verify(path).exit_code == 1
+    with pytest.raises(UserError, match="not as it was left"):
+        AuditLog(path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default nothing starts; told to go on, it does, says so, and begins the log when it can."""
+    monkeypatch.setattr(audit_file, "RETRY_S", 0.0)
+    (folder := tmp_path / "logs").write_text("no folder")
+    with pytest.raises(UserError, match="cannot be written"):
+        AuditLog(folder / "audit.jsonl")
+    log = AuditLog(folder / "audit.jsonl", on_failure="continue")
+    entry = log.entry(ALLOW, request="r", tenant="t", model="m", side="input", ms=0)
+    assert log.record_now(entry) is False
+    assert log.status()["state"] == "degraded"
+    folder.unlink()
+    assert log.record_now(entry) is True
+    log.close()
+    assert rows(folder / "audit.jsonl")[1]["event"] == "gap"
+
+
+def test_a_disk_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(path, patience_s=0.05)
+    release = threading.Event()
+    monkeypatch.setattr(audit_file.os, "fsync", lambda file: release.wait(5))
+    with pytest.raises(AuditFailed, match="did not answer within"):
+        asyncio.run(log.record(log.entry(ALLOW, request="r", tenant="t", model="m", side="input", ms=0)))
+    release.set()
+    log.close()
+
+
+def test_a_record_that_is_no_json_fails_alone_and_at_once(path: Path) -> None:
+    log = AuditLog(path)
+    with pytest.raises(AuditFailed, match="TypeError"):
+        log.record_now({"event": object()})
+    some(log, 1)
+    log.close()
+    with pytest.raises(AuditFailed, match="closed"):
+        log.record_now({"event": "late"})
+    assert verify(path).exit_code == 0
+
+
+@pytest.mark.parametrize("torn", [1, 40])
+def test_a_killed_process_leaves_a_log_that_goes_on(path: Path, torn: int) -> None:
+    """Killed in the middle of a record, and between the log and its head: the next one says what it found."""
+    log = AuditLog(path)
+    some(log, 2)
+    old_head = head_file(path).read_bytes()
+    some(log, 1)
+    log._file.release()  # as a kill does: no last record, no closed head
+    with path.open("ab") as file:
+        file.write(b"x" * torn)
+    head_file(path).write_bytes(old_head)
+    some(again := AuditLog(path), 1)
+    again.close()
+    reopened = [row for row in rows(path) if row["event"] == "opened"][1]
+    assert (reopened["torn_bytes"], reopened["unvouched"]) == (torn, 1)
+    assert verify(path).exit_code == 0
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_loses_no_acknowledged_record(path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from steersman.guard.gateway.audit import AuditLog
+from steersman.guard.verdict import Ruling
+log = AuditLog(Path({str(path)!r}), segment_bytes=3000)
+number = 0
+while True:
+    number += 1
+    request = f"{{sys.argv[1]}}-{{number}}"
+    log.record_now(log.entry(Ruling("allow", None), request=request, tenant="t", model="m", side="input", ms=0))
+    print(number, flush=True)
+"""
+    acknowledged = set()
+    for attempt in range(8):
+        process = subprocess.Popen([sys.executable, "-c", code, str(attempt)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.03 * attempt)
+        process.kill()
+        numbers = [1, *(int(line) for line in process.stdout if line.endswith("\n"))]
+        process.wait()
+        acknowledged |= {f"{attempt}-{number}" for number in numbers}
+    AuditLog(path).close()
+    found = {row["request"] for file in segments(path) for row in rows(file) if row["event"] == "ruling"}
+    assert acknowledged <= found
+    assert len(acknowledged) > 20
+    assert verify(path).exit_code == 0
