@@ -152,7 +152,8 @@ class AuditLog:
 
     async def _until(self, written: asyncio.Future[bool]) -> bool:
         try:
-            return await asyncio.wait_for(written, self._patience_s)
+            async with asyncio.timeout(self._patience_s):  # wait_for of Python 3.11 can lose a cancellation
+                return await written
         except TimeoutError:
             return self._given_up(f"the disk did not answer within {self._patience_s:g} seconds")
 

@@ -143,7 +143,7 @@ def test_every_flipped_bit_of_a_record_or_a_head_is_found(path: Path) -> None:
 
 @pytest.mark.parametrize("stride", [97, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_flipped_bit_of_the_files_is_found_and_its_line_named(path: Path, stride: int) -> None:
-    """On the disk, with `verify`: the log and its signed head (10,000 positions and more, one of 97 in the fast tier)."""
+    """On the disk, with `verify`: the log and its signed head (10,000 bits and more; one of 97 in the fast tier)."""
     written(path, 1)
     for file in (path, head_file(path)):
         content = file.read_bytes()
