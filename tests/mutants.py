@@ -28,6 +28,7 @@ import pytest
 
 from mutants_core import CORE, Mutant
 from mutants_evidence import EVIDENCE
+from mutants_guard import GUARD
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "steersman"
@@ -35,7 +36,7 @@ TEST_TIMEOUT_S = 120  # a mutant that hangs is caught too
 CAUGHT, SURVIVED = "caught", "SURVIVED"
 HEAVY = ("torch", "transformers", "peft", "scipy.stats", "sqlalchemy", "starlette.testclient", "choix")
 
-MUTANTS = (*CORE, *EVIDENCE)
+MUTANTS = (*CORE, *EVIDENCE, *GUARD)
 
 
 # ── running them ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -33,7 +33,6 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from steersman.constitution import document
 from steersman.errors import SteersmanError, UserError
 from steersman.guard.gateway.limits import Limiter, Limits, Refused, Usage
 from steersman.http_server import Address
@@ -107,19 +106,6 @@ class Caller(NamedTuple):
 
 # What makes a guard from a row: the folder (or None), the constitution (or None), the rails in shadow mode.
 LoadGuard = Callable[[Path | None, str | None, tuple[str, ...]], Any]
-
-
-def load_guard(folder: Path | None, constitution: str | None, shadow: tuple[str, ...]) -> Any:
-    """A guard from the folder of a trained one, or from a constitution alone.
-
-    Raises:
-        UserError: it is none, or names a rail that it does not have.
-    """
-    from steersman.guard.guard import Guard
-
-    if folder is not None:
-        return Guard.load(folder, shadow=shadow)
-    return Guard.from_constitution(document.load(constitution or ""), shadow=shadow)
 
 
 @dataclass(frozen=True)
@@ -197,10 +183,11 @@ def key_lines(name: str) -> str:
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def load_tenants(path: Path, usage: Usage, *, guard: LoadGuard = load_guard, before: Tenants | None = None) -> Tenants:
+def load_tenants(path: Path, usage: Usage, *, guard: LoadGuard, before: Tenants | None = None) -> Tenants:
     """Everybody in the file, each with a guard that is ready.
 
     Args:
+        guard: makes a guard ready, or raises ``UserError``.
         usage: keeps what tenants have used; only changed when all is loaded.
         before: the snapshot that this one replaces; its guards are kept where nothing about them has changed.
 

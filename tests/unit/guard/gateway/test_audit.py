@@ -130,8 +130,16 @@ def flips(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def test_every_flipped_bit_of_a_record_or_a_head_is_found(path: Path) -> None:
-    """In memory: no line with a flipped bit is read as a record, and no such head as signed."""
-    line = written(path, 1).read_bytes().splitlines()[1]
+    """In memory: no line with a flipped bit is read as a record, and no such head as signed.
+
+    A flip can leave the meaning as it was: 1e-07 and 1E-07, \\u00e4 and \\u00E4.
+    """
+    log = AuditLog(path)
+    log.record_now(log.entry(ALLOW, request="ä", tenant="t", model="m", side="input", ms=0, more=1e-7))
+    log.close()
+    line = path.read_bytes().splitlines()[1]
+    assert b"1e-07" in line
+    assert b"u00e4" in line
     assert read_line(line)
     for position, flipped in flips(line):
         assert read_line(flipped) is None, position
@@ -330,6 +338,18 @@ def test_many_at_once_share_one_sync(path: Path, monkeypatch: pytest.MonkeyPatch
     assert ticks > 2 * syncs  # the loop ran while the disk did not answer
     assert len(rows(path)) == 202
     assert verify(path).exit_code == 0
+
+
+def test_a_record_counts_when_it_is_on_the_disk_and_the_head_after_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AuditLog(path)
+    done = []
+    names = {"log": os.stat(path).st_ino}
+    monkeypatch.setattr(audit_file.os, "fsync", lambda file: done.append(os.fstat(file).st_ino == names["log"]))
+    some(log, 1)
+    assert done == [True, False]
+    log.close()
 
 
 def test_a_client_that_goes_away_takes_no_record_with_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

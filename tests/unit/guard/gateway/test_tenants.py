@@ -204,6 +204,7 @@ def test_equal_time_and_size_do_not_hide_a_change(file: Path, monkeypatch: pytes
         return real(files)
 
     async def work() -> None:
+        assert await held.look() is False
         status = guard_file.stat()
         guard_file.write_text("two")
         os.utime(guard_file, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,0 +1,65 @@
+"""Faults in the guard and its gateway, for `mutants.py`."""
+
+from __future__ import annotations
+
+from mutants_core import Mutant
+
+GUARD = (
+    # ── operation ────────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "the audit log does not look at the spelling of a line",
+        "guard/gateway/audit_chain.py",
+        "and canonical_ascii(record) == line ",
+        "and True ",
+        "unit/guard/gateway/test_audit.py::test_every_flipped_bit_of_a_record_or_a_head_is_found",
+    ),
+    Mutant(
+        "a cut end of the audit log is not seen",
+        "guard/gateway/audit_chain.py",
+        "    if kept.head.seq > chain.head.seq:",
+        "    if False:",
+        "unit/guard/gateway/test_audit.py::test_every_cut_of_the_end_is_found",
+    ),
+    Mutant(
+        "an answer does not wait for the disk",
+        "guard/gateway/audit_file.py",
+        "            os.fsync(self._file)\n            self._size",
+        "            self._size",
+        "unit/guard/gateway/test_audit.py::test_a_full_disk",
+    ),
+    Mutant(
+        "half a record stays when the disk is full",
+        "guard/gateway/audit_file.py",
+        "            os.ftruncate(self._file, self._size)",
+        "            os.ftruncate(self._file, self._size + 10)",
+        "unit/guard/gateway/test_audit.py::test_a_full_disk",
+    ),
+    Mutant(
+        "a place in the queue is lost with its client",
+        "guard/gateway/limits.py",
+        "            if turn.done() and not turn.cancelled():\n                self._leave()",
+        "            if False:\n                self._leave()",
+        "unit/guard/gateway/test_limits.py::test_the_place_that_came_as_its_owner_left_goes_to_the_next",
+    ),
+    Mutant(
+        "a reload gives a new budget",
+        "guard/gateway/limits.py",
+        "limiter = self._limiters.setdefault(tenant, Limiter())",
+        "limiter = self._limiters[tenant] = Limiter()",
+        "unit/guard/gateway/test_limits.py::test_new_limits_forget_nothing_and_a_restart_neither",
+    ),
+    Mutant(
+        "a broken file of tenants takes the guard away",
+        "guard/gateway/tenants.py",
+        "            self._retry_at = time.monotonic() + RETRY_S",
+        "            self.now = Tenants(())\n            self._retry_at = time.monotonic() + RETRY_S",
+        "unit/guard/gateway/test_tenants.py::test_a_changed_file_takes_effect_and_a_broken_one_changes_nothing",
+    ),
+    Mutant(
+        "equal times hide a changed guard",
+        "guard/gateway/tenants.py",
+        "            if abs(time.time() - status.st_mtime) < SETTLED_S:",
+        "            if False:",
+        "unit/guard/gateway/test_tenants.py::test_equal_time_and_size_do_not_hide_a_change",
+    ),
+)
