@@ -25,14 +25,14 @@ GUARD = (
         "guard/gateway/audit_file.py",
         "            os.fsync(self._file)\n            self._size",
         "            self._size",
-        "unit/guard/gateway/test_audit.py::test_a_record_counts_when_it_is_on_the_disk_and_the_head_after_it",
+        "unit/guard/gateway/test_audit_disk.py::test_a_record_counts_when_it_is_on_the_disk_and_the_head_after_it",
     ),
     Mutant(
         "half a record stays when the disk is full",
         "guard/gateway/audit_file.py",
         "            os.ftruncate(self._file, self._size)",
         "            os.ftruncate(self._file, self._size + 10)",
-        "unit/guard/gateway/test_audit.py::test_a_full_disk",
+        "unit/guard/gateway/test_audit_disk.py::test_a_full_disk",
     ),
     Mutant(
         "a place in the queue is lost with its client",

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import steersman
+from steersman import __version__
 from steersman.errors import RunError, UserError
 from steersman.guard.gateway import audit_chain as chain
 from steersman.guard.gateway.audit_chain import BEGIN, Chain, Head
@@ -62,7 +62,7 @@ class LogFile:
         self._size = os.fstat(self._file).st_size
         _sync_folder(self._path)
         found = {"torn_bytes": torn, "unvouched": unvouched}  # what a killed process left
-        opened = {"event": "opened", "time": now(), "steersman": steersman.__version__}
+        opened = {"event": "opened", "time": now(), "steersman": __version__}
         self.append([opened | {name: number for name, number in found.items() if number}])
 
     def _hold(self) -> None:
