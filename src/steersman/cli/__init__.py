@@ -11,6 +11,7 @@ import typer
 from steersman.cli import align, demo, model
 from steersman.cli.constitution import constitution_app
 from steersman.cli.data import data_app
+from steersman.cli.guard import guard_app
 from steersman.cli.rate import rate_app
 from steersman.errors import SteersmanError
 
@@ -37,6 +38,7 @@ for command in (demo.demo, align.init, *RUNS, align.bench):
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(data_app, name="data")
 app.add_typer(rate_app, name="rate")
+app.add_typer(guard_app, name="guard")
 
 
 def main() -> None:

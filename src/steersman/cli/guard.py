@@ -1,0 +1,177 @@
+"""`steersman guard`: stand before a model, or judge one text."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steersman.cli.options import Json, print_json
+
+if TYPE_CHECKING:
+    from steersman.guard.guard import Guard
+
+guard_app = typer.Typer(help="Enforce a constitution on what goes into a model and comes out.", no_args_is_help=True)
+Source = Annotated[
+    str,
+    typer.Argument(metavar="GUARD", help="Run or folder with a trained guard, or a constitution: its file or name."),
+]
+KEY_VARIABLE = "UPSTREAM_API_KEY"
+STOPPED = 1  # the exit code of `guard check` for what the guard stops
+
+
+@guard_app.command("serve")
+def guard_serve(
+    source: Source = "assistant",
+    upstream: Annotated[str, typer.Option(help="Address of the model, such as http://127.0.0.1:8000/v1.")] = "",
+    key_variable: Annotated[
+        str | None, typer.Option(help=f"Environment variable with the upstream's key. Default: {KEY_VARIABLE}, if set.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 4000,
+    blocks: Annotated[str, typer.Option(help="What a stopped request gets: message, or error (a 400).")] = "message",
+    shadow: Annotated[list[str] | None, typer.Option(help="Rail that only logs; repeat for several.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting as KEY=VALUE, such as body_bytes=1000000; repeat for several."),
+    ] = None,
+) -> None:
+    """Stand before an OpenAI-compatible model: judge every request and every answer."""
+    from steersman.errors import UserError
+    from steersman.guard.gateway.app import create_app
+    from steersman.guard.gateway.state import GatewayState
+    from steersman.guard.gateway.upstream import HttpUpstream, is_encrypted_or_local
+    from steersman.http_server import Address, listen, serve
+
+    if not upstream:
+        raise UserError(
+            "no model is named that the guard could stand before",
+            where="--upstream",
+            expected="the address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1",
+        )
+    settings = _settings(blocks, set_ or [])
+    key = _key(key_variable)
+    behind = HttpUpstream(upstream, key)
+    if key and not is_encrypted_or_local(upstream):
+        print(f"warning: {upstream} has no TLS: others on the network can read texts and the key", file=sys.stderr)
+    address = Address(host=host, port=port)
+    if not address.loopback:
+        raise UserError(
+            f"--host {host} lets other machines in, and no key keeps strangers out",
+            where="--host",
+            expected="an address of this machine alone, such as 127.0.0.1",
+        )
+    state = GatewayState(load_guard(source, shadow or []), behind, settings)
+    names = ("127.0.0.1", "localhost", "[::1]")
+    bound = listen(address)
+    link = address.link(bound.getsockname()[1])
+    print(f"{state.guard.constitution.title} stands before {upstream}: {link}/v1", flush=True)
+    serve(create_app(state, names), bound, ended="The guard has stopped.")
+
+
+@guard_app.command("check")
+def guard_check(
+    text: Annotated[str, typer.Argument(help="A request to a model; - reads it from standard input.")],
+    answer: Annotated[str | None, typer.Option(help="The model's answer, judged as the reply to the request.")] = None,
+    source: Annotated[
+        str, typer.Option("--guard", metavar="GUARD", help="Run, folder or constitution. Default: assistant.")
+    ] = "assistant",
+    shadow: Annotated[list[str] | None, typer.Option(help="Rail that only logs; repeat for several.")] = None,
+    json: Json = False,
+) -> None:
+    """Judge one request, and an answer to it. Exit code 0: both may pass; 1: one is stopped or changed."""
+    from steersman.guard.gateway.local import side_json, verdict_line
+    from steersman.guard.streaming import judged, stricter
+    from steersman.guard.verdict import Exchange, Part
+
+    guard = load_guard(source, shadow or [])
+    request = sys.stdin.read() if text == "-" else text
+    parts = (Part("messages[0].content", "user", request),)
+    exchanges = [Exchange(parts), *([Exchange(parts, answer=answer)] if answer is not None else [])]
+    rulings = [judged(guard, exchange) for exchange in exchanges]
+    strictest = rulings[0] if len(rulings) == 1 else stricter(*rulings)
+    if json:
+        sides: dict[str, Any] = {"decision": strictest.decision, "stops": strictest.stops}
+        for exchange, ruling in zip(exchanges, rulings, strict=True):
+            sides[exchange.side] = side_json(ruling, exchange, guard.constitution)
+        print_json(sides)
+    else:
+        for exchange, ruling in zip(exchanges, rulings, strict=True):
+            typer.echo(f"{exchange.side}: {ruling.decision}")
+            for verdict in ruling.verdicts:
+                if verdict.decision != "allow":
+                    typer.echo("  " + verdict_line(verdict) + (" (shadow)" if verdict.rail in ruling.shadowed else ""))
+    guard.close()
+    if strictest.stops:
+        raise typer.Exit(STOPPED)
+
+
+def load_guard(source: str, shadow: list[str]) -> Guard:
+    """The guard that a word of the command line names: of a run, of a folder, or of a constitution.
+
+    Raises:
+        UserError: it names none, or a rail that the guard lacks.
+    """
+    from steersman.constitution.document import load
+    from steersman.errors import UserError, closest
+    from steersman.guard.guard import Guard
+
+    folders = [folder for folder in (Path(source), Path(source) / "guard") if (folder / "guard.json").is_file()]
+    if folders:
+        guard = Guard.load(folders[0], shadow=shadow)
+    elif Path(source).is_dir():
+        raise UserError(
+            "no trained guard is in this folder", where=source, expected="guard.json, as the stage `guard` writes it"
+        )
+    else:
+        guard = Guard.from_constitution(load(source), shadow=shadow)
+    known = [rail.name for rail in guard.rails]
+    for name in shadow:
+        if name not in known:
+            raise UserError(f'the guard has no rail "{name}"', where="--shadow", do=closest(name, known))
+    return guard
+
+
+def _settings(blocks: str, given: list[str]) -> Any:
+    """The gateway's settings; errors name the key."""
+    from pydantic import ValidationError
+
+    from steersman.errors import UserError, closest
+    from steersman.guard.gateway.state import GatewaySettings
+
+    fields = [name for name in GatewaySettings.model_fields if name != "blocks"]
+    values: dict[str, Any] = {"blocks": blocks}
+    for pair in given:
+        key, mark, value = pair.partition("=")
+        if not mark or key not in fields:
+            raise UserError(f"{pair[:60]!r} is no setting", where="--set", do=closest(key, fields))
+        values[key] = tuple(filter(None, value.split(","))) if key == "models" else value
+    try:
+        return GatewaySettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "--blocks" if first["loc"] == ("blocks",) else f"--set {first['loc'][0]}"
+        raise UserError(f"found {str(first['input'])[:40]!r}: {first['msg'].lower()}", where=where) from None
+
+
+def _key(variable: str | None) -> str | None:
+    """The upstream's key from the environment.
+
+    Raises:
+        UserError: the variable that was named is not set, or holds no key.
+    """
+    import os
+
+    from steersman.errors import UserError
+
+    value = os.environ.get(variable or KEY_VARIABLE, "").strip()
+    if (variable and not value) or not value.isascii() or (value and not value.isprintable()):
+        raise UserError(
+            f"the environment variable {(variable or KEY_VARIABLE)[:60]} holds no key",
+            where="--key-variable",
+            expected="the name of a variable that holds the upstream's key",
+            do="export it in the shell that runs this; a key is never written on the command line",
+        )
+    return value or None
