@@ -31,7 +31,7 @@ LEVELS = (
     {"store", "stats", "terminal", "yaml_lines", "provenance", "functional", "typography", "reasoning", "http_server"},
     {"lm", "data"},
     {"train", "constitution", "rating", "evals"},  # the methods
-    {"guard"},
+    {"guard", "serving"},
     {"report", "recipe"},
     {"cost"},
     {"stage"},
@@ -51,7 +51,7 @@ NETWORK = ("requests", "httpx", "httpcore2", "aiohttp", "openai", "urllib", "htt
 # What takes connections, and the databases that may be elsewhere, by the rooms that may use them.
 SERVERS = {
     "uvicorn": ("http_server",),
-    "starlette": ("rating", "guard"),
+    "starlette": ("rating", "guard", "serving"),
     "sqlalchemy": ("rating",),
     "psycopg": ("rating",),
     "fastapi": (),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from steersman.cli import align, demo, model
+from steersman.cli import align, demo, model, serve
 from steersman.cli.constitution import constitution_app
 from steersman.cli.data import data_app
 from steersman.cli.guard import guard_app
@@ -33,7 +33,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Show the ve
 
 
 RUNS = (align.align, align.sweep, align.show, align.diff, model.chat, align.report, model.export, align.track)
-for command in (demo.demo, align.init, *RUNS, align.bench):
+for command in (demo.demo, align.init, *RUNS, serve.serve, align.bench):
     app.command()(command)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(data_app, name="data")

@@ -32,6 +32,26 @@ class KVCache(DynamicCache):  # type: ignore[misc]
             copy.update(*(x[:, :, :length].expand(rows, -1, -1, -1) for x in (layer.keys, layer.values)), number)
         return copy
 
+    def row(self, number: int, length: int) -> KVCache:
+        """A copy of the last columns of one sequence: [B, H, T, D] -> [1, H, length, D]."""
+        copy, start = KVCache(), self.get_seq_length() - length
+        for layer_number, layer in enumerate(self.layers):
+            one = (x[number : number + 1, :, start:] for x in (layer.keys, layer.values))
+            copy.update(*one, layer_number)
+        return copy
+
+    def put(self, rows: Tensor, other: KVCache) -> None:
+        """Write another cache, no longer than this one, over the last columns of some rows; rows: [B']."""
+        start = self.get_seq_length() - other.get_seq_length()
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            mine.keys[rows, :, start:] = theirs.keys
+            mine.values[rows, :, start:] = theirs.values
+
+    def widen(self, columns: int) -> None:
+        """Put empty columns before the first."""
+        for layer in self.layers:
+            layer.replace(*(nn.functional.pad(x, (0, 0, columns, 0)) for x in (layer.keys, layer.values)))
+
     def rearrange(self, columns: Tensor, rows: Tensor) -> None:
         """Gather columns within each row, then rows; columns: [B, T], rows: [B']."""
         for layer in self.layers:

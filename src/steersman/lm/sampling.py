@@ -246,18 +246,25 @@ class Row:
                 return "stop_string"
         return "length" if len(self.tokens) >= limit else None
 
-    def text_so_far(self, tokenizer: Any) -> str:
+    def spell(self, tokenizer: Any, *, whole: bool = False) -> str:
         """The text of the tokens without an incomplete character at its end, decoding only what is new.
 
         A token's text depends on its left neighbour (a leading space, the bytes of one character): tokens from
         ``_prefix`` on are decoded without and with those from ``_read`` on, and the difference is new text.
+
+        Args:
+            whole: no further token comes: with the replacement of an incomplete character.
         """
         known = tokenizer.decode(self.tokens[self._prefix : self._read], skip_special_tokens=True)
         longer = tokenizer.decode(self.tokens[self._prefix :], skip_special_tokens=True)
-        if len(longer) > len(known) and not longer.endswith("\ufffd"):  # an incomplete character
+        if len(longer) > len(known) and (whole or not longer.endswith("\ufffd")):
             self._text += longer[len(known) :]
             self._prefix, self._read = self._read, len(self.tokens)
-        return self._text.strip()
+        return self._text
+
+    def text_so_far(self, tokenizer: Any) -> str:
+        """The answer so far, as `completion` writes it."""
+        return self.spell(tokenizer).strip()
 
     def completion(self, chat: ChatFormat, reason: FinishReason) -> Completion:
         """The finished answer, cut at a stop string."""

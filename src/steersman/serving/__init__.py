@@ -1,0 +1,1 @@
+"""Our engine behind an OpenAI-compatible API: continuous batching across the requests of many clients."""
