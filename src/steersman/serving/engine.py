@@ -131,7 +131,12 @@ class Engine:
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._lock, self._queued, self._closing = threading.Lock(), 0, False
         self._waiting: list[Waiting] = []
-        self._lanes = {name: self._lane(model) for name, model in self.models.items()}
+        own: dict[Any, Lane] = {}
+        for model in self.models.values():
+            if model.key not in own:
+                own[model.key] = self._lane(model)
+        self._lane_of = {name: own[model.key] for name, model in self.models.items()}
+        self._lanes = list(own.values())
         self._in_use: tuple[Lane, ExitStack] | None = None
         self._bytes_per_token, self._turn = 0, 0
         self._thread = threading.Thread(target=self._run, name="steersman-engine", daemon=True)
@@ -186,7 +191,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Sequences that are being decoded."""
-        return sum(len(lane.running) for lane in self._lanes.values())
+        return sum(len(lane.running) for lane in self._lanes)
 
     def close(self, timeout_s: float = 30.0) -> None:
         """End the thread; what still runs fails."""
@@ -206,7 +211,7 @@ class Engine:
                         stack.enter_context(int8.in_use())
                 while self._receive():
                     self._read_some()
-                    for lane in self._lanes.values():
+                    for lane in self._lanes:
                         self._step(lane)
         finally:
             with self._lock:
@@ -215,13 +220,13 @@ class Engine:
                 self._in_use[1].close()
             self._receive()
             rows = [waiting.row for waiting in self._waiting]
-            self._fail([*rows, *(row for lane in self._lanes.values() for row in lane.running)], "the server is ending")
+            self._fail([*rows, *(row for lane in self._lanes for row in lane.running)], "the server is ending")
 
     def _receive(self) -> bool:
         """Take what has come in, and forget what was cancelled; False at the end."""
         self._waiting, gone = _split(self._waiting)
         self._forget(len(gone))
-        block = not self._waiting and not any(lane.batch for lane in self._lanes.values())
+        block = not self._waiting and not any(lane.batch for lane in self._lanes)
         while True:
             try:
                 ticket = self._inbox.get(block and not self._closing, IDLE_S)
@@ -229,7 +234,7 @@ class Engine:
                 return not self._closing
             block = False
             if ticket is not None:
-                lane = self._lanes[ticket.job.model]
+                lane = self._lane_of[ticket.job.model]
                 self._waiting.append(Waiting(lane, Continuation(ticket, lane.served.chat, self.probe)))
 
     def _forget(self, count: int) -> None:
@@ -294,14 +299,14 @@ class Engine:
 
     def _room(self, group: Sequence[Waiting]) -> bool:
         """Whether these can be decoded beside what runs, to the end of all of them."""
-        running = [row for lane in self._lanes.values() for row in lane.running]
+        running = [row for lane in self._lanes for row in lane.running]
         if not running and len(group) == 1:
             return True
         unknown = group[0].lane.cached and not self._bytes_per_token  # the first prompt of all is read alone
         if unknown or len(running) + len(group) > self.config.rows:
             return False
         needed = 0
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             rows = lane.running + [waiting.row for waiting in group if waiting.lane is lane]
             needed += len(rows) * max((row.job.longest for row in rows), default=0)
         return needed * self._bytes_per_token <= self.config.cache_gb * 1e9

@@ -50,6 +50,11 @@ class Served:
         return self.sampler.vocabulary
 
     @property
+    def key(self) -> tuple[int, str | None]:
+        """Equal for names of the same weights."""
+        return (id(self.sampler.model), self.adapter)
+
+    @property
     def size(self) -> int:
         """How many token ids it knows."""
         return int(self.sampler.model.get_input_embeddings().weight.shape[0])
