@@ -37,8 +37,8 @@ GUARD = (
     Mutant(
         "a place in the queue is lost with its client",
         "guard/gateway/limits.py",
-        "            if turn.done() and not turn.cancelled():\n                self._leave()",
-        "            if False:\n                self._leave()",
+        "            if turn.done() and not turn.cancelled():\n                self.leave()",
+        "            if False:\n                self.leave()",
         "unit/guard/gateway/test_limits.py::test_the_place_that_came_as_its_owner_left_goes_to_the_next",
     ),
     Mutant(

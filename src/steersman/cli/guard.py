@@ -11,6 +11,8 @@ import typer
 from steersman.cli.options import Json, print_json
 
 if TYPE_CHECKING:
+    from steersman.guard.gateway.operation import OperationSettings
+    from steersman.guard.gateway.state import GatewaySettings
     from steersman.guard.guard import Guard
 
 guard_app = typer.Typer(help="Enforce a constitution on what goes into a model and comes out.", no_args_is_help=True)
@@ -31,8 +33,11 @@ def guard_serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 4000,
+    url: Annotated[str | None, typer.Option(help="Public URL, where a proxy stands in front of this server.")] = None,
     blocks: Annotated[str, typer.Option(help="What a stopped request gets: message, or error (a 400).")] = "message",
     shadow: Annotated[list[str] | None, typer.Option(help="Rail that only logs; repeat for several.")] = None,
+    tenants: Annotated[str | None, typer.Option(help="File of tenants: keys, limits, and a guard for each.")] = None,
+    audit: Annotated[str | None, typer.Option(help="File of the audit log.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Setting as KEY=VALUE, such as body_bytes=1000000; repeat for several."),
@@ -41,9 +46,11 @@ def guard_serve(
     """Stand before an OpenAI-compatible model: judge every request and every answer."""
     from steersman.errors import UserError
     from steersman.guard.gateway.app import create_app
+    from steersman.guard.gateway.operation import Operation, with_operation
     from steersman.guard.gateway.state import GatewayState
+    from steersman.guard.gateway.tenants import check_reachable
     from steersman.guard.gateway.upstream import HttpUpstream, is_encrypted_or_local
-    from steersman.http_server import Address, listen, serve
+    from steersman.http_server import Address, listen, serve, warning
 
     if not upstream:
         raise UserError(
@@ -51,21 +58,24 @@ def guard_serve(
             where="--upstream",
             expected="the address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1",
         )
-    settings = _settings(blocks, set_ or [])
+    settings, operated = _settings(set_ or [], blocks=blocks, tenants=tenants, audit=audit)
     key = _key(key_variable)
     behind = HttpUpstream(upstream, key)
     if key and not is_encrypted_or_local(upstream):
         print(f"warning: {upstream} has no TLS: others on the network can read texts and the key", file=sys.stderr)
-    address = Address(host=host, port=port)
-    if not address.loopback:
-        raise UserError(
-            f"--host {host} lets other machines in, and no key keeps strangers out",
-            where="--host",
-            expected="an address of this machine alone, such as 127.0.0.1",
-        )
-    state = GatewayState(load_guard(source, shadow or []), behind, settings)
-    names = ("127.0.0.1", "localhost", "[::1]")
+    address = Address(host=host, port=port, url=url)
+    operation = Operation(
+        operated,
+        load_guard(source, shadow or []),
+        load=_guard_of_tenant,
+        make_upstream=lambda base_url, variable: HttpUpstream(base_url, _key(variable) if variable else None),
+    )
+    check_reachable(address, operation.reloader.now)
+    state = with_operation(GatewayState(operation.first_guard, behind, settings), operation)
+    names = address.names() if not address.loopback else ("127.0.0.1", "localhost", "[::1]")
     bound = listen(address)
+    if warned := warning(address, "Keys keep strangers out"):
+        print(f"warning: {warned}", file=sys.stderr)
     link = address.link(bound.getsockname()[1])
     print(f"{state.guard.constitution.title} stands before {upstream}: {link}/v1", flush=True)
     serve(create_app(state, names), bound, ended="The guard has stopped.")
@@ -108,6 +118,35 @@ def guard_check(
         raise typer.Exit(STOPPED)
 
 
+@guard_app.command("verify")
+def guard_verify(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="The audit log: the file that --audit named.")],
+    key: Annotated[Path | None, typer.Option(help="File with the log's key. Default: LOG.key.")] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="SEQ:DIGEST that was kept elsewhere, and that the log must hold; repeat for several."),
+    ] = None,
+) -> None:
+    """Find any changed, missing, doubled, moved or cut record of an audit log; exit code 1 if there is one."""
+    from steersman.guard.gateway.audit_chain import parse_head, verify
+
+    report = verify(log, key=key, heads=[parse_head(text) for text in head or []])
+    typer.echo(str(report))
+    raise typer.Exit(report.exit_code)
+
+
+@guard_app.command("key")
+def guard_key(name: Annotated[str, typer.Argument(help="The tenant whose key it will be.")]) -> None:
+    """Make a key: it is shown once, with the line for the file of tenants, which holds its digest alone."""
+    from steersman.guard.gateway.tenants import key_lines
+
+    typer.echo(key_lines(name))
+
+
+def _guard_of_tenant(folder: Path | None, constitution: str | None, shadow: tuple[str, ...]) -> Guard:
+    return load_guard(str(folder if folder is not None else constitution), list(shadow))
+
+
 def load_guard(source: str, shadow: list[str]) -> Guard:
     """The guard that a word of the command line names: of a run, of a folder, or of a constitution.
 
@@ -134,26 +173,34 @@ def load_guard(source: str, shadow: list[str]) -> Guard:
     return guard
 
 
-def _settings(blocks: str, given: list[str]) -> Any:
-    """The gateway's settings; errors name the key."""
+def _settings(given: list[str], **flags: Any) -> tuple[GatewaySettings, OperationSettings]:
+    """The gateway's settings and those of its operation; errors name the key.
+
+    Args:
+        flags: options of their own; None: not given.
+    """
     from pydantic import ValidationError
 
     from steersman.errors import UserError, closest
+    from steersman.guard.gateway.operation import OperationSettings
     from steersman.guard.gateway.state import GatewaySettings
 
-    fields = [name for name in GatewaySettings.model_fields if name != "blocks"]
-    values: dict[str, Any] = {"blocks": blocks}
+    fields = [name for name in (GatewaySettings.model_fields | OperationSettings.model_fields) if name not in flags]
+    values: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     for pair in given:
         key, mark, value = pair.partition("=")
         if not mark or key not in fields:
             raise UserError(f"{pair[:60]!r} is no setting", where="--set", do=closest(key, fields))
         values[key] = tuple(filter(None, value.split(","))) if key == "models" else value
+    own = {name: value for name, value in values.items() if name in GatewaySettings.model_fields}
+    rest = {name: value for name, value in values.items() if name not in own}
     try:
-        return GatewaySettings.model_validate(values)
+        return GatewaySettings.model_validate(own), OperationSettings.model_validate(rest)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "--blocks" if first["loc"] == ("blocks",) else f"--set {first['loc'][0]}"
-        raise UserError(f"found {str(first['input'])[:40]!r}: {first['msg'].lower()}", where=where) from None
+        wrong = error.errors(include_url=False)[0]
+        name = str(wrong["loc"][0])
+        where = f"--{name}" if name in flags else f"--set {name}"
+        raise UserError(f"found {str(wrong['input'])[:40]!r}: {wrong['msg'].lower()}", where=where) from None
 
 
 def _key(variable: str | None) -> str | None:

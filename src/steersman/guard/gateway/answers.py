@@ -132,7 +132,7 @@ class Answers:
         body = {k: v for k, v in self.request.body.items() if k not in (*dropped, "top_logprobs")}
         body["messages"] = [*self.request.body["messages"], *messages]
         try:
-            reply = await self.state.upstream.complete("chat/completions", body, self.call.headers)
+            reply = await self.state.upstream_of(self.call).complete("chat/completions", body, self.call.headers)
             second = reply.body["choices"][0]["message"]["content"]
         except (UpstreamError, LookupError, TypeError):
             return None, ruling

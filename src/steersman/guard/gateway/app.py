@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -30,8 +31,9 @@ from steersman.guard.gateway import blocks, local
 from steersman.guard.gateway.answers import Answers
 from steersman.guard.gateway.chat_api import ApiRequest, BadRequest, parse_body, read_chat, read_completion
 from steersman.guard.gateway.json_text import dumped, is_name
+from steersman.guard.gateway.limits import Refused
 from steersman.guard.gateway.relay import Relay
-from steersman.guard.gateway.state import Call, GatewayState, Refused
+from steersman.guard.gateway.state import Call, GatewayState
 from steersman.guard.gateway.upstream import Reply, UpstreamError
 from steersman.guard.refusals import refusal_of
 from steersman.guard.streaming import ajudged, stricter
@@ -78,6 +80,7 @@ class Sender:
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.started, self._call.status = True, status
+        self._call.sent_s = time.monotonic() - self._call.started
         every = {"x-request-id": self._call.id, **self._call.response_headers, **headers}
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in every.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
@@ -191,12 +194,13 @@ class Endpoint:
             status, body = error.status, blocks.error_body(error.status, error.message, code=error.code)
             headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
         elif isinstance(error, UpstreamError):
-            status, headers = error.status, error.headers
+            status, headers, call.upstream_status = error.status, error.headers, error.code or "error"
             body = await _upstream_error(incoming, error)
         else:
             place = _place(error)
             LOG.error("request %s failed: %s at %s", call.id, type(error).__name__, place)
             status, body = 500, blocks.error_body(500, f"the gateway failed (request {call.id})", code="internal_error")
+        call.error_code = str(body["error"]["code"] or "")
         if sender.ended:
             return
         with suppress(Exception):  # the client may be gone
@@ -248,11 +252,11 @@ class Completions:
         request = self._read(body) if self._read else read_chat(body, trust_system=state.settings.trust_system)
         call.model, call.streamed = request.model, request.stream
         incoming.parts = request.exchange.parts
-        await state.hooks.before(call, body, sum(len(part.text) for part in request.exchange.parts))
-        await while_connected(incoming, self._answer(incoming, request))
+        await while_connected(incoming, self._answer(incoming, request, body))
 
-    async def _answer(self, incoming: Incoming, request: ApiRequest) -> None:
+    async def _answer(self, incoming: Incoming, request: ApiRequest, body: Mapping[str, Any]) -> None:
         state = incoming.state
+        await state.hooks.before(incoming.call, body, sum(len(part.text) for part in request.exchange.parts))
         ruling = await state.judge(incoming.call, request.exchange)
         if ruling.stops and not (ruling.decision == "redact" and request.redacted(ruling)):
             await self._blocked(incoming, request, ruling)
@@ -282,8 +286,8 @@ class Completions:
 
     async def _whole(self, incoming: Incoming, request: ApiRequest, ruling: Ruling) -> None:
         state, call = incoming.state, incoming.call
-        reply = await state.upstream.complete(_path(request), request.body, call.headers)
-        state.last_upstream_error = ""
+        reply = await state.upstream_of(call).complete(_path(request), request.body, call.headers)
+        state.last_upstream_error, call.upstream_status = "", "ok"
         answer, output = await Answers(state, call, request).screened(reply.body)
         await self._send_whole(incoming, request, answer, ruling, output, reply)
 
@@ -316,8 +320,8 @@ class Completions:
     async def _stream(self, incoming: Incoming, request: ApiRequest, ruling: Ruling) -> None:
         state, call, sender = incoming.state, incoming.call, incoming.sender
         relay = Relay(state, call, request)
-        async with state.upstream.stream(_path(request), request.body, call.headers) as reply:
-            state.last_upstream_error = ""
+        async with state.upstream_of(call).stream(_path(request), request.body, call.headers) as reply:
+            state.last_upstream_error, call.upstream_status = "", "ok"
             if reply.events is None:
                 answer, output = await Answers(state, call, request).screened(reply.body)
                 await self._send_whole(incoming, request, answer, ruling, output, reply)
@@ -346,6 +350,9 @@ def answered_here(answer: Callable[[GatewayState, Call, dict[str, Any]], Awaitab
 
     async def handle(incoming: Incoming) -> None:
         body = await incoming.body()
+        await while_connected(incoming, answered(incoming, body))
+
+    async def answered(incoming: Incoming, body: dict[str, Any]) -> None:
         await incoming.state.hooks.before(incoming.call, body, 0)
         found = await answer(incoming.state, incoming.call, body)
         strictest = Ruling("allow", None)
@@ -364,13 +371,14 @@ async def models(incoming: Incoming) -> None:
             {"id": name, "object": "model", "created": 0, "owned_by": "steersman"} for name in state.settings.models
         ]
     else:
-        reply = await state.upstream.complete("models", {}, call.headers)
+        reply = await state.upstream_of(call).complete("models", {}, call.headers)
         given = reply.body.get("data")
         listed = [
             {key: value for key, value in model.items() if is_name(key) and is_name(value)}
             for model in (given if isinstance(given, list) else ())
             if isinstance(model, dict) and isinstance(model.get("id"), str) and is_name(model["id"])
         ]
+    listed = [model for model in listed if state.hooks.allows(call, str(model["id"]))]
     name = incoming.path_params.get("name")
     if name is None:
         await incoming.sender.json(200, {"object": "list", "data": listed}, {})
@@ -394,15 +402,21 @@ def create_app(state: GatewayState, hosts: tuple[str, ...] = (), routes: tuple[B
 
     async def health(request: Request) -> Response:
         found = await asyncio.to_thread(local.health, state)
+        if not state.hooks.knows(_headers_of(request.scope)):
+            found = {key: found[key] for key in ("status", "live", "ready")}
         ready = found["ready"] or not request.url.path.endswith("/ready")
         return JSONResponse(found, status_code=200 if ready else 503)
 
     async def metrics(request: Request) -> Response:
+        if not state.hooks.knows(_headers_of(request.scope)):
+            body = blocks.error_body(401, "the metrics need a key", code="invalid_api_key")
+            return JSONResponse(body, status_code=401)
         return Response(state.hooks.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> Any:
-        yield
+        async with state.hooks.running():
+            yield
         await state.upstream.close()
 
     app = Starlette(

@@ -28,7 +28,6 @@ from steersman.types import Record
 
 CHARACTERS_PER_TOKEN = 4  # where the upstream does not count
 MAX_BUCKETS = 10_000  # keys that are counted
-SAVE_S = 5.0  # budgets are saved at most so often
 DAY_S = 86_400
 
 
@@ -43,7 +42,7 @@ class Refused(SteersmanError):
 
     def __init__(self, status: int, code: str, found: str, *, retry_after_s: int | None = None, do: str = "") -> None:
         super().__init__(found, do=do)
-        self.status, self.code, self.retry_after_s = status, code, retry_after_s
+        self.status, self.code, self.message, self.retry_after_s = status, code, found, retry_after_s
 
 
 class Limits(Record):
@@ -187,8 +186,8 @@ class Usage:
         path: a small JSON file; None: it is forgotten at the end.
     """
 
-    def __init__(self, path: Path | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._monotonic, self._saved = path, monotonic, -math.inf
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
         self._limiters: dict[str, Limiter] = {}
         self._found = _read_used(path)
 
@@ -200,14 +199,12 @@ class Usage:
         limiter.limits = limits
         return limiter
 
-    def save(self, *, now: bool = False) -> None:
-        """Write the file, at most every five seconds. A disk that is full loses the budgets' state, no request."""
-        if self._path is None or (not now and self._monotonic() - self._saved < SAVE_S):
-            return
-        self._saved = self._monotonic()
-        used = self._found | {name: limiter.used for name, limiter in self._limiters.items()}
-        with suppress(OSError):
-            write_json(self._path, used)
+    def save(self) -> None:
+        """Write the file. A disk that is full loses the budgets' state, no request."""
+        if self._path is not None:
+            used = {name: limiter.used for name, limiter in list(self._limiters.items())}
+            with suppress(OSError):
+                write_json(self._path, self._found | used)
 
 
 def _read_used(path: Path | None) -> dict[str, dict[str, int]]:
@@ -243,13 +240,14 @@ class Gate:
         Raises:
             Refused: 429, the queue is full; 503, the wait was too long.
         """
-        await self._enter()
+        await self.enter()
         try:
             yield
         finally:
-            self._leave()
+            self.leave()
 
-    async def _enter(self) -> None:
+    async def enter(self) -> None:
+        """Wait for a place; whoever got it must `leave`. Raises as `place`."""
         if self.active < self._at_once and not self._queue:
             self.active += 1
             return
@@ -264,7 +262,7 @@ class Gate:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
-                self._leave()  # the place came in the same moment: it goes to the next
+                self.leave()  # the place came in the same moment: it goes to the next
             with suppress(ValueError):
                 self._queue.remove(turn)
             if isinstance(error, TimeoutError):
@@ -272,7 +270,7 @@ class Gate:
                 raise Refused(503, "overloaded", found, retry_after_s=1) from None
             raise
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Give the place to the first that waits."""
         while self._queue:
             turn = self._queue.popleft()

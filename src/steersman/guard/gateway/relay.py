@@ -152,6 +152,8 @@ class _Choice:
                 if self._lanes[name].stopped:
                     return await self._stop(self._lanes[name].ruling, 1000 * (time.monotonic() - began))
         self._ms += 1000 * (time.monotonic() - began)
+        waits = sum(lane.read - lane.passed for lane in self._lanes.values())
+        self.relay.call.held_back = max(self.relay.call.held_back, waits)
         pieces = self._released(sent)
         if given.get("finish_reason"):
             return pieces + await self.end(given["finish_reason"])

@@ -65,7 +65,13 @@ class Call:
     tenant: str = ""
     model: str = ""
     streamed: bool = False
+    upstream: Upstream | None = None  # the caller's own; None: the gateway's
     started: float = field(default_factory=time.monotonic)
+    sent_s: float | None = None  # from the start to the first byte of the answer
+    held_back: int = 0  # the most characters that waited for a ruling
+    upstream_status: str = ""  # "ok", or the code of its error; empty: it was not asked
+    error_code: str = ""  # of an answer that is an error
+    kept: Any = None  # the hooks' own
     status: int = 200
     rulings: list[tuple[Side, Ruling]] = field(default_factory=list)
     usage: Mapping[str, Any] = field(default_factory=dict)
@@ -85,8 +91,16 @@ class Hooks:
         """
         yield
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Around the whole life of the server."""
+        yield
+
     async def before(self, call: Call, body: Mapping[str, Any], characters: int) -> None:
-        """The body is read and its texts have so many characters; nothing is judged yet. Raises as `admitted`."""
+        """The body is read and its texts have so many characters; nothing is judged yet. Raises as `admitted`.
+
+        It is cancelled when the client goes away meanwhile.
+        """
         return
 
     async def ruled(self, call: Call, side: Side, ruling: Ruling, text: str, ms: float) -> None:
@@ -97,6 +111,14 @@ class Hooks:
         """The call is over, or its client is gone."""
         return
 
+    def allows(self, call: Call, model: str) -> bool:
+        """Whether the caller may ask, and see, this model."""
+        return True
+
+    def knows(self, headers: Mapping[str, str]) -> bool:
+        """Whether who asks with these headers may see ``/metrics`` and all of ``/health``."""
+        return True
+
     def metrics(self) -> str:
         """The text of ``/metrics``, in Prometheus' format."""
         return ""
@@ -104,18 +126,6 @@ class Hooks:
     def health(self) -> dict[str, Any]:
         """More for ``/health``: ``degraded`` names what does not work, beside whatever else there is to say."""
         return {}
-
-
-class Refused(Exception):
-    """A request that is not let in, or whose answer may not be sent.
-
-    Args:
-        retry_after_s: whole seconds until it may be asked again.
-    """
-
-    def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
-        self.status, self.code, self.message, self.retry_after_s = status, code, message, retry_after_s
-        super().__init__(message)
 
 
 @dataclass
@@ -127,6 +137,10 @@ class GatewayState:
     settings: GatewaySettings = field(default_factory=GatewaySettings)
     hooks: Hooks = field(default_factory=Hooks)
     last_upstream_error: str = ""
+
+    def upstream_of(self, call: Call) -> Upstream:
+        """Whom this call asks."""
+        return call.upstream or self.upstream
 
     async def judge(self, call: Call, exchange: Exchange) -> Ruling:
         """The ruling on one side of a finished exchange, written down by the hooks."""
