@@ -24,7 +24,8 @@ from guarded import (
     gateway,
     said,
 )
-from steersman.guard.gateway.state import Call, Hooks, Refused
+from steersman.guard.gateway.limits import Refused
+from steersman.guard.gateway.state import Call, Hooks
 from steersman.guard.verdict import Ruling
 
 MAIL = "jane.doe@example-mail.com"
