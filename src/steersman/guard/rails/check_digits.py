@@ -86,3 +86,14 @@ def steuer_id(text: str) -> bool:
         total = (int(digit) + product) % 10 or 10
         product = 2 * total % 11
     return (11 - product) % 10 == int(number[10])
+
+
+def vin(text: str) -> bool:
+    """A vehicle's number, with the check digit that North America has (49 CFR 565)."""
+    values = {c: int(c) for c in "0123456789"} | dict(
+        zip("ABCDEFGHJKLMNPRSTUVWXYZ", (*range(1, 9), 1, 2, 3, 4, 5, 7, 9, *range(2, 10)), strict=True)
+    )
+    weights = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
+    letters = any(map(str.isalpha, text))
+    rest = sum(values[c] * weight for c, weight in zip(text, weights, strict=True)) % 11
+    return letters and text[8] == ("X" if rest == 10 else str(rest))

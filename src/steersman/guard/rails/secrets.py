@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from steersman.constitution.document import GuardSettings
 from steersman.guard.normalise import Views
-from steersman.guard.rails.text import Finding, TextRail
+from steersman.guard.rails.text import Finding, TextRail, small_letters
 from steersman.guard.verdict import Decision, Side
 
 SECRETS = "secrets"
@@ -31,8 +31,8 @@ class Form(NamedTuple):
     pattern: re.Pattern[str]
 
 
-def _form(marks: str, pattern: str, flags: int = 0) -> Form:
-    return Form(tuple(marks.split()), re.compile(pattern, flags))
+def _form(marks: str, pattern: str) -> Form:
+    return Form(tuple(marks.split()), re.compile(pattern, re.ASCII))  # Japanese puts no space behind a key
 
 
 _A = r"(?<![A-Za-z0-9])"  # nothing of the token before it
@@ -40,7 +40,7 @@ FORMS = (
     _form("AKIA ASIA ABIA ACCA A3T", _A + r"(?:A3T[A-Z0-9]|A[KS]IA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])"),  # AWS
     _form("ghp_ gho_ ghu_ ghs_ ghr_", _A + r"gh[pousr]_[A-Za-z0-9]{36,255}"),
     _form("github_pat_", r"github_pat_[A-Za-z0-9_]{36,255}"),
-    _form("glpat- gldt- glrt- glptt- glcbt- glsoat-", _A + r"gl(?:pat|dt|rt|ptt|cbt|soat)-[\w.-]{20,300}"),
+    _form("glpat- gldt- glrt- glptt- glcbt- glsoat-", _A + r"gl(?:pat|dt|rt|ptt|cbt|soat)-[\w.-]{19,300}\w"),
     _form("xox xapp-", _A + r"(?:xox[abeoprs]|xapp)-(?=[\w-]*\d)[A-Za-z0-9-]{10,255}"),  # Slack
     _form("hooks.slack.com", r"hooks\.slack\.com/(?:services|workflows|triggers)/[\w/]{20,90}"),
     _form("k_live_ k_test_ k_prod_ whsec_", _A + r"(?:[srp]k_(?:live|test|prod)_|whsec_)[A-Za-z0-9+/=]{16,255}"),
@@ -82,7 +82,7 @@ _ADDRESS = re.compile(
     r"(?<![\w+])[a-z][a-z0-9+.-]{1,20}://[^\s/:@?#\"'<>]{0,48}:(?P<value>[^\s/@?#\"'<>]{3,96})@[\w.\[\]-]+",
     re.IGNORECASE,
 )
-_HEADER = re.compile(r"\b(?:Bearer|Basic|Token|ApiKey)\s{1,3}(?P<value>[A-Za-z0-9+/._~-]{20,512}={0,2})", re.IGNORECASE)
+_HEADER = re.compile(r"\b(?:bearer|basic|token|apikey)\s{1,3}(?P<value>[a-z0-9+/._~-]{20,512}={0,2})")
 _NAME = (
     r"pass(?:word|wd|phrase|code|wort)|passwort|kennwort|mot\sde\spasse|contraseña|password[e]?|senha|wachtwoord|hasło|"
     r"пароль|密码|密碼|パスワード|비밀번호|pwd|secret(?:[_-]?(?:access)?[_-]?key)?|client[_-]?secret|"
@@ -92,11 +92,8 @@ _NAME = (
 _NAMED = re.compile(
     rf"(?:{_NAME})(?P<quote>[\"']?)(?:\s{{0,3}}(?:[:=]|=>|:=|：)\s{{0,3}}|\s(?:is|ist|est|es|é|è|lautet|now|:)\s{{1,2}})"
     r"(?P<open>[\"'`“«]?)(?P<value>[^\s\"'`“”«»<>(){}\[\],;]{4,128})",
-    re.IGNORECASE,
 )
-_MARKS = re.compile(
-    r"pass|wort|contrase|senha|has[łl]o|парол|密|パス|비밀|pwd|secret|key|token|credential|zugang|pin", re.IGNORECASE
-)
+_MARKS = re.compile(r"pass|wort|contrase|senha|has[łl]o|парол|密|パス|비밀|pwd|secret|key|token|credential|zugang|pin")
 _PLACEHOLDER = re.compile(
     r"[*x•.\-_#?]+|(?:your|my|the|some|a|an|insert|enter|change|replace|example|sample|dummy|fake|test|todo|none|null|"
     r"true|false|undefined|os|env|self|process|config|settings|getenv|str|int|bytes|redacted|secret|password|token|key|"
@@ -140,23 +137,24 @@ def secrets_in(text: str) -> Iterator[tuple[int, int]]:
         for match in _ADDRESS.finditer(text):
             if not _PLACEHOLDER.fullmatch(match["value"]):
                 yield match.span("value")
-    for match in _HEADER.finditer(text):
-        if _is_random(match["value"]):
+    small = small_letters(text)
+    for match in _HEADER.finditer(small):
+        if _is_random(text[match.start("value") : match.end("value")]):
             yield match.span("value")
-    if _MARKS.search(text):
-        for match in _NAMED.finditer(text):
-            if _is_password(match):
+    if _MARKS.search(small):
+        for match in _NAMED.finditer(small):
+            if _is_password(match, text[match.start("value") : match.end("value")]):
                 yield match.span("value")
 
 
-def _is_password(match: re.Match[str]) -> bool:
+def _is_password(match: re.Match[str], value: str) -> bool:
     """Whether what is named a password could be one, and is no variable, number or sentence.
 
     A quoted value needs a digit beside a letter, or a sign inside; one in running text, which may be the next word of a
     sentence, needs a digit beside a letter.
     """
-    value = match["value"].rstrip(".,:!?")
-    name = match[0][: match.start("value") - match.start()].casefold()
+    value = value.rstrip(".,:!?")
+    name = match[0][: match.start("value") - match.start()]
     letters, digits = any(map(str.isalpha, value)), any(map(str.isdigit, value))
     if _PLACEHOLDER.fullmatch(value):
         return False

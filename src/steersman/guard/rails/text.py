@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -88,3 +89,13 @@ class TextRail(Protocol):
             found = tuple(self.find(views))
             self._found.put(text, found)
         return found
+
+
+def small_letters(text: str) -> str:
+    """A text in small letters, each in its place: the dotted capital I alone would become two."""
+    return text.lower() if "\u0130" not in text else text.replace("\u0130", "i").lower()
+
+
+def in_small_letters(pattern: str) -> str:
+    """A regular expression for text in small letters; its escapes and named groups stay."""
+    return re.sub(r"\\.|\(\?P|[^\W\d_]", lambda piece: piece[0].lower() if len(piece[0]) == 1 else piece[0], pattern)
