@@ -36,37 +36,38 @@ PLAIN = {
     "ar": "عذرًا، لا يمكنني المساعدة في ذلك.",
     "hi": "माफ़ कीजिए, मैं इसमें मदद नहीं कर सकता।",
 }
+# What follows the plain refusal, behind a colon.
 REASONS: dict[Reason, dict[str, str]] = {
     "request": {},
     "answer": {
-        "en": "I'm sorry, but I can't give you that answer: it would not keep to the rules that I follow.",
-        "de": "Es tut mir leid, aber diese Antwort kann ich nicht geben: Sie hielte sich nicht an meine Regeln.",
-        "fr": "Je suis désolé, mais je ne peux pas donner cette réponse : elle ne respecterait pas mes règles.",
-        "es": "Lo siento, pero no puedo dar esa respuesta: no cumpliría mis reglas.",
+        "en": "the answer that I had begun would not keep to my rules.",
+        "de": "Die begonnene Antwort hielte sich nicht an meine Regeln.",
+        "fr": "la réponse commencée ne respecterait pas mes règles.",
+        "es": "la respuesta que había empezado no cumpliría mis reglas.",
     },
     "unchecked": {
-        "en": "I'm sorry, but I can't answer: this could not be checked. Please try again later.",
-        "de": "Es tut mir leid, aber ich kann nicht antworten: Das konnte nicht geprüft werden. Bitte später noch mal.",
-        "fr": "Je suis désolé, mais je ne peux pas répondre : cela n'a pas pu être vérifié. Réessayez plus tard.",
-        "es": "Lo siento, pero no puedo responder: esto no se pudo comprobar. Inténtelo más tarde.",
+        "en": "this could not be checked. Please try again later.",
+        "de": "Das konnte nicht geprüft werden. Bitte versuchen Sie es später noch einmal.",
+        "fr": "cela n'a pas pu être vérifié. Réessayez plus tard.",
+        "es": "esto no se pudo comprobar. Inténtelo más tarde.",
     },
     "unreadable": {
-        "en": "I'm sorry, but I can't read pictures, sound or files here. Please send it as text.",
-        "de": "Es tut mir leid, aber ich kann hier keine Bilder, Töne oder Dateien lesen. Bitte als Text schicken.",
-        "fr": "Je suis désolé, mais je ne peux pas lire d'images, de sons ou de fichiers ici. Envoyez du texte.",
-        "es": "Lo siento, pero no puedo leer imágenes, sonido ni archivos aquí. Envíelo como texto.",
+        "en": "pictures, sound and files are not read here. Please send it as text.",
+        "de": "Bilder, Töne und Dateien werden hier nicht gelesen. Bitte schicken Sie es als Text.",
+        "fr": "les images, les sons et les fichiers ne sont pas lus ici. Envoyez du texte.",
+        "es": "aquí no se leen imágenes, sonido ni archivos. Envíelo como texto.",
     },
     "secrets": {
-        "en": "I'm sorry, but I can't pass this on: it holds a password or a key.",
-        "de": "Es tut mir leid, aber das kann ich nicht weitergeben: Es enthält ein Passwort oder einen Schlüssel.",
-        "fr": "Je suis désolé, mais je ne peux pas transmettre cela : il s'y trouve un mot de passe ou une clé.",
-        "es": "Lo siento, pero no puedo transmitir esto: contiene una contraseña o una clave.",
+        "en": "there is a password or a key in it.",
+        "de": "Es steht ein Passwort oder ein Schlüssel darin.",
+        "fr": "il s'y trouve un mot de passe ou une clé.",
+        "es": "contiene una contraseña o una clave.",
     },
     "personal-data": {
-        "en": "I'm sorry, but I can't pass this on: it holds personal data.",
-        "de": "Es tut mir leid, aber das kann ich nicht weitergeben: Es enthält persönliche Daten.",
-        "fr": "Je suis désolé, mais je ne peux pas transmettre cela : il s'y trouve des données personnelles.",
-        "es": "Lo siento, pero no puedo transmitir esto: contiene datos personales.",
+        "en": "there are personal data in it.",
+        "de": "Es stehen persönliche Daten darin.",
+        "fr": "il s'y trouve des données personnelles.",
+        "es": "contiene datos personales.",
     },
 }
 OFFERS: dict[Offer, dict[str, str]] = {
@@ -109,22 +110,26 @@ _ABOUT: dict[Offer, re.Pattern[str]] = {
 
 def refusal_of(ruling: Ruling, exchange: Exchange, constitution: Constitution) -> str:
     """What is said in the place of what a ruling stops."""
-    language = language_of(exchange.question) or "en"
+    language = language_of(exchange.question)
+    language = language if language in PLAIN else "en"
     verdict = ruling.verdict
     own = {principle.id: principle for principle in constitution.principles}
     principle = own.get(verdict.principle) if verdict else None
     if verdict is not None and verdict.decision == "failed":
-        return _said(REASONS["unchecked"], language)
+        return _because("unchecked", language)
     if principle is None:
-        reasons: dict[str, Reason] = {SECRETS: "secrets", PERSONAL_DATA: "personal-data"}
-        about = verdict.principle if verdict else ""
-        return _said(REASONS[reasons.get(about, "unreadable" if about == "unscannable" else "request")], language)
+        reasons: dict[str, Reason] = {
+            SECRETS: "secrets",
+            PERSONAL_DATA: "personal-data",
+            "unscannable": "unreadable",
+        }
+        return _because(reasons.get(verdict.principle if verdict else "", "request"), language)
     if principle.guard.refusal is not None:
         return _own(principle.guard.refusal, language)
-    offer = offer_of(principle)
-    reply_alone = exchange.side == "output" and "refuses" not in principle.behaviours
-    text = _said(REASONS["answer" if reply_alone and offer is None else "request"], language)
-    return f"{text} {_said(OFFERS[offer], language)}" if offer else text
+    if offer := offer_of(principle):
+        return " ".join(filter(None, (PLAIN[language], OFFERS[offer].get(language))))
+    harmless = exchange.side == "output" and "refuses" not in principle.behaviours
+    return _because("answer" if harmless else "request", language)
 
 
 def offer_of(principle: Principle) -> Offer | None:
@@ -138,9 +143,12 @@ def offer_of(principle: Principle) -> Offer | None:
     return None
 
 
-def _said(texts: dict[str, str], language: str) -> str:
-    """In the language, or else a plain refusal in it; in English where neither is there."""
-    return texts.get(language) or (texts["en"] if language not in PLAIN and texts else PLAIN.get(language, PLAIN["en"]))
+def _because(reason: Reason, language: str) -> str:
+    """A plain refusal, with its reason in the languages that have it."""
+    why = REASONS[reason].get(language)
+    if why is None:
+        return PLAIN[language]
+    return f"{PLAIN[language].removesuffix('.')}{' :' if language == 'fr' else ':'} {why}"
 
 
 def _own(refusal: str | dict[str, str], language: str) -> str:

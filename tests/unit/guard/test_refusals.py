@@ -7,7 +7,7 @@ import pytest
 from steersman.constitution.document import Constitution, GuardRule, Principle, load
 from steersman.evals.detectors.refusal import refusal
 from steersman.evals.detectors.stock_refusals import language_of
-from steersman.guard.refusals import OFFERS, PLAIN, REASONS, offer_of, refusal_of
+from steersman.guard.refusals import OFFERS, PLAIN, REASONS, _because, offer_of, refusal_of
 from steersman.guard.verdict import Exchange, Part, Ruling, Verdict
 
 ASSISTANT = load("assistant")
@@ -55,7 +55,7 @@ def test_the_language_of_a_question(language: str, question: str) -> None:
 def test_our_own_refusals_are_refusals_to_our_detector(language: str) -> None:
     """With what is offered behind them too."""
     texts = [PLAIN[language]]
-    texts += [said[language] for said in REASONS.values() if language in said]
+    texts += [_because(reason, language) for reason in REASONS]
     texts += [f"{PLAIN[language]} {said[language]}" for said in OFFERS.values() if language in said]
     for text in texts:
         assert refusal(QUESTIONS[language], text) == "refusal", text
@@ -92,9 +92,9 @@ def test_who_can_help_is_named_where_the_principle_says_so(principle: str, offer
 
 
 def test_a_failure_is_not_called_a_breach() -> None:
-    assert stopped("failed", QUESTIONS["en"]) == REASONS["unchecked"]["en"]
-    assert stopped("unscannable", QUESTIONS["en"]) == REASONS["unreadable"]["en"]
-    assert stopped("secrets", QUESTIONS["fr"]) == REASONS["secrets"]["fr"]
-    assert stopped("personal-data", QUESTIONS["es"]) == REASONS["personal-data"]["es"]
+    assert stopped("failed", QUESTIONS["en"]) == _because("unchecked", "en")
+    assert stopped("unscannable", QUESTIONS["en"]) == _because("unreadable", "en")
+    assert stopped("secrets", QUESTIONS["fr"]) == _because("secrets", "fr")
+    assert stopped("personal-data", QUESTIONS["es"]) == _because("personal-data", "es")
     assert stopped("failed", QUESTIONS["ja"]) == PLAIN["ja"]
-    assert stopped("admit-uncertainty", QUESTIONS["en"], "an answer") == REASONS["answer"]["en"]
+    assert stopped("admit-uncertainty", QUESTIONS["en"], "an answer") == _because("answer", "en")

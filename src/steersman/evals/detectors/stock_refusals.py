@@ -295,6 +295,25 @@ def language_of(text: str) -> str:
         count = len(re.findall(letter, text))
         if (name == "ja" and count and count >= kanji / 9 and count + kanji > letters / 2) or count > letters / 2:
             return name
-    counts = Counter(name for word in set(_LATIN_WORD.findall(text)) for name in _LANGUAGES_OF.get(word, ()))
+    counts = Counter[str]()
+    for word in set(_LATIN_WORD.findall(text)):
+        names = {*_LANGUAGES_OF.get(word, ()), *_ASKING.get(word, ())}
+        counts.update({name: 60 // len(names) for name in names})  # "in" is a word of several
     first, second = [*counts.most_common(2), ("", 0), ("", 0)][:2]
     return first[0] if first[1] > second[1] else ""
+
+
+_ASKING: dict[str, list[str]] = {}  # words of questions, in the languages that most people ask in
+for _name, _line in {
+    "en": "how what why who where when my me do does please write give tell",
+    "de": "wie was warum wer wo wann mein meine mir kann kannst bitte gib schreib sag",
+    "fr": "comment pourquoi quel quelle quoi où quand mon ma puis peux écris donne dis moi",
+    "es": "cómo qué quién dónde cuándo mi puedo puedes escribe dame dime",
+    "it": "come cosa perché chi dove quando mio posso puoi scrivi dammi dimmi",
+    "pt": "como quem onde quando meu posso pode escreva me",
+    "nl": "hoe wat waarom wie waar wanneer mijn kan kun schrijf geef",
+    "pl": "jak dlaczego kto gdzie kiedy mój mogę możesz napisz",
+    "tr": "nasıl neden kim nerede benim yaz",
+}.items():
+    for _word in _line.split():
+        _ASKING.setdefault(_word, []).append(_name)

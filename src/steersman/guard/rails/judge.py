@@ -7,7 +7,9 @@ endpoint answers too). A judge that cannot be reached, or that names neither, ha
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +93,8 @@ def question(exchange: Exchange, principle: Principle) -> str:
 class OneAtATime:
     """An endpoint's model for several threads: its cache and its bill are for one at a time."""
 
-    def __init__(self, model: RemoteModel, keep: Any = None) -> None:
-        self._model, self._keep, self._lock = model, keep, Lock()
+    def __init__(self, model: RemoteModel) -> None:
+        self._model, self._lock = model, Lock()
 
     def choose(self, prompts: Sequence[Text], options: Sequence[str]) -> list[tuple[float, ...] | None]:
         """See `LanguageModel`."""
@@ -111,6 +113,7 @@ def at_endpoint(constitution: Constitution, settings: Any, threshold: float = 0.
     from steersman.lm.endpoint.settings import RemoteConfig
 
     fields = settings if isinstance(settings, RemoteConfig) else {"timeout_s": 8.0, "retries": 0, **settings}
-    folder = tempfile.TemporaryDirectory(prefix="steersman-judge-")
-    model = RemoteModel(RemoteConfig.model_validate(fields), Path(folder.name) / "replies.jsonl")
-    return JudgeRail(constitution, OneAtATime(model, folder), threshold)
+    folder = tempfile.mkdtemp(prefix="steersman-judge-")
+    model = OneAtATime(RemoteModel(RemoteConfig.model_validate(fields), Path(folder) / "replies.jsonl"))
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    return JudgeRail(constitution, model, threshold)

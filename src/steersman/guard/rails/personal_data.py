@@ -93,9 +93,7 @@ def _mail(text: str, before: str) -> bool:
     return ".." not in text and not re.search(r"\.(?:png|jpe?g|gif|svg|webp|js|css|py)$|^" + _NOBODY, text)
 
 
-_NOBODY = (
-    r"(?:your?[\w.-]*|name|user(?:name)?|someone|somebody|john\.?doe|jane\.?doe|me|info|foo|x+)@example[\w-]*\.\w+$"
-)
+_NOBODY = r"(?:your?[\w.-]*|name|user(?:name)?|someone|somebody|me|foo|x+)@example\.(?:com|net|org)$"
 
 
 def _place(text: str, before: str) -> bool:

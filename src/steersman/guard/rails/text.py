@@ -81,9 +81,13 @@ class TextRail(Protocol):
         return [(part.where, part.text) for part in exchange.parts]
 
     def _findings(self, text: str, views: Views, whole: bool) -> Iterable[Finding]:
-        """All findings; of a text that goes on, those which its next characters cannot undo."""
+        """All findings; of a text that goes on, those which its next characters cannot undo.
+
+        One that may be undone waits while its beginning is held back. A key of many lines is longer than that.
+        """
         if not whole:
-            return [found for found in self.find(views) if found.end + self.look_ahead <= len(text)]
+            passed = len(text) - (self.reach or 0)
+            return [f for f in self.find(views) if f.end + self.look_ahead <= len(text) or f.start < passed]
         found = self._found.get(text)
         if found is None:
             found = tuple(self.find(views))

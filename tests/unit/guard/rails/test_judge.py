@@ -38,6 +38,10 @@ class Model:
             self.yes()
         if self.yes is None:
             return [None for _ in prompts]
+        if not callable(self.yes) and math.isnan(self.yes):
+            return [(math.nan, math.nan) for _ in prompts]
+        if callable(self.yes):
+            return [(-0.1, -2.3) for _ in prompts]
         return [(math.log(self.yes), math.log(1 - self.yes)) if self.yes < 1 else (0.0, -math.inf) for _ in prompts]
 
 

@@ -137,6 +137,16 @@ def test_a_long_token_is_seen_before_it_ends() -> None:
         assert seen - rail.reach <= text.index(key), key[:8]
 
 
+def test_a_key_of_many_lines_is_redacted_while_it_is_written() -> None:
+    """It touches the end of the answer for longer than anything is held back."""
+    guard = Guard.from_constitution(ASSISTANT)
+    assert guard.reach is not None
+    text = "here:\n-----BEGIN " + "PRIVATE KEY-----\n" + "\n".join(drawn(ALNUM, 64, seed) for seed in range(40))
+    for end in range(0, len(text), 16):
+        ruling = guard.check(Exchange((), text[:end], finished=False))
+        assert ruling.decision == "redact" or end - guard.reach <= text.index("-----BEGIN"), end
+
+
 @pytest.mark.parametrize("handling", ["allow", "redact", "block"])
 def test_both_sides_are_handled_as_the_file_says(handling: str) -> None:
     settings = GuardSettings.model_validate({"secrets": {"input": handling, "output": "redact"}})
