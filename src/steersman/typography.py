@@ -10,6 +10,8 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 # Soft hyphen, joiners, marks of direction, word joiner, variation selectors, tags: they show nothing.
 _INVISIBLE = re.compile(
@@ -22,9 +24,11 @@ _SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _DRESSED = re.compile(
     "[\uff01-\uff9f\ufb00-\ufb06\u24b6-\u24e9\u2100-\u214f\U0001d400-\U0001d7ff\U0001f130-\U0001f149]+"
 )
+_MARKED = re.compile(r".?[^\x00-\x7f]+", re.DOTALL)  # letters that marks may come together with
 _APOSTROPHES = "’‘‛`´ʼʹʻʽˈ′\ua78c\u055a\u05f3\u0060\u1fbd\u1fbf"
 _DOUBLE_QUOTES = "“”„‟«»″〝〞〟「」『』❝❞＂"
-_QUOTES = str.maketrans({**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_DOUBLE_QUOTES, '"')})
+_QUOTES = {**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_DOUBLE_QUOTES, '"')}
+_ENTITY = re.compile(r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)")  # as in html.unescape
 _TAG = re.compile(r"</?(?:b|i|em|strong|u|mark|span|p|br|s)\b[^<>]{0,80}>", re.IGNORECASE)
 # Emphasis touches what it marks. A bullet, a product (2 * 3) and snake_case stay.
 _EMPHASIS = re.compile(
@@ -32,19 +36,53 @@ _EMPHASIS = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Step:
+    """One thing that is undone: whether a text could hold it, what it looks like, and what stands there instead."""
+
+    possible: Callable[[str], bool]
+    pattern: re.Pattern[str]
+    replacement: Callable[[re.Match[str]], str]
+
+    def __call__(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Where a text changes, in order, and what it changes to."""
+        if self.possible(text):
+            for found in self.pattern.finditer(text):
+                made = self.replacement(found)
+                if made != found[0]:
+                    yield found.start(), found.end(), made
+
+
+def _dressed(text: str) -> bool:
+    return not text.isascii()
+
+
+# In this order: an entity may name an invisible character, and marks come together once nothing stands between them.
+STEPS = (
+    Step(lambda text: "&" in text, _ENTITY, lambda found: html.unescape(found[0])),
+    Step(_dressed, _INVISIBLE, lambda found: ""),
+    Step(_dressed, _SPACE, lambda found: " "),
+    Step(_dressed, _DRESSED, lambda found: unicodedata.normalize("NFKC", found[0])),
+    Step(_dressed, _MARKED, lambda found: unicodedata.normalize("NFC", found[0])),
+    Step(lambda text: True, re.compile(f"[{''.join(_QUOTES)}]"), lambda found: _QUOTES[found[0]]),
+    Step(lambda text: "<" in text, _TAG, lambda found: ""),
+    Step(lambda text: "*" in text or "_" in text, _EMPHASIS, lambda found: ""),
+)
+
+
+def is_plain(text: str) -> bool:
+    """Whether `normalise` has nothing to do, told at a glance."""
+    return text.isascii() and not any(mark in text for mark in "*_&<`")
+
+
 def normalise(text: str) -> str:
     """One spelling of every word: straight quotes, no invisible characters, no emphasis, no HTML entities.
 
     Case and line breaks stay, and so do superscripts and fractions. The result may be shorter than the text.
     """
-    if text.isascii() and not any(mark in text for mark in "*_&<`"):
+    if is_plain(text):
         return text
-    if "&" in text:
-        text = html.unescape(text)
-    if not text.isascii():
-        text = _SPACE.sub(" ", _INVISIBLE.sub("", text))
-        text = unicodedata.normalize("NFC", _DRESSED.sub(lambda run: unicodedata.normalize("NFKC", run[0]), text))
-    text = text.translate(_QUOTES)
-    if "<" in text:
-        text = _TAG.sub("", text)
-    return _EMPHASIS.sub("", text) if "*" in text or "_" in text else text
+    for step in STEPS:
+        if step.possible(text):
+            text = step.pattern.sub(step.replacement, text)
+    return text
