@@ -178,7 +178,8 @@ class HttpUpstream:
                     with suppress(Exception):
                         await response.aclose()
         except TimeoutError:
-            raise UpstreamError(504, f"the upstream did not finish within {self.limits.answer_s:g} s") from None
+            limit = f"{self.limits.answer_s:g} s"
+            raise UpstreamError(504, f"the upstream did not finish within {limit}", "upstream_timeout") from None
         except httpx2.TimeoutException as error:
             waited = "answer" if not isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout) else "connect"
             raise UpstreamError(504, f"the upstream did not {waited} in time", "upstream_timeout") from None
@@ -317,7 +318,7 @@ def _unzipper(encoding: str) -> Any:
         try:
             return (unzip.decompress(raw, limit + 1),)  # what is over the limit ends the reply
         except zlib.error:
-            raise UpstreamError(502, "the upstream's reply is damaged (it does not decompress)") from None
+            raise UpstreamError(502, "the upstream's reply does not decompress", "upstream_reply") from None
 
     return pieces
 
