@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -60,41 +61,78 @@ def cuts(text: Sequence[object], places: Iterable[int]) -> list[object]:
     return [text[a:b] for a, b in pairwise(bounds)]  # type: ignore[misc]
 
 
+SPANS = [
+    FORBIDDEN,
+    "Zebrafish   Recipe",
+    "z e b r a f i s h  r e c i p e",
+    "zebra\u200bfish recipe",
+    base64.b64encode(FORBIDDEN.encode()).decode(),
+    "&#122;ebrafish recipe",
+    SECRET,
+    "4111 1111 1111 1111",
+    "sk-proj-Ab3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3gH5jK7m",
+    "東京 🚲👩‍👩‍👧 naïve",
+]
+FILLERS = ["", "Short. ", FILLER, FILLER * 2, "Grüße aus Köln, 東京 and 🚲🚲. " * 4]
 TEXTS = [
-    "",
-    "Short.",
-    FILLER * 3,
-    FILLER + FORBIDDEN,
-    FILLER * 2 + FORBIDDEN + ". " + FILLER,
-    FORBIDDEN + ": " + FILLER * 4,
-    f"Write to {SECRET} now. " + FILLER,
-    FILLER + f"Write to {SECRET}",
-    "Grüße aus Köln, 東京 and 🚲🚲. " * 8 + FORBIDDEN,
-    "naïve 👩‍👩‍👧 " * 20,
-    "z e b r a f i s h   r e c i p e and more " + FILLER,
+    before + span + after for before in FILLERS for span in SPANS for after in ("", ". ", " " + FILLER, FILLER * 3)
 ]
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_every_cut_in_two_and_many_ways_gives_the_same(text: str) -> None:
-    """All cuts in two, and random ones in many pieces: as text, and as bytes, inside a character too."""
-    checks, random_ = guard(), random.Random(text)
-    whole, judged = stream(checks, [text])
-    assert FORBIDDEN not in whole
-    assert SECRET not in whole
-    raw = text.encode()
-    ways = [cuts(text, [at]) for at in range(len(text) + 1)] + [cuts(raw, [at]) for at in range(0, len(raw) + 1, 3)]
-    for _ in range(30):
-        ways.append(cuts(text, random_.choices(range(len(text) + 1), k=random_.randint(2, 40))))
-        ways.append(cuts(raw, random_.choices(range(len(raw) + 1), k=random_.randint(2, 40))))
-    for pieces in ways:
-        sent, again = stream(checks, pieces)  # type: ignore[arg-type]
-        assert (sent, again.stopped, again.ruling.decision) == (whole, judged.stopped, judged.ruling.decision), pieces
+class Remembering:
+    """A guard that is asked once for each text: its rulings depend on that alone."""
+
+    def __init__(self, inner: Checks) -> None:
+        self.inner, self.reach, self.known = inner, inner.reach, dict[object, Ruling]()
+
+    def check(self, exchange: Exchange) -> Ruling:
+        key = (exchange.answer, exchange.finished, exchange.unscannable)
+        if key not in self.known:
+            self.known[key] = self.inner.check(exchange)
+        return self.known[key]
+
+    async def acheck(self, exchange: Exchange) -> Ruling:
+        return self.check(exchange)
 
 
-def test_a_thousand_random_cuts_of_a_long_answer() -> None:
-    """With a rail in this process, so that it is quick: three thousand cuts, each with the same checks made."""
-    random_, text = random.Random(7), FILLER * 30 + "secret " + FILLER * 20 + FORBIDDEN + FILLER
+@pytest.mark.parametrize("every", [20, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_cut_gives_the_same_verdict_and_the_same_text(every: int) -> None:
+    """200 texts, in two pieces at every place, and in many: as text, and as bytes, inside a character too.
+
+    That the guard was asked for nothing else is the reason: its checkpoints are places of the text.
+    """
+    assert len(TEXTS) == len(set(TEXTS)) == 200
+    checks, random_, ways = Remembering(guard()), random.Random(1), 0
+    for text in TEXTS[every // 3 :: every]:
+        whole, judged = stream(checks, [text])
+        asked, raw = len(checks.known), text.encode()
+        cut = [cuts(text, [at]) for at in range(len(text) + 1)] + [cuts(raw, [at]) for at in range(len(raw) + 1)]
+        for _ in range(5):
+            cut.append(cuts(text, random_.choices(range(len(text) + 1), k=random_.randint(2, 40))))
+            cut.append(cuts(raw, random_.choices(range(len(raw) + 1), k=random_.randint(2, 40))))
+        for pieces in cut:
+            sent, again = stream(checks, pieces)  # type: ignore[arg-type]
+            assert (sent, again.stopped, again.worst.decision) == (whole, judged.stopped, judged.worst.decision), pieces
+        assert len(checks.known) == asked
+        ways += len(cut)
+    assert ways > 50_000 / every
+
+
+@pytest.mark.parametrize("span", SPANS[:2] + SPANS[3:4] + SPANS[6:9])
+def test_no_character_of_what_the_rails_object_to_is_sent(span: str) -> None:
+    """Behind every length of text before it, with the real rails."""
+    checks = Remembering(guard())
+    for before in range(0, 200, 9):
+        sent, guarded = stream(checks, [(FILLER * 3)[:before] + " " + span + " " + FILLER])
+        assert guarded.stopped or guarded.redacted == 1
+        assert span not in sent
+        assert ((FILLER * 3)[:before] + " ").startswith(sent) or guarded.redacted
+
+
+@pytest.mark.parametrize("ways", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_cuts_of_a_long_answer(ways: int) -> None:
+    """The same checks are made in the same order, each time."""
+    random_, text = random.Random(7), FILLER * 10 + "secret " + FILLER * 5 + FORBIDDEN + FILLER
 
     def says(exchange: Exchange) -> Ruling:
         ruling = words()(exchange)
@@ -104,7 +142,7 @@ def test_a_thousand_random_cuts_of_a_long_answer() -> None:
     whole, _ = stream(checks, [text])
     first = [(e.answer, e.finished) for e in checks.seen]
     assert "secret" not in whole
-    for _ in range(1000):
+    for _ in range(ways):
         checks.seen.clear()
         sent, again = stream(checks, cuts(text, random_.choices(range(len(text)), k=random_.randint(1, 200))))  # type: ignore[arg-type]
         assert (sent, again.stopped) == (whole, True)

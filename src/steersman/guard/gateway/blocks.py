@@ -20,7 +20,12 @@ from steersman.guard.verdict import Ruling, Side, Verdict
 OBJECTS = {"chat": "chat.completion", "completion": "text_completion"}
 PREFIXES = {"chat": "chatcmpl", "completion": "cmpl"}
 DONE = b"data: [DONE]\n\n"
-TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+}
 TYPES |= {405: "invalid_request_error", 413: "invalid_request_error", 415: "invalid_request_error"}
 TYPES |= {429: "rate_limit_error", 502: "upstream_error", 503: "overloaded_error", 504: "upstream_error"}
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

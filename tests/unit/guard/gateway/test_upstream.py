@@ -213,7 +213,9 @@ def test_a_stream_that_is_too_long() -> None:
     """What was judged is there, then an error; memory stays small."""
     piece = sse(chunk({"content": "The ferry leaves at nine, and the harbour is quiet. "}))
     tracemalloc.start()
-    response = run(SSE, *[piece * 100] * 20, stream=True, checks=Rules(lambda _: Ruling("allow", None)))
+    limits = UpstreamLimits(reply_bytes=200_000)
+    allowed = Rules(lambda _: Ruling("allow", None))
+    response = run(SSE, *[piece * 100] * 20, stream=True, limits=limits, checks=allowed)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert events(response)[-1]["error"]["code"] == "upstream_too_large"
