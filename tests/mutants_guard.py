@@ -62,4 +62,49 @@ GUARD = (
         "            if False:",
         "unit/guard/gateway/test_tenants.py::test_equal_time_and_size_do_not_hide_a_change",
     ),
+    # ── the core and its rails ───────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "a rail that raises says nothing",
+        "guard/guard.py",
+        """            return [_failed(rail, why, outcome.ms)]
+        return [verdict.model_copy""",
+        """            return []
+        return [verdict.model_copy""",
+        "unit/guard/test_guard.py::test_a_rail_that_raises_blocks",
+    ),
+    Mutant(
+        "a call that hangs keeps its thread",
+        "guard/workers.py",
+        "            if now > job.started.result() + job.limit_s:",
+        "            if False:",
+        "unit/guard/test_guard.py::test_a_rail_that_hangs_holds_up_nobody",
+    ),
+    Mutant(
+        "half a word is judged",
+        "guard/rails/text.py",
+        "if f.end + self.look_ahead <= len(text) or f.start < passed]",
+        "if f.end <= len(text) or f.start < passed]",
+        "unit/guard/rails/test_patterns.py::test_an_answer_that_goes_on_is_judged_up_to_its_last_whole_word",
+    ),
+    Mutant(
+        "a key of many lines waits for its end",
+        "guard/rails/text.py",
+        "<= len(text) or f.start < passed]",
+        "<= len(text)]",
+        "unit/guard/rails/test_secrets.py::test_a_key_of_many_lines_is_redacted_while_it_is_written",
+    ),
+    Mutant(
+        "repetitions of a pattern have no end",
+        "guard/rails/patterns.py",
+        "    short = _PIECE.sub(_with_an_end, text)",
+        "    short = text",
+        "unit/guard/rails/test_patterns.py::test_repetitions_get_an_end",
+    ),
+    Mutant(
+        "an answer may hold what a tool said of somebody else",
+        "guard/rails/personal_data.py",
+        'part.role == "user" and value',
+        "value",
+        "unit/guard/rails/test_personal_data.py::test_people_may_send_their_own_data_and_get_it_back",
+    ),
 )
