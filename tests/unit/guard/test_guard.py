@@ -59,7 +59,7 @@ def test_a_rail_that_raises_blocks(error: BaseException) -> None:
     def raises(_: Exchange) -> None:
         raise error
 
-    guard = guarded(Says(raises), Says([], "fine"))
+    guard = guarded(Says(raises), Says([], "fine"), limits=Limits(rail_ms=5000))
     for ruling in (guard.check(asked("hello")), asyncio.run(guard.acheck(asked("hello")))):
         assert (ruling.decision, ruling.stops) == ("block", True)
         assert ruling.verdict is not None
