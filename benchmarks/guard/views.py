@@ -325,7 +325,12 @@ def main() -> None:
                     encoded = encode(sentence)
                 except Exception:  # the tool cannot take this sentence
                     continue
-                rows.append((*read(sentence, encoded), sentence, encoded))
+                found = read(sentence, encoded)
+                if not found[0] and not sentence.isascii():  # the encoder may know ASCII alone
+                    plain = "".join(c for c in unicodedata.normalize("NFD", sentence) if c.isascii())
+                    with contextlib.suppress(Exception):
+                        found = read(plain, encoded := encode(plain))
+                rows.append((*found, sentence, encoded))
             if not rows:
                 continue
             whole, words = (sum(row[at] for row in rows) for at in (0, 1))

@@ -96,7 +96,7 @@ def acrostics(glance: Glance) -> Iterator[list[Found]]:
     text = glance.text
     if text.count("\n") < 3:
         return
-    lines = [line for line in re.finditer(r"[^\n]*", text) if line[0] or line.start() < len(text)]
+    lines = list(re.finditer(r"(?:^|(?<=\n))[^\n]*", text))
     lines = lines[:600]
     firsts = [_first(line[0]) for line in lines]
     start = 0

@@ -120,9 +120,18 @@ def sneaky_bits(text: str) -> Iterator[Found]:
     if len(places) < 16:
         return
     signs = [text[place] for place in places]
-    kinds = sorted(set(signs), key=signs.count, reverse=True)[:2]
+    kinds = sorted(set(signs), key=signs.count, reverse=True)
     if len(kinds) < 2:
         return
+    if len(kinds) == 3:  # the third parts the letters
+        for zero, one in (kinds[:2], kinds[1::-1]):
+            written = "".join("0" if sign == zero else "1" if sign == one else " " for sign in signs).split()
+            letters = [int(group, 2) for group in written if len(group) < 20]
+            made = "".join(map(chr, letters)) if all(9 <= letter < 0xD800 for letter in letters) else ""
+            if made.translate(_BLANKS).isprintable() and readable(made):
+                yield Found(places[0], places[-1] + 1, made, "invisible bits")
+                return
+    kinds = kinds[:2]
     for zero, one in (kinds, kinds[::-1]):
         bits = "".join("0" if sign == zero else "1" for sign in signs if sign in (zero, one))
         for width in (8, 7, 16):

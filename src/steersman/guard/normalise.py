@@ -28,7 +28,7 @@ DEPTH = 4  # encodings inside one another
 ROUNDS = 8  # of a dress inside another, such as an entity inside an entity
 MOST_VIEWS = 24
 WORK = 30_000_000  # characters looked at, over all decoders and views
-SECONDS = 2.0
+SECONDS = 10.0
 
 
 class Piece(NamedTuple):

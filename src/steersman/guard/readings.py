@@ -79,9 +79,9 @@ def ciphers(glance: Glance) -> Iterator[list[Found]]:
         hits = {word for word in glance.words[first:last] if word in glance.unknown and name in table.get(word, ())}
         if len(hits) < 2 and (enough == _ENOUGH or len(glance.words) > 3 * len(hits) + 12):
             continue
-        while last < len(glance.words) and glance.words[last] not in known:
+        while last < len(glance.words) and (glance.words[last] not in known or len(glance.words[last]) == 1):
             last += 1
-        while first and glance.words[first - 1] not in known:
+        while first and (glance.words[first - 1] not in known or len(glance.words[first - 1]) == 1):
             first -= 1
         yield from _deciphered(glance.text, glance.places[first][0], glance.places[last - 1][1], name)
 
@@ -148,8 +148,9 @@ def pig_latin(glance: Glance) -> Iterator[list[Found]]:
         if word in known or not word.endswith("ay") or len(word) < 4:
             continue
         stem = word[:-2]
-        options = [stem[-size:] + stem[:-size] for size in (1, 2, 3, 4) if size < len(stem)]
+        options = [stem[-size:] + stem[:-size] for size in (4, 3, 2, 1) if size < len(stem)]
         options += [stem[:-1]] if stem[-1] in "wyh" else []
+        options.append(stem)
         made = next((option for option in options if option in known), "")
         spans.append(Found(token.start(), token.end(), made or options[0], "pig Latin"))
     if sum(found.text in known for found in spans) >= 3:

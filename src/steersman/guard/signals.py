@@ -35,9 +35,9 @@ _BRAILLE_RUN = re.compile("[\u2800-\u28ff](?:[\u2800-\u28ff \n]*[\u2800-\u28ff])
 
 _NATO_WORDS = """alfa bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa
 quebec romeo sierra tango uniform victor whiskey xray yankee zulu alpha juliet x-ray whisky"""
-_NATO = {word: word[0] for word in _NATO_WORDS.split()}
-_NATO_KEYS = frozenset(_NATO)
-_NATO_WORD = "|".join(sorted(_NATO, key=len, reverse=True))
+NATO = {word: word[0] for word in _NATO_WORDS.split()}
+_NATO_KEYS = frozenset(NATO)
+_NATO_WORD = "|".join(sorted(NATO, key=len, reverse=True))
 _NATO_GAP = r"(?:[ ,\-–/|.]{1,3}|\s?[(\[<]space[)\]>]\s?|\n|\s[^\w\s]{1,2}\s?|\d)+"
 _NATO_RUN = re.compile(rf"\b(?:{_NATO_WORD})\b(?:{_NATO_GAP}(?:{_NATO_WORD})\b){{2,}}", re.IGNORECASE)
 
@@ -114,9 +114,10 @@ def nato(text: str) -> Iterator[Sign]:
     for run in _NATO_RUN.finditer(text):
         code = re.sub(r"[(\[<]space[)\]>]|\s[/|]\s|\n|  +", " \0 ", run[0], flags=re.IGNORECASE)
         made = re.sub(
-            rf"\b({_NATO_WORD})\b|[ ,\-–.]", lambda found: _NATO.get(found[0].lower(), ""), code, flags=re.IGNORECASE
+            rf"\b({_NATO_WORD})\b|[ ,\-–.]", lambda found: NATO.get(found[0].lower(), ""), code, flags=re.IGNORECASE
         )
         letters = re.sub("\0+", " ", made)
+        letters = segment(letters.lower()) if len(letters) > 8 and letters.isalpha() else letters
         if readable(letters):
             yield run.start(), run.end(), letters, "NATO alphabet"
 

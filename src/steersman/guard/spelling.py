@@ -22,9 +22,8 @@ _LEET = {"4": "a", "3": "e", "0": "o", "5": "s", "7": "t", "8": "b", "9": "g", "
 _READ = [str.maketrans({**_LEET, "1": one, "|": one, "6": six}) for one in "il" for six in "gb"]
 _LEET_TOKEN = re.compile(r"(?<!\S)\S*[0-9@$|(<{+€£#^!]\S*")
 _LEET_CORE = re.compile(r"[A-Za-z0-9@$|(<{+€£#^!¡]+")
-_NO_LEET = re.compile(
-    r"\d+(?:st|nd|rd|th|[a-z]{1,2}|min|sec|bit|px|fps|mph|kwh|x\d+)$|[a-z]{1,4}\d+$|\d+$|(?=\d*[a-f])[a-f\d]{6,}$", re.I
-)
+_NO_LEET = re.compile(r"\d+(?:st|nd|rd|th)$|\d{2,}[a-z]{1,2}$|\d+(?:am|pm|k|km|cm|mm|kg|ml|gb|mb|px)$", re.IGNORECASE)
+_CODE = re.compile(r"[a-z]{1,4}\d+$|\d+[a-z]{1,4}$|(?=\d*[a-f])[a-f\d]{6,}$", re.IGNORECASE)  # names of things, digests
 _GLUES = frozenset((*"-‐‑·.*_|~^,;:/\\\n", "- ", "-\n", "...", "..", "--", "**", "__", "\\n", " - ", "-\n "))
 _PLAIN = str.maketrans(
     {"ß": "ss", "ı": "i", "ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ħ": "h", "ŧ": "t"}
@@ -48,7 +47,7 @@ def apart(glance: Glance) -> Iterator[Found]:
         if sum(letter.isalpha() for letter in made) < 0.75 * len(letters):
             continue
         if " " not in made and len(made) > 8 and made.isalpha() and made.isascii():
-            made = segment(made.lower()) if readable(made) else made
+            made = segment(made.lower()) if bits(made.lower()) < 5.0 else made
         if readable(made, surely=len(letters) < 8) or (len(made) >= 16 and not made.islower() and made.isascii()):
             yield Found(run.start(), run.end(), made, "spaced letters")
 
@@ -71,7 +70,7 @@ def _leet(glance: Glance) -> Iterator[Found]:
                 if word not in seen:
                     seen[word] = _unleet(word)
                 if made := seen[word]:
-                    told = len(made) > 2 and any(char.isalpha() for char in word) and not word[1:].isalpha()
+                    told = len(made) > 2 and any(char.isalpha() for char in word) and word[0] not in "!({<+#^|"
                     (sure if told else loose).append(Found(part.start() + lead, part.start() + end, made, "leet"))
                 if seen[word] or word.isalpha():
                     break
@@ -89,19 +88,18 @@ def _cores(core: str) -> list[tuple[int, int]]:
 
 def _unleet(token: str) -> str:
     known = words()
-    if len(token) > 30 or (token.isdigit() and token not in ("1", "4")) or token.isalpha():
+    if len(token) > 30 or token.isalpha():
         return ""
     if len(token) == 1:
         return {"1": "i", "4": "a", "!": "i", "@": "a"}.get(token, "")
     lower = token.lower()
     made = [lower.translate(table) for table in _READ]
-    if not _NO_LEET.match(token) or (len(token) > 5 and any(char.isalpha() for char in token)) or len(token) == 2:
-        ranked = [word for word in made if word in known]
-        if ranked:
-            return min(ranked, key=lambda word: known[word])
+    ranked = [word for word in made if word in known] if not _NO_LEET.match(token) else []
+    if ranked:
+        return min(ranked, key=lambda word: known[word])
     letters = sum("a" <= char <= "z" for char in lower)
     inner = lower[1:-1]
-    if len(token) < 4 or letters < 0.4 * len(token) or _NO_LEET.match(token) or not token.isalnum() or inner.isalpha():
+    if len(token) < 4 or letters < 0.4 * len(token) or _CODE.match(token) or not token.isalnum() or inner.isalpha():
         return ""
     best = min(made, key=bits)
     return best if best.isalpha() and token[0].isalpha() and token[-1].isalpha() and bits(best) < 3.9 else ""

@@ -115,7 +115,7 @@ class ClassifierRail:
         best = Found(dict.fromkeys(self.scorer.request.heads, -math.inf), None)
         said: list[str] = []
         for part in exchange.parts:
-            of_part = views.get(part.where) or all_views(part.text)
+            of_part: tuple[View, ...] = views.get(part.where) or all_views(part.text)
             if part.role in INSTRUCTIONS:
                 of_part = tuple(View(_FORBIDS.sub(" ", view.text), view.trace) for view in of_part)
             elif part.role == "user":
@@ -128,7 +128,7 @@ class ClassifierRail:
             best = Found(self.scorer.of_request(""), None)
         return words, best
 
-    def _text(self, where: str, views: Views) -> Found:
+    def _text(self, where: str, views: tuple[View, ...]) -> Found:
         best = Found(dict.fromkeys(self.scorer.request.heads, -math.inf), None)
         for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
             if not text:
