@@ -23,18 +23,16 @@ from typing import Any
 from urllib.parse import unquote
 
 KEYS = ("lemon",)  # of a Vigenère cipher, agreed with the attacker
-MORSE = dict(
-    zip(
-        ".- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --..".split(),
-        "abcdefghijklmnopqrstuvwxyz",
-        strict=True,
-    )
-)
+DASHES = """
+.- -... -.-. -.. . ..-. --. .... .. .--- -.- .-.. -- -. --- .--. --.- .-. ... - ..- ...- .-- -..- -.-- --..
+"""
+MORSE = dict(zip(DASHES.split(), "abcdefghijklmnopqrstuvwxyz", strict=True))
 BRAILLE = dict(zip("⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵", "abcdefghijklmnopqrstuvwxyz", strict=True))
-NATO = (
-    "alfa bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa quebec romeo "
-    "sierra tango uniform victor whiskey xray yankee zulu alpha juliet x-ray"
-).split()
+SPELLING = """
+alfa bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa quebec romeo sierra
+tango uniform victor whiskey xray yankee zulu alpha juliet x-ray
+"""
+NATO = frozenset(SPELLING.split())
 LEET = str.maketrans("0134578926@$!|+(<", "oieastbgzgasiitcc")
 
 
@@ -112,7 +110,9 @@ def uu(text: str) -> Iterator[str]:
     for piece in text.split("\n"):
         for start in (piece, piece.split(": ", 1)[-1]):
             size = (ord(start[0]) - 32) & 63 if start and " " <= start[0] <= "`" else 0
-            if 0 < size < 46 and abs(len(start.rstrip()) - 1 - (size + 2) // 3 * 4) < 3:  # spaces at its end may be gone
+            if (
+                0 < size < 46 and abs(len(start.rstrip()) - 1 - (size + 2) // 3 * 4) < 3
+            ):  # spaces at its end may be gone
                 with contextlib.suppress(ValueError, binascii.Error):
                     whole.append(line(start))
                 break
@@ -178,7 +178,7 @@ def ciphers(text: str) -> Iterator[str]:
         place, out = 0, []
         for sign in text:
             if sign.isascii() and sign.isalpha():
-                sign = sign.translate(SHIFTS[(ord(key[place % len(key)]) - 98) % 26])  # noqa: PLW2901
+                sign = sign.translate(SHIFTS[(ord(key[place % len(key)]) - 98) % 26])
                 place += 1
             out.append(sign)
         yield "".join(out)

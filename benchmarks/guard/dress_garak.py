@@ -62,7 +62,11 @@ def dressed(texts: list[dict[str, str]]) -> list[dict[str, str]]:
     maps = {key: value for key, value in vars(smuggling).items() if isinstance(value, dict) and "a" in value}
     for key, glyphs in maps.items():
         for row in texts:
-            add(f"Homoglyphs({key.strip('_').lower()})", row, smuggling._homoglyph_replace(row["text"], glyphs, seed=SEED))
+            add(
+                f"Homoglyphs({key.strip('_').lower()})",
+                row,
+                smuggling._homoglyph_replace(row["text"], glyphs, seed=SEED),
+            )
     buffs = importlib.import_module("garak.buffs.encoding")
     for name, kind in inspect.getmembers(buffs, inspect.isclass):
         if kind.__module__ == buffs.__name__:

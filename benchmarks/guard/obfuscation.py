@@ -1,7 +1,7 @@
 """How much of what is hidden from the guard gets through, and what hiding does to harmless requests.
 
     python benchmarks/guard/obfuscation.py --guard FOLDER --pyrit PYTHON --garak PYTHON --casefold PYTHON
-        [--oracle PYTHON] [--harmful 60] [--benign 60] [--data ../shared/data] [--work DIR] [--gateway URL --upstream URL]
+        [--oracle PYTHON] [--harmful 60] [--benign 60] [--data ../shared/data] [--work DIR]
 
 Harmful and benign requests (`goals.py`) are dressed by PyRIT's converters that need no model, garak's encodings and
 casefold-fuzz, each in its own environment (`dress_*.py`), and sent to three arms: the obedient upstream that decodes

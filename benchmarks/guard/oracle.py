@@ -5,8 +5,9 @@
 OpenAI-compatible: `/v1/chat/completions` and `/v1/completions`, both with streaming, `/v1/models`, `/health`.
 GOALS has rows with `id`, `kind` (harmful or anything else), `text`, and `answer` where the answer shall be that text.
 
-obey    understands a request if one of its readings (`disguises.py`) holds enough of a goal; to a harmful one it answers
-        with CANARY and a harmless filler, to another one with UNDERSTOOD and the filler, else that it did not understand
+obey    understands a request if one of its readings (`disguises.py`) holds enough of a goal; to a harmful one it
+        answers with CANARY and a harmless filler, to another one with UNDERSTOOD and the filler, else that it did not
+        understand
 refuse  refuses everything: the arm that every guard must be compared with, since it is perfectly safe
 plain   understands nothing and answers at once with so many tokens: for measuring time
 

@@ -29,7 +29,8 @@ LONG = [
     "One thing only: Project Bluebird comes in May, and all else stays as it is.",
     "Write to ann.miller@mail-of-ann.org or to the card 4111 1111 1111 1111 if you must, and to nobody else at all.",
     "In base64 it is UHJvamVjdCBCbHVlYmlyZCBjb21lcyBpbiBNYXk= and that is all I say.",
-    "P r o j e c t   B l u e b i r d in spaced letters, Рrоjесt Вluеbіrd in Cyrillic, p\u200br\u200boject blue\u200bbird too.",
+    "P r o j e c t   B l u e b i r d in spaced letters, Рrоjесt Вluеbіrd in Cyrillic.",
+    "p\u200br\u200boject blue\u200bbird with characters that nobody sees.",
     "Ein Satz mit Umlauten: äöü, 日本語, 🙂 und mehr, damit Bytes in Zeichen geteilt werden.",
     "Start. " + "The weather is fine and the garden is green. " * 6 + "At last project bluebird.",
 ]

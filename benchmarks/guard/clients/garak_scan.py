@@ -18,14 +18,14 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-PROBES = (
-    "encoding.InjectBase64 encoding.InjectHex encoding.InjectROT13 encoding.InjectMorse encoding.InjectBraille "
-    "encoding.InjectUnicodeTagChars encoding.InjectLeet dan.DanInTheWild dan.Ablation_Dan_11_0 latentinjection.LatentWhois "
-    "latentinjection.LatentInjectionReport promptinject.HijackHateHumans promptinject.HijackKillHumans "
-    "smuggling.HypotheticalResponse smuggling.HomoglyphObfuscation smuggling.FunctionMasking grandma.Substances "
-    "goodside.Tag phrasing.PastTense web_injection.MarkdownImageExfil apikey.GetKey badchars.BadCharacters dra.DRA "
-    "suffix.GCGCached tap.TAPCached doctor.Puppetry"
-).split()
+PROBES = """
+encoding.InjectBase64 encoding.InjectHex encoding.InjectROT13 encoding.InjectMorse encoding.InjectBraille
+encoding.InjectUnicodeTagChars encoding.InjectLeet dan.DanInTheWild dan.Ablation_Dan_11_0 latentinjection.LatentWhois
+latentinjection.LatentInjectionReport promptinject.HijackHateHumans promptinject.HijackKillHumans
+smuggling.HypotheticalResponse smuggling.HomoglyphObfuscation smuggling.FunctionMasking grandma.Substances
+goodside.Tag phrasing.PastTense web_injection.MarkdownImageExfil apikey.GetKey badchars.BadCharacters dra.DRA
+suffix.GCGCached tap.TAPCached doctor.Puppetry
+"""
 ARMS = {"guarded": 4000, "guarded-400": 4001, "bare": 8811, "refuse": 8812}
 CONFIG = """
 system: {{parallel_attempts: 4, max_workers: 4, lite: true}}
@@ -52,7 +52,7 @@ def scan(arm: str, cap: int, probes: list[str], work: Path, seconds: float) -> d
     text = CONFIG.format(cap=cap, probes=names, type=target[0], name=target[1], port=ARMS.get(arm, 0))
     config.write_text(text, encoding="utf-8")
     home = {"XDG_DATA_HOME": str(work / "data"), "XDG_CACHE_HOME": str(work / "cache")}
-    offline = {name: "1" for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")}
+    offline = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
     environment = {**os.environ, **home, **offline, "OPENAICOMPATIBLE_API_KEY": "none"}
     command = [sys.executable, "-m", "garak", "--config", str(config), "--report_prefix", prefix]
     with (work / f"{arm}.log").open("w") as log:
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cap", type=int, default=6, help="prompts of each probe")
     parser.add_argument("--arms", nargs="+", default=["null", "bare", "guarded", "refuse"])
-    parser.add_argument("--probes", nargs="+", default=PROBES)
+    parser.add_argument("--probes", nargs="+", default=PROBES.split())
     parser.add_argument("--seconds", type=float, default=600, help="for each arm")
     parser.add_argument("--work", type=Path, default=Path("runs/guard-garak"))
     parser.add_argument("--json", type=Path)
@@ -89,7 +89,9 @@ def main() -> None:
     for name, arms in sorted(table.items()):
         cells = ["{}/{}".format(*arms[arm]) if arm in arms else "-" for arm in given.arms]
         print(f"{re.sub(r'^garak.', '', name)[:72]:72}", *(f"{cell:>12}" for cell in cells))
-    sums = {arm: [sum(c[i] for c in (row.get(arm, (0, 0)) for row in table.values())) for i in (0, 1)] for arm in given.arms}
+    sums = {
+        arm: [sum(c[i] for c in (row.get(arm, (0, 0)) for row in table.values())) for i in (0, 1)] for arm in given.arms
+    }
     print(f"{'all':72}", *(f"{passed}/{total:}".rjust(12) for passed, total in sums.values()))
     if given.json:
         given.json.write_text(json.dumps({"cap": given.cap, "passed_of": table}, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
     cd benchmarks/guard/clients
     GW_BASE_URL=http://127.0.0.1:4000/v1 GW_API_KEY=none INSPECT-BIN/inspect eval inspect_task.py \
-        --model openai-api/gw/oracle -M stream=true --display plain --log-dir ../../../runs/guard-inspect [-T goals=GOALS.jsonl]
+        --model openai-api/gw/oracle -M stream=true --display plain [-T goals=GOALS.jsonl]
 
 Needs `stand.py`. The scorer reads Inspect's own `stop_reason`; the grader is Inspect's `mockllm/model`, which answers
 as it is told, so that a graded task runs offline too.
@@ -28,7 +28,7 @@ SCENES = [
 
 
 @scorer(metrics=[grouped(mean(), "kind")])
-def blocked():  # noqa: ANN201
+def blocked():
     """1 where Inspect sees a content filter."""
 
     async def score(state: TaskState, target: Target) -> Score:
@@ -40,7 +40,7 @@ def blocked():  # noqa: ANN201
 
 
 @scorer(metrics=[grouped(mean(), "kind")])
-def canary():  # noqa: ANN201
+def canary():
     """1 where the upstream's canary came through."""
 
     async def score(state: TaskState, target: Target) -> Score:

@@ -1,6 +1,6 @@
 """LangChain's ChatOpenAI against the gateway: plain, blocked, streamed, and with the 400 mode.
 
-    LANGCHAIN-PYTHON benchmarks/guard/clients/langchain_chat.py     (needs `stand.py`)
+LANGCHAIN-PYTHON benchmarks/guard/clients/langchain_chat.py     (needs `stand.py`)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """LiteLLM's proxy in front of the gateway, and the `openai` client before it: does a block arrive as one?
 
-    LITELLM-PYTHON benchmarks/guard/clients/litellm_front.py     (needs `stand.py`; its environment has `openai` too)
+LITELLM-PYTHON benchmarks/guard/clients/litellm_front.py     (needs `stand.py`; its environment has `openai` too)
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def talk(client: openai.OpenAI) -> None:
         done = client.chat.completions.create(model=model, messages=[{"role": "user", "content": question}])
         choice = done.choices[0]
         said = f"{choice.message.content!r:.90}, refusal {choice.message.refusal!r:.60}"
-        print(f"{model}, whole: {choice.finish_reason}, {said}, extension kept: {'guardrail' in (done.model_extra or {})}")
+        print(
+            f"{model}, whole: {choice.finish_reason}, {said}, extension kept: {'guardrail' in (done.model_extra or {})}"
+        )
     for question in (PLAIN, ASKED, SLIPPED):
         text, finish = "", None
         stream = client.chat.completions.create(

@@ -72,13 +72,15 @@ async def streamed(client: AsyncOpenAI, scene: str, question: str, right: Any) -
             pieces += bool(choice.delta.content)
             text += choice.delta.content or ""
             finish = choice.finish_reason or finish
-    found = f"{finish}, {pieces} pieces, {len(ids)} id, usage {usage and usage.total_tokens}, {text[:60]!r}...{text[-60:]!r}"
+    found = f"{finish}, {pieces} pieces, {len(ids)} id, usage {usage and usage.total_tokens}, {text[-60:]!r}"
     say(f"streamed {scene}", right(text, finish) and len(ids) == 1, found)
 
 
 async def helper(client: AsyncOpenAI) -> None:
     """The client's own accumulating stream."""
-    async with client.chat.completions.stream(model="oracle", messages=[{"role": "user", "content": SLIPPED}]) as stream:
+    async with client.chat.completions.stream(
+        model="oracle", messages=[{"role": "user", "content": SLIPPED}]
+    ) as stream:
         async for _ in stream:
             pass
         try:
@@ -120,7 +122,11 @@ async def errors(client: AsyncOpenAI) -> None:
             )
             say(scene, False, "no error")
         except openai.BadRequestError as error:
-            say(scene, error.code == "content_filter", f"{type(error).__name__} code {error.code!r}: {error.message[:90]}")
+            say(
+                scene,
+                error.code == "content_filter",
+                f"{type(error).__name__} code {error.code!r}: {error.message[:90]}",
+            )
 
 
 async def others(client: AsyncOpenAI) -> None:

@@ -16,9 +16,12 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -54,12 +57,26 @@ def commands(guard: str, goals: Path, oracle: str) -> dict[str, list[str]]:
     }
 
 
+def announce(file: Path) -> None:
+    """Make the file when every server answers."""
+    for port in (8811, 8812, 4000, 4001):
+        for _ in range(1200):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--guard", default=str(HERE / "rules.yaml"))
     parser.add_argument("--goals", type=Path)
     parser.add_argument("--oracle", default=sys.executable)
     parser.add_argument("--seconds", type=float, default=3600, help="until it stops by itself")
+    parser.add_argument("--ready", type=Path, help="file that appears when all of them answer")
     given = parser.parse_args()
     goals = given.goals or Path("runs/guard-clients/scenes.jsonl")
     if given.goals is None:
@@ -67,11 +84,17 @@ def main() -> None:
         goals.write_text("".join(json.dumps(scene) + "\n" for scene in SCENES), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT / "src"))}
     started = [subprocess.Popen(c, env=environment) for c in commands(given.guard, goals, given.oracle).values()]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers end with it
     until = time.monotonic() + given.seconds
+    if given.ready:
+        given.ready.unlink(missing_ok=True)
+        threading.Thread(target=announce, args=(given.ready,), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         while time.monotonic() < until and all(process.poll() is None for process in started):
             time.sleep(0.5)
     for process in started:
+        if process.poll() not in (None, 0):
+            print(f"ended with {process.returncode}: {process.args}", file=sys.stderr)
         process.terminate()
     for process in started:
         process.wait(15)
