@@ -38,15 +38,17 @@ def python_of(envs: Path, name: str) -> str | None:
     return str(path) if path.exists() else None
 
 
-def call(command: Command, log: Path | None = None, environment: dict[str, str] | None = None) -> int:
+def call(
+    command: Command, log: Path | None = None, environment: dict[str, str] | None = None, folder: Path = ROOT
+) -> int:
     """Run a script; what it prints goes to the terminal, or to a file of its own."""
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", **(environment or {})}
     print("$", " ".join(part.replace(f"{ROOT}/", "") for part in command), flush=True)
     if log is None:
-        return subprocess.run(command, env=env, cwd=ROOT).returncode
+        return subprocess.run(command, env=env, cwd=folder).returncode
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as out:
-        return subprocess.run(command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT).returncode
+        return subprocess.run(command, env=env, cwd=folder, stdout=out, stderr=subprocess.STDOUT).returncode
 
 
 def folder_of(guard: Path) -> Path:
@@ -125,9 +127,9 @@ def clients(envs: Path, quick: bool) -> int:
         inspect = envs / "inspect" / "bin" / "inspect"
         if inspect.exists():
             gateway = {"GW_BASE_URL": "http://127.0.0.1:4000/v1", "GW_API_KEY": "none"}
-            command = [str(inspect), "eval", str(CLIENTS / "inspect_task.py"), "--model", "openai-api/gw/oracle"]
+            command = [str(inspect), "eval", "inspect_task.py", "--model", "openai-api/gw/oracle"]
             command += ["-M", "stream=true", "--display", "plain", "--log-dir", str(WORK / "inspect")]
-            failed += call(command, RESULTS / "inspect.txt", gateway) != 0
+            failed += call(command, RESULTS / "inspect.txt", gateway, CLIENTS) != 0
     finally:
         servers.terminate()
         servers.wait(20)

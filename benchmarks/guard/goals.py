@@ -1,7 +1,7 @@
 """The requests that the guard is measured on: ours that nothing was trained on, and public harmless sets.
 
-Harmful: the shipped constitution's held-out prompts with the tag `harmful`. Benign: the look-alikes and plain prompts of
-the same files, the safe half of XSTest, and safety-tuned-llamas' benign instructions.
+Harmful: the shipped constitution's held-out prompts with the tag `harmful`. Benign: the look-alikes and plain prompts
+of the same files, the safe ones of half of XSTest, and safety-tuned-llamas' benign instructions.
 """
 
 from __future__ import annotations

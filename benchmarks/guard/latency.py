@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import random
 import secrets
 import statistics
@@ -199,7 +200,8 @@ def litellm(program: str, work: Path, upstream: str) -> Iterator[str]:
     config = work / "litellm.yaml"
     config.write_text(LITELLM.format(upstream=upstream, key=KEY), encoding="utf-8")
     command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    with servers.running(command, f"http://127.0.0.1:{port}/health/liveliness", work / "litellm.log", 180):
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks GitHub for prices at its start
+    with servers.running(command, f"http://127.0.0.1:{port}/health/liveliness", work / "litellm.log", 400):
         yield f"http://127.0.0.1:{port}/v1"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import ModelOutput, get_model
+from inspect_ai.model import ModelOutput, ModelUsage, get_model
 from inspect_ai.scorer import Score, Target, grouped, mean, model_graded_qa, scorer
 from inspect_ai.solver import TaskState, generate
 
@@ -57,8 +57,10 @@ def guard(goals: str | None = None, count: int = 40) -> Task:
         harmful = [row for row in lines if row["kind"] == "harmful"][:count]
         rows = harmful + [row for row in lines if row["kind"] != "harmful"][:count]
     samples = [Sample(input=row["text"], target=CANARY, metadata={"kind": row["kind"]}) for row in rows]
-    # One output for each question, whatever is asked.
+    # One output for each question, with its usage: else Inspect downloads a tokenizer to estimate it.
     answers = [ModelOutput.from_content("mockllm", "GRADE: C") for _ in samples]
+    for answer in answers:
+        answer.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
     grader = get_model("mockllm/model", custom_outputs=answers)
     return Task(
         dataset=MemoryDataset(samples),

@@ -19,6 +19,7 @@ from pathlib import Path
 import openai
 
 PORT = 4010
+OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_COLOR": "1"}  # else it asks GitHub for prices at its start
 CONFIG = """
 model_list:
   - model_name: guarded
@@ -39,8 +40,8 @@ def started(folder: Path, key: str) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).with_name("litellm")
     command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(PORT)]
     log = (folder / "log").open("wb")
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "NO_COLOR": "1"})
-    for _ in range(600):
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **OFFLINE})
+    for _ in range(1300):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health/liveliness", timeout=2).close()
             return process
