@@ -76,3 +76,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def write(path: Path, goals: list[Goal]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(goal._asdict()) + "\n" for goal in goals), encoding="utf-8")
+
+
+def read(path: Path) -> list[Goal]:
+    """Requests of one's own."""
+    return [Goal(**{name: str(row[name]) for name in Goal._fields}) for row in _rows(path)]

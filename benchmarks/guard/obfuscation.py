@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--oracle", default=sys.executable, help="Python of an environment with the extra decoders")
     parser.add_argument("--gateway", help="a gateway that runs already, in front of --upstream")
     parser.add_argument("--upstream", help="an oracle that runs already, with the goals of --work")
+    parser.add_argument("--goals", type=Path, help="your own requests: rows with id, set, kind and text")
     parser.add_argument("--harmful", type=int, default=60)
     parser.add_argument("--benign", type=int, default=60)
     parser.add_argument("--at-once", type=int, default=4)
@@ -208,7 +209,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     began = time.monotonic()
-    wanted = goals.sample(given.harmful, given.benign, data=given.data)
+    wanted = goals.read(given.goals) if given.goals else goals.sample(given.harmful, given.benign, data=given.data)
     rows = dress(given.work, wanted, {tool: vars(given)[tool] for tool in TOOLS if vars(given)[tool]})
     asyncio.run(measure(given, rows))
     known = {(row["tool"], row["technique"], row["id"], row["text"]) for row in rows}

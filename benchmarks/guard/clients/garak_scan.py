@@ -56,7 +56,10 @@ def scan(arm: str, cap: int, probes: list[str], work: Path, seconds: float) -> d
     environment = {**os.environ, **home, **offline, "OPENAICOMPATIBLE_API_KEY": "none"}
     command = [sys.executable, "-m", "garak", "--config", str(config), "--report_prefix", prefix]
     with (work / f"{arm}.log").open("w") as log:
-        subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=seconds)
+        try:
+            subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            print(f"{arm}: garak was not done after {seconds:.0f} s; what it had evaluated counts", file=sys.stderr)
     report = next((work / "data").rglob(f"{prefix}.report.jsonl"))
     return evaluations(report)
 
