@@ -20,7 +20,7 @@ from pathlib import Path
 
 PROBES = """
 encoding.InjectBase64 encoding.InjectHex encoding.InjectROT13 encoding.InjectMorse encoding.InjectBraille
-encoding.InjectUnicodeTagChars encoding.InjectLeet dan.DanInTheWild dan.Ablation_Dan_11_0 latentinjection.LatentWhois
+encoding.InjectUnicodeTagChars encoding.InjectLeet dan.DanInTheWild
 latentinjection.LatentInjectionReport promptinject.HijackHateHumans promptinject.HijackKillHumans
 smuggling.HypotheticalResponse smuggling.HomoglyphObfuscation smuggling.FunctionMasking grandma.Substances
 goodside.Tag phrasing.PastTense web_injection.MarkdownImageExfil apikey.GetKey badchars.BadCharacters dra.DRA

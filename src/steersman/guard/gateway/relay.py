@@ -11,6 +11,7 @@ upstream's work is ended. A stream that breaks ends with an error event: what wa
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -228,13 +229,20 @@ class _Choice:
         unread = tuple(path for piece in held for path in unread_of(piece, f"choices[{self.index}]"))
         if held:
             text = JsonText([{k: v for k, v in piece.items() if k not in MEDIA} for piece in held], skip=OF_CALLS)
-            ruling = await self.relay.state.judge(
-                self.relay.call, Exchange(self.parts, answer=text.text, unscannable=unread)
-            )
+            ruling = await self._judged(text.text, unread)
             if (spans := replacements(ruling, len(text.text))) is None:
                 return await self._stop(ruling, 1000 * (time.monotonic() - began), noted=True)
             self.ruling = stricter(self.ruling, ruling)
             held = [{**piece, **new} for piece, new in zip(held, text.replaced(spans), strict=True)] if spans else held
+        if lines := _glued(self._held):
+            glued = "\n".join(line for _, line in lines)
+            ruling = await self._judged(glued)
+            if (spans := replacements(ruling, len(glued))) is None:
+                return await self._stop(ruling, 1000 * (time.monotonic() - began), noted=True)
+            self.ruling = stricter(self.ruling, ruling)
+            # Of a text that is cut into pieces nobody can say which to change: the field is left out.
+            changed = {lines[glued.count("\n", 0, span.start)][0] for span in spans}
+            held = [piece for piece in held if not piece.keys() & changed]
         self.ended, self._ms = True, self._ms + 1000 * (time.monotonic() - began)
         await self._write_down(self.ruling)
         if any(lane.redacted for lane in self._lanes.values()):
@@ -245,6 +253,9 @@ class _Choice:
             self._piece(piece, None) if self.kind == "chat" else {**self._piece({}, None), **piece} for piece in held
         ]
         return [*pieces, self._piece({}, finish)]
+
+    async def _judged(self, text: str, unread: tuple[str, ...] = ()) -> Ruling:
+        return await self.relay.state.judge(self.relay.call, Exchange(self.parts, answer=text, unscannable=unread))
 
     async def _stop(self, ruling: Ruling, ms: float, noted: bool = False) -> list[Piece]:
         """The last piece of a stopped answer."""
@@ -266,6 +277,32 @@ def _lists(logprobs: Any, text: str) -> dict[str, list[Any]] | None:
     if not isinstance(logprobs, dict) or spelling(logprobs) != text:
         return None
     return {key: value for key, value in logprobs.items() if isinstance(value, list)}
+
+
+def _glued(held: list[Piece]) -> list[tuple[str, str]]:
+    """Texts of fields that came in more than one piece, put together: the field and one line for each name in it.
+
+    A text is cut anywhere, also inside objects (such as `reasoning_details`): what its pieces say only together must
+    be judged together.
+    """
+    counts = Counter(key for piece in held for key in piece)
+    texts: dict[tuple[str, str], list[str]] = {}
+
+    def walk(field: str, name: str, value: Any) -> None:
+        if isinstance(value, str):
+            texts.setdefault((field, name), []).append(value.replace("\n", " "))
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                walk(field, key, inner)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(field, name, inner)
+
+    for piece in held:
+        for field, value in piece.items():
+            if counts[field] > 1:
+                walk(field, field, value)
+    return [(field, "".join(pieces)) for (field, _), pieces in texts.items()]
 
 
 def _join(call: dict[str, Any], more: Mapping[str, Any]) -> None:

@@ -64,6 +64,28 @@ def test_no_place_of_an_answer_leaks(message: dict[str, Any]) -> None:
     assert response.json()["guardrail"]["side"] == "output"
 
 
+@pytest.mark.parametrize("cut", range(1, len(MAIL)))
+def test_fields_that_nobody_knows_are_judged_whole_however_they_are_cut(cut: int) -> None:
+    """`pii-leak-benchmark` found an unknown field whose pieces were judged one by one, and sent."""
+    first, second = MAIL[:cut], MAIL[cut:]
+    fields: list[tuple[Any, Any]] = [(first, second), ([{"text": first}], [{"text": second}])]
+    for before, after in fields:
+        deltas = [{"content": FILLER}, {"record": before, "kind": "note"}, {"record": after, "kind": "note"}]
+        response = ask(gateway(FakeUpstream([*map(chunk, deltas), chunk({}, "stop")])), chat("hi", stream=True))
+        sent = json.dumps([c["delta"].get("record") for event in events(response) for c in event["choices"]])
+        assert first not in sent.replace("null", "") or len(first) < 3
+        assert second not in sent.replace("null", "") or len(second) < 3
+        assert said(response) == FILLER
+        assert said(response, key="kind") == "notenote"
+
+
+def test_a_word_in_pieces_of_an_unknown_field_stops_the_answer() -> None:
+    deltas = [{"content": FILLER}, {"record": WORD[:6]}, {"record": WORD[6:]}]
+    response = ask(gateway(FakeUpstream([*map(chunk, deltas), chunk({}, "stop")])), chat("hi", stream=True))
+    assert ends(response) == ["content_filter"]
+    assert WORD[6:] not in response.text
+
+
 def _named(message: dict[str, Any]) -> dict[str, Any]:
     return {("text" if key == "content" else key): value for key, value in message.items()}
 
