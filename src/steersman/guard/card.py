@@ -1,8 +1,8 @@
 """A guard's card: what its classifier catches, on topics and sets that it has not learnt from, and what it cannot see.
 
 Recall and false alarms have Wilson's intervals. `held_out` are topics of the data set that no guard learns from;
-`unseen` are the prompts that the model is evaluated on, which no policy has learnt from either. Latency is measured
-where the card is made, and is the only part of it that differs from one training to the next.
+`unseen` are the prompts that the model is evaluated on, which no policy has learnt from either. `latency` is no part of
+the card: it differs from one time to the next.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steersman.constitution.document import Constitution
-from steersman.evals import public_prompts
-from steersman.evals.public_prompts import PublicPromptsConfig
-from steersman.guard.calibration import Reliability
+from steersman.evals.public_prompts import SET
+from steersman.guard.calibration import Reliability, Threshold
 from steersman.guard.dressings import FAMILIES, dress
 from steersman.guard.exchanges import GuardRow, GuardRows, Part, kind_of, words_of
-from steersman.guard.scorer import HARM, Scorer
+from steersman.guard.scorer import HARM
 from steersman.guard.trained import SideRule
 from steersman.guard.verdict import Exchange, Side
 from steersman.stats import wilson
+from steersman.types import Prompt
 
 if TYPE_CHECKING:
     from steersman.guard.rails.classifier import ClassifierRail
-    from steersman.guard.train import Fitted, Reader
+    from steersman.guard.train import Fitted
 
+SIDES: tuple[Side, ...] = ("input", "output")
 MEASURED: tuple[Part, ...] = ("held_out", "unseen")
-ATTACKED = 60  # rows of each kind that every attack family is tried on
+ATTACKED = 40  # rows of each kind that every attack family is tried on
 REQUEST_CHARACTERS = 1200  # about 300 tokens
 TIMED = 60  # requests
 ENCODINGS: dict[str, Callable[[str], str]] = {
@@ -57,25 +58,20 @@ LIMITS = (
 
 
 def compute(
-    constitution: Constitution, rows: GuardRows, fitted: Fitted, members: Sequence[Scorer], reader: Reader
+    constitution: Constitution, rows: GuardRows, fitted: Fitted, rail: ClassifierRail, public: Sequence[Prompt] = ()
 ) -> dict[str, Any]:
-    """The whole card as JSON values.
-
-    Args:
-        members: the scorers of the single seeds, which the guard is the mean of.
-    """
-    from steersman.guard.rails.classifier import ClassifierRail
-
-    rail = ClassifierRail(constitution, fitted.scorer, fitted.rules)
+    """The whole card as JSON values. ``public``: prompts of public sets (`evals/public_prompts.py`)."""
+    probed = fitted.probe is not None
     return {
         "constitution": {"name": constitution.name, "digest": constitution.digest},
         "rows": rows.counts,
-        "input": _side("input", rows, fitted.scorer, fitted.rules["input"], reader),
-        "output": _side("output", rows, fitted.scorer, fitted.rules["output"], reader),
-        "seeds": list(_seeds(rows, members, fitted.rules, reader)),
+        "input": _side("input", rows, fitted, probed),
+        "output": _side("output", rows, fitted, probed),
+        "words_alone": {side: _side(side, rows, fitted, False) for side in SIDES} if probed else None,
+        "probe": _asked(rows, fitted) if probed else None,
+        "seeds": list(_seeds(rows, fitted)),
         "attacks": attacks(rail, rows),
-        "public": public(rail),
-        "latency_ms": latency(rail, rows),
+        "public": of_public_sets(rail, public),
         "cannot_see": list(LIMITS),
         "notes": list(_notes(constitution, rows, fitted.rules)),
     }
@@ -84,14 +80,13 @@ def compute(
 # own rows ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _side(
-    side: Side, rows: GuardRows, scorer: Scorer, rules: Sequence[SideRule], reader: Reader
-) -> dict[str, dict[str, Any]]:
+def _side(side: Side, rows: GuardRows, fitted: Fitted, probed: bool) -> dict[str, dict[str, Any]]:
     """By principle: its threshold, recall, false alarms by kind of row, and calibration."""
     found: dict[str, dict[str, Any]] = {}
+    rules = fitted.rules[f"{side}+probe" if probed else side]
     shared = [rule.principle for rule in rules if rule.head == HARM]
     for part in MEASURED:
-        own, scores = _scored(side, rows.part(part), scorer, reader)
+        own, scores = fitted.scores(side, rows.part(part), probed)
         for rule in rules:
             entry = found.setdefault(rule.principle, {"threshold": _threshold(rule)})
             if own:
@@ -99,12 +94,16 @@ def _side(
     return found
 
 
-def _scored(
-    side: Side, rows: GuardRows, scorer: Scorer, reader: Reader
-) -> tuple[Sequence[GuardRow], Mapping[str, Any]]:
-    if side == "input":
-        return rows.requests, reader.requests(scorer, rows.requests)
-    return rows.exchanges, reader.exchanges(scorer, rows.exchanges)
+def _asked(rows: GuardRows, fitted: Fitted) -> dict[str, Any]:
+    """Which share of the requests of held-out topics the first step passes on to the probe, by kind."""
+    assert fitted.cascade
+    own = [row for row in rows.part("held_out").requests if not row.dressing]
+    over = fitted.reader.requests(fitted.scorer, own)[HARM] >= fitted.cascade.low
+    kinds = np.array([row.kind for row in own])
+    return {
+        "layers": list(fitted.layers),
+        "asked": {str(kind): _rate(over[kinds == kind]) for kind in np.unique(kinds)},
+    }
 
 
 def _figures(
@@ -156,28 +155,24 @@ def _rate(over: Any) -> dict[str, Any]:
     return wilson(int(np.sum(over)), len(over)).json()
 
 
-def _seeds(
-    rows: GuardRows, members: Sequence[Scorer], rules: Mapping[Side, Sequence[SideRule]], reader: Reader
-) -> Iterator[dict[str, Any]]:
+def _seeds(rows: GuardRows, fitted: Fitted) -> Iterator[dict[str, Any]]:
     """Each seed alone, at its own threshold: recall of the harm principles and false alarms on held-out topics."""
-    from steersman.guard.calibration import Threshold
-
-    calibration, held_out = rows.part("calibration"), rows.part("held_out")
-    for member in members:
+    for place, member in enumerate(fitted.members):
+        probe = fitted.probe.member(place) if fitted.probe else None
+        alone = fitted._replace(scorer=member, probe=probe)
         entry: dict[str, Any] = {}
-        for side, of_side in rules.items():
-            rate = max((rule.threshold.declared_rate for rule in of_side if rule.head == HARM), default=None)
-            if rate is None:
-                continue
-            known, known_scores = _scored(side, calibration, member, reader)
-            own, scores = _scored(side, held_out, member, reader)
-            fine = np.array([row.label != "breaks" for row in known], bool)
-            threshold = Threshold.choose(known_scores[HARM][fine], rate).score
-            over = scores[HARM] > threshold
-            ids = {rule.principle for rule in of_side if rule.head == HARM}
-            harmful = np.array([row.label == "breaks" and row.principle in ids for row in own], bool)
-            harmless = np.array([row.label != "breaks" for row in own], bool)
-            entry[side] = {"recall": _rate(over[harmful]), "false_alarms": _rate(over[harmless])}
+        for side in SIDES:
+            rules = [rule for rule in fitted.rules[side] if rule.head == HARM]
+            if rules:
+                known, known_scores = alone.scores(side, rows.part("calibration"), probe is not None)
+                own, scores = alone.scores(side, rows.part("held_out"), probe is not None)
+                fine = np.array([row.label != "breaks" for row in known], bool)
+                rate = max(rule.threshold.declared_rate for rule in rules)
+                over = scores[HARM] > Threshold.choose(known_scores[HARM][fine], rate).score
+                ids = {rule.principle for rule in rules}
+                harmful = np.array([row.label == "breaks" and row.principle in ids for row in own], bool)
+                harmless = np.array([row.label != "breaks" for row in own], bool)
+                entry[side] = {"recall": _rate(over[harmful]), "false_alarms": _rate(over[harmless])}
         yield entry
 
 
@@ -214,14 +209,13 @@ def blocks(rail: ClassifierRail, text: str, answer: str | None = None) -> bool:
     return any(verdict.decision not in ("allow", "escalate") for verdict in rail.check(Exchange.of(text, answer), {}))
 
 
-def public(rail: ClassifierRail) -> dict[str, Any] | None:
-    """By public set: its kind, and the share of it that is stopped at the input; None where there is no copy."""
-    prompts = public_prompts.load(PublicPromptsConfig())
+def of_public_sets(rail: ClassifierRail, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
+    """By public set: its kind, and the share of it that is stopped at the input; None without any."""
     found: dict[str, Any] = {}
-    for name in dict.fromkeys(tag for row in prompts for tag in row.tags if tag.startswith(public_prompts.SET)):
+    for name in dict.fromkeys(tag for row in prompts for tag in row.tags if tag.startswith(SET)):
         own = [row for row in prompts if name in row.tags]
         stopped = [blocks(rail, words_of(row.prompt)) for row in own]
-        found[name.removeprefix(public_prompts.SET)] = {"kind": kind_of(own[0].tags), "stopped": _rate(stopped)}
+        found[name.removeprefix(SET)] = {"kind": kind_of(own[0].tags), "stopped": _rate(stopped)}
     return found or None
 
 
@@ -248,9 +242,10 @@ def latency(rail: ClassifierRail, rows: GuardRows) -> dict[str, dict[str, float]
 # notes ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _notes(constitution: Constitution, rows: GuardRows, rules: Mapping[Side, Sequence[SideRule]]) -> Iterator[str]:
+def _notes(constitution: Constitution, rows: GuardRows, rules: Mapping[str, Sequence[SideRule]]) -> Iterator[str]:
     """What a reader has to know before a figure: too few rows, principles without a classifier."""
-    for side, of_side in rules.items():
+    for side in SIDES:
+        of_side = rules[side]
         few = [rule.principle for rule in of_side if not rule.threshold.enough]
         if few:
             yield (

@@ -16,9 +16,10 @@ model; the card says how far the seeds differ.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +27,22 @@ from pydantic import Field
 
 from steersman.constitution.document import Constitution
 from steersman.errors import DataError
+from steersman.guard.activations import ActivationReader
 from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.exchanges import GuardRow, GuardRows, principles_of
 from steersman.guard.ngrams import NGrams, inverse_document_frequency, matrix
+from steersman.guard.rails.probe import Probe
 from steersman.guard.scorer import DECLINES, HARM, LOUD, Layout, Models, Scorer, answer_features, exchange_ids
-from steersman.guard.trained import FORMAT, SideRule
+from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import Side
 from steersman.store import write_json
-from steersman.types import Behaviour, Record, Seed
+from steersman.types import Behaviour, Prompt, Record, Seed
+
+if TYPE_CHECKING:
+    from steersman.guard.rails.classifier import ClassifierRail
 
 VERSION = 1
+TOKEN_CHANCES = 4  # moments of a text at which its moving average may be at its highest
 FOLDS = 4  # of topics, for the requests' scores on training rows
 Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -54,10 +61,52 @@ class GuardConfig(Record):
 
 
 class Fitted(NamedTuple):
-    """A scorer and its rules by side."""
+    """A trained guard.
+
+    Attributes:
+        rules: by side; with a probe also those of ``input+probe`` and ``output+probe``, for the combined scores.
+        probe: the second step, None for none. cascade: how it is combined with the first.
+        states: pooled activations of every request that was read, by its text.
+        layers: of the model that were read; `TokenProbe` reads the middle one. token_threshold: of its score.
+    """
 
     scorer: Scorer
-    rules: dict[Side, list[SideRule]]
+    rules: dict[str, list[SideRule]]
+    reader: Reader
+    members: Sequence[Scorer]
+    probe: Probe | None = None
+    cascade: Cascade | None = None
+    states: Mapping[str, Floats] = {}
+    layers: tuple[int, ...] = ()
+    token_threshold: float = 0.0
+
+    def with_rules(self, constitution: Constitution, rows: GuardRows) -> Fitted:
+        """With the thresholds of the combined scores."""
+        own = rows.part("calibration")
+        sides = {f"{side}+probe": _rules(side, constitution, *self.scores(side, own, True)) for side in SIDES}
+        return self._replace(rules=self.rules | sides)
+
+    def scores(self, side: Side, rows: GuardRows, probed: bool) -> tuple[Sequence[GuardRow], dict[str, Any]]:
+        """The rows of one side with an array of log-odds for each head.
+
+        Args:
+            probed: with `HARM` as the combined score of both steps; then of rows that the probe has read only.
+        """
+        own = rows.requests if side == "input" else rows.exchanges
+        if not probed:
+            read = self.reader.requests if side == "input" else self.reader.exchanges
+            return own, read(self.scorer, own)
+        assert self.probe
+        assert self.cascade
+        own = [row for row in own if row.prompt in self.states]
+        requests = self.reader.requests(self.scorer, own)
+        said = self.probe.scores(np.stack([self.states[row.prompt] for row in own])) if own else np.zeros((0, 1))
+        combined = self.cascade.of_request(requests[HARM], said[:, 0]) if own else np.zeros(0)
+        if side == "input":
+            heads = {name: requests[name] + said[:, place] for place, name in enumerate(self.probe.heads)}
+            return own, heads | {HARM: combined}
+        scores = self.reader.exchanges(self.scorer, own)
+        return own, scores | {HARM: self.cascade.of_exchange(scores, combined)}
 
 
 def train(
@@ -68,15 +117,18 @@ def train(
     *,
     base: Path | None = None,
     policy: Path | None = None,
-) -> dict[str, Any]:
-    """Train a guard into a folder; the same inputs give the same bytes.
+    public: Sequence[Prompt] = (),
+) -> ClassifierRail:
+    """Train a guard into a folder; the same inputs on the same machine give the same bytes.
 
     Args:
         base: the model whose activations the probe reads; None for no probe.
-        policy: what was trained on it; then the probe reads the aligned model's activations.
+        policy: what was trained on it. The probe reads the base model all the same: a policy has learnt from the rows
+            that thresholds are chosen on, and is surer of them than it will be of others.
+        public: prompts of public sets, which the card has figures of (`evals/public_prompts.py`).
 
     Returns:
-        The card.
+        The guard as a rail, which `card.latency` measures. The card is in ``card.json``.
 
     Raises:
         DataError: the rows have no harmless request, or a principle that is blocked has nothing to learn from.
@@ -84,20 +136,79 @@ def train(
     from safetensors.numpy import save_file
 
     from steersman.guard import card
+    from steersman.guard.rails.classifier import ClassifierRail
 
     reader = Reader(config.grams)
     members = [fit(config, constitution, rows, member, reader) for member in range(config.seeds)]
     scorer = mean_of(members)
-    fitted = Fitted(scorer, calibrated(scorer, constitution, rows, reader))
+    fitted = Fitted(scorer, calibrated(scorer, constitution, rows, reader), reader, members)
+    activations = None
+    if base is not None and config.probe and any(rule.head == HARM for rule in fitted.rules["input"]):
+        activations = ActivationReader(base)
+        fitted = with_probe(config, constitution, rows, fitted, activations)
     out_folder.mkdir(parents=True, exist_ok=True)
     save_file(scorer.arrays(), out_folder / "ngrams.safetensors")
-    write_json(out_folder / "guard.json", description(config, constitution, fitted))
-    found = card.compute(constitution, rows, fitted, members, reader)
-    write_json(out_folder / "card.json", found)
-    return found
+    if fitted.probe:
+        save_file(dict(fitted.probe.arrays), out_folder / "probe.safetensors")
+    write_json(out_folder / "guard.json", description(config, constitution, fitted, base if activations else None))
+    rail = ClassifierRail(constitution, scorer, fitted.rules, fitted.probe, fitted.cascade, activations)
+    write_json(out_folder / "card.json", card.compute(constitution, rows, fitted, rail, public))
+    return rail
 
 
-def description(config: GuardConfig, constitution: Constitution, fitted: Fitted) -> dict[str, Any]:
+def with_probe(
+    config: GuardConfig, constitution: Constitution, rows: GuardRows, fitted: Fitted, activations: ActivationReader
+) -> Fitted:
+    """The second step, and the rules of both together."""
+    from steersman.guard import probe_training
+
+    texts = list(dict.fromkeys(row.prompt for row in rows.requests if not row.dressing))
+    states = dict(zip(texts, activations.read_all(texts), strict=True))
+    own = [row for row in rows.part("train").requests if row.prompt in states]
+    heads = {name: [_asks(row, name) for row in own] for name in fitted.scorer.request.heads}
+    topics = sorted({row.topic for row in own})
+    bootstraps = [_bootstrap(topics, config.seed, member) for member in range(config.seeds)]
+    weights = [[weight_of[row.topic] for row in own] for weight_of in bootstraps]
+    place = 2 * activations.width * (len(activations.layers) // 2)
+    middle = slice(place, place + activations.width)
+    probe = probe_training.fit(np.stack([states[row.prompt] for row in own]), heads, weights, middle, config.seed)
+    known = [row.prompt for row in rows.part("calibration").requests if row.prompt in states and row.label == "fine"]
+    rate = min(rule.threshold.declared_rate for rule in fitted.rules["input"])
+    along = Threshold.choose(probe.of_means(np.stack([states[text] for text in known])[:, middle]), rate)
+    fitted = fitted._replace(
+        probe=probe,
+        states=states,
+        layers=activations.layers,
+        token_threshold=along.score + along.tail * math.log(TOKEN_CHANCES),
+    )
+    return fitted._replace(cascade=_cascade(fitted, rows)).with_rules(constitution, rows)
+
+
+def _asks(row: GuardRow, head: str) -> bool:
+    return row.label == "breaks" if head == HARM else row.principle == head
+
+
+def _cascade(fitted: Fitted, rows: GuardRows) -> Cascade:
+    """The weights of both steps, from the calibration's topics."""
+    assert fitted.probe
+    own = rows.part("calibration")
+    requests = [row for row in own.requests if row.prompt in fitted.states]
+    words = fitted.reader.requests(fitted.scorer, requests)[HARM]
+    said = fitted.probe.scores(np.stack([fitted.states[row.prompt] for row in requests]))[:, 0]
+    place = {row.prompt: index for index, row in enumerate(requests)}
+    exchanges = [row for row in own.exchanges if row.prompt in place]
+    asked = {row.principle for row in requests} - {""}
+    return Cascade.fit(
+        words,
+        said,
+        np.array([row.label == "breaks" for row in requests]),
+        fitted.reader.exchanges(fitted.scorer, exchanges),
+        np.array([place[row.prompt] for row in exchanges]),
+        np.array([row.label == "breaks" and row.principle in asked for row in exchanges]),
+    )
+
+
+def description(config: GuardConfig, constitution: Constitution, fitted: Fitted, base: Path | None) -> dict[str, Any]:
     """What ``guard.json`` holds."""
     scorer = fitted.scorer
     layout = Layout(
@@ -114,6 +225,10 @@ def description(config: GuardConfig, constitution: Constitution, fitted: Fitted)
         "config": config.model_dump(mode="json"),
         "layout": layout.model_dump(mode="json"),
         "rules": {side: [rule.model_dump(mode="json") for rule in rules] for side, rules in fitted.rules.items()},
+        "cascade": fitted.cascade.model_dump(mode="json") if fitted.cascade else None,
+        "layers": list(fitted.layers),
+        "token_threshold": fitted.token_threshold,
+        "base": str(base) if base else None,
     }
 
 
@@ -268,32 +383,43 @@ def _scores_of_requests(reader: Reader, rows: Sequence[GuardRow], side_of: Calla
 # calibration ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+SIDES: tuple[Side, ...] = ("input", "output")
+
+
 def calibrated(
     scorer: Scorer, constitution: Constitution, rows: GuardRows, reader: Reader
-) -> dict[Side, list[SideRule]]:
+) -> dict[str, list[SideRule]]:
     """Calibration and threshold of each principle on each side, from the calibration's topics."""
     own = rows.part("calibration")
+    return {
+        "input": _rules("input", constitution, own.requests, reader.requests(scorer, own.requests)),
+        "output": _rules("output", constitution, own.exchanges, reader.exchanges(scorer, own.exchanges)),
+    }
+
+
+def _rules(
+    side: Side, constitution: Constitution, rows: Sequence[GuardRow], scores: Mapping[str, Floats]
+) -> list[SideRule]:
+    """A rule for each principle that is enforced on this side and has a head."""
     requests_of, answers_of = principles_of(constitution)
-    request_scores, exchange_scores = reader.requests(scorer, own.requests), reader.exchanges(scorer, own.exchanges)
-    sides: dict[Side, list[SideRule]] = {"input": [], "output": []}
-    for principle in requests_of:
-        if principle.id in request_scores:
+    blocked = {p.id for p in requests_of}
+    found = []
+    for principle in requests_of if side == "input" else answers_of:
+        if principle.id in scores:
+            head = HARM if principle.id in blocked else principle.id
             rate = principle.enforced.false_positive_rate
-            sides["input"].append(_rule(principle.id, HARM, own.requests, request_scores[HARM], rate, ()))
-    asked = tuple(rule.principle for rule in sides["input"])
-    for principle in answers_of:
-        if principle.id in exchange_scores:
-            head = HARM if principle.id in asked else principle.id
-            group = asked if head == HARM else (principle.id,)
-            rate = principle.enforced.false_positive_rate
-            sides["output"].append(_rule(principle.id, head, own.exchanges, exchange_scores[head], rate, group))
-    return sides
+            found.append(
+                _rule(principle.id, head, rows, scores[head], rate, blocked if head == HARM else {principle.id})
+            )
+    return found
 
 
-def _rule(id: str, head: str, rows: Sequence[GuardRow], scores: Floats, rate: float, group: Sequence[str]) -> SideRule:
+def _rule(
+    id: str, head: str, rows: Sequence[GuardRow], scores: Floats, rate: float, group: Collection[str]
+) -> SideRule:
     """Negatives are the harmless rows, refusals among them; rows that break another principle are neither."""
-    breaks = np.array([row.label == "breaks" for row in rows])
-    positive = breaks & np.array([not group or row.principle in group for row in rows])
+    breaks = np.array([row.label == "breaks" for row in rows], bool)
+    positive = breaks & np.array([row.principle in group for row in rows], bool)
     used = positive | ~breaks
     return SideRule(
         principle=id,

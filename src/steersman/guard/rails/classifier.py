@@ -8,18 +8,23 @@ tail of harmless scores says that so many chances are worth.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from steersman.constitution.document import Constitution
 from steersman.errors import ModelError
+from steersman.guard.activations import ActivationReader
 from steersman.guard.normalise import View, Views
 from steersman.guard.normalise import views as all_views
+from steersman.guard.rails.probe import Probe, TokenProbe
 from steersman.guard.scorer import HARM, Layout, Scorer
-from steersman.guard.trained import FORMAT, SideRule
+from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import Evidence, Exchange, Side, Verdict
 from steersman.store import read_json
 
@@ -27,6 +32,7 @@ ANSWER = "answer"  # the path of the answer's views
 WINDOW, STRIDE = 400, 200  # characters of a long text that are read at a time
 WHOLE = 600  # characters of a text that is read as a whole only
 TURNS = 6  # of the user, the last ones, that are read as one text
+REMEMBERED = 256  # requests whose activations are kept
 REACH = 400  # characters of an answer that may be on their way before the exchange is judged with them
 INSTRUCTIONS = frozenset({"system", "developer"})
 # A system prompt says what not to do. Such a sentence names harm, and does not ask for it.
@@ -42,23 +48,43 @@ class Found(NamedTuple):
 
     scores: Mapping[str, float]
     evidence: Evidence | None
+    text: str = ""  # the piece that has it
 
 
 class ClassifierRail:
-    """A guard's n-gram models. Threads may share one."""
+    """A guard's n-gram models, and the probe that they ask where they are unsure. Threads may share one.
+
+    Args:
+        probe, cascade, activations: the second step; without all three the words decide alone.
+    """
 
     name = "classifier"
     reach: int | None = REACH
 
-    def __init__(self, constitution: Constitution, scorer: Scorer, rules: Mapping[Side, Sequence[SideRule]]) -> None:
+    def __init__(
+        self,
+        constitution: Constitution,
+        scorer: Scorer,
+        rules: Mapping[str, Sequence[SideRule]],
+        probe: Probe | None = None,
+        cascade: Cascade | None = None,
+        activations: ActivationReader | None = None,
+    ) -> None:
         self.scorer, self.rules = scorer, rules
+        self.probe, self.cascade, self.activations = probe, cascade, activations
+        self.probed = bool(probe and cascade and activations)
+        self._said = functools.lru_cache(maxsize=REMEMBERED)(self._ask)  # a stream is judged many times
         self._actions = {p.id: p.enforced for p in constitution.principles}
         tails = [rule.threshold.tail for side in rules.values() for rule in side if math.isfinite(rule.threshold.tail)]
         self._tail = max(tails, default=0.0)
 
     @classmethod
-    def load(cls, folder: Path, constitution: Constitution) -> ClassifierRail:
+    def load(cls, folder: Path, constitution: Constitution, *, base: Path | None = None) -> ClassifierRail:
         """A trained guard's classifier.
+
+        Args:
+            base: the model whose activations the probe reads, if it is elsewhere than at training. Where there is no
+                such folder the guard works without its probe, at thresholds of their own.
 
         Raises:
             ModelError: the folder holds no guard, a damaged one, one of another format, or that of another
@@ -74,24 +100,53 @@ class ClassifierRail:
             )
         try:
             layout = Layout.model_validate(about["layout"])
-            rules = {side: [SideRule.model_validate(rule) for rule in about["rules"][side]] for side in _SIDES}
+            rules = {side: [SideRule.model_validate(r) for r in of_side] for side, of_side in about["rules"].items()}
+            cascade = Cascade.model_validate(about["cascade"]) if about["cascade"] else None
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"guard.json cannot be read: {error}", where=str(folder), do=_AGAIN) from error
         scorer = Scorer.of_arrays(layout, _arrays(folder / "ngrams.safetensors"), folder / "ngrams.safetensors")
-        return cls(constitution, scorer, rules)
+        model = base or (Path(about["base"]) if about["base"] else None)
+        if cascade is None or model is None or not model.exists():
+            return cls(constitution, scorer, rules)
+        path = folder / "probe.safetensors"
+        probe = Probe.of_arrays(layout.request_heads, _arrays(path), path)
+        activations = ActivationReader(model)
+        if list(activations.layers) != about["layers"] or activations.size != len(probe.arrays["mean"]):
+            raise ModelError("the probe was trained on another model", where=str(model), do=_AGAIN)
+        return cls(constitution, scorer, rules, probe, cascade, activations)
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def check(self, exchange: Exchange, views: dict[str, Views]) -> Sequence[Verdict]:
         """See `verdict.Rail`. The verdicts have the scores of all principles that are judged on this side."""
         said, found = self._request(exchange, views)
+        combined = self._combined(said, found) if self.probed else found.scores
         if exchange.answer is not None:
-            found = self._answer(said, views.get(ANSWER) or all_views(exchange.answer), found.scores)
+            found = self._answer(said, views.get(ANSWER) or all_views(exchange.answer), found.scores, combined[HARM])
+        else:
+            found = found._replace(scores=combined)
         if not all(math.isfinite(score) for score in found.scores.values()):
             raise ArithmeticError("the classifier gave NaN")
         return list(self._verdicts(exchange.side, found))
 
+    def _combined(self, said: str, found: Found) -> Mapping[str, float]:
+        """A request's scores by both steps; the probe is asked only where the words leave it open."""
+        assert self.cascade
+        if found.scores[HARM] < self.cascade.low:
+            return {**found.scores, HARM: float(self.cascade.of_request(found.scores[HARM], None))}
+        probed = self._said(tuple(dict.fromkeys(text for text in (found.text, said) if text.strip())))
+        scores = {name: score + probed.get(name, 0.0) for name, score in found.scores.items()}
+        return {**scores, HARM: float(self.cascade.of_request(found.scores[HARM], probed[HARM]))}
+
+    def _ask(self, texts: tuple[str, ...]) -> Mapping[str, float]:
+        """What the probe says of a request: the scores of the text with the highest."""
+        assert self.probe
+        assert self.activations
+        scores = self.probe.scores(self.activations.read(texts))
+        highest = scores[int(np.argmax(scores[:, self.probe.heads.index(HARM)]))]
+        return dict(zip(self.probe.heads, highest.tolist(), strict=True))
+
     def _verdicts(self, side: Side, found: Found) -> Iterator[Verdict]:
-        rules = self.rules[side]
+        rules = self.rules[f"{side}+probe" if self.probed else side]
         shared = [rule for rule in rules if rule.head == HARM]
         top = max(shared, key=lambda rule: found.scores.get(rule.principle, -math.inf), default=None)
         for rule in rules:
@@ -123,7 +178,7 @@ class ClassifierRail:
             best = _higher(best, self._text(part.where, of_part))
         words = "\n".join(said[-TURNS:])
         if len(said) > 1:
-            best = _higher(best, Found(self._text("", (View(words),)).scores, None))
+            best = _higher(best, self._text("", (View(words),))._replace(evidence=None))
         if best.scores[HARM] == -math.inf:
             best = Found(self.scorer.of_request(""), None)
         return words, best
@@ -140,22 +195,45 @@ class ClassifierRail:
                 scores[HARM] -= loss
                 if scores[HARM] > best.scores[HARM]:
                     origin = view.span(start, end)
-                    best = Found(scores, Evidence(where=where, start=origin[0], end=origin[1], views=view.trace))
+                    evidence = Evidence(where=where, start=origin[0], end=origin[1], views=view.trace)
+                    best = Found(scores, evidence, view.text[start:end])
         return best
 
-    def _answer(self, prompt: str, views: Views, asked: Mapping[str, float]) -> Found:
-        """The highest score of each head over the answer's views."""
+    def _answer(self, prompt: str, views: Views, asked: Mapping[str, float], combined: float) -> Found:
+        """The highest score of each head over the answer's views.
+
+        Args:
+            asked: the scores of the request by its words. combined: of both steps.
+        """
         best: dict[str, float] = {}
         evidence: Evidence | None = None
         for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
             if not text and best:
                 continue
             scores = self.scorer.of_exchange(prompt, view.text, asked)
+            if self.probed:
+                assert self.cascade
+                scores[HARM] = float(self.cascade.of_exchange(scores, combined))
             if not best or scores[HARM] > best[HARM]:
                 start, end = view.span(0, len(view.text))
                 evidence = Evidence(where=ANSWER, start=start, end=end, views=view.trace)
             best = {name: max(score, best.get(name, -math.inf)) for name, score in scores.items()}
         return Found(best, evidence)
+
+
+def token_probe(folder: Path) -> TokenProbe | None:
+    """The part of a guard's probe that reads along while a model writes; None for a guard without one.
+
+    Raises:
+        ModelError: the folder holds no guard, or a damaged one.
+    """
+    about, path = _about(folder), folder / "probe.safetensors"
+    if not about.get("cascade"):
+        return None
+    layers = about["layers"]
+    probe = Probe.of_arrays(about["layout"]["request_heads"], _arrays(path), path)
+    weight, bias = probe.arrays["token.weight"], float(probe.arrays["token.bias"][0])
+    return TokenProbe(layers[len(layers) // 2] - 1, weight, bias, float(about["token_threshold"]))
 
 
 def constitution_of(folder: Path) -> Constitution:
@@ -184,7 +262,6 @@ def windows(text: str) -> Iterator[tuple[int, int]]:
             yield start, min(len(text), start + WINDOW)
 
 
-_SIDES: tuple[Side, ...] = ("input", "output")
 _AGAIN = "train the guard again"
 
 
