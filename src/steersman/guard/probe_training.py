@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from steersman.guard.rails.probe import Probe
 
 Floats = NDArray[np.float32]
-HIDDEN, DROPOUT, INPUT_DROPOUT = 128, 0.3, 0.1
+HIDDEN, DROPOUT, INPUT_DROPOUT = 256, 0.5, 0.15
+MIXED = 0.3  # of the beta distribution that mixes pairs of rows (Zhang et al. 2018, arXiv:1710.09412)
 EPOCHS, BATCH, RATE, DECAY = 15, 128, 1e-3, 0.1
 TOKEN_STRENGTH = 0.003  # inverse regularisation of the linear head, on standardised states
 
@@ -47,7 +48,7 @@ def _network(inputs: Floats, positive: Floats, weights: NDArray[np.float64], see
 
     kept = weights > 0
     x, y, w = (torch.tensor(np.ascontiguousarray(a[kept], np.float32)) for a in (inputs, positive, weights))
-    generator = torch.Generator().manual_seed(seed)
+    generator, random = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = nn.Sequential(
@@ -62,8 +63,12 @@ def _network(inputs: Floats, positive: Floats, weights: NDArray[np.float64], see
             order = torch.randperm(len(x), generator=generator)
             for start in range(0, len(x), BATCH):
                 rows = order[start : start + BATCH]
+                others, part = rows[torch.randperm(len(rows), generator=generator)], random.beta(MIXED, MIXED)
+                mixed = network(part * x[rows] + (1 - part) * x[others])
+                wanted = part * y[rows] + (1 - part) * y[others]
+                counted = (part * w[rows] + (1 - part) * w[others])[:, None].expand_as(wanted)
                 loss: Any = nn.functional.binary_cross_entropy_with_logits(
-                    network(x[rows]), y[rows], w[rows, None].expand(-1, y.shape[1]), pos_weight=(1 - share) / share
+                    mixed, wanted, counted, pos_weight=(1 - share) / share
                 )
                 optimiser.zero_grad()
                 loss.backward()

@@ -1,8 +1,8 @@
 """The classifier that was trained from the constitution, as a rail.
 
 On the input side it asks of every text of the request, in every view of it, whether it asks to break a principle; on
-the output side, whether the answer breaks one given the request. Long texts are read as a whole and in windows, so that
-one sentence is not lost in a page. Each window is one more chance of a false alarm: its score is lowered by what the
+the output side, whether the answer breaks one given the request. A long text is read as a whole and by sentences, so
+that one of them is not lost in a page. Each piece is one more chance of a false alarm: scores are lowered by what the
 tail of harmless scores says that so many chances are worth.
 """
 
@@ -29,8 +29,8 @@ from steersman.guard.verdict import Evidence, Exchange, Side, Verdict
 from steersman.store import read_json
 
 ANSWER = "answer"  # the path of the answer's views
-WINDOW, STRIDE = 400, 200  # characters of a long text that are read at a time
-WHOLE = 600  # characters of a text that is read as a whole only
+WHOLE = 160  # characters of a text that is read as a whole only
+SHORTEST, LONGEST = 24, 240  # characters of a piece of a longer one
 TURNS = 6  # of the user, the last ones, that are read as one text
 REMEMBERED = 256  # requests whose activations are kept
 REACH = 400  # characters of an answer that may be on their way before the exchange is judged with them
@@ -41,6 +41,9 @@ _FORBIDS = re.compile(
     r"|ne|jamais|refuse[rz]|nunca|jamás|evit\w+|no)\b[^.!?\n]*[.!?\n]?",
     re.IGNORECASE,
 )
+
+
+_SENTENCE = re.compile(r"[^.!?\n\u3002\uff01\uff1f]*[.!?\n\u3002\uff01\uff1f]*\s*")
 
 
 class Found(NamedTuple):
@@ -188,9 +191,9 @@ class ClassifierRail:
         for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
             if not text:
                 continue
-            pieces = list(windows(view.text))
-            loss = self._tail * math.log(len(pieces))
-            for start, end in pieces:
+            places = list(pieces(view.text))
+            loss = self._tail * math.log(len(places))
+            for start, end in places:
                 scores = self.scorer.of_request(view.text[start:end])
                 scores[HARM] -= loss
                 if scores[HARM] > best.scores[HARM]:
@@ -254,12 +257,24 @@ def constitution_of(folder: Path) -> Constitution:
     return found
 
 
-def windows(text: str) -> Iterator[tuple[int, int]]:
-    """Beginnings and ends of what is read of a text: all of it, and of a long one every part of it."""
+def pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Beginnings and ends of what is read of a text: all of it, and of a long one each of its sentences.
+
+    Short sentences are read with the next one, and a long one in parts.
+    """
     yield 0, len(text)
-    if len(text) > WHOLE:
-        for start in range(0, len(text) - STRIDE, STRIDE):
-            yield start, min(len(text), start + WINDOW)
+    if len(text) <= WHOLE:
+        return
+    start = 0
+    for sentence in _SENTENCE.finditer(text):
+        while sentence.end() - start > LONGEST:
+            yield start, start + LONGEST
+            start += LONGEST // 2
+        if sentence.end() - start >= SHORTEST:
+            yield start, sentence.end()
+            start = sentence.end()
+    if start < len(text):
+        yield start, len(text)
 
 
 _AGAIN = "train the guard again"
