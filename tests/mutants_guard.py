@@ -107,4 +107,40 @@ GUARD = (
         "value",
         "unit/guard/rails/test_personal_data.py::test_people_may_send_their_own_data_and_get_it_back",
     ),
+    # ── the classifier ───────────────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "a topic is in two parts",
+        "guard/exchanges.py",
+        "        leader[max(topic, other)] = min(topic, other)\n",
+        "",
+        "unit/guard/test_exchanges.py::test_no_topic_and_no_prompt_is_in_two_parts",
+    ),
+    Mutant(
+        "a threshold is chosen on rows that break the principle",
+        "guard/train.py",
+        "threshold=Threshold.choose(scores[~breaks], rate)",
+        "threshold=Threshold.choose(scores[breaks], rate)",
+        "unit/guard/test_classifier.py::test_thresholds_come_from_harmless_rows_of_the_calibration",
+    ),
+    Mutant(
+        "NaN in the weights is taken",
+        "guard/scorer.py",
+        "if not np.isfinite(found).all():",
+        "if False:",
+        "unit/guard/test_classifier.py::test_damaged_weights_are_refused",
+    ),
+    Mutant(
+        "a guard of another constitution is taken",
+        "guard/rails/classifier.py",
+        'if about["constitution_digest"] != constitution.digest:',
+        "if False:",
+        "unit/guard/test_classifier.py::test_another_constitution_is_refused",
+    ),
+    Mutant(
+        "a threshold lets more pass than it declares",
+        "guard/calibration.py",
+        "allowed = math.floor(rate * (len(ordered) + 1)) - 1",
+        "allowed = math.floor(4 * rate * (len(ordered) + 1))",
+        "unit/guard/test_calibration.py::test_the_declared_rate_holds_on_new_rows",
+    ),
 )

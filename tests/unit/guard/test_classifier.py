@@ -18,7 +18,7 @@ from steersman.errors import ModelError
 from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.card import blocks, latency
 from steersman.guard.exchanges import GuardRows
-from steersman.guard.normalise import View
+from steersman.guard.normalise import Piece, View, Views
 from steersman.guard.rails.classifier import ClassifierRail, constitution_of, pieces, token_probe
 from steersman.guard.rails.probe import TokenProbe
 from steersman.guard.scorer import HARM
@@ -119,8 +119,9 @@ def test_pieces_cover_a_text() -> None:
 
 
 def test_evidence_is_a_place_in_the_original(rail: ClassifierRail) -> None:
-    hidden = View(HARMFUL, ("rot13",), list(range(10, 10 + len(HARMFUL) + 1)))
-    found = rail.check(Exchange.of("x" * 60), {"messages[0].content": (View("x" * 60), hidden)})
+    whole = View("x" * 60)
+    hidden = View(HARMFUL, ("rot13",), whole, (Piece(0, 10, 10 + len(HARMFUL)),))
+    found = rail.check(Exchange.of(whole.text), {"messages[0].content": Views([whole, hidden])})
     (verdict,) = [v for v in found if v.decision == "block"]
     assert verdict.evidence[0].views == ("rot13",)
     assert (verdict.evidence[0].start, verdict.evidence[0].end) == (10, 10 + len(HARMFUL))
@@ -260,7 +261,7 @@ def test_a_token_probe_does_not_depend_on_the_steps(probed: Path) -> None:
     found = []
     for cuts in ([23], [1] * 23, [5, 1, 10, 7]):
         probe.start(2)
-        for piece in hidden.split(cuts, 1):
+        for piece in torch.split(hidden, cuts, 1):
             scores = probe.step(piece)
         found.append(scores)
     assert torch.allclose(found[0], found[1], atol=1e-5)

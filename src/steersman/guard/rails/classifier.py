@@ -12,6 +12,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,20 +174,19 @@ class ClassifierRail:
         best = Found(dict.fromkeys(self.scorer.request.heads, -math.inf), None)
         said: list[str] = []
         for part in exchange.parts:
-            of_part: tuple[View, ...] = views.get(part.where) or all_views(part.text)
-            if part.role in INSTRUCTIONS:
-                of_part = tuple(View(_FORBIDS.sub(" ", view.text), view.trace) for view in of_part)
-            elif part.role == "user":
-                said.append(of_part[min(1, len(of_part) - 1)].text)
-            best = _higher(best, self._text(part.where, of_part))
+            of_part = views.get(part.where) or all_views(part.text)
+            if part.role == "user":
+                said.append(of_part.canonical.text)
+            asks = [_without_bans(view) for view in of_part] if part.role in INSTRUCTIONS else of_part
+            best = _higher(best, self._text(part.where, asks))
         words = "\n".join(said[-TURNS:])
         if len(said) > 1:
-            best = _higher(best, self._text("", (View(words),))._replace(evidence=None))
+            best = _higher(best, self._text("", [View(words)])._replace(evidence=None))
         if best.scores[HARM] == -math.inf:
             best = Found(self.scorer.of_request(""), None)
         return words, best
 
-    def _text(self, where: str, views: tuple[View, ...]) -> Found:
+    def _text(self, where: str, views: Sequence[View]) -> Found:
         best = Found(dict.fromkeys(self.scorer.request.heads, -math.inf), None)
         for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
             if not text:
@@ -302,6 +302,11 @@ def _arrays(path: Path) -> dict[str, Any]:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot be read: {error}", where=str(path), do=_AGAIN) from error
+
+
+def _without_bans(view: View) -> View:
+    """A view of the same length without the sentences that say what not to do."""
+    return replace(view, text=_FORBIDS.sub(lambda found: " " * len(found[0]), view.text))
 
 
 def _higher(first: Found, second: Found) -> Found:
