@@ -131,6 +131,10 @@ def sneaky_bits(text: str) -> Iterator[Found]:
             if made.translate(_BLANKS).isprintable() and readable(made):
                 yield Found(places[0], places[-1] + 1, made, "invisible bits")
                 return
+            made = " ".join(map(_seven_bits, written))  # the third parts the words
+            if made.isprintable() and readable(made):
+                yield Found(places[0], places[-1] + 1, made, "invisible bits")
+                return
     kinds = kinds[:2]
     for zero, one in (kinds, kinds[::-1]):
         bits = "".join("0" if sign == zero else "1" for sign in signs if sign in (zero, one))
@@ -140,6 +144,11 @@ def sneaky_bits(text: str) -> Iterator[Found]:
             if made and len(groups) * width > len(bits) - width and readable(made):
                 yield Found(places[0], places[-1] + 1, made, "invisible bits")
                 return
+
+
+def _seven_bits(word: str) -> str:
+    """Letters of seven bits each; a sign behind them may have six."""
+    return "".join(chr(int(word[at : at + 7], 2)) for at in range(0, len(word), 7))
 
 
 _OVERRIDE = re.compile("\u202e([^\u202c\u202d\n]{2,})[\u202c\u202d\n]?")
@@ -372,6 +381,7 @@ def percent(text: str) -> Iterator[Found]:
 
 
 _QUOTED = re.compile(r"(?:=[0-9A-Fa-f]{2})+|=\r?\n")
+_QUOTED_BLANKS = re.compile(r"[^\W\d_][.,;:!?]?=20[^\W\d_]+[.,;:!?]?=20[^\W\d_]")  # words with encoded spaces
 
 
 def quoted_printable(text: str) -> Iterator[Found]:
@@ -379,7 +389,8 @@ def quoted_printable(text: str) -> Iterator[Found]:
     if "=" not in text:
         return
     runs = list(_QUOTED.finditer(text))
-    if not any(len(run[0]) >= 9 or run[0][-1] == "\n" or (run[0][1] in "CDEcde" and len(run[0]) > 3) for run in runs):
+    mail = any(len(run[0]) >= 9 or run[0][-1] == "\n" or (run[0][1] in "CDEcde" and len(run[0]) > 3) for run in runs)
+    if not mail and not _QUOTED_BLANKS.search(text):
         return  # x=20, y=30 is code
     for run in runs:
         data = quopri.decodestring(run[0])
