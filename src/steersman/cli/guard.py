@@ -78,7 +78,13 @@ def guard_serve(
         print(f"warning: {warned}", file=sys.stderr)
     link = address.link(bound.getsockname()[1])
     print(f"{state.guard.constitution.title} stands before {upstream}: {link}/v1", flush=True)
-    serve(create_app(state, names), bound, ended="The guard has stopped.")
+    try:
+        serve(create_app(state, names), bound, ended="The guard has stopped.")
+    finally:
+        if operation.log is not None:
+            print(
+                f"audit log {operation.log.path} ends with {operation.log.head}; keep this elsewhere", file=sys.stderr
+            )
 
 
 @guard_app.command("check")

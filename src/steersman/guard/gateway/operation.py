@@ -166,11 +166,11 @@ class Operation(Hooks):
             await asyncio.to_thread(self.usage.save)
 
     def close(self) -> None:
-        """Write down what is to be kept. The log's last head is printed, to be kept elsewhere."""
+        """Write down what is to be kept."""
         self.usage.save()
         self.tracer.close()
         if self.log is not None:
-            print(f"audit log {self.log.path} ends with {self.log.close()}", flush=True)
+            self.log.close()
 
     def _changed(self, problem: str) -> None:
         if self.state is not None:
