@@ -139,12 +139,17 @@ def test_every_flipped_bit_of_the_files_is_found_and_its_line_named(path: Path, 
         content = file.read_bytes()
         assert len(content) > 200
         for position, flipped in islice(flips(content), 0, None, stride):
-            file.write_bytes(flipped)
+            with file.open("r+b") as changed:  # much faster than writing it anew
+                changed.seek(position // 8)
+                changed.write(flipped[position // 8 : position // 8 + 1])
             report = verify(path)
             assert report.wrong is not None, f"{file.name}: bit {position}"
             assert report.wrong.file == file
             assert report.wrong.line == content.count(b"\n", 0, position // 8) + 1  # a lost line end joins two
-        file.write_bytes(content)
+            with file.open("r+b") as changed:
+                changed.seek(position // 8)
+                changed.write(content[position // 8 : position // 8 + 1])
+        assert file.read_bytes() == content
     assert verify(path).exit_code == 0
 
 
