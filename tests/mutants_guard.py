@@ -35,6 +35,27 @@ GUARD = (
         "unit/guard/gateway/test_audit_disk.py::test_a_full_disk",
     ),
     Mutant(
+        "a cancellation is lost that comes with a rail's result",
+        "guard/workers.py",
+        "            await waiter",
+        "            await asyncio.wait_for(waiter, timeout_s)",
+        "unit/guard/test_faults.py::test_a_cancellation_that_comes_with_a_rails_result_is_not_lost",
+    ),
+    Mutant(
+        "the key of the gateway reaches the upstream",
+        "guard/gateway/operation.py",
+        "        if now.needs_keys:",
+        "        if False:",
+        "unit/guard/gateway/test_operation.py::test_a_key_lets_in_and_never_reaches_the_upstream",
+    ),
+    Mutant(
+        "an answer is sent that could not be written down",
+        "guard/gateway/operation.py",
+        '            raise Refused(503, "audit_unavailable", error.found, retry_after_s=1) from None',
+        "            return",
+        "unit/guard/gateway/test_operation.py::test_a_full_disk_stops_the_answer_or_is_said",
+    ),
+    Mutant(
         "a place in the queue is lost with its client",
         "guard/gateway/limits.py",
         "            if turn.done() and not turn.cancelled():\n                self.leave()",

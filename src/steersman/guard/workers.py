@@ -185,5 +185,8 @@ async def _settled(future: Future[Any], timeout_s: float) -> bool:
 
     future.add_done_callback(wake)
     with suppress(TimeoutError):
-        await asyncio.wait_for(waiter, timeout_s)
+        async with asyncio.timeout(
+            timeout_s
+        ):  # wait_for of Python 3.11 loses a cancellation that comes with the result
+            await waiter
     return future.done()

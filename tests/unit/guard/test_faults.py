@@ -6,6 +6,7 @@ The fast tier runs some of each family; `benchmarks/guard_faults.py` runs more t
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import gateway_faults as faults
 from gateway_fault_families import FAMILIES, outcome_of, run, table
 from gateway_fault_kinds import Fault, answered, blocked
 from gateway_faults import BENIGN, WICKED, House, Outcome, request
+from steersman.guard.workers import _settled
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -70,3 +72,21 @@ def test_what_is_measured() -> None:
     assert faults.leaked_text(Outcome(), [b"give me the zebrafish recipe"], True) != ""
     assert faults.leaked_text(Outcome(200, {}, BENIGN.encode()), [], True) == ""
     assert faults.leaked_text(Outcome(200, {}, BENIGN.encode()), [], False) == faults.MARKER
+
+
+def test_a_cancellation_that_comes_with_a_rails_result_is_not_lost() -> None:
+    """`asyncio.wait_for` of Python 3.11 loses it: a client's leaving, or the upstream's time-out, would have no effect.
+
+    An endless answer then went on for as long as the upstream sent.
+    """
+
+    async def work() -> None:
+        result: Future[int] = Future()
+        waiting = asyncio.create_task(_settled(result, 10))
+        await asyncio.sleep(0.01)
+        result.set_result(1)
+        asyncio.get_running_loop().call_soon(waiting.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(work())

@@ -18,7 +18,7 @@ secrets and personal data out; ``texts="none"`` keeps neither.
 from __future__ import annotations
 
 import asyncio
-import sys
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -31,6 +31,7 @@ from steersman.guard.gateway.audit_chain import Head, key_file
 from steersman.guard.gateway.audit_file import AuditFailed, LogFile, Record, now
 from steersman.guard.verdict import STRICTNESS, Ruling, Side
 
+LOG = logging.getLogger("steersman.guard")
 Texts = Literal["digest", "redacted", "none"]
 
 SEGMENT_BYTES = 64 * 2**20  # a full file is put aside
@@ -233,7 +234,7 @@ class AuditLog:
             first, self._why = not self._why, why
             self._lost, self._unsaid = self._lost + 1, self._unsaid + 1
         if first:
-            print(f"warning: the audit log {self.path} cannot be written: {why}", file=sys.stderr)
+            LOG.warning("the audit log %s cannot be written: %s", self.path, why)
         if self._on_failure == "refuse":
             raise AuditFailed(f"the audit log cannot be written ({why})", where=str(self.path))
         return False

@@ -19,9 +19,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import re
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -40,6 +40,7 @@ from steersman.store import sha256_file
 from steersman.types import NonEmpty, Record, Slug
 from steersman.yaml_lines import LineOf, load_yaml, validate
 
+LOG = logging.getLogger("steersman.guard")
 KEY_PREFIX = "sg-"
 POLL_S = 2.0  # between two looks at the files
 SETTLED_S = 2.0  # a file that was written so long ago would by now have another time stamp
@@ -362,7 +363,7 @@ class Reloader:
         except Exception as error:
             self.problem = str(error) if isinstance(error, SteersmanError) else f"it raised {type(error).__name__}"
             self._retry_at = time.monotonic() + RETRY_S  # a file that was missing may come
-            print(f"warning: the old guard stays, because the new one is wrong:\n{self.problem}", file=sys.stderr)
+            LOG.warning("the old guard stays, because the new one is wrong: %s", self.problem)
         else:
             self.now, self.problem, self._stamps, self._seen = new, "", None, new.seen
             self.reloads += 1

@@ -187,7 +187,7 @@ def test_metrics_and_health_need_a_key_where_there_are_keys(tmp_path: Path) -> N
     assert set(ask(state, None, "/health", method="GET").json()) == {"status", "live", "ready"}
     text = ask(state, None, "/metrics", method="GET", headers=bearer(OTHER)).text
     for line in (
-        'steersman_guard_rulings_total{tenant="acme",side="input",decision="block",principle="locked",rail="patterns"} 1',
+        'tenant="acme",side="input",decision="block",principle="locked",rail="patterns"} 1',
         'steersman_guard_requests_total{tenant="acme",path="/v1/chat/completions",status="200"} 1',
         'steersman_guard_requests_total{tenant="unknown",path="/v1/chat/completions",status="401"} 1',
         'steersman_guard_refused_total{tenant="unknown",status="401",code="invalid_api_key"} 1',

@@ -157,7 +157,7 @@ def reloader(file: Path, **settings: Any) -> Reloader:
 
 
 def test_a_changed_file_takes_effect_and_a_broken_one_changes_nothing(
-    file: Path, capsys: pytest.CaptureFixture[str]
+    file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     held, guard_file = reloader(file), file.parent / "guards" / "acme" / "guard.json"
 
@@ -189,7 +189,7 @@ def test_a_changed_file_takes_effect_and_a_broken_one_changes_nothing(
         assert held.now.of(KEY).tenant.guard.content == "three"
 
     asyncio.run(work())
-    assert capsys.readouterr().err.count("the old guard stays") == 6
+    assert caplog.text.count("the old guard stays") == 6
 
 
 def test_equal_time_and_size_do_not_hide_a_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
