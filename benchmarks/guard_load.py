@@ -191,9 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--streams", type=int, default=100)
-    parser.add_argument(
-        "--guard", default="", help="A trained guard or a constitution."
-    )
+    parser.add_argument("--guard", default="", help="A trained guard or a constitution.")
     parser.add_argument("--pause-ms", type=float, default=20, help="Between two pieces of the upstream's answer.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="steersman-load-") as name:
