@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import hmac
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,7 +34,7 @@ class App:
     """
 
     def __init__(self, service: Service, keys: Sequence[str] = (), hosts: Sequence[str] | None = None) -> None:
-        self.service, self.started = service, int(time.time())
+        self.service = service
         self.hosts = None if hosts is None else {host.lower() for host in hosts}
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
         self.statuses: dict[int, int] = {}
@@ -142,23 +141,13 @@ class App:
 
     # ── what is there ────────────────────────────────────────────────────────────────────────────────────────────────
     async def _models(self, request: Request) -> Response:
-        return sent({"object": "list", "data": [self._about(name) for name in self.service.models]})
+        return sent(self.service.listed())
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self.service.models:
             raise ApiError(f"The model {name[:100]!r} does not exist here.", status=404, code="model_not_found")
-        return sent(self._about(name))
-
-    def _about(self, name: str) -> dict[str, Any]:
-        context = self.service.engine.context(name)
-        return {
-            "id": name,
-            "object": "model",
-            "created": self.started,
-            "owned_by": "steersman",
-            "max_model_len": context,
-        }
+        return sent(self.service.about(name))
 
     async def _health(self, request: Request) -> Response:
         alive = self.service.engine.alive

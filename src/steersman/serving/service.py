@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,7 @@ class Service:
     """Answers requests with an engine."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine, self._started = engine, int(time.time())
         self._token_text = {name: TokenText(model.chat.tokenizer) for name, model in engine.models.items()}
         self._encoding = threading.Lock()  # tokenizers are not made for several threads
 
@@ -65,6 +66,16 @@ class Service:
         async for chunk in self.chunks(await self.prepare({**body, "stream": True})):
             if chunk:
                 yield chunk
+
+    def listed(self) -> dict[str, Any]:
+        """The models as OpenAI lists them."""
+        return {"object": "list", "data": [self.about(name) for name in self.models]}
+
+    def about(self, name: str) -> dict[str, Any]:
+        """One of the models; ``max_model_len`` as vLLM has it."""
+        context = self.engine.context(name)
+        owned = {"created": self._started, "owned_by": "steersman"}
+        return {"id": name, "object": "model", **owned, "max_model_len": context}
 
     async def prepare(self, body: Mapping[str, Any], *, chat: bool | None = None) -> Call:
         """Read a request, without a place in the queue yet.
