@@ -27,7 +27,9 @@ STOPPED = 1  # the exit code of `guard check` for what the guard stops
 @guard_app.command("serve")
 def guard_serve(
     source: Source = "assistant",
-    upstream: Annotated[str, typer.Option(help="Address of the model, such as http://127.0.0.1:8000/v1.")] = "",
+    upstream: Annotated[
+        str, typer.Option(help="Address of the model, such as http://127.0.0.1:8000/v1; or a run, served here too.")
+    ] = "",
     key_variable: Annotated[
         str | None, typer.Option(help=f"Environment variable with the upstream's key. Default: {KEY_VARIABLE}, if set.")
     ] = None,
@@ -49,19 +51,25 @@ def guard_serve(
     from steersman.guard.gateway.operation import Operation, with_operation
     from steersman.guard.gateway.state import GatewayState
     from steersman.guard.gateway.tenants import check_reachable
-    from steersman.guard.gateway.upstream import HttpUpstream, is_encrypted_or_local
+    from steersman.guard.gateway.upstream import HttpUpstream, Upstream, is_encrypted_or_local
     from steersman.http_server import Address, listen, serve, warning
 
     if not upstream:
         raise UserError(
             "no model is named that the guard could stand before",
             where="--upstream",
-            expected="the address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1",
+            expected="the address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1, or a run's folder",
         )
     settings, operated = _settings(set_ or [], blocks=blocks, tenants=tenants, audit=audit)
     key = _key(key_variable)
-    behind = HttpUpstream(upstream, key)
-    if key and not is_encrypted_or_local(upstream):
+    behind: Upstream
+    if (Path(upstream) / "run.json").is_file():
+        from steersman.cli.in_process import upstream_of_run
+
+        behind = upstream_of_run(upstream)
+    else:
+        behind = HttpUpstream(upstream, key)
+    if isinstance(behind, HttpUpstream) and key and not is_encrypted_or_local(upstream):
         print(f"warning: {upstream} has no TLS: others on the network can read texts and the key", file=sys.stderr)
     address = Address(host=host, port=port, url=url)
     operation = Operation(

@@ -85,5 +85,13 @@ class EngineUpstream:
         return self.stop_at is not None and not all(score < self.stop_at for score in scores)
 
 
+def upstream_of_run(run: str) -> EngineUpstream:
+    """The models of a run, loaded and started."""
+    from steersman.cli.serve import load_engine
+    from steersman.serving.engine import EngineConfig
+
+    return EngineUpstream(Service(load_engine(run, (), EngineConfig()).start()))
+
+
 def _told(error: ApiError) -> UpstreamError:
     return UpstreamError(error.status, error.message, error.code, param=error.param, said=True)

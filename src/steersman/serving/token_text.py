@@ -16,7 +16,7 @@ class TokenText:
     """Reads single tokens of a tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._special = tokenizer, frozenset(tokenizer.all_special_ids)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         decoder = "" if backend is None else str(backend.decoder)
         self._by_bytes = _byte_alphabet() if "ByteLevel" in decoder else None
@@ -25,7 +25,7 @@ class TokenText:
     def bytes_of(self, token: int) -> bytes:
         """The bytes that a token adds to a text."""
         piece: str = self._tokenizer.convert_ids_to_tokens(token) or ""
-        if token in self._tokenizer.all_special_ids:
+        if token in self._special:
             return piece.encode()
         if self._by_bytes is not None and all(character in self._by_bytes for character in piece):
             return bytes(self._by_bytes[character] for character in piece)
