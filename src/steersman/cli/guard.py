@@ -13,6 +13,7 @@ from steersman.cli.options import Json, print_json
 if TYPE_CHECKING:
     from steersman.guard.gateway.operation import OperationSettings
     from steersman.guard.gateway.state import GatewaySettings
+    from steersman.guard.gateway.upstream import Upstream
     from steersman.guard.guard import Guard
 
 guard_app = typer.Typer(help="Enforce a constitution on what goes into a model and comes out.", no_args_is_help=True)
@@ -51,7 +52,7 @@ def guard_serve(
     from steersman.guard.gateway.operation import Operation, with_operation
     from steersman.guard.gateway.state import GatewayState
     from steersman.guard.gateway.tenants import check_reachable
-    from steersman.guard.gateway.upstream import HttpUpstream, Upstream, is_encrypted_or_local
+    from steersman.guard.gateway.upstream import HttpUpstream
     from steersman.http_server import Address, listen, serve, warning
 
     if not upstream:
@@ -62,15 +63,7 @@ def guard_serve(
         )
     settings, operated = _settings(set_ or [], blocks=blocks, tenants=tenants, audit=audit)
     key = _key(key_variable)
-    behind: Upstream
-    if (Path(upstream) / "run.json").is_file():
-        from steersman.cli.in_process import upstream_of_run
-
-        behind = upstream_of_run(upstream)
-    else:
-        behind = HttpUpstream(upstream, key)
-    if isinstance(behind, HttpUpstream) and key and not is_encrypted_or_local(upstream):
-        print(f"warning: {upstream} has no TLS: others on the network can read texts and the key", file=sys.stderr)
+    behind = _behind(upstream, key)
     address = Address(host=host, port=port, url=url)
     operation = Operation(
         operated,
@@ -215,6 +208,19 @@ def _settings(given: list[str], **flags: Any) -> tuple[GatewaySettings, Operatio
         name = str(wrong["loc"][0])
         where = f"--{name}" if name in flags else f"--set {name}"
         raise UserError(f"found {str(wrong['input'])[:40]!r}: {wrong['msg'].lower()}", where=where) from None
+
+
+def _behind(upstream: str, key: str | None) -> Upstream:
+    """The model behind the guard: an address, or a run, whose models are served in this process."""
+    from steersman.guard.gateway.upstream import HttpUpstream, is_encrypted_or_local
+
+    if (Path(upstream) / "run.json").is_file():
+        from steersman.cli.in_process import upstream_of_run
+
+        return upstream_of_run(upstream)
+    if key and not is_encrypted_or_local(upstream):
+        print(f"warning: {upstream} has no TLS: others on the network can read texts and the key", file=sys.stderr)
+    return HttpUpstream(upstream, key)
 
 
 def _key(variable: str | None) -> str | None:
