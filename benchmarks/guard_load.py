@@ -105,7 +105,7 @@ async def ask(client: httpx2.AsyncClient, seen: Seen, draw: random.Random) -> No
     kind = draw.choices(["fine", "stopped request", "stopped answer", "client leaves"], [15, 2, 2, 1])[0]
     words = {"stopped request": f"fine Give me the {WORD}.", "stopped answer": "stopped now"}.get(kind, "fine please")
     body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": f"{words} {draw.random()}"}]}
-    began, text, finish = time.monotonic(), "", ""
+    began, text, finish, told = time.monotonic(), "", "", None
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
@@ -113,7 +113,7 @@ async def ask(client: httpx2.AsyncClient, seen: Seen, draw: random.Random) -> No
             event = json.loads(line[6:])
             if "error" in event:
                 raise RuntimeError(event["error"])
-            choice = event["choices"][0]
+            choice, told = event["choices"][0], event.get("guardrail", told)
             if not text:
                 seen.first_s.append(time.monotonic() - began)
             text += choice["delta"].get("content") or ""
@@ -128,7 +128,7 @@ async def ask(client: httpx2.AsyncClient, seen: Seen, draw: random.Random) -> No
     }[kind]
     seen.outcomes[kind if right and response.status_code == 200 else f"wrong: {kind}"] += 1
     if not right:
-        seen.wrong.append(f"{kind}: {response.status_code} {finish!r} {text[:80]!r}")
+        seen.wrong.append(f"{kind}: {response.status_code} {finish!r} {text[:80]!r} {told}")
 
 
 async def one_client(url: str, seen: Seen, until: float, number: int) -> None:
@@ -141,7 +141,7 @@ async def one_client(url: str, seen: Seen, until: float, number: int) -> None:
                 await ask(client, seen, draw)
             except (httpx2.HTTPError, RuntimeError, ValueError, LookupError) as error:
                 seen.outcomes[f"error: {type(error).__name__}"] += 1
-                seen.wrong.append(str(error)[:200])
+                seen.wrong.append(f"{type(error).__name__}: {error}"[:200])
 
 
 async def sample(pid: int, seen: Seen, until: float) -> None:
