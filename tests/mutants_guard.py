@@ -5,6 +5,28 @@ from __future__ import annotations
 from mutants_core import Mutant
 
 GUARD = (
+    # ── what outside tools found ─────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "an unknown field in pieces is judged piece by piece",
+        "guard/gateway/relay.py",
+        "            if counts[field] > 1:",
+        "            if counts[field] > 99:",
+        "unit/guard/gateway/test_answers.py::test_fields_that_nobody_knows_are_judged_whole_however_they_are_cut",
+    ),
+    Mutant(
+        "two readings of one place are taken for one",
+        "guard/normalise.py",
+        "view.text[one.start : one.end], one.text)",
+        "view.text[one.start : one.end], one.name)",
+        "unit/guard/test_decoders_of_tools.py::test_words_on_a_stack_are_read_in_both_directions",
+    ),
+    Mutant(
+        "encoded spaces alone are no quoted-printable",
+        "guard/decoders.py",
+        "    if not mail and not _QUOTED_BLANKS.search(text):",
+        "    if not mail:",
+        "unit/guard/test_decoders_of_tools.py::test_quoted_printable_with_encoded_spaces_alone",
+    ),
     # ── operation ────────────────────────────────────────────────────────────────────────────────────────────────────
     Mutant(
         "the audit log does not look at the spelling of a line",

@@ -153,7 +153,7 @@ class _Search:
         self.budget = budget
         self.found: list[View] = []
         self.seen: set[str] = set()
-        self.done: set[tuple[str, str]] = set()  # what was decoded, and by which decoder
+        self.done: set[tuple[str, str, str]] = set()  # by which decoder what was read as what
 
     def start(self, original: View) -> View:
         """Keep the original and its canonical view."""
@@ -223,8 +223,10 @@ class _Search:
 
     def new(self, view: View, found: list[Found]) -> list[Found]:
         """What was not found before in the same characters, in another view."""
-        fresh = [one for one in disjoint(found) if (one.name, view.text[one.start : one.end]) not in self.done]
-        self.done |= {(one.name, view.text[one.start : one.end]) for one in fresh}
+        spans = disjoint(found)
+        keys = [(one.name, view.text[one.start : one.end], one.text) for one in spans]
+        fresh = [one for one, key in zip(spans, keys, strict=True) if key not in self.done]
+        self.done.update(keys)
         return fresh
 
 

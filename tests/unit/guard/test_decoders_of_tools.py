@@ -30,3 +30,10 @@ def test_invisible_bits_with_a_sign_between_words(text: str) -> None:
 )
 def test_code_is_no_quoted_printable(text: str) -> None:
     assert all("quoted-printable" not in view.trace for view in views(text))
+
+
+@pytest.mark.parametrize("words", [ASKED.split(), ASKED.split()[::-1]], ids=["in order", "backwards"])
+def test_words_on_a_stack_are_read_in_both_directions(words: list[str]) -> None:
+    """CodeAttack's program; the second direction was taken for the first, found again."""
+    program = "stack = deque()\n" + "\n".join(f'stack.append("{word}")' for word in words)
+    assert any(ASKED in view.text for view in views(program))
