@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from guarded import REFUSAL, WORD, FakeUpstream, answer, ask, chat, chunks, ends, gateway, guard, said
+from guarded import REFUSAL, WORD, FakeUpstream, answer, ask, chat, chunks, constitution, ends, gateway, said
 from steersman.cli import app as command_line
 from steersman.guard.gateway import audit_file
 from steersman.guard.gateway.audit_chain import verify
@@ -17,7 +17,7 @@ from steersman.guard.gateway.operation import Operation, OperationSettings, key_
 from steersman.guard.gateway.state import GatewayState
 from steersman.guard.gateway.tenants import new_key
 from steersman.guard.gateway.upstream import Reply
-from steersman.guard.guard import Guard
+from steersman.guard.guard import Guard, Limits
 
 KEY, DIGEST = new_key()
 OTHER, OTHER_DIGEST = new_key()
@@ -50,13 +50,19 @@ class Seeing(FakeUpstream):
         )
 
 
+def patient(**settings: Any) -> Guard:
+    """A guard that waits for its rails, however busy the machine is."""
+    limits = Limits(rail_ms=60_000, queue_ms=60_000)
+    return Guard.from_constitution(constitution(**settings), limits=limits)
+
+
 def loaded(folder: Path | None, constitution: str | None, shadow: tuple[str, ...]) -> Guard:
-    return guard() if constitution == "one" else guard(secrets="block")
+    return patient() if constitution == "one" else patient(secrets="block")
 
 
 def operated(tmp_path: Path, upstream: Any = None, **settings: Any) -> GatewayState:
     settings.setdefault("audit", tmp_path / "audit.jsonl")
-    operation = Operation(OperationSettings.model_validate(settings), guard(), load=loaded)
+    operation = Operation(OperationSettings.model_validate(settings), patient(), load=loaded)
     return with_operation(gateway(upstream or Seeing(answer("fine"))), operation)
 
 
