@@ -14,8 +14,8 @@ that a rail of words or patterns objects to no character is sent.
     if stream.stopped: ...  # stream.ruling says why
 
 Each check reads a bounded context: what is not yet released and the `CONTEXT` characters before the checkpoint. The
-work grows linearly with the answer, and memory does not grow with it. An encoded run that is longer than
-`LONGEST_HELD` cannot be read in bounded memory: it is ``unscannable``, and treated as the constitution says.
+work grows linearly with the answer, and memory does not grow with it. Only where a rail judges finished answers alone is
+all of an answer kept; one that is longer than `MOST_HELD` is ``unscannable`` then, and treated as the constitution says.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ STEPS = ((1024, 64), (4096, 128), (16_384, 256))
 LAST_STEP = 1024
 CONTEXT = 2048  # characters before a checkpoint that are read again
 MARGIN = 256  # further characters before that, in which a sentence or at least a word begins
-LONGEST_HELD = 65_536  # characters
+MOST_HELD = 1_000_000  # characters that wait for the end of an answer, where a rail judges nothing before
+# Where the context begins inside a word without end, such as base64: so many characters from the word's beginning, a
+# multiple of what all encodings read at once (base64 four, twice over 16, three times 64; hex two; %XX and the like 3).
+ALIGNED = 192
+CODES = 24  # It ends so too: at a multiple of base64's four, base32's eight, hex's two, %XX's three, and JSON's six
 BLOCK = 8192  # characters of a piece that are looked at in one go
 ANSWER = "answer"  # the path of the answer in evidence
 REPLACEMENT = "�"  # of bytes that are no text, and of half a surrogate pair
@@ -72,7 +76,7 @@ class StreamGuard:
     Args:
         parts: the conversation that is answered.
         before: text that the answer continues, such as a begun turn of the assistant; read, and never sent.
-        longest: characters of an open encoded run that are held back at most.
+        longest: characters that are held back at most.
 
     Attributes:
         ruling: of the last checkpoint; of the one that stopped the answer, if one did.
@@ -81,12 +85,13 @@ class StreamGuard:
     """
 
     def __init__(
-        self, guard: Checks, parts: Sequence[Part] = (), *, before: str = "", longest: int = LONGEST_HELD
+        self, guard: Checks, parts: Sequence[Part] = (), *, before: str = "", longest: int = MOST_HELD
     ) -> None:
         self._guard, self._parts, self._longest = guard, tuple(parts), longest
         self._text, self._base = before, 0  # what is kept of the answer, and where that begins
         self._offset, self._passed = len(before), len(before)
         self._next = self._offset + STEPS[0][1]
+        self._word = 0  # where the word begins that `_base` is in
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._half = ""  # the first half of a surrogate pair
         self._ended = False
@@ -168,6 +173,7 @@ class StreamGuard:
     # ── one checkpoint ───────────────────────────────────────────────────────────────────────────────────────────────
     def _checkpoint(self, place: int, last: bool) -> Generator[Exchange, Ruling, str]:
         """Judge the answer up to ``place``, and release what may go."""
+        place = place if last else self._whole_codes(place)
         begin = self._begin_of_context(place)
         context = self._text[begin - self._base : place - self._base]
         # The character after the text decides nothing, but the last checkpoint must not be mistaken for another.
@@ -189,7 +195,7 @@ class StreamGuard:
         sent, until = self._released([Span(a + begin, b + begin, by) for a, b, by in spans], until)
         self._passed = until
         held = place - until - (reach or 0)
-        self._next = place + max(_step(place - self._offset), held // 2)
+        self._next += max(_step(place - self._offset), held // 2)
         self._forget(place)
         return sent
 
@@ -203,7 +209,20 @@ class StreamGuard:
         for pattern in (_SENTENCE, _SPACE):
             if found := list(pattern.finditer(margin)):
                 return earliest + found[-1].end()
-        return earliest
+        word = self._word_at(earliest)
+        return word + -(-(earliest - word) // ALIGNED) * ALIGNED
+
+    def _whole_codes(self, place: int) -> int:
+        """The place, or inside a word without end the one before it where no code of a character is cut in two."""
+        if _SPACE.search(self._text, max(0, place - ALIGNED - self._base), place - self._base):
+            return place
+        word = self._word_at(place)
+        return place if place - word < ALIGNED else place - (place - word) % CODES
+
+    def _word_at(self, place: int) -> int:
+        """Where the word begins that a place in the kept text is in."""
+        found = list(_SPACE.finditer(self._text, 0, place - self._base))
+        return self._base + found[-1].end() if found else self._word
 
     def _released(self, spans: list[Span], until: int) -> tuple[str, int]:
         """The text from what was passed up to ``until``, or up to a span that crosses it; with spans replaced."""
@@ -224,6 +243,7 @@ class StreamGuard:
         """Drop what no later context reaches."""
         keep = max(self._base, min(self._passed, place - CONTEXT) - MARGIN)
         if keep - self._base > CONTEXT:  # not at every checkpoint
+            self._word = self._word_at(keep)
             self._text, self._base = self._text[keep - self._base :], keep
 
 
