@@ -14,8 +14,8 @@ that a rail of words or patterns objects to no character is sent.
     if stream.stopped: ...  # stream.ruling says why
 
 Each check reads a bounded context: what is not yet released and the `CONTEXT` characters before the checkpoint. The
-work grows linearly with the answer, and memory does not grow with it. Only where a rail judges finished answers alone is
-all of an answer kept; one that is longer than `MOST_HELD` is ``unscannable`` then, and treated as the constitution says.
+work grows linearly with the answer, and memory does not grow with it. Only where a rail judges finished answers alone
+is all of an answer kept; one that is longer than `MOST_HELD` is then ``unscannable``, and treated as the file says.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections.abc import Generator, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
+from steersman.guard.open_run import open_run
 from steersman.guard.verdict import STRICTNESS, Evidence, Exchange, Part, Ruling, Verdict
 
 # Characters between two checkpoints, up to that many characters of an answer; then LAST_STEP.
@@ -40,7 +41,6 @@ ALIGNED = 192
 CODES = 24  # It ends so too: at a multiple of base64's four, base32's eight, hex's two, %XX's three, and JSON's six
 BLOCK = 8192  # characters of a piece that are looked at in one go
 ANSWER = "answer"  # the path of the answer in evidence
-REPLACEMENT = "�"  # of bytes that are no text, and of half a surrogate pair
 _SENTENCE, _SPACE = re.compile(r"[.!?。！？]\s|\n"), re.compile(r"\s")
 _HIGH, _LOW = re.compile("[\ud800-\udbff]"), re.compile("[\udc00-\udfff]")
 
@@ -181,8 +181,7 @@ class StreamGuard:
         reach = self._guard.reach
         until = place if last else max(self._passed, self._passed if reach is None else place - reach)
         if until > self._passed and not last:
-            run = open_run(self._text[self._passed - self._base : place - self._base])
-            until = until if run is None else min(until, self._passed + run)
+            until = max(self._passed, min(until, begin + open_run(context)))
         if not last and place - self._passed > self._longest and until == self._passed:
             where = f"{ANSWER}[{self._passed - self._offset}:{place - self._offset}]"
             ruling = stricter(ruling, (yield Exchange(self._parts, context, finished=False, unscannable=(where,))))
@@ -245,24 +244,6 @@ class StreamGuard:
         if keep - self._base > CONTEXT:  # not at every checkpoint
             self._word = self._word_at(keep)
             self._text, self._base = self._text[keep - self._base :], keep
-
-
-# Backwards from the end: a long word; lines of them; letters apart; groups of digits, of hex, of Morse.
-_RUNS = [
-    re.compile(r"\s{0,2}+\S{12,}+"),
-    re.compile(r"\s{0,3}+[\w+/=-]*+(?:\s{1,3}+[\w+/=-]{16,}+)++"),
-    re.compile(r"[^\w\n]{0,3}+(?:\w(?!\w))?+(?:[^\w\n]{1,3}+\w(?!\w)){5,}+"),
-    re.compile(
-        r"[\s,/|]{0,3}+[^\s,/|]{0,10}+(?:[\s,/|]{1,3}+(?=\S*[\d.\-·_%&#;\\])[0-9A-Fa-f.\-·_\\xu%&#;+]{2,10}+){4,}+"
-    ),
-]
-
-
-def open_run(text: str) -> int | None:
-    """Where an encoded run begins that may go on behind the text's end; None if the text ends in plain words."""
-    backwards = text[::-1]
-    longest = max((found.end() for run in _RUNS if (found := run.match(backwards))), default=0)
-    return len(text) - longest if longest else None
 
 
 def _step(place: int) -> int:

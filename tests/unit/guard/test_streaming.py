@@ -14,8 +14,8 @@ import pytest
 from guarded import Rules, guard
 from steersman.guard.streaming import (
     CONTEXT,
-    MOST_HELD,
     MARGIN,
+    MOST_HELD,
     Checks,
     Span,
     StreamGuard,
@@ -189,18 +189,33 @@ def test_an_encoded_run_is_held_until_it_ends() -> None:
     assert "QUJDQUJD" in sent
 
 
-def test_a_run_without_an_end_is_unscannable() -> None:
+@pytest.mark.parametrize(("code", "longer"), [("b64", 4 / 3), ("b64b64", 16 / 9), ("hex", 2)])
+def test_words_deep_in_a_long_code_are_found_before_they_are_sent(code: str, longer: float) -> None:
+    """The context begins inside the code, and still can be decoded."""
+    once = {"b64": base64.b64encode, "hex": lambda raw: raw.hex().encode()}
+    checks = Remembering(guard())
+    for length in (3000, 3001, 3002):
+        before = (FILLER * 50)[:length] + " "
+        raw = (before + FORBIDDEN + " " + FILLER * 20).encode()
+        for step in ("b64", "b64") if code == "b64b64" else (code,):
+            raw = once[step](raw)
+        sent, guarded = stream(checks, [f"{FILLER}{raw.decode()} {FILLER}"])
+        assert guarded.stopped
+        assert len(FILLER) + 1000 < len(sent) < len(FILLER) + len(before) * longer
+
+
+def test_an_answer_that_cannot_be_kept_is_unscannable() -> None:
     """It stops where the file says so, and flows in bounded memory where the file allows it."""
 
     def says(exchange: Exchange) -> Ruling:
         verdict = Verdict(rail="guard", principle="unscannable", decision="block")
         return Ruling("block", verdict, (verdict,)) if exchange.unscannable else Ruling("allow", None)
 
-    run = "QUJD" * 5000
-    sent, guarded = stream(Rules(says, reach=8), [run], longest=4000)
+    text = FILLER * 200
+    sent, guarded = stream(Rules(says, reach=None), [text], longest=4000)
     assert (sent, guarded.stopped) == ("", True)
-    sent, guarded = stream(Rules(lambda _: Ruling("allow", None), reach=8), [run], longest=4000)
-    assert (sent, guarded.stopped) == (run, False)
+    sent, guarded = stream(Rules(lambda _: Ruling("allow", None), reach=None), [text], longest=4000)
+    assert (sent, guarded.stopped) == (text, False)
 
 
 def test_what_only_finished_answers_show_is_held_to_the_end() -> None:
