@@ -10,6 +10,8 @@ a part whose environment is absent is skipped and named. Parts, on two quiet cor
     obfuscation  attack success, over-refusal and recall under every disguise, in three arms         (10 minutes)
     latency      the guard alone, the proxy beside LiteLLM's, streams with and without               (5 minutes)
     chunks       chunk-invariance on our StreamGuard                                                 (1 minute)
+    faults       every kind of fault around the gateway, `guard_faults.py`                           (5 minutes)
+    load         a hundred streams at once, and what they leave in memory, `guard_load.py`           (11 minutes)
     clients      openai, LangChain, LiteLLM in front, PyRIT, Inspect, garak, pii-leak-benchmark      (10 minutes)
 """
 
@@ -25,11 +27,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HERE = ROOT / "benchmarks" / "guard"
+BENCHMARKS = ROOT / "benchmarks"
+HERE = BENCHMARKS / "guard"
 CLIENTS = HERE / "clients"
-RESULTS = ROOT / "benchmarks" / "results" / "guard"
+RESULTS = BENCHMARKS / "results" / "guard"
 WORK = ROOT / "runs" / "guard-benchmarks"
-PARTS = ("card", "obfuscation", "latency", "chunks", "clients")
+PARTS = ("card", "obfuscation", "latency", "chunks", "faults", "load", "clients")
 Command = list[str]
 
 
@@ -101,6 +104,11 @@ def chunks(envs: Path, folder: Path | None) -> int:
     return rules or (call([*command, "--guard", str(folder)], RESULTS / "chunks-trained.txt") if folder else 0)
 
 
+def load(folder: Path | None, quick: bool) -> int:
+    command = [sys.executable, str(BENCHMARKS / "guard_load.py"), *(["--guard", str(folder)] if folder else [])]
+    return call(command + (["--minutes", "1", "--streams", "20"] if quick else []))
+
+
 def clients(envs: Path, quick: bool) -> int:
     """Every outside tool against the servers of `stand.py`; what each printed is kept as it is."""
     stand = [sys.executable, str(CLIENTS / "stand.py"), "--oracle", python_of(envs, "oracle") or sys.executable]
@@ -153,6 +161,8 @@ def main() -> int:
         "obfuscation": lambda: obfuscation(folder, given.envs, given.quick) if folder else None,
         "latency": lambda: latency(folder, given.envs, given.quick) if folder else None,
         "chunks": lambda: chunks(given.envs, folder),
+        "faults": lambda: call([sys.executable, str(BENCHMARKS / "guard_faults.py"), *(("--each", "5") * given.quick)]),
+        "load": lambda: load(folder, given.quick),
         "clients": lambda: clients(given.envs, given.quick),
     }
     bad = 0

@@ -6,8 +6,8 @@ check    the guard alone, in this process: a request of 300 tokens and an exchan
 proxy    requests without streaming to an upstream that answers at once, with 1, 16 and 64 clients: directly, through
          our gateway, through our gateway with no rail (if `--bare-guard` names such a guard), through LiteLLM's proxy.
          The arms take turns (A/B/C/A/B/C), each for `--seconds`, so that what else the machine does hits all of them
-stream   the first token's delay and tokens a second of one stream and of 16, directly and through each proxy, with an
-         upstream that sends a token every `--delay-ms`
+stream   the first token's delay and characters a second of one stream and of 16, directly and through each proxy, with
+         an upstream that sends a word every `--delay-ms`
 
 Overhead is the difference to the direct arm at the same quantile, in milliseconds. Every text is another one, so that
 no cache helps. Writes `benchmarks/results/guard/latency.json`. Run it on quiet cores: `load_average` is kept.
@@ -107,7 +107,7 @@ async def load(url: str, model: str, clients: int, seconds: float, texts: Iterat
 
 
 async def stream(url: str, model: str, clients: int, texts: Iterator[str]) -> tuple[list[float], list[float], int]:
-    """Delay of the first token, seconds of each whole stream, and pieces received."""
+    """Delay of the first token, seconds of each whole stream, and characters received."""
     first, whole, pieces = [], [], 0
     headers = {"authorization": f"Bearer {KEY}"}
     async with httpx.AsyncClient(timeout=120, headers=headers, limits=httpx.Limits(max_connections=clients)) as client:
@@ -125,7 +125,7 @@ async def stream(url: str, model: str, clients: int, texts: Iterator[str]) -> tu
                     if text and not seen:
                         first.append(time.perf_counter() - began)
                         seen = True
-                    pieces += len(text.split()) if text else 0
+                    pieces += len(text or "")
             whole.append(time.perf_counter() - began)
 
         await asyncio.gather(*(one() for _ in range(clients)))
@@ -174,8 +174,8 @@ async def streams(arms: dict[str, tuple[str, str]], rounds: int) -> dict[str, An
             name: {
                 "first_token_ms": quantiles(first),
                 "stream_s": round(statistics.median(whole), 3),
-                "words_per_s": round(pieces / spent, 1),
-                "words": pieces,
+                "characters_per_s": round(pieces / spent, 1),
+                "characters": pieces,
             }
             for name, (first, whole, pieces, spent) in found.items()
         }
