@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"\w+|[?!]")
 _BASE, _MIX = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
 Ids = NDArray[np.int32]
+_Owned = tuple[NDArray[np.uint64], NDArray[np.int64]]  # hashes, and the text of each
 
 
 class NGrams(Record):
@@ -40,38 +41,54 @@ class NGrams(Record):
 
     def ids(self, text: str) -> Ids:
         """The bucket of each n-gram, with repetitions, in no particular order."""
-        if len(text) > self.characters:
-            text = text[: self.characters // 2] + " " + text[-self.characters // 2 :]
-        found = _WORD.findall(text.casefold())
-        if not found:
-            return np.zeros(0, np.int32)
-        codes, starts = _codes(found)
-        hashes = [*self._of_words(codes, starts), *self._of_characters(codes)]
-        return np.asarray(_mixed(np.concatenate(hashes)) >> np.uint64(64 - self.bits), np.int32)
+        return self.ids_of([text])[0]
 
-    def _of_words(self, codes: NDArray[np.uint64], starts: NDArray[np.int64]) -> list[NDArray[np.uint64]]:
-        """A polynomial hash of each word, then of each run of words."""
+    def ids_of(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
+        """`ids` of many texts at once, one after the other in no order, and the index of the text of each."""
+        found = [_WORD.findall(self._cut(text).casefold()) for text in texts]
+        words = [word for of_text in found for word in of_text]
+        if not words:
+            return np.zeros(0, np.int32), np.zeros(0, np.int64)
+        owners = np.repeat(np.arange(len(texts)), [len(of_text) for of_text in found])
+        codes, starts = _codes(words)
+        parts = [*self._of_words(codes, starts, owners), *self._of_characters(codes, starts, owners)]
+        hashes = _mixed(np.concatenate([part[0] for part in parts])) >> np.uint64(64 - self.bits)
+        return np.asarray(hashes, np.int32), np.concatenate([part[1] for part in parts])
+
+    def _cut(self, text: str) -> str:
+        half = self.characters // 2
+        return text if len(text) <= self.characters else f"{text[:half]} {text[-half:]}"
+
+    def _of_words(
+        self, codes: NDArray[np.uint64], starts: NDArray[np.int64], owners: NDArray[np.int64]
+    ) -> list[_Owned]:
+        """A polynomial hash of each word, then of each run of words of one text."""
         codes, starts = codes[1:], starts - 1  # each word with the space behind it
         place = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
         word = _mixed(np.add.reduceat(codes * _powers(int(place.max()) + 1)[place], starts))
-        runs, run = [word], word
+        runs: list[_Owned] = [(word, owners)]
+        run = word
         for n in range(2, self.words + 1):
             if len(word) < n:
                 break
             run = _mixed(run[:-1] * _BASE + word[n - 1 :])
-            runs.append(run + np.uint64(n))
+            within = np.asarray(owners[: len(run)] == owners[n - 1 :], bool)
+            runs.append(((run + np.uint64(n))[within], owners[: len(run)][within]))
         return runs
 
-    def _of_characters(self, codes: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
+    def _of_characters(
+        self, codes: NDArray[np.uint64], starts: NDArray[np.int64], owners: NDArray[np.int64]
+    ) -> list[_Owned]:
         """Runs of characters; a space is at most at the beginning or at the end of one."""
-        space, found = codes == ord(" "), []
+        space, found = codes == ord(" "), list[_Owned]()
+        owner = owners[np.maximum(np.searchsorted(starts, np.arange(len(codes)) + space, "right") - 1, 0)]
         for n in range(self.shortest, self.longest + 1):
             if len(codes) < n:
                 break
             windows = np.lib.stride_tricks.sliding_window_view
-            inner = ~windows(space[1:-1], n - 2).any(1)
+            inner = np.asarray(~windows(space[1:-1], n - 2).any(1))
             run = (windows(codes, n) * _powers(n)).sum(1, dtype=np.uint64)
-            found.append(run[inner] + np.uint64(1000 + n))
+            found.append((run[inner] + np.uint64(1000 + n), owner[: len(inner)][inner]))
         return found
 
 

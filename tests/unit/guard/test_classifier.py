@@ -127,6 +127,12 @@ def test_evidence_is_a_place_in_the_original(rail: ClassifierRail) -> None:
     assert (verdict.evidence[0].start, verdict.evidence[0].end) == (10, 10 + len(HARMFUL))
 
 
+def test_many_texts_score_as_one_by_one(rail: ClassifierRail) -> None:
+    texts = [HARMFUL, "", LOOKALIKE, "Something else, 7 times."]
+    for text, found in zip(texts, rail.scorer.of_requests(texts), strict=True):
+        assert found == pytest.approx(rail.scorer.of_request(text), abs=1e-5)
+
+
 def test_a_request_without_text(rail: ClassifierRail) -> None:
     for exchange in (Exchange(()), Exchange((Part("a", "user", ""),)), Exchange((), answer="")):
         assert all(math.isfinite(v.score or 0) for v in rail.check(exchange, {}))

@@ -48,3 +48,10 @@ def test_rows_have_length_one() -> None:
 
 
 FIXED = [12986, 1893, 10251, 10574]
+
+
+def test_many_texts_are_read_as_one_by_one() -> None:
+    texts = ["How do I open it?", "", "x", "Open the door. Now!", "how"]
+    ids, owners = GRAMS.ids_of(texts)
+    for place, text in enumerate(texts):
+        assert sorted(ids[owners == place]) == sorted(GRAMS.ids(text))

@@ -193,8 +193,8 @@ class ClassifierRail:
                 continue
             places = list(pieces(view.text))
             loss = self._tail * math.log(len(places))
-            for start, end in places:
-                scores = self.scorer.of_request(view.text[start:end])
+            found = self.scorer.of_requests([view.text[start:end] for start, end in places])
+            for (start, end), scores in zip(places, found, strict=True):
                 scores[HARM] -= loss
                 if scores[HARM] > best.scores[HARM]:
                     origin = view.span(start, end)
