@@ -26,6 +26,8 @@ from steersman.report.evidence import ReportSettings, read_evidence, read_stage
 from steersman.stage import Input, Inputs, Sources, Stage
 from steersman.stages import answers, data, dpo, forms, judge, public_prompts, reward_model, rl, scores, sft, sources
 from steersman.stages import capability as capability_stages
+from steersman.stages import guard as guard_stage
+from steersman.stages import guarded as guarded_stage
 from steersman.stages import sense as sense_stage
 from steersman.stages.inputs import POLICY
 from steersman.stages.sources import Source
@@ -55,6 +57,8 @@ STAGES: tuple[Stage[Any], ...] = (
     answers.ALIGNED_ANSWERS,
     capability_stages.ALIGNED_CAPABILITY,
     sense_stage.SENSE,
+    guard_stage.GUARD,
+    guarded_stage.GUARDED,
     scores.SCORES,
 )
 

@@ -23,6 +23,7 @@ from steersman.evals.capability import CapabilityConfig
 from steersman.evals.forms import FormsConfig
 from steersman.evals.public_prompts import PublicPromptsConfig
 from steersman.evals.sense import SenseConfig
+from steersman.guard.train import GuardConfig
 from steersman.lm.chat_settings import ChatConfig
 from steersman.lm.device import Hardware
 from steersman.train.dpo import DpoConfig
@@ -148,6 +149,9 @@ class Recipe(Record):
     )
     sense: SenseConfig | None = Field(
         default=None, description="Do the answers make sense: relevance, loops, fluency, facts with known answers."
+    )
+    guard: GuardConfig | None = Field(
+        default=None, description="The guard that enforces the constitution: its classifier, card, and what it catches."
     )
     report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 

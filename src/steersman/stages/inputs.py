@@ -41,6 +41,7 @@ REWARD_FUNCTION: Input[None] = optional(
 )
 FACTS: Input[list[Fact]] = Input(("facts",), _as_it_is)
 
+CONSTITUTION: Input[Constitution] = Input(("constitution",), _as_it_is)
 PERSONA: Input[str] = Input(("constitution",), lambda c: c.persona, part=lambda c: c.persona, label="persona")
 # A key without distillation holds no persona.
 TEACHERS_PERSONA = optional(PERSONA, lambda recipe: recipe.sft.distillation.prompts > 0)
@@ -78,7 +79,9 @@ DEVELOPMENT = rows("data/development.jsonl", Prompt)
 # A run that trains no policy has no aligned ones; baselines and whole sections may be left out.
 RAW_ANSWERS, ALIGNED_ANSWERS = optional(folder("raw_answers")), optional(folder("aligned_answers"))
 RAW_CAPABILITY, ALIGNED_CAPABILITY = optional(folder("raw_capability")), optional(folder("aligned_capability"))
+PUBLIC_ANSWERS = optional(folder("public_prompts"))
 ABLATION = optional(folder("ablation"))
+GUARD = folder("guard")
 JUDGE_CARD = folder("judge_card")
 REVISIONS = rows(f"revisions/{critique_revise.DEMONSTRATIONS}", Demonstration)
 AI_COMPARISONS = rows(f"feedback/{ai_feedback.COMPARISONS}", Comparison)
