@@ -48,6 +48,7 @@ class GuardRow(NamedTuple):
         kind: of the request.
         origin: where the row comes from, such as ``comparison`` or ``skeleton``.
         dressing: what was done to the words, empty for nothing.
+        apart: the guard alone has this prompt; no policy learns from it.
     """
 
     prompt: str
@@ -59,6 +60,7 @@ class GuardRow(NamedTuple):
     part: Part
     origin: str
     dressing: str = ""
+    apart: bool = False
 
 
 class GuardRows(NamedTuple):
@@ -100,6 +102,7 @@ class _Source(NamedTuple):
     kind: Kind
     topic: str
     origin: str
+    apart: bool = False  # in the guard's own files alone
     unseen: bool = False
 
 
@@ -120,6 +123,7 @@ class _Builder:
         self.asked = [p.id for p in self.enforced.values() if p.enforced.input == "block"]
         self.answered = [p.id for p in self.enforced.values() if p.enforced.output != "allow"]
         self.sources = [*self._of_data(), *self._of_examples(constitution)]
+        self._known = {source.prompt for source in self.sources if not (source.apart or source.unseen)}
         self.part_of = _parts(self.sources, seed)
 
     def rows(self) -> GuardRows:
@@ -145,10 +149,14 @@ class _Builder:
         for row in self.data.demonstrations:
             label: Label = "refusal" if kind_of(row.tags) == "harmful" else "fine"
             yield self._source(row, ((row.completion, label),), "demonstration")
-        for comparison in (*self.data.comparisons, *_further(folder, FURTHER_EXCHANGES, Comparison)):
+        for comparison in self.data.comparisons:
             yield self._source(comparison, tuple(_judged(comparison)), "comparison")
-        for prompt in (*self.data.prompts, *_further(folder, FURTHER, Prompt)):
+        for prompt in self.data.prompts:
             yield self._source(prompt, (), "prompt")
+        for comparison in _further(folder, FURTHER_EXCHANGES, Comparison):
+            yield self._source(comparison, tuple(_judged(comparison)), "comparison")._replace(apart=True)
+        for prompt in _further(folder, FURTHER, Prompt):
+            yield self._source(prompt, (), "prompt")._replace(apart=True)
         for prompt in self.data.measured_on:
             yield self._source(prompt, (), "prompt")._replace(unseen=True)
 
@@ -176,7 +184,7 @@ class _Builder:
             label: Label = "breaks" if principle else "fine"
             row = GuardRow(
                 source.prompt, None, principle, label, source.kind, source.topic, self._part(source), source.origin
-            )
+            )._replace(apart=source.prompt not in self._known)
             yield row
             yield from (row._replace(prompt=text, dressing=name) for name, text in dressed(row.prompt, self.seed))
 

@@ -89,6 +89,7 @@ class Guard:
         *,
         classifier: Path | None = None,
         base: Path | None = None,
+        policy: Path | None = None,
         judge: JudgeRail | None = None,
         rails: Sequence[Rail] = (),
         shadow: Collection[str] = (),
@@ -99,7 +100,7 @@ class Guard:
 
         Args:
             classifier: folder of a trained guard; None: words, patterns, secrets and personal data alone.
-            base: the model whose activations its probe reads, if it is elsewhere than at training.
+            base, policy: the model whose activations its probe reads, if it is elsewhere than at training.
             rails: further ones.
 
         Raises:
@@ -114,7 +115,7 @@ class Guard:
         away = dict(off or {})
         if classifier is not None:
             rail = import_module("steersman.guard.rails.classifier").ClassifierRail  # brings numpy
-            own.append(rail.load(classifier, constitution, base=base))
+            own.append(rail.load(classifier, constitution, base=base, policy=policy))
         else:
             away.setdefault("classifier", "this guard has no trained classifier")
         return cls(constitution, [*own, *rails], judge=judge, shadow=shadow, off=away, limits=limits)

@@ -29,7 +29,7 @@ from steersman.constitution.document import Constitution
 from steersman.errors import DataError
 from steersman.guard.activations import ActivationReader
 from steersman.guard.calibration import Platt, Threshold
-from steersman.guard.exchanges import GuardRow, GuardRows, principles_of
+from steersman.guard.exchanges import GuardRow, GuardRows, Part, principles_of
 from steersman.guard.ngrams import NGrams, inverse_document_frequency, matrix
 from steersman.guard.rails.probe import Probe
 from steersman.guard.scorer import DECLINES, HARM, LOUD, Layout, Models, Scorer, answer_features, exchange_ids
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TOKEN_CHANCES = 4  # moments of a text at which its moving average may be at its highest
+MIN_APART = 100  # rows of each label, in training and in calibration, for a probe on a policy
 FOLDS = 4  # of topics, for the requests' scores on training rows
 Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -123,8 +124,9 @@ def train(
 
     Args:
         base: the model whose activations the probe reads; None for no probe.
-        policy: what was trained on it. The probe reads the base model all the same: a policy has learnt from the rows
-            that thresholds are chosen on, and is surer of them than it will be of others.
+        policy: what was trained on it. It tells harm better than the base model, and is surer of the rows that it has
+            learnt from than of others. So the probe reads the policy where the data set has rows for the guard alone,
+            and learns and is calibrated on these; elsewhere it reads the base model, and all rows.
         public: prompts of public sets, which the card has figures of (`evals/public_prompts.py`).
 
     Returns:
@@ -144,25 +146,40 @@ def train(
     fitted = Fitted(scorer, calibrated(scorer, constitution, rows, reader), reader, members)
     activations = None
     if base is not None and config.probe and any(rule.head == HARM for rule in fitted.rules["input"]):
-        activations = ActivationReader(base)
-        fitted = with_probe(config, constitution, rows, fitted, activations)
+        policy = policy if _enough_apart(rows) else None
+        activations = ActivationReader(base, policy)
+        read = [r for r in rows.requests if not r.dressing and (policy is None or r.apart)]
+        fitted = with_probe(config, constitution, rows, read, fitted, activations)
+    models = {"base": base, "policy": policy} if activations else {}
     out_folder.mkdir(parents=True, exist_ok=True)
     save_file(scorer.arrays(), out_folder / "ngrams.safetensors")
     if fitted.probe:
         save_file(dict(fitted.probe.arrays), out_folder / "probe.safetensors")
-    write_json(out_folder / "guard.json", description(config, constitution, fitted, base if activations else None))
+    write_json(out_folder / "guard.json", description(config, constitution, fitted, models))
     rail = ClassifierRail(constitution, scorer, fitted.rules, fitted.probe, fitted.cascade, activations)
     write_json(out_folder / "card.json", card.compute(constitution, rows, fitted, rail, public))
     return rail
 
 
+def _enough_apart(rows: GuardRows) -> bool:
+    """Whether the guard's own rows can train a probe and set its threshold."""
+    found = [(row.part, row.label) for row in rows.requests if row.apart and not row.dressing]
+    parts: tuple[Part, ...] = ("train", "calibration")
+    return all(found.count((part, label)) >= MIN_APART for part in parts for label in ("breaks", "fine"))
+
+
 def with_probe(
-    config: GuardConfig, constitution: Constitution, rows: GuardRows, fitted: Fitted, activations: ActivationReader
+    config: GuardConfig,
+    constitution: Constitution,
+    rows: GuardRows,
+    read: Sequence[GuardRow],
+    fitted: Fitted,
+    activations: ActivationReader,
 ) -> Fitted:
-    """The second step, and the rules of both together."""
+    """The second step, which reads some of the requests, and the rules of both together."""
     from steersman.guard import probe_training
 
-    texts = list(dict.fromkeys(row.prompt for row in rows.requests if not row.dressing))
+    texts = list(dict.fromkeys(row.prompt for row in read))
     states = dict(zip(texts, activations.read_all(texts), strict=True))
     own = [row for row in rows.part("train").requests if row.prompt in states]
     heads = {name: [_asks(row, name) for row in own] for name in fitted.scorer.request.heads}
@@ -208,8 +225,10 @@ def _cascade(fitted: Fitted, rows: GuardRows) -> Cascade:
     )
 
 
-def description(config: GuardConfig, constitution: Constitution, fitted: Fitted, base: Path | None) -> dict[str, Any]:
-    """What ``guard.json`` holds."""
+def description(
+    config: GuardConfig, constitution: Constitution, fitted: Fitted, models: Mapping[str, Path | None]
+) -> dict[str, Any]:
+    """What ``guard.json`` holds. ``models``: whose activations the probe reads."""
     scorer = fitted.scorer
     layout = Layout(
         grams=scorer.grams,
@@ -228,7 +247,7 @@ def description(config: GuardConfig, constitution: Constitution, fitted: Fitted,
         "cascade": fitted.cascade.model_dump(mode="json") if fitted.cascade else None,
         "layers": list(fitted.layers),
         "token_threshold": fitted.token_threshold,
-        "base": str(base) if base else None,
+        **{name: str(folder) if (folder := models.get(name)) else None for name in ("base", "policy")},
     }
 
 

@@ -14,7 +14,7 @@ from steersman.report.blocks import Block, Bullets, Cell, Details, Label, Rate, 
 from steersman.report.evidence import StageRecord
 from steersman.report.format import percent, phrase
 from steersman.stage import Inputs, Sources, Stage
-from steersman.stages.inputs import BASE, CONSTITUTION, DATASET, PUBLIC_PROMPTS
+from steersman.stages.inputs import BASE, CONSTITUTION, DATASET, POLICY, PUBLIC_PROMPTS
 from steersman.store import StageFolder
 
 CARD = "card.json"
@@ -31,6 +31,7 @@ def run(config: GuardConfig, given: Inputs, out: StageFolder) -> None:
         rows,
         out.path,
         base=given[BASE] if config.probe else None,
+        policy=given[POLICY],
         public=given[PUBLIC_PROMPTS],
     )
     out.emit(event="latency", **card.latency(rail, rows))  # an event: it differs from one time to the next
@@ -133,7 +134,7 @@ GUARD = Stage(
     "guard",
     (train, behaviours),
     lambda recipe: recipe.guard,
-    (BASE, CONSTITUTION, DATASET, PUBLIC_PROMPTS),
+    (BASE, POLICY, CONSTITUTION, DATASET, PUBLIC_PROMPTS),
     run,
     check=check,
     estimate=estimate,

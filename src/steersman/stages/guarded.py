@@ -23,6 +23,7 @@ from steersman.stages.inputs import (
     BASE,
     EVALUATION,
     GUARD,
+    POLICY,
     PUBLIC_ANSWERS,
     PUBLIC_PROMPTS,
     RAW_ANSWERS,
@@ -38,7 +39,7 @@ NAMES = {RAW: "Raw", FEW_SHOT: "Few-shot", ALIGNED: "Aligned"}
 
 def run(config: NoSettings, given: Inputs, out: StageFolder) -> None:
     """What the model and the guard catch, alone and together: raw and aligned answers, with and without the guard."""
-    guard = Guard.load(given[GUARD], base=given[BASE])
+    guard = Guard.load(given[GUARD], base=given[BASE], policy=given[POLICY])
     judged = [(OWN, row) for row in arms.judge(guard, given[EVALUATION], _own(given))]
     if folder := given[PUBLIC_ANSWERS]:
         found = _by_condition(read_jsonl(folder / answers.ANSWERS), given[PUBLIC_PROMPTS])
@@ -136,15 +137,10 @@ def _turned(change: Mapping[str, Any]) -> dict[str, Any]:
 
 def _caught_table(policies: Mapping[str, Any]) -> Table:
     by = ("model only", "guard only", "both", "neither")
-    rows = tuple(
-        (
-            NAMES[policy],
-            *(Rate.of(own["caught_by"][name]) for name in by),
-            Rate.of(own["input"]),
-            Rate.of(own["output"]),
-        )
-        for policy, own in policies.items()
-    )
+    rows: list[tuple[Cell, ...]] = []
+    for policy, own in policies.items():
+        caught = [Rate.of(own["caught_by"][name]) for name in by]
+        rows.append((NAMES[policy], *caught, Rate.of(own["input"]), Rate.of(own["output"])))
     columns = ("Model", *(phrase(name).capitalize() for name in by), "Guard, prompt", "Guard, answer")
     return Table(caption="Who stopped the harmful evaluation prompts", columns=columns, rows=tuple(rows))
 
@@ -163,7 +159,7 @@ GUARDED = Stage(
     "guarded",
     (sys.modules[__name__], arms, behaviours),
     config_of,
-    (BASE, GUARD, EVALUATION, RAW_ANSWERS, ALIGNED_ANSWERS, PUBLIC_PROMPTS, PUBLIC_ANSWERS),
+    (BASE, POLICY, GUARD, EVALUATION, RAW_ANSWERS, ALIGNED_ANSWERS, PUBLIC_PROMPTS, PUBLIC_ANSWERS),
     run,
     recipe_key="guard",
     estimate=estimate,

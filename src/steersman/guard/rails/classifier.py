@@ -83,12 +83,14 @@ class ClassifierRail:
         self._tail = max(tails, default=0.0)
 
     @classmethod
-    def load(cls, folder: Path, constitution: Constitution, *, base: Path | None = None) -> ClassifierRail:
+    def load(
+        cls, folder: Path, constitution: Constitution, *, base: Path | None = None, policy: Path | None = None
+    ) -> ClassifierRail:
         """A trained guard's classifier.
 
         Args:
-            base: the model whose activations the probe reads, if it is elsewhere than at training. Where there is no
-                such folder the guard works without its probe, at thresholds of their own.
+            base, policy: the model whose activations the probe reads, if it is elsewhere than at training. Where there
+                is no such folder the guard works without its probe, at thresholds of their own (`probed`).
 
         Raises:
             ModelError: the folder holds no guard, a damaged one, one of another format, or that of another
@@ -110,11 +112,12 @@ class ClassifierRail:
             raise ModelError(f"guard.json cannot be read: {error}", where=str(folder), do=_AGAIN) from error
         scorer = Scorer.of_arrays(layout, _arrays(folder / "ngrams.safetensors"), folder / "ngrams.safetensors")
         model = base or (Path(about["base"]) if about["base"] else None)
-        if cascade is None or model is None or not model.exists():
+        trained = (policy or Path(about["policy"])) if about["policy"] else None
+        if cascade is None or model is None or not all(path.exists() for path in (model, trained) if path):
             return cls(constitution, scorer, rules)
         path = folder / "probe.safetensors"
         probe = Probe.of_arrays(layout.request_heads, _arrays(path), path)
-        activations = ActivationReader(model)
+        activations = ActivationReader(model, trained)
         if list(activations.layers) != about["layers"] or activations.size != len(probe.arrays["mean"]):
             raise ModelError("the probe was trained on another model", where=str(model), do=_AGAIN)
         return cls(constitution, scorer, rules, probe, cascade, activations)
