@@ -9,6 +9,7 @@ The guard works on the whole answer here. A stream is judged as it grows and may
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from steersman.evals import scores
 from steersman.evals.forms import HARMFUL, KINDS, kind_of
-from steersman.guard.verdict import Exchange, Ruling
+from steersman.guard.verdict import Exchange, Ruling, Side
 from steersman.stats import Estimate, paired_difference, wilson
 from steersman.types import Prompt
 
@@ -32,18 +33,28 @@ class Checks(Protocol):
         ...
 
 
-def judge(guard: Checks, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def judge(
+    guard: Checks, prompts: Sequence[Prompt], answers: Mapping[str, Sequence[str]], ms: Mapping[Side, list[float]]
+) -> list[dict[str, Any]]:
     """One row for each prompt and policy: whether the model refused, and what the guard did on each side.
 
     Args:
         answers: of each policy, one to each prompt.
+        ms: gets the milliseconds of every check, which differ from one time to the next.
     """
+
+    def check(exchange: Exchange) -> Ruling:
+        begun = time.perf_counter()
+        ruling = guard.check(exchange)
+        ms[exchange.side].append(1000 * (time.perf_counter() - begun))
+        return ruling
+
     rows = []
     for index, prompt in enumerate(prompts):
-        before = guard.check(Exchange.of(prompt.prompt))
+        before = check(Exchange.of(prompt.prompt))
         for policy, texts in answers.items():
             answer = texts[index]
-            behind = guard.check(Exchange.of(prompt.prompt, answer))
+            behind = check(Exchange.of(prompt.prompt, answer))
             rows.append(
                 {
                     "policy": policy,
@@ -65,12 +76,11 @@ def _did(ruling: Ruling) -> dict[str, Any]:
         "stops": ruling.stops and ruling.decision != "redact",  # redacted text is still an answer
         "principle": decided.principle if decided else None,
         "rail": decided.rail if decided else None,
-        "ms": round(sum(verdict.ms for verdict in ruling.verdicts), 3),
     }
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rates by kind of prompt and arm, which half caught what, and milliseconds, as JSON values."""
+    """Rates by kind of prompt and arm, and which half caught what, as JSON values."""
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
     return {
@@ -79,7 +89,6 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
             for kind in kinds
         },
         "principles": {p: _stopped_by_principle([r for r in rows if r["policy"] == p]) for p in policies},
-        "ms": {side: _quantiles([row[side]["ms"] for row in rows]) for side in ("input", "output")},
     }
 
 
@@ -126,7 +135,8 @@ def _stopped_by_principle(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _quantiles(values: Sequence[float]) -> dict[str, float | None]:
+def quantiles(values: Sequence[float]) -> dict[str, float | None]:
+    """The median and the 95th percentile, rounded."""
     if not values:
         return {"p50": None, "p95": None}
     return {name: round(float(np.quantile(values, q)), 3) for name, q in (("p50", 0.5), ("p95", 0.95))}

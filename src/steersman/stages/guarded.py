@@ -13,6 +13,7 @@ from steersman.evals.detectors import behaviours
 from steersman.evals.forms import HARMFUL, LOOKALIKE, PLAIN
 from steersman.guard import arms
 from steersman.guard.guard import Guard
+from steersman.guard.verdict import Side
 from steersman.recipe import Recipe
 from steersman.report.blocks import Block, Cell, Difference, Rate, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
@@ -40,14 +41,16 @@ NAMES = {RAW: "Raw", FEW_SHOT: "Few-shot", ALIGNED: "Aligned"}
 def run(config: NoSettings, given: Inputs, out: StageFolder) -> None:
     """What the model and the guard catch, alone and together: raw and aligned answers, with and without the guard."""
     guard = Guard.load(given[GUARD], base=given[BASE], policy=given[POLICY])
-    judged = [(OWN, row) for row in arms.judge(guard, given[EVALUATION], _own(given))]
+    ms: dict[Side, list[float]] = {"input": [], "output": []}
+    judged = [(OWN, row) for row in arms.judge(guard, given[EVALUATION], _own(given), ms)]
     if folder := given[PUBLIC_ANSWERS]:
         found = _by_condition(read_jsonl(folder / answers.ANSWERS), given[PUBLIC_PROMPTS])
-        judged += [(PUBLIC, row) for row in arms.judge(guard, given[PUBLIC_PROMPTS], found)]
+        judged += [(PUBLIC, row) for row in arms.judge(guard, given[PUBLIC_PROMPTS], found, ms)]
     write_jsonl(out.file(ROWS), [{"prompts": prompts, **row} for prompts, row in judged])
     names = list(dict.fromkeys(prompts for prompts, _ in judged))
     summary = {name: arms.summarise([row for prompts, row in judged if prompts == name]) for name in names}
     write_json(out.file(SUMMARY), summary)
+    out.emit(event="latency", **{side: arms.quantiles(own) for side, own in ms.items()})  # no file: it always differs
     for kind, policies in summary[OWN]["kinds"].items():
         for policy, own in policies.items():
             out.emit(event="arm", kind=kind, policy=policy, alone=own["alone"], guarded=own["guarded"])
@@ -104,14 +107,12 @@ def section(record: StageRecord) -> Section:
             blocks.append(_arms_table(f"{TITLES[name]}, {phrase(kind)}: {WANTED[kind]}", kind, policies))
     own = summary[OWN]
     blocks += [_caught_table(own["kinds"].get(HARMFUL, {})), _principles_table(own["principles"], record)]
-    ms = own["ms"]
-    blocks.append(
-        paragraph(
+    for ms in record.rows("latency")[-1:]:
+        text = (
             f"The guard took {ms['input']['p50']} ms for a prompt and {ms['output']['p50']} ms for an answer in the "
-            f"median, {ms['input']['p95']} and {ms['output']['p95']} ms at the 95th percentile, on this machine.",
-            style="note",
+            f"median, {ms['input']['p95']} and {ms['output']['p95']} ms at the 95th percentile, on this machine."
         )
-    )
+        blocks.append(paragraph(text, style="note"))
     return Section(id=record.name, title="Model and guard, alone and together", blocks=tuple(blocks), limits=LIMITS)
 
 
