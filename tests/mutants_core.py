@@ -370,8 +370,8 @@ CORE = (
     Mutant(
         "invisible characters hide a refusal",
         "typography.py",
-        'text = _SPACE.sub(" ", _INVISIBLE.sub("", text))',
-        'text = _SPACE.sub(" ", text)',
+        'Step(_dressed, _INVISIBLE, lambda found: ""),',
+        'Step(_dressed, _INVISIBLE, lambda found: found[0]),',
         "unit/test_typography.py::test_a_word_has_one_spelling",
     ),
     Mutant(
