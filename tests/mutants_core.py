@@ -371,7 +371,7 @@ CORE = (
         "invisible characters hide a refusal",
         "typography.py",
         'Step(_dressed, _INVISIBLE, lambda found: ""),',
-        'Step(_dressed, _INVISIBLE, lambda found: found[0]),',
+        "Step(_dressed, _INVISIBLE, lambda found: found[0]),",
         "unit/test_typography.py::test_a_word_has_one_spelling",
     ),
     Mutant(

@@ -88,7 +88,7 @@ def test_a_rail_that_raises_blocks(error: BaseException) -> None:
         [verdict("block", evidence=(Evidence(where="elsewhere", start=0, end=1),))],
         (1 / 0 for _ in range(1)),
     ],
-    ids=str,
+    ids=range(16),
 )
 def test_what_is_no_verdict_blocks(said: Any) -> None:
     ruling = ruled_by(said)

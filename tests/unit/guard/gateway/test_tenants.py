@@ -80,7 +80,9 @@ def test_a_key_finds_its_tenant(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [None, "", "x", KEY[:-1], KEY + "x", DIGEST, KEY.upper(), "\udcff", "sg-" + "0" * 10**6]
+    "key",
+    [None, "", "x", KEY[:-1], KEY + "x", DIGEST, KEY.upper(), "\udcff", "sg-" + "0" * 10**6],
+    ids=["none", "empty", "short", "cut", "longer", "its digest", "upper case", "half a character", "very long"],
 )
 def test_no_other_key_does(file: Path, key: str | None) -> None:
     with pytest.raises(Refused) as caught:

@@ -72,7 +72,9 @@ def test_the_judge_is_asked_only_then() -> None:
     assert ("judge", "the guard has none, and a text was escalated") in alone.not_run
 
 
-@pytest.mark.parametrize("fault", [None, math.nan, lambda: time.sleep(0.4), lambda: 1 / 0], ids=str)
+@pytest.mark.parametrize(
+    "fault", [None, math.nan, lambda: time.sleep(0.4), lambda: 1 / 0], ids=["no answer", "NaN", "hangs", "raises"]
+)
 def test_a_judge_that_gives_no_answer_has_failed(fault: Any) -> None:
     ruling = judged(Model(fault), "a grey area")
     assert (ruling.decision, ruling.verdict and ruling.verdict.decision) == ("block", "failed")
