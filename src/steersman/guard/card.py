@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import codecs
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ def compute(
         "words_alone": {side: _side(side, rows, fitted, False) for side in SIDES} if probed else None,
         "probe": _asked(rows, fitted) if probed else None,
         "seeds": list(_seeds(rows, fitted)),
-        "attacks": attacks(rail, rows),
+        "attacks": attacks(rail, rows, fitted.states.keys()),
         "public": of_public_sets(rail, public),
         "cannot_see": list(LIMITS),
         "notes": list(_notes(constitution, rows, fitted.rules)),
@@ -179,18 +179,22 @@ def _seeds(rows: GuardRows, fitted: Fitted) -> Iterator[dict[str, Any]]:
 # attacks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def attacks(rail: ClassifierRail, rows: GuardRows) -> dict[str, dict[str, Any]]:
+def attacks(rail: ClassifierRail, rows: GuardRows, read: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """By family of attack: recall on harmful requests of held-out topics, and false alarms on look-alikes, so dressed.
 
     The requests go through all views, as in the gateway.
+
+    Args:
+        read: the requests that the probe may be measured on (no policy has learnt from them); none: all.
     """
-    own = [row for row in rows.part("held_out").requests if not row.dressing]
+    own = [row for row in rows.part("held_out").requests if not row.dressing and (not read or row.prompt in read)]
     harmful = _some([row for row in own if row.label == "breaks"])
     harmless = _some([row for row in own if row.kind == "lookalike"])
     families: dict[str, Callable[[str], str]] = {"none": lambda text: text}
     for name in FAMILIES:
         families[name] = lambda text, name=name: dress(name, text, Random(f"card {name} {text}"))  # type: ignore[misc]
     families |= ENCODINGS
+    rail.read_ahead([attack(row.prompt) for attack in families.values() for row in (*harmful, *harmless)])
     return {
         name: {
             "recall": _rate([blocks(rail, attack(row.prompt)) for row in harmful]),
@@ -212,6 +216,7 @@ def blocks(rail: ClassifierRail, text: str, answer: str | None = None) -> bool:
 def of_public_sets(rail: ClassifierRail, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
     """By public set: its kind, and the share of it that is stopped at the input; None without any."""
     found: dict[str, Any] = {}
+    rail.read_ahead([words_of(row.prompt) for row in prompts])
     for name in dict.fromkeys(tag for row in prompts for tag in row.tags if tag.startswith(SET)):
         own = [row for row in prompts if name in row.tags]
         stopped = [blocks(rail, words_of(row.prompt)) for row in own]

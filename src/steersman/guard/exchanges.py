@@ -83,14 +83,17 @@ class GuardRows(NamedTuple):
         return {part: dict(sorted(of_part.items())) for part, of_part in found.items()}
 
     @classmethod
-    def build(cls, data: DataSet, constitution: Constitution, seed: int = 0) -> GuardRows:
-        """All rows of a data set and a constitution.
+    def build(cls, data: DataSet, constitution: Constitution, seed: int = 0, limit: int | None = None) -> GuardRows:
+        """The rows of a data set and a constitution.
+
+        Args:
+            seed: of the split of topics. limit: most rows of each principle and kind; None: all.
 
         Raises:
             DataError: no request of the data set is harmless, or a principle that blocks requests has none to learn
                 from.
         """
-        return _Builder(data, constitution, seed).rows()
+        return _Builder(data, constitution, seed, limit).rows()
 
 
 class _Source(NamedTuple):
@@ -117,12 +120,12 @@ def kind_of(tags: Sequence[str]) -> Kind:
 
 
 class _Builder:
-    def __init__(self, data: DataSet, constitution: Constitution, seed: int) -> None:
+    def __init__(self, data: DataSet, constitution: Constitution, seed: int, limit: int | None) -> None:
         self.data, self.seed = data, seed
         self.enforced = {p.id: p for p in constitution.principles if p.enforced.anywhere}
         self.asked = [p.id for p in self.enforced.values() if p.enforced.input == "block"]
         self.answered = [p.id for p in self.enforced.values() if p.enforced.output != "allow"]
-        self.sources = [*self._of_data(), *self._of_examples(constitution)]
+        self.sources = _some([*self._of_data(), *self._of_examples(constitution)], limit)
         self._known = {source.prompt for source in self.sources if not (source.apart or source.unseen)}
         self.part_of = _parts(self.sources, seed)
 
@@ -227,6 +230,18 @@ class _Builder:
 
     def _part(self, source: _Source) -> Part:
         return "unseen" if source.unseen else self.part_of[source.topic]
+
+
+def _some(sources: Sequence[_Source], limit: int | None) -> list[_Source]:
+    """At most so many sources of each principle, kind and origin, in their order."""
+    taken: dict[tuple[object, ...], int] = defaultdict(int)
+    found = []
+    for source in sources:
+        group = (source.principles[:1], source.kind, source.apart, source.unseen, bool(source.answers))
+        taken[group] += 1
+        if limit is None or taken[group] <= limit:
+            found.append(source)
+    return found
 
 
 def _judged(row: Comparison) -> Iterator[tuple[str, Label]]:

@@ -57,6 +57,7 @@ class GuardConfig(Record):
     probe: bool = Field(
         default=True, description="Whether to train a head on the model's activations too; it needs a base model."
     )
+    limit: int | None = Field(default=None, ge=1, description="Most rows of each principle and kind; null: all.")
     strength: float = Field(default=3.0, gt=0, description="Inverse of the regularisation of the n-gram models.")
     grams: NGrams = Field(default=NGrams(), description="Which n-grams of words and characters are read.")
 

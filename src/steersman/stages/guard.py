@@ -24,7 +24,7 @@ PARTS = {"held_out": "topics held out", "unseen": "prompts that the model is eva
 def run(config: GuardConfig, given: Inputs, out: StageFolder) -> None:
     """The guard's classifier, trained from the constitution and the data set, and its card."""
     constitution = given[CONSTITUTION]
-    rows = GuardRows.build(given[DATASET], constitution, config.seed)
+    rows = GuardRows.build(given[DATASET], constitution, config.seed, config.limit)
     rail = train.train(
         config,
         constitution,
@@ -39,7 +39,7 @@ def run(config: GuardConfig, given: Inputs, out: StageFolder) -> None:
 
 def check(config: GuardConfig, sources: Sources) -> None:
     """Refuse data that no guard can be trained from."""
-    GuardRows.build(sources.data, sources.constitution, config.seed)
+    GuardRows.build(sources.data, sources.constitution, config.seed, config.limit)
 
 
 def estimate(config: GuardConfig, workload: Workload) -> Work | None:

@@ -77,6 +77,7 @@ class ClassifierRail:
         self.scorer, self.rules = scorer, rules
         self.probe, self.cascade, self.activations = probe, cascade, activations
         self.probed = bool(probe and cascade and activations)
+        self._ahead: dict[str, Any] = {}  # what `read_ahead` has read
         self._said = functools.lru_cache(maxsize=REMEMBERED)(self._ask)  # a stream is judged many times
         self._actions = {p.id: p.enforced for p in constitution.principles}
         tails = [rule.threshold.tail for side in rules.values() for rule in side if math.isfinite(rule.threshold.tail)]
@@ -148,9 +149,27 @@ class ClassifierRail:
         """What the probe says of a request: the scores of the text with the highest."""
         assert self.probe
         assert self.activations
-        scores = self.probe.scores(self.activations.read(texts))
+        known = [self._ahead[text] for text in texts if text in self._ahead]
+        complete = len(known) == len(texts)
+        scores = np.stack(known) if complete else self.probe.scores(self.activations.read(texts))
         highest = scores[int(np.argmax(scores[:, self.probe.heads.index(HARM)]))]
         return dict(zip(self.probe.heads, highest.tolist(), strict=True))
+
+    def read_ahead(self, requests: Sequence[str]) -> None:
+        """Let the probe read many requests at once, several times as fast as one by one; `check` then knows them."""
+        if not self.probed:
+            return
+        assert self.probe
+        assert self.cascade
+        assert self.activations
+        wanted: dict[str, None] = {}
+        for request in requests:
+            said, found = self._request(Exchange.of(request), {})
+            if found.scores[HARM] >= self.cascade.low:
+                wanted |= dict.fromkeys(text for text in (found.text, said) if text.strip())
+        texts = [text for text in wanted if text not in self._ahead]
+        if texts:
+            self._ahead.update(zip(texts, self.probe.scores(self.activations.read(texts)), strict=True))
 
     def _verdicts(self, side: Side, found: Found) -> Iterator[Verdict]:
         rules = self.rules[f"{side}+probe" if self.probed else side]
