@@ -1,7 +1,8 @@
 """What a frozen model makes of a text: the hidden states of some of its layers, pooled, for a probe to read.
 
-A model that has read much of the web has ideas of harm that no list of n-grams has. Of each text the states of three
-layers in its upper half are read, each token's brought to length 1 per dimension: their mean, and the last token's.
+A model that has read much of the web has ideas of harm that no list of n-grams has, and one that was aligned decides at
+the last token of a request whether it will refuse. Of each text the last token's states after three upper layers are
+read, each brought to length 1 per dimension, and the mean over the tokens after the middle one of these.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from steersman.terminal import Progress
 
-DEPTHS = (1 / 2, 2 / 3, 5 / 6)  # of the layers that are read
+DEPTHS = (2 / 3, 5 / 6, 1)  # of the layers that are read
 TOKENS = 128  # of a text; of a longer one, its beginning and its end
 BATCH_TOKENS = 3072
 Floats = NDArray[np.float32]
@@ -52,7 +53,7 @@ class ActivationReader:
     @property
     def size(self) -> int:
         """Numbers that are read of a text."""
-        return 2 * len(self.layers) * self.width
+        return (len(self.layers) + 1) * self.width
 
     def _keep(self, layer: int) -> Any:
         def hook(_: Any, __: Any, output: Any) -> None:
@@ -68,7 +69,7 @@ class ActivationReader:
             return self.read(texts, progress.advance)
 
     def read(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Floats:
-        """Pooled states, [N, 2 * layers * width]: of each layer the mean over tokens, then the last token's."""
+        """States, [N, (layers + 1) * width]: of each layer the last token's, then the middle layer's mean."""
         import torch
 
         ids = [self._cut(self._chat.prompt_ids(text)) for text in texts]
@@ -93,12 +94,14 @@ class ActivationReader:
         seen = places < lengths[:, None]
         with contextlib.suppress(_Read):
             self._model(input_ids=tokens, attention_mask=seen.long(), use_cache=False)
-        pooled = []
+        pooled, middle = [], self.layers[len(self.layers) // 2]
         inner = (seen & ((places > 0) | (lengths == 1)[:, None]))[..., None]  # the first token is a sink
         for layer in self.layers:
             states = normal(self._kept[layer].float())
-            mean = (states * inner).sum(1) / inner.sum(1)
-            pooled += [mean, states[torch.arange(len(ids)), lengths - 1]]
+            pooled.append(states[torch.arange(len(ids)), lengths - 1])
+            if layer == middle:
+                mean = (states * inner).sum(1) / inner.sum(1)
+        pooled.append(mean)
         self._kept.clear()
         return np.asarray(torch.cat(pooled, 1).numpy(), np.float32)
 

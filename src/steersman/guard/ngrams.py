@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from steersman.types import Record
 
@@ -24,15 +25,17 @@ _BASE, _MIX = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
 Ids = NDArray[np.int32]
 _Owned = tuple[NDArray[np.uint64], NDArray[np.int64]]  # hashes, and the text of each
 
+DAMPING = 500.0  # about what fifteen n-grams of usual frequency add up to
+
 
 class NGrams(Record):
     """Which n-grams are read; part of a guard's format."""
 
-    bits: int = 18
-    words: int = 2  # up to pairs of words
-    shortest: int = 3  # characters, within a word and the spaces around it
-    longest: int = 5
-    characters: int = 8_000  # of a text; of a longer one, its beginning and its end
+    bits: int = Field(default=18, ge=8, le=24, description="Numbers of a vector, as a power of two.")
+    words: int = Field(default=2, ge=1, le=4, description="Most words of an n-gram.")
+    shortest: int = Field(default=3, ge=1, le=8, description="Fewest characters of an n-gram within a word.")
+    longest: int = Field(default=5, ge=1, le=8, description="Most characters of an n-gram within a word.")
+    characters: int = Field(default=8_000, ge=100, description="Of a text; of a longer one, its beginning and its end.")
 
     @property
     def size(self) -> int:
@@ -113,11 +116,13 @@ def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def weighted(ids: Ids, idf: NDArray[np.float32]) -> tuple[Ids, NDArray[np.float32]]:
-    """Different buckets and their values: 1 + log(count), times the inverse document frequency, of length 1."""
+    """Different buckets and their values: 1 + log(count), times the inverse document frequency, of length below 1.
+
+    A text of a few known n-grams, such as one that nobody can read, stays short: else these few would decide alone.
+    """
     buckets, counts = np.unique(ids, return_counts=True)
     values = (1 + np.log(counts, dtype=np.float32)) * idf[buckets]
-    norm = float(np.sqrt((values * values).sum()))
-    return buckets, np.asarray(values / norm if norm else values, np.float32)
+    return buckets, np.asarray(values / np.sqrt((values * values).sum() + DAMPING), np.float32)
 
 
 def inverse_document_frequency(documents: Sequence[Ids], size: int) -> NDArray[np.float32]:

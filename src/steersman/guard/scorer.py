@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from steersman.errors import ModelError
 from steersman.evals.detectors.behaviours import detect
 from steersman.evals.detectors.refusal import refusal
-from steersman.guard.ngrams import NGrams, weighted
+from steersman.guard.ngrams import DAMPING, NGrams, weighted
 from steersman.types import Behaviour, Record
 
 Floats = NDArray[np.float32]
@@ -56,8 +56,7 @@ class Models(NamedTuple):
         keys, counts = np.unique(owners * size + ids, return_counts=True)
         owner, bucket = keys // size, keys % size
         values = (1 + np.log(counts, dtype=np.float32)) * self.idf[bucket]
-        norm = np.sqrt(np.bincount(owner, values * values, count))
-        values = values / np.where(norm > 0, norm, 1)[owner]
+        values = values / np.sqrt(np.bincount(owner, values * values, count) + DAMPING)[owner]
         heads = [np.bincount(owner, values * self.weight[bucket, head], count) for head in range(len(self.heads))]
         return np.asarray(np.stack(heads, 1) + self.bias, np.float32)
 
@@ -149,11 +148,11 @@ def exchange_ids(grams: NGrams, prompt: str, answer: str) -> NDArray[np.int32]:
 
 def dense_size(request_heads: Sequence[str], behaviours: Sequence[str]) -> int:
     """How many numbers `dense_features` gives."""
-    return len(request_heads) + len(REFUSAL_CLASSES) + len(behaviours) + 1
+    return len(request_heads) + len(REFUSAL_CLASSES) + len(behaviours)
 
 
 def dense_features(scorer: Scorer, prompt: str, answer: str, asked: Mapping[str, float]) -> Floats:
-    """What the model of exchanges reads beside n-grams: the request's scores, whether the answer declines, how long."""
+    """What the model of exchanges reads beside n-grams: the request's scores, whether the answer declines."""
     scores = [float(np.clip(asked[name], -LOUD, LOUD)) / LOUD for name in scorer.request.heads]
     return np.array([*scores, *answer_features(prompt, answer, scorer.behaviours)], np.float32)
 
@@ -164,5 +163,4 @@ def answer_features(prompt: str, answer: str, behaviours: Sequence[Behaviour]) -
     return [
         *(float(declines == name) for name in REFUSAL_CLASSES),
         *(float(detect(behaviour, prompt, answer)) for behaviour in behaviours),
-        min(len(answer) / 400, 2.0),
     ]

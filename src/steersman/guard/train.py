@@ -66,7 +66,7 @@ class Fitted(NamedTuple):
     """A trained guard.
 
     Attributes:
-        rules: by side; with a probe also those of ``input+probe`` and ``output+probe``, for the combined scores.
+        rules: by side; with a probe also those of ``input+probe``, for the combined scores of requests.
         probe: the second step, None for none. cascade: how it is combined with the first.
         states: pooled activations of every request that was read, by its text.
         layers: of the model that were read; `TokenProbe` reads the middle one. token_threshold: of its score.
@@ -84,18 +84,17 @@ class Fitted(NamedTuple):
 
     def with_rules(self, constitution: Constitution, rows: GuardRows) -> Fitted:
         """With the thresholds of the combined scores."""
-        own = rows.part("calibration")
-        sides = {f"{side}+probe": _rules(side, constitution, *self.scores(side, own, True)) for side in SIDES}
-        return self._replace(rules=self.rules | sides)
+        own = self.scores("input", rows.part("calibration"), True)
+        return self._replace(rules=self.rules | {"input+probe": _rules("input", constitution, *own)})
 
     def scores(self, side: Side, rows: GuardRows, probed: bool) -> tuple[Sequence[GuardRow], dict[str, Any]]:
         """The rows of one side with an array of log-odds for each head.
 
         Args:
-            probed: with `HARM` as the combined score of both steps; then of rows that the probe has read only.
+            probed: of requests, with the scores of both steps; then of those that the probe may be measured on.
         """
         own = rows.requests if side == "input" else rows.exchanges
-        if not probed:
+        if not probed or side == "output":
             read = self.reader.requests if side == "input" else self.reader.exchanges
             return own, read(self.scorer, own)
         assert self.probe
@@ -104,11 +103,8 @@ class Fitted(NamedTuple):
         requests = self.reader.requests(self.scorer, own)
         said = self.probe.scores(np.stack([self.states[row.prompt] for row in own])) if own else np.zeros((0, 1))
         combined = self.cascade.of_request(requests[HARM], said[:, 0]) if own else np.zeros(0)
-        if side == "input":
-            heads = {name: requests[name] + said[:, place] for place, name in enumerate(self.probe.heads)}
-            return own, heads | {HARM: combined}
-        scores = self.reader.exchanges(self.scorer, own)
-        return own, scores | {HARM: self.cascade.of_exchange(scores, combined)}
+        heads = {name: requests[name] + said[:, place] for place, name in enumerate(self.probe.heads)}
+        return own, heads | {HARM: combined}
 
 
 def train(
@@ -187,9 +183,8 @@ def with_probe(
     topics = sorted({row.topic for row in own})
     bootstraps = [_bootstrap(topics, config.seed, member) for member in range(config.seeds)]
     weights = [[weight_of[row.topic] for row in own] for weight_of in bootstraps]
-    place = 2 * activations.width * (len(activations.layers) // 2)
-    middle = slice(place, place + activations.width)
-    probe = probe_training.fit(np.stack([states[row.prompt] for row in own]), heads, weights, middle, config.seed)
+    middle = slice(len(activations.layers) * activations.width, activations.size)
+    probe = probe_training.fit(np.stack([states[row.prompt] for row in own]), heads, weights, middle)
     known = [row.prompt for row in rows.part("calibration").requests if row.prompt in states and row.label == "fine"]
     rate = min(rule.threshold.declared_rate for rule in fitted.rules["input"])
     along = Threshold.choose(probe.of_means(np.stack([states[text] for text in known])[:, middle]), rate)
@@ -213,17 +208,7 @@ def _cascade(fitted: Fitted, rows: GuardRows) -> Cascade:
     requests = [row for row in own.requests if row.prompt in fitted.states]
     words = fitted.reader.requests(fitted.scorer, requests)[HARM]
     said = fitted.probe.scores(np.stack([fitted.states[row.prompt] for row in requests]))[:, 0]
-    place = {row.prompt: index for index, row in enumerate(requests)}
-    exchanges = [row for row in own.exchanges if row.prompt in place]
-    asked = {row.principle for row in requests} - {""}
-    return Cascade.fit(
-        words,
-        said,
-        np.array([row.label == "breaks" for row in requests]),
-        fitted.reader.exchanges(fitted.scorer, exchanges),
-        np.array([place[row.prompt] for row in exchanges]),
-        np.array([row.label == "breaks" and row.principle in asked for row in exchanges]),
-    )
+    return Cascade.fit(words, said, np.array([row.label == "breaks" for row in requests]))
 
 
 def description(

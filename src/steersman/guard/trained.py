@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steersman.guard.calibration import Platt, Threshold
-from steersman.guard.scorer import DECLINES, HARM
 from steersman.types import Record
 
 FORMAT = 1  # of a guard's folder
@@ -34,9 +32,6 @@ class Cascade(Record):
     low: float
     missing: float
     request: tuple[float, float, float]  # weights of the n-gram score and of the probe's, and the offset
-    exchange: tuple[
-        float, float, float, float
-    ]  # of the exchange's score, of the request's, whether it declines, offset
 
     def of_request(self, words: Floats | float, probe: Floats | float | None) -> Any:
         """The combined score of requests from both steps' scores; None where the probe was not asked."""
@@ -44,34 +39,13 @@ class Cascade(Record):
         said = self.missing if probe is None else np.where(np.asarray(words) < self.low, self.missing, probe)
         return first * np.asarray(words) + second * np.asarray(said) + offset
 
-    def of_exchange(self, scores: Mapping[str, Any], request: Any) -> Any:
-        """The combined score of exchanges from the n-gram models' scores and the requests' combined ones."""
-        first, second, third, offset = self.exchange
-        return first * scores[HARM] + second * np.clip(request, -8, 8) + third * scores[DECLINES] + offset
-
     @classmethod
-    def fit(
-        cls,
-        words: Floats,
-        probe: Floats,
-        harmful: NDArray[np.bool_],
-        exchanges: Mapping[str, Floats],
-        requests_of: NDArray[np.integer[Any]],
-        breaks: NDArray[np.bool_],
-    ) -> Cascade:
-        """Logistic regressions on the calibration's rows.
-
-        Args:
-            words, probe, harmful: of requests. exchanges, breaks: scores by head, and labels, of exchanges.
-            requests_of: index of each exchange's request among the requests.
-        """
+    def fit(cls, words: Floats, probe: Floats, harmful: NDArray[np.bool_]) -> Cascade:
+        """A logistic regression on the scores of the calibration's requests."""
         low = float(np.quantile(words[harmful], MISSED)) if harmful.any() else float("-inf")
         missing = float(np.quantile(probe[~harmful], 0.5)) if (~harmful).any() else 0.0
         request = _logistic(np.stack([words, probe], 1), harmful)
-        found = cls(low=low, missing=missing, request=request, exchange=(1.0, 0.0, 0.0, 0.0))  # type: ignore[arg-type]
-        asked = np.clip(found.of_request(words, probe)[requests_of], -8, 8)
-        columns = np.stack([exchanges[HARM], asked, exchanges[DECLINES]], 1)
-        return found.model_copy(update={"exchange": _logistic(columns, breaks)})
+        return cls(low=low, missing=missing, request=request)  # type: ignore[arg-type]
 
 
 MISSED = 0.02  # share of the harmful requests that the first step may keep from the second

@@ -244,7 +244,7 @@ def test_a_guard_with_a_probe(probed: Path) -> None:
     assert not blocks(rail, LOOKALIKE)
     assert not blocks(rail, HARMFUL, "I won't help to rob the mill.")
     card = json.loads((probed / "card.json").read_text(encoding="utf-8"))
-    assert card["words_alone"]["input"]["no-harm"]["unseen"]["recall"]["n"] >= 6
+    assert card["words_alone"]["no-harm"]["unseen"]["recall"]["n"] >= 6
     assert card["probe"]["asked"]["harmful"]["value"] > 0.9
 
 

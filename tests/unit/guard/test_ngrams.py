@@ -37,11 +37,19 @@ def test_a_long_text_is_cut_in_the_middle() -> None:
     assert set(NGrams().ids("end")) <= set(grams.ids(text))
 
 
-def test_rows_have_length_one() -> None:
+def test_a_row_of_few_known_ngrams_stays_short() -> None:
+    documents = [GRAMS.ids(f"{word} " * 3 + "the mill stands by the river and turns all day") for word in "abcdefgh"]
+    idf = 50 * inverse_document_frequency(documents, GRAMS.size)  # as rare as in a large set
+    long, short = (weighted(ids, idf)[1] for ids in (documents[0], GRAMS.ids("the")))
+    assert float((long**2).sum()) > 0.95
+    assert float((short**2).sum()) < float((long**2).sum())
+
+
+def test_rows_have_a_length_below_one() -> None:
     documents = [GRAMS.ids(text) for text in ("one two three", "two three four", "three four five", "")]
     idf = inverse_document_frequency(documents, GRAMS.size)
     rows = matrix(documents, idf)
-    assert np.allclose(np.sqrt((rows.toarray()[:3] ** 2).sum(1)), 1)
+    assert (np.sqrt((rows.toarray()[:3] ** 2).sum(1)) < 1).all()
     assert rows[3].nnz == 0
     buckets, values = weighted(documents[0], idf)
     assert np.allclose(rows[0].toarray()[0, buckets], values)

@@ -119,7 +119,9 @@ class ClassifierRail:
         path = folder / "probe.safetensors"
         probe = Probe.of_arrays(layout.request_heads, _arrays(path), path)
         activations = ActivationReader(model, trained)
-        if list(activations.layers) != about["layers"] or activations.size != len(probe.arrays["mean"]):
+        if list(activations.layers) != about["layers"] or activations.width * len(activations.layers) != len(
+            probe.arrays["mean"]
+        ):
             raise ModelError("the probe was trained on another model", where=str(model), do=_AGAIN)
         return cls(constitution, scorer, rules, probe, cascade, activations)
 
@@ -127,11 +129,10 @@ class ClassifierRail:
     def check(self, exchange: Exchange, views: dict[str, Views]) -> Sequence[Verdict]:
         """See `verdict.Rail`. The verdicts have the scores of all principles that are judged on this side."""
         said, found = self._request(exchange, views)
-        combined = self._combined(said, found) if self.probed else found.scores
         if exchange.answer is not None:
-            found = self._answer(said, views.get(ANSWER) or all_views(exchange.answer), found.scores, combined[HARM])
-        else:
-            found = found._replace(scores=combined)
+            found = self._answer(said, views.get(ANSWER) or all_views(exchange.answer), found.scores)
+        elif self.probed:
+            found = found._replace(scores=self._combined(said, found))
         if not all(math.isfinite(score) for score in found.scores.values()):
             raise ArithmeticError("the classifier gave NaN")
         return list(self._verdicts(exchange.side, found))
@@ -172,7 +173,7 @@ class ClassifierRail:
             self._ahead.update(zip(texts, self.probe.scores(self.activations.read(texts)), strict=True))
 
     def _verdicts(self, side: Side, found: Found) -> Iterator[Verdict]:
-        rules = self.rules[f"{side}+probe" if self.probed else side]
+        rules = self.rules["input+probe" if self.probed and side == "input" else side]
         shared = [rule for rule in rules if rule.head == HARM]
         top = max(shared, key=lambda rule: found.scores.get(rule.principle, -math.inf), default=None)
         for rule in rules:
@@ -224,11 +225,11 @@ class ClassifierRail:
                     best = Found(scores, evidence, view.text[start:end])
         return best
 
-    def _answer(self, prompt: str, views: Views, asked: Mapping[str, float], combined: float) -> Found:
+    def _answer(self, prompt: str, views: Views, asked: Mapping[str, float]) -> Found:
         """The highest score of each head over the answer's views.
 
         Args:
-            asked: the scores of the request by its words. combined: of both steps.
+            asked: the scores of the request by its words.
         """
         best: dict[str, float] = {}
         evidence: Evidence | None = None
@@ -236,9 +237,6 @@ class ClassifierRail:
             if not text and best:
                 continue
             scores = self.scorer.of_exchange(prompt, view.text, asked)
-            if self.probed:
-                assert self.cascade
-                scores[HARM] = float(self.cascade.of_exchange(scores, combined))
             if not best or scores[HARM] > best[HARM]:
                 start, end = view.span(0, len(view.text))
                 evidence = Evidence(where=ANSWER, start=start, end=end, views=view.trace)

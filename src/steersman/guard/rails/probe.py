@@ -1,12 +1,11 @@
 """Heads on a model's activations: one that reads a whole request, and one that reads along while text is made.
 
-`Probe` asks of a request's pooled states (`guard/activations.py`) what the n-gram models ask of its words. It is a few
-small networks, one for each seed, whose log-odds are averaged. `TokenProbe` is linear: a score for each token, smoothed
-by an exponential moving average, for a model that this process serves; it costs a dot product a token. (Cunningham et
-al. 2026, arXiv:2601.04603, screen all traffic with such a probe.)
+`Probe` asks of a request's states (`guard/activations.py`) what the n-gram models ask of its words: linear heads, one
+for each seed, whose log-odds are averaged. `TokenProbe` is a score for each token, smoothed by an exponential moving
+average, for a model that this process serves; it costs a dot product a token. (Cunningham et al. 2026,
+arXiv:2601.04603, screen all traffic with such a probe.)
 
-    probe.safetensors   mean, scale [D]; in.weight [seeds, D, hidden], in.bias, out.weight [seeds, hidden, heads],
-                        out.bias; token.weight [H], token.bias [1]
+    probe.safetensors   mean, scale [D]; weight [seeds, D, heads], bias [seeds, heads]; token.weight [H], token.bias [1]
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 MEMORY_TOKENS = 16  # over which the moving average of token scores forgets
-_NAMES = ("mean", "scale", "in.weight", "in.bias", "out.weight", "out.bias", "token.weight", "token.bias")
+_NAMES = ("mean", "scale", "weight", "bias", "token.weight", "token.bias")
 
 
 class Probe(NamedTuple):
@@ -36,23 +35,22 @@ class Probe(NamedTuple):
     arrays: Mapping[str, Floats]
 
     def scores(self, states: Floats) -> Floats:
-        """Log-odds, [N, heads], of pooled states, [N, D]: the mean over the seeds."""
+        """Log-odds, [N, heads], of states, [N, D or more]: the mean over the seeds."""
         return np.asarray(np.mean(self.of_seeds(states), 0), np.float32)
 
     def of_seeds(self, states: Floats) -> Floats:
         """Log-odds of each seed alone, [seeds, N, heads]."""
         own = self.arrays
-        inputs = (states - own["mean"]) * own["scale"]
-        hidden = np.maximum(inputs @ own["in.weight"] + own["in.bias"][:, None], 0)
-        return np.asarray(hidden @ own["out.weight"] + own["out.bias"][:, None], np.float32)
+        inputs = (states[:, : len(own["mean"])] - own["mean"]) * own["scale"]
+        return np.asarray(inputs @ own["weight"] + own["bias"][:, None], np.float32)
 
     def of_means(self, means: Floats) -> Floats:
         """What `TokenProbe` says on average, [N], of the mean states of its layer, [N, H]."""
         return np.asarray(means @ self.arrays["token.weight"] + self.arrays["token.bias"], np.float32)
 
     def member(self, seed: int) -> Probe:
-        """One seed's network alone."""
-        own = {name: self.arrays[name][seed : seed + 1] for name in _NAMES if name.startswith(("in.", "out."))}
+        """One seed's heads alone."""
+        own = {name: self.arrays[name][seed : seed + 1] for name in ("weight", "bias")}
         return self._replace(arrays={**self.arrays, **own})
 
     @classmethod
@@ -68,9 +66,9 @@ class Probe(NamedTuple):
         for name in _NAMES:
             if not np.isfinite(arrays[name]).all():
                 raise ModelError(f"{name} holds NaN or infinity", where=str(where), do="train the guard again")
-        if arrays["out.bias"].shape[1] != len(heads):
+        if arrays["bias"].shape[1] != len(heads):
             raise ModelError(
-                f"{arrays['out.bias'].shape[1]} heads", where=str(where), expected=f"{len(heads)}: {', '.join(heads)}"
+                f"{arrays['bias'].shape[1]} heads", where=str(where), expected=f"{len(heads)}: {', '.join(heads)}"
             )
         return cls(tuple(heads), {name: np.asarray(arrays[name], np.float32) for name in _NAMES})
 

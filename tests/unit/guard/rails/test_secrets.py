@@ -9,7 +9,7 @@ import pytest
 
 from steersman.constitution.document import BySide, GuardSettings, load
 from steersman.guard.guard import Guard, redacted
-from steersman.guard.normalise import View
+from steersman.guard.normalise import Piece, View
 from steersman.guard.rails.secrets import SecretRail, secrets_in
 from steersman.guard.verdict import Exchange, Part
 
@@ -161,5 +161,7 @@ def test_both_sides_are_handled_as_the_file_says(handling: str) -> None:
 
 def test_a_secret_is_found_in_any_view_once() -> None:
     key = KEYS[1]
-    found = list(SecretRail(GuardSettings()).find((View("x" * 80), View(key, ("base64",), [7] * len(key) + [70]))))
+    original = View("x" * 80)
+    decoded = View(key, ("base64",), original, [Piece(0, 7, 70, "block")])
+    found = list(SecretRail(GuardSettings()).find((original, decoded)))
     assert [(f.start, f.end, f.views) for f in found] == [(7, 70, ("base64",))]
