@@ -109,7 +109,7 @@ def _asked(rows: GuardRows, fitted: Fitted) -> dict[str, Any]:
 def _figures(
     side: Side, rows: Sequence[GuardRow], scores: Mapping[str, Any], rule: SideRule, shared: Sequence[str]
 ) -> dict[str, Any]:
-    over = scores[rule.head] > rule.threshold.score
+    over = rule.over(scores)
     breaks = np.array([row.label == "breaks" for row in rows])
     own = breaks & np.array([row.principle == rule.principle for row in rows])
     group = breaks & np.array([row.principle in (shared if rule.head == HARM else (rule.principle,)) for row in rows])

@@ -49,6 +49,7 @@ class GuardRow(NamedTuple):
         origin: where the row comes from, such as ``comparison`` or ``skeleton``.
         dressing: what was done to the words, empty for nothing.
         apart: the guard alone has this prompt; no policy learns from it.
+        about: of an exchange, the principle that the request is about, whatever the answer does.
     """
 
     prompt: str
@@ -61,6 +62,7 @@ class GuardRow(NamedTuple):
     origin: str
     dressing: str = ""
     apart: bool = False
+    about: str = ""
 
 
 class GuardRows(NamedTuple):
@@ -194,21 +196,25 @@ class _Builder:
     def _exchanges(self) -> Iterator[GuardRow]:
         pool = self._pool()
         for source in self.sources:
-            part, asks = self._part(source), self._asks(source)
-            for answer, label in source.answers:
-                principle = self._broken(source) if label == "breaks" else ""
-                if label == "breaks" and not principle:
-                    continue
-                kept = "fine" if label == "refusal" and not asks and source.kind != "harmful" else label
-                yield GuardRow(source.prompt, answer, principle, kept, source.kind, source.topic, part, source.origin)
-            random = Random(f"{self.seed} {source.prompt}")
-            row = GuardRow(source.prompt, "", asks, "breaks", source.kind, source.topic, part, "skeleton")
-            if asks and asks in self.answered:
-                for origin, answer in compliance(source.prompt, random, pool[part]):
-                    yield row._replace(answer=answer, origin=origin)
-            if random.random() < 0.3:
-                answer = decline(source.prompt, random)
-                yield row._replace(answer=answer, principle="", label="refusal", origin="stock refusal")
+            about = next(iter(source.principles), "")
+            yield from (row._replace(about=about) for row in self._exchanges_of(source, pool))
+
+    def _exchanges_of(self, source: _Source, pool: dict[Part, list[str]]) -> Iterator[GuardRow]:
+        part, asks = self._part(source), self._asks(source)
+        for answer, label in source.answers:
+            principle = self._broken(source) if label == "breaks" else ""
+            if label == "breaks" and not principle:
+                continue
+            kept = "fine" if label == "refusal" and not asks and source.kind != "harmful" else label
+            yield GuardRow(source.prompt, answer, principle, kept, source.kind, source.topic, part, source.origin)
+        random = Random(f"{self.seed} {source.prompt}")
+        row = GuardRow(source.prompt, "", asks, "breaks", source.kind, source.topic, part, "skeleton")
+        if asks and asks in self.answered:
+            for origin, answer in compliance(source.prompt, random, pool[part]):
+                yield row._replace(answer=answer, origin=origin)
+        if random.random() < 0.3:
+            answer = decline(source.prompt, random)
+            yield row._replace(answer=answer, principle="", label="refusal", origin="stock refusal")
 
     def _pool(self) -> dict[Part, list[str]]:
         """Helpful answers to look-alikes by part: what compliance with a harmful request would look like."""

@@ -32,7 +32,7 @@ from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.exchanges import GuardRow, GuardRows, Part, principles_of
 from steersman.guard.ngrams import NGrams, inverse_document_frequency, matrix
 from steersman.guard.rails.probe import Probe
-from steersman.guard.scorer import DECLINES, HARM, LOUD, Layout, Models, Scorer, answer_features, exchange_ids
+from steersman.guard.scorer import ABOUT, DECLINES, HARM, LOUD, Layout, Models, Scorer, answer_features, exchange_ids
 from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import Side
 from steersman.store import write_json
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 VERSION = 1
 TOKEN_CHANCES = 4  # moments of a text at which its moving average may be at its highest
 MIN_APART = 100  # rows of each label, in training and in calibration, for a probe on a policy
+OFF_SUBJECT = 0.05  # share of the exchanges on a principle's subject that may be taken for others
 FOLDS = 4  # of topics, for the requests' scores on training rows
 Ids = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -285,6 +286,8 @@ def fit(config: GuardConfig, constitution: Constitution, rows: GuardRows, member
     heads = {HARM: [row.label == "breaks" and row.principle in asked for row in own.exchanges]}
     heads[DECLINES] = [row.label == "refusal" for row in own.exchanges]
     heads |= {id: [row.label == "breaks" and row.principle == id for row in own.exchanges] for id in answered}
+    subjects = [id for id in answered if id not in asked]
+    heads |= {ABOUT + id: [row.about == id for row in own.exchanges] for id in subjects}
     exchange = _exchange_side(config, own.exchanges, heads, behaviours, asked_scores, weight_of, reader)
     return Scorer(config.grams, behaviours, side, exchange)
 
@@ -413,9 +416,12 @@ def _rules(
         if principle.id in scores:
             head = HARM if principle.id in blocked else principle.id
             rate = principle.enforced.false_positive_rate
-            found.append(
-                _rule(principle.id, head, rows, scores[head], rate, blocked if head == HARM else {principle.id})
-            )
+            rule = _rule(principle.id, head, rows, scores[head], rate, blocked if head == HARM else {principle.id})
+            subject = np.array([row.about == principle.id for row in rows], bool)
+            if ABOUT + principle.id in scores and subject.any():
+                edge = float(np.quantile(scores[ABOUT + principle.id][subject], OFF_SUBJECT))
+                rule = rule.model_copy(update={"about": edge})
+            found.append(rule)
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steersman.guard.calibration import Platt, Threshold
+from steersman.guard.scorer import ABOUT
 from steersman.types import Record
 
 FORMAT = 1  # of a guard's folder
@@ -15,12 +17,22 @@ Floats = NDArray[np.floating[Any]]
 
 
 class SideRule(Record):
-    """How one principle is judged on one side: the score that counts, its calibration, and its threshold."""
+    """How one principle is judged on one side: the score that counts, its calibration, and its threshold.
+
+    ``about``: of a principle that is kept by saying something, the score from which an exchange is on its subject; an
+    answer on another subject breaks no such principle. None: it holds for all.
+    """
 
     principle: str
     head: str  # whose score the threshold is for: `HARM` for principles that block requests, else its own
     calibration: Platt
     threshold: Threshold
+    about: float | None = None
+
+    def over(self, scores: Mapping[str, Any]) -> Any:
+        """Whether scores by head, numbers or arrays, are over the threshold, and on the subject."""
+        found = np.asarray(scores[self.head]) > self.threshold.score
+        return found if self.about is None else found & (np.asarray(scores[ABOUT + self.principle]) > self.about)
 
 
 class Cascade(Record):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +115,10 @@ class ClassifierRail:
         scorer = Scorer.of_arrays(layout, _arrays(folder / "ngrams.safetensors"), folder / "ngrams.safetensors")
         model = base or (Path(about["base"]) if about["base"] else None)
         trained = (policy or Path(about["policy"])) if about["policy"] else None
-        if cascade is None or model is None or not all(path.exists() for path in (model, trained) if path):
+        if cascade is None or model is None:
+            return cls(constitution, scorer, rules)
+        if gone := [path for path in (model, trained) if path and not path.exists()]:
+            print(f"note: the guard works without its probe, whose model is gone: {gone[0]}", file=sys.stderr)
             return cls(constitution, scorer, rules)
         path = folder / "probe.safetensors"
         probe = Probe.of_arrays(layout.request_heads, _arrays(path), path)
@@ -182,7 +186,7 @@ class ClassifierRail:
             if rule.head == HARM and rule is not top:
                 chance *= _share(found.scores, rule.principle, [r.principle for r in shared])
             action = getattr(self._actions[rule.principle], side)
-            over = score > rule.threshold.score and (rule.head != HARM or rule is top)
+            over = bool(rule.over(found.scores)) and (rule.head != HARM or rule is top)
             yield Verdict(
                 rail=self.name,
                 principle=rule.principle,
