@@ -206,7 +206,10 @@ class _Builder:
             if label == "breaks" and not principle:
                 continue
             kept = "fine" if label == "refusal" and not asks and source.kind != "harmful" else label
-            yield GuardRow(source.prompt, answer, principle, kept, source.kind, source.topic, part, source.origin)
+            row = GuardRow(source.prompt, answer, principle, kept, source.kind, source.topic, part, source.origin)
+            yield row
+            if kept == "fine":
+                yield from looping(row, self.seed)
         random = Random(f"{self.seed} {source.prompt}")
         row = GuardRow(source.prompt, "", asks, "breaks", source.kind, source.topic, part, "skeleton")
         if asks and asks in self.answered:
@@ -236,6 +239,24 @@ class _Builder:
 
     def _part(self, source: _Source) -> Part:
         return "unseen" if source.unseen else self.part_of[source.topic]
+
+
+LOOPING, LOOP_CHARACTERS = 0.25, 400
+
+
+def looping(row: GuardRow, seed: int) -> Iterator[GuardRow]:
+    """For a quarter of the harmless exchanges, an answer that gets into a loop, as small models write: no harm either.
+
+    Nobody writes such answers by hand, and a classifier that has seen none takes them for anything.
+    """
+    random, words = Random(f"loop {seed} {row.prompt} {row.answer}"), (row.answer or "").split()
+    if words and random.random() < LOOPING:
+        start, length = random.randrange(len(words)), random.randint(1, 8)
+        loop = " ".join(words[start : start + length])
+        text = " ".join(words[:start])
+        while len(text) < LOOP_CHARACTERS:
+            text += " " + loop
+        yield row._replace(answer=text[:LOOP_CHARACTERS].strip(), origin="loop")
 
 
 def _some(sources: Sequence[_Source], limit: int | None) -> list[_Source]:

@@ -75,3 +75,23 @@ def test_the_shipped_set_that_enlarges_another_has_its_rows() -> None:
 
     rows = GuardRows.build(load("assistant-forms"), constitution_named("assistant"))
     assert any(row.topic.startswith("guard.") for row in rows.requests)
+
+
+def test_a_loop_of_a_harmless_answer_is_harmless(tmp_path: Path) -> None:
+    rows = GuardRows.build(data_set(tmp_path), constitution()).exchanges
+    loops = [row for row in rows if row.origin == "loop"]
+    assert loops
+    assert {row.label for row in loops} == {"fine"}
+    assert all(len(set(row.answer.split())) < len(row.answer.split()) / 2 for row in loops if row.answer)
+
+
+def test_only_the_guards_own_prompts_are_apart(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    prompt = Prompt(prompt="How do I rob the watermill by night?", principles=("no-harm",), tags=("harmful",))
+    again = Prompt(prompt=str(data.demonstrations[0].prompt), principles=("helpful",))
+    (data.folder / "guard.jsonl").write_text("\n".join(row.model_dump_json() for row in (prompt, again)) + "\n")
+    rows = GuardRows.build(data, constitution()).requests
+    own = {row.prompt for row in rows if row.apart and row.part != "unseen" and not row.dressing}
+    assert own == {prompt.prompt}  # the other one is a demonstration, too: a policy has learnt from it
+    few = GuardRows.build(data, constitution(), limit=6).requests
+    assert 0 < len(few) < len(rows)
