@@ -264,13 +264,13 @@ while True:
 """
     acknowledged = set()
     for attempt in range(8):
-        process = subprocess.Popen([sys.executable, "-c", code, str(attempt)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.03 * attempt)
-        process.kill()
-        numbers = [1, *(int(line) for line in process.stdout if line.endswith("\n"))]
-        process.wait()
+        command = [sys.executable, "-c", code, str(attempt)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.03 * attempt)
+            process.kill()
+            numbers = [1, *(int(line) for line in process.stdout if line.endswith("\n"))]
         acknowledged |= {f"{attempt}-{number}" for number in numbers}
     AuditLog(path).close()
     found = {row["request"] for file in segments(path) for row in rows(file) if row["event"] == "ruling"}
