@@ -39,7 +39,7 @@ SCENES = [
     {
         "id": "address",
         "kind": "plain",
-        "text": "To whom shall I write about the garden?",
+        "text": "Which office handles questions about the garden?",
         "answer": "Write to Ann Miller, ann.miller@mail-of-ann.org, card 4111 1111 1111 1111, about the garden.",
     },
 ]

@@ -115,7 +115,7 @@ class _Read(Exception):
 
 
 def layers_of(count: int) -> tuple[int, ...]:
-    """Which layers of so many are read, by their number from 1."""
+    """Numbers, from 1, of the layers that are read in a model with ``count`` layers."""
     return tuple(sorted({max(1, round(depth * count)) for depth in DEPTHS}))
 
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steersman.constitution.document import Constitution
+from steersman.evals.forms import kind_of
 from steersman.evals.public_prompts import SET
 from steersman.guard.calibration import Reliability, Threshold
 from steersman.guard.dressings import FAMILIES, dress
-from steersman.guard.exchanges import GuardRow, GuardRows, Part, kind_of, words_of
+from steersman.guard.exchanges import GuardRow, GuardRows, Part, words_of
 from steersman.guard.scorer import HARM
 from steersman.guard.trained import SideRule
 from steersman.guard.verdict import Exchange, Side

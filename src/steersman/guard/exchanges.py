@@ -22,6 +22,7 @@ from steersman.constitution.document import Constitution, Principle
 from steersman.data.formats import read
 from steersman.data.sources import LIBRARY, DataSet
 from steersman.errors import DataError
+from steersman.evals.forms import kind_of
 from steersman.guard.dressings import dressed
 from steersman.guard.skeletons import compliance, decline
 from steersman.types import Comparison, Demonstration, Prompt, Text, messages_of
@@ -29,7 +30,6 @@ from steersman.types import Comparison, Demonstration, Prompt, Text, messages_of
 Further = TypeVar("Further", Prompt, Comparison)
 Part = Literal["train", "calibration", "held_out", "unseen"]
 Label = Literal["fine", "refusal", "breaks"]
-Kind = Literal["plain", "lookalike", "harmful"]
 PARTS: tuple[Part, ...] = ("train", "calibration", "held_out", "unseen")
 FURTHER, FURTHER_EXCHANGES = "guard.jsonl", "guard_exchanges.jsonl"  # rows of a data set for the guard alone
 REFUSING_FAILURES = frozenset({"preachy", "needless-refusal"})  # of a worse answer that gives nothing away
@@ -45,7 +45,7 @@ class GuardRow(NamedTuple):
         principle: the id of the principle that is broken (by the answer), or that the request asks to break; empty
             where none is.
         label: of an exchange what the answer is; of a request ``breaks`` if it asks for that, else ``fine``.
-        kind: of the request.
+        kind: of the request, one of `evals.forms.KINDS`.
         origin: where the row comes from, such as ``comparison`` or ``skeleton``.
         dressing: what was done to the words, empty for nothing.
         apart: the guard alone has this prompt; no policy learns from it.
@@ -56,7 +56,7 @@ class GuardRow(NamedTuple):
     answer: str | None
     principle: str
     label: Label
-    kind: Kind
+    kind: str
     topic: str
     part: Part
     origin: str
@@ -104,7 +104,7 @@ class _Source(NamedTuple):
     prompt: str
     answers: tuple[tuple[str, Label], ...]
     principles: tuple[str, ...]
-    kind: Kind
+    kind: str
     topic: str
     origin: str
     apart: bool = False  # in the guard's own files alone
@@ -114,11 +114,6 @@ class _Source(NamedTuple):
 def words_of(prompt: Text) -> str:
     """The user's words of a request, a line for each turn."""
     return "\n".join(m.content.strip() for m in messages_of(prompt) if m.role == "user")
-
-
-def kind_of(tags: Sequence[str]) -> Kind:
-    """Of a row, by its tags."""
-    return "harmful" if "harmful" in tags else "lookalike" if "lookalike" in tags else "plain"
 
 
 class _Builder:

@@ -302,7 +302,7 @@ def fresh(ruling: Ruling, passed: int) -> Ruling:
 
 
 def replacements(ruling: Ruling, length: int, where: str = ANSWER) -> list[Span] | None:
-    """What a ruling replaces in one text of so many characters; None if that text may not pass at all."""
+    """What a ruling replaces in a text with ``length`` characters; None if that text may not pass at all."""
     if not ruling.stops:
         return []
     if ruling.decision != "redact":

@@ -126,7 +126,7 @@ def own_words(reply: str) -> str:
     return reply.strip()
 
 
-@lru_cache(maxsize=1)  # one reply is asked for several behaviours in a row
+@lru_cache(maxsize=1)  # several behaviours of one reply are detected in a row
 def parse(prompt: str, reply: str) -> ParsedReply:
     """Clean the reply and split it into sentences."""
     written = own_words(reply)

@@ -40,7 +40,7 @@ from steersman.guard.streaming import ajudged, stricter
 from steersman.guard.verdict import Exchange, Part, Ruling, Side
 
 LOG = logging.getLogger("steersman.guard")
-DRAINED = 8  # bodies of so many times the limit are read to their end, so that the client sees the answer
+DRAINED = 8  # a body up to 8 times the limit is read to its end, so that the client sees the answer
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::\d{1,5})?")
 

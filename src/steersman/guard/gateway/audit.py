@@ -11,8 +11,8 @@ record that can be written holds how many are lost.
 
 Of prompts and answers the log holds an HMAC by default, keyed by the log's own key and the tenant's name: equal texts
 of one tenant can be found, but nobody without the key can try a dictionary of prompts on it, as one could on a plain
-digest or on one whose salt stands beside it. ``texts="redacted"`` keeps the text, cut, after the rails have taken
-secrets and personal data out; ``texts="none"`` keeps neither.
+digest, or on a digest with its salt stored beside it. ``texts="redacted"`` keeps the text, cut, after the rails have
+taken secrets and personal data out; ``texts="none"`` keeps neither.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class ApiRequest:
 
     @property
     def model(self) -> str:
-        """The model that is asked for."""
+        """The name of the model in the request."""
         return str(self.body["model"])
 
     @property

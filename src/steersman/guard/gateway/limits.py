@@ -175,7 +175,7 @@ def _limited(found: str, wait_s: int) -> Refused:
 
 
 def estimate(characters: int, max_tokens: int | None = None) -> int:
-    """Tokens of a prompt of so many characters and, where the client bounds it, of the answer."""
+    """Estimated tokens of a prompt, from its characters, plus the client's bound on the answer, if there is one."""
     return max(1, characters // CHARACTERS_PER_TOKEN) + (max_tokens or 0)
 
 

@@ -181,7 +181,7 @@ class Metrics:
         self._gauges: list[Gauge] = []
 
     def gauge(self, name: str, about: str, read: Callable[[], float]) -> None:
-        """A number that is asked for when the text is made."""
+        """A gauge whose value is read at each scrape."""
         self._gauges.append(Gauge(name, about, read))
 
     def text(self) -> str:

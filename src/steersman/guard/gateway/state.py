@@ -139,7 +139,7 @@ class GatewayState:
     last_upstream_error: str = ""
 
     def upstream_of(self, call: Call) -> Upstream:
-        """Whom this call asks."""
+        """The upstream of this call."""
         return call.upstream or self.upstream
 
     async def judge(self, call: Call, exchange: Exchange) -> Ruling:

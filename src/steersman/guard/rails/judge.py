@@ -62,7 +62,7 @@ class JudgeRail:
 
     def _verdict(self, exchange: Exchange, principle: Principle, score: float) -> Verdict:
         own = principle.enforced.input if exchange.side == "input" else principle.enforced.output
-        # Where the rule says `escalate`, the judge is whom it is escalated to.
+        # Where the rule says `escalate`, the judge decides.
         strict: Decision = own if own in ("block", "rewrite") else "block"
         return Verdict(
             rail=self.name,
