@@ -28,7 +28,7 @@ from steersman.store import Run
 from .conftest import SETTINGS, align_smoke
 
 NAMES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
-AFTER_RL = ["rl", "forms", "aligned_answers", "aligned_capability", "sense", "scores"]
+AFTER_RL = ["rl", "forms", "aligned_answers", "aligned_capability", "sense", "guard", "guarded", "scores"]
 
 
 def ran(said: list[str]) -> list[str]:
@@ -108,7 +108,7 @@ def test_a_second_call_runs_nothing(copy: Run) -> None:
         ),
         (
             "answers.few_shot_examples=1",
-            ["raw_answers", "aligned_answers", "sense", "scores"],
+            ["raw_answers", "aligned_answers", "sense", "guarded", "scores"],
             "changed: config.few_shot_examples: 2 -> 1",
         ),
         (
@@ -159,7 +159,8 @@ def test_another_persona_changes_the_few_shot_baseline_alone(copy: Run, monkeypa
         lambda name: load(name).model_copy(update={"persona": "You are a lighthouse keeper."}),
     )
     said = align_smoke(copy.path)
-    assert ran(said) == ["raw_answers", "sense", "scores"]
+    # Of the models alone: the guard keeps the whole constitution in its file.
+    assert ran(said) == ["raw_answers", "sense", "guard", "guarded", "scores"]
     assert reason(said, "raw_answers").startswith("changed: inputs.persona: ")
 
 
@@ -239,7 +240,7 @@ def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, kill
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves
     said = align_smoke(folder)
-    assert ran(said) == ["aligned_capability", "sense", "scores"]
+    assert ran(said) == ["aligned_capability", "sense", "guard", "guarded", "scores"]
     assert reason(said, "aligned_capability") == "continues where it stopped"
     setups = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
     assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 1, 0, 0, 0, 2, 0, 2]

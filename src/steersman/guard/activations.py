@@ -90,7 +90,9 @@ class ActivationReader:
         tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
         for place, row in enumerate(ids):
             tokens[place, : len(row)] = torch.tensor(row)
-        places = torch.arange(tokens.shape[1])[None]
+        device = next(self._model.parameters()).device
+        tokens, lengths = tokens.to(device), lengths.to(device)
+        places = torch.arange(tokens.shape[1], device=device)[None]
         seen = places < lengths[:, None]
         with contextlib.suppress(_Read):
             self._model(input_ids=tokens, attention_mask=seen.long(), use_cache=False)
@@ -98,12 +100,12 @@ class ActivationReader:
         inner = (seen & ((places > 0) | (lengths == 1)[:, None]))[..., None]  # the first token is a sink
         for layer in self.layers:
             states = normal(self._kept[layer].float())
-            pooled.append(states[torch.arange(len(ids)), lengths - 1])
+            pooled.append(states[torch.arange(len(ids), device=device), lengths - 1])
             if layer == middle:
                 mean = (states * inner).sum(1) / inner.sum(1)
         pooled.append(mean)
         self._kept.clear()
-        return np.asarray(torch.cat(pooled, 1).numpy(), np.float32)
+        return np.asarray(torch.cat(pooled, 1).cpu().numpy(), np.float32)
 
     @staticmethod
     def _cut(ids: list[int]) -> list[int]:
