@@ -35,7 +35,7 @@ import httpx2
 from steersman.guard.gateway.audit_chain import verify
 from steersman.store import write_json
 
-RESULTS = Path(__file__).parent / "results" / "guard_load.json"
+RESULTS = Path(__file__).parent / "results" / "guard" / "load.json"
 WORD = "zebrafish recipe"
 TEXT = "It was a mild evening, and the boats came home one after the other, as they had done every day. " * 4
 STOPPED = TEXT[:150] + f"And now the {WORD}: take one zebrafish. " + TEXT[150:]

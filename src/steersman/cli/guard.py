@@ -67,7 +67,7 @@ def guard_serve(
     address = Address(host=host, port=port, url=url)
     operation = Operation(
         operated,
-        load_guard(source, shadow or []),
+        _warm(load_guard(source, shadow or [])),
         load=_guard_of_tenant,
         make_upstream=lambda base_url, variable: HttpUpstream(base_url, _key(variable) if variable else None),
     )
@@ -151,7 +151,15 @@ def guard_key(name: Annotated[str, typer.Argument(help="The tenant whose key it 
 
 
 def _guard_of_tenant(folder: Path | None, constitution: str | None, shadow: tuple[str, ...]) -> Guard:
-    return load_guard(str(folder if folder is not None else constitution), list(shadow))
+    return _warm(load_guard(str(folder if folder is not None else constitution), list(shadow)))
+
+
+def _warm(guard: Guard) -> Guard:
+    """The guard, ready to judge; what does not work in it is told now, and blocks later."""
+    for verdict in guard.warm().verdicts:
+        if verdict.decision == "failed":
+            print(f"warning: the rail {verdict.rail} does not work: {verdict.note}", file=sys.stderr)
+    return guard
 
 
 def load_guard(source: str, shadow: list[str]) -> Guard:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -31,21 +32,24 @@ from steersman.guard.rails.patterns import AllowedWords, PatternRail
 from steersman.guard.rails.personal_data import PersonalDataRail
 from steersman.guard.rails.secrets import SecretRail
 from steersman.guard.rails.text import ANSWER
-from steersman.guard.verdict import STRICTNESS, Decision, Evidence, Exchange, Rail, Ruling, Verdict
+from steersman.guard.verdict import STRICTNESS, Decision, Evidence, Exchange, Part, Rail, Ruling, Verdict
 from steersman.guard.workers import Job, Outcome, Workers
 from steersman.types import Record
 
 SEVERITY = {"low": 0, "medium": 1, "high": 2, "critical": 3}
+WARM_MS = 600_000.0
+SAMPLE = "How do I boil an egg? SG93IGRvIEkgYm9pbCBhbiBlZ2c/ H0w d0 1 bo1l \u0430n e\u200bgg, ggE na liob I od woH?"
 UNSCANNABLE = "unscannable"  # in the place of a principle, where nothing can be said of one
 
 
 class Limits(Record):
     """How long the guard waits, and how much it remembers."""
 
-    rail_ms: float = Field(default=1000.0, gt=0, description="Deadline of one rail, in milliseconds.")
+    rail_ms: float = Field(default=1000.0, gt=0, description="Processor time of one rail at most, in milliseconds.")
     ms_per_1000_characters: float = Field(default=20.0, ge=0, description="Added to it for what is to be read.")
-    judge_ms: float = Field(default=10_000.0, gt=0, description="Deadline of the judge.")
-    queue_ms: float = Field(default=5_000.0, gt=0, description="A call waits at most so long for a thread.")
+    by_clock: float = Field(default=10.0, ge=1, description="A rail may take so many times as long by the clock.")
+    judge_ms: float = Field(default=10_000.0, gt=0, description="Deadline of the judge, by the clock.")
+    queue_ms: float = Field(default=30_000.0, gt=0, description="A call waits at most so long for a thread.")
     threads: int = Field(default=4, ge=1, description="Calls of rails at once.")
     hung: int = Field(default=4, ge=1, description="Calls of one rail that may hang before it is called no more.")
     cached_characters: int = Field(default=1_000_000, ge=0, description="Of texts whose views are remembered.")
@@ -153,6 +157,15 @@ class Guard:
             ruling: Ruling = end.value
             return ruling
 
+    def warm(self) -> Ruling:
+        """Load what is loaded when it is first used, such as the decoders' tables, before a request has to wait for it.
+
+        There are no deadlines. The `failed` verdicts of the ruling, on a text about eggs, say what does not work.
+        """
+        patient = self.limits.model_copy(update={"rail_ms": WARM_MS, "queue_ms": WARM_MS})
+        with closing(Guard(self.constitution, self.rails, shadow=self.shadow, limits=patient)) as guard:
+            return guard.check(Exchange((Part("messages[0].content", "user", SAMPLE),), answer=SAMPLE))
+
     @property
     def reach(self) -> int | None:
         """Characters of an answer that streaming holds back; None: a rail judges finished answers only.
@@ -201,7 +214,8 @@ class Guard:
         else:
             ids = list(dict.fromkeys(verdict.principle for verdict in open_questions))
             work = partial(_judged, self.judge, exchange, ids)
-            (outcome,) = yield [self._job("judge", work, self.limits.judge_ms / 1000)]
+            limit = self.limits.judge_ms / 1000
+            (outcome,) = yield [self._workers.submit(Job("judge", work, limit, clock_s=limit))]
             verdicts += self._read("judge", outcome)
         return self._ruling(verdicts, shadow, away)
 
@@ -228,7 +242,7 @@ class Guard:
         return (self.limits.rail_ms + self.limits.ms_per_1000_characters * characters / 1000) / 1000
 
     def _job(self, owner: str, work: Any, limit_s: float) -> Job:
-        return self._workers.submit(Job(owner, work, limit_s))
+        return self._workers.submit(Job(owner, work, limit_s, limit_s * self.limits.by_clock))
 
     def _read(self, rail: str, outcome: Outcome) -> list[Verdict]:
         """A rail's verdicts, or that it failed."""

@@ -6,7 +6,7 @@ found is read again, so that base64 of rot13 of hex is read too.
 
 Few and cheap: a decoder runs only where a cheap test says that its encoding could be there, and its result is kept only
 if it can be read. Work is counted in characters, so that a text has the same views on a slow machine and a fast one;
-the clock is the last resort. What could not be read for lack of either is told in `Views.unread`, and a caller who
+the processor's clock is the last resort. What could not be read for lack of either is told in `Views.unread`, and a caller who
 wants to be safe refuses such a text.
 """
 
@@ -113,13 +113,13 @@ class _Budget:
     """Work and time that are left for a text."""
 
     def __init__(self, work: int, seconds: float) -> None:
-        self.work, self.end = work, time.monotonic() + seconds
+        self.work, self.end = work, time.thread_time() + seconds
 
     def spend(self, characters: int) -> None:
         self.work -= characters + 50
         if self.work < 0:
             raise _SpentError("too long or too deeply encoded to decode all of it")
-        if time.monotonic() > self.end:
+        if time.thread_time() > self.end:
             raise _SpentError("out of time before all of it was decoded")
 
 
@@ -130,7 +130,7 @@ def views(text: str, *, depth: int = DEPTH, work: int = WORK, seconds: float = S
         text: any string, lone surrogates and all.
         depth: encodings inside one another that are undone.
         work: characters that may be looked at over all decoders, the bound that counts.
-        seconds: time after which the rest is given up.
+        seconds: processor time after which the rest is given up.
 
     Returns:
         at most `MOST_VIEWS`; `Views.unread` says why if some may be missing. Nothing is raised.

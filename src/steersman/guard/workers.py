@@ -1,5 +1,9 @@
 """Threads that run the rails, each call under a deadline of its own.
 
+The deadline is of the processor time that the call's own thread has used, so that a busy machine, which gives it little,
+fails no good request. A call that uses none (it sleeps, or waits for a lock or a network) has a second one by the clock,
+several times as long.
+
 A thread of Python cannot be killed. A call that passes its deadline is therefore left behind: its thread no longer
 counts, another takes its place, and the caller goes on. So that calls that hang cannot pile up, a rail with
 ``most_hung`` of them is not called again (its circuit is open) until one of them comes back. The threads are daemons:
@@ -15,9 +19,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, get_ident
 from typing import Any
+
+SHORTEST_S = 0.005  # between two looks at a call's clock
 
 
 @dataclass(frozen=True)
@@ -32,15 +39,31 @@ class Outcome:
 
 @dataclass(eq=False)
 class Job:
-    """One call. ``limit_s`` runs from its start in a thread."""
+    """One call. Both limits run from its start in a thread: of its processor time, and of all time."""
 
     owner: str
     work: Callable[[], Any]
     limit_s: float
+    clock_s: float
     started: Future[float] = field(default_factory=Future)  # time.monotonic()
     done: Future[Outcome] = field(default_factory=Future)
     dropped: bool = False  # nobody waits for its start any more
     left: bool = False  # it hangs: its thread has been replaced
+    used_s: Callable[[], float] = float  # processor time that its thread has used for it
+
+    def remaining_s(self) -> float:
+        """How long at least it may still run before one of its limits is reached; at most 0: it is late."""
+        passed_s = time.monotonic() - self.started.result()
+        # A thread uses no more processor time than time goes by, so its clock is asked only when it may be late.
+        used_s = passed_s if passed_s < self.limit_s else self.used_s()
+        return min(self.limit_s - used_s, self.clock_s - passed_s)
+
+    @property
+    def why_late(self) -> str:
+        """Which limit was reached."""
+        if self.started.result() + self.clock_s > time.monotonic():
+            return f"no answer within {self.limit_s * 1000:.0f} ms of processor time"
+        return f"no answer within {self.clock_s * 1000:.0f} ms"
 
 
 class Workers:
@@ -83,9 +106,10 @@ class Workers:
         except TimeoutError:
             return self._not_begun(job)
         try:
-            return job.done.result(timeout=max(0.0, began + job.limit_s - time.monotonic()))
-        except TimeoutError:
-            return self._not_ended(job)
+            while (remaining_s := job.remaining_s()) > 0:
+                with suppress(TimeoutError):
+                    return job.done.result(timeout=max(remaining_s, SHORTEST_S))
+            return self._not_ended(job, began)
         finally:
             job.dropped = True
 
@@ -94,9 +118,10 @@ class Workers:
         try:
             if not await _settled(job.started, self.queue_s):
                 return self._not_begun(job)
-            if await _settled(job.done, max(0.0, job.started.result() + job.limit_s - time.monotonic())):
-                return job.done.result()
-            return self._not_ended(job)
+            while (remaining_s := job.remaining_s()) > 0:
+                if await _settled(job.done, max(remaining_s, SHORTEST_S)):
+                    return job.done.result()
+            return self._not_ended(job, job.started.result())
         finally:
             job.dropped = True
 
@@ -120,9 +145,11 @@ class Workers:
         Thread(target=self._loop, name="steersman-guard", daemon=True).start()
 
     def _loop(self) -> None:
+        clock = _clock_of_this_thread()
         while (job := self._queue.get()) is not None:
             if job.dropped:
                 continue
+            job.used_s = partial(_since, clock, clock())
             with self._lock:
                 self._running.add(job)
             job.started.set_result(time.monotonic())
@@ -138,9 +165,8 @@ class Workers:
 
     def _leave_late_ones(self) -> None:
         """Replace the threads of calls whose time is over, whether or not somebody still waits for them."""
-        now = time.monotonic()
         for job in [job for job in self._running if not job.left and job.started.done()]:
-            if now > job.started.result() + job.limit_s:
+            if job.remaining_s() <= 0:
                 job.left = True
                 self._hung[job.owner] += 1
                 self._threads -= 1
@@ -151,10 +177,25 @@ class Workers:
         job.dropped = True
         return Outcome(late=f"no thread was free within {self.queue_s:g} s")
 
-    def _not_ended(self, job: Job) -> Outcome:
+    def _not_ended(self, job: Job, began: float) -> Outcome:
         with self._lock:
             self._leave_late_ones()
-        return Outcome(late=f"no answer within {job.limit_s * 1000:.0f} ms", ms=job.limit_s * 1000)
+        if job.done.done():  # at the last moment
+            return job.done.result()
+        return Outcome(late=job.why_late, ms=(time.monotonic() - began) * 1000)
+
+
+def _clock_of_this_thread() -> Callable[[], float]:
+    """Processor time of the calling thread in seconds, for other threads to ask; 0 on a system that does not tell."""
+    clock_of = getattr(time, "pthread_getcpuclockid", None)
+    return float if clock_of is None else partial(time.clock_gettime, clock_of(get_ident()))
+
+
+def _since(clock: Callable[[], float], began: float) -> float:
+    try:
+        return clock() - began
+    except OSError:  # the thread is gone: its call has ended
+        return 0.0
 
 
 def _outcome(job: Job) -> Outcome:

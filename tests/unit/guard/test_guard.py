@@ -18,7 +18,7 @@ from steersman.guard.normalise import View, Views
 from steersman.guard.verdict import Decision, Evidence, Exchange, Part, Verdict
 
 ASSISTANT = load("assistant")
-QUICK = Limits(rail_ms=80, ms_per_1000_characters=0, judge_ms=80, queue_ms=2000, hung=2)
+QUICK = Limits(rail_ms=80, ms_per_1000_characters=0, by_clock=1, judge_ms=80, queue_ms=2000, hung=2)
 
 
 def asked(text: str, answer: str | None = None, **more: Any) -> Exchange:

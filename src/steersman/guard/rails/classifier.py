@@ -127,6 +127,7 @@ class ClassifierRail:
             probe.arrays["mean"]
         ):
             raise ModelError("the probe was trained on another model", where=str(model), do=_AGAIN)
+        activations.read(["How do I boil an egg?"])  # a model's first pass is slow: not while a request waits
         return cls(constitution, scorer, rules, probe, cascade, activations)
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────────────────────────
