@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from served_endpoint import Served, questions
 from steersman.errors import ModelError, RecipeError, RunError
-from steersman.lm.endpoint.client import RemoteModel
+from steersman.lm.endpoint.client import RemoteModel, _Workers
 from steersman.lm.endpoint.refusals import seconds_in
 from steersman.lm.endpoint.replies import Usage
 from steersman.lm.endpoint.settings import RemoteConfig
@@ -191,3 +194,18 @@ def test_plain_http_to_another_machine_is_warned_about(tmp_path: Path, capfd: py
     assert capfd.readouterr().err == ""
     RemoteModel(RemoteConfig(base_url="http://judge.test/v1", model="judge"), tmp_path / "answers.jsonl")
     assert "warning: http://judge.test/v1 has no TLS" in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_cancellation_that_comes_with_the_end_of_the_work_is_not_lost() -> None:
+    """`asyncio.wait_for` of Python 3.11 loses one that comes in the moment in which its event is set."""
+
+    async def work() -> None:
+        workers: Any = SimpleNamespace(stop=asyncio.Event(), not_before=0.0)
+        waiting = asyncio.create_task(_Workers._wait(workers, 10))
+        await asyncio.sleep(0.01)
+        workers.stop.set()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(work())

@@ -430,10 +430,9 @@ class _Workers:
         """Wait for the backoff and for the rate limit, or until the work stops."""
         until = time.monotonic() + backoff_s
         while not self.stop.is_set() and (left_s := max(until, self.not_before) - time.monotonic()) > 0:
-            try:
-                await asyncio.wait_for(self.stop.wait(), left_s)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):  # wait_for of Python 3.11 can lose a cancellation
+                    await self.stop.wait()
 
     def _masked(self, text: str, min_length: int = MIN_KEY_LENGTH) -> str:
         """A text in which the key and the values of headers are masked."""
