@@ -19,20 +19,19 @@ from contextlib import closing
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field
 
 from steersman.constitution.document import Constitution
 from steersman.guard import normalise
 from steersman.guard.cache import TextCache
-from steersman.guard.normalise import View, Views
+from steersman.guard.normalise import Views
 from steersman.guard.rails.judge import JudgeRail
 from steersman.guard.rails.patterns import AllowedWords, PatternRail
 from steersman.guard.rails.personal_data import PersonalDataRail
 from steersman.guard.rails.secrets import SecretRail
-from steersman.guard.rails.text import ANSWER
-from steersman.guard.verdict import STRICTNESS, Decision, Evidence, Exchange, Part, Rail, Ruling, Verdict
+from steersman.guard.verdict import ANSWER, STRICTNESS, Decision, Exchange, Part, Rail, Ruling, Verdict
 from steersman.guard.workers import Job, Outcome, Workers
 from steersman.types import Record
 
@@ -235,7 +234,7 @@ class Guard:
                 if finished or text != texts.get(ANSWER):  # one that goes on is never asked for again
                     self._views.put(text, views)
         found = {where: views for where, text in texts.items() if (views := known[text]) is not None}
-        unread = [f"{where}: {why}" for where, views in found.items() if (why := _unread(views))]
+        unread = [f"{where}: {views.unread}" for where, views in found.items() if views.unread]
         return found, [_failed("normalise", why) for why in unread]
 
     def _limit_s(self, characters: int) -> float:
@@ -327,15 +326,10 @@ def _views_of(texts: Sequence[str]) -> dict[str, Views]:
     made = {}
     for text in texts:
         views = normalise.views(text)
-        if not views or not all(isinstance(view, View) for view in views) or views[0].text != text:
+        if not isinstance(views, Views) or views[0].text != text:
             raise TypeError("expected a text's views, the text as it is first")
         made[text] = views
     return made
-
-
-def _unread(views: Views) -> str:
-    """Why there may be more views than were made; empty if these are all."""
-    return str(getattr(views, "unread", ""))
 
 
 def _verdicts(rail: Rail, exchange: Exchange, views: dict[str, Views]) -> tuple[Verdict, ...]:
@@ -369,44 +363,3 @@ def _checked(rail: str, said: Iterable[Verdict], lengths: Mapping[str, int]) -> 
             if not 0 <= found.start <= found.end <= lengths.get(found.where, -1):
                 raise ValueError("expected evidence inside a text of the exchange")
     return verdicts
-
-
-# ── redaction ────────────────────────────────────────────────────────────────────────────────────────────────────────
-class Span(NamedTuple):
-    """Characters of a text, and what stands in their place."""
-
-    start: int
-    end: int
-    shown: str
-
-
-def spans_of(ruling: Ruling, where: str) -> list[Span]:
-    """What a ruling of `redact` replaces in the text at a path, in order and apart from each other."""
-    found = [
-        evidence
-        for verdict in ruling.verdicts
-        if verdict.decision == "redact" and verdict.rail not in ruling.shadowed
-        for evidence in verdict.evidence
-        if evidence.where == where and evidence.end > evidence.start
-    ]
-    spans: list[Span] = []
-    for evidence in sorted(found, key=_by_place):
-        span = Span(evidence.start, evidence.end, f"[{evidence.kind or 'REDACTED'}]")
-        if spans and span.start < spans[-1].end:
-            spans[-1] = spans[-1]._replace(end=max(spans[-1].end, span.end))
-        else:
-            spans.append(span)
-    return spans
-
-
-def redacted(text: str, ruling: Ruling, where: str = ANSWER) -> str:
-    """A text with what a ruling of `redact` found in it replaced by its kind: [EMAIL], [SECRET]."""
-    parts, at = [], 0
-    for span in spans_of(ruling, where):
-        parts += [text[at : span.start], span.shown]
-        at = span.end
-    return "".join([*parts, text[at:]])
-
-
-def _by_place(evidence: Evidence) -> tuple[int, int]:
-    return evidence.start, -evidence.end

@@ -6,8 +6,8 @@ found is read again, so that base64 of rot13 of hex is read too.
 
 Few and cheap: a decoder runs only where a cheap test says that its encoding could be there, and its result is kept only
 if it can be read. Work is counted in characters, so that a text has the same views on a slow machine and a fast one;
-the processor's clock is the last resort. What could not be read for lack of either is told in `Views.unread`, and a caller who
-wants to be safe refuses such a text.
+processor time is the last resort. What could not be read for lack of either is told in `Views.unread`, and a caller
+who wants to be safe refuses such a text.
 """
 
 from __future__ import annotations

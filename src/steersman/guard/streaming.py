@@ -23,11 +23,11 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Generator, Sequence
-from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from steersman.guard.open_run import open_run
-from steersman.guard.verdict import STRICTNESS, Evidence, Exchange, Part, Ruling, Verdict
+from steersman.guard.spans import Span, merged, replacements
+from steersman.guard.verdict import ANSWER, STRICTNESS, Exchange, Part, Ruling, Verdict
 
 # Characters between two checkpoints, up to that many characters of an answer; then LAST_STEP.
 STEPS = ((1024, 64), (4096, 128), (16_384, 256))
@@ -40,7 +40,6 @@ MOST_HELD = 1_000_000  # characters that wait for the end of an answer, where a 
 ALIGNED = 192
 CODES = 24  # It ends so too: at a multiple of base64's four, base32's eight, hex's two, %XX's three, and JSON's six
 BLOCK = 8192  # characters of a piece that are looked at in one go
-ANSWER = "answer"  # the path of the answer in evidence
 _SENTENCE, _SPACE = re.compile(r"[.!?。！？]\s|\n"), re.compile(r"\s")
 _HIGH, _LOW = re.compile("[\ud800-\udbff]"), re.compile("[\udc00-\udfff]")
 
@@ -60,14 +59,6 @@ class Checks(Protocol):
     async def acheck(self, exchange: Exchange) -> Ruling:
         """`check`, without blocking the event loop."""
         ...
-
-
-class Span(NamedTuple):
-    """Characters that are replaced, and by what."""
-
-    start: int
-    end: int
-    by: str
 
 
 class StreamGuard:
@@ -299,50 +290,3 @@ def fresh(ruling: Ruling, passed: int) -> Ruling:
         deciding = max(counting, key=lambda verdict: STRICTNESS[verdict.decision], default=None)
     decision = "allow" if deciding is None else "block" if deciding.decision == "failed" else deciding.decision
     return Ruling(decision, deciding, kept, ruling.shadowed, ruling.not_run)
-
-
-def replacements(ruling: Ruling, length: int, where: str = ANSWER) -> list[Span] | None:
-    """What a ruling replaces in a text with ``length`` characters; None if that text may not pass at all."""
-    if not ruling.stops:
-        return []
-    if ruling.decision != "redact":
-        return None
-    redacting = [v for v in ruling.verdicts if v.decision == "redact" and v.rail not in ruling.shadowed]
-    if any(not verdict.evidence for verdict in redacting):
-        return None  # it does not say where
-    return merged(
-        [
-            Span(max(0, found.start), min(length, found.end), placeholder(verdict, found))
-            for verdict in redacting
-            for found in verdict.evidence
-            if found.where == where
-        ]
-    )
-
-
-def placeholder(verdict: Verdict, found: Evidence) -> str:
-    """What stands in the place of a span: its kind in brackets, such as [EMAIL]."""
-    kind = str(getattr(found, "kind", "")) or verdict.principle
-    return f"[{re.sub(r'[^A-Za-z0-9]+', '_', kind).strip('_').upper() or 'REDACTED'}]"
-
-
-def merged(spans: Sequence[Span]) -> list[Span]:
-    """Spans in order, those that touch the same characters as one."""
-    joined: list[Span] = []
-    for span in sorted(spans):
-        if joined and span.start < joined[-1].end:
-            first = joined[-1]
-            joined[-1] = Span(first.start, max(first.end, span.end), first.by)
-        elif span.end > span.start:
-            joined.append(span)
-    assert all(one.end <= other.start for one, other in pairwise(joined))
-    return joined
-
-
-def replaced(text: str, spans: Sequence[Span]) -> str:
-    """A text with its spans replaced."""
-    sent, position = list[str](), 0
-    for start, end, by in spans:
-        sent += (text[position:start], by)
-        position = end
-    return "".join([*sent, text[position:]])

@@ -17,6 +17,7 @@ from steersman.types import Record, Text, messages_of
 if TYPE_CHECKING:
     from steersman.guard.normalise import Views
 
+ANSWER = "answer"  # the path of the answer in views and evidence
 Side = Literal["input", "output"]
 # From the mildest to the strictest. `failed`: the rail could not judge, which is never `allow`.
 Decision = Literal["allow", "escalate", "rewrite", "redact", "block", "failed"]

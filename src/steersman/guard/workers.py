@@ -1,8 +1,8 @@
 """Threads that run the rails, each call under a deadline of its own.
 
-The deadline is of the processor time that the call's own thread has used, so that a busy machine, which gives it little,
-fails no good request. A call that uses none (it sleeps, or waits for a lock or a network) has a second one by the clock,
-several times as long.
+The deadline is of the processor time that the call's own thread has used, so that a busy machine, which gives it
+little, fails no good request. A call that uses none (it sleeps, or waits for a lock or a network) has a second one by
+the clock, several times as long.
 
 A thread of Python cannot be killed. A call that passes its deadline is therefore left behind: its thread no longer
 counts, another takes its place, and the caller goes on. So that calls that hang cannot pile up, a rail with

@@ -17,11 +17,8 @@ from steersman.guard.streaming import (
     MARGIN,
     MOST_HELD,
     Checks,
-    Span,
     StreamGuard,
     fresh,
-    merged,
-    replaced,
 )
 from steersman.guard.verdict import Evidence, Exchange, Part, Ruling, Verdict
 
@@ -323,8 +320,3 @@ def test_async_is_the_same() -> None:
         return await guarded.afeed(f"Write to {SECRET} now.") + await guarded.afinish()
 
     assert asyncio.run(go()) == "Write to [EMAIL] now."
-
-
-def test_spans() -> None:
-    assert merged([Span(5, 9, "B"), Span(0, 6, "A"), Span(3, 3, "C")]) == [Span(0, 9, "A")]
-    assert replaced("0123456789", [Span(0, 2, "A"), Span(8, 10, "B")]) == "A234567B"

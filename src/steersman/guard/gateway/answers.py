@@ -17,7 +17,8 @@ from steersman.guard.gateway.json_text import JsonText, is_name
 from steersman.guard.gateway.state import Call, GatewayState
 from steersman.guard.gateway.upstream import UpstreamError
 from steersman.guard.refusals import refusal_of
-from steersman.guard.streaming import Span, replaced, replacements, stricter
+from steersman.guard.spans import Span, replaced, replacements
+from steersman.guard.streaming import stricter
 from steersman.guard.verdict import Exchange, Part, Ruling
 
 ALLOWED = Ruling("allow", None)

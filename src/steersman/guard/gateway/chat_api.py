@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from steersman.guard.gateway.json_text import JsonText, NotStrict, key_path, parse_strict
-from steersman.guard.streaming import Span, merged, replaced, replacements
+from steersman.guard.spans import Span, merged, replaced, replacements
 from steersman.guard.verdict import Exchange, Part, Ruling
 
 Kind = Literal["chat", "completion"]

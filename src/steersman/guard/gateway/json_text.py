@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steersman.guard.streaming import Span, replaced
+from steersman.guard.spans import Span, replaced
 
 MOST_NAME = 256  # characters of a name: of a model, a function's call, an answer
 MOST_LEVELS = 100  # of brackets; schemas of tools have twenty

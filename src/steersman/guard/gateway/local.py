@@ -16,7 +16,8 @@ from steersman.guard.gateway import blocks
 from steersman.guard.gateway.chat_api import BadRequest, read_chat, read_inputs
 from steersman.guard.gateway.state import Call, GatewayState
 from steersman.guard.refusals import refusal_of
-from steersman.guard.streaming import replaced, replacements, stricter
+from steersman.guard.spans import redacted
+from steersman.guard.streaming import stricter
 from steersman.guard.verdict import Exchange, Part, Ruling, Verdict
 
 # The standard categories, each with words by which a principle's id and title speak of it.
@@ -113,8 +114,8 @@ def side_json(ruling: Ruling, exchange: Exchange, constitution: Constitution) ->
     texts = exchange.parts if exchange.answer is None else (Part("answer", "assistant", exchange.answer),)
     changed: dict[str, str] = {}
     if ruling.decision == "redact":
-        found = [(part, replacements(ruling, len(part.text), part.where)) for part in texts]
-        changed = {part.where: replaced(part.text, spans) for part, spans in found if spans}
+        found = [(part, redacted(part.text, ruling, part.where)) for part in texts]
+        changed = {part.where: text for part, text in found if text is not None and text != part.text}
     return {
         "decision": ruling.decision,
         "stops": ruling.stops,

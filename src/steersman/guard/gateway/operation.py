@@ -28,12 +28,11 @@ from steersman.guard.gateway.state import Call, GatewayState, Hooks
 from steersman.guard.gateway.tenants import LoadGuard, Reloader, Tenant, Tenants, load_tenants
 from steersman.guard.gateway.tracing import Tracer, tracing
 from steersman.guard.gateway.upstream import Upstream
-from steersman.guard.guard import redacted
 from steersman.guard.normalise import views
 from steersman.guard.rails.personal_data import PersonalDataRail
 from steersman.guard.rails.secrets import SecretRail
-from steersman.guard.rails.text import ANSWER
-from steersman.guard.verdict import STRICTNESS, Exchange, Ruling, Side, Verdict
+from steersman.guard.spans import redacted
+from steersman.guard.verdict import ANSWER, STRICTNESS, Exchange, Ruling, Side, Verdict
 from steersman.types import Record
 
 SAVE_S = 5.0  # between two looks at what is to be saved
@@ -342,16 +341,19 @@ def redacted_text(text: str) -> str:
     """A text for the audit log, without the secrets and the personal data that the rails find, in any of its views.
 
     Raises:
-        ValueError: it could not be read to its end.
+        ValueError: it could not be read to its end, or a rail did not say where something is.
     """
     settings = GuardSettings(secrets="redact", personal_data="redact")
     seen = views(text)
-    if getattr(seen, "unread", ""):
+    if seen.unread:
         raise ValueError("there is more in the text than could be read")
     exchange, found = Exchange((), answer=text), list[Verdict]()
     for rail in (SecretRail(settings), PersonalDataRail(settings)):
         found += rail.check(exchange, {ANSWER: seen})
-    return redacted(text, Ruling("redact", None, tuple(found)))
+    shown = redacted(text, Ruling("redact", None, tuple(found)))
+    if shown is None:
+        raise ValueError("a rail does not say where it found something")
+    return shown
 
 
 def key_of(headers: Mapping[str, str]) -> str | None:

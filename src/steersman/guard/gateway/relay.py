@@ -22,7 +22,8 @@ from steersman.guard.gateway.json_text import JsonText, is_name
 from steersman.guard.gateway.state import Call, GatewayState
 from steersman.guard.gateway.upstream import Reply, UpstreamError
 from steersman.guard.refusals import refusal_of
-from steersman.guard.streaming import StreamGuard, replacements, stricter
+from steersman.guard.spans import replacements
+from steersman.guard.streaming import StreamGuard, stricter
 from steersman.guard.verdict import Exchange, Part, Ruling
 
 LANES = ("content", "text", "reasoning_content", "reasoning", "refusal")

@@ -27,10 +27,9 @@ from steersman.guard.normalise import views as all_views
 from steersman.guard.rails.probe import Probe, TokenProbe
 from steersman.guard.scorer import HARM, Layout, Scorer
 from steersman.guard.trained import FORMAT, Cascade, SideRule
-from steersman.guard.verdict import Evidence, Exchange, Side, Verdict
+from steersman.guard.verdict import ANSWER, Evidence, Exchange, Side, Verdict
 from steersman.store import read_json
 
-ANSWER = "answer"  # the path of the answer's views
 WHOLE = 160  # characters of a text that is read as a whole only
 SHORTEST, LONGEST = 24, 240  # characters of a piece of a longer one
 TURNS = 6  # of the user, the last ones, that are read as one text

@@ -8,11 +8,10 @@ from typing import NamedTuple, Protocol
 
 from steersman.guard.cache import TextCache
 from steersman.guard.normalise import Views
-from steersman.guard.verdict import Decision, Evidence, Exchange, Side, Verdict
+from steersman.guard.verdict import ANSWER, Decision, Evidence, Exchange, Side, Verdict
 
 CACHED_CHARACTERS = 2_000_000
 MOST_EVIDENCE = 32  # of a verdict that stops the whole text; one that redacts has all
-ANSWER = "answer"  # the path of the answer in views and evidence
 
 
 class Finding(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 from guarded import FakeUpstream, answer, ask, chat, gateway
 from steersman.guard.gateway.json_text import JsonText, NotStrict, parse_strict
-from steersman.guard.streaming import Span
+from steersman.guard.spans import Span
 
 USER = {"role": "user", "content": "hi"}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from steersman.constitution.document import GuardSettings, load
-from steersman.guard.guard import Guard, redacted
+from steersman.guard.guard import Guard
 from steersman.guard.normalise import View
 from steersman.guard.rails import check_digits
 from steersman.guard.rails.personal_data import PersonalDataRail
+from steersman.guard.spans import redacted
 from steersman.guard.verdict import Exchange, Part
 
 ASSISTANT = load("assistant")

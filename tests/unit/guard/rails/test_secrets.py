@@ -8,9 +8,10 @@ import string
 import pytest
 
 from steersman.constitution.document import BySide, GuardSettings, load
-from steersman.guard.guard import Guard, redacted
+from steersman.guard.guard import Guard
 from steersman.guard.normalise import Piece, View
 from steersman.guard.rails.secrets import SecretRail, secrets_in
+from steersman.guard.spans import redacted
 from steersman.guard.verdict import Exchange, Part
 
 ASSISTANT = load("assistant")
@@ -155,7 +156,7 @@ def test_both_sides_are_handled_as_the_file_says(handling: str) -> None:
     text = f"here: {KEYS[1]}!"
     ruling = guard.check(Exchange((Part("m", "user", text),)))
     assert ruling.decision == handling
-    assert redacted(text, ruling, "m") == (text if handling != "redact" else "here: [SECRET]!")
+    assert redacted(text, ruling, "m") == {"allow": text, "redact": "here: [SECRET]!", "block": None}[handling]
     assert guard.check(Exchange((), text)).decision == "redact"
 
 
