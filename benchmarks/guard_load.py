@@ -20,53 +20,47 @@ import os
 import random
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from steersman.guard.gateway.audit_chain import verify
-from steersman.store import write_json
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "fixtures"), str(ROOT / "benchmarks" / "guard")]
+
+import servers  # noqa: E402
+
+from guarded import RULES, WORD  # noqa: E402
+from steersman.guard.gateway.audit_chain import verify  # noqa: E402
+from steersman.store import write_json  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "guard" / "load.json"
-WORD = "zebrafish recipe"
+PATIENCE_S = 300  # of a client
 TEXT = "It was a mild evening, and the boats came home one after the other, as they had done every day. " * 4
 STOPPED = TEXT[:150] + f"And now the {WORD}: take one zebrafish. " + TEXT[150:]
-CONSTITUTION = f"""name: load
-title: A guard under load
-publisher: Nobody
-version: "1"
-persona: A test.
-principles:
-  - id: locked
-    title: Locked
-    statement: Keeps it.
-    rationale: A test.
-    severity: high
-    critique_request: Does it keep it?
-    revision_request: Rewrite it.
-    behaviours: [complies]
-    guard: {{input: block, output: block, refusal: That stays locked., words: ["{WORD}"]}}
-"""
 UPSTREAM = """
 import asyncio, json, sys, uvicorn
 from starlette.applications import Starlette
-from starlette.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-TEXTS, PAUSE_S = json.loads(sys.argv[1]), float(sys.argv[2])
+TEXTS, PAUSE_S, PORT = json.loads(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 def event(delta, finish=None):
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     body = {"id": "u", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
     return "data: " + json.dumps(body) + "\\n\\n"
 async def answer(request):
-    text = TEXTS[(await request.json())["messages"][0]["content"].split()[0]]
+    try:
+        text = TEXTS[(await request.json())["messages"][0]["content"].split()[0]]
+    except ClientDisconnect:
+        return Response()
     async def events():
         yield event({"role": "assistant"})
         for start in range(0, len(text), 5):
@@ -76,15 +70,7 @@ async def answer(request):
         yield "data: [DONE]\\n\\n"
     return StreamingResponse(events(), media_type="text/event-stream")
 app = Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])
-config = uvicorn.Config(app, port=0, log_level="error", access_log=False)
-server = uvicorn.Server(config)
-async def main():
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    print(server.servers[0].sockets[0].getsockname()[1], flush=True)
-    await serving
-asyncio.run(main())
+uvicorn.run(app, port=PORT, log_level="error", access_log=False)
 """
 
 
@@ -135,7 +121,7 @@ async def one_client(url: str, seen: Seen, until: float, number: int) -> None:
     """Ask again and again."""
     draw = random.Random(number)
     await asyncio.sleep(draw.random() * 2)
-    async with httpx2.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S, trust_env=False) as client:
         while time.monotonic() < until:
             try:
                 await ask(client, seen, draw)
@@ -154,21 +140,17 @@ async def sample(pid: int, seen: Seen, until: float) -> None:
         await asyncio.sleep(1)
 
 
-def start(folder: Path, guard: str, streams: int, pause_s: float) -> tuple[list[subprocess.Popen[str]], str]:
-    """The upstream and the gateway, and the gateway's address."""
-    texts = json.dumps({"fine": TEXT, "stopped": STOPPED})
-    upstream = subprocess.Popen(
-        [sys.executable, "-c", UPSTREAM, texts, str(pause_s)], stdout=subprocess.PIPE, text=True
-    )
-    assert upstream.stdout is not None
-    address = f"http://127.0.0.1:{int(upstream.stdout.readline())}/v1"
-    words = [sys.executable, "-m", "steersman", "guard", "serve", guard, "--upstream", address, "--port", "0"]
-    words += ["--audit", str(folder / "audit.jsonl"), "--set", f"at_once={2 * streams}"]
-    gateway = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert gateway.stdout is not None
-    link = re.search(r"http://127\.0\.0\.1:\d+(?=/v1$)", gateway.stdout.readline().strip())
-    assert link, "the gateway did not start"
-    return [gateway, upstream], link[0]
+@contextmanager
+def started(folder: Path, guard: str, streams: int, pause_s: float) -> Iterator[tuple[int, str]]:
+    """The upstream and the gateway before it; yields the gateway's process id and address."""
+    texts, port = json.dumps({"fine": TEXT, "stopped": STOPPED}), servers.free_port()
+    upstream = [sys.executable, "-c", UPSTREAM, texts, str(pause_s), str(port)]
+    options = ("--audit", str(folder / "audit.jsonl"), "--set", f"at_once={2 * streams}")
+    with (
+        servers.running(upstream, f"http://127.0.0.1:{port}/health", folder / "upstream.log"),
+        servers.gateway_process(folder, Path(guard), f"http://127.0.0.1:{port}/v1", *options) as (address, pid),
+    ):
+        yield pid, address.removesuffix("/v1")
 
 
 def flat(values: list[float]) -> tuple[float, float, bool]:
@@ -192,22 +174,15 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--guard", default="", help="A trained guard or a constitution.")
-    parser.add_argument("--pause-ms", type=float, default=20, help="Between two pieces of the upstream's answer.")
+    parser.add_argument("--pause-ms", type=float, default=100, help="Between two pieces of the upstream's answer.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="steersman-load-") as name:
         folder = Path(name)
-        (folder / "load.yaml").write_text(CONSTITUTION, encoding="utf-8")
-        guard = given.guard or str(folder / "load.yaml")
-        processes, url = start(folder, guard, given.streams, given.pause_ms / 1000)
-        try:
-            seen = asyncio.run(load(url, processes[0].pid, given.streams, 60 * given.minutes))
+        (folder / "rules.yaml").write_text(RULES, encoding="utf-8")
+        guard = given.guard or str(folder / "rules.yaml")
+        with started(folder, guard, given.streams, given.pause_ms / 1000) as (pid, url):
+            seen = asyncio.run(load(url, pid, given.streams, 60 * given.minutes))
             health = httpx2.get(f"{url}/health", trust_env=False).json()
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
         report = verify(folder / "audit.jsonl")
     return told(given, seen, health, str(report), report.exit_code)
 

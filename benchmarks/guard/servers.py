@@ -73,11 +73,18 @@ def oracle(work: Path, *options: str, python: str = sys.executable) -> Iterator[
 @contextlib.contextmanager
 def gateway(work: Path, guard: Path, upstream: str, *options: str) -> Iterator[str]:
     """`steersman guard serve` in front of an upstream; yields its address."""
+    with gateway_process(work, guard, upstream, *options) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def gateway_process(work: Path, guard: Path, upstream: str, *options: str) -> Iterator[tuple[str, int]]:
+    """`gateway`, with the id of its process."""
     port = free_port()
     command = [sys.executable, "-m", "steersman", "guard", "serve", str(guard), "--upstream", upstream]
     command += ["--port", str(port), *options]
-    with running(command, f"http://127.0.0.1:{port}/health", work / f"gateway-{port}.log"):
-        yield f"http://127.0.0.1:{port}/v1"
+    with running(command, f"http://127.0.0.1:{port}/health", work / f"gateway-{port}.log") as process:
+        yield f"http://127.0.0.1:{port}/v1", process.pid
 
 
 def machine() -> dict[str, object]:

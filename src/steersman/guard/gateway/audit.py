@@ -37,7 +37,7 @@ Texts = Literal["digest", "redacted", "none"]
 SEGMENT_BYTES = 64 * 2**20  # a full file is put aside
 BATCH = 512  # records in one commit
 WAITING = 10_000  # records that may wait for the disk
-PATIENCE_S = 10.0  # for the disk
+PATIENCE_S = 30.0  # for the disk, which other work may keep busy
 TEXT_CHARACTERS = 4000  # of one text
 NAME_CHARACTERS = 200  # of what the client named: a model, a request
 

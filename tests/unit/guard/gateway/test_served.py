@@ -14,27 +14,9 @@ import pytest
 import uvicorn
 from typer.testing import CliRunner
 
-from guarded import WORD, FakeUpstream, chat, chunks, gateway, guard
+from guarded import RULES, WORD, FakeUpstream, chat, chunks, gateway, guard
 from steersman.cli import app
 from steersman.guard.gateway.app import create_app
-
-RULES = """
-name: test
-title: Test
-publisher: Nobody
-version: "1"
-persona: A test.
-principles:
-  - id: locked
-    title: Locked
-    statement: Keeps it.
-    rationale: A test.
-    severity: high
-    critique_request: Does it keep it?
-    revision_request: Rewrite it.
-    behaviours: [complies]
-    guard: {input: block, output: block, refusal: That stays locked., words: [zebrafish recipe]}
-"""
 
 
 @pytest.fixture(scope="module")
