@@ -118,9 +118,30 @@ GUARD = (
     Mutant(
         "a call that hangs keeps its thread",
         "guard/workers.py",
-        "            if now > job.started.result() + job.limit_s:",
+        "            if job.remaining_s() <= 0:",
         "            if False:",
         "unit/guard/test_guard.py::test_a_rail_that_hangs_holds_up_nobody",
+    ),
+    Mutant(
+        "a busy machine fails good requests",
+        "guard/workers.py",
+        "passed_s if passed_s < self.limit_s else self.used_s()",
+        "passed_s",
+        "unit/guard/test_workers.py::test_a_call_that_is_starved_does_not_fail",
+    ),
+    Mutant(
+        "a call that hangs without processor time has no deadline",
+        "guard/workers.py",
+        "min(self.limit_s - used_s, self.clock_s - passed_s)",
+        "self.limit_s - used_s",
+        "unit/guard/test_workers.py::test_a_call_that_sleeps_fails_by_the_clock",
+    ),
+    Mutant(
+        "what nobody knows the place of passes unchanged",
+        "guard/spans.py",
+        "or any(e.start >= e.end for e in verdict.evidence)",
+        "",
+        "unit/guard/test_spans.py::test_what_is_to_be_replaced_nobody_knows_where_does_not_pass",
     ),
     Mutant(
         "half a word is judged",

@@ -18,7 +18,7 @@ from steersman.guard.normalise import View, Views
 from steersman.guard.verdict import Decision, Evidence, Exchange, Part, Verdict
 
 ASSISTANT = load("assistant")
-QUICK = Limits(rail_ms=80, ms_per_1000_characters=0, by_clock=1, judge_ms=80, queue_ms=2000, hung=2)
+QUICK = Limits(rail_ms=200, ms_per_1000_characters=0, by_clock=2, judge_ms=400, hung=2)
 
 
 def asked(text: str, answer: str | None = None, **more: Any) -> Exchange:
@@ -112,13 +112,13 @@ def test_a_rail_that_hangs_holds_up_nobody() -> None:
     began = time.monotonic()
     for _ in range(2):
         ruling = guard.check(asked("hello"))
-        assert (ruling.decision, ruling.verdict and ruling.verdict.note) == ("block", "no answer within 80 ms")
+        assert (ruling.decision, ruling.verdict and ruling.verdict.note) == ("block", "no answer within 400 ms")
     assert guard.degraded == {"says": 2}
     ruling = guard.check(asked("hello"))
     assert ruling.verdict is not None
     assert ruling.verdict.note == "not called: 2 calls before hang"
     assert hangs.calls == 2
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     free.set()
     deadline = time.monotonic() + 5
     while guard.degraded and time.monotonic() < deadline:
@@ -136,7 +136,9 @@ def test_a_hung_call_is_left_behind_though_nobody_waits() -> None:
             await asyncio.wait_for(guard.acheck(asked("hello")), 0.03)
 
     asyncio.run(client_goes())
-    time.sleep(0.1)
+    deadline = time.monotonic() + 10
+    while not guard.degraded and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert guard.degraded == {"says": 1}
     assert guarded(Says([], "fine")).check(asked("hello")).decision == "allow"
     free.set()
@@ -289,3 +291,25 @@ def test_threads_share_a_guard() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# ── at the start of a server ─────────────────────────────────────────────────────────────────────────────────────────
+def test_warming_has_no_deadline_and_tells_what_does_not_work() -> None:
+    def slow(_: Exchange) -> list[Verdict]:
+        time.sleep(0.5)
+        return []
+
+    def broken(_: Exchange) -> None:
+        raise OSError(2, "no such file")
+
+    guard = guarded(Says(slow, "slow"), Says(broken, "broken"), judge=None)
+    failed = [(v.rail, v.note) for v in guard.warm().verdicts if v.decision == "failed"]
+    assert failed == [("broken", "it raised FileNotFoundError")]
+    assert not guard.degraded
+    assert guard.check(asked("hello")).decision == "block", "it is told, and blocks all the same"
+
+
+def test_warming_reads_every_kind_of_dress() -> None:
+    """Whatever table a first request may need is loaded by then."""
+    traces = {name for view in module.normalise.views(module.SAMPLE) for name in view.trace}
+    assert traces >= {"canonical", "base64", "leet", "reversed"}
