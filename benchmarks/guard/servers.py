@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: list[str], health: str, log: Path, seconds: float = 90.0) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], health: str, log: Path, seconds: float = 300.0) -> Iterator[subprocess.Popen[bytes]]:
     """A server that answers at ``health``; it is terminated at the end.
 
     Raises:

@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from steersman.guard.alphabets import large_alphabets
 from steersman.guard.lexicon import readable, segment
 from steersman.guard.signals import braille, morse, nato, numbers, tap
 
@@ -127,14 +128,12 @@ def sneaky_bits(text: str) -> Iterator[Found]:
         for zero, one in (kinds[:2], kinds[1::-1]):
             written = "".join("0" if sign == zero else "1" if sign == one else " " for sign in signs).split()
             letters = [int(group, 2) for group in written if len(group) < 20]
-            made = "".join(map(chr, letters)) if all(9 <= letter < 0xD800 for letter in letters) else ""
-            if made.translate(_BLANKS).isprintable() and readable(made):
-                yield Found(places[0], places[-1] + 1, made, "invisible bits")
-                return
-            made = " ".join(map(_seven_bits, written))  # the third parts the words
-            if made.isprintable() and readable(made):
-                yield Found(places[0], places[-1] + 1, made, "invisible bits")
-                return
+            of_letters = "".join(map(chr, letters)) if all(9 <= letter < 0xD800 for letter in letters) else ""
+            of_words = " ".join(_shortest_bits(word[:400]) for word in written)  # the third parts the words
+            for made in (of_words, of_letters) if max(map(len, written)) > 8 else (of_letters, of_words):
+                if made.translate(_BLANKS).isprintable() and readable(made):
+                    yield Found(places[0], places[-1] + 1, made, "invisible bits")
+                    return
     kinds = kinds[:2]
     for zero, one in (kinds, kinds[::-1]):
         bits = "".join("0" if sign == zero else "1" for sign in signs if sign in (zero, one))
@@ -146,9 +145,18 @@ def sneaky_bits(text: str) -> Iterator[Found]:
                 return
 
 
-def _seven_bits(word: str) -> str:
-    """Letters of seven bits each; a sign behind them may have six."""
-    return "".join(chr(int(word[at : at + 7], 2)) for at in range(0, len(word), 7))
+def _shortest_bits(word: str) -> str:
+    """Letters without their leading zeros: mostly seven bits, six of digits and signs, eight of accented letters."""
+    best: list[tuple[float, str]] = [(0.0, ""), *([(float("inf"), "")] * len(word))]
+    for end in range(6, len(word) + 1):
+        for size in (6, 7, 8):
+            if size <= end and word[end - size] == "1":
+                letter = chr(int(word[end - size : end], 2))
+                price = 1.0 if letter.islower() and size == 7 else 2.0 if letter.isupper() and size == 7 else 4.0
+                price += 6.0 * (not letter.isalpha() and letter not in "'-,.?!:;0123456789")
+                if best[end - size][0] + price < best[end][0]:
+                    best[end] = best[end - size][0] + price, best[end - size][1] + letter
+    return best[-1][1]
 
 
 _OVERRIDE = re.compile("\u202e([^\u202c\u202d\n]{2,})[\u202c\u202d\n]?")
@@ -313,7 +321,16 @@ def base_58(text: str) -> Iterator[Found]:
                 break
 
 
+def large(text: str) -> Iterator[Found]:
+    """Base2048, Base65536 and Ecoji."""
+    for start, end, data, name in large_alphabets(text):
+        made = as_text(data)
+        if made and readable(made):
+            yield Found(start, end, made, name, layered=True)
+
+
 _UU_LINE = re.compile(r"^[!-M][ -`]{4,61}$", re.MULTILINE)
+_UU_WORDS = re.compile(r"(?:^|: )([!-M][ -`]{8,})$", re.MULTILINE)
 
 
 def uu(text: str) -> Iterator[Found]:
@@ -332,10 +349,31 @@ def uu(text: str) -> Iterator[Found]:
             lines[-1] = (lines[-1][0], line.end(), lines[-1][2] + data)
         else:
             lines.append((line.start(), line.end(), data))
-    for start, end, data in lines:
+    for start, end, data in (*lines, *_by_words(text)):
         made = as_text(data.rstrip(b"\0"))
         if made and readable(made):
             yield Found(start, end, made, "uuencode", layered=True)
+
+
+def _by_words(text: str) -> Iterator[tuple[int, int, bytes]]:
+    """Uuencoded words, each with a length of its own, one behind the other."""
+    for line in _UU_WORDS.finditer(text):
+        at, words = line.start(1), list[bytes]()
+        while at < line.end(1):
+            size = ord(text[at]) - 32
+            width = 1 + (size + 2) // 3 * 4
+            if not 0 < size < 46:
+                break
+            try:
+                words.append(binascii.a2b_uu(text[at : min(at + width, line.end(1))]))
+            except (binascii.Error, ValueError):
+                break
+            at += width
+            while at < line.end(1) and text[at] == " ":
+                at += 1
+        else:
+            if len(words) > 1:
+                yield line.start(1), line.end(1), b" ".join(words)
 
 
 # ── escapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -465,6 +503,6 @@ def entities(text: str) -> Iterator[Found]:
 HIDDEN: tuple[Decoder, ...] = (tags, selectors, sneaky_bits, bidi)
 # Those first whose result cannot be chance.
 WRITTEN: tuple[Decoder, ...] = (
-    base_16, binary, base_32, base_64, base_85, uu, base_58, escapes, char_calls, signals, percent, quoted_printable,
-    entities,
+    base_16, binary, base_32, base_64, base_85, uu, base_58, large, escapes, char_calls, signals, percent,
+    quoted_printable, entities,
 )  # fmt: skip

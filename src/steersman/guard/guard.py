@@ -26,6 +26,7 @@ from pydantic import Field
 from steersman.constitution.document import Constitution
 from steersman.guard import normalise
 from steersman.guard.cache import TextCache
+from steersman.guard.lexicon import WORD
 from steersman.guard.normalise import Views
 from steersman.guard.rails.judge import JudgeRail
 from steersman.guard.rails.patterns import AllowedWords, PatternRail
@@ -80,6 +81,7 @@ class Guard:
         self.rails = tuple(rail for rail in rails if rail.name not in self.off)
         self.judge = None if "judge" in self.off else judge
         self.shadow = frozenset(shadow)
+        self._own = _own_words(constitution)
         self._allowed = AllowedWords(constitution.guard.allowed)
         self._views: TextCache[Views] = TextCache(self.limits.cached_characters)
         self._workers = Workers(self.limits.threads, self.limits.hung, self.limits.queue_ms / 1000)
@@ -226,7 +228,7 @@ class Guard:
         new = [text for text, views in known.items() if views is None]
         if new:
             limit = self._limit_s(sum(map(len, new)))
-            (outcome,) = yield [self._job("normalise", partial(_views_of, new), limit)]
+            (outcome,) = yield [self._job("normalise", partial(_views_of, new, self._own), limit)]
             if why := _why(outcome):
                 return {}, [_failed("normalise", why, outcome.ms)]
             known |= outcome.value
@@ -322,10 +324,16 @@ def _why(outcome: Outcome) -> str:
     return outcome.late
 
 
-def _views_of(texts: Sequence[str]) -> dict[str, Views]:
+def _own_words(constitution: Constitution) -> frozenset[str]:
+    """Words of the constitution's phrases, which no list of words has: they are looked for in every dress."""
+    phrases = (phrase for principle in constitution.principles for phrase in principle.guard.words)
+    return frozenset(word for phrase in phrases for word in WORD.findall(phrase.casefold()) if len(word) > 2)
+
+
+def _views_of(texts: Sequence[str], own: frozenset[str]) -> dict[str, Views]:
     made = {}
     for text in texts:
-        views = normalise.views(text)
+        views = normalise.views(text, own=own)
         if not isinstance(views, Views) or views[0].text != text:
             raise TypeError("expected a text's views, the text as it is first")
         made[text] = views

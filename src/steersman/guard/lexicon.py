@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from functools import cache, cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 WORD = re.compile(r"[^\W\d_]+")  # letters of any script
 CIPHERED = 2500  # that many of the most frequent words are looked for under every cipher
+OWN_RANK = 1000  # of a word that only the constitution has
 UNREADABLE_BITS = 4.6  # per letter pair; English has 3.4, German and French 3.9, random letters 5.9
 
 # -log2 of the probability of a letter (column) after a letter (row), rounded; space first. 9: practically never.
@@ -27,9 +31,37 @@ _PAIRS = """
 """.replace(" ", "").replace("\n", "")
 
 
-@cache
+_OWN: ContextVar[frozenset[str]] = ContextVar("own words", default=frozenset())
+
+
+@contextmanager
+def also_known(own: frozenset[str]) -> Iterator[None]:
+    """Words, in lower case, that are known for the time being: a constitution's own, which no list of words has."""
+    token = _OWN.set(own)
+    try:
+        yield
+    finally:
+        _OWN.reset(token)
+
+
+def own_words() -> frozenset[str]:
+    """Those of `also_known`."""
+    return _OWN.get()
+
+
 def words() -> dict[str, int]:
-    """Each common word with its rank within its language, from 0."""
+    """Each known word with its rank within its language, from 0."""
+    return _with(_OWN.get())
+
+
+@lru_cache(maxsize=128)
+def _with(own: frozenset[str]) -> dict[str, int]:
+    return {**dict.fromkeys(own, OWN_RANK), **common_words()} if own else common_words()
+
+
+@cache
+def common_words() -> dict[str, int]:
+    """Those of every constitution."""
     text = Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
     ranks: dict[str, int] = {}
     for line in text.splitlines()[1:]:
@@ -82,9 +114,9 @@ def segment(letters: str) -> str:
     """Words without spaces, with spaces again: the cheapest way to cut them into common words and rare rests.
 
     Args:
-        letters: lower case, no spaces; what is longer than 400 stays as it is.
+        letters: lower case, no spaces; what is longer than 4,000 stays as it is.
     """
-    if len(letters) > 400:
+    if len(letters) > 4000:
         return letters
     known, size = words(), len(letters)
     cost, back = [0.0] + [float("inf")] * size, [0] * (size + 1)

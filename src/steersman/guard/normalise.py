@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from steersman.guard.confusables import dress, is_undressed
 from steersman.guard.decoders import HIDDEN, WRITTEN, Found, disjoint
-from steersman.guard.lexicon import Glance, readable
+from steersman.guard.lexicon import Glance, also_known, readable
 from steersman.guard.readings import READINGS
 from steersman.typography import STEPS, is_plain
 
@@ -123,7 +123,14 @@ class _Budget:
             raise _SpentError("out of time before all of it was decoded")
 
 
-def views(text: str, *, depth: int = DEPTH, work: int = WORK, seconds: float = SECONDS) -> Views:
+def views(
+    text: str,
+    *,
+    depth: int = DEPTH,
+    work: int = WORK,
+    seconds: float = SECONDS,
+    own: frozenset[str] = frozenset(),
+) -> Views:
     """The text as it is, its canonical view where that differs, and all decoded views; the same for the same text.
 
     Args:
@@ -131,6 +138,7 @@ def views(text: str, *, depth: int = DEPTH, work: int = WORK, seconds: float = S
         depth: encodings inside one another that are undone.
         work: characters that may be looked at over all decoders, the bound that counts.
         seconds: processor time after which the rest is given up.
+        own: the constitution's words in lower case, which are known beside those of every language.
 
     Returns:
         at most `MOST_VIEWS`; `Views.unread` says why if some may be missing. Nothing is raised.
@@ -139,8 +147,9 @@ def views(text: str, *, depth: int = DEPTH, work: int = WORK, seconds: float = S
     search = _Search(_Budget(work, seconds))
     canonical, unread = original, ""
     try:
-        canonical = search.start(original)
-        unread = search.deepen([original, canonical] if canonical is not original else [original], depth)
+        with also_known(own):
+            canonical = search.start(original)
+            unread = search.deepen([original, canonical] if canonical is not original else [original], depth)
     except _SpentError as spent:
         unread = str(spent)
     return Views(search.found, canonical, unread)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 
 from steersman.guard.assembly import acrostics, joined_strings, ordered
 from steersman.guard.decoders import Found, encoded
-from steersman.guard.lexicon import CIPHERED, Glance, readable, words
+from steersman.guard.lexicon import CIPHERED, OWN_RANK, Glance, common_words, own_words, readable, words
 from steersman.guard.spelling import respelled
 
 Reading = Callable[[Glance], Iterator[list[Found]]]
@@ -37,11 +37,11 @@ _UNSHIFTS = {
 }
 
 
-@cache
-def _ciphered() -> dict[str, tuple[str, ...]]:
-    """Each common word under each cipher, with the ciphers that give it."""
+@lru_cache(maxsize=128)
+def _ciphered(own: frozenset[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """Each common word, or each of the constitution's own, under each cipher, with the ciphers that give it."""
     table: dict[str, tuple[str, ...]] = {}
-    for word, rank in words().items():
+    for word, rank in (common_words() if own is None else dict.fromkeys(own, OWN_RANK)).items():
         if rank >= CIPHERED or len(word) < 2 or (len(word) == 2 and rank > 60):
             continue
         for name, undo in (*_UNSHIFTS.items(), ("reversed", None)):
@@ -54,20 +54,22 @@ def _ciphered() -> dict[str, tuple[str, ...]]:
 
 def ciphers(glance: Glance) -> Iterator[list[Found]]:
     """Stretches in which a cipher of letters, or reading backwards, brings known words to light."""
-    known, table = words(), _ciphered()
+    known, common, own = words(), _ciphered(), _ciphered(own_words())
+    told = [word for word in glance.unknown if word in common or word in own]
+    if not told:
+        return
+    table = {word: (*common.get(word, ()), *own.get(word, ())) for word in set(glance.words)}
     votes: dict[str, int] = {}
-    for word in glance.unknown & table.keys():
+    for word in told:
         for name in table[word]:
             votes[name] = votes.get(name, 0) + len(word)
-    if not votes:
-        return
     enough = _ENOUGH_WHEN_TOLD if _TOLD.search(glance.text) else _ENOUGH
     best = sorted((name for name in votes if votes[name] >= enough), key=lambda name: (-votes[name], name))[:3]
     for name in best:
         gains = []
         seen: set[str] = set()
         for word in glance.words:
-            if name in table.get(word, ()):
+            if name in table[word]:
                 new = word not in seen
                 gains.append(len(word) * (1.0 if new else 0.1) * (0.3 if word in known else 1.0))
                 seen.add(word)
@@ -76,7 +78,7 @@ def ciphers(glance: Glance) -> Iterator[list[Found]]:
         first, last, gain = _stretch(gains)
         if gain < enough * 0.75 or gain < 0.3 * sum(map(len, glance.words[first:last])):
             continue
-        hits = {word for word in glance.words[first:last] if word in glance.unknown and name in table.get(word, ())}
+        hits = {word for word in glance.words[first:last] if word in glance.unknown and name in table[word]}
         if len(hits) < 2 and (enough == _ENOUGH or len(glance.words) > 3 * len(hits) + 12):
             continue
         while last < len(glance.words) and (glance.words[last] not in known or len(glance.words[last]) == 1):

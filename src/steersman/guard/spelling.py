@@ -9,20 +9,40 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 
 from steersman.guard.decoders import Found, disjoint
-from steersman.guard.lexicon import Glance, bits, readable, segment, words
+from steersman.guard.lexicon import (
+    OWN_RANK,
+    Glance,
+    bits,
+    common_words,
+    known_share,
+    own_words,
+    readable,
+    segment,
+    words,
+)
 
 _APART = re.compile(r"(?<![^\W_])[^\W\d_](?:(?:[^\w]|_){1,5}[^\W_](?![^\W_])){3,}")
+_LONG_RUN = re.compile(r"[^\W\d_]{9,}")  # a long word, or several without gaps
+_NO_WORD = re.compile(r"[^\W\d_]{17,}")
 _SINGLE = re.compile(r"[^\W_]")
-# What stands for a letter. Of these 1 and | may be i or l, and 6 may be g or b.
-_LEET = {"4": "a", "3": "e", "0": "o", "5": "s", "7": "t", "8": "b", "9": "g", "@": "a", "$": "s", "!": "i", "(": "c",
-         "<": "c", "{": "c", "+": "t", "€": "e", "£": "l", "#": "h", "^": "a", "¡": "i", "2": "z"}  # fmt: skip
-_READ = [str.maketrans({**_LEET, "1": one, "|": one, "6": six}) for one in "il" for six in "gb"]
-_LEET_TOKEN = re.compile(r"(?<!\S)\S*[0-9@$|(<{+€£#^!]\S*")
-_LEET_CORE = re.compile(r"[A-Za-z0-9@$|(<{+€£#^!¡]+")
-_NO_LEET = re.compile(r"\d+(?:st|nd|rd|th)$|\d{2,}[a-z]{1,2}$|\d+(?:am|pm|k|km|cm|mm|kg|ml|gb|mb|px)$", re.IGNORECASE)
+# What stands for which letters.
+_LEET = {"4": "a", "@": "a", "^": "a", "8": "b", "6": "gb", "9": "g", "(": "c", "<": "c", "[": "c", "{": "c", "3": "e",
+         "€": "e", "#": "h", "1": "il", "!": "il", "|": "il", "¡": "i", "£": "l", "0": "o", "5": "s", "$": "s",
+         "7": "t", "+": "t", "2": "z"}  # fmt: skip
+_DRAWN = {"/-\\": "4", "/\\": "4", "|3": "8", "/3": "8", "!3": "8"}  # letters of several signs
+_CLASS = str.maketrans(
+    {**{sign: letters[0] for sign, letters in _LEET.items()}, "l": "i", "£": "i", "b": "g", "8": "g"}
+)
+_LEET_TOKEN = re.compile(r"(?<!\S)\S*[0-9@$|(<{\[+€£#^!\\]\S*")
+_LEET_CORE = re.compile(r"(?:/-?\\|/3|[A-Za-z0-9@$|(<{\[+€£#^!¡])+")
+_BRACKETS = "!|({[<+#^"
+_FAR_LEET = 0.25  # share of a text's words that are leet for certain, from which on all odd words are
+_NO_LEET = re.compile(
+    r"[a-z]\d{2,}$|\d+(?:st|nd|rd|th)$|\d{2,}[a-z]{1,2}$|\d+(?:am|pm|k|km|cm|mm|kg|ml|gb|mb|px)$", re.IGNORECASE
+)
 _CODE = re.compile(r"[a-z]{1,4}\d+$|\d+[a-z]{1,4}$|(?=\d*[a-f])[a-f\d]{6,}$", re.IGNORECASE)  # names of things, digests
 _GLUES = frozenset((*"-‐‑·.*_|~^,;:/\\\n", "- ", "-\n", "...", "..", "--", "**", "__", "\\n", " - ", "-\n "))
 _PLAIN = str.maketrans(
@@ -46,10 +66,19 @@ def apart(glance: Glance) -> Iterator[Found]:
         made = "".join(parts)
         if sum(letter.isalpha() for letter in made) < 0.75 * len(letters):
             continue
-        if " " not in made and len(made) > 8 and made.isalpha() and made.isascii():
-            made = segment(made.lower()) if bits(made.lower()) < 5.0 else made
+        told = made.count(" ") * 12 >= len(made)  # where words end
+        made = (_NO_WORD if told else _LONG_RUN).sub(_segmented, made)
         if readable(made, surely=len(letters) < 8) or (len(made) >= 16 and not made.islower() and made.isascii()):
             yield Found(run.start(), run.end(), made, "spaced letters")
+
+
+def _segmented(run: re.Match[str]) -> str:
+    """Words whose gaps are lost, with gaps again, if they are words."""
+    letters = run[0].lower()
+    if letters in words():
+        return run[0]
+    made = segment(letters)
+    return made if known_share(made) >= 0.5 else run[0]
 
 
 def _leet(glance: Glance) -> Iterator[Found]:
@@ -57,6 +86,7 @@ def _leet(glance: Glance) -> Iterator[Found]:
     text = glance.text
     sure: list[Found] = []
     loose: list[Found] = []
+    rest: list[tuple[int, str]] = []
     seen: dict[str, str] = {}
     for token in _LEET_TOKEN.finditer(text):
         if len(token[0]) > 60:
@@ -70,38 +100,94 @@ def _leet(glance: Glance) -> Iterator[Found]:
                 if word not in seen:
                     seen[word] = _unleet(word)
                 if made := seen[word]:
-                    told = len(made) > 2 and any(char.isalpha() for char in word) and word[0] not in "!({<+#^|"
+                    told = len(made) > 2 and any(char.isalpha() for char in word) and word[0] not in "!({[<+#^|/"
                     (sure if told else loose).append(Found(part.start() + lead, part.start() + end, made, "leet"))
                 if seen[word] or word.isalpha():
                     break
+            else:
+                rest.append((part.start(), core))
     yield from sure
     if len({found.text for found in sure}) > 1:
         yield from loose
+        if len(sure) + len(loose) > _FAR_LEET * len(text.split()):
+            yield from (
+                Found(at, at + len(core), made, "leet")
+                for at, core in rest
+                if (made := _known_leet(core) or _spelt_out(core))
+            )
 
 
 def _cores(core: str) -> list[tuple[int, int]]:
     """The token, and without brackets and marks around it."""
-    end = len(core.rstrip("!|({<+#^"))
-    lead = len(core) - len(core.lstrip("!|({<+#^"))
-    return list(dict.fromkeys(((lead, end), (0, end), (0, len(core))))) if end > lead else [(0, len(core))]
+    end = len(core.rstrip(_BRACKETS))
+    lead = len(core) - len(core.lstrip(_BRACKETS))
+    if end <= lead:
+        return [(0, len(core))]
+    tries = (
+        ((0, end), (0, len(core)), (lead, end)) if _known_leet(core[:end]) else ((lead, end), (0, end), (0, len(core)))
+    )
+    return list(dict.fromkeys(tries)) if not core[lead:end].isalpha() else [(lead, end)]
+
+
+def _plain_signs(token: str) -> str:
+    for drawn, sign in _DRAWN.items():
+        if drawn in token:
+            token = token.replace(drawn, sign)
+    return token.lower()
+
+
+def _drawn_like(token: str) -> tuple[str, ...]:
+    """Known words that look like a token in leet, where i and l, b and g are one."""
+    key = token.translate(_CLASS)
+    return (*_leet_words(own_words()).get(key, ()), *_leet_words().get(key, ()))
+
+
+@lru_cache(maxsize=128)
+def _leet_words(own: frozenset[str] | None = None) -> dict[str, tuple[str, ...]]:
+    table: dict[str, tuple[str, ...]] = {}
+    for word in common_words() if own is None else own:
+        if len(word) > 1:
+            key = word.translate(_CLASS)
+            table[key] = (*table.get(key, ()), word)
+    return table
+
+
+def _known_leet(token: str) -> str:
+    """The most common word that a token can stand for; empty if none."""
+    lower, known = _plain_signs(token), words()
+    found = [
+        word
+        for word in _drawn_like(lower)
+        if all(letter == sign or letter in _LEET.get(sign, "") for letter, sign in zip(word, lower, strict=True))
+    ]
+    return min(found, key=lambda word: known[word], default="")
+
+
+def _spelt_out(token: str) -> str:
+    """A token of a text in leet that is no known word, in the letters that read best; empty if it is a number."""
+    lower = _plain_signs(token)
+    if lower.isdigit() or not any(sign in _LEET for sign in lower) or not any("a" <= sign <= "z" for sign in lower):
+        return ""
+    made = [""]
+    for sign in lower[:30]:
+        made = [start + letter for start in made for letter in _LEET.get(sign, sign)]
+        made = sorted(made, key=bits)[:8]
+    return made[0] if made[0].isalpha() else ""
 
 
 def _unleet(token: str) -> str:
-    known = words()
     if len(token) > 30 or token.isalpha():
         return ""
     if len(token) == 1:
-        return {"1": "i", "4": "a", "!": "i", "@": "a"}.get(token, "")
+        return {"1": "i", "4": "a", "!": "i", "@": "a", "^": "a"}.get(token, "")
+    if not _NO_LEET.match(token) and (found := _known_leet(token)):
+        return found
     lower = token.lower()
-    made = [lower.translate(table) for table in _READ]
-    ranked = [word for word in made if word in known] if not _NO_LEET.match(token) else []
-    if ranked:
-        return min(ranked, key=lambda word: known[word])
     letters = sum("a" <= char <= "z" for char in lower)
     inner = lower[1:-1]
     if len(token) < 4 or letters < 0.4 * len(token) or _CODE.match(token) or not token.isalnum() or inner.isalpha():
         return ""
-    best = min(made, key=bits)
+    best = _spelt_out(token)
     return best if best.isalpha() and token[0].isalpha() and token[-1].isalpha() and bits(best) < 3.9 else ""
 
 
@@ -128,10 +214,11 @@ def _pieced(glance: Glance) -> Iterator[Found]:
                 break
 
 
-@cache
-def _scrambles() -> dict[tuple[str, str, str], str]:
+@lru_cache(maxsize=128)
+def _scrambles(own: frozenset[str] | None = None) -> dict[tuple[str, str, str], str]:
+    """Words by their first and last letters and those between, in order: common ones, or the constitution's own."""
     table: dict[tuple[str, str, str], str] = {}
-    for word, rank in words().items():
+    for word, rank in (common_words() if own is None else dict.fromkeys(own, OWN_RANK)).items():
         if len(word) > 3 and word.isascii() and rank < 4000:
             table.setdefault(_shuffled(word), word)
     return table
@@ -146,17 +233,38 @@ def _plain(word: str) -> str:
     return "".join(char for char in made if not unicodedata.combining(char))
 
 
+def _lookalike(word: str) -> str:
+    """The common word that an unknown one looks like, where rn is m, vv is w, and i is l; empty if none."""
+    if 3 < len(word) < 20:
+        for drawn, letter in (("rn", "m"), ("vv", "w")):
+            if drawn in word and (made := word.replace(drawn, letter)) in words():
+                return made
+        if "i" in word or "l" in word:
+            known = [made for made in _drawn_like(word) if made.translate(_IL) == word.translate(_IL)]
+            return min(known, key=lambda made: words()[made], default="")
+    return ""
+
+
+_IL = str.maketrans("l", "i")
+
+
 def _word_by_word(glance: Glance) -> Iterator[Found]:
     """What can be told from an unknown word alone."""
-    known, scrambles = words(), _scrambles()
+    known, scrambles, own = words(), _scrambles(), _scrambles(own_words())
     accents: dict[str, str] = {}
     rest: dict[str, str] = {}
     stretched: dict[str, str] = {}
     swapped: dict[str, str] = {}
+    alike: dict[str, str] = {}
+    glued: dict[str, str] = {}
     for word in glance.unknown:
         if not word.isascii() and (plain := _plain(word)) != word and plain.isascii():
             (accents if plain in known else rest)[word] = plain
-        if _THRICE.search(word):
+        if len(word) > 8 and any(len(one) > 4 and one in word for one in own_words()):
+            glued[word] = segment(word)
+        elif word.isascii() and (made := _lookalike(word)):
+            alike[word] = made
+        elif _THRICE.search(word):
             for pattern in (r"\1", r"\1\1"):
                 made = _THRICE.sub(pattern, word)
                 if made in known and len(made) > 2:
@@ -165,15 +273,16 @@ def _word_by_word(glance: Glance) -> Iterator[Found]:
         elif (
             3 < len(word) < 20
             and word.isascii()
-            and (made := scrambles.get(_shuffled(word), ""))
-            and bits(word) > bits(made) + 0.6
+            and (made := own.get(_shuffled(word)) or scrambles.get(_shuffled(word), ""))
+            and (bits(word) > bits(made) + 0.6 or made in own_words())
         ):
             swapped[word] = made
     if max(map(len, accents), default=0) < 3:
         accents = {}  # a word of two letters is one in some language or other
     if len(accents) > len(rest):
         accents |= rest
-    for name, table in (("accents", accents), ("letters repeated", stretched), ("letters swapped", swapped)):
+    for name, table in (("accents", accents), ("letters repeated", stretched), ("letters swapped", swapped),
+                        ("look-alikes", alike), ("words parted", glued)):  # fmt: skip
         for start, end, made in glance.respell(table):
             yield Found(start, end, made, name)
 

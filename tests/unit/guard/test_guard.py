@@ -249,7 +249,7 @@ def test_what_cannot_be_read_is_handled_as_the_file_says() -> None:
 def test_a_text_is_read_once_and_a_changed_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def views(text: str) -> Views:
+    def views(text: str, **settings: object) -> Views:
         read.append(text)
         return Views([View(text)])
 
