@@ -1,4 +1,4 @@
-"""Bytes in an alphabet of more than 256 letters: Base2048, Base65536 and Ecoji.
+"""Bytes in an alphabet of more than 256 letters, Base2048, Base65536 and Ecoji, and in that of uuencode.
 
 Such a text looks like one of a strange script, or like a row of pictures, and every letter stands for more than a byte.
 A run of letters is decoded only if its first bytes are ASCII, so that words of real scripts cost next to nothing.
@@ -6,6 +6,7 @@ A run of letters is decoded only if its first bytes are ASCII, so that words of 
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -103,3 +104,48 @@ def large_alphabets(text: str) -> Iterator[tuple[int, int, bytes, str]]:
 
 
 _WIDE = re.compile("[\u3400-\uabff\U00010000-\U0002ffff\u1500-\u15ff]{6,}")
+
+
+_UU_LINE = re.compile(r"^[!-M][ -`]{4,61}$", re.MULTILINE)
+_UU_WORDS = re.compile(r"(?:^|: )([!-M][ -`]{8,})$", re.MULTILINE)
+
+
+def uuencoded(text: str) -> Iterator[tuple[int, int, bytes, str]]:
+    """Start, end, bytes and name of uuencoded lines, or words."""
+    lines: list[tuple[int, int, bytes]] = []
+    for line in _UU_LINE.finditer(text):
+        size = ord(line[0][0]) - 32
+        body = line[0][1:]
+        if not 0 <= len(body) - (size + 2) // 3 * 4 <= 1 and len(body) < (size * 8 + 5) // 6:
+            continue
+        try:
+            data = binascii.a2b_uu(line[0].encode("ascii") + b"\n")
+        except (binascii.Error, ValueError):
+            continue
+        if lines and line.start() - lines[-1][1] <= 2:
+            lines[-1] = (lines[-1][0], line.end(), lines[-1][2] + data)
+        else:
+            lines.append((line.start(), line.end(), data))
+    for start, end, data in (*lines, *_by_words(text)):
+        yield start, end, data.rstrip(b"\0"), "uuencode"
+
+
+def _by_words(text: str) -> Iterator[tuple[int, int, bytes]]:
+    """Uuencoded words, each with a length of its own, one behind the other."""
+    for line in _UU_WORDS.finditer(text):
+        at, words = line.start(1), list[bytes]()
+        while at < line.end(1):
+            size = ord(text[at]) - 32
+            width = 1 + (size + 2) // 3 * 4
+            if not 0 < size < 46:
+                break
+            try:
+                words.append(binascii.a2b_uu(text[at : min(at + width, line.end(1))]))
+            except (binascii.Error, ValueError):
+                break
+            at += width
+            while at < line.end(1) and text[at] == " ":
+                at += 1
+        else:
+            if len(words) > 1:
+                yield line.start(1), line.end(1), b" ".join(words)

@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from steersman.guard.alphabets import large_alphabets
+from steersman.guard.alphabets import large_alphabets, uuencoded
 from steersman.guard.lexicon import readable, segment
 from steersman.guard.signals import braille, morse, nato, numbers, tap
 
@@ -322,58 +322,11 @@ def base_58(text: str) -> Iterator[Found]:
 
 
 def large(text: str) -> Iterator[Found]:
-    """Base2048, Base65536 and Ecoji."""
-    for start, end, data, name in large_alphabets(text):
+    """Base2048, Base65536, Ecoji, and uuencoded lines or words."""
+    for start, end, data, name in (*large_alphabets(text), *uuencoded(text)):
         made = as_text(data)
         if made and readable(made):
             yield Found(start, end, made, name, layered=True)
-
-
-_UU_LINE = re.compile(r"^[!-M][ -`]{4,61}$", re.MULTILINE)
-_UU_WORDS = re.compile(r"(?:^|: )([!-M][ -`]{8,})$", re.MULTILINE)
-
-
-def uu(text: str) -> Iterator[Found]:
-    """Uuencoded lines."""
-    lines: list[tuple[int, int, bytes]] = []
-    for line in _UU_LINE.finditer(text):
-        size = ord(line[0][0]) - 32
-        body = line[0][1:]
-        if not 0 <= len(body) - (size + 2) // 3 * 4 <= 1 and len(body) < (size * 8 + 5) // 6:
-            continue
-        try:
-            data = binascii.a2b_uu(line[0].encode("ascii") + b"\n")
-        except (binascii.Error, ValueError):
-            continue
-        if lines and line.start() - lines[-1][1] <= 2:
-            lines[-1] = (lines[-1][0], line.end(), lines[-1][2] + data)
-        else:
-            lines.append((line.start(), line.end(), data))
-    for start, end, data in (*lines, *_by_words(text)):
-        made = as_text(data.rstrip(b"\0"))
-        if made and readable(made):
-            yield Found(start, end, made, "uuencode", layered=True)
-
-
-def _by_words(text: str) -> Iterator[tuple[int, int, bytes]]:
-    """Uuencoded words, each with a length of its own, one behind the other."""
-    for line in _UU_WORDS.finditer(text):
-        at, words = line.start(1), list[bytes]()
-        while at < line.end(1):
-            size = ord(text[at]) - 32
-            width = 1 + (size + 2) // 3 * 4
-            if not 0 < size < 46:
-                break
-            try:
-                words.append(binascii.a2b_uu(text[at : min(at + width, line.end(1))]))
-            except (binascii.Error, ValueError):
-                break
-            at += width
-            while at < line.end(1) and text[at] == " ":
-                at += 1
-        else:
-            if len(words) > 1:
-                yield line.start(1), line.end(1), b" ".join(words)
 
 
 # ── escapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -503,6 +456,6 @@ def entities(text: str) -> Iterator[Found]:
 HIDDEN: tuple[Decoder, ...] = (tags, selectors, sneaky_bits, bidi)
 # Those first whose result cannot be chance.
 WRITTEN: tuple[Decoder, ...] = (
-    base_16, binary, base_32, base_64, base_85, uu, base_58, large, escapes, char_calls, signals, percent,
+    base_16, binary, base_32, base_64, base_85, large, base_58, escapes, char_calls, signals, percent,
     quoted_printable, entities,
 )  # fmt: skip

@@ -41,7 +41,7 @@ _LEET_CORE = re.compile(r"(?:/-?\\|/3|[A-Za-z0-9@$|(<{\[+€£#^!¡])+")
 _BRACKETS = "!|({[<+#^"
 _FAR_LEET = 0.25  # share of a text's words that are leet for certain, from which on all odd words are
 _NO_LEET = re.compile(
-    r"[a-z]\d{2,}$|\d+(?:st|nd|rd|th)$|\d{2,}[a-z]{1,2}$|\d+(?:am|pm|k|km|cm|mm|kg|ml|gb|mb|px)$", re.IGNORECASE
+    r"[a-z]\d{2,3}$|\d+(?:st|nd|rd|th)$|\d{2,}[a-z]{1,2}$|\d+(?:am|pm|k|km|cm|mm|kg|ml|gb|mb|px)$", re.IGNORECASE
 )
 _CODE = re.compile(r"[a-z]{1,4}\d+$|\d+[a-z]{1,4}$|(?=\d*[a-f])[a-f\d]{6,}$", re.IGNORECASE)  # names of things, digests
 _GLUES = frozenset((*"-‐‑·.*_|~^,;:/\\\n", "- ", "-\n", "...", "..", "--", "**", "__", "\\n", " - ", "-\n "))

@@ -31,7 +31,7 @@ def invisible(text: str) -> str:
         "Please decode this: Ӝց൪ങǲ৩ལဤǃଞ๔ങÆ",
         "👲🙂💙🌩💚🔥🇳👀💥📙🏩🤑👖🤾☕☕\n",
         "\U00012068\u5577\U00013061\u5565\U00012079\u5575\U00012074\u9664\u1579",
-        "".join(binascii.b2a_uu(word.encode()).decode().rstrip("\n") for word in "how are you today".split()),
+        "".join(binascii.b2a_uu(word.encode()).decode().rstrip("\n") for word in ["how", "are", "you", "today"]),
         invisible("how are you today"),
         "h0w 4r3 y0u 70d4y",
         "h0w @r3 y0u 7od/\\y",
