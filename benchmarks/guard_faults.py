@@ -4,11 +4,10 @@
 
 A gateway in operation (patterns, secrets, personal data, audit log, limits) stands between a client and an upstream on
 loopback, over sockets and by its ASGI interface. Rails, upstream, client, disk, reload, queue and requests fail, each
-in several kinds, at places drawn from the seed. The upstream, or the request, plants a canary that a rail objects to.
-For each fault are counted: bytes of the canary, or (where a rail cannot judge) of the upstream's text, that came
-through;
-whether the client got one right answer or one clear error; and what is left of tasks, files and threads when all has
-come to rest. `tests/unit/guard/test_faults.py` runs some of each family.
+in several kinds, at places drawn from the seed; so do pairs of them. The upstream, or the request, plants a canary that
+a rail objects to. For each fault are counted: bytes of the canary, or (where a rail cannot judge) of the upstream's
+text, that came through; whether the client got one right answer or one clear error; and what is left of tasks, files
+and threads when all has come to rest. `tests/unit/guard/test_faults.py` runs some of each family.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ sys.path.insert(0, str(ROOT / "tests" / "fixtures"))
 from gateway_fault_families import FAMILIES, run, table  # noqa: E402
 from steersman.store import write_json  # noqa: E402
 
-RESULTS = Path(__file__).parent / "results" / "guard_faults.json"
-EACH = 160  # faults of each family
+RESULTS = Path(__file__).parent / "results" / "guard" / "faults.json"
+EACH = 140  # faults of each family
 
 
 def main() -> int:

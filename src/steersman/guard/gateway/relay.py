@@ -5,7 +5,8 @@ Each choice stands for itself, and in it the text, the reasoning and the refusal
 nobody knows. Log-probabilities come in step with the text that they spell, and no more after a span was replaced.
 
 Where a choice is stopped, its last piece has ``finish_reason: content_filter`` and the refusal; where all are, the
-upstream's work is ended. A stream that breaks ends with an error event: what was still held back is not sent.
+upstream's work is ended, and the usage that a client asked for is estimated (``estimated: true``) where the upstream
+has not told it yet. A stream that breaks ends with an error event: what was still held back is not sent.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from steersman.guard.gateway import blocks
 from steersman.guard.gateway.answers import ALLOWED, HEAD, MEDIA, OF_CALLS, head_of, numbers_of, spelling, unread_of
 from steersman.guard.gateway.chat_api import ApiRequest
 from steersman.guard.gateway.json_text import JsonText, is_name
+from steersman.guard.gateway.limits import estimate
 from steersman.guard.gateway.state import Call, GatewayState
 from steersman.guard.gateway.upstream import Reply, UpstreamError
 from steersman.guard.refusals import refusal_of
@@ -57,7 +59,7 @@ class Relay:
                 for event in await self._chunk(chunk):
                     yield event
                 if self.stopped:
-                    return
+                    break
         except UpstreamError as error:
             if error.code != "upstream_cut" or not self.choices or not all(c.ended for c in self.choices.values()):
                 raise
@@ -65,8 +67,16 @@ class Relay:
             if not choice.ended:
                 for event in await self._pieces(choice, await choice.end("stop")):
                     yield event
-        if self._usage is not None and self.request.include_usage:
-            yield self._event([], **await self._rest(), usage=self._usage)
+        usage = self._usage or (self._estimated() if self.stopped else None)
+        if self.request.include_usage and usage is not None:
+            yield self._event([], **({} if self.stopped else await self._rest()), usage=usage)
+
+    def _estimated(self) -> dict[str, Any]:
+        """The usage of an answer that was stopped before the upstream could count it."""
+        prompt = estimate(sum(len(part.text) for part in self.request.exchange.parts))
+        answers = sum(estimate(choice.read) for choice in self.choices.values())
+        counts = {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers}
+        return {**counts, "estimated": True}
 
     @property
     def stopped(self) -> bool:
@@ -137,6 +147,11 @@ class _Choice:
         self._sent = list[str]()  # of the text, for the audit log
         self._begun = self._role = False
         self._logprobs: list[tuple[int, dict[str, list[Any]]]] = []
+
+    @property
+    def read(self) -> int:
+        """Characters of its texts that have arrived."""
+        return sum(lane.read for lane in self._lanes.values())
 
     async def feed(self, given: Mapping[str, Any]) -> list[Piece]:
         """The pieces that may be sent after one piece of the upstream."""

@@ -289,6 +289,37 @@ def test_usage_of_a_stream() -> None:
     assert events(response)[-1]["usage"]["total_tokens"] == 3
 
 
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+def test_usage_comes_after_a_block_in_mid_stream(told: bool, n: int) -> None:
+    """As OpenAI sends it: a chunk without choices behind the last one. What the upstream cannot have told is estimated.
+
+    Where one of two answers goes on, the upstream counts both.
+    """
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    pieces = chunks(FILLER * 4 + f"{WORD}. " + FILLER * 4)
+    if told:  # some servers tell it with every piece
+        pieces = [{**piece, "usage": usage} for piece in pieces]
+    if n == 2:
+        fine = [{**p, "choices": [{**p["choices"][0], "index": 1}]} for p in chunks("fine")]
+        pieces = [*pieces, *fine, {**chunk({}), "choices": [], "usage": usage}]
+    options = {"stream_options": {"include_usage": True}}
+    found = events(ask(gateway(FakeUpstream(pieces)), chat("hi" * 40, stream=True, n=n, **options)))
+    assert [choice["finish_reason"] for event in found for choice in event["choices"]].count("content_filter") == 1
+    assert found[-1]["choices"] == []
+    assert all("usage" not in event for event in found[:-1])
+    if told or n == 2:
+        assert found[-1]["usage"] == usage
+    else:
+        counted = found[-1]["usage"]
+        assert counted["estimated"] is True
+        assert 15 < counted["prompt_tokens"] < 40
+        assert len(FILLER * 4) / 8 < counted["completion_tokens"] < len(FILLER * 8)
+        assert counted["total_tokens"] == counted["prompt_tokens"] + counted["completion_tokens"]
+    unasked = events(ask(gateway(FakeUpstream(pieces)), chat("hi", stream=True, n=n)))
+    assert all(event["choices"] for event in unasked)
+
+
 def test_fields_beside_the_choices_of_a_stream_are_judged() -> None:
     pieces = chunks("hello")
     pieces[1]["citations"] = ["http://harbour.example"]
