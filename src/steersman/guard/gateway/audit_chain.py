@@ -29,6 +29,7 @@ from steersman.store import json_text
 
 GENESIS = "0" * 64  # what the first record names as the one before
 KEY_BYTES = 32
+LINE_END = b"\n"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -221,7 +222,7 @@ class Chain:
         """Follow one file; the first line that does not fit. ``torn_tail``: a last one without an end is left out."""
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if torn_tail and not line.endswith(b"\n"):
+                if torn_tail and not line.endswith(LINE_END):
                     break
                 what = self._step(line)
                 if what:
@@ -229,9 +230,11 @@ class Chain:
         return None
 
     def _step(self, line: bytes) -> str:
-        record = read_line(line[:-1]) if line.endswith(b"\n") else None
+        record = read_line(line[:-1]) if line.endswith(LINE_END) else None
         if record is None:
-            return "the record was changed" if line.endswith(b"\n") else "the record is cut off"
+            which = f"record {self.head.seq + 1}" if self.records or len(self._starts) == 1 else "the first record"
+            no_log = "" if self.records else ", or this is no audit log"
+            return f"{which} {'was changed' if line.endswith(LINE_END) else 'is cut off'}{no_log}"
         before = Head(record["seq"] - 1, record["previous"])
         if not self.records:
             if before not in self._starts:

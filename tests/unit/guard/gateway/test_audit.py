@@ -184,6 +184,24 @@ def test_every_deleted_doubled_and_moved_record_is_found(path: Path) -> None:
     assert tried > 100
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: [lines[0], lines[1].replace(b"r0", b"r9"), *lines[2:]], ":2: record 2 was changed\n"),
+        (lambda lines: [*lines[:2], lines[2][:40]], ":3: record 3 is cut off\n"),
+        (lambda lines: [*lines[:2], lines[2][:40] + b"\n", *lines[3:]], ":3: record 3 was changed\n"),
+        (lambda lines: [lines[0], *lines[2:]], ":2: record 2 is missing before record 3\n"),
+        (lambda lines: [], ": its end was cut off: records 1 to 5 are missing\n"),
+        (lambda lines: [b"# A readme\n"], ":1: record 1 was changed, or this is no audit log\n"),
+        (lambda lines: [b"\x00\xff" * 99], ":1: record 1 is cut off, or this is no audit log\n"),
+    ],
+)
+def test_the_message_says_which_record(path: Path, change: Any, said: str) -> None:
+    written(path)
+    path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
+    assert f"wrong: {path}{said}" in f"{verify(path)}\n"
+
+
 def test_every_cut_of_the_end_is_found(path: Path) -> None:
     content = written(path, 2).read_bytes()
     ends = [size for size in range(len(content)) if size % 37 == 0 or b"\n" in content[size - 1 : size + 1]]

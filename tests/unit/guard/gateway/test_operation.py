@@ -231,5 +231,5 @@ def test_verify_and_key_on_the_command_line(tmp_path: Path) -> None:
     log.write_bytes(log.read_bytes().replace(b'"decision":"allow"', b'"decision":"block"', 1))
     wrong = run(command_line, ["guard", "verify", str(log)])
     assert wrong.exit_code == 1
-    assert f"{log}:2: the record was changed" in wrong.output
+    assert f"{log}:2: record 2 was changed" in wrong.output
     assert "sg-" in run(command_line, ["guard", "key", "acme"]).output
