@@ -144,6 +144,20 @@ GUARD = (
         "unit/guard/test_spans.py::test_what_is_to_be_replaced_nobody_knows_where_does_not_pass",
     ),
     Mutant(
+        "no usage comes after a block in mid-stream",
+        "guard/gateway/relay.py",
+        "                if self.stopped:\n                    break",
+        "                if self.stopped:\n                    return",
+        "unit/guard/gateway/test_answers.py::test_usage_comes_after_a_block_in_mid_stream",
+    ),
+    Mutant(
+        "a server's first request pays for what is loaded late",
+        "cli/guard.py",
+        "    for verdict in guard.warm().verdicts:",
+        "    for verdict in ():",
+        "unit/guard/gateway/test_served.py::test_a_server_says_at_its_start_what_does_not_work",
+    ),
+    Mutant(
         "half a word is judged",
         "guard/rails/text.py",
         "if f.end + self.look_ahead <= len(text) or f.start < passed]",
@@ -227,7 +241,7 @@ GUARD = (
         "serving/slots.py",
         "        self.mask[at] = torch.nn.functional.pad(other.mask, (max(0, -missing), 0))",
         "        self.mask[at] = 1",
-        "unit/serving/test_engine.py::test_an_answer_is_that_of_the_sampler_alone",
+        "unit/serving/test_slots.py::test_a_filled_place_is_masked_as_the_new_sequence_is",
     ),
     Mutant(
         "a long prompt is read at once while others are served",

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from guarded import RULES, WORD, FakeUpstream, chat, chunks, gateway, guard
 from steersman.cli import app
+from steersman.cli.guard import _warm, load_guard
 from steersman.guard.gateway.app import create_app
 
 
@@ -182,3 +183,18 @@ def test_a_key_is_never_shown(rules: str, monkeypatch: pytest.MonkeyPatch) -> No
     result = command("serve", rules, "--upstream", "http://127.0.0.1:1/v1")
     assert "holds no key" in str(result.exception)
     assert "geheim" not in str(result.exception) + result.output
+
+
+def test_a_server_says_at_its_start_what_does_not_work(
+    rules: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("of a text")
+
+    monkeypatch.setattr("steersman.guard.rails.secrets.SecretRail.check", broken)
+    warmed = _warm(load_guard(rules, []))
+    assert capsys.readouterr().err == "warning: the rail secrets does not work: it raised OSError\n"
+    warmed.close()
+    monkeypatch.undo()
+    _warm(load_guard(rules, [])).close()
+    assert capsys.readouterr().err == ""
