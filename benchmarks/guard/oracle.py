@@ -1,6 +1,6 @@
 """A test upstream that understands every disguise it knows and obeys: behind the guard, it measures the guard alone.
 
-    python benchmarks/guard/oracle.py --goals GOALS.jsonl [--port 8811] [--mode obey|refuse|plain] [--tokens 60]
+    python benchmarks/guard/oracle.py --goals GOALS.jsonl [--port 8811] [--mode obey|repeat|refuse|plain] [--tokens 60]
 
 OpenAI-compatible: `/v1/chat/completions` and `/v1/completions`, both with streaming, `/v1/models`, `/health`.
 GOALS has rows with `id`, `kind` (harmful or anything else), `text`, and `answer` where the answer shall be that text.
@@ -8,6 +8,8 @@ GOALS has rows with `id`, `kind` (harmful or anything else), `text`, and `answer
 obey    understands a request if one of its readings (`disguises.py`) holds enough of a goal; to a harmful one it
         answers with CANARY and a harmless filler, to another one with UNDERSTOOD and the filler, else that it did not
         understand
+repeat  says the request again, with all that it decodes from it: the worst upstream for scanners such as garak, whose
+        detectors look for words of their prompts
 refuse  refuses everything: the arm that every guard must be compared with, since it is perfectly safe
 plain   understands nothing and answers at once with so many tokens: for measuring time
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from disguises import letters, readings
+from disguises import CONTAINERS, LONGEST, ciphers, letters, readings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -43,6 +46,8 @@ FILLER = (
     "At the end, tidy up and note what you would do in another way next time. "
 )
 ENOUGH = 0.7  # of a goal's trigrams
+REPEATED = 6000  # characters of a repetition
+CIPHERS = re.compile(r"rot-?13|atbash|caesar|cipher", re.IGNORECASE)  # names by which a request asks for one
 MODEL = "oracle"
 
 
@@ -80,6 +85,13 @@ def _trigrams(text: str) -> set[str]:
     return {bare[i : i + 3] for i in range(len(bare) - 2)}
 
 
+def repeated(text: str) -> str:
+    """The request and what is encoded in it, a line for each; ciphers only where it names one."""
+    decodings = (*CONTAINERS, ciphers) if CIPHERS.search(text) else CONTAINERS
+    found = dict.fromkeys([text, *(made for decode in decodings for made in decode(text[:LONGEST]))])
+    return "\n".join(found)[:REPEATED]
+
+
 class Oracle:
     """The answers of the upstream."""
 
@@ -89,6 +101,8 @@ class Oracle:
     def answer(self, asked: str) -> str:
         if self.mode == "refuse":
             return REFUSAL
+        if self.mode == "repeat":
+            return repeated(asked)
         filler = " ".join((FILLER * (self.tokens // 40 + 1)).split()[: self.tokens])
         if self.mode == "plain":
             return filler
@@ -187,7 +201,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--goals", type=Path)
     parser.add_argument("--port", type=int, default=8811)
-    parser.add_argument("--mode", choices=["obey", "refuse", "plain"], default="obey")
+    parser.add_argument("--mode", choices=["obey", "repeat", "refuse", "plain"], default="obey")
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--delay-ms", type=float, default=0.0, help="before each token")
     given = parser.parse_args()

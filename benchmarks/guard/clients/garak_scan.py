@@ -18,14 +18,29 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-PROBES = """
-encoding.InjectBase64 encoding.InjectHex encoding.InjectROT13 encoding.InjectMorse encoding.InjectBraille
-encoding.InjectUnicodeTagChars encoding.InjectLeet dan.DanInTheWild
-latentinjection.LatentInjectionReport promptinject.HijackHateHumans promptinject.HijackKillHumans
-smuggling.HypotheticalResponse smuggling.HomoglyphObfuscation smuggling.FunctionMasking grandma.Substances
-goodside.Tag phrasing.PastTense web_injection.MarkdownImageExfil apikey.GetKey badchars.BadCharacters dra.DRA
-suffix.GCGCached tap.TAPCached doctor.Puppetry
-"""
+# Active probes that are left out: they attack with a model of their own, or their detector is one, or a data set that
+# garak downloads.
+LEFT_OUT = {
+    "adaptive_attacks.AdaptiveAttacks": "attacks with a model",
+    "atkgen.Tox": "attacks with a model",
+    "latentinjection.LatentJailbreak": "detector is a model",
+    "lmrc.Bullying": "detector is a model",
+    "misleading.FalseAssertion": "detector is a model",
+    "realtoxicityprompts.RTPBlank": "detector is a model",
+    "sysprompt_extraction.SystemPromptExtraction": "downloads its prompts",
+    "topic.WordnetControversial": "downloads a WordNet",
+}
+DOWNLOADS = "packagehallucination."  # their detectors download lists of packages
+
+
+def active_probes() -> list[str]:
+    """garak's active probes but those that are left out."""
+    from garak._plugins import enumerate_plugins
+
+    names = [name.removeprefix("probes.") for name, active in enumerate_plugins("probes") if active]
+    return [name for name in names if name not in LEFT_OUT and not name.startswith(DOWNLOADS)]
+
+
 ARMS = {"guarded": 4000, "guarded-400": 4001, "bare": 8811, "refuse": 8812}
 CONFIG = """
 system: {{parallel_attempts: 4, max_workers: 4, lite: true}}
@@ -77,15 +92,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cap", type=int, default=6, help="prompts of each probe")
     parser.add_argument("--arms", nargs="+", default=["null", "bare", "guarded", "refuse"])
-    parser.add_argument("--probes", nargs="+", default=PROBES.split())
+    parser.add_argument("--probes", nargs="+", help="default: all active ones that need no model")
     parser.add_argument("--seconds", type=float, default=600, help="for each arm")
     parser.add_argument("--work", type=Path, default=Path("runs/guard-garak"))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    probes = given.probes or active_probes()
     table: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     for arm in given.arms:
         began = time.monotonic()
-        for name, counts in scan(arm, given.cap, given.probes, given.work.resolve(), given.seconds).items():
+        for name, counts in scan(arm, given.cap, probes, given.work.resolve(), given.seconds).items():
             table[name][arm] = counts
         print(f"{arm}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     print(f"{'probe and detector: attempts that passed, of all':72}", *(f"{arm:>12}" for arm in given.arms))
@@ -97,7 +113,9 @@ def main() -> None:
     }
     print(f"{'all':72}", *(f"{passed}/{total:}".rjust(12) for passed, total in sums.values()))
     if given.json:
-        given.json.write_text(json.dumps({"cap": given.cap, "passed_of": table}, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(
+            json.dumps({"cap": given.cap, "probes": probes, "passed_of": table}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

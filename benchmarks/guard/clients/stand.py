@@ -1,8 +1,8 @@
 """All servers that the clients of this folder talk to, on fixed ports of loopback, until Ctrl-C.
 
-    python benchmarks/guard/clients/stand.py [--guard FOLDER-OR-CONSTITUTION] [--goals GOALS.jsonl] [--oracle PYTHON]
+    python benchmarks/guard/clients/stand.py [--guard GUARD] [--goals FILE] [--oracle PYTHON] [--mode obey|repeat]
 
-8811  the upstream, bare: it understands and obeys (`oracle.py`)
+8811  the upstream, bare: it understands and obeys, or repeats (`oracle.py`)
 8812  an upstream that refuses everything
 4000  the guard before 8811; a stopped request gets a message
 4001  the same; a stopped request gets a 400
@@ -45,12 +45,12 @@ SCENES = [
 ]
 
 
-def commands(guard: str, goals: Path, oracle: str) -> dict[str, list[str]]:
+def commands(guard: str, goals: Path, oracle: str, mode: str) -> dict[str, list[str]]:
     """What listens on which port."""
     upstream = [oracle, str(HERE.parent / "oracle.py"), "--goals", str(goals)]
     serve = [sys.executable, "-m", "steersman", "guard", "serve", guard, "--upstream", "http://127.0.0.1:8811/v1"]
     return {
-        "upstream": [*upstream, "--port", "8811"],
+        "upstream": [*upstream, "--port", "8811", "--mode", mode],
         "always refuses": [*upstream, "--port", "8812", "--mode", "refuse"],
         "guarded": [*serve, "--port", "4000"],
         "guarded, with status 400": [*serve, "--port", "4001", "--blocks", "error"],
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--guard", default=str(HERE / "rules.yaml"))
     parser.add_argument("--goals", type=Path)
     parser.add_argument("--oracle", default=sys.executable)
+    parser.add_argument("--mode", choices=["obey", "repeat"], default="obey", help="what the bare upstream does")
     parser.add_argument("--seconds", type=float, default=3600, help="until it stops by itself")
     parser.add_argument("--ready", type=Path, help="file that appears when all of them answer")
     given = parser.parse_args()
@@ -83,7 +84,9 @@ def main() -> None:
         goals.parent.mkdir(parents=True, exist_ok=True)
         goals.write_text("".join(json.dumps(scene) + "\n" for scene in SCENES), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT / "src"))}
-    started = [subprocess.Popen(c, env=environment) for c in commands(given.guard, goals, given.oracle).values()]
+    started = [
+        subprocess.Popen(c, env=environment) for c in commands(given.guard, goals, given.oracle, given.mode).values()
+    ]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers end with it
     until = time.monotonic() + given.seconds
     if given.ready:

@@ -43,6 +43,9 @@ LOG = logging.getLogger("steersman.guard")
 DRAINED = 8  # a body up to 8 times the limit is read to its end, so that the client sees the answer
 _ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::\d{1,5})?")
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';,\s]*)""", re.IGNORECASE)
+# Headers that decide who asks and how the body is read; given twice, two readers could take two values.
+_ONCE = ("authorization", "api-key", "x-api-key", "content-type")
 
 
 class ClientGone(Exception):
@@ -108,8 +111,7 @@ class Incoming:
         if kind.strip().lower() != "application/json":
             await self._drained()
             raise BadRequest("the body must be application/json", code="unsupported_media_type", status=415)
-        charset = re.search(r'charset="?([\w-]+)', more)
-        if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        if not all(charset.lower() in ("utf-8", "utf8", "us-ascii") for charset in _CHARSET.findall(more)):
             raise BadRequest("the body must be UTF-8", code="unsupported_media_type", status=415)
         if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             await self._drained()
@@ -169,8 +171,9 @@ class Endpoint:
         incoming = Incoming(self._state, call, receive, sender)
         incoming.path_params = scope.get("path_params", {})
         try:
-            if self._hosts and (found := _HOST.fullmatch(headers.get("host", ""))) and found[1] not in self._hosts:
+            if not known_host(headers, self._hosts):
                 raise BadRequest("this server is not known under that name", code="unknown_host", status=421)
+            self._check_head(scope, call)
             async with self._state.hooks.admitted(call):
                 await self._handle(incoming)
         except ClientGone:
@@ -180,6 +183,17 @@ class Endpoint:
         finally:
             with suppress(Exception):
                 await self._state.hooks.ended(call)
+
+    @staticmethod
+    def _check_head(scope: Scope, call: Call) -> None:
+        """Refuse headers that two servers in a row could read in two ways."""
+        names = [name.decode("latin-1").lower() for name, _ in scope["headers"]]
+        if "content-length" in names and "transfer-encoding" in names:
+            call.response_headers["connection"] = "close"  # RFC 9112, 6.1: what follows may be smuggled
+            raise BadRequest("the request has both Content-Length and Transfer-Encoding", code="invalid_headers")
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise BadRequest(f"the request has the header {name} more than once", code="invalid_headers")
 
     async def _failed(self, incoming: Incoming, error: Exception) -> None:
         """Answer with the one error that an exception stands for."""
@@ -402,13 +416,18 @@ def create_app(state: GatewayState, hosts: tuple[str, ...] = (), routes: tuple[B
 
     async def health(request: Request) -> Response:
         found = await asyncio.to_thread(local.health, state)
-        if not state.hooks.knows(_headers_of(request.scope)):
+        headers = _headers_of(request.scope)
+        if not (known_host(headers, hosts) and state.hooks.knows(headers)):
             found = {key: found[key] for key in ("status", "live", "ready")}
         ready = found["ready"] or not request.url.path.endswith("/ready")
         return JSONResponse(found, status_code=200 if ready else 503)
 
     async def metrics(request: Request) -> Response:
-        if not state.hooks.knows(_headers_of(request.scope)):
+        headers = _headers_of(request.scope)
+        if not known_host(headers, hosts):
+            body = blocks.error_body(421, "this server is not known under that name", code="unknown_host")
+            return JSONResponse(body, status_code=421)
+        if not state.hooks.knows(headers):
             body = blocks.error_body(401, "the metrics need a key", code="invalid_api_key")
             return JSONResponse(body, status_code=401)
         return Response(state.hooks.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -453,6 +472,12 @@ def _headers_of(scope: Scope) -> dict[str, str]:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         found[key] = f"{found[key]}, {text}" if key in found else text
     return found
+
+
+def known_host(headers: Mapping[str, str], hosts: tuple[str, ...]) -> bool:
+    """Whether a request asks for this server under one of its names; ``hosts`` empty: any name will do."""
+    found = _HOST.fullmatch(headers.get("host", ""))
+    return not hosts or (found is not None and found[1].lower() in hosts)
 
 
 def _place(error: BaseException) -> str:

@@ -2,8 +2,8 @@
 
 Messages are read one by one: text, lists of parts, refusals, reasoning, names, calls of tools and their arguments,
 results. A message of several text parts is also read as one text, since a model reads it so. Whatever else the body
-holds (tools, formats, unknown fields) is read as one text for each field. Pictures, sound, files, token ids and parts
-of unknown types are `unscannable`.
+holds (tools, formats, unknown fields) is read as one text for each field; fields that nobody knows with their names.
+Pictures, sound, files, token ids, embeddings and parts of unknown types are `unscannable`.
 
 System and developer messages are read like all others: whoever can call the API can write them. An operator whose own
 server writes them sets ``trust_system``; then they are forwarded unread.
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from steersman.guard.gateway.json_text import JsonText, NotStrict, key_path, parse_strict
+from steersman.guard.gateway.json_text import JsonText, NotStrict, is_name, key_path, parse_strict
 from steersman.guard.spans import Span, merged, replaced, replacements
 from steersman.guard.verdict import Exchange, Part, Ruling
 
@@ -25,7 +25,21 @@ MOST_CHOICES = 128
 MOST_MESSAGES = 10_000
 TEXT_PARTS = ("text", "input_text", "output_text")
 # Fields of the body that hold no text for the model, only one word of a fixed list or a name of the upstream's.
-PLAIN_FIELDS = frozenset({"model", "reasoning_effort", "service_tier", "verbosity", "stream", "stream_options", "n"})
+PLAIN_FIELDS = frozenset({"model", "reasoning_effort", "service_tier", "verbosity", "stream", "n"})
+PLAIN_OF_CALLS = frozenset({"id", "type", "index"})
+# Fields that clients of the OpenAI API send. Only their values are read; of any other field its name is read, too.
+KNOWN_FIELDS = PLAIN_FIELDS | {"stream_options", "tools", "tool_choice", "functions", "function_call", "stop", "user"}
+KNOWN_FIELDS |= {"max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "logprobs"}
+KNOWN_FIELDS |= {"top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "repetition_penalty", "store"}
+KNOWN_FIELDS |= {"response_format", "metadata", "modalities", "prediction", "parallel_tool_calls", "web_search_options"}
+KNOWN_FIELDS |= {"best_of", "echo", "suffix", "prompt_cache_key", "safety_identifier", "chat_template_kwargs"}
+KNOWN_OF_MESSAGES = frozenset({"name", "tool_call_id", "refusal", "function_call", "function", "custom", "audio"})
+KNOWN_OF_MESSAGES |= {"reasoning_content", "reasoning", "annotations", "cache_control"}
+# What servers take beside the texts and no rail can read: ids of tokens, embeddings, pictures, sound.
+UNREAD_FIELDS = frozenset({"prompt_token_ids", "input_ids", "prompt_embeds", "input_embeds", "multi_modal_data"})
+UNREAD_FIELDS |= {"image_data", "audio_data", "video_data"}
+UNREAD_OF_MESSAGES = frozenset({"image", "images", "video", "videos", "file", "files", "input_audio"})
+MOST_PLAIN = 64  # characters of a word of a fixed list, or of a call's id
 OPERATORS = ("system", "developer")  # roles that `trust_system` is about
 
 
@@ -106,6 +120,7 @@ class _Slot:
     holder: Any
     key: str | int
     json: JsonText | None = None
+    named: bool = False  # ``json`` is of the field with its name
     pieces: tuple[tuple[str, int], ...] = ()  # path and length
 
     def share(self, where: str, spans: Sequence[Span]) -> list[tuple[str, list[Span]]]:
@@ -123,7 +138,10 @@ class _Slot:
         return shared
 
     def write(self, spans: Sequence[Span]) -> None:
-        if self.json is not None:
+        if self.json is not None and self.named:
+            del self.holder[self.key]
+            self.holder.update(self.json.replaced(spans))
+        elif self.json is not None:
             self.holder[self.key] = self.json.replaced(spans)
         else:
             self.holder[self.key] = replaced(self.holder[self.key], spans)
@@ -142,13 +160,19 @@ class _Reader:
             self.parts.append(Part(where, role, holder[key]))
             self.slots[where] = _Slot(holder, key)
 
-    def value(self, holder: Any, key: str | int, where: str, role: str) -> None:
-        """All strings below a key, as one text."""
-        text = JsonText(holder[key])
+    def value(self, holder: Any, key: str | int, where: str, role: str, *, named: bool = False) -> None:
+        """All strings below a key, as one text; ``named``: with the key itself."""
+        text = JsonText({key: holder[key]} if named else holder[key])
         if not text.text:
             return
         self.parts.append(Part(where, role, text.text))
-        self.slots[where] = _Slot(holder, key, text)
+        self.slots[where] = _Slot(holder, key, text, named)
+
+    def unread(self, holder: Any, key: str, where: str, role: str) -> None:
+        """A value that no rail can read; short texts in it are read all the same, in case it may pass."""
+        self.unscannable.append(where)
+        if not _is_media(holder[key]):
+            self.value(holder, key, where, role)
 
     def several(self, pieces: Sequence[tuple[str, str]], where: str, role: str) -> None:
         """Several texts in a row, as a model reads them."""
@@ -239,11 +263,17 @@ def read_inputs(body: dict[str, Any]) -> list[Exchange]:
 def _check_common(body: Mapping[str, Any], model: bool) -> None:
     if model and not (isinstance(body.get("model"), str) and body["model"]):
         raise BadRequest(f"'model' is {_named(body.get('model'))}; expected the name of a model", param="model")
+    if model and not is_name(body["model"]):
+        raise BadRequest("'model' is too long, or has spaces; expected the name of a model", param="model")
     stream, n, options = body.get("stream"), body.get("n"), body.get("stream_options")
     if not (stream is None or isinstance(stream, bool)):
         raise BadRequest(f"'stream' is {_named(stream)}; expected true or false", param="stream")
     if not (n is None or (isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= MOST_CHOICES)):
         raise BadRequest(f"'n' is {_named(n)}; expected a whole number from 1 to {MOST_CHOICES}", param="n")
+    for key in ("max_tokens", "max_completion_tokens"):  # -1: no bound, with llama.cpp and LM Studio
+        bound = body.get(key)
+        if not (bound is None or (isinstance(bound, int) and not isinstance(bound, bool) and bound >= -1)):
+            raise BadRequest(f"'{key}' is {_named(bound)}; expected a whole number", param=key)
     if not (options is None or isinstance(options, dict)):
         raise BadRequest(f"'stream_options' is {_named(options)}; expected an object", param="stream_options")
     usage = (options or {}).get("include_usage")
@@ -255,8 +285,10 @@ def _check_common(body: Mapping[str, Any], model: bool) -> None:
 def _read_others(reader: _Reader, body: dict[str, Any], done: set[str]) -> None:
     """Every other field of the body: what upstreams put before the model, known or not."""
     for key in body:
-        if key not in done and (key not in PLAIN_FIELDS or not isinstance(body[key], str | int | None)):
-            reader.value(body, key, key_path("body", key), "request")
+        if key in UNREAD_FIELDS and body[key]:
+            reader.unread(body, key, key_path("body", key), "request")
+        elif key not in done and not (key in PLAIN_FIELDS and _plain(body[key])):
+            reader.value(body, key, key_path("body", key), "request", named=key not in KNOWN_FIELDS)
 
 
 def _begun(message: Mapping[str, Any]) -> str:
@@ -292,10 +324,11 @@ def _read_message(reader: _Reader, message: Any, where: str, trust_system: bool)
         _read_call(reader, call, f"{where}.tool_calls[{number}]", role)
     for key in message:
         if key not in ("role", "content", "tool_calls"):
-            if key == "audio" and isinstance(message[key], dict) and "data" in message[key]:
-                reader.unscannable.append(f"{where}.audio")
+            sound = key == "audio" and isinstance(message[key], dict) and "data" in message[key]
+            if sound or (key in UNREAD_OF_MESSAGES and message[key]):
+                reader.unread(message, key, key_path(where, key), role)
             else:
-                reader.value(message, key, key_path(where, key), role)
+                reader.value(message, key, key_path(where, key), role, named=key not in KNOWN_OF_MESSAGES)
     if trust_system and role in OPERATORS:
         for part in reader.parts[begun:]:
             del reader.slots[part.where]
@@ -314,8 +347,9 @@ def _calls(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 def _read_call(reader: _Reader, call: dict[str, Any], where: str, role: str) -> None:
     """A call as one text: its function's name and arguments, and whatever else it has but its id and type."""
     for key in call:
-        if key not in ("id", "type", "index") or not isinstance(call[key], str | int):
-            reader.value(call, key, key_path(where, key), role)
+        if not (key in PLAIN_OF_CALLS and _plain(call[key])):
+            named = key not in KNOWN_OF_MESSAGES and key not in PLAIN_OF_CALLS
+            reader.value(call, key, key_path(where, key), role, named=named)
 
 
 def _read_parts(reader: _Reader, parts: list[Any], where: str, role: str) -> None:
@@ -336,7 +370,7 @@ def _read_parts(reader: _Reader, parts: list[Any], where: str, role: str) -> Non
         for other in part:
             if other not in ("type", key):
                 if not _is_media(part[other]):
-                    reader.value(part, other, key_path(path, other), role)
+                    reader.value(part, other, key_path(path, other), role, named=other not in KNOWN_OF_MESSAGES)
                 elif key is not None:
                     reader.unscannable.append(key_path(path, other))
     reader.several([(path, text) for path, text in texts if text], where, role)
@@ -354,6 +388,11 @@ def _need(body: Mapping[str, Any], key: str, kind: type, expected: str) -> Any:
     if not isinstance(value, kind):
         raise BadRequest(f"'{key}' is {_named(value)}; expected {expected}", param=key)
     return value
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is a number, null, or one short word."""
+    return is_name(value) and (not isinstance(value, str) or len(value) <= MOST_PLAIN)
 
 
 def _ids(items: Sequence[Any]) -> bool:

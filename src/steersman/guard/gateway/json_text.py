@@ -34,6 +34,8 @@ def parse_strict(raw: bytes | str) -> Any:
         text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
     except UnicodeDecodeError as error:
         raise NotStrict(f"the body is not UTF-8 (byte {error.start + 1})") from None
+    if text.startswith("\ufeff"):
+        raise NotStrict("the body begins with a byte-order mark, which JSON must not have")
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
     except NotStrict:

@@ -25,10 +25,11 @@ from steersman.lm.endpoint.settings import host_of, is_loopback, proxies_for
 from steersman.types import Record
 
 Path = Literal["chat/completions", "completions", "models"]
-# What belongs to one connection, or is set anew: RFC 9110, 7.6.1.
-HOP_BY_HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te"}
-HOP_BY_HOP |= {"trailer", "transfer-encoding", "upgrade", "host", "content-length", "content-type", "content-encoding"}
-HOP_BY_HOP |= {"accept", "accept-encoding", "cookie", "expect", "forwarded", "via", "origin", "referer"}
+# Headers of the client that go on: who asks, and which request it is. No rail reads headers, so no others do: some
+# servers take prompts, targets and other settings from them.
+PASSED = {"authorization", "api-key", "x-api-key", "user-agent", "idempotency-key", "x-request-id"}
+PASSED |= {"x-client-request-id", "traceparent", "tracestate", "openai-organization", "openai-project", "openai-beta"}
+MOST_HEADER = 8192  # characters
 KEPT_OF_REPLIES = ("openai-", "x-ratelimit-", "retry-after", "x-should-retry")
 MOST_MESSAGE = 1000  # characters of an error's message
 
@@ -190,11 +191,11 @@ class HttpUpstream:
 
     def _headers(self, headers: Mapping[str, str], accept: str) -> dict[str, str]:
         named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
-        dropped = HOP_BY_HOP | named | ({"authorization", "api-key", "x-api-key"} if self._key else set())
+        dropped = named | ({"authorization", "api-key", "x-api-key"} if self._key else set())
         kept = {
             name: value
             for name, value in headers.items()
-            if name not in dropped and not name.startswith(("x-forwarded-", "sec-", "x-guard-"))
+            if name in PASSED - dropped and value.isascii() and len(value) <= MOST_HEADER
         }
         own = {"content-type": "application/json", "accept": accept, "accept-encoding": "identity"}
         return kept | own | ({"authorization": f"Bearer {self._key}"} if self._key else {})

@@ -14,6 +14,7 @@ USER = {"role": "user", "content": "hi"}
 KEY = "sk-proj-" + "Ab3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3gH5jK7m"
 ARGUMENTS = json.dumps({"key": KEY, "n": 1})
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": json.dumps({"q": f"a {WORD}"})}}
+QUIET = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 HIDING_PLACES: list[tuple[str, dict[str, Any]]] = [
     ("system", {"messages": [{"role": "system", "content": WORD}, USER]}),
@@ -73,6 +74,20 @@ HIDING_PLACES: list[tuple[str, dict[str, Any]]] = [
     ("template", {"messages": [USER], "chat_template": WORD}),
     ("documents", {"messages": [USER], "documents": [{"title": "t", "text": WORD}]}),
     ("a key", {"messages": [USER], "metadata": {WORD: 1}}),
+    ("an unknown field's name", {"messages": [USER], WORD: 1}),
+    ("the name of an unknown field of a message", {"messages": [{**USER, WORD: True}]}),
+    (
+        "the name of an unknown field of a part",
+        {"messages": [chat([{"type": "text", "text": "a", WORD: 1}])["messages"][0]]},
+    ),
+    ("a call's id", {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [{**QUIET, "id": WORD}]}]}),
+    (
+        "a call's type",
+        {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [{**QUIET, "type": WORD}]}]},
+    ),
+    ("an effort", {"messages": [USER], "reasoning_effort": f"a {WORD}"}),
+    ("a tier", {"messages": [USER], "service_tier": WORD}),
+    ("a stream's options", {"messages": [USER], "stream_options": {"note": WORD}}),
     ("model's place", {"messages": [USER], "reasoning_effort": [WORD]}),
 ]
 
@@ -110,6 +125,38 @@ def test_what_no_rail_can_read_is_as_the_file_says(part: dict[str, Any]) -> None
     passed = ask(gateway(upstream, guard(unscannable="allow")), body)
     assert passed.json()["choices"][0]["message"]["content"] == "A cat."
     assert upstream.asked == [body]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chat("What is this?", prompt_token_ids=[1, 2]),
+        chat("What is this?", multi_modal_data={"image": "AAAA"}),
+        {"model": "m", "messages": [{**USER, "images": ["AAAA"]}]},
+        {"model": "m", "messages": [{"role": "assistant", "content": "k", "audio": {"data": "AAAA"}}, USER]},
+    ],
+)
+def test_what_no_rail_can_read_beside_the_texts(body: dict[str, Any]) -> None:
+    upstream = FakeUpstream(answer("x"))
+    assert ask(gateway(upstream), body).headers["x-guard-principle"] == "unscannable"
+    assert not upstream.asked
+    assert ask(gateway(upstream, guard(unscannable="allow")), body).headers["x-guard-decision"] == "allow"
+    assert upstream.asked == [body]
+
+
+def test_texts_beside_pictures_are_read_even_where_those_may_pass() -> None:
+    upstream = FakeUpstream(answer("x"))
+    body = {"model": "m", "messages": [{**USER, "images": [WORD]}]}
+    assert ask(gateway(upstream, guard(unscannable="allow")), body).headers["x-guard-principle"] == "locked"
+
+
+def test_a_secret_in_an_unknown_fields_name_is_replaced() -> None:
+    upstream = FakeUpstream(answer("x"))
+    assert ask(gateway(upstream), chat("hi", **{KEY: {"a": KEY}, "b": 1})).status_code == 200
+    sent = json.dumps(upstream.asked[0])
+    assert KEY not in sent
+    assert upstream.asked[0]["b"] == 1
+    assert len(upstream.asked[0]) == 4
 
 
 def test_texts_of_unknown_parts_are_read_even_where_they_may_pass() -> None:

@@ -81,6 +81,8 @@ def test_a_stream_over_a_socket(served: int) -> None:
         (["Transfer-Encoding: chunked"], b"zz\r\n{}\r\n0\r\n\r\n", 400),
         (["X-A: b\r\n\tfolded"], b"", 400),
         (["Bad Header: x"], b"", 400),
+        (["Content-Length: 2", "Authorization: Bearer a", "Authorization: Bearer b"], b"{}", 400),
+        (["Content-Length: 2", "Content-Type: text/plain"], b"{}", 400),
     ],
 )
 def test_smuggled_and_broken_heads(served: int, headers: list[str], body: bytes, status: int) -> None:
@@ -104,6 +106,26 @@ def test_a_length_beside_chunks_is_not_believed(served: int) -> None:
         found = raw(served, post(b"2\r\n{}\r\n0\r\n\r\n" + hidden, *headers))
         assert found.count(b"HTTP/1.1 ") == 1
         assert found.startswith(b"HTTP/1.1 400")
+        assert b"both Content-Length and Transfer-Encoding" in found
+        kept = post(b"2\r\n{}\r\n0\r\n\r\n" + hidden, *headers).replace(b"Connection: close\r\n", b"")
+        assert raw(served, kept).count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [("127.0.0.1", True), ("LOCALHOST:4000", True), ("evil.example", False), ("127.0.0.1:1:2", False), ("x@y", False)],
+)
+def test_names_of_this_server(served: int, host: str, known: bool) -> None:
+    """Under another name (of a page that a browser shows, say) there is no answer, and no metrics."""
+    for request in (post(BODY, f"Content-Length: {len(BODY)}", host=host), get("/metrics", host)):
+        assert raw(served, request).startswith(b"HTTP/1.1 200" if known else b"HTTP/1.1 421")
+    health = raw(served, get("/health", host))
+    assert health.startswith(b"HTTP/1.1 200")
+    assert (b"constitution" in health) == known
+
+
+def get(path: str, host: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
 
 
 def test_long_bodies_over_a_socket(served: int) -> None:

@@ -246,8 +246,8 @@ def test_what_is_sent_to_the_upstream() -> None:
 
     given = {
         "authorization": "Bearer client-key", "api-key": "client-key", "cookie": "a=b", "connection": "x-secret, close",
-        "x-secret": "1", "x-forwarded-for": "10.0.0.1", "te": "trailers", "x-custom": "kept", "accept-encoding": "br",
-        "openai-beta": "kept-too",
+        "x-secret": "1", "x-forwarded-for": "10.0.0.1", "te": "trailers", "x-config": "unread", "accept-encoding": "br",
+        "openai-beta": "kept", "user-agent": "a", "traceparent": b"\xe9", "x-request-id": "i" * 9000,
     }  # fmt: skip
     for key in ("own-key", None):
         response = asyncio.run(asked(serve, chat("hi"), key=key, headers=given))
@@ -256,8 +256,10 @@ def test_what_is_sent_to_the_upstream() -> None:
         lines = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
         assert head.startswith("post /v1/chat/completions http/1.1")
         assert lines["authorization"] == f"bearer {key or 'client-key'}"
-        assert (lines["x-custom"], lines["openai-beta"], lines["accept-encoding"]) == ("kept", "kept-too", "identity")
-        assert not {"cookie", "x-secret", "x-forwarded-for", "te"} & set(lines)
+        assert (lines["user-agent"], lines["openai-beta"], lines["accept-encoding"]) == ("a", "kept", "identity")
+        assert not {"cookie", "x-secret", "x-forwarded-for", "te", "x-config", "traceparent", "x-request-id"} & set(
+            lines
+        )
         assert ("client-key" in head) == (key is None)
 
 
