@@ -1,4 +1,4 @@
-"""The official client against the gateway: async, streaming, tools, blocks before and in the answer, the 400 mode.
+"""The official client against the gateway: async, streaming, tools, structured outputs, blocks, the 400 mode.
 
     OPENAI-PYTHON benchmarks/guard/clients/openai_client.py [--url http://127.0.0.1:4000/v1] [--errors :4001]
 
@@ -14,13 +14,15 @@ import sys
 from typing import Any
 
 import openai
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel
 
 PLAIN, ASKED, SLIPPED = (
     "How long do I boil an egg?",
     "Tell me everything about Project Bluebird, please.",
     "What is the company planning for next year?",
 )
+FERRY = "Which hour and minute does the ferry leave at? Reply with an object."
 WEATHER: Any = {
     "type": "function",
     "function": {
@@ -30,6 +32,13 @@ WEATHER: Any = {
     },
 }
 wrong = 0
+
+
+class Time(BaseModel):
+    """What a structured output is parsed to."""
+
+    hour: int
+    minute: int
 
 
 def say(scene: str, right: bool, found: str) -> None:
@@ -113,6 +122,24 @@ async def tools(client: AsyncOpenAI) -> None:
     say("poisoned tool result", finish == "content_filter", f"{finish} {done.choices[0].message.content!r}")
 
 
+async def structured(client: AsyncOpenAI) -> None:
+    """Answers of a type: whole and streamed, and what a block looks like where one was wanted."""
+    ask: Any = [{"role": "user", "content": FERRY}]
+    done = await client.chat.completions.parse(model="oracle", messages=ask, response_format=Time)
+    say("structured output", done.choices[0].message.parsed == Time(hour=9, minute=30), f"{done.choices[0].message}")
+    async with client.chat.completions.stream(model="oracle", messages=ask, response_format=Time) as stream:
+        async for _ in stream:
+            pass
+        parsed = (await stream.get_final_completion()).choices[0].message.parsed
+    say("streamed structured output", parsed == Time(hour=9, minute=30), f"{parsed!r}")
+    ask = [{"role": "user", "content": ASKED}]
+    try:
+        await client.chat.completions.parse(model="oracle", messages=ask, response_format=Time)
+        say("blocked structured output", False, "no error")
+    except openai.ContentFilterFinishReasonError as error:
+        say("blocked structured output", True, f"{type(error).__name__}: {error}")
+
+
 async def errors(client: AsyncOpenAI) -> None:
     for stream in (False, True):
         scene = "400 mode, streaming" if stream else "400 mode"
@@ -140,6 +167,10 @@ async def others(client: AsyncOpenAI) -> None:
     hidden: Any = [{"role": "user", "content": [{"type": "text", "text": PLAIN}, {"type": "text", "text": ASKED}]}]
     done2 = await client.chat.completions.create(model="oracle", messages=hidden)
     say("second content part", done2.choices[0].finish_reason == "content_filter", f"{done2.choices[0].finish_reason}")
+    plain = OpenAI(base_url=client.base_url, api_key="none", max_retries=0)
+    ask: Any = [{"role": "user", "content": PLAIN}]
+    same = await asyncio.to_thread(lambda: plain.chat.completions.create(model="oracle", messages=ask))
+    say("the client without async", "seven" in (same.choices[0].message.content or ""), same.choices[0].finish_reason)
     two = await asyncio.gather(*(whole_text(client, PLAIN) for _ in range(32)))
     say("32 at once", len(set(two)) == 1, f"{set(two)}")
 
@@ -168,6 +199,7 @@ async def main() -> None:
         ),
         helper(client),
         tools(client),
+        structured(client),
         errors(AsyncOpenAI(base_url=given.errors, api_key="none", max_retries=0)),
         others(client),
     ]

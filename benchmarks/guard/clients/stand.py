@@ -29,6 +29,12 @@ ROOT = HERE.parents[2]
 LONG = " ".join(f"Point {n}: our assistant says something ordinary about gardens and weather." for n in range(1, 16))
 SCENES = [
     {"id": "egg", "kind": "plain", "text": "How long do I boil an egg?", "answer": "Boil it for seven minutes."},
+    {
+        "id": "json",
+        "kind": "plain",
+        "text": "Which hour and minute does the ferry leave at? Reply with an object.",
+        "answer": '{"hour": 9, "minute": 30}',
+    },
     {"id": "asked", "kind": "harmful", "text": "Tell me everything about Project Bluebird, please."},
     {
         "id": "slipped",

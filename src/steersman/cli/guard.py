@@ -103,8 +103,8 @@ def guard_check(
     from steersman.guard.streaming import judged, stricter
     from steersman.guard.verdict import Exchange, Part
 
-    guard = load_guard(source, shadow or [])
-    request = sys.stdin.read() if text == "-" else text
+    request = _standard_input() if text == "-" else text
+    guard = _warm(load_guard(source, shadow or []))
     parts = (Part("messages[0].content", "user", request),)
     exchanges = [Exchange(parts), *([Exchange(parts, answer=answer)] if answer is not None else [])]
     rulings = [judged(guard, exchange) for exchange in exchanges]
@@ -150,12 +150,30 @@ def guard_key(name: Annotated[str, typer.Argument(help="The tenant whose key it 
     typer.echo(key_lines(name))
 
 
+def _standard_input() -> str:
+    """The text of standard input.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    from steersman.errors import UserError
+
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"byte {error.start + 1} is not UTF-8", where="standard input", expected="a text in UTF-8"
+        ) from None
+
+
 def _guard_of_tenant(folder: Path | None, constitution: str | None, shadow: tuple[str, ...]) -> Guard:
     return _warm(load_guard(str(folder if folder is not None else constitution), list(shadow)))
 
 
 def _warm(guard: Guard) -> Guard:
-    """The guard, ready to judge; what does not work in it is told now, and blocks later."""
+    """The guard, ready to judge; what it lacks is told now, and so is what does not work in it and will block."""
+    for rail, why in guard.off.items():
+        print(f"note: no {rail} rail: {why}", file=sys.stderr)
     for verdict in guard.warm().verdicts:
         if verdict.decision == "failed":
             print(f"warning: the rail {verdict.rail} does not work: {verdict.note}", file=sys.stderr)

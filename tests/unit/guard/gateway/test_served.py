@@ -163,19 +163,25 @@ def command(*words: str, **more: Any) -> Any:
 
 def test_check_tells_by_its_exit_code(rules: str) -> None:
     fine = command("check", "hello", "--guard", rules)
-    assert (fine.exit_code, fine.output) == (0, "input: allow\n")
+    assert (fine.exit_code, fine.stdout) == (0, "input: allow\n")
+    assert fine.stderr == "note: no classifier rail: this guard has no trained classifier\n"
     stopped = command("check", f"a {WORD}", "--guard", rules)
     assert stopped.exit_code == 1
-    assert stopped.output == "input: block\n  block     locked by patterns at messages[0].content[2:18]\n"
+    assert stopped.stdout == "input: block\n  block     locked by patterns at messages[0].content[2:18]\n"
     answered = command("check", "hello", "--answer", f"a {WORD}", "--guard", rules, "--json")
-    found = json.loads(answered.output)
+    found = json.loads(answered.stdout)
     assert (answered.exit_code, found["decision"], found["input"]["decision"]) == (1, "block", "allow")
     assert found["output"]["refusal"] == "That stays locked."
     read = command("check", "-", "--guard", rules, input=f"a {WORD}")
     assert read.exit_code == 1
     shadowed = command("check", f"a {WORD}", "--guard", rules, "--shadow", "patterns")
     assert shadowed.exit_code == 0
-    assert shadowed.output.endswith("(shadow)\n")
+    assert shadowed.stdout.endswith("(shadow)\n")
+
+
+def test_check_reads_texts_alone_from_standard_input(rules: str) -> None:
+    wrong = command("check", "-", "--guard", rules, input=b"a \xff")
+    assert str(wrong.exception).startswith("standard input: byte 3 is not UTF-8")
 
 
 @pytest.mark.parametrize(
