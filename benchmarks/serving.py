@@ -1,15 +1,16 @@
-"""Throughput and first-token delay of `steersman serve` beside llama.cpp's server and vLLM's CPU build.
+"""`steersman serve` beside vLLM's CPU build and llama.cpp's server: tokens a second, and time to the first text.
 
-    .venv/bin/python benchmarks/serving.py --vllm ENV/bin/python --llama llama-server [--quick]
+    python benchmarks/serving.py --vllm ENV/bin/python --llama LLAMA_CPP [--quick]
 
-The same weights (gemma-3-270m, float32; llama.cpp also reads the Q4_K_M file that these were dequantised from), prompts
-and most tokens, greedy, ``/v1/completions`` as streams, 1, 8 and 32 at once. All servers run side by side
-and idle while one is asked; they take turns, twice (A B C A B C), each time with prompts that none has seen, and
-``--cores`` threads each. One row a server, number of streams and round: tokens a second over all streams, and
-milliseconds to the first text. Also the share of decoding time that a probe costs (`serving/probing.py`): with and
-without, in turns, in this process. Writes `benchmarks/results/serving.json`.
+The same weights (gemma-3-270m's base model), prompts, and numbers of tokens (no end-of-text token ends an answer),
+greedy, ``/v1/completions`` as streams, 1, 8 and 32 at once. Each server has ``--cores`` threads, and each runs in
+float32 and in what its own kernels are made for: ours int8 (``--fast``), vLLM and llama.cpp bfloat16. All run side by
+side and idle while one is asked; they take turns, twice (A B C A B C), each time with prompts that none has seen. One
+row a server, number of streams and round. A server that does not run is in ``not_run``, with its own last words.
 
-The F32 file for llama.cpp: ``llama-quantize --allow-requantize Q4_K_M.gguf F32.gguf F32``.
+LLAMA_CPP is its source, with ``llama-server`` in the folder ``build`` in it or beside it. Its files are made once, by
+its own converter (which needs sentencepiece, and runs in vLLM's environment if there is one), into ``--files``. Writes
+`benchmarks/results/serving.json`; some seven minutes on two quiet cores, the first time more, because vLLM compiles.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import httpx2
 
 from steersman.lm import pretrained
+from steersman.lm.gguf_export import export_gguf
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "gemma-3-270m"
@@ -50,13 +51,15 @@ QUESTIONS = (
 
 
 class Server(NamedTuple):
-    """A server to be measured."""
+    """A server to be measured. ``body``: what its requests have beside the others', for the same number of tokens."""
 
     name: str
+    precision: str
     command: list[str]
     port: int
     model: str
     environment: dict[str, str]
+    body: dict[str, Any]
 
 
 def servers(arguments: argparse.Namespace, base: Path) -> Iterator[Server]:
@@ -64,22 +67,48 @@ def servers(arguments: argparse.Namespace, base: Path) -> Iterator[Server]:
     port, cores = itertools.count(arguments.port), str(arguments.cores)
     threads = {"OMP_NUM_THREADS": cores, "HF_HUB_OFFLINE": "1"}
     ours = [sys.executable, "-m", "steersman", "serve", str(base), "--context", "1024"]
-    for name, more in {"steersman": [], "steersman --fast": ["--fast"]}.items():
+    stops = {"logit_bias": dict.fromkeys(map(str, ends_of(base)), -100)}
+    for precision, more in {"float32": [], "int8": ["--fast"]}.items():
         number = next(port)
-        yield Server(name, [*ours, "--port", str(number), *more], number, base.name, threads)
-    if arguments.vllm:
+        command = [*ours, "--port", str(number), *more]
+        yield Server(f"steersman {precision}", precision, command, number, base.name, threads, stops)
+    for precision in ("float32", "bfloat16") if arguments.vllm else ():
         number = next(port)
-        own = ["--model", str(base), "--served-model-name", NAME, "--dtype", "float32", "--max-model-len", "1024"]
+        own = ["--model", str(base), "--served-model-name", NAME, "--dtype", precision, "--max-model-len", "1024"]
         own += ["--max-num-seqs", "32", "--host", "127.0.0.1", "--port", str(number), "--generation-config", "vllm"]
         quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_HOST_IP": "127.0.0.1"}
-        room = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "2"}
+        room = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        room |= {"VLLM_CACHE_ROOT": str(arguments.files / "vllm")}
         command = [arguments.vllm, "-m", "vllm.entrypoints.openai.api_server", *own]
-        yield Server("vLLM", command, number, NAME, threads | quiet | room)
-    for file in arguments.gguf if arguments.llama else ():
-        number = next(port)
+        yield Server(
+            f"vLLM {precision}", precision, command, number, NAME, threads | quiet | room, {"ignore_eos": True}
+        )
+    for precision in ("float32", "bfloat16") if arguments.llama else ():
+        number, file = next(port), gguf_of(base, precision, arguments)
         own = ["-m", str(file), "--alias", NAME, "-np", "32", "-c", str(32 * 1024), "-t", cores, "-tb", cores]
-        command = [arguments.llama, *own, "--host", "127.0.0.1", "--port", str(number), "--no-webui"]
-        yield Server(f"llama.cpp {file.stem}", command, number, NAME, threads)
+        builds = (arguments.llama / "build", arguments.llama.parent / "build")
+        program = str(next((b for b in builds if b.is_dir()), builds[0]) / "bin" / "llama-server")
+        command = [program, *own, "--host", "127.0.0.1", "--port", str(number), "--no-webui"]
+        yield Server(f"llama.cpp {precision}", precision, command, number, NAME, threads, {"ignore_eos": True})
+
+
+def ends_of(base: Path) -> list[int]:
+    """The tokens that end a text."""
+    found = json.loads((base / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    return found if isinstance(found, list) else [found]
+
+
+def gguf_of(base: Path, precision: str, arguments: argparse.Namespace) -> Path:
+    """The weights for llama.cpp, made by its converter where the file is not there yet."""
+    file: Path = arguments.files / f"{base.name}-{precision}.gguf"
+    if not file.exists():
+        kind = {"float32": "f32", "bfloat16": "bf16"}[precision]
+        export_gguf(base, file, arguments.llama, kind, arguments.vllm or sys.executable)
+    return file
+
+
+class NotRunning(Exception):
+    """A server did not start; its last words."""
 
 
 @contextmanager
@@ -98,7 +127,7 @@ def running(server: Server, logs: Path) -> Iterator[None]:
             except httpx2.HTTPError:
                 pass
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{server.name} did not start:\n{Path(log.name).read_text(encoding='utf-8')[-3000:]}")
+                raise NotRunning("\n".join(Path(log.name).read_text(encoding="utf-8").splitlines()[-12:])[-2000:])
             time.sleep(0.5)
         yield
     finally:
@@ -123,6 +152,7 @@ def prompts(count: int, seed: int) -> list[str]:
 async def ask(client: httpx2.AsyncClient, server: Server, prompt: str, most: int) -> tuple[int, float, float]:
     """One request: tokens, seconds to the first text, seconds to the end."""
     body = {"model": server.model, "prompt": prompt, "max_tokens": most, "temperature": 0, "stream": True}
+    body |= server.body
     body["stream_options"] = {"include_usage": True}
     began, first, tokens = time.perf_counter(), 0.0, 0
     url = f"http://127.0.0.1:{server.port}/v1/completions"
@@ -156,6 +186,7 @@ async def load(server: Server, streams: int, asked: Sequence[str], most: int) ->
     tokens = sum(count for count, _, _ in answers)
     return {
         "server": server.name,
+        "precision": server.precision,
         "streams": streams,
         "requests": len(answers),
         "tokens": tokens,
@@ -166,97 +197,53 @@ async def load(server: Server, streams: int, asked: Sequence[str], most: int) ->
     }
 
 
-# ── the probe ────────────────────────────────────────────────────────────────────────────────────────────────────────
-class Linear:
-    """A linear probe with a moving average, as the guard's."""
-
-    layer = 12
-
-    def __init__(self, width: int) -> None:
-        import torch
-
-        self.weight = torch.randn(width, generator=torch.Generator().manual_seed(0))
-
-    def start(self, rows: int) -> None:
-        """See `probing.Probe`."""
-        import torch
-
-        self.mean = torch.zeros(rows)
-
-    def step(self, hidden: Any) -> Any:
-        """See `probing.Probe`."""
-        import torch
-
-        states = torch.nn.functional.normalize(hidden.float(), dim=-1)
-        for column in (states @ self.weight).unbind(1):
-            self.mean = self.mean * 0.9375 + column * 0.0625
-        return self.mean
-
-
-def _releasing(done: threading.Semaphore) -> Any:
-    """What is told of a sequence, of which only the end counts."""
-    return lambda told: done.release() if told.finish else None
-
-
-def probe_share(base: Path, rows: int, most: int, rounds: int) -> dict[str, Any]:
-    """Seconds of decoding with a probe and without, in turns."""
-    from steersman.lm.sampling import SamplingConfig
-    from steersman.serving import models
-    from steersman.serving.engine import Engine, EngineConfig
-    from steersman.serving.sequences import Job, Ticket
-
-    served = models.load(base, {NAME: None})
-    chat = served[NAME].chat
-    probe = Linear(served[NAME].sampler.model.config.get_text_config().hidden_size)
-    seconds: dict[str, list[float]] = {"without": [], "with": []}
-    for number in range(rounds):
-        for name, given in (("without", None), ("with", probe)):
-            engine, done = Engine(served, EngineConfig(rows=rows), given).start(), threading.Semaphore(0)
-            for prompt in prompts(rows, 900 + number):
-                job = Job(NAME, chat.prompt_ids(prompt), SamplingConfig(max_new_tokens=most), logit_bias=((1, -100.0),))
-                engine.submit([Ticket(job, _releasing(done))])
-            for _ in range(rows):
-                done.acquire()
-            engine.close()
-            seconds[name].append(engine.counters.decode_s / engine.counters.sampled_tokens)
-    shares = [w / o - 1 for o, w in zip(seconds["without"], seconds["with"], strict=True)]
-    return {"rows": rows, "seconds_per_token": seconds, "added_share": statistics.median(shares)}
-
-
 # ── all ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def main() -> None:
-    """Measure and write."""
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--vllm", help="the Python of an environment with vllm-cpu")
-    parser.add_argument("--llama", help="llama.cpp's llama-server")
-    parser.add_argument("--gguf", type=Path, nargs="*", default=[], help="files of the same weights for it")
+    parser.add_argument("--llama", type=Path, help="llama.cpp's source, built")
+    parser.add_argument("--files", type=Path, default=Path(tempfile.gettempdir()) / "steersman-serving")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--port", type=int, default=18100)
     parser.add_argument("--quick", action="store_true", help="few and short answers: does everything run?")
+    parser.add_argument("--only", nargs="*", help="beginnings of names of servers")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.streams, arguments.rounds, arguments.tokens = [1, 4], 1, 8
-    base, rows = pretrained.resolve(MODEL), list[dict[str, Any]]()
-    some = list(servers(arguments, base))
+    return arguments
+
+
+def main() -> None:
+    """Measure and write."""
+    arguments, began = parsed(), time.monotonic()
+    base, rows, not_run = pretrained.resolve(MODEL), list[dict[str, Any]](), dict[str, str]()
+    arguments.files.mkdir(parents=True, exist_ok=True)
+    some = [s for s in servers(arguments, base) if not arguments.only or s.name.startswith(tuple(arguments.only))]
     with tempfile.TemporaryDirectory() as logs, ExitStack() as stack:
-        for server in some:
-            stack.enter_context(running(server, Path(logs)))
+        for server in list(some):
+            try:
+                stack.enter_context(running(server, Path(logs)))
+            except (NotRunning, OSError) as error:
+                not_run[server.name] = str(error)
+                some.remove(server)
+                print(f"{server.name} does not run:\n{error}", flush=True)
+                continue
             asyncio.run(load(server, 2, prompts(2, 999), 4))  # the first request of all compiles and allocates
-            print(f"{server.name} is ready", flush=True)
+            print(f"{server.name} is ready after {time.monotonic() - began:.0f} s", flush=True)
         for number, streams in itertools.product(range(arguments.rounds), arguments.streams):
-            asked = prompts(max(4, 2 * streams), 10 * number + arguments.streams.index(streams))
+            asked = prompts(max(2, streams), 10 * number + arguments.streams.index(streams))
             for server in some:
                 rows.append({"round": number, **asyncio.run(load(server, streams, asked, arguments.tokens))})
                 print(json.dumps(rows[-1]), flush=True)
-    share = probe_share(base, 8, arguments.tokens, 1 if arguments.quick else 3)
-    print(f"a probe adds {share['added_share']:.1%} to decoding")
     about = {"cores": arguments.cores, "processor": platform.processor() or platform.machine(), "model": MODEL}
     about |= {"python": platform.python_version(), "load_average": os.getloadavg(), "tokens": arguments.tokens}
-    arguments.out.write_text(json.dumps({"about": about, "rows": rows, "probe": share}, indent=2) + "\n")
+    about |= {"seconds": round(time.monotonic() - began)}
+    arguments.out.write_text(json.dumps({"about": about, "rows": rows, "not_run": not_run}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -251,11 +251,11 @@ GUARD = (
         "unit/serving/test_engine.py::test_a_long_prompt_does_not_hold_up_who_is_answered",
     ),
     Mutant(
-        "a served probe does not see what was read before",
+        "the text of a token is told before the probe has read it",
         "serving/engine.py",
-        "    if before is None or before.watched is None:",
-        "    if True:",
-        "unit/serving/test_engine.py::test_a_probe_reads_every_token_once",
+        "            if lane.probe is None:",
+        "            if True:",
+        "unit/serving/test_engine.py::test_a_probe_reads_every_token_before_its_text_is_told",
     ),
     Mutant(
         "a client that has gone is served to the end",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from steersman.guard.gateway.state import GatewaySettings
     from steersman.guard.gateway.upstream import Upstream
     from steersman.guard.guard import Guard
+    from steersman.guard.verdict import Rail
 
 guard_app = typer.Typer(help="Enforce a constitution on what goes into a model and comes out.", no_args_is_help=True)
 Source = Annotated[
@@ -63,11 +65,11 @@ def guard_serve(
         )
     settings, operated = _settings(set_ or [], blocks=blocks, tenants=tenants, audit=audit)
     key = _key(key_variable)
-    behind = _behind(upstream, key)
+    behind, rails = _behind(upstream, key, source)
     address = Address(host=host, port=port, url=url)
     operation = Operation(
         operated,
-        _warm(load_guard(source, shadow or [])),
+        _warm(load_guard(source, shadow or [], rails)),
         load=_guard_of_tenant,
         make_upstream=lambda base_url, variable: HttpUpstream(base_url, _key(variable) if variable else None),
     )
@@ -180,8 +182,11 @@ def _warm(guard: Guard) -> Guard:
     return guard
 
 
-def load_guard(source: str, shadow: list[str]) -> Guard:
+def load_guard(source: str, shadow: list[str], rails: Sequence[Rail] = ()) -> Guard:
     """The guard that a word of the command line names: of a run, of a folder, or of a constitution.
+
+    Args:
+        rails: further ones.
 
     Raises:
         UserError: it names none, or a rail that the guard lacks.
@@ -190,20 +195,25 @@ def load_guard(source: str, shadow: list[str]) -> Guard:
     from steersman.errors import UserError, closest
     from steersman.guard.guard import Guard
 
-    folders = [folder for folder in (Path(source), Path(source) / "guard") if (folder / "guard.json").is_file()]
-    if folders:
-        guard = Guard.load(folders[0], shadow=shadow)
+    if folder := _trained(source):
+        guard = Guard.load(folder, shadow=shadow, rails=rails)
     elif Path(source).is_dir():
         raise UserError(
             "no trained guard is in this folder", where=source, expected="guard.json, as the stage `guard` writes it"
         )
     else:
-        guard = Guard.from_constitution(load(source), shadow=shadow)
+        guard = Guard.from_constitution(load(source), shadow=shadow, rails=rails)
     known = [rail.name for rail in guard.rails]
     for name in shadow:
         if name not in known:
             raise UserError(f'the guard has no rail "{name}"', where="--shadow", do=closest(name, known))
     return guard
+
+
+def _trained(source: str) -> Path | None:
+    """The folder of a trained guard: a run's, or this one."""
+    folders = (Path(source), Path(source) / "guard")
+    return next((folder for folder in folders if (folder / "guard.json").is_file()), None)
 
 
 def _settings(given: list[str], **flags: Any) -> tuple[GatewaySettings, OperationSettings]:
@@ -236,17 +246,17 @@ def _settings(given: list[str], **flags: Any) -> tuple[GatewaySettings, Operatio
         raise UserError(f"found {str(wrong['input'])[:40]!r}: {wrong['msg'].lower()}", where=where) from None
 
 
-def _behind(upstream: str, key: str | None) -> Upstream:
-    """The model behind the guard: an address, or a run, whose models are served in this process."""
+def _behind(upstream: str, key: str | None, source: str) -> tuple[Upstream, Sequence[Rail]]:
+    """The model behind the guard: an address, or a run, whose models are served and read along in this process."""
     from steersman.guard.gateway.upstream import HttpUpstream, is_encrypted_or_local
 
     if (Path(upstream) / "run.json").is_file():
         from steersman.cli.in_process import upstream_of_run
 
-        return upstream_of_run(upstream)
+        return upstream_of_run(upstream, _trained(source))
     if key and not is_encrypted_or_local(upstream):
         print(f"warning: {upstream} has no TLS: others on the network can read texts and the key", file=sys.stderr)
-    return HttpUpstream(upstream, key)
+    return HttpUpstream(upstream, key), ()
 
 
 def _key(variable: str | None) -> str | None:

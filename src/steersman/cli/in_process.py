@@ -1,6 +1,7 @@
 """Our engine as the model behind the guard's gateway, in one process: no second server, and no text on a wire.
 
-The engine and the gateway do not know each other; they meet here.
+The engine and the gateway do not know each other; they meet here. So do the guard's probe on single tokens, and the
+activations of the model that it was trained on.
 """
 
 from __future__ import annotations
@@ -8,27 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from steersman.guard.gateway.upstream import Path, Reply, UpstreamError
+from steersman.guard.gateway.upstream import ACTIVATION, Reply, UpstreamError
+from steersman.guard.gateway.upstream import Path as ApiPath
+from steersman.guard.rails.probe import TokenRail
 from steersman.serving.errors import ApiError
+from steersman.serving.replies import PROBE
 from steersman.serving.service import Service
-
-FILTERED = "content_filter"
 
 
 class EngineUpstream:
-    """An `Upstream` that answers with an engine.
+    """An `Upstream` that answers with an engine. Choices have the probe's score, if the engine has a probe."""
 
-    Args:
-        stop_at: the probe's score from which an answer ends, with ``finish_reason: content_filter`` and without the
-            text that came with the score. NaN ends it too. None: the probe, if there is one, only watches.
-    """
+    def __init__(self, service: Service) -> None:
+        self.service = service
 
-    def __init__(self, service: Service, stop_at: float | None = None) -> None:
-        self.service, self.stop_at = service, stop_at
-
-    async def complete(self, path: Path, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
+    async def complete(self, path: ApiPath, body: Mapping[str, Any], headers: Mapping[str, str]) -> Reply:
         """See `Upstream`."""
         if path == "models":
             return Reply(self.service.listed())
@@ -36,22 +34,17 @@ class EngineUpstream:
             answer = await self.service.answer(await self._prepared(path, body))
         except ApiError as error:
             raise _told(error) from None
-        for choice in answer["choices"]:
-            if self._stops(choice.pop("probe", ())):
-                choice |= {"finish_reason": FILTERED, "logprobs": None}
-                choice |= {"message": {"role": "assistant", "content": ""}} if "message" in choice else {"text": ""}
-        return Reply(answer)
+        return Reply(_read(answer))
 
     @asynccontextmanager
-    async def stream(self, path: Path, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Reply]:
+    async def stream(self, path: ApiPath, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Reply]:
         """See `Upstream`."""
         try:
-            call = await self._prepared(path, {**body, "stream": True})
-            chunks: Any = self.service.chunks(call)
+            chunks: Any = self.service.chunks(await self._prepared(path, {**body, "stream": True}))
             await anext(chunks)
         except ApiError as error:
             raise _told(error) from None
-        events = self._events(chunks, len(call.choices))
+        events = self._events(chunks)
         try:
             yield Reply(events=events)
         finally:
@@ -62,35 +55,52 @@ class EngineUpstream:
         """End the engine."""
         await asyncio.to_thread(self.service.engine.close)
 
-    async def _prepared(self, path: Path, body: Mapping[str, Any]) -> Any:
+    async def _prepared(self, path: ApiPath, body: Mapping[str, Any]) -> Any:
         return await self.service.prepare(body, chat=path == "chat/completions")
 
-    async def _events(self, chunks: Any, count: int) -> Any:
-        stopped = set[int]()
+    async def _events(self, chunks: Any) -> Any:
         try:
             async for chunk in chunks:
-                for choice in chunk["choices"]:
-                    if self._stops(choice.pop("probe", ())) and choice["index"] not in stopped:
-                        stopped.add(choice["index"])
-                        nothing: Any = {"delta": {}} if "delta" in choice else {"text": ""}
-                        yield {**chunk, "choices": [{**choice, **nothing, "logprobs": None, "finish_reason": FILTERED}]}
-                if len(stopped) == count:
-                    return  # and the caller ends what is still sampled
-                if not any(choice["index"] in stopped for choice in chunk["choices"]):
-                    yield chunk
+                yield _read(chunk)
         except ApiError as error:
             raise _told(error) from None
 
-    def _stops(self, scores: Any) -> bool:
-        return self.stop_at is not None and not all(score < self.stop_at for score in scores)
 
+def upstream_of_run(run: str, guard: Path | None = None) -> tuple[EngineUpstream, list[TokenRail]]:
+    """The models of a run, loaded and started, and the rail that reads along while one of them speaks.
 
-def upstream_of_run(run: str) -> EngineUpstream:
-    """The models of a run, loaded and started."""
-    from steersman.cli.serve import load_engine
+    Args:
+        guard: folder of a trained guard. Its probe reads the model that it was trained on, and no other of the run.
+    """
+    from steersman.cli.serve import load_engine, models_of
+    from steersman.guard.rails.classifier import token_rail
+    from steersman.runs import open_run
     from steersman.serving.engine import EngineConfig
 
-    return EngineUpstream(Service(load_engine(run, (), EngineConfig()).start()))
+    found = token_rail(guard) if guard is not None else None
+    if found is None:
+        return EngineUpstream(Service(load_engine(run, (), EngineConfig()).start())), []
+    rail, base, policy = found
+    assert guard is not None
+    opened = open_run(run)
+    own = guard.resolve().parent == opened.path.resolve()  # a run may have moved with its guard
+    read = []
+    for name, folder in models_of(opened).items():
+        if folder is None or policy is None:
+            same = folder is policy and (own or base == opened.base)
+        else:
+            same = folder.resolve() == policy.resolve() or (own and folder.name == policy.name)
+        read += [name] * same
+    engine = load_engine(run, (), EngineConfig(), probes=dict.fromkeys(read, rail.probe))
+    return EngineUpstream(Service(engine.start())), [rail] if read else []
+
+
+def _read(body: dict[str, Any]) -> dict[str, Any]:
+    """An answer or a chunk as the gateway knows it: with what the probe read of each choice."""
+    for choice in body["choices"]:
+        if PROBE in choice:
+            choice[ACTIVATION] = choice.pop(PROBE)
+    return body
 
 
 def _told(error: ApiError) -> UpstreamError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,12 +91,13 @@ def load_engine(
     config: EngineConfig,
     *,
     fast: bool = False,
-    probe: Probe | None = None,
+    probes: Mapping[str, Probe] | None = None,
 ) -> Engine:
     """An engine with the models of a run, or with any model under its own name.
 
     Args:
         names: which of the run's models; none for all.
+        probes: by the name of the model that they read.
 
     Raises:
         UserError: the run has no such model, or there is no such run or model.
@@ -110,7 +112,7 @@ def load_engine(
         if names:
             raise UserError("this is a model and no run, so there is one to serve", do="leave out --model")
         name = Path(what).name if Path(what).exists() else what
-        return Engine(models.load(base, {name: None}, fast=fast), config, probe)
+        return Engine(models.load(base, {name: None}, fast=fast), config, probes or {})
     run = open_run(what)
     offered = models_of(run)
     for name in names:
@@ -120,7 +122,8 @@ def load_engine(
     from steersman.stages.inputs import TRAIN
 
     with run.on_its_hardware():
-        return Engine(models.load(run.base, chosen, fast=fast, examples=run[TRAIN] if fast else ()), config, probe)
+        loaded = models.load(run.base, chosen, fast=fast, examples=run[TRAIN] if fast else ())
+        return Engine(loaded, config, probes or {})
 
 
 def models_of(run: OpenRun) -> dict[str, Path | None]:

@@ -200,8 +200,8 @@ class Guard:
         if not all(where in views for where in texts):
             away |= {rail.name: "the text has no views" for rail in self.rails}
             return self._ruling(verdicts, shadow, away)
-        asked = [rail for rail in self.rails if rail.reach is not None or exchange.finished]
-        away |= {rail.name: "it judges finished answers only" for rail in self.rails if rail not in asked}
+        not_asked = {rail.name: why for rail in self.rails if (why := _not_asked(rail, exchange))}
+        asked, away = [rail for rail in self.rails if rail.name not in not_asked], away | not_asked
         limit = self._limit_s(sum(map(len, texts.values())))
         outcomes = yield [self._job(rail.name, partial(_verdicts, rail, exchange, views), limit) for rail in asked]
         for rail, outcome in zip(asked, outcomes, strict=True):
@@ -306,6 +306,15 @@ def _rank(verdict: Verdict) -> tuple[int, bool]:
     """`failed` blocks as `block` does; where both are there, the one that knows why speaks."""
     failed = verdict.decision == "failed"
     return STRICTNESS["block"] if failed else STRICTNESS[verdict.decision], not failed
+
+
+def _not_asked(rail: Rail, exchange: Exchange) -> str:
+    """Why a rail has nothing to judge; empty where it has."""
+    if rail.reach is None and not exchange.finished:
+        return "it judges finished answers only"
+    if exchange.activation is None and getattr(rail, "along", False):
+        return "nothing read the model's activations"
+    return ""
 
 
 def _failed(rail: str, why: str, ms: float = 0.0) -> Verdict:

@@ -73,6 +73,7 @@ class StreamGuard:
         ruling: of the last checkpoint; of the one that stopped the answer, if one did.
         worst: the strictest ruling of all checkpoints.
         redacted: how many spans were replaced.
+        activation: as of `Exchange`, of all that was fed; whoever feeds sets it.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class StreamGuard:
         self._ended = False
         self.ruling = self.worst = Ruling("allow", None)
         self.stopped, self.redacted = False, 0
+        self.activation: float | None = None
 
     @property
     def read(self) -> int:
@@ -168,7 +170,8 @@ class StreamGuard:
         begin = self._begin_of_context(place)
         context = self._text[begin - self._base : place - self._base]
         # The character after the text decides nothing, but the last checkpoint must not be mistaken for another.
-        ruling = fresh((yield Exchange(self._parts, answer=context, finished=last)), self._passed - begin)
+        exchange = Exchange(self._parts, answer=context, finished=last, activation=self.activation)
+        ruling = fresh((yield exchange), self._passed - begin)
         reach = self._guard.reach
         until = place if last else max(self._passed, self._passed if reach is None else place - reach)
         if until > self._passed and not last:

@@ -48,12 +48,14 @@ class Exchange:
         answer: the answer so far; None before there is one (the input side).
         finished: whether the answer is complete.
         unscannable: paths of what no rail can read, such as an image.
+        activation: what a probe on the model's own activations says of the answer so far; None where nothing read them.
     """
 
     parts: tuple[Part, ...]
     answer: str | None = None
     finished: bool = True
     unscannable: tuple[str, ...] = ()
+    activation: float | None = None
 
     @classmethod
     def of(cls, prompt: Text, answer: str | None = None) -> Exchange:

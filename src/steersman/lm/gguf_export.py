@@ -25,7 +25,7 @@ SCRIPT = "convert_hf_to_gguf.py"
 
 
 @working("checking the GGUF file")
-def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") -> Path:
+def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16", python: str = sys.executable) -> Path:
     """Convert a merged export to a GGUF file, with an Ollama Modelfile beside it.
 
     Args:
@@ -33,6 +33,7 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
         target: the file to write.
         converter: llama.cpp's `convert_hf_to_gguf.py`, or the folder that holds it.
         kind: the converter's ``--outtype``: f32, f16, bf16, q8_0.
+        python: an interpreter with what the converter needs.
 
     Raises:
         ModelError: no such converter, it failed, or the file makes other token ids than the model's tokenizer.
@@ -49,7 +50,7 @@ def export_gguf(merged: Path, target: Path, converter: Path, kind: str = "f16") 
         raise ModelError("the file exists", where=str(target), do="choose another name")
     with tempfile.TemporaryDirectory() as folder, working("llama.cpp's converter"):
         source = _with_sentencepiece(merged, Path(folder))
-        command = [sys.executable, str(script), str(source), "--outfile", str(target), "--outtype", kind]
+        command = [python, str(script), str(source), "--outfile", str(target), "--outtype", kind]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode or not target.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()][-4:]

@@ -25,9 +25,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from steersman.errors import ModelError
 from steersman.lm.fast_paths import fast_paths
 from steersman.lm.frozen_trunk import blocks_of
 from steersman.lm.sampling import Batch, prefill
@@ -83,6 +81,7 @@ class Lane:
 
     served: Served
     prefixes: PrefixCache
+    probe: Probe | None = None
     batch: Any = None  # Slots, or an UncachedBatch
     cached: bool = True  # whether the model allows a KV cache
 
@@ -120,11 +119,16 @@ class Waiting:
 
 @dataclass
 class Engine:
-    """Owns the models. `start` it, `submit` jobs, `close` it."""
+    """Owns the models. `start` it, `submit` jobs, `close` it.
+
+    Args:
+        probes: by the name of the model that they read. Where there is one, a token's text is told once its own
+            activations are read: one step later than without.
+    """
 
     models: Mapping[str, Served]
     config: EngineConfig = field(default_factory=EngineConfig)
-    probe: Probe | None = None
+    probes: Mapping[str, Probe] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
@@ -132,9 +136,10 @@ class Engine:
         self._lock, self._queued, self._closing = threading.Lock(), 0, False
         self._waiting: list[Waiting] = []
         own: dict[Any, Lane] = {}
+        probes = {self.models[name].key: probe for name, probe in self.probes.items()}
         for model in self.models.values():
             if model.key not in own:
-                own[model.key] = self._lane(model)
+                own[model.key] = self._lane(model, probes.get(model.key))
         self._lane_of = {name: own[model.key] for name, model in self.models.items()}
         self._lanes = list(own.values())
         self._in_use: tuple[Lane, ExitStack] | None = None
@@ -142,15 +147,13 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="steersman-engine", daemon=True)
         self._watcher: Watcher | None = None
 
-    def _lane(self, served: Served) -> Lane:
+    def _lane(self, served: Served, probe: Probe | None) -> Lane:
         with served.in_use():
             cached = fast_paths(served.sampler.model).kv_cache
-        if self.probe is not None and not cached:
-            raise ModelError(
-                f"{type(served.sampler.model).__name__} is decoded without a KV cache, and no probe can read along",
-                do="choose another model, or a guard without a probe",
-            )
-        return Lane(served, PrefixCache(self.config.prefix_tokens), cached=cached)
+        if probe is not None and not cached:
+            print(f"note: {served.name} is decoded without a KV cache, and no probe reads along", file=sys.stderr)
+            probe = None
+        return Lane(served, PrefixCache(self.config.prefix_tokens), probe, cached=cached)
 
     def start(self) -> Engine:
         """Start the engine's thread."""
@@ -235,7 +238,7 @@ class Engine:
             block = False
             if ticket is not None:
                 lane = self._lane_of[ticket.job.model]
-                self._waiting.append(Waiting(lane, Continuation(ticket, lane.served.chat, self.probe)))
+                self._waiting.append(Waiting(lane, Continuation(ticket, lane.served.chat, lane.probe)))
 
     def _forget(self, count: int) -> None:
         with self._lock:
@@ -251,8 +254,9 @@ class Engine:
         stack = ExitStack()
         stack.enter_context(lane.served.in_use())
         self._in_use = lane, stack
-        self._watcher = Watcher(blocks_of(lane.served.sampler.model)[self.probe.layer]) if self.probe else None
-        if self._watcher is not None:
+        self._watcher = None
+        if lane.probe is not None:
+            self._watcher = Watcher(lane.probe, blocks_of(lane.served.sampler.model)[lane.probe.layer])
             stack.callback(self._watcher.close)
 
     # ── reading prompts ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -317,10 +321,7 @@ class Engine:
         ids = waiting.ids[waiting.done : waiting.done + count]
         if not waiting.begun:
             self.counters.reused_tokens += waiting.done
-        read = extend(waiting.lane.served.sampler.model, before, ids)
-        if self._watcher is not None:
-            read.watched = _joined(before, self._watcher.take())
-        return read
+        return extend(waiting.lane.served.sampler.model, before, ids)
 
     def _admit(self, lane: Lane, group: Sequence[Waiting]) -> None:
         """Read the rest of some prompts, and decode their sequences from now on."""
@@ -335,34 +336,18 @@ class Engine:
             read = prefill(sampler, rows, start.cache if start else None, done)
             new: Any = Slots(read.rows, read.cache, read.mask, read.hidden)
             self._bytes_per_token = self._bytes_per_token or _bytes_per_token(read)
-            watched = self._watched(group, start)
-            self._keep(lane, group, read, done, watched)
+            self._keep(lane, group, read, done)
         else:
             new = UncachedBatch.read(sampler.model, rows, [], sampler.chat.tokenizer.pad_token_id or 0)
         self._drop(group)
         lane.batch = new if lane.batch is None else lane.batch.admit(new)
 
-    def _watched(self, group: Sequence[Waiting], start: Beginning | None) -> dict[tuple[int, ...], Tensor]:
-        """What the probe's layer made of each prompt, [1, T, H]; the sequences get their first score."""
-        if self._watcher is None:
-            return {}
-        states, found = self._watcher.take(), dict[tuple[int, ...], Tensor]()
-        for waiting in group:
-            key = tuple(waiting.ids)
-            if key not in found:
-                at = len(found)
-                found[key] = _joined(start, states[at : at + 1, : len(waiting.row.prompt)])
-            waiting.row.judge(found[key])
-        return found
-
-    def _keep(
-        self, lane: Lane, group: Sequence[Waiting], read: Batch, done: int, watched: Mapping[tuple[int, ...], Tensor]
-    ) -> None:
+    def _keep(self, lane: Lane, group: Sequence[Waiting], read: Batch, done: int) -> None:
         """Keep the prompts for those that begin alike."""
         for place, waiting in enumerate(group):
             if lane.prefixes.wants(waiting.ids, 0 if waiting.begun else done):
                 length = len(waiting.ids)
-                kept = Beginning(read.cache.row(place, length), length, watched.get(tuple(waiting.ids)))
+                kept = Beginning(read.cache.row(place, length), length)
                 lane.prefixes.keep(waiting.ids, kept)
 
     def _drop(self, group: Sequence[Waiting]) -> None:
@@ -380,41 +365,45 @@ class Engine:
             return
         began = time.perf_counter()
         self._use(lane)
+        told: list[tuple[Continuation, Delta]] = []
         try:
-            self._sample(lane)
-            self._decode(lane)
+            told = self._sample(lane)
+            if lane.probe is None:  # else the text waits for the score of its last token
+                self._tell_all(told)
+                told = []
+            self._decode(lane, told)
+            self._tell_all(told)
         except Exception as error:
             rows, lane.batch = lane.running, None
             self._fail(rows, _said(error))
         self.counters.steps += 1
         self.counters.decode_s += time.perf_counter() - began
 
-    def _sample(self, lane: Lane) -> None:
-        """Draw, and tell the clients."""
+    def _sample(self, lane: Lane) -> list[tuple[Continuation, Delta]]:
+        """Draw a token for each sequence; what the clients are to be told."""
         for row in lane.running:
             if row.ticket.cancelled.is_set():
                 row.finished = True
                 self.counters.cancelled += 1
         places = [i for i, row in enumerate(lane.batch.rows) if not row.finished]
         if not places:
-            return
+            return []
         rows = [lane.batch.rows[i] for i in places]
         hidden = lane.batch.hidden if len(places) == len(lane.batch.rows) else lane.batch.hidden[places]
         logits = lane.served.head_in_use().logits(hidden).float()
         if not bool(torch.isfinite(logits.amax(-1)).all()):
             raise ArithmeticError("the model computed something that is no number")
-        for row, drawn in zip(rows, draw_each(rows, logits, lane.served.vocabulary), strict=True):
-            self.counters.sampled_tokens += 1
-            delta = row.advance(*drawn)
-            if delta is not None:
-                row.finished = delta.finish is not None
-                self.counters.finished += row.finished
-                self._tell(row, delta)
+        drawn = draw_each(rows, logits, lane.served.vocabulary)
+        self.counters.sampled_tokens += len(rows)
+        deltas = [(row, row.advance(*token)) for row, token in zip(rows, drawn, strict=True)]
+        return [(row, delta) for row, delta in deltas if delta is not None]
 
-    def _decode(self, lane: Lane) -> None:
-        """Evict finished sequences, and read the new tokens of the others."""
+    def _decode(self, lane: Lane, untold: Sequence[tuple[Continuation, Delta]]) -> None:
+        """Evict finished sequences, and read the new tokens of the others; of ``untold`` ones the last token too."""
+        ended = {id(row) for row, delta in untold if delta.finish == "stop"}  # by a token without a text
         if not lane.running:
             lane.batch = None
+        if all(id(row) in ended for row in lane.running):
             return
         if isinstance(lane.batch, Slots):
             lane.batch.tidy()
@@ -423,12 +412,17 @@ class Engine:
         model, rows = lane.served.sampler.model, lane.batch.rows
         lane.batch.decode(model, torch.tensor([row.tokens[-1] for row in rows], device=model.device))
         if self._watcher is not None and lane.cached:
-            states = self._watcher.take()
-            for place, row in enumerate(rows):
-                if not row.finished:
-                    row.judge(states[place : place + 1])
+            for row, score in zip(rows, self._watcher.take(), strict=True):
+                if not row.finished and id(row) not in ended:
+                    row.judge(score)
 
     # ── telling clients ──────────────────────────────────────────────────────────────────────────────────────────────
+    def _tell_all(self, told: Sequence[tuple[Continuation, Delta]]) -> None:
+        for row, delta in told:
+            row.finished = delta.finish is not None
+            self.counters.finished += row.finished
+            self._tell(row, delta._replace(score=row.score))
+
     def _tell(self, row: Continuation, told: Delta | Failure) -> None:
         try:
             row.ticket.deliver(told)
@@ -450,13 +444,6 @@ def _split(waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Waiting]]:
 
 def _key(waiting: Waiting) -> tuple[int, int]:
     return waiting.read.key if waiting.read else (0, 0)
-
-
-def _joined(before: Beginning | None, states: Tensor) -> Tensor:
-    """The states of a layer from the beginning on, [1, T, H]."""
-    if before is None or before.watched is None:
-        return states
-    return torch.cat([before.watched[:, : before.length], states], 1)
 
 
 def _bytes_per_token(batch: Batch) -> int:

@@ -22,14 +22,10 @@ MIN_TOKENS = 16  # shorter beginnings are read again; longer ones are used in mu
 
 @dataclass
 class Beginning:
-    """The first ``length`` tokens of a prompt, read: keys and values, [1, H, T, D] a layer, with T >= length.
-
-    ``watched``: [1, T, H] hidden states of the probe's layer, if there is a probe.
-    """
+    """The first ``length`` tokens of a prompt, read: keys and values, [1, H, T, D] a layer, with T >= length."""
 
     cache: KVCache
     length: int
-    watched: Tensor | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -76,7 +72,7 @@ class PrefixCache:
             return None
         self._entries.move_to_end(best)
         entry = self._entries[best][1]
-        return Beginning(entry.cache, length, entry.watched)
+        return Beginning(entry.cache, length)
 
     def wants(self, ids: Sequence[int], known: int) -> bool:
         """Whether a prompt of which ``known`` tokens were there is worth a place."""

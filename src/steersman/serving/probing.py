@@ -1,20 +1,23 @@
-"""A probe on the served model's own activations: it reads what one layer made of each token, which costs no pass.
-
-A layer's states of a prompt are kept with its keys and values, so that a prompt that begins like an earlier one is
-scored as if it had been read whole.
-"""
+"""A probe on the served model's own activations: it reads what one layer made of each token of an answer, as it is
+sampled, which costs no pass. Prompts are not read: the guard judges requests before the engine sees them."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
 
-class Probe(Protocol):
-    """Scores sequences while they are read.
+class Reading(Protocol):
+    """One answer, as a probe follows it."""
 
-    The engine makes a shallow copy for each sequence and calls `start` with 1: state set there is the sequence's own.
+    def add(self, score: float) -> float:
+        """Take the next token's own score; the score of all that was read so far."""
+        ...
+
+
+class Probe(Protocol):
+    """Scores answers while they are sampled.
 
     Attributes:
         layer: index of the decoder's layer whose output is read.
@@ -22,30 +25,31 @@ class Probe(Protocol):
 
     layer: int
 
-    def start(self, rows: int) -> None:
-        """Begin new sequences."""
+    def tokens(self, hidden: Tensor) -> Tensor:
+        """Each token's own score, [B]; hidden: [B, H], one token of each sequence."""
         ...
 
-    def step(self, hidden: Tensor) -> Tensor:
-        """Scores of all that was read so far, [B]; hidden: [B, T, H] of the new tokens, a prompt's or one sampled."""
+    def follow(self) -> Reading:
+        """Begin an answer."""
         ...
 
 
 class Watcher:
-    """Keeps the last output of a layer."""
+    """Reads a layer's output."""
 
-    def __init__(self, layer: Any) -> None:
-        self._last: Tensor | None = None
+    def __init__(self, probe: Probe, layer: Any) -> None:
+        self._probe, self._last = probe, cast("Tensor | None", None)
         self._handle = layer.register_forward_hook(self._seen)
 
     def _seen(self, layer: Any, given: Any, output: Any) -> None:
         self._last = output[0] if isinstance(output, tuple) else output
 
-    def take(self) -> Tensor:
-        """The states of the last forward pass, [B, T, H]."""
+    def take(self) -> list[float]:
+        """The score of each sequence's newest token in the last forward pass, [B]."""
         assert self._last is not None
         last, self._last = self._last, None
-        return last
+        scores: list[float] = self._probe.tokens(last[:, -1]).tolist()
+        return scores
 
     def close(self) -> None:
         """Watch no longer."""

@@ -13,6 +13,7 @@ from steersman.serving.token_text import TokenText
 from steersman.serving.tool_calls import CallForm, calls_in, first_sign
 from steersman.types import ToolCall
 
+PROBE = "probe"  # the field of a choice that has the probe's score: it leaves this process nowhere
 FINISH = {"stop": "stop", "stop_string": "stop", "length": "length", "filtered": "content_filter"}
 
 
@@ -23,7 +24,7 @@ class Choice:
     Attributes:
         prompt: which prompt it answers, for the count of tokens.
         text: all of it so far; ``sent``: how much of it the client has, if it streams.
-        scores: of the guard's probe.
+        score: of the guard's probe, for all of it so far.
     """
 
     index: int
@@ -34,14 +35,14 @@ class Choice:
     sampled: int = 0
     finish: str | None = None
     calls: list[ToolCall] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    score: float | None = None
 
     def add(self, delta: Delta, form: CallForm | None) -> str:
         """Take new text; returns what may be shown of it: nothing that may be a call of a tool."""
         self.text += delta.text
         self.tokens += delta.tokens
         self.sampled = delta.sampled
-        self.scores += delta.scores
+        self.score = delta.score
         if delta.finish is not None:
             self.finish = FINISH[delta.finish]
         if form is not None and self.finish is not None:
@@ -87,7 +88,7 @@ class Reply:
             "index": choice.index,
             "logprobs": self._logprobs(choice.tokens),
             "finish_reason": choice.finish,
-            **_probed(choice.scores),
+            **_probed(choice.score),
         }
         if not self.chat:
             return {"text": choice.text, **common}
@@ -114,10 +115,9 @@ class Reply:
         Args:
             new: what `Choice.add` returned for this delta.
         """
-        logprobs, probed = self._logprobs(delta.tokens), _probed(delta.scores)
+        logprobs, probed = self._logprobs(delta.tokens), _probed(delta.score)
         if new or (delta.tokens and self.top is not None):
             yield self._chunk(choice.index, {"content": new} if self.chat else new, logprobs, **probed)
-            probed = {}
         if choice.finish is not None:
             if choice.calls:
                 calls = [{"index": i, **_call(call)} for i, call in enumerate(choice.calls)]
@@ -165,9 +165,9 @@ class Reply:
         return {"token": content.decode("utf-8", errors="replace"), "logprob": logprob, "bytes": list(content)}
 
 
-def _probed(scores: Sequence[float]) -> dict[str, Any]:
-    """The probe's scores, for the gateway in this process."""
-    return {"probe": list(scores)} if scores else {}
+def _probed(score: float | None) -> dict[str, Any]:
+    """The probe's score, for the gateway in this process."""
+    return {} if score is None else {PROBE: score}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -6,13 +6,10 @@ half a character, what may be the beginning of a stop string, and in a chat the 
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-
-from torch import Tensor
 
 from steersman.lm.chat_format import ChatFormat
 from steersman.lm.sampling import FinishReason, Row, SamplingConfig
@@ -64,8 +61,8 @@ class Token(NamedTuple):
 class Delta(NamedTuple):
     """New text of a sequence with the tokens that it came from; the last one has a reason.
 
-    ``sampled``: how many tokens were sampled so far; ``scores``: of the probe, one for each token whose text may now be
-    judged, the last of them for all that was read so far.
+    ``sampled``: how many tokens were sampled so far; ``score``: the probe's, of all of them whose text was told so far,
+    this one's too; None without a probe.
     """
 
     choice: int
@@ -73,7 +70,7 @@ class Delta(NamedTuple):
     tokens: tuple[Token, ...]
     sampled: int
     finish: FinishReason | None = None
-    scores: tuple[float, ...] = ()
+    score: float | None = None
 
 
 class Failure(NamedTuple):
@@ -102,22 +99,20 @@ class Continuation(Row):
         job = ticket.job
         super().__init__(job.index, list(job.ids), 0, job.sampling.seed)
         self.ticket, self.job, self.chat, self.finished = ticket, job, chat, False
-        self.probe = copy.copy(probe)
-        if self.probe is not None:
-            self.probe.start(1)
+        self.reading = None if probe is None else probe.follow()
+        self.score: float | None = None  # the probe's, of all that was read so far
         self.counts: dict[int, int] = {}  # how often each token was sampled
         self._stops = job.stops + (chat.stop_strings if job.chat else ())
         self._longest_stop = max(map(len, self._stops), default=0)
         self._pending: list[Token] = []
-        self._scores: list[float] = []
         self._searched, self._sent = 0, ""
         thought = chat.template.turn.before.split() if job.chat and chat.template else []
         self._thought = "".join(thought) if "</think>" in thought else ""
 
-    def judge(self, hidden: Tensor) -> None:
-        """Show the probe what its layer made of new tokens, [1, T, H]."""
-        if self.probe is not None:
-            self._scores.append(float(self.probe.step(hidden)[0]))
+    def judge(self, score: float) -> None:
+        """Take the probe's score of the newest token."""
+        if self.reading is not None:
+            self.score = self.reading.add(score)
 
     def advance(self, token: int, logprob: float, top: tuple[tuple[int, float], ...] = ()) -> Delta | None:
         """Append a sampled token; what the client is told now, if anything."""
@@ -144,8 +139,7 @@ class Continuation(Row):
         self._sent = text
         told = [token for token in self._pending if finish or token.start < end]
         self._pending = self._pending[len(told) :]
-        scores, self._scores = tuple(self._scores), []
-        return Delta(self.index, new, tuple(told), len(self.tokens), finish, scores)
+        return Delta(self.index, new, tuple(told), len(self.tokens), finish)
 
     def _spelled(self, finish: FinishReason | None) -> str:
         """The text as it was sampled, without the token that ends it."""

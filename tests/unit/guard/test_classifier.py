@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from steersman.errors import ModelError
 from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.card import blocks, latency
 from steersman.guard.exchanges import GuardRows
+from steersman.guard.guard import Guard, Limits
 from steersman.guard.normalise import Piece, View, Views
-from steersman.guard.rails.classifier import ClassifierRail, constitution_of, pieces, token_probe
+from steersman.guard.rails.classifier import ClassifierRail, constitution_of, pieces, token_rail
 from steersman.guard.rails.probe import TokenProbe
 from steersman.guard.scorer import HARM
 from steersman.guard.train import GuardConfig, train
@@ -258,31 +260,43 @@ def test_without_the_model_the_words_decide_alone(probed: Path, tmp_path: Path) 
 
 
 @slow
-def test_a_token_probe_does_not_depend_on_the_steps(probed: Path) -> None:
-    import torch
-
-    probe = token_probe(probed)
-    assert probe is not None
-    hidden = torch.randn(2, 23, 64, generator=torch.Generator().manual_seed(0))
-    found = []
-    for cuts in ([23], [1] * 23, [5, 1, 10, 7]):
-        probe.start(2)
-        for piece in torch.split(hidden, cuts, 1):
-            scores = probe.step(piece)
-        found.append(scores)
-    assert torch.allclose(found[0], found[1], atol=1e-5)
-    assert torch.allclose(found[0], found[2], atol=1e-5)
+def test_a_token_probe_reads_along(probed: Path) -> None:
+    """Over the threshold an answer is stopped, and what is no number is a failure, which stops it too."""
+    found = token_rail(probed)
+    assert found is not None
+    rail, base, policy = found
+    assert base.is_dir()
+    assert policy is None
+    patient = Limits(rail_ms=60_000)  # the machine may be busy
+    guard = Guard(constitution(), [rail], limits=patient)
+    threshold = rail.probe.threshold
+    for score, decision in ((threshold - 0.1, "allow"), (threshold + 0.1, "block"), (math.nan, "block")):
+        ruling = guard.check(replace(Exchange.of("What is a mill?", "It grinds corn."), activation=score))
+        assert ruling.decision == decision
+    assert [v.decision for v in ruling.verdicts if v.rail == "probe"] == ["failed"]
+    unread = guard.check(Exchange.of("What is a mill?", "It grinds corn."))
+    assert (unread.decision, dict(unread.not_run)["probe"]) == ("allow", "nothing read the model's activations")
+    shadowed = Guard(constitution(), [rail], limits=patient, shadow=["probe"])
+    assert not shadowed.check(replace(Exchange.of("a", "b"), activation=math.nan)).stops
+    guard.close()
+    shadowed.close()
 
 
 def test_a_token_probe_remembers_the_highest_moment() -> None:
     import torch
 
     probe = TokenProbe(0, np.array([1.0, 0.0], np.float32), 0.0, threshold=0.5)
-    probe.start(1)
-    quiet, loud = torch.tensor([[[-1.0, 1.0]]]), torch.tensor([[[1.0, 0.1]]])
-    probe.step(quiet.repeat(1, 30, 1))
-    before = float(probe.step(quiet)[0])
-    high = float(probe.step(loud.repeat(1, 40, 1))[0])
-    assert before < 0 < high
-    assert float(probe.step(quiet.repeat(1, 100, 1))[0]) == pytest.approx(high)
-    assert math.isnan(float(probe.step(torch.full((1, 1, 2), torch.nan))[0]))
+    quiet, loud = (float(probe.tokens(torch.tensor([[x, y]]))[0]) for x, y in ((-1.0, 1.0), (1.0, 0.1)))
+    reading, other = probe.follow(), probe.follow()
+    assert [reading.add(loud) for _ in range(5)] == [-math.inf] * 5  # too few to say anything
+    for _ in range(30):
+        before = other.add(quiet)
+    for _ in range(40):
+        high = other.add(loud)
+    assert before < 0 < high == pytest.approx(loud, abs=0.3)
+    assert max(other.add(quiet) for _ in range(100)) == pytest.approx(high)
+    for wrong in (math.nan, math.inf, -math.inf):
+        reading = probe.follow()
+        scores = [reading.add(score) for score in [quiet] * 9 + [wrong] + [quiet] * 9]
+        assert math.isfinite(scores[8])
+        assert all(map(math.isnan, scores[9:]))  # nothing that follows mends it

@@ -48,7 +48,7 @@ def engine_of(served: dict[str, models.Served]) -> Iterator[Callable[..., Engine
     running: list[Engine] = []
 
     def start(some: dict[str, models.Served] | None = None, probe: Any = None, **settings: Any) -> Engine:
-        running.append(Engine(some or served, EngineConfig(**settings), probe).start())
+        running.append(Engine(some or served, EngineConfig(**settings), {"raw": probe} if probe else {}).start())
         return running[-1]
 
     yield start

@@ -185,15 +185,22 @@ class Summing:
 
     layer = 1
 
-    def start(self, rows: int) -> None:
-        self.sum = torch.zeros(rows, dtype=torch.double)
+    def tokens(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden[:, 0].double()
 
-    def step(self, hidden: torch.Tensor) -> torch.Tensor:
-        self.sum = self.sum + hidden[..., 0].double().sum(1)
-        return self.sum
+    def follow(self) -> Sum:
+        return Sum()
 
 
-def test_a_probe_reads_every_token_once(engine_of: EngineOf, local: LocalModel) -> None:
+class Sum:
+    total = 0.0
+
+    def add(self, score: float) -> float:
+        self.total += score
+        return self.total
+
+
+def test_a_probe_reads_every_token_before_its_text_is_told(engine_of: EngineOf, local: LocalModel) -> None:
     """Prompts read in pieces, behind a kept prefix, in a mixed batch: always the score of one plain pass."""
     engine, seen = engine_of(probe=Summing(), prefill_tokens=32, rows=3), list[torch.Tensor]()
     model = local.sampler.model
@@ -201,14 +208,30 @@ def test_a_probe_reads_every_token_once(engine_of: EngineOf, local: LocalModel) 
     told = run(engine, [job(local, question, max_new_tokens=6) for question in questions])
     handle = model.model.layers[1].register_forward_hook(lambda *given: seen.append(given[2]))
     for question, one in zip(questions, told, strict=True):
-        scores = [score for delta in one for score in delta.scores]  # type: ignore[union-attr]
-        tokens = [token.id for delta in one for token in delta.tokens]  # type: ignore[union-attr]
+        deltas = [delta for delta in one if isinstance(delta, Delta)]
+        tokens = [token.id for delta in deltas for token in delta.tokens]
         ids = local.sampler.chat.prompt_ids(question)
         with torch.inference_mode():
             model.model(input_ids=torch.tensor([ids + tokens]), use_cache=False)
         state = seen.pop()
         state = state[0] if isinstance(state, tuple) else state
-        sums = state[0, :, 0].double().cumsum(0)[len(ids) - 1 :].tolist()
-        assert scores == pytest.approx(sums[: len(scores)], abs=1e-3)
-        assert len(scores) >= 6
+        sums = state[0, len(ids) :, 0].double().cumsum(0).tolist()
+        read = [delta.sampled - (delta.finish == "stop") for delta in deltas]
+        assert [d.score for d in deltas] == pytest.approx([sums[n - 1] if n else None for n in read], abs=1e-3)
+        assert read[-1] == len(tokens) or deltas[-1].finish == "stop"
     handle.remove()
+    assert not any(lane.running for lane in engine._lanes)
+
+
+def test_a_probe_changes_no_answer(engine_of: EngineOf, local: LocalModel) -> None:
+    jobs = [job(local, question, max_new_tokens=9) for question in QUESTIONS]
+    plain, probed = run(engine_of(), jobs), run(engine_of(probe=Summing()), jobs)
+    assert [text_of(one) for one in plain] == [text_of(one) for one in probed]
+
+
+def test_a_probe_reads_its_own_model_alone(engine_of: EngineOf, base: Path, local: LocalModel) -> None:
+    some = {**models.load(base, {"other": None}), **models.load(base, {"raw": None})}
+    told = run(engine_of(some, probe=Summing()), [replace(job(local, QUESTIONS[1]), model=name) for name in some])
+    scores = [[delta.score for delta in one if isinstance(delta, Delta)] for one in told]
+    assert set(scores[0]) == {None}
+    assert None not in scores[1]

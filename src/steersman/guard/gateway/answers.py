@@ -15,7 +15,7 @@ from steersman.guard.gateway import blocks
 from steersman.guard.gateway.chat_api import ApiRequest
 from steersman.guard.gateway.json_text import JsonText, is_name
 from steersman.guard.gateway.state import Call, GatewayState
-from steersman.guard.gateway.upstream import UpstreamError
+from steersman.guard.gateway.upstream import ACTIVATION, UpstreamError
 from steersman.guard.refusals import refusal_of
 from steersman.guard.spans import Span, replaced, replacements
 from steersman.guard.streaming import stricter
@@ -67,16 +67,16 @@ class Answers:
         if not isinstance(holder, dict):
             raise UpstreamError(502, "a choice of the upstream's reply has no message", "upstream_reply")
         key = "content" if chat else "text"
-        given = holder.get(key)
+        given, read = holder.get(key), _read_of(choice)
         text = given if isinstance(given, str) else ""
-        own, ruling = await self._text(parts, text, unread_of(holder, f"choices[{index}]"))
-        others = {k: v for k, v in holder.items() if v and k not in (key, "role", *MEDIA, *OF_CHOICES)}
+        own, ruling = await self._text(parts, text, unread_of(holder, f"choices[{index}]"), read)
+        others = {k: v for k, v in holder.items() if v and k not in (key, "role", *MEDIA, *OF_CHOICES, ACTIVATION)}
         others |= {key: given} if isinstance(given, list) else {}
         if own is None and ruling.decision == "rewrite" and chat:
             own, ruling = await self._rewritten(parts, text, ruling)
             others = {}  # what came with the first answer
-        extra = {k: v for k, v in choice.items() if chat and k not in (*OF_CHOICES, "message")}
-        rest, ruled = await self._value(parts, {"holder": others, "choice": extra})
+        extra = {k: v for k, v in choice.items() if chat and k not in (*OF_CHOICES, "message", ACTIVATION)}
+        rest, ruled = await self._value(parts, {"holder": others, "choice": extra}, read)
         ruling = stricter(ruling, ruled)
         if own is None or rest is None:
             refusal = refusal_of(ruling, Exchange(parts, answer=""), self.call.guard.constitution)
@@ -84,7 +84,11 @@ class Answers:
         others, extra = rest.get("holder", {}), rest.get("choice", {})
         if own != text:
             others.pop("token_ids", None)
-        sent = {k: v for k, v in holder.items() if k not in OF_CHOICES and (not v or k in MEDIA or k == "role")}
+        sent = {
+            k: v
+            for k, v in holder.items()
+            if k not in (*OF_CHOICES, ACTIVATION) and (not v or k in MEDIA or k == "role")
+        }
         sent |= {key: own} if isinstance(given, str) else {}
         fixed = {"index": index, "finish_reason": finish_of(choice)}
         fixed |= {k: v for k, v in choice.items() if k in ("stop_reason", "matched_stop") and is_name(v)}
@@ -92,25 +96,28 @@ class Answers:
         return ({**fixed, "message": sent | others, **extra} if chat else {**sent, **others, **fixed}), ruling
 
     async def _text(
-        self, parts: tuple[Part, ...], text: str, unread: tuple[str, ...] = ()
+        self, parts: tuple[Part, ...], text: str, unread: tuple[str, ...] = (), read: float | None = None
     ) -> tuple[str | None, Ruling]:
         """A text as it may be sent, None if it may not; and the ruling on it."""
         if not text and not unread:
             return text, ALLOWED
         before = self.request.before
-        ruling = await self.state.judge(self.call, Exchange(parts, answer=before + text, unscannable=unread))
+        exchange = Exchange(parts, answer=before + text, unscannable=unread, activation=read)
+        ruling = await self.state.judge(self.call, exchange)
         spans = replacements(ruling, len(before) + len(text))
         if spans is None:
             return None, ruling
         own = [Span(max(0, s.start - len(before)), s.end - len(before), s.by) for s in spans if s.end > len(before)]
         return replaced(text, own), ruling
 
-    async def _value(self, parts: tuple[Part, ...], value: dict[str, Any]) -> tuple[dict[str, Any] | None, Ruling]:
+    async def _value(
+        self, parts: tuple[Part, ...], value: dict[str, Any], read: float | None = None
+    ) -> tuple[dict[str, Any] | None, Ruling]:
         """A JSON object as it may be sent, None if it may not; all its strings are judged as one text."""
         text = JsonText(value, skip=OF_CALLS)
         if not any(value.values()) or not text.text:
             return value, ALLOWED
-        ruling = await self.state.judge(self.call, Exchange(parts, answer=text.text))
+        ruling = await self.state.judge(self.call, Exchange(parts, answer=text.text, activation=read))
         spans = replacements(ruling, len(text.text))
         if spans is None:
             return None, ruling
@@ -134,12 +141,13 @@ class Answers:
         body["messages"] = [*self.request.body["messages"], *messages]
         try:
             reply = await self.state.upstream_of(self.call).complete("chat/completions", body, self.call.headers)
-            second = reply.body["choices"][0]["message"]["content"]
+            choice = reply.body["choices"][0]
+            second = choice["message"]["content"]
         except (UpstreamError, LookupError, TypeError):
             return None, ruling
         if not isinstance(second, str) or not second:
             return None, ruling
-        own, again = await self._text(parts, second)
+        own, again = await self._text(parts, second, read=_read_of(choice))
         return own, (ruling if own is not None else stricter(again, ruling))
 
 
@@ -147,6 +155,12 @@ class Answers:
 def head_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an answer that name it."""
     return {key: body[key] for key in HEAD if key in body and is_name(body[key])}
+
+
+def _read_of(choice: Mapping[str, Any]) -> float | None:
+    """What a probe read of a choice, where the model is served in this process."""
+    read = choice.get(ACTIVATION)
+    return read if isinstance(read, float) else None
 
 
 def finish_of(choice: Mapping[str, Any]) -> str | None:

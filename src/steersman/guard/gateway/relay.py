@@ -22,7 +22,7 @@ from steersman.guard.gateway.chat_api import ApiRequest
 from steersman.guard.gateway.json_text import JsonText, is_name
 from steersman.guard.gateway.limits import estimate
 from steersman.guard.gateway.state import Call, GatewayState
-from steersman.guard.gateway.upstream import Reply, UpstreamError
+from steersman.guard.gateway.upstream import ACTIVATION, Reply, UpstreamError
 from steersman.guard.refusals import refusal_of
 from steersman.guard.spans import replacements
 from steersman.guard.streaming import StreamGuard, stricter
@@ -146,6 +146,7 @@ class _Choice:
         self._size, self._ms = 0, 0.0
         self._sent = list[str]()  # of the text, for the audit log
         self._begun = self._role = False
+        self._activation: float | None = None
         self._logprobs: list[tuple[int, dict[str, list[Any]]]] = []
 
     @property
@@ -159,6 +160,8 @@ class _Choice:
         if not isinstance(delta, dict):
             raise UpstreamError(502, "a piece of the upstream's stream has no delta", "upstream_reply")
         self._hold(delta)
+        if isinstance(read := given.get(ACTIVATION), float):
+            self._activation = read
         began, sent = time.monotonic(), dict[str, str]()
         for name in LANES:
             if isinstance(text := delta.get(name), str) and text:
@@ -180,6 +183,7 @@ class _Choice:
         if name not in self._lanes:
             before = self.relay.request.before if name == MAIN[self.kind] else ""
             self._lanes[name] = StreamGuard(self.relay.call.guard, self.parts, before=before)
+        self._lanes[name].activation = self._activation
         return self._lanes[name]
 
     def _note(self, text: str, logprobs: Any) -> None:
@@ -234,6 +238,7 @@ class _Choice:
         """The last pieces: the rest of the texts, complete calls, and the reason of the end."""
         began, sent = time.monotonic(), dict[str, str]()
         for name, lane in self._lanes.items():
+            lane.activation = self._activation
             if released := await lane.afinish():
                 sent[name] = released
             if lane.stopped:
@@ -271,7 +276,8 @@ class _Choice:
         return [*pieces, self._piece({}, finish)]
 
     async def _judged(self, text: str, unread: tuple[str, ...] = ()) -> Ruling:
-        return await self.relay.state.judge(self.relay.call, Exchange(self.parts, answer=text, unscannable=unread))
+        exchange = Exchange(self.parts, answer=text, unscannable=unread, activation=self._activation)
+        return await self.relay.state.judge(self.relay.call, exchange)
 
     async def _stop(self, ruling: Ruling, ms: float, noted: bool = False) -> list[Piece]:
         """The last piece of a stopped answer."""

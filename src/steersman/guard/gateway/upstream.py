@@ -31,6 +31,7 @@ PASSED = {"authorization", "api-key", "x-api-key", "user-agent", "idempotency-ke
 PASSED |= {"x-client-request-id", "traceparent", "tracestate", "openai-organization", "openai-project", "openai-beta"}
 MOST_HEADER = 8192  # characters
 KEPT_OF_REPLIES = ("openai-", "x-ratelimit-", "retry-after", "x-should-retry")
+ACTIVATION = "steersman_activation"  # field of a choice: `Exchange.activation`, from a model in this process
 MOST_MESSAGE = 1000  # characters of an error's message
 
 

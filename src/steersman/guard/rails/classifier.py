@@ -24,10 +24,10 @@ from steersman.errors import ModelError
 from steersman.guard.activations import ActivationReader
 from steersman.guard.normalise import View, Views
 from steersman.guard.normalise import views as all_views
-from steersman.guard.rails.probe import Probe, TokenProbe
+from steersman.guard.rails.probe import Probe, TokenProbe, TokenRail
 from steersman.guard.scorer import HARM, Layout, Scorer
 from steersman.guard.trained import FORMAT, Cascade, SideRule
-from steersman.guard.verdict import ANSWER, Evidence, Exchange, Side, Verdict
+from steersman.guard.verdict import ANSWER, STRICTNESS, Evidence, Exchange, Side, Verdict
 from steersman.store import read_json
 
 WHOLE = 160  # characters of a text that is read as a whole only
@@ -261,6 +261,24 @@ def token_probe(folder: Path) -> TokenProbe | None:
     probe = Probe.of_arrays(about["layout"]["request_heads"], _arrays(path), path)
     weight, bias = probe.arrays["token.weight"], float(probe.arrays["token.bias"][0])
     return TokenProbe(layers[len(layers) // 2] - 1, weight, bias, float(about["token_threshold"]))
+
+
+def token_rail(folder: Path) -> tuple[TokenRail, Path, Path | None] | None:
+    """The rail of `token_probe`, with the base model that it reads and what was trained on it.
+
+    A high score is a breach of a principle that blocks requests: the first one that blocks answers too is named.
+
+    Raises:
+        ModelError: the folder holds no guard, or a damaged one.
+    """
+    probe, about = token_probe(folder), _about(folder)
+    if probe is None or not about["base"]:
+        return None
+    shared = {rule["principle"] for rule in about["rules"]["input"] if rule["head"] == HARM}
+    own = [p for p in constitution_of(folder).principles if p.id in shared]
+    first = max(own, key=lambda principle: STRICTNESS[principle.enforced.output])
+    policy = Path(about["policy"]) if about["policy"] else None
+    return TokenRail(probe, first.id, first.enforced.output), Path(about["base"]), policy
 
 
 def constitution_of(folder: Path) -> Constitution:

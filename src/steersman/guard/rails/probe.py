@@ -2,14 +2,15 @@
 
 `Probe` asks of a request's states (`guard/activations.py`) what the n-gram models ask of its words: linear heads, one
 for each seed, whose log-odds are averaged. `TokenProbe` is a score for each token, smoothed by an exponential moving
-average, for a model that this process serves; it costs a dot product a token. (Cunningham et al. 2026,
-arXiv:2601.04603, screen all traffic with such a probe.)
+average, for a model that this process serves; it costs a dot product a token, and `TokenRail` is its verdict.
+(Cunningham et al. 2026, arXiv:2601.04603, screen all traffic with such a probe.)
 
     probe.safetensors   mean, scale [D]; weight [seeds, D, heads], bias [seeds, heads]; token.weight [H], token.bias [1]
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,12 +20,16 @@ from numpy.typing import NDArray
 
 from steersman.errors import ModelError
 from steersman.guard.activations import normal
+from steersman.guard.verdict import Decision, Exchange, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from steersman.guard.normalise import Views
+
 Floats = NDArray[np.float32]
 MEMORY_TOKENS = 16  # over which the moving average of token scores forgets
+MIN_TOKENS = 6  # before which the average of so few says little
 _NAMES = ("mean", "scale", "weight", "bias", "token.weight", "token.bias")
 
 
@@ -74,44 +79,82 @@ class Probe(NamedTuple):
 
 
 class TokenProbe:
-    """Scores a sequence token by token. A sequence of the engine's has a copy of its own.
+    """A score for each token of an answer, and for the answer so far: the highest moment of their moving average.
+
+    The average begins with the answer. Where it ran through the question too, it found half as many harmful answers at
+    equal false alarms; requests have a probe of their own.
 
     Attributes:
         layer: index of the decoder's layer, from 0, whose output is read.
-        threshold: the score from which a request of the calibration would be stopped.
+        threshold: the score above which an answer is stopped.
     """
 
     def __init__(self, layer: int, weight: Floats, bias: float, threshold: float, memory: int = MEMORY_TOKENS) -> None:
         import torch
 
         self.layer, self.threshold = layer, threshold
-        self._weight, self._bias, self._keep = torch.tensor(weight), bias, 1 - 1 / memory
-        self.start(1)
+        self._weight, self._bias, self._memory = torch.tensor(weight), bias, memory
 
-    def start(self, rows: int) -> None:
-        """Begin new sequences."""
-        import torch
+    def tokens(self, hidden: Tensor) -> Tensor:
+        """Each token's own score, [...], of its state, [..., H]."""
+        scores: Tensor = normal(hidden.float()) @ self._weight.to(hidden.device) + self._bias
+        return scores
 
-        self._mean, self._seen, self._highest = torch.zeros(rows), 0, torch.full((rows,), -torch.inf)
-
-    def step(self, hidden: Tensor) -> Tensor:
-        """The highest smoothed score so far, [B]; hidden: [B, T, H] of the new tokens.
-
-        It is the same however the tokens are cut into steps. NaN in the states stays NaN.
-        """
-        import torch
-
-        weight = self._weight.to(hidden.device)
-        scores = normal(hidden.float()) @ weight + self._bias  # [B, T]
-        for column in scores.unbind(1):
-            self._seen += 1
-            if self._seen == 1:
-                continue  # the first token is a sink that says nothing
-            rate = max(1 - self._keep, 1 / (self._seen - 1))  # the plain mean, until there are tokens enough
-            self._mean = self._mean.to(column.device) * (1 - rate) + column * rate
-            if self._seen > MIN_TOKENS:
-                self._highest = torch.maximum(self._highest.to(column.device), self._mean)
-        return self._highest if self._seen > MIN_TOKENS else self._mean
+    def follow(self) -> TokenReading:
+        """Begin an answer."""
+        return TokenReading(self._memory)
 
 
-MIN_TOKENS = 6  # before which the mean of so few says little
+class TokenReading:
+    """One answer under a `TokenProbe`."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory, self._seen, self._mean = memory, 0, 0.0
+        self._highest = -math.inf
+
+    def add(self, score: float) -> float:
+        """Take the next token's score; the highest moment so far, and NaN from a score on that is no number."""
+        self._seen += 1
+        self._mean += (score - self._mean) / min(self._seen, self._memory)  # the plain mean, until there are enough
+        if not math.isfinite(self._mean):
+            self._highest = math.nan
+        elif self._seen >= MIN_TOKENS and not math.isnan(self._highest):
+            self._highest = max(self._highest, self._mean)
+        return self._highest
+
+
+class TokenRail:
+    """Stops an answer by the score of its own activations, where this process serves the model.
+
+    Args:
+        principle, decision: what a high score is a breach of, and what is done then.
+    """
+
+    name = "probe"
+    reach: int | None = 0
+    along = True  # it judges activations, and is not asked where there are none
+
+    def __init__(self, probe: TokenProbe, principle: str, decision: Decision) -> None:
+        self.probe, self._principle, self._decision = probe, principle, decision
+
+    def check(self, exchange: Exchange, views: dict[str, Views]) -> Sequence[Verdict]:
+        """See `verdict.Rail`."""
+        score = exchange.activation
+        if score is None:
+            return ()
+        if math.isnan(score):
+            raise ArithmeticError("the model's activations are no numbers")
+        over = score > self.probe.threshold
+        return (
+            Verdict(
+                rail=self.name,
+                principle=self._principle,
+                decision=self._decision if over else "allow",
+                score=round(_chance(score), 6),
+                threshold=round(_chance(self.probe.threshold), 6),
+            ),
+        )
+
+
+def _chance(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-min(500.0, max(-500.0, log_odds))))
