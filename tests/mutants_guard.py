@@ -273,10 +273,10 @@ GUARD = (
     ),
     Mutant(
         "NaN of the probe lets a served answer go on",
-        "cli/in_process.py",
-        "not all(score < self.stop_at for score in scores)",
-        "any(score >= self.stop_at for score in scores)",
-        "unit/serving/test_in_process.py::test_a_probe_ends_an_answer",
+        "guard/rails/probe.py",
+        "        if not math.isfinite(self._mean):",
+        "        if False:",
+        "unit/guard/test_classifier.py::test_a_token_probe_remembers_the_highest_moment",
     ),
     # ── streams and the gateway ──────────────────────────────────────────────────────────────────────────────────────
     Mutant(

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steersman.guard.gateway.upstream import ACTIVATION, Reply, UpstreamError
 from steersman.guard.gateway.upstream import Path as ApiPath
@@ -18,6 +18,9 @@ from steersman.guard.rails.probe import TokenRail
 from steersman.serving.errors import ApiError
 from steersman.serving.replies import PROBE
 from steersman.serving.service import Service
+
+if TYPE_CHECKING:
+    from steersman.runs import OpenRun
 
 
 class EngineUpstream:
@@ -72,7 +75,7 @@ def upstream_of_run(run: str, guard: Path | None = None) -> tuple[EngineUpstream
     Args:
         guard: folder of a trained guard. Its probe reads the model that it was trained on, and no other of the run.
     """
-    from steersman.cli.serve import load_engine, models_of
+    from steersman.cli.serve import load_engine
     from steersman.guard.rails.classifier import token_rail
     from steersman.runs import open_run
     from steersman.serving.engine import EngineConfig
@@ -82,17 +85,24 @@ def upstream_of_run(run: str, guard: Path | None = None) -> tuple[EngineUpstream
         return EngineUpstream(Service(load_engine(run, (), EngineConfig()).start())), []
     rail, base, policy = found
     assert guard is not None
-    opened = open_run(run)
-    own = guard.resolve().parent == opened.path.resolve()  # a run may have moved with its guard
-    read = []
-    for name, folder in models_of(opened).items():
-        if folder is None or policy is None:
-            same = folder is policy and (own or base == opened.base)
-        else:
-            same = folder.resolve() == policy.resolve() or (own and folder.name == policy.name)
-        read += [name] * same
+    read = read_by(guard, base, policy, open_run(run))
     engine = load_engine(run, (), EngineConfig(), probes=dict.fromkeys(read, rail.probe))
     return EngineUpstream(Service(engine.start())), [rail] if read else []
+
+
+def read_by(guard: Path, base: Path, policy: Path | None, run: OpenRun) -> list[str]:
+    """Names of a run's models that a guard's probe was trained on: the base, or what was trained on it."""
+    from steersman.cli.serve import models_of
+
+    own = guard.resolve().parent == run.path.resolve()  # a run may have moved with its guard
+    found = []
+    for name, folder in models_of(run).items():
+        if folder is None or policy is None:
+            same = folder is policy and (own or base.resolve() == run.base.resolve())
+        else:
+            same = folder.resolve() == policy.resolve() or (own and folder.name == policy.name)
+        found += [name] * same
+    return found
 
 
 def _read(body: dict[str, Any]) -> dict[str, Any]:

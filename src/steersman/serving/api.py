@@ -153,7 +153,7 @@ class CompletionRequest(Sampled):
     """A request of ``/v1/completions``."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    logprobs: int | None = Field(default=None, ge=0, le=5)
+    logprobs: int | None = Field(default=None, ge=0, le=20)  # as vLLM has it; OpenAI stops at 5
     best_of: int | None = None
     echo: bool = False
 

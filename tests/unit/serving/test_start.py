@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from steersman.cli.in_process import read_by
 from steersman.cli.serve import KEYS, api_keys, load_engine, models_of
 from steersman.errors import UserError
 from steersman.http_server import Address
@@ -44,15 +45,20 @@ def test_a_plain_model_is_served_under_its_folders_name(base: Path, local: Local
         load_engine(str(base), ("aligned",), EngineConfig())
 
 
-def test_the_models_of_a_run(tmp_path: Path) -> None:
-    for stage in ("sft/adapter", "dpo/model", "reward_model/adapter"):
-        (tmp_path / stage).mkdir(parents=True)
+def opened_run(folder: Path) -> Any:
+    """A run whose policy is that of dpo."""
+    for stage in ("sft/adapter", "dpo/model", "reward_model/adapter", "base/model", "guard"):
+        (folder / stage).mkdir(parents=True)
 
     class Opened:
-        path, present = tmp_path, {"base", "sft", "dpo", "reward_model"}
+        path, present, base = folder, {"base", "sft", "dpo", "reward_model"}, folder / "base" / "model"
         trains_a_policy, about = True, {"policy": "dpo"}
 
-    opened: Any = Opened()
+    return Opened()
+
+
+def test_the_models_of_a_run(tmp_path: Path) -> None:
+    opened = opened_run(tmp_path)
     assert models_of(opened) == {
         "raw": None,
         "sft": tmp_path / "sft",
@@ -61,6 +67,18 @@ def test_the_models_of_a_run(tmp_path: Path) -> None:
     }
     opened.trains_a_policy = False
     assert "aligned" not in models_of(opened)
+
+
+def test_a_guards_probe_reads_the_model_that_it_was_trained_on(tmp_path: Path) -> None:
+    opened = opened_run(tmp_path / "run")
+    elsewhere, base, guard = tmp_path / "elsewhere", opened.base, opened.path / "guard"
+    assert read_by(guard, base, opened.path / "dpo", opened) == ["dpo", "aligned"]
+    assert read_by(guard, elsewhere, Path("/where/it/was/sft"), opened) == ["sft"]  # the run has moved
+    assert read_by(guard, elsewhere, None, opened) == ["raw"]
+    assert read_by(elsewhere, base, None, opened) == ["raw"]
+    assert read_by(elsewhere, base, opened.path / "sft", opened) == ["sft"]
+    assert read_by(elsewhere, elsewhere, None, opened) == []
+    assert read_by(elsewhere, base, Path("/of/another/run/sft"), opened) == []
 
 
 def test_fast_is_the_fast_model(base: Path, engine_of: Callable[..., Engine]) -> None:
