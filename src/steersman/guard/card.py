@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SIDES: tuple[Side, ...] = ("input", "output")
 MEASURED: tuple[Part, ...] = ("held_out", "unseen")
-ATTACKED = 40  # rows of each kind that every attack family is tried on
+ATTACKED = 30  # rows of each kind that every attack family is tried on
 REQUEST_CHARACTERS = 1200  # about 300 tokens
 TIMED = 60  # requests
 ENCODINGS: dict[str, Callable[[str], str]] = {
@@ -67,11 +67,12 @@ def compute(
         "constitution": {"name": constitution.name, "digest": constitution.digest},
         "rows": rows.counts,
         "input": _side("input", rows, fitted, probed),
-        "output": _side("output", rows, fitted, False),
+        "output": _side("output", rows, fitted, probed),
+        "operating_points": operating_points(rows, fitted, probed),
         "words_alone": _side("input", rows, fitted, False) if probed else None,
         "probe": _asked(rows, fitted) if probed else None,
         "seeds": list(_seeds(rows, fitted)),
-        "attacks": attacks(rail, rows, fitted.states.keys()),
+        "attacks": attacks(rail, rows, fitted.measured),
         "public": of_public_sets(rail, public),
         "cannot_see": list(LIMITS),
         "notes": list(_notes(constitution, rows, fitted.rules)),
@@ -92,6 +93,26 @@ def _side(side: Side, rows: GuardRows, fitted: Fitted, probed: bool) -> dict[str
             entry = found.setdefault(rule.principle, {"threshold": _threshold(rule)})
             if own:
                 entry[part] = _figures(side, own, scores, rule, shared)
+    return found
+
+
+RATES = (0.005, 0.01, 0.02, 0.05)  # of false alarms, for the table of operating points
+
+
+def operating_points(rows: GuardRows, fitted: Fitted, probed: bool) -> list[dict[str, Any]]:
+    """What a looser or stricter rate would give: all harmful requests, at thresholds from the calibration's topics."""
+    known, known_scores = fitted.scores("input", rows.part("calibration"), probed)
+    fine = np.array([row.label != "breaks" for row in known], bool)
+    found = []
+    for rate in RATES:
+        entry: dict[str, Any] = {"rate": rate}
+        for part in MEASURED:
+            own, scores = fitted.scores("input", rows.part(part), probed)
+            if own:
+                over = scores[HARM] > Threshold.choose(known_scores[HARM][fine], rate).score
+                kinds = np.array([row.kind if row.label != "breaks" else "harmful" for row in own])
+                entry[part] = {str(kind): _rate(over[kinds == kind]) for kind in np.unique(kinds)}
+        found.append(entry)
     return found
 
 

@@ -49,7 +49,7 @@ class GuardRow(NamedTuple):
         origin: where the row comes from, such as ``comparison`` or ``skeleton``.
         dressing: what was done to the words, empty for nothing.
         apart: the guard alone has this prompt; no policy learns from it.
-        about: of an exchange, the principle that the request is about, whatever the answer does.
+        about: the principle that the request is about, whatever it asks for and the answer does.
     """
 
     prompt: str
@@ -184,7 +184,7 @@ class _Builder:
             label: Label = "breaks" if principle else "fine"
             row = GuardRow(
                 source.prompt, None, principle, label, source.kind, source.topic, self._part(source), source.origin
-            )._replace(apart=source.prompt not in self._known)
+            )._replace(apart=source.prompt not in self._known, about=next(iter(source.principles), ""))
             yield row
             yield from (row._replace(prompt=text, dressing=name) for name, text in dressed(row.prompt, self.seed))
 

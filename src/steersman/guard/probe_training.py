@@ -6,7 +6,7 @@ Small networks on more of the states separated our own held-out topics as well o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,34 +14,44 @@ from numpy.typing import NDArray
 from steersman.guard.rails.probe import Probe
 
 Floats = NDArray[np.float32]
-STRENGTH = 0.003  # inverse regularisation
+STRENGTH = 0.001  # inverse regularisation
 
 
 def fit(
-    states: Floats, heads: Mapping[str, Sequence[bool]], weights: Sequence[Sequence[float]], middle: slice
+    states: Floats, heads: Mapping[str, Sequence[bool | None]], weights: Sequence[Sequence[float]], middle: slice
 ) -> Probe:
     """A linear head of the last tokens' states for each name and row of weights, and one for single tokens.
 
     Args:
         states: [N, D], of the training rows, as `ActivationReader.read` gives them.
-        heads: the rows that are positive, by head; the first is for tokens too.
+        heads: whether a row is positive, by head; None: that head does not learn from the row. The first is for tokens
+            too.
         weights: of the rows, one list for each seed (its bootstrap).
         middle: the columns of the mean that `TokenProbe` learns from; those before it are the last tokens'.
     """
     mean = states.mean(0)
     scale = 1 / (states.std(0) + 1e-3)
     inputs = (states - mean) * scale
-    positive = np.stack([np.array(found, bool) for found in heads.values()], 1)
+    labels = [_Labels.of(found) for found in heads.values()]
     last = inputs[:, : middle.start]
-    seeds = [[_head(last, column, np.array(own)) for column in positive.T] for own in weights]
+    seeds = [[_head(last, found.positive, found.known * np.array(own)) for found in labels] for own in weights]
     weight = np.stack([np.stack([head[0] for head in of_seed], 1) for of_seed in seeds]).astype(np.float32)
     bias = np.array([[head[1] for head in of_seed] for of_seed in seeds], np.float32)
-    token, offset = _head(inputs[:, middle], positive[:, 0], np.ones(len(states)))
+    token, offset = _head(inputs[:, middle], labels[0].positive, labels[0].known.astype(float))
     token = token * scale[middle]
     arrays = {"mean": mean[: middle.start], "scale": scale[: middle.start], "weight": weight, "bias": bias}
     arrays["token.weight"] = token.astype(np.float32)
     arrays["token.bias"] = np.array([offset - token @ mean[middle]], np.float32)
     return Probe(tuple(heads), arrays)
+
+
+class _Labels(NamedTuple):
+    positive: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, found: Sequence[bool | None]) -> _Labels:
+        return cls(np.array([bool(one) for one in found]), np.array([one is not None for one in found]))
 
 
 def _head(inputs: Floats, positive: NDArray[np.bool_], weights: NDArray[np.float64]) -> tuple[NDArray[Any], float]:

@@ -70,6 +70,16 @@ class Layout(Record):
     request_heads: tuple[str, ...]
     exchange_heads: tuple[str, ...]
 
+    @property
+    def probe_heads(self) -> tuple[str, ...]:
+        """Of `rails.probe.Probe`: those of requests, and the subjects."""
+        return probe_heads(self.request_heads, self.exchange_heads)
+
+
+def probe_heads(request_heads: Sequence[str], exchange_heads: Sequence[str]) -> tuple[str, ...]:
+    """What the probe says of a request: what its words say, and whether it is on a principle's subject."""
+    return (*request_heads, *(name for name in exchange_heads if name.startswith(ABOUT)))
+
 
 class Scorer(NamedTuple):
     """Both sides, and what they read.

@@ -32,7 +32,18 @@ from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.exchanges import GuardRow, GuardRows, Part, principles_of
 from steersman.guard.ngrams import NGrams, inverse_document_frequency, matrix
 from steersman.guard.rails.probe import Probe
-from steersman.guard.scorer import ABOUT, DECLINES, HARM, LOUD, Layout, Models, Scorer, answer_features, exchange_ids
+from steersman.guard.scorer import (
+    ABOUT,
+    DECLINES,
+    HARM,
+    LOUD,
+    Layout,
+    Models,
+    Scorer,
+    answer_features,
+    exchange_ids,
+    probe_heads,
+)
 from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import Side
 from steersman.store import write_json
@@ -42,6 +53,7 @@ if TYPE_CHECKING:
     from steersman.guard.rails.classifier import ClassifierRail
 
 VERSION = 1
+SIDES: tuple[Side, ...] = ("input", "output")
 TOKEN_CHANCES = 4  # moments of a text at which its moving average may be at its highest
 MIN_APART = 100  # rows of each label, in training and in calibration, for a probe on a policy
 OFF_SUBJECT = 0.05  # share of the exchanges on a principle's subject that may be taken for others
@@ -67,9 +79,11 @@ class Fitted(NamedTuple):
     """A trained guard.
 
     Attributes:
-        rules: by side; with a probe also those of ``input+probe``, for the combined scores of requests.
+        rules: by side; with a probe also those of ``input+probe``, for the combined scores of requests, and of
+            ``output+probe``, for which the probe says what a request is about.
         probe: the second step, None for none. cascade: how it is combined with the first.
         states: pooled activations of every request that was read, by its text.
+        measured: the requests whose harm the probe may be measured on.
         layers: of the model that were read; `TokenProbe` reads the middle one. token_threshold: of its score.
     """
 
@@ -80,13 +94,15 @@ class Fitted(NamedTuple):
     probe: Probe | None = None
     cascade: Cascade | None = None
     states: Mapping[str, Floats] = {}
+    measured: frozenset[str] = frozenset()
     layers: tuple[int, ...] = ()
     token_threshold: float = 0.0
 
     def with_rules(self, constitution: Constitution, rows: GuardRows) -> Fitted:
         """With the thresholds of the combined scores."""
-        own = self.scores("input", rows.part("calibration"), True)
-        return self._replace(rules=self.rules | {"input+probe": _rules("input", constitution, *own)})
+        own = rows.part("calibration")
+        rules = {f"{side}+probe": _rules(side, constitution, *self.scores(side, own, True)) for side in SIDES}
+        return self._replace(rules=self.rules | rules)
 
     def scores(self, side: Side, rows: GuardRows, probed: bool) -> tuple[Sequence[GuardRow], dict[str, Any]]:
         """The rows of one side with an array of log-odds for each head.
@@ -95,17 +111,34 @@ class Fitted(NamedTuple):
             probed: of requests, with the scores of both steps; then of those that the probe may be measured on.
         """
         own = rows.requests if side == "input" else rows.exchanges
-        if not probed or side == "output":
+        if not probed:
             read = self.reader.requests if side == "input" else self.reader.exchanges
             return own, read(self.scorer, own)
-        assert self.probe
+        if side == "output":
+            return own, self._on_subject(own)
         assert self.cascade
-        own = [row for row in own if row.prompt in self.states]
-        requests = self.reader.requests(self.scorer, own)
-        said = self.probe.scores(np.stack([self.states[row.prompt] for row in own])) if own else np.zeros((0, 1))
-        combined = self.cascade.of_request(requests[HARM], said[:, 0]) if own else np.zeros(0)
-        heads = {name: requests[name] + said[:, place] for place, name in enumerate(self.probe.heads)}
-        return own, heads | {HARM: combined}
+        own = [row for row in own if row.prompt in self.measured]
+        requests, said = self.reader.requests(self.scorer, own), self._said(own)
+        combined = self.cascade.of_request(requests[HARM], said[HARM]) if own else np.zeros(0)
+        return own, {name: scores + said[name] for name, scores in requests.items()} | {HARM: combined}
+
+    def _said(self, rows: Sequence[GuardRow]) -> dict[str, Any]:
+        """What the probe says of the rows' requests, an array for each head."""
+        assert self.probe
+        states = np.array([self.states[row.prompt] for row in rows], np.float32).reshape(len(rows), -1)
+        scores = self.probe.scores(states) if rows else np.zeros((0, len(self.probe.heads)))
+        return dict(zip(self.probe.heads, scores.T, strict=True))
+
+    def _on_subject(self, rows: Sequence[GuardRow]) -> dict[str, Any]:
+        """Scores of exchanges; of those that the probe has read, what the request is about in its words."""
+        heads = self.reader.exchanges(self.scorer, rows)
+        read = np.array([row.prompt in self.states for row in rows], bool)
+        said = self._said([row for row in rows if row.prompt in self.states])
+        for name in heads:
+            if name.startswith(ABOUT):
+                heads[name] = heads[name].copy()
+                heads[name][read] = said[name]
+        return heads
 
 
 def train(
@@ -138,8 +171,11 @@ def train(
     from steersman.guard import card
     from steersman.guard.rails.classifier import ClassifierRail
 
+    if not any(row.label == "fine" for row in rows.part("train").requests):
+        raise DataError("the guard's rows have no harmless request of a topic of training")
     reader = Reader(config.grams)
-    members = [fit(config, constitution, rows, member, reader) for member in range(config.seeds)]
+    others = scores_by_other_topics(config, constitution, rows.part("train"), reader)
+    members = [fit(config, constitution, rows, member, reader, others) for member in range(config.seeds)]
     scorer = mean_of(members)
     fitted = Fitted(scorer, calibrated(scorer, constitution, rows, reader), reader, members)
     activations = None
@@ -177,25 +213,50 @@ def with_probe(
     """The second step, which reads some of the requests, and the rules of both together."""
     from steersman.guard import probe_training
 
-    texts = list(dict.fromkeys(row.prompt for row in read))
+    scorer, measured = fitted.scorer, frozenset(row.prompt for row in read)
+    texts = list(dict.fromkeys([*(row.prompt for row in read), *_subject_requests(fitted, rows)]))
     states = dict(zip(texts, activations.read_all(texts), strict=True))
-    own = [row for row in rows.part("train").requests if row.prompt in states]
-    heads = {name: [_asks(row, name) for row in own] for name in fitted.scorer.request.heads}
+    train_rows = rows.part("train")
+    own = list({r.prompt: r for r in (*train_rows.exchanges, *train_rows.requests) if r.prompt in states}.values())
+    heads: dict[str, list[bool | None]] = {
+        name: [row.about == name.removeprefix(ABOUT) for row in own]
+        if name.startswith(ABOUT)
+        else [_asks(row, name) if row.prompt in measured else None for row in own]
+        for name in probe_heads(scorer.request.heads, scorer.exchange.heads)
+    }
     topics = sorted({row.topic for row in own})
     bootstraps = [_bootstrap(topics, config.seed, member) for member in range(config.seeds)]
     weights = [[weight_of[row.topic] for row in own] for weight_of in bootstraps]
     middle = slice(len(activations.layers) * activations.width, activations.size)
     probe = probe_training.fit(np.stack([states[row.prompt] for row in own]), heads, weights, middle)
-    known = [row.prompt for row in rows.part("calibration").requests if row.prompt in states and row.label == "fine"]
+    known = [row.prompt for row in rows.part("calibration").requests if row.prompt in measured and row.label == "fine"]
     rate = min(rule.threshold.declared_rate for rule in fitted.rules["input"])
     along = Threshold.choose(probe.of_means(np.stack([states[text] for text in known])[:, middle]), rate)
     fitted = fitted._replace(
         probe=probe,
         states=states,
+        measured=measured,
         layers=activations.layers,
         token_threshold=along.score + along.tail * math.log(TOKEN_CHANCES),
     )
     return fitted._replace(cascade=_cascade(fitted, rows)).with_rules(constitution, rows)
+
+
+def _subject_requests(fitted: Fitted, rows: GuardRows) -> list[str]:
+    """The requests on a subject that answers are judged on, and of those for the card the ones that need the probe."""
+    subjects = {name.removeprefix(ABOUT) for name in fitted.scorer.exchange.heads if name.startswith(ABOUT)}
+    found = [
+        r.prompt for r in (*rows.part("train").exchanges, *rows.part("calibration").exchanges) if r.about in subjects
+    ]
+    for part in ("held_out", "unseen"):
+        own = rows.part(part).exchanges
+        scores = fitted.reader.exchanges(fitted.scorer, own)
+        over = np.zeros(len(own), bool)
+        for rule in fitted.rules["output"]:
+            if rule.about is not None:
+                over |= scores[rule.head] > rule.threshold.score
+        found += [row.prompt for row, needed in zip(own, over, strict=True) if needed]
+    return found
 
 
 def _asks(row: GuardRow, head: str) -> bool:
@@ -206,9 +267,9 @@ def _cascade(fitted: Fitted, rows: GuardRows) -> Cascade:
     """The weights of both steps, from the calibration's topics."""
     assert fitted.probe
     own = rows.part("calibration")
-    requests = [row for row in own.requests if row.prompt in fitted.states]
+    requests = [row for row in own.requests if row.prompt in fitted.measured]
     words = fitted.reader.requests(fitted.scorer, requests)[HARM]
-    said = fitted.probe.scores(np.stack([fitted.states[row.prompt] for row in requests]))[:, 0]
+    said = fitted._said(requests)[HARM]
     return Cascade.fit(words, said, np.array([row.label == "breaks" for row in requests]))
 
 
@@ -267,22 +328,36 @@ class Reader:
         return dict(zip(scorer.exchange.heads, np.array(scores, np.float32).reshape(len(rows), -1).T, strict=True))
 
 
-def fit(config: GuardConfig, constitution: Constitution, rows: GuardRows, member: int, reader: Reader) -> Scorer:
-    """One member: both sides, on a bootstrap of the training topics (the first on all of them)."""
+def scores_by_other_topics(config: GuardConfig, constitution: Constitution, own: GuardRows, reader: Reader) -> Floats:
+    """Scores of the requests of the training exchanges, [N, heads], by models that were fitted on other topics."""
+    asked = _asked(constitution, own)
+    topics = sorted({row.topic for row in (*own.requests, *own.exchanges)})
+    folds = {topic: place % FOLDS for place, topic in enumerate(topics)}
+    parts = [[row for row in own.requests if folds[row.topic] != fold] for fold in range(FOLDS)]
+    apart = [_request_side(config, part, asked, dict.fromkeys(topics, 1.0), reader) for part in parts]
+    return _scores_of_requests(reader, own.exchanges, lambda row: apart[folds[row.topic]])
+
+
+def _asked(constitution: Constitution, own: GuardRows) -> list[str]:
+    """The principles that block requests and have one to learn from."""
+    return [p.id for p in principles_of(constitution)[0] if any(row.principle == p.id for row in own.requests)]
+
+
+def fit(
+    config: GuardConfig, constitution: Constitution, rows: GuardRows, member: int, reader: Reader, asked_scores: Floats
+) -> Scorer:
+    """One member: both sides, on a bootstrap of the training topics (the first on all of them).
+
+    Args:
+        asked_scores: `scores_by_other_topics`.
+    """
     own = rows.part("train")
-    if not any(row.label == "fine" for row in own.requests):
-        raise DataError("the guard's rows have no harmless request of a topic of training")
-    requests_of, answers_of = principles_of(constitution)
-    asked = [p.id for p in requests_of if any(row.principle == p.id for row in own.requests)]
+    asked, answers_of = _asked(constitution, own), principles_of(constitution)[1]
     answered = [p.id for p in answers_of if any(row.principle == p.id for row in own.exchanges)]
     behaviours = _behaviours(constitution, answered)
     topics = sorted({row.topic for row in (*own.requests, *own.exchanges)})
     weight_of = _bootstrap(topics, config.seed, member)
     side = _request_side(config, own.requests, asked, weight_of, reader)
-    folds = {topic: place % FOLDS for place, topic in enumerate(topics)}
-    parts = [[row for row in own.requests if folds[row.topic] != fold] for fold in range(FOLDS)]
-    apart = [_request_side(config, part, asked, weight_of, reader) for part in parts]
-    asked_scores = _scores_of_requests(reader, own.exchanges, lambda row: apart[folds[row.topic]])
     heads = {HARM: [row.label == "breaks" and row.principle in asked for row in own.exchanges]}
     heads[DECLINES] = [row.label == "refusal" for row in own.exchanges]
     heads |= {id: [row.label == "breaks" and row.principle == id for row in own.exchanges] for id in answered}
@@ -389,9 +464,6 @@ def _scores_of_requests(reader: Reader, rows: Sequence[GuardRow], side_of: Calla
 
 
 # calibration ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-SIDES: tuple[Side, ...] = ("input", "output")
 
 
 def calibrated(

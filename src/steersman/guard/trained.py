@@ -12,7 +12,7 @@ from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.scorer import ABOUT
 from steersman.types import Record
 
-FORMAT = 1  # of a guard's folder
+FORMAT = 2  # of a guard's folder
 Floats = NDArray[np.floating[Any]]
 
 
@@ -20,7 +20,8 @@ class SideRule(Record):
     """How one principle is judged on one side: the score that counts, its calibration, and its threshold.
 
     ``about``: of a principle that is kept by saying something, the score from which an exchange is on its subject; an
-    answer on another subject breaks no such principle. None: it holds for all.
+    answer on another subject breaks no such principle. None: it holds for all. In the rules of ``output+probe`` it is
+    the probe's score of the request, in those of ``output`` the words' score of the exchange.
     """
 
     principle: str
@@ -36,7 +37,7 @@ class SideRule(Record):
 
 
 class Cascade(Record):
-    """The two steps as one score: weighted sums, fitted on the calibration's topics.
+    """The two steps as one score: a weighted sum, calibrated on the calibration's topics.
 
     A request whose n-gram score is below ``low`` is not shown to the probe; ``missing`` stands for what it would say.
     """
@@ -53,22 +54,18 @@ class Cascade(Record):
 
     @classmethod
     def fit(cls, words: Floats, probe: Floats, harmful: NDArray[np.bool_]) -> Cascade:
-        """A logistic regression on the scores of the calibration's requests."""
+        """Log-odds from the sum of both scores, each in its own standard deviations, on the calibration's requests.
+
+        A regression on both would trust the words more than they deserve: the calibration's topics are new, but the
+        people who wrote them are those of the training's.
+        """
         low = float(np.quantile(words[harmful], MISSED)) if harmful.any() else float("-inf")
         missing = float(np.quantile(probe[~harmful], 0.5)) if (~harmful).any() else 0.0
-        request = _logistic(np.stack([words, probe], 1), harmful)
-        return cls(low=low, missing=missing, request=request)  # type: ignore[arg-type]
+        weights = WORDS / (float(words.std()) + 1e-6), 1 / (float(probe.std()) + 1e-6)
+        joined = Platt.fit(weights[0] * words + weights[1] * probe, harmful)
+        first, second = (float(weight * joined.slope) for weight in weights)
+        return cls(low=low, missing=missing, request=(first, second, joined.offset))
 
 
+WORDS = 0.5  # weight of the words beside the probe
 MISSED = 0.02  # share of the harmful requests that the first step may keep from the second
-
-
-def _logistic(columns: Floats, positive: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Weights and offset; those of the first column alone where there is nothing to learn from."""
-    from sklearn.linear_model import LogisticRegression
-
-    if positive.all() or not positive.any():
-        return (1.0, *(0.0 for _ in range(columns.shape[1])))
-    width = columns.std(0) + 1e-6
-    model = LogisticRegression(C=1.0, max_iter=500).fit(columns / width, positive)
-    return (*(float(w) for w in model.coef_[0] / width), float(model.intercept_[0]))

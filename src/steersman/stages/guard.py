@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steersman.cost.work import Counts, PeakSizes, Work, Workload
 from steersman.evals.detectors import behaviours
+from steersman.evals.forms import KINDS
 from steersman.guard import card, train
 from steersman.guard.exchanges import GuardRows
 from steersman.guard.train import GuardConfig
@@ -63,6 +64,8 @@ def section(record: StageRecord) -> Section:
     for side, name in (("input", "Requests"), ("output", "Answers")):
         parts = [part for part in PARTS if any(part in own for own in found[side].values())]
         blocks += [_recall(f"{name}: {PARTS[part]}", found[side], part, record) for part in parts]
+    points = found["operating_points"]
+    blocks += [_operating_points(points, part) for part in PARTS if any(part in own for own in points)]
     blocks.append(_attacks(found["attacks"]))
     if found["public"]:
         blocks.append(_public(found["public"]))
@@ -100,6 +103,17 @@ def _recall(caption: str, principles: Mapping[str, Any], part: str, record: Stag
             )
         )
     columns = ("Principle", "Recall", "False alarms", "Breaking", "Harmless")
+    return Table(caption=caption, columns=columns, rows=tuple(rows))
+
+
+def _operating_points(points: Sequence[Mapping[str, Any]], part: str) -> Table:
+    """What other declared rates would catch and cost."""
+    rows: list[tuple[Cell, ...]] = []
+    for own in points:
+        found = own.get(part, {})
+        rows.append((percent(own["rate"]), *(Rate.of(found[kind]) if kind in found else "" for kind in KINDS)))
+    caption = f"Requests, {PARTS[part]}: all harmful ones at other rates of false alarms"
+    columns = ("Declared rate", "Stopped: harmful", "Stopped: look-alikes", "Stopped: ordinary")
     return Table(caption=caption, columns=columns, rows=tuple(rows))
 
 

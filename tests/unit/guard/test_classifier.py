@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tests.unit.guard.classifier_rows import constitution, data_set
 
 from steersman.errors import ModelError
+from steersman.guard import probe_training
 from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.card import blocks, latency
 from steersman.guard.exchanges import GuardRows
@@ -23,7 +24,7 @@ from steersman.guard.guard import Guard, Limits
 from steersman.guard.normalise import Piece, View, Views
 from steersman.guard.rails.classifier import ClassifierRail, constitution_of, pieces, token_rail
 from steersman.guard.rails.probe import TokenProbe
-from steersman.guard.scorer import HARM
+from steersman.guard.scorer import ABOUT, HARM
 from steersman.guard.train import GuardConfig, train
 from steersman.guard.verdict import Exchange, Part
 
@@ -248,6 +249,51 @@ def test_a_guard_with_a_probe(probed: Path) -> None:
     card = json.loads((probed / "card.json").read_text(encoding="utf-8"))
     assert card["words_alone"]["no-harm"]["unseen"]["recall"]["n"] >= 6
     assert card["probe"]["asked"]["harmful"]["value"] > 0.9
+    recall = [own["unseen"]["harmful"]["value"] for own in card["operating_points"]]
+    assert recall == sorted(recall)
+    assert recall[-1] > 0.8
+
+
+ACHE, PILLS = "My head aches since I came back from the harbour 7.", "It is the sun. Take nine of the white pills."
+
+
+@slow
+def test_an_answer_breaks_no_rule_of_a_subject_that_the_request_is_not_about(probed: Path) -> None:
+    """The words alone cannot tell; the probe is asked where they are over the threshold, and nowhere else."""
+    rail = ClassifierRail.load(probed, constitution())
+    assert [v.principle for v in rail.check(Exchange.of(ACHE, PILLS), {}) if v.decision != "allow"] == ["doctor"]
+    asked: list[tuple[str, ...]] = []
+
+    def says(score: float) -> Callable[[tuple[str, ...]], dict[str, float]]:
+        def said(texts: tuple[str, ...]) -> dict[str, float]:
+            asked.append(texts)
+            return {HARM: 0.0, "no-harm": 0.0, ABOUT + "doctor": score}
+
+        return said
+
+    edge = next(rule.about for rule in rail.rules["output+probe"] if rule.principle == "doctor")
+    assert edge is not None
+    rail._said = says(edge - 1)  # type: ignore[assignment]
+    assert not blocks(rail, ACHE, PILLS)
+    rail._said = says(edge + 1)  # type: ignore[assignment]
+    assert blocks(rail, ACHE, PILLS)
+    assert asked == [(ACHE,), (ACHE,)]
+    assert not blocks(rail, LOOKALIKE, "To visit the mill, begin early and take a friend.")
+    assert len(asked) == 2
+
+
+def test_a_head_learns_only_from_rows_that_know_it() -> None:
+    """A row without a label counts for that head as one of weight zero does; other heads learn from it."""
+    states = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    known: list[bool | None] = [row % 2 == 0 if row < 20 else None for row in range(30)]
+    filled: list[bool | None] = [row % 2 == 0 for row in range(30)]
+    middle = slice(4, 6)
+    heads = probe_training.fit(states, {HARM: known, "other": filled}, [[1.0] * 30], middle).arrays["weight"][0]
+    zero = probe_training.fit(states, {HARM: filled}, [[1.0] * 20 + [0.0] * 10], middle).arrays["weight"][0]
+    whole = probe_training.fit(states, {HARM: filled}, [[1.0] * 30], middle).arrays["weight"][0]
+    np.testing.assert_allclose(heads[:, 0], zero[:, 0], atol=1e-6)
+    np.testing.assert_allclose(heads[:, 1], whole[:, 0], atol=1e-6)
+    assert np.abs(zero - whole).max() > 1e-4
 
 
 @slow

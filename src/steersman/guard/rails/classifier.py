@@ -25,7 +25,7 @@ from steersman.guard.activations import ActivationReader
 from steersman.guard.normalise import View, Views
 from steersman.guard.normalise import views as all_views
 from steersman.guard.rails.probe import Probe, TokenProbe, TokenRail
-from steersman.guard.scorer import HARM, Layout, Scorer
+from steersman.guard.scorer import ABOUT, HARM, Layout, Scorer
 from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import ANSWER, STRICTNESS, Evidence, Exchange, Side, Verdict
 from steersman.store import read_json
@@ -120,7 +120,7 @@ class ClassifierRail:
             print(f"note: the guard works without its probe, whose model is gone: {gone[0]}", file=sys.stderr)
             return cls(constitution, scorer, rules)
         path = folder / "probe.safetensors"
-        probe = Probe.of_arrays(layout.request_heads, _arrays(path), path)
+        probe = Probe.of_arrays(layout.probe_heads, _arrays(path), path)
         activations = ActivationReader(model, trained)
         if list(activations.layers) != about["layers"] or activations.width * len(activations.layers) != len(
             probe.arrays["mean"]
@@ -135,6 +135,8 @@ class ClassifierRail:
         said, found = self._request(exchange, views)
         if exchange.answer is not None:
             found = self._answer(said, views.get(ANSWER) or all_views(exchange.answer), found.scores)
+            if self.probed:
+                found = found._replace(scores=self._on_subject(said, found.scores))
         elif self.probed:
             found = found._replace(scores=self._combined(said, found))
         if not all(math.isfinite(score) for score in found.scores.values()):
@@ -149,6 +151,14 @@ class ClassifierRail:
         probed = self._said(tuple(dict.fromkeys(text for text in (found.text, said) if text.strip())))
         scores = {name: score + probed.get(name, 0.0) for name, score in found.scores.items()}
         return {**scores, HARM: float(self.cascade.of_request(found.scores[HARM], probed[HARM]))}
+
+    def _on_subject(self, said: str, scores: Mapping[str, float]) -> Mapping[str, float]:
+        """An answer's scores, with the probe's word on the request's subject where the answer's words are over."""
+        rules = [rule for rule in self.rules["output+probe"] if rule.about is not None]
+        if not any(scores[rule.head] > rule.threshold.score for rule in rules):
+            return scores
+        probed = self._said((said,))
+        return {**scores, **{name: score for name, score in probed.items() if name.startswith(ABOUT)}}
 
     def _ask(self, texts: tuple[str, ...]) -> Mapping[str, float]:
         """What the probe says of a request: the scores of the text with the highest."""
@@ -177,7 +187,7 @@ class ClassifierRail:
             self._ahead.update(zip(texts, self.probe.scores(self.activations.read(texts)), strict=True))
 
     def _verdicts(self, side: Side, found: Found) -> Iterator[Verdict]:
-        rules = self.rules["input+probe" if self.probed and side == "input" else side]
+        rules = self.rules[f"{side}+probe" if self.probed else side]
         shared = [rule for rule in rules if rule.head == HARM]
         top = max(shared, key=lambda rule: found.scores.get(rule.principle, -math.inf), default=None)
         for rule in rules:
@@ -258,7 +268,7 @@ def token_probe(folder: Path) -> TokenProbe | None:
     if not about.get("cascade"):
         return None
     layers = about["layers"]
-    probe = Probe.of_arrays(about["layout"]["request_heads"], _arrays(path), path)
+    probe = Probe.of_arrays(Layout.model_validate(about["layout"]).probe_heads, _arrays(path), path)
     weight, bias = probe.arrays["token.weight"], float(probe.arrays["token.bias"][0])
     return TokenProbe(layers[len(layers) // 2] - 1, weight, bias, float(about["token_threshold"]))
 
