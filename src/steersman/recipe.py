@@ -23,7 +23,7 @@ from steersman.evals.capability import CapabilityConfig
 from steersman.evals.forms import FormsConfig
 from steersman.evals.public_prompts import PublicPromptsConfig
 from steersman.evals.sense import SenseConfig
-from steersman.guard.train import GuardConfig
+from steersman.guard.config import GuardConfig
 from steersman.lm.chat_settings import ChatConfig
 from steersman.lm.device import Hardware
 from steersman.train.dpo import DpoConfig

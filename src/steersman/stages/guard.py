@@ -9,8 +9,8 @@ from steersman.cost.work import Counts, PeakSizes, Work, Workload
 from steersman.evals.detectors import behaviours
 from steersman.evals.forms import KINDS
 from steersman.guard import card, train
+from steersman.guard.config import GuardConfig
 from steersman.guard.exchanges import GuardRows
-from steersman.guard.train import GuardConfig
 from steersman.report.blocks import Block, Bullets, Cell, Details, Label, Rate, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
 from steersman.report.format import percent, phrase

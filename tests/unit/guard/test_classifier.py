@@ -19,13 +19,14 @@ from steersman.errors import ModelError
 from steersman.guard import probe_training
 from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.card import blocks, latency
+from steersman.guard.config import GuardConfig
 from steersman.guard.exchanges import GuardRows
 from steersman.guard.guard import Guard, Limits
 from steersman.guard.normalise import Piece, View, Views
 from steersman.guard.rails.classifier import ClassifierRail, constitution_of, pieces, token_rail
 from steersman.guard.rails.probe import TokenProbe
 from steersman.guard.scorer import ABOUT, HARM
-from steersman.guard.train import GuardConfig, train
+from steersman.guard.train import train
 from steersman.guard.verdict import Exchange, Part
 
 CONFIG = GuardConfig(seeds=2, grams=GuardConfig().grams.model_copy(update={"bits": 12}))
