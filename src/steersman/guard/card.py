@@ -101,7 +101,7 @@ RATES = (0.005, 0.01, 0.02, 0.05)  # of false alarms, for the table of operating
 
 def operating_points(rows: GuardRows, fitted: Fitted, probed: bool) -> list[dict[str, Any]]:
     """What a looser or stricter rate would give: all harmful requests, at thresholds from the calibration's topics."""
-    known, known_scores = fitted.scores("input", rows.part("calibration"), probed)
+    known, known_scores = fitted.calibration_requests(rows, probed)
     fine = np.array([row.label != "breaks" for row in known], bool)
     found = []
     for rate in RATES:

@@ -50,14 +50,28 @@ class Reader:
         return dict(zip(scorer.exchange.heads, np.array(scores, np.float32).reshape(len(rows), -1).T, strict=True))
 
 
-def scores_by_other_topics(config: GuardConfig, constitution: Constitution, own: GuardRows, reader: Reader) -> Floats:
-    """Scores of the requests of the training exchanges, [N, heads], by models that were fitted on other topics."""
-    asked = _asked(constitution, own)
+def scores_by_other_topics(
+    config: GuardConfig, constitution: Constitution, own: GuardRows, reader: Reader
+) -> tuple[dict[str, Floats], Floats]:
+    """Scores of training requests by models that were fitted on other topics.
+
+    Returns:
+        Of the requests, an array for each head; of the requests of the exchanges, [N, heads].
+    """
+    asked, fold_of = _asked(constitution, own), folds(own)
+    parts = [[row for row in own.requests if fold_of[row.topic] != fold] for fold in range(FOLDS)]
+    apart = [_request_side(config, part, asked, dict.fromkeys(fold_of, 1.0), reader) for part in parts]
+    requests, exchanges = (
+        _scores_of_requests(reader, rows, lambda row: apart[fold_of[row.topic]])
+        for rows in (own.requests, own.exchanges)
+    )
+    return dict(zip(apart[0].heads, requests.T, strict=True)), exchanges
+
+
+def folds(own: GuardRows) -> dict[str, int]:
+    """The fold of each topic."""
     topics = sorted({row.topic for row in (*own.requests, *own.exchanges)})
-    folds = {topic: place % FOLDS for place, topic in enumerate(topics)}
-    parts = [[row for row in own.requests if folds[row.topic] != fold] for fold in range(FOLDS)]
-    apart = [_request_side(config, part, asked, dict.fromkeys(topics, 1.0), reader) for part in parts]
-    return _scores_of_requests(reader, own.exchanges, lambda row: apart[folds[row.topic]])
+    return {topic: place % FOLDS for place, topic in enumerate(topics)}
 
 
 def _asked(constitution: Constitution, own: GuardRows) -> list[str]:

@@ -45,6 +45,17 @@ def fit(
     return Probe(tuple(heads), arrays)
 
 
+def by_other_folds(
+    states: Floats, heads: Mapping[str, Sequence[bool | None]], folds: NDArray[np.int_], middle: slice
+) -> Floats:
+    """Log-odds of each row, [N, heads], by heads that learnt from the rows of the other folds alone."""
+    found = np.zeros((len(states), len(heads)), np.float32)
+    for fold in np.unique(folds):
+        probe = fit(states, heads, [(folds != fold).astype(float).tolist()], middle)
+        found[folds == fold] = probe.scores(states[folds == fold])
+    return found
+
+
 class _Labels(NamedTuple):
     positive: NDArray[np.bool_]
     known: NDArray[np.bool_]

@@ -28,7 +28,7 @@ from steersman.guard.activations import ActivationReader
 from steersman.guard.calibration import Platt, Threshold
 from steersman.guard.config import GuardConfig
 from steersman.guard.exchanges import GuardRow, GuardRows, Part, principles_of
-from steersman.guard.ngram_training import Reader, bootstrap, fit, mean_of, scores_by_other_topics
+from steersman.guard.ngram_training import Reader, bootstrap, fit, folds, mean_of, scores_by_other_topics
 from steersman.guard.rails.probe import Probe
 from steersman.guard.scorer import ABOUT, HARM, Layout, Scorer, probe_heads
 from steersman.guard.trained import FORMAT, Cascade, SideRule
@@ -43,8 +43,21 @@ VERSION = 1
 SIDES: tuple[Side, ...] = ("input", "output")
 TOKEN_CHANCES = 4  # moments of a text at which its moving average may be at its highest
 MIN_APART = 100  # rows of each label, in training and in calibration, for a probe on a policy
+ENOUGH = 300  # harmless requests of training, from which on thresholds are chosen on them too
 OFF_SUBJECT = 0.05  # share of the exchanges on a principle's subject that may be taken for others
 Floats = NDArray[np.float32]
+
+
+class Others(NamedTuple):
+    """Training requests, with scores of models that were fitted on other topics: no model is too sure of them.
+
+    Attributes:
+        words: scores of the n-grams, an array for each head. said: the probe's; NaN where it may not be measured.
+    """
+
+    rows: Sequence[GuardRow]
+    words: Mapping[str, Any]
+    said: Mapping[str, Any] = {}
 
 
 class Fitted(NamedTuple):
@@ -53,6 +66,7 @@ class Fitted(NamedTuple):
     Attributes:
         rules: by side; with a probe also those of ``input+probe``, for the combined scores of requests, and of
             ``output+probe``, for which the probe says what a request is about.
+        others: training requests that thresholds are chosen on beside those of the calibration's topics.
         probe: the second step, None for none. cascade: how it is combined with the first.
         states: pooled activations of every request that was read, by its text.
         measured: the requests whose harm the probe may be measured on.
@@ -63,6 +77,7 @@ class Fitted(NamedTuple):
     rules: dict[str, list[SideRule]]
     reader: Reader
     members: Sequence[Scorer]
+    others: Others
     probe: Probe | None = None
     cascade: Cascade | None = None
     states: Mapping[str, Floats] = {}
@@ -71,10 +86,30 @@ class Fitted(NamedTuple):
     token_threshold: float = 0.0
 
     def with_rules(self, constitution: Constitution, rows: GuardRows) -> Fitted:
-        """With the thresholds of the combined scores."""
-        own = rows.part("calibration")
-        rules = {f"{side}+probe": _rules(side, constitution, *self.scores(side, own, True)) for side in SIDES}
-        return self._replace(rules=self.rules | rules)
+        """With the thresholds of the words' scores or, where there is a probe, of the combined ones."""
+        probed = self.probe is not None
+        answers = self.scores("output", rows.part("calibration"), probed)
+        found = {
+            "input": _rules("input", constitution, *self.calibration_requests(rows, probed)),
+            "output": _rules("output", constitution, *answers),
+        }
+        return self._replace(
+            rules=self.rules | {f"{side}+probe" if probed else side: own for side, own in found.items()}
+        )
+
+    def calibration_requests(self, rows: GuardRows, probed: bool) -> tuple[Sequence[GuardRow], dict[str, Any]]:
+        """The requests that thresholds are chosen on, with their scores: the calibration's, and `others`.
+
+        Of a small data set the calibration's alone: three quarters of it teach a model too little.
+        """
+        own, scores = self.scores("input", rows.part("calibration"), probed)
+        if sum(row.label == "fine" for row in self.others.rows) < ENOUGH:
+            return own, scores
+        kept = np.array([not probed or row.prompt in self.measured for row in self.others.rows], bool)
+        words, said = ({n: v[kept] for n, v in found.items()} for found in (self.others.words, self.others.said))
+        further = self._combined(words, said) if probed else words
+        others = [row for row, wanted in zip(self.others.rows, kept, strict=True) if wanted]
+        return [*own, *others], {name: np.concatenate([scores[name], further[name]]) for name in scores}
 
     def scores(self, side: Side, rows: GuardRows, probed: bool) -> tuple[Sequence[GuardRow], dict[str, Any]]:
         """The rows of one side with an array of log-odds for each head.
@@ -88,13 +123,15 @@ class Fitted(NamedTuple):
             return own, read(self.scorer, own)
         if side == "output":
             return own, self._on_subject(own)
-        assert self.cascade
         own = [row for row in own if row.prompt in self.measured]
-        requests, said = self.reader.requests(self.scorer, own), self._said(own)
-        combined = self.cascade.of_request(requests[HARM], said[HARM]) if own else np.zeros(0)
-        return own, {name: scores + said[name] for name, scores in requests.items()} | {HARM: combined}
+        return own, self._combined(self.reader.requests(self.scorer, own), self.said(own))
 
-    def _said(self, rows: Sequence[GuardRow]) -> dict[str, Any]:
+    def _combined(self, words: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+        assert self.cascade
+        combined = self.cascade.of_request(words[HARM], said[HARM]) if words else np.zeros(0)
+        return {name: scores + said[name] for name, scores in words.items()} | {HARM: combined}
+
+    def said(self, rows: Sequence[GuardRow]) -> dict[str, Any]:
         """What the probe says of the rows' requests, an array for each head."""
         assert self.probe
         states = np.array([self.states[row.prompt] for row in rows], np.float32).reshape(len(rows), -1)
@@ -105,7 +142,7 @@ class Fitted(NamedTuple):
         """Scores of exchanges; of those that the probe has read, what the request is about in its words."""
         heads = self.reader.exchanges(self.scorer, rows)
         read = np.array([row.prompt in self.states for row in rows], bool)
-        said = self._said([row for row in rows if row.prompt in self.states])
+        said = self.said([row for row in rows if row.prompt in self.states])
         for name in heads:
             if name.startswith(ABOUT):
                 heads[name] = heads[name].copy()
@@ -146,10 +183,10 @@ def train(
     if not any(row.label == "fine" for row in rows.part("train").requests):
         raise DataError("the guard's rows have no harmless request of a topic of training")
     reader = Reader(config.grams)
-    others = scores_by_other_topics(config, constitution, rows.part("train"), reader)
-    members = [fit(config, constitution, rows, member, reader, others) for member in range(config.seeds)]
-    scorer = mean_of(members)
-    fitted = Fitted(scorer, calibrated(scorer, constitution, rows, reader), reader, members)
+    words, asked_scores = scores_by_other_topics(config, constitution, rows.part("train"), reader)
+    members = [fit(config, constitution, rows, member, reader, asked_scores) for member in range(config.seeds)]
+    others = Others(rows.part("train").requests, words)
+    fitted = Fitted(mean_of(members), {}, reader, members, others).with_rules(constitution, rows)
     activations = None
     if base is not None and config.probe and any(rule.head == HARM for rule in fitted.rules["input"]):
         policy = policy if _enough_apart(rows) else None
@@ -158,11 +195,11 @@ def train(
         fitted = with_probe(config, constitution, rows, read, fitted, activations)
     models = {"base": base, "policy": policy} if activations else {}
     out_folder.mkdir(parents=True, exist_ok=True)
-    save_file(scorer.arrays(), out_folder / "ngrams.safetensors")
+    save_file(fitted.scorer.arrays(), out_folder / "ngrams.safetensors")
     if fitted.probe:
         save_file(dict(fitted.probe.arrays), out_folder / "probe.safetensors")
     write_json(out_folder / "guard.json", description(config, constitution, fitted, models))
-    rail = ClassifierRail(constitution, scorer, fitted.rules, fitted.probe, fitted.cascade, activations)
+    rail = ClassifierRail(constitution, fitted.scorer, fitted.rules, fitted.probe, fitted.cascade, activations)
     write_json(out_folder / "card.json", card.compute(constitution, rows, fitted, rail, public))
     return rail
 
@@ -200,7 +237,8 @@ def with_probe(
     bootstraps = [bootstrap(topics, config.seed, member) for member in range(config.seeds)]
     weights = [[weight_of[row.topic] for row in own] for weight_of in bootstraps]
     middle = slice(len(activations.layers) * activations.width, activations.size)
-    probe = probe_training.fit(np.stack([states[row.prompt] for row in own]), heads, weights, middle)
+    inputs = np.stack([states[row.prompt] for row in own])
+    probe = probe_training.fit(inputs, heads, weights, middle)
     known = [row.prompt for row in rows.part("calibration").requests if row.prompt in measured and row.label == "fine"]
     rate = min(rule.threshold.declared_rate for rule in fitted.rules["input"])
     along = Threshold.choose(probe.of_means(np.stack([states[text] for text in known])[:, middle]), rate)
@@ -211,6 +249,14 @@ def with_probe(
         layers=activations.layers,
         token_threshold=along.score + along.tail * math.log(TOKEN_CHANCES),
     )
+    asked = {name: labels for name, labels in heads.items() if not name.startswith(ABOUT)}
+    fold_of = folds(train_rows)
+    own_folds = np.array([fold_of[row.topic] for row in own])
+    apart = probe_training.by_other_folds(inputs, asked, own_folds, middle)
+    place = {row.prompt: at for at, row in enumerate(own)}
+    nothing = np.full(len(asked), np.nan, np.float32)
+    said = np.stack([apart[place[r.prompt]] if r.prompt in measured else nothing for r in fitted.others.rows])
+    fitted = fitted._replace(others=fitted.others._replace(said=dict(zip(asked, said.T, strict=True))))
     return fitted._replace(cascade=_cascade(fitted, rows)).with_rules(constitution, rows)
 
 
@@ -236,13 +282,14 @@ def _asks(row: GuardRow, head: str) -> bool:
 
 
 def _cascade(fitted: Fitted, rows: GuardRows) -> Cascade:
-    """The weights of both steps, from the calibration's topics."""
-    assert fitted.probe
-    own = rows.part("calibration")
+    """The weights of both steps, from the requests that thresholds are chosen on."""
+    own, others = rows.part("calibration"), fitted.others
     requests = [row for row in own.requests if row.prompt in fitted.measured]
-    words = fitted.reader.requests(fitted.scorer, requests)[HARM]
-    said = fitted._said(requests)[HARM]
-    return Cascade.fit(words, said, np.array([row.label == "breaks" for row in requests]))
+    kept = np.array([row.prompt in fitted.measured for row in others.rows], bool)
+    words = np.concatenate([fitted.reader.requests(fitted.scorer, requests)[HARM], others.words[HARM][kept]])
+    said = np.concatenate([fitted.said(requests)[HARM], others.said[HARM][kept]])
+    harmful = [row.label == "breaks" for row in (*requests, *others.rows) if row.prompt in fitted.measured]
+    return Cascade.fit(words, said, np.array(harmful))
 
 
 def description(
@@ -272,17 +319,6 @@ def description(
 
 
 # calibration ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def calibrated(
-    scorer: Scorer, constitution: Constitution, rows: GuardRows, reader: Reader
-) -> dict[str, list[SideRule]]:
-    """Calibration and threshold of each principle on each side, from the calibration's topics."""
-    own = rows.part("calibration")
-    return {
-        "input": _rules("input", constitution, own.requests, reader.requests(scorer, own.requests)),
-        "output": _rules("output", constitution, own.exchanges, reader.exchanges(scorer, own.exchanges)),
-    }
 
 
 def _rules(

@@ -223,6 +223,22 @@ def test_thresholds_come_from_harmless_rows_of_the_calibration(trained: Path, ra
     assert rule.calibration.slope == pytest.approx(Platt.fit(scores, ~harmless).slope, rel=1e-3)
 
 
+def test_thresholds_are_chosen_on_training_requests_too_where_there_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By models of other topics: by the guard itself, their scores would be lower and so would the threshold."""
+    monkeypatch.setattr("steersman.guard.train.ENOUGH", 10)
+    rows = GuardRows.build(data_set(tmp_path), constitution())
+    rail = train(CONFIG, constitution(), rows, tmp_path)
+    fine = {
+        part: [r.prompt for r in rows.part(part).requests if r.label == "fine"] for part in ("train", "calibration")
+    }
+    (rule,) = rail.rules["input"]
+    assert rule.threshold.negatives == len(fine["train"]) + len(fine["calibration"])
+    by_itself = [rail.scorer.of_request(text)[HARM] for text in (*fine["train"], *fine["calibration"])]
+    assert rule.threshold.score > Threshold.choose(np.array(by_itself), 0.01).score + 0.1
+
+
 def test_the_card(trained: Path, rail: ClassifierRail) -> None:
     card = json.loads((trained / "card.json").read_text(encoding="utf-8"))
     for part in ("held_out", "unseen"):
