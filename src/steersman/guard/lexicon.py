@@ -146,7 +146,7 @@ class Glance:
     def __init__(self, text: str) -> None:
         self.text = text
         self.words = WORD.findall(text.lower() if "\u0130" not in text else text.replace("\u0130", "I").lower())
-        self.unknown = set(self.words) - words().keys()
+        self.unknown = set(self.words).difference(words())
 
     @cached_property
     def places(self) -> list[tuple[int, int]]:

@@ -56,7 +56,7 @@ class NGrams(Record):
         codes, starts = _codes(words)
         parts = [*self._of_words(codes, starts, owners), *self._of_characters(codes, starts, owners)]
         hashes = _mixed(np.concatenate([part[0] for part in parts])) >> np.uint64(64 - self.bits)
-        return np.asarray(hashes, np.int32), np.concatenate([part[1] for part in parts])
+        return hashes.astype(np.int32), np.concatenate([part[1] for part in parts])
 
     def _cut(self, text: str) -> str:
         half = self.characters // 2
@@ -83,15 +83,17 @@ class NGrams(Record):
         self, codes: NDArray[np.uint64], starts: NDArray[np.int64], owners: NDArray[np.int64]
     ) -> list[_Owned]:
         """Runs of characters; a space is at most at the beginning or at the end of one."""
-        space, found = codes == ord(" "), list[_Owned]()
-        owner = owners[np.maximum(np.searchsorted(starts, np.arange(len(codes)) + space, "right") - 1, 0)]
-        for n in range(self.shortest, self.longest + 1):
+        solid, found = codes != ord(" "), list[_Owned]()
+        owner = np.repeat(owners, np.diff(np.append(starts - 1, len(codes))))  # a space belongs to the word behind it
+        powers = _powers(self.longest)
+        run, inner = np.zeros(len(codes) + 1, np.uint64), np.ones(len(codes) + 1, bool)
+        for n in range(1, self.longest + 1):  # each run of n from the one of n - 1 that begins at the same place
             if len(codes) < n:
                 break
-            windows = np.lib.stride_tricks.sliding_window_view
-            inner = np.asarray(~windows(space[1:-1], n - 2).any(1))
-            run = (windows(codes, n) * _powers(n)).sum(1, dtype=np.uint64)
-            found.append((run[inner] + np.uint64(1000 + n), owner[: len(inner)][inner]))
+            run = run[:-1] + codes[n - 1 :] * powers[n - 1]
+            inner = inner[:-1] & solid[n - 2 : -1] if n > 2 else inner[:-1]
+            if n >= self.shortest:
+                found.append((run[inner] + np.uint64(1000 + n), owner[: len(inner)][inner]))
         return found
 
 
@@ -120,7 +122,7 @@ def weighted(ids: Ids, idf: NDArray[np.float32]) -> tuple[Ids, NDArray[np.float3
 
     A text of a few known n-grams, such as one that nobody can read, stays short: else these few would decide alone.
     """
-    buckets, counts = np.unique(ids, return_counts=True)
+    buckets, counts = np.unique(ids[idf[ids] > 0], return_counts=True)  # the others weigh nothing
     values = (1 + np.log(counts, dtype=np.float32)) * idf[buckets]
     return buckets, np.asarray(values / np.sqrt((values * values).sum() + DAMPING), np.float32)
 

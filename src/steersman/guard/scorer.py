@@ -53,12 +53,13 @@ class Models(NamedTuple):
 
     def scores_of(self, ids: NDArray[np.int32], owners: NDArray[np.int64], count: int) -> Floats:
         """`scores` of many texts without dense features, [count, heads]; owners: the text of each n-gram."""
-        size = len(self.idf)
-        keys, counts = np.unique(owners * size + ids, return_counts=True)
-        owner, bucket = keys // size, keys % size
+        size, known = len(self.idf), self.idf[ids] > 0  # the others weigh nothing
+        keys, counts = np.unique(owners[known] * size + ids[known], return_counts=True)
+        owner, bucket = np.divmod(keys, size)
         values = (1 + np.log(counts, dtype=np.float32)) * self.idf[bucket]
         values = values / np.sqrt(np.bincount(owner, values * values, count) + DAMPING)[owner]
-        heads = [np.bincount(owner, values * self.weight[bucket, head], count) for head in range(len(self.heads))]
+        weights = self.weight[bucket]
+        heads = [np.bincount(owner, values * weights[:, head], count) for head in range(len(self.heads))]
         return np.asarray(np.stack(heads, 1) + self.bias, np.float32)
 
 

@@ -158,8 +158,20 @@ def _is_echo(reply: ParsedReply, words: list[str]) -> bool:
     prompt = " ".join(_WORD.findall(reply.prompt))
     if len(prompt) < 8:
         return False
-    rest = re.sub(rf"\b{re.escape(prompt)}\b", " ", " ".join(words)).strip()
+    rest = _without(" ".join(words), prompt).strip()
     return len(rest.split()) <= len(words) / 5 or (len(rest) < len(prompt) and prompt.startswith(rest))
+
+
+def _without(text: str, words: str) -> str:
+    """A text of words and single spaces with a space for each place where other words stand as whole words."""
+    parts, done, start = list[str](), 0, text.find(words)
+    while start >= 0:
+        end = start + len(words)
+        if text[max(0, start - 1) : start] in ("", " ") and text[end : end + 1] in ("", " "):
+            parts += (text[done:start], " ")
+            done = end
+        start = text.find(words, max(done, start + 1))
+    return "".join([*parts, text[done:]])
 
 
 def _is_loop(reply: ParsedReply, words: list[str]) -> bool:

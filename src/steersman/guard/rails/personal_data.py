@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple
 
 from steersman.constitution.document import GuardSettings
@@ -23,24 +24,50 @@ from steersman.guard.verdict import Decision, Exchange, Side
 
 PERSONAL_DATA = "personal-data"
 REACH = 128
+WIDEST = 256  # characters of the longest thing that has a form, with the words that say what it is
+DENSE = 80  # characters in which all digits that such a thing has at least stand
+MANY = 120  # digits of a text that is looked at as a whole
 _DIGIT = re.compile(r"\d")
 Check = Callable[[str, str], bool]  # of what was found, and of the 40 characters before it, in small letters
 
 
 class Form(NamedTuple):
-    """A kind of personal data. ``mark``: in every text that holds it. The group ``value``, if any, is the data."""
+    """A kind of personal data. The group ``value`` of the pattern, if any, is the data.
+
+    ``marks``: one of these words, or this pattern, is in all that has this form. ``digits``: it has so many at least.
+    """
 
     kind: str
-    mark: re.Pattern[str]
+    marks: tuple[str, ...] | re.Pattern[str]
     pattern: re.Pattern[str]
     check: Check | None
     cased: bool  # capitals tell it from other text
+    digits: int
+
+    def find(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where data of this form stand in a stretch of a text."""
+        if isinstance(self.marks, tuple):
+            possible = any(text.find(word, start, end) >= 0 for word in self.marks)
+        else:
+            possible = self.marks.search(text, start, end) is not None
+        if possible:
+            group = "value" if "value" in self.pattern.groupindex else 0
+            for match in self.pattern.finditer(text, start, end):
+                yield match.span(group)
 
 
-def _form(kind: str, mark: str, pattern: str, check: Check | None = None, cased: bool = False) -> Form:
+def _form(
+    kind: str, mark: str, pattern: str, check: Check | None = None, *, cased: bool = False, digits: int = 1
+) -> Form:
     """The others are looked for in small letters: thirty times as fast as a search that ignores case."""
     small = pattern if cased else in_small_letters(pattern)
-    return Form(kind, re.compile(mark if cased else in_small_letters(mark)), re.compile(small), check, cased)
+    words = None if _PATTERN.search(mark) else tuple(mark.split("|"))
+    return Form(
+        kind, words or re.compile(mark if cased else in_small_letters(mark)), re.compile(small), check, cased, digits
+    )
+
+
+_PATTERN = re.compile(r"[][\\(){}?*+.]")  # signs of a pattern that is more than words
 
 
 # Of the letters around a number only ours count: Chinese and Japanese put no spaces.
@@ -116,15 +143,17 @@ FORMS = (
         rf"(?<![{_MAIL}.+@/-])[{_MAIL}](?:[{_MAIL}.+'%-]{{0,62}}[{_MAIL}+-])?@"
         rf"(?:[{_MAIL}](?:[{_MAIL}-]{{0,61}}[{_MAIL}])?\.){{1,8}}[a-z\u00c0-\u024f\u0400-\u052f]{{2,24}}(?![{_MAIL}@])",
         _mail,
+        digits=0,
     ),
-    _form("CARD", r"\d[ -]?\d{3}", rf"{_IN}(?:\d[ -]?){{12,18}}\d{_OUT}", _checked(check_digits.card)),
+    _form("CARD", r"\d[ -]?\d{3}", rf"{_IN}(?:\d[ -]?){{12,18}}\d{_OUT}", _checked(check_digits.card), digits=13),
     _form("IBAN", r"[A-Z]{2}\d\d", r"(?<![A-Za-z0-9_-])[A-Z]{2}\d\d(?:[ -]?[A-Z0-9]){11,30}", None),
-    _form("IP", r"\d\.\d", r"(?<![A-Za-z0-9_.-])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_-]|\.\d)", _ip),
+    _form("IP", r"\d\.\d{1,3}\.\d", r"(?<![A-Za-z0-9_.-])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_-]|\.\d)", _ip, digits=4),
     _form("IP", r":[0-9a-f]{0,4}:", r"(?<![A-Za-z0-9_:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![A-Za-z0-9_:])", _ip),
     _form(
         "MAC",
         r"[0-9a-f]{2}[:-][0-9a-f]{2}[:-]",
         r"(?<![A-Za-z0-9_:-])[0-9a-f]{2}(?:([:-])[0-9a-f]{2})(?:\1[0-9a-f]{2}){4}(?![A-Za-z0-9_:-])",
+        digits=0,
     ),
     # Telephone: + and a country's code; 0 and groups; American groups.
     _form(
@@ -132,18 +161,21 @@ FORMS = (
         r"\+",
         r"(?<![A-Za-z0-9_+])\+[1-9]\d{0,2}[\s./-]?(?:\(\d{1,5}\)[\s./-]?)?\d{1,5}(?:[\s./-]?\d{1,5}){1,6}(?![A-Za-z0-9_]|[.,]\d)",
         _phone,
+        digits=7,
     ),
     _form(
         "PHONE",
-        r"\d{3}",
+        r"\d{3}[-. ]\d{4}",
         rf"(?<![A-Za-z0-9_.,:/#$€£+-])(?:\+?1[-. ])?(?:\([2-9]\d\d\)\s?|[2-9]\d\d[-.])[2-9]\d\d[-. ]\d{{4}}{_OUT}",
         _phone,
+        digits=7,
     ),
     _form(
         "PHONE",
         r"\b0\d|\(0\d",
         rf"(?<![A-Za-z0-9_.,:/#$€£+-])(?:\(0[1-9]\d{{0,4}}\)|00?[1-9]\d{{0,4}})(?:[ /-]{{1,2}}\d{{2,8}}){{1,5}}{_OUT}",
         _national,
+        digits=7,
     ),
     _form(
         "PHONE",
@@ -152,19 +184,28 @@ FORMS = (
         rf"appelez|llame|電話|电话|телефон)[^\w\n]{{0,3}}{_SEP}(?:me\s|at\s|on\s|unter\s|au\s|al\s|me at\s){{0,2}}"
         r"(?P<value>\+?\(?\d[\d\s()./-]{5,18}\d)(?![A-Za-z0-9_]|[.,]\d)",
         _phone,
+        digits=7,
     ),
     # Identity numbers.
     _form(
         "ID",
         r"\d{3}[- ]\d\d[- ]\d{4}",
         r"(?<![A-Za-z0-9_.-])(?!000|666)\d{3}(?P<s>[- ])(?!00)\d\d(?P=s)(?!0000)\d{4}(?![A-Za-z0-9_-])",
+        digits=7,
     ),
-    _form("ID", r"ssn|social security", rf"\b(?:ssn|social security){_SEP}(?P<value>\d{{3}}[- ]?\d\d[- ]?\d{{4}})\b"),
+    _form(
+        "ID",
+        r"ssn|social security",
+        rf"\b(?:ssn|social security){_SEP}(?P<value>\d{{3}}[- ]?\d\d[- ]?\d{{4}})\b",
+        None,
+        digits=7,
+    ),
     _form(
         "ID",
         r"[A-Z]{2}\s?\d\d\s?\d\d",
         r"(?<![A-Za-z0-9_])(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PQR-TW-Z][A-CEGHJ-NPQR-TW-Z]\s?\d\d\s?\d\d\s?\d\d\s?[A-D](?![A-Za-z0-9_])",
         cased=True,
+        digits=6,
     ),
     _form(
         "ID",
@@ -172,6 +213,7 @@ FORMS = (
         r"(?<![A-Za-z0-9_])[XYZ\d]-?\d{7}-?[A-HJ-NP-TV-Z](?![A-Za-z0-9_])",
         _checked(check_digits.dni),
         cased=True,
+        digits=7,
     ),
     _form(
         "ID",
@@ -179,27 +221,30 @@ FORMS = (
         r"(?<![A-Za-z0-9_])[A-Z]{6}\s?[\dL-NP-V]{2}[A-EHLMPR-T][\dL-NP-V]{2}\s?[A-Z][\dL-NP-V]{3}[A-Z](?![A-Za-z0-9_])",
         _checked(check_digits.codice_fiscale),
         cased=True,
+        digits=0,
     ),
     _form(
         "ID",
-        r"[12]\s?\d\d",
+        r"\d{3}\s?\d{3}\s?\d\d",
         r"(?<![A-Za-z0-9_.,-])[12]\s?\d\d\s?(?:0[1-9]|1[0-2]|[2-9]\d)\s?(?:\d\d|2[AB])\s?\d{3}\s?\d{3}\s?\d\d(?![A-Za-z0-9_]|[.,]\d)",
         _checked(check_digits.nir),
+        digits=13,
     ),
     _form(
         "ID",
-        r"steuer|tax|tin\b|idnr|identifikations",
-        rf"(?:steuer-?id\w*|steuer-?\w{{0,15}}nummer|idnr|tax id\w*|tin){_SEP}"
+        "steuer|tax|tin|idnr",
+        rf"(?:steuer-?id\w{{0,30}}|steuer-?\w{{0,15}}nummer|idnr|tax id\w{{0,30}}|tin){_SEP}"
         r"(?P<value>[1-9]\d(?:\s?\d){9})(?![A-Za-z0-9_])",
         _checked(check_digits.steuer_id),
+        digits=7,
     ),
     _form(
         "ID",
         r"nhs|bsn|pesel|aadhaar|cpf|ahv|avs|personnummer|nif|nss|sozialversicherung",
-        r"\b(?:nhs|bsn|pesel|aadhaar|cpf|ahv|avs|personnummer|nif|nss|sozialversicherungs\w*)\b"
+        r"\b(?:nhs|bsn|pesel|aadhaar|cpf|ahv|avs|personnummer|nif|nss|sozialversicherungs\w{0,30})\b"
         rf"{_SEP}(?P<value>\d[\dA-Z .-]{{6,18}}[\dA-Z])(?![A-Za-z0-9_])",
     ),
-    _form("ID", r"imei", rf"\bimei{_SEP}(?P<value>\d(?:[ -]?\d){{14}})(?!\d)"),
+    _form("ID", r"imei", rf"\bimei{_SEP}(?P<value>\d(?:[ -]?\d){{14}})(?!\d)", digits=13),
     _form(
         "ID",
         r"passport|passeport|pasaporte|reisepass|ausweis|identity card|id card|driv|führersch|permis|护照|パス|паспорт",
@@ -216,22 +261,23 @@ FORMS = (
     # A birth, a street, a place on the globe.
     _form(
         "VEHICLE",
-        r"\d",
+        r"[A-HJ-NPR-Z0-9]{17}",
         r"(?<![A-Za-z0-9_])(?=\w{0,16}\d)[A-HJ-NPR-Z0-9]{17}(?![A-Za-z0-9_])",
         _checked(check_digits.vin),
         cased=True,
     ),
     _form(
         "BIRTH-DATE",
-        r"birth|born|d\.?o\.?b|geb|ich |née? |naci|nascita|生年月日|出生|рожд",
+        "birth|born|dob|d.o|do.b|geb|ich |né |née |nací|nacimiento|nascita|生年月日|出生|рожд",
         # Of people who are not written about: "Hugo was born on 26 February 1802" is no secret.
         r"(?:date of birth|birth ?date|birthday|i was born(?: on)?|\bd\.?o\.?b\.?|ich (?:bin|wurde) (?:am )?|"
         r"geburtsdatum|geburtstag|geb\.|je suis née?(?: le)?|date de naissance|nací(?: el)?|fecha de nacimiento|"
         rf"data di nascita|生年月日|出生日期|дата рождения){_SEP}(?P<value>{_DATE})",
+        digits=4,
     ),
     _form(
         "ADDRESS",
-        r"\d",
+        r"\d[A-Za-z]? [A-Z]",
         r"(?<![A-Za-z0-9_.])\d{1,5}[A-Za-z]? (?:[A-Z][\w'.]{1,20} ){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|"
         r"Dr|Boulevard|Blvd|Court|Ct|Close|Crescent|Terrace|Way)\b\.?(?:,?\s(?:Apt|Unit|Flat|Suite)\.?\s?\w{1,5})?"
         r"(?:,\s[A-Z][\w .'-]{2,24}){0,2}(?:,?\s(?:[A-Z]{2}\s\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[\dA-Z]?\s?\d[A-Z]{2}))?",
@@ -251,17 +297,20 @@ FORMS = (
         r"|(?:calle|avenida|plaza|via|piazza|rua)\s(?:[\w'’-]{1,20}\s){0,3}[\w'’-]{2,20},?\s(?:n[º°.]\s?)?\d{1,4})"
         r",\s\d{4,5}\s[A-Z][\w'’-]{2,24}(?![A-Za-z0-9_])",
         None,
+        digits=4,
     ),
     _form(
         "LOCATION",
-        r"\d\.\d{3}",
+        r"\d\.\d{3,}\s?°?\s?[ns]?,",
         r"(?<![A-Za-z0-9_.,-])[-+]?(?:[0-8]?\d|90)\.\d{3,}\s?°?\s?[NS]?,\s{0,2}[-+]?(?:1[0-7]\d|\d?\d|180)\.\d{3,}(?![A-Za-z0-9_])",
         _place,
+        digits=6,
     ),
     _form(
         "LOCATION",
         r"°",
         r"\d{1,2}°\s?\d{1,2}['′]\s?(?:\d{1,2}(?:\.\d+)?[\"″]\s?)?[NS][,\s]{1,2}\d{1,3}°\s?\d{1,2}['′]\s?(?:\d{1,2}(?:\.\d+)?[\"″]\s?)?[EWO]",
+        digits=4,
     ),
 )
 
@@ -308,15 +357,38 @@ def _bare(text: str) -> str:
 
 def personal_data_in(text: str) -> Iterator[tuple[str, int, int]]:
     """Kind and place of everything found in a text; the surer kinds come first."""
-    small, digits = small_letters(text), bool(_DIGIT.search(text))
+    small, places = small_letters(text), [digit.start() for digit in islice(_DIGIT.finditer(text), MANY)]
+    around = {0: [(0, len(text))]}
     for form in FORMS:
-        read = text if form.cased else small
-        if not (digits or form.kind == "EMAIL") or not form.mark.search(read):
+        if not places and form.kind != "EMAIL":
             continue
-        for match in form.pattern.finditer(read):
-            start, end = match.span("value") if "value" in form.pattern.groupindex else match.span()
-            if form.kind == "IBAN":
-                if length := check_digits.iban_length(text[start:end]):
-                    yield form.kind, start, start + length
-            elif form.check is None or form.check(read[start:end], small[max(0, start - 40) : start]):
-                yield form.kind, start, end
+        if form.digits not in around:
+            around[form.digits] = _around(places, form.digits, len(text))
+        read = text if form.cased else small
+        for stretch in around[form.digits]:
+            for start, end in form.find(read, *stretch):
+                if form.kind == "IBAN":
+                    if length := check_digits.iban_length(text[start:end]):
+                        yield form.kind, start, start + length
+                elif form.check is None or form.check(read[start:end], small[max(0, start - 40) : start]):
+                    yield form.kind, start, end
+
+
+def _around(places: Sequence[int], least: int, length: int) -> list[tuple[int, int]]:
+    """The stretches of a text with all that has so many digits or more.
+
+    Args:
+        places: of the digits in the text, in order.
+    """
+    if len(places) == MANY:
+        return [(0, length)]
+    found: list[tuple[int, int]] = []
+    for first, last in zip(places, places[least - 1 :], strict=False):
+        if last - first > DENSE:
+            continue
+        start, end = max(0, first - WIDEST), min(length, last + WIDEST)
+        if found and found[-1][1] >= start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found

@@ -82,7 +82,8 @@ _ADDRESS = re.compile(
     r"(?<![\w+])[a-z][a-z0-9+.-]{1,20}://[^\s/:@?#\"'<>]{0,48}:(?P<value>[^\s/@?#\"'<>]{3,96})@[\w.\[\]-]+",
     re.IGNORECASE,
 )
-_HEADER = re.compile(r"\b(?:bearer|basic|token|apikey)\s{1,3}(?P<value>[a-z0-9+/._~-]{20,512}={0,2})")
+_SCHEMES = ("bearer", "basic", "token", "apikey")
+_HEADER = re.compile(r"\b(?:" + "|".join(_SCHEMES) + r")\s{1,3}(?P<value>[a-z0-9+/._~-]{20,512}={0,2})")
 _NAME = (
     r"pass(?:word|wd|phrase|code|wort)|passwort|kennwort|mot\sde\spasse|contraseña|password[e]?|senha|wachtwoord|hasło|"
     r"пароль|密码|密碼|パスワード|비밀번호|pwd|secret(?:[_-]?(?:access)?[_-]?key)?|client[_-]?secret|"
@@ -138,9 +139,10 @@ def secrets_in(text: str) -> Iterator[tuple[int, int]]:
             if not _PLACEHOLDER.fullmatch(match["value"]):
                 yield match.span("value")
     small = small_letters(text)
-    for match in _HEADER.finditer(small):
-        if _is_random(text[match.start("value") : match.end("value")]):
-            yield match.span("value")
+    if any(scheme in small for scheme in _SCHEMES):
+        for match in _HEADER.finditer(small):
+            if _is_random(text[match.start("value") : match.end("value")]):
+                yield match.span("value")
     if _MARKS.search(small):
         for match in _NAMED.finditer(small):
             if _is_password(match, text[match.start("value") : match.end("value")]):
