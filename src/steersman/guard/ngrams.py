@@ -46,15 +46,19 @@ class NGrams(Record):
         """The bucket of each n-gram, with repetitions, in no particular order."""
         return self.ids_of([text])[0]
 
-    def ids_of(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
-        """`ids` of many texts at once, one after the other in no order, and the index of the text of each."""
+    def ids_of(self, texts: Sequence[str], *, joined: bool = False) -> tuple[Ids, NDArray[np.int64]]:
+        """`ids` of many texts at once, one after the other in no order, and the index of the text of each.
+
+        Args:
+            joined: the texts are one text, cut between words. N-grams across a cut are given too, with the index -1.
+        """
         found = [_WORD.findall(self._cut(text).casefold()) for text in texts]
         words = [word for of_text in found for word in of_text]
         if not words:
             return np.zeros(0, np.int32), np.zeros(0, np.int64)
         owners = np.repeat(np.arange(len(texts)), [len(of_text) for of_text in found])
         codes, starts = _codes(words)
-        parts = [*self._of_words(codes, starts, owners), *self._of_characters(codes, starts, owners)]
+        parts = [*self._of_words(codes, starts, owners, joined), *self._of_characters(codes, starts, owners)]
         hashes = _mixed(np.concatenate([part[0] for part in parts])) >> np.uint64(64 - self.bits)
         return hashes.astype(np.int32), np.concatenate([part[1] for part in parts])
 
@@ -63,7 +67,7 @@ class NGrams(Record):
         return text if len(text) <= self.characters else f"{text[:half]} {text[-half:]}"
 
     def _of_words(
-        self, codes: NDArray[np.uint64], starts: NDArray[np.int64], owners: NDArray[np.int64]
+        self, codes: NDArray[np.uint64], starts: NDArray[np.int64], owners: NDArray[np.int64], joined: bool
     ) -> list[_Owned]:
         """A polynomial hash of each word, then of each run of words of one text."""
         codes, starts = codes[1:], starts - 1  # each word with the space behind it
@@ -75,8 +79,10 @@ class NGrams(Record):
             if len(word) < n:
                 break
             run = _mixed(run[:-1] * _BASE + word[n - 1 :])
-            within = np.asarray(owners[: len(run)] == owners[n - 1 :], bool)
-            runs.append(((run + np.uint64(n))[within], owners[: len(run)][within]))
+            first, last = owners[: len(run)], owners[n - 1 :]
+            owner = np.where(first == last, first, -1)
+            kept = np.ones(len(run), bool) if joined else owner >= 0
+            runs.append(((run + np.uint64(n))[kept], owner[kept]))
         return runs
 
     def _of_characters(

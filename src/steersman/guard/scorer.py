@@ -10,6 +10,7 @@ Scores are log-odds; `calibration.Platt` makes probabilities of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from steersman.errors import ModelError
 from steersman.evals.detectors.behaviours import detect
 from steersman.evals.detectors.refusal import refusal
-from steersman.guard.ngrams import DAMPING, NGrams, weighted
+from steersman.guard.ngrams import DAMPING, NGrams
 from steersman.types import Behaviour, Record
 
 Floats = NDArray[np.float32]
@@ -28,6 +29,13 @@ DECLINES = "refusal"  # the head that tells a refusal from any other answer
 ABOUT = "about:"  # and a principle: the head that tells exchanges on its subject from others
 REFUSAL_CLASSES = ("refusal", "partial", "compliance", "nothing", "unknown_language")
 LOUD = 6.0  # log-odds beyond which a request's score says no more to the model of exchanges
+
+
+class Part(NamedTuple):
+    """What some n-grams of a text add to its scores, [heads], before that is divided by the text's length."""
+
+    sums: Floats
+    square: float  # their share of the length's square
 
 
 class Models(NamedTuple):
@@ -45,11 +53,38 @@ class Models(NamedTuple):
     bias: Floats
     idf: Floats
 
+    def part(self, ids: NDArray[np.int32]) -> Part:
+        """What a part of a text's n-grams adds; buckets of different parts are different."""
+        buckets, counts = np.unique(ids[self.idf[ids] > 0], return_counts=True)  # the others weigh nothing
+        values = (1 + np.log(counts, dtype=np.float32)) * self.idf[buckets]
+        return Part(values @ self.weight[buckets], float(values @ values))
+
     def scores(self, ids: NDArray[np.int32], dense: Floats) -> Floats:
         """Log-odds of each head, [heads]."""
-        buckets, values = weighted(ids, self.idf)
-        size = len(self.idf)
-        return np.asarray(values @ self.weight[buckets] + dense @ self.weight[size:] + self.bias, np.float32)
+        return self.of_parts([self.part(ids)], dense)
+
+    def of_parts(self, parts: Sequence[Part], dense: Floats) -> Floats:
+        """`scores` of n-grams in parts."""
+        length = np.sqrt(sum(part.square for part in parts) + DAMPING)
+        words = np.sum([part.sums for part in parts], 0) / np.float32(length)
+        return np.asarray(words + dense @ self.weight[len(self.idf) :] + self.bias, np.float32)
+
+    def scores_within(self, ids: NDArray[np.int32], owners: NDArray[np.int64], count: int) -> Floats:
+        """`scores_of` of a text and then of the stretches that it was cut into, [1 + count, heads].
+
+        Args:
+            owners: the stretch of each n-gram; -1: it goes across a cut.
+        """
+        known = self.idf[ids] > 0
+        buckets, place = np.unique(ids[known], return_inverse=True)
+        shape = (count + 1, len(buckets))
+        counts = np.bincount((owners[known] + 1) * shape[1] + place, minlength=shape[0] * shape[1]).reshape(shape)
+        counts[0] = counts.sum(0)
+        weight_of = np.zeros(1 + int(counts.max(initial=0)), np.float32)
+        weight_of[1:] = 1 + np.log(np.arange(1, len(weight_of)), dtype=np.float32)
+        values = weight_of[counts] * self.idf[buckets]
+        lengths = np.sqrt(np.einsum("ij,ij->i", values, values) + np.float32(DAMPING))
+        return np.asarray(values @ self.weight[buckets] / lengths[:, None] + self.bias, np.float32)
 
     def scores_of(self, ids: NDArray[np.int32], owners: NDArray[np.int64], count: int) -> Floats:
         """`scores` of many texts without dense features, [count, heads]; owners: the text of each n-gram."""
@@ -105,14 +140,34 @@ class Scorer(NamedTuple):
         scores = self.request.scores_of(*self.grams.ids_of(texts), len(texts)).tolist()
         return [dict(zip(self.request.heads, row, strict=True)) for row in scores]
 
-    def of_exchange(self, prompt: str, answer: str, asked: Mapping[str, float] | None = None) -> dict[str, float]:
+    def of_pieces(self, text: str, places: Sequence[tuple[int, int]]) -> list[dict[str, float]]:
+        """`of_requests` of stretches of a text, of which the first is all of it.
+
+        Where the others are its sentences, one behind the other, every n-gram is read once.
+        """
+        cuts = places[1:]
+        whole = bool(cuts) and (cuts[0][0], cuts[-1][1]) == (0, len(text)) and len(text) <= self.grams.characters
+        if not whole or any(one[1] != other[0] for one, other in pairwise(cuts)):
+            return self.of_requests([text[start:end] for start, end in places])
+        found = self.grams.ids_of([text[start:end] for start, end in cuts], joined=True)
+        scores = self.request.scores_within(*found, len(cuts)).tolist()
+        return [dict(zip(self.request.heads, row, strict=True)) for row in scores]
+
+    def of_prompt(self, prompt: str) -> Part:
+        """What the user's words add to the scores of any answer to them."""
+        return self.exchange.part(self.grams.ids(prompt) + np.int32(self.grams.size))
+
+    def of_exchange(
+        self, prompt: str, answer: str, asked: Mapping[str, float] | None = None, part: Part | None = None
+    ) -> dict[str, float]:
         """Log-odds that an answer breaks each principle, any of those that block requests, or that it declines.
 
         Args:
-            prompt: the user's words. asked: `of_request` of them, if it is known.
+            prompt: the user's words. asked: `of_request` of them, part: `of_prompt`, if it is known.
         """
         dense = dense_features(self, prompt, answer, asked if asked is not None else self.of_request(prompt))
-        scores = self.exchange.scores(exchange_ids(self.grams, prompt, answer), dense)
+        parts = [self.exchange.part(self.grams.ids(answer)), part or self.of_prompt(prompt)]
+        scores = self.exchange.of_parts(parts, dense)
         return dict(zip(self.exchange.heads, scores.tolist(), strict=True))
 
     def arrays(self) -> dict[str, Any]:

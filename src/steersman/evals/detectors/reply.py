@@ -135,7 +135,12 @@ def parse(prompt: str, reply: str) -> ParsedReply:
     if len(spoken) <= len(text) / 4:  # the model put its whole answer between quotes
         spoken = text
     sentences = tuple(s for part in _SENTENCE_END.split(spoken) if (s := _one_line(part)))
-    return ParsedReply(_one_line(plain(prompt[:MAX_CHARS])), _one_line(text), sentences, written)
+    return ParsedReply(_asked(prompt[:MAX_CHARS]), _one_line(text), sentences, written)
+
+
+@lru_cache(maxsize=64)  # an answer that grows is parsed many times
+def _asked(prompt: str) -> str:
+    return _one_line(plain(prompt))
 
 
 _FUNCTION_WORD = re.compile(
@@ -147,6 +152,7 @@ _FUNCTION_WORD = re.compile(
 _NO_VOWEL = re.compile(r"\b[b-df-hj-np-tv-xz]{3,}\b|\b[a-z]*[b-df-hj-np-tv-xz]{5,}[a-z]*\b")
 
 
+@lru_cache(maxsize=1)  # several detectors ask it of one reply
 def has_substance(reply: ParsedReply) -> bool:
     """Whether the reply holds anything that could answer a prompt: not empty, an echo, a loop or noise."""
     words = _WORD.findall(reply.text)

@@ -22,10 +22,12 @@ import numpy as np
 from steersman.constitution.document import Constitution
 from steersman.errors import ModelError
 from steersman.guard.activations import ActivationReader
+from steersman.guard.cache import TextCache
 from steersman.guard.normalise import View, Views
 from steersman.guard.normalise import views as all_views
 from steersman.guard.rails.probe import Probe, TokenProbe, TokenRail
 from steersman.guard.scorer import ABOUT, HARM, Layout, Scorer
+from steersman.guard.scorer import Part as PromptPart
 from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import ANSWER, STRICTNESS, Evidence, Exchange, Side, Verdict
 from steersman.store import read_json
@@ -34,6 +36,7 @@ WHOLE = 160  # characters of a text that is read as a whole only
 SHORTEST, LONGEST = 24, 240  # characters of a piece of a longer one
 TURNS = 6  # of the user, the last ones, that are read as one text
 REMEMBERED = 256  # requests whose activations are kept
+CACHED_CHARACTERS = 1_000_000  # of texts whose scores are kept
 REACH = 400  # characters of an answer that may be on their way before the exchange is judged with them
 INSTRUCTIONS = frozenset({"system", "developer"})
 # A system prompt says what not to do. Such a sentence names harm, and does not ask for it.
@@ -78,6 +81,8 @@ class ClassifierRail:
         self.probe, self.cascade, self.activations = probe, cascade, activations
         self.probed = bool(probe and cascade and activations)
         self._ahead: dict[str, Any] = {}  # what `read_ahead` has read
+        self._found: TextCache[Found] = TextCache(CACHED_CHARACTERS)
+        self._prompts: TextCache[PromptPart] = TextCache(CACHED_CHARACTERS)
         self._said = functools.lru_cache(maxsize=REMEMBERED)(self._ask)  # a stream is judged many times
         self._actions = {p.id: p.enforced for p in constitution.principles}
         tails = [rule.threshold.tail for side in rules.values() for rule in side if math.isfinite(rule.threshold.tail)]
@@ -214,28 +219,37 @@ class ClassifierRail:
             of_part = views.get(part.where) or all_views(part.text)
             if part.role == "user":
                 said.append(of_part.canonical.text)
-            asks = [_without_bans(view) for view in of_part] if part.role in INSTRUCTIONS else of_part
-            best = _higher(best, self._text(part.where, asks))
+            bans = part.role in INSTRUCTIONS
+            best = _higher(best, self._text(part.where, f"{bans:d}{part.text}", of_part, bans))
         words = "\n".join(said[-TURNS:])
         if len(said) > 1:
-            best = _higher(best, self._text("", [View(words)])._replace(evidence=None))
+            best = _higher(best, self._text("", f"-{words}", [View(words)])._replace(evidence=None))
         if best.scores[HARM] == -math.inf:
             best = Found(self.scorer.of_request(""), None)
         return words, best
 
-    def _text(self, where: str, views: Sequence[View]) -> Found:
+    def _text(self, where: str, key: str, views: Sequence[View], bans: bool = False) -> Found:
+        """The highest score of a text, remembered for its next turn under a key; bans: what it forbids is left out."""
+        found = self._found.get(key)
+        if found is None:
+            found = self._highest([_without_bans(view) for view in views] if bans else views)
+            self._found.put(key, found)
+        if found.evidence is None or found.evidence.where == where:
+            return found
+        return found._replace(evidence=found.evidence.model_copy(update={"where": where}))
+
+    def _highest(self, views: Sequence[View]) -> Found:
         best = Found(dict.fromkeys(self.scorer.request.heads, -math.inf), None)
         for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
             if not text:
                 continue
             places = list(pieces(view.text))
             loss = self._tail * math.log(len(places))
-            found = self.scorer.of_requests([view.text[start:end] for start, end in places])
-            for (start, end), scores in zip(places, found, strict=True):
+            for (start, end), scores in zip(places, self.scorer.of_pieces(view.text, places), strict=True):
                 scores[HARM] -= loss
                 if scores[HARM] > best.scores[HARM]:
                     origin = view.span(start, end)
-                    evidence = Evidence(where=where, start=origin[0], end=origin[1], views=view.trace)
+                    evidence = Evidence(where="", start=origin[0], end=origin[1], views=view.trace)
                     best = Found(scores, evidence, view.text[start:end])
         return best
 
@@ -247,10 +261,14 @@ class ClassifierRail:
         """
         best: dict[str, float] = {}
         evidence: Evidence | None = None
+        of_prompt = self._prompts.get(prompt)
+        if of_prompt is None:
+            of_prompt = self.scorer.of_prompt(prompt)
+            self._prompts.put(prompt, of_prompt)
         for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
             if not text and best:
                 continue
-            scores = self.scorer.of_exchange(prompt, view.text, asked)
+            scores = self.scorer.of_exchange(prompt, view.text, asked, of_prompt)
             if not best or scores[HARM] > best[HARM]:
                 start, end = view.span(0, len(view.text))
                 evidence = Evidence(where=ANSWER, start=start, end=end, views=view.trace)
