@@ -57,13 +57,17 @@ def _dressed(text: str) -> bool:
     return not text.isascii()
 
 
+def _apart(text: str) -> bool:
+    return not unicodedata.is_normalized("NFC", text)
+
+
 # In this order: an entity may name an invisible character, and marks come together once nothing stands between them.
 STEPS = (
     Step(lambda text: "&" in text, _ENTITY, lambda found: html.unescape(found[0])),
     Step(_dressed, _INVISIBLE, lambda found: ""),
     Step(_dressed, _SPACE, lambda found: " "),
     Step(_dressed, _DRESSED, lambda found: unicodedata.normalize("NFKC", found[0])),
-    Step(_dressed, _MARKED, lambda found: unicodedata.normalize("NFC", found[0])),
+    Step(_apart, _MARKED, lambda found: unicodedata.normalize("NFC", found[0])),
     Step(lambda text: True, re.compile(f"[{''.join(_QUOTES)}]"), lambda found: _QUOTES[found[0]]),
     Step(lambda text: "<" in text, _TAG, lambda found: ""),
     Step(lambda text: "*" in text or "_" in text, _EMPHASIS, lambda found: ""),

@@ -83,7 +83,7 @@ _MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe2
 _STACKED = re.compile(f"[^{_MARKS}\\s]?[{_MARKS}]+")
 _MARK = re.compile(f"[{_MARKS}]")
 _ELONGATED = re.compile("\u0640+")
-_TOKEN = re.compile(r"[A-Za-z0-9]*[^\x00-\x7f\s]+(?:[A-Za-z0-9]|[^\x00-\x7f\s])*")
+_TOKEN = re.compile(r"[^\x00-/:-@\[-`{-\x7f\s]+")  # of ASCII only letters and digits
 
 
 @lru_cache(maxsize=20_000)
@@ -161,7 +161,7 @@ def _flags(text: str) -> Iterator[Change]:
 
 def _marks(text: str) -> Iterator[Change]:
     """Marks that no letter has: strikes, and stacks, with the mark that came first."""
-    if text.isascii():
+    if text.isascii() or not _MARK.search(text):
         return
     for found in _STACKED.finditer(text):
         base = "" if _MARK.match(found[0]) else found[0][0]
@@ -174,8 +174,10 @@ def _mixed(text: str) -> Iterator[Change]:
     """Words that mix scripts, and words of look-alikes alone amid Latin text."""
     if text.isascii():
         return
+    tokens = [(found, _fold(found[0])) for found in _TOKEN.finditer(text) if not found[0].isascii()]
+    if all(made == found[0] for found, (_, made) in tokens):
+        return
     ascii_letters = len(re.findall("[A-Za-z]", text))
-    tokens = [(found, _fold(found[0])) for found in _TOKEN.finditer(text)]
     mixed = any(kind == "mixed" for _, (kind, _) in tokens)
     foreign = sum(len(found[0]) for found, (kind, _) in tokens if kind == "own")
     for found, (kind, made) in tokens:

@@ -18,6 +18,7 @@ _SPECIAL = re.compile(
 )
 # Written or left out at will: Hebrew and Arabic vowel points and stretching.
 _OPTIONAL = re.compile("[\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670]")
+_ASCII = re.compile("[\x00-\x7f]+(?![\u0300-\u036f])")  # backs off before a letter with a mark
 _MARK = re.compile("[\u0300-\u036f]")
 # Letters that readers take for one another: the Turkish i without a dot and ours; ё and е; Greek with and without
 # its accent, which capitals do not have.
@@ -34,6 +35,11 @@ def folded(text: str) -> tuple[str, Sequence[int] | None]:
     origin: list[int] = []
     at = 0
     while at < len(text):
+        if run := _ASCII.match(text, at):
+            out.append(run[0].lower())
+            origin += range(at, run.end())
+            at = run.end()
+            continue
         end = at + 1
         while end < len(text) and _MARK.match(text, end):
             end += 1

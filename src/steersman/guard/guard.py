@@ -16,6 +16,7 @@ import math
 import weakref
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -204,8 +205,11 @@ class Guard:
         asked, away = [rail for rail in self.rails if rail.name not in not_asked], away | not_asked
         limit = self._limit_s(sum(map(len, texts.values())))
         outcomes = yield [self._job(rail.name, partial(_verdicts, rail, exchange, views), limit) for rail in asked]
+        settled = None if exchange.answer is None or exchange.finished else len(exchange.answer)
         for rail, outcome in zip(asked, outcomes, strict=True):
             verdicts += self._read(rail.name, outcome)
+            if settled is not None and rail.name not in shadow and not _why(outcome):
+                settled = min(settled, outcome.value.settled)
         verdicts = [kept for verdict in verdicts for kept in self._without_allowed(verdict, texts)]
         open_questions = [v for v in verdicts if v.decision == "escalate" and v.rail not in shadow]
         if self.judge is None:
@@ -218,7 +222,7 @@ class Guard:
             limit = self.limits.judge_ms / 1000
             (outcome,) = yield [self._workers.submit(Job("judge", work, limit, clock_s=limit))]
             verdicts += self._read("judge", outcome)
-        return self._ruling(verdicts, shadow, away)
+        return replace(self._ruling(verdicts, shadow, away), settled=settled)
 
     def _all_views(
         self, texts: Mapping[str, str], finished: bool
@@ -249,7 +253,7 @@ class Guard:
         """A rail's verdicts, or that it failed."""
         if why := _why(outcome):
             return [_failed(rail, why, outcome.ms)]
-        return [verdict.model_copy(update={"ms": outcome.ms}) for verdict in outcome.value]
+        return [verdict.model_copy(update={"ms": outcome.ms}) for verdict in outcome.value.verdicts]
 
     def _unscannable(self, exchange: Exchange) -> list[Verdict]:
         decision: Decision = self.constitution.guard.unscannable
@@ -349,16 +353,30 @@ def _views_of(texts: Sequence[str], own: frozenset[str]) -> dict[str, Views]:
     return made
 
 
-def _verdicts(rail: Rail, exchange: Exchange, views: dict[str, Views]) -> tuple[Verdict, ...]:
-    """A rail's verdicts, read to their end and checked, in its own thread."""
-    return _checked(rail.name, rail.check(exchange, dict(views)), {where: len(v[0].text) for where, v in views.items()})
+class _Said(NamedTuple):
+    """What a rail says: its verdicts, and how much of an unfinished answer is settled for it."""
+
+    verdicts: tuple[Verdict, ...]
+    settled: int = 0
 
 
-def _judged(judge: JudgeRail, exchange: Exchange, principles: Sequence[str]) -> tuple[Verdict, ...]:
+def _verdicts(rail: Rail, exchange: Exchange, views: dict[str, Views]) -> _Said:
+    """What a rail says, read to its end and checked, in its own thread."""
+    lengths = {where: len(seen[0].text) for where, seen in views.items()}
+    verdicts = _checked(rail.name, rail.check(exchange, dict(views)), lengths)
+    if exchange.answer is None or exchange.finished:
+        return _Said(verdicts)
+    settled = len(exchange.answer) - (rail.reach or 0)
+    if tells := getattr(rail, "settled", None):
+        settled = max(settled, int(tells(exchange.answer, views[ANSWER])))
+    return _Said(verdicts, max(0, settled))
+
+
+def _judged(judge: JudgeRail, exchange: Exchange, principles: Sequence[str]) -> _Said:
     verdicts = _checked("judge", judge.ask(exchange, principles), {})
     if {verdict.principle for verdict in verdicts} != set(principles):
         raise ValueError("expected a verdict on every principle that was asked about")
-    return verdicts
+    return _Said(verdicts)
 
 
 def _checked(rail: str, said: Iterable[Verdict], lengths: Mapping[str, int]) -> tuple[Verdict, ...]:

@@ -15,6 +15,7 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 WORD = re.compile(r"[^\W\d_]+")  # letters of any script
+_GAPS = {code: " " for code in range(128) if not chr(code).isalpha()}
 CIPHERED = 2500  # that many of the most frequent words are looked for under every cipher
 OWN_RANK = 1000  # of a word that only the constitution has
 UNREADABLE_BITS = 4.6  # per letter pair; English has 3.4, German and French 3.9, random letters 5.9
@@ -145,7 +146,8 @@ class Glance:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.words = WORD.findall(text.lower() if "\u0130" not in text else text.replace("\u0130", "I").lower())
+        lower = text.lower() if "\u0130" not in text else text.replace("\u0130", "I").lower()
+        self.words = lower.translate(_GAPS).split() if lower.isascii() else WORD.findall(lower)
         self.unknown = set(self.words).difference(words())
 
     @cached_property

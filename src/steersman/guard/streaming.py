@@ -1,10 +1,10 @@
 """An answer while it is written: what may be sent now, and where it has to stop.
 
-Nothing here depends on how the answer was cut into pieces. It is judged at fixed places, its *checkpoints* (after 64
+Nothing here depends on how the answer was cut into pieces. It is judged at fixed places, its *checkpoints* (after 32, 64
 characters, 128, ..., farther apart in a long answer, and at its end), each time on the text up to there and no further,
-whatever else has arrived. After a checkpoint that text is released which no rail can change its mind about: what lies
-further back than the guard's reach, before any encoded run that is still open, and before any span that will be
-replaced. So the pieces of a cut stream and the whole answer give the same verdict and the same text, and of a span
+whatever else has arrived. After a checkpoint that text is released which no rail can change its mind about: what they
+say is settled (`Ruling.settled`), or else what lies further back than the guard's reach, before any encoded run that is
+still open, and before any span that will be replaced. So the pieces of a cut stream and the whole answer give the same verdict and the same text, and of a span
 that a rail of words or patterns objects to no character is sent.
 
     stream = StreamGuard(guard, parts)
@@ -23,6 +23,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from steersman.guard.open_run import open_run
@@ -30,7 +31,7 @@ from steersman.guard.spans import Span, merged, replacements
 from steersman.guard.verdict import ANSWER, STRICTNESS, Exchange, Part, Ruling, Verdict
 
 # Characters between two checkpoints, up to that many characters of an answer; then LAST_STEP.
-STEPS = ((1024, 64), (4096, 128), (16_384, 256))
+STEPS = ((64, 32), (1024, 64), (4096, 128), (16_384, 256))
 LAST_STEP = 1024
 CONTEXT = 2048  # characters before a checkpoint that are read again
 MARGIN = 256  # further characters before that, in which a sentence or at least a word begins
@@ -173,7 +174,8 @@ class StreamGuard:
         exchange = Exchange(self._parts, answer=context, finished=last, activation=self.activation)
         ruling = fresh((yield exchange), self._passed - begin)
         reach = self._guard.reach
-        until = place if last else max(self._passed, self._passed if reach is None else place - reach)
+        settled = place - begin - (reach or 0) if ruling.settled is None else ruling.settled
+        until = place if last else self._passed if reach is None else max(self._passed, begin + settled)
         if until > self._passed and not last:
             until = max(self._passed, min(until, begin + open_run(context)))
         if not last and place - self._passed > self._longest and until == self._passed:
@@ -292,4 +294,4 @@ def fresh(ruling: Ruling, passed: int) -> Ruling:
     else:
         deciding = max(counting, key=lambda verdict: STRICTNESS[verdict.decision], default=None)
     decision = "allow" if deciding is None else "block" if deciding.decision == "failed" else deciding.decision
-    return Ruling(decision, deciding, kept, ruling.shadowed, ruling.not_run)
+    return replace(ruling, decision=decision, verdict=deciding, verdicts=kept)

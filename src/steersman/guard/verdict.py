@@ -117,6 +117,7 @@ class Ruling:
         verdicts: all of them, those of rails in shadow mode too.
         shadowed: names of the rails that only log.
         not_run: names of rails that were not asked, with the reason.
+        settled: characters of an unfinished answer about which no enforcing rail can change its mind; None: not known.
     """
 
     decision: Decision
@@ -124,6 +125,7 @@ class Ruling:
     verdicts: tuple[Verdict, ...] = ()
     shadowed: tuple[str, ...] = ()
     not_run: tuple[tuple[str, str], ...] = ()
+    settled: int | None = None
 
     @property
     def stops(self) -> bool:
@@ -138,6 +140,9 @@ class Rail(Protocol):
         name: as in verdicts, configuration and metrics.
         reach: characters of an answer, in its original text, before which the rail may still change its mind: what lies
             further back than this can be sent. None: only a finished answer is judged.
+
+    A rail that can tell more from the answer itself has a method ``settled(answer, views)`` beside: how many characters
+    from the answer's beginning it cannot change its mind about.
     """
 
     name: str

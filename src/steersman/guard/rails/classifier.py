@@ -134,6 +134,10 @@ class ClassifierRail:
         activations.read(["How do I boil an egg?"])  # a model's first pass is slow: not while a request waits
         return cls(constitution, scorer, rules, probe, cascade, activations)
 
+    def settled(self, answer: str, views: Views) -> int:
+        """See `verdict.Rail`: half of a short answer, and of a longer one all but the last `REACH` characters."""
+        return len(answer) - min(REACH, len(answer) // 2)
+
     # ── judging ──────────────────────────────────────────────────────────────────────────────────────────────────────
     def check(self, exchange: Exchange, views: dict[str, Views]) -> Sequence[Verdict]:
         """See `verdict.Rail`. The verdicts have the scores of all principles that are judged on this side."""

@@ -67,7 +67,7 @@ def _form(
     )
 
 
-_PATTERN = re.compile(r"[][\\(){}?*+.]")  # signs of a pattern that is more than words
+_PATTERN = re.compile(r"[][\\(){}?*+]")  # signs of a pattern that is more than words
 
 
 # Of the letters around a number only ours count: Chinese and Japanese put no spaces.
@@ -315,6 +315,18 @@ FORMS = (
 )
 
 
+# Where data of a form with spaces may begin, in a text that goes on: a number, letters of an identity number, a street,
+# and words before a value that need not begin with a digit.
+_BEGINS = re.compile(
+    r"[a-zA-Z0-9+(._-]*\d|\b[a-zA-Z]{2}\s?$|\b[a-zA-Z]{6}\s?$"
+    r"|(?<![^\W_])[^\W\d_][\w.-]{0,24}(?:straße|strasse|str\.|weg|platz|allee|gasse)\b[^.]{0,60}$"
+    r"|\b(?i:rue|avenue|boulevard|place|chemin|impasse|calle|avenida|plaza|via|piazza|rua)\s"
+    r"|(?i:pass(?:port|eport|e?aporte)|reisepass|ausweis|identity card|id card|driv\w{1,3}'?s? licen|führerschein|permis"
+    r"|护照|パスポ|паспорт|birth|born|d\.?o\.?b|ich (?:bin|wurde)|geb(?:urts|\.)|je suis né|naissance|nací|nacimiento|nascita"
+    r"|生年月日|出生|рожд)[^\n]{0,60}$"
+)
+
+
 class PersonalDataRail(TextRail):
     """Personal data, handled on each side as the constitution's ``guard.personal_data`` says.
 
@@ -322,6 +334,7 @@ class PersonalDataRail(TextRail):
     """
 
     name = "personal-data"
+    begins = _BEGINS
 
     def __init__(self, settings: GuardSettings) -> None:
         super().__init__()

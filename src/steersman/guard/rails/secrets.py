@@ -107,6 +107,7 @@ class SecretRail(TextRail):
     """Secrets on both sides, handled as the constitution's ``guard.secrets`` says."""
 
     name = "secrets"
+    begins = re.compile("-----BEGIN|PuTTY-")
 
     def __init__(self, settings: GuardSettings) -> None:
         super().__init__()

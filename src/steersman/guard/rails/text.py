@@ -31,11 +31,14 @@ class TextRail(Protocol):
 
     Attributes:
         look_ahead: characters behind a finding that may undo it ("ass" in "assistant").
+        begins: what is found in an answer that goes on, and holds a space, begins with this or in the last word; None:
+            that cannot be said.
     """
 
     name: str
     reach: int | None
     look_ahead: int = 1
+    begins: re.Pattern[str] | None = None
     _found: TextCache[tuple[Finding, ...]]
 
     def __init__(self) -> None:
@@ -73,6 +76,14 @@ class TextRail(Protocol):
             )
             for (principle, decision), evidence in by.items()
         ]
+
+    def settled(self, answer: str, views: Views) -> int:
+        """See `Rail`. What has no space in it is the last word, which a stream holds back by itself."""
+        reach, view = self.reach or 0, views.canonical
+        if self.begins is None:
+            return len(answer) - reach
+        begun = self.begins.search(view.text, max(0, len(view.text) - reach))
+        return view.span(begun.start(), begun.end())[0] if begun else len(answer)
 
     def _texts(self, exchange: Exchange) -> list[tuple[str, str]]:
         if exchange.answer is not None:
