@@ -1,11 +1,11 @@
 """An answer while it is written: what may be sent now, and where it has to stop.
 
-Nothing here depends on how the answer was cut into pieces. It is judged at fixed places, its *checkpoints* (after 32, 64
-characters, 128, ..., farther apart in a long answer, and at its end), each time on the text up to there and no further,
-whatever else has arrived. After a checkpoint that text is released which no rail can change its mind about: what they
-say is settled (`Ruling.settled`), or else what lies further back than the guard's reach, before any encoded run that is
-still open, and before any span that will be replaced. So the pieces of a cut stream and the whole answer give the same verdict and the same text, and of a span
-that a rail of words or patterns objects to no character is sent.
+Nothing here depends on how the answer was cut into pieces. It is judged at fixed places, its *checkpoints* (after 32
+characters, 64, 128, ..., farther apart in a long answer, and at its end), each time on the text up to there and no
+further, whatever else has arrived. After a checkpoint that text is released which no rail can change its mind about:
+what they say is settled (`Ruling.settled`), or else what lies further back than the guard's reach, before any encoded
+run that is still open, and before any span that will be replaced. So the pieces of a cut stream and the whole answer
+give the same verdict and the same text, and of a span that a rail of words or patterns objects to no character is sent.
 
     stream = StreamGuard(guard, parts)
     for piece in pieces:  # of text, or bytes that may be cut inside a character

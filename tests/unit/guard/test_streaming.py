@@ -177,6 +177,39 @@ def test_text_flows_before_the_end() -> None:
     assert guarded.feed("") == ""
 
 
+SPACED = [  # what is found with spaces in it, or behind words
+    "12 Old Oak Tree Road, Apt 12, Springfield, IL 62704",
+    "12 rue de la Paix, 75002 Paris",
+    "avenida de los Reyes Catolicos 12, 28001 Madrid",
+    "Goethe-Allee 12, 10115 Berlin",
+    "RSSMRA 85T10 A562S",
+    "date of birth: March 12, 1990",
+    "passport no: AB 1234567",
+    "+1 (212) 555-0123",
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7bq\n-----END RSA PRIVATE KEY-----",
+]
+
+
+@pytest.mark.parametrize("span", SPACED)
+def test_text_is_held_back_from_where_something_with_spaces_may_begin(span: str) -> None:
+    """Rails of forms let prose go at once, and no character of what they find."""
+    checks = Remembering(guard())
+    for before in range(3, 100, 11):
+        text = (FILLER * 3)[:before] + " " + span + " " + FILLER
+        found = checks.check(Exchange(PARTS, answer=text)).verdicts[0].evidence[0]
+        sent, guarded = stream(checks, [text])
+        assert guarded.redacted == 1
+        assert sent.partition("[")[0] == text[: found.start]
+
+
+def test_the_first_words_are_sent_early() -> None:
+    """Rails that find no beginning of anything hold nothing back, whatever their reach is."""
+    guarded = StreamGuard(guard(), PARTS)
+    sent = [guarded.feed(character) for character in FILLER[:33]]
+    assert "".join(sent) == "The ferry leaves at nine, and "
+    assert guarded._guard.reach or 0 > 33
+
+
 def test_an_encoded_run_is_held_until_it_ends() -> None:
     checks = Rules(lambda _: Ruling("allow", None), reach=8)
     guarded = StreamGuard(checks, PARTS)

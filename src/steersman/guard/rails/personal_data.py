@@ -321,9 +321,9 @@ _BEGINS = re.compile(
     r"[a-zA-Z0-9+(._-]*\d|\b[a-zA-Z]{2}\s?$|\b[a-zA-Z]{6}\s?$"
     r"|(?<![^\W_])[^\W\d_][\w.-]{0,24}(?:straße|strasse|str\.|weg|platz|allee|gasse)\b[^.]{0,60}$"
     r"|\b(?i:rue|avenue|boulevard|place|chemin|impasse|calle|avenida|plaza|via|piazza|rua)\s"
-    r"|(?i:pass(?:port|eport|e?aporte)|reisepass|ausweis|identity card|id card|driv\w{1,3}'?s? licen|führerschein|permis"
-    r"|护照|パスポ|паспорт|birth|born|d\.?o\.?b|ich (?:bin|wurde)|geb(?:urts|\.)|je suis né|naissance|nací|nacimiento|nascita"
-    r"|生年月日|出生|рожд)[^\n]{0,60}$"
+    r"|(?i:passe?port|pasaporte|reisepass|ausweis|identity card|id card|driv\w{1,3}'?s? licen|führerschein|permis"
+    r"|护照|パスポ|паспорт|birth|born|d\.?o\.?b|ich (?:bin|wurde)|geb(?:urts|\.)|je suis né|naissance|nací|nacimiento"
+    r"|nascita|生年月日|出生|рожд)[^\n]{0,60}$"
 )
 
 
