@@ -2,7 +2,8 @@
 
     python benchmarks/guard/latency.py --guard FOLDER --litellm LITELLM-PROGRAM [--rounds 3] [--seconds 5]
 
-check    the guard alone, in this process: a request of 300 tokens and an exchange with an answer of 300 tokens
+check    the guard alone, in this process: a request of 300 tokens and an exchange with an answer of 300 tokens, by words
+         alone and with the probe
 proxy    requests without streaming to an upstream that answers at once, with 1, 16 and 64 clients: directly, through
          our gateway, through our gateway with no rail (if `--bare-guard` names such a guard), through LiteLLM's proxy.
          The arms take turns (A/B/C/A/B/C), each for `--seconds`, so that what else the machine does hits all of them
@@ -61,12 +62,19 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 
 
 # ── the guard alone ──────────────────────────────────────────────────────────────────────────────────────────────────
-def check(folder: Path, times: int) -> dict[str, Any]:
-    """Milliseconds of `Guard.check`, of the wall clock and of the processor."""
+def checks(folder: Path, times: int) -> dict[str, Any]:
+    """`check` without the probe's model, and with it."""
     from steersman.guard.guard import Guard
+
+    found = {"words": check(Guard.load(folder, base=folder / "no model"), times)}
+    return found | {"probe": check(Guard.load(folder), times // 4)}
+
+
+def check(guard: Any, times: int) -> dict[str, Any]:
+    """Milliseconds of `Guard.check`, of the wall clock and of the processor."""
     from steersman.guard.verdict import Exchange, Part
 
-    guard, texts = Guard.load(folder), requests_of(TOKENS)
+    texts = requests_of(TOKENS)
     out = {}
     for side in ("input", "output"):
         wall, work = [], []
@@ -242,7 +250,7 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"about": {"tokens": TOKENS, "upstream_delay_ms": given.delay_ms, **servers.machine()}}
     if "check" in given.parts and given.guard:
-        result["check"] = check(given.guard, given.times)
+        result["check"] = checks(given.guard, given.times)
     result.update(asyncio.run(measure(given)))
     given.results.parent.mkdir(parents=True, exist_ok=True)
     given.results.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

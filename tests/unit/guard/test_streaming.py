@@ -181,7 +181,7 @@ SPACED = [  # what is found with spaces in it, or behind words
     "12 Old Oak Tree Road, Apt 12, Springfield, IL 62704",
     "12 rue de la Paix, 75002 Paris",
     "avenida de los Reyes Catolicos 12, 28001 Madrid",
-    "Goethe-Allee 12, 10115 Berlin",
+    "Goethestraße 12, 10115 Berlin",
     "RSSMRA 85T10 A562S",
     "date of birth: March 12, 1990",
     "passport no: AB 1234567",
