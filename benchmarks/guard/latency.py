@@ -2,8 +2,8 @@
 
     python benchmarks/guard/latency.py --guard FOLDER --litellm LITELLM-PROGRAM [--rounds 3] [--seconds 5]
 
-check    the guard alone, in this process: a request of 300 tokens and an exchange with an answer of 300 tokens, by words
-         alone and with the probe
+check    the guard alone, in this process: a request of 300 tokens and an exchange with an answer of 300 tokens, by
+         words alone and with the probe
 proxy    requests without streaming to an upstream that answers at once, with 1, 16 and 64 clients: directly, through
          our gateway, through our gateway with no rail (if `--bare-guard` names such a guard), through LiteLLM's proxy.
          The arms take turns (A/B/C/A/B/C), each for `--seconds`, so that what else the machine does hits all of them

@@ -89,6 +89,22 @@ def test_exchanges(rail: ClassifierRail, prompt: str, answer: str, stopped: bool
     assert blocks(rail, prompt, answer) is stopped
 
 
+def test_the_sentences_of_a_text_score_as_texts_of_their_own(rail: ClassifierRail) -> None:
+    text = f"{LOOKALIKE} Pick 3.5 of the 12 boats! {HARMFUL} It's late, and nobody is there; the boats lie still. " * 2
+    places = list(pieces(text))
+    together = rail.scorer.of_pieces(text, places)
+    alone = rail.scorer.of_requests([text[start:end] for start, end in places])
+    assert len(together) == len(places) > 5
+    for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_a_remembered_text_is_told_at_its_place_in_this_request(rail: ClassifierRail) -> None:
+    for where in ("messages[0].content", "messages[4].content", "messages[0].content"):
+        found = rail.check(Exchange((Part(where, "user", HARMFUL),)), {})
+        assert {e.where for verdict in found for e in verdict.evidence} == {where}
+
+
 def test_every_text_of_a_request_is_read(rail: ClassifierRail) -> None:
     for role in ("user", "tool", "assistant", "function"):
         parts = (Part("a", "user", "Hello."), Part("b", role, HARMFUL), Part("c", "user", "And now?"))

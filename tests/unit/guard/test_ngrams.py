@@ -24,6 +24,15 @@ def test_n_grams_of_one_word_do_not_depend_on_its_neighbours() -> None:
     assert alone <= among
 
 
+def test_stretches_of_a_text_hold_its_n_grams_once() -> None:
+    parts = ["How do I open it? ", "The lock is old. ", "Thanks!"]
+    ids, owners = GRAMS.ids_of(parts, joined=True)
+    assert sorted(ids) == sorted(GRAMS.ids("".join(parts)))
+    for number, part in enumerate(parts):
+        assert sorted(ids[owners == number]) == sorted(GRAMS.ids(part))
+    assert (owners == -1).sum() == len(parts) - 1  # a pair of words across each cut
+
+
 def test_texts_without_words() -> None:
     for text in ("", "   ", "...", "\u200b"):
         assert GRAMS.ids(text).size == 0
