@@ -7,6 +7,7 @@ on as it was parsed, never as the bytes that came.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from steersman.guard.spans import Span, replaced
 
 MOST_NAME = 256  # characters of a name: of a model, a function's call, an answer
+MOST_KEY = 64  # characters of a field's name that is shown
 MOST_LEVELS = 100  # of brackets; schemas of tools have twenty
 SEPARATOR = "\n"  # between two strings of one text
 
@@ -90,10 +92,12 @@ def dumped(value: Any) -> bytes:
 
 
 def key_path(path: str, key: str | int) -> str:
-    """The path of an item; keys that are no names are quoted, so that no two items share a path."""
+    """The path of an item. Keys that are no names are hashed: paths are shown and logged, and hold no text."""
     if isinstance(key, int):
         return f"{path}[{key}]"
-    return f"{path}.{key}" if key.isidentifier() else f"{path}[{json.dumps(key)}]"
+    if key.isidentifier() and len(key) <= MOST_KEY:
+        return f"{path}.{key}"
+    return f"{path}[sha256:{hashlib.sha256(key.encode()).hexdigest()[:16]}]"
 
 
 def is_name(value: Any) -> bool:

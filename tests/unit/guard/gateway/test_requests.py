@@ -150,6 +150,12 @@ def test_texts_beside_pictures_are_read_even_where_those_may_pass() -> None:
     assert ask(gateway(upstream, guard(unscannable="allow")), body).headers["x-guard-principle"] == "locked"
 
 
+def test_the_path_of_an_unknown_field_does_not_repeat_it() -> None:
+    response = ask(gateway(FakeUpstream(answer("x"))), chat("hi", **{WORD: 1}))
+    assert response.headers["x-guard-decision"] == "block"
+    assert WORD not in response.text
+
+
 def test_a_secret_in_an_unknown_fields_name_is_replaced() -> None:
     upstream = FakeUpstream(answer("x"))
     assert ask(gateway(upstream), chat("hi", **{KEY: {"a": KEY}, "b": 1})).status_code == 200
