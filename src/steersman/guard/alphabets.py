@@ -17,6 +17,7 @@ _TAIL = {letter: place for place, letter in enumerate("།༎༏༐༑༆༈༒"
 _NOTHING = "\u2615"  # Ecoji's letter for bytes that are missing
 _LAST_BYTE = {"\u269c": 0, "\U0001f3cd": 1, "\U0001f4d1": 2, "\U0001f64b": 3}  # the fourth letter of four bytes
 _LAST_BLOCK = 0x1500  # Base65536: the last byte of an odd number of them
+_STRANGE = re.compile(r"[^\x00-\x7f]{4}")
 _PICTURES = re.compile("[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")
 
 
@@ -85,7 +86,7 @@ def base_65536(run: str) -> bytes:
 
 def large_alphabets(text: str) -> Iterator[tuple[int, int, bytes, str]]:
     """Start, end, bytes and name of what stands in a large alphabet; ASCII comes first in it."""
-    if text.isascii():
+    if text.isascii() or not _STRANGE.search(text):
         return
     tries: list[tuple[str, re.Pattern[str], Callable[[str], bytes], int]] = [
         ("Base2048", _runs("base2048"), base_2048, 3)

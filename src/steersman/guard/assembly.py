@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from steersman.guard.decoders import Found
 from steersman.guard.lexicon import WORD, Glance, readable, segment, words
@@ -89,6 +91,32 @@ def ordered(glance: Glance) -> Iterator[list[Found]]:
             made = " ".join(order[rank] for rank in sorted(order))
             if readable(made):
                 yield [Found(ranked[0].start(), ranked[-1].end(), made, "words ranked")]
+
+
+_TREE = re.compile(r"\{\s{0,4}[\"'](?:value|left|right|word|key|data)[\"']\s{0,4}:")
+
+
+def tree(glance: Glance) -> Iterator[list[Found]]:
+    """Words in the nodes of a binary tree as JSON, from left to right."""
+    first = _TREE.search(glance.text) if "{" in glance.text and "left" in glance.text else None
+    if not first:
+        return
+    try:
+        root, end = json.JSONDecoder().raw_decode(glance.text, first.start())
+    except (ValueError, RecursionError):
+        return
+    found: list[str] = []
+    waiting: list[Any] = [root]
+    while waiting and len(found) < 2000:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            own = [part for name, part in node.items() if name not in ("left", "right")]
+            waiting += [node.get("right"), *own[::-1], node.get("left")]
+        elif isinstance(node, str):
+            found.append(node)
+    made = " ".join(found)
+    if len(found) > 3 and readable(made):
+        yield [Found(first.start(), end, made, "words in a tree")]
 
 
 def acrostics(glance: Glance) -> Iterator[list[Found]]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from steersman.guard.assembly import acrostics, joined_strings, ordered
+from steersman.guard.assembly import acrostics, joined_strings, ordered, tree
 from steersman.guard.decoders import Found, encoded
 from steersman.guard.lexicon import CIPHERED, OWN_RANK, Glance, common_words, own_words, readable, words
 from steersman.guard.spelling import respelled
@@ -58,13 +58,15 @@ def ciphers(glance: Glance) -> Iterator[list[Found]]:
     told = [word for word in glance.unknown if word in common or word in own]
     if not told:
         return
-    table = {word: (*common.get(word, ()), *own.get(word, ())) for word in set(glance.words)}
     votes: dict[str, int] = {}
     for word in told:
-        for name in table[word]:
+        for name in (*common.get(word, ()), *own.get(word, ())):
             votes[name] = votes.get(name, 0) + len(word)
     enough = _ENOUGH_WHEN_TOLD if _TOLD.search(glance.text) else _ENOUGH
     best = sorted((name for name in votes if votes[name] >= enough), key=lambda name: (-votes[name], name))[:3]
+    if not best:
+        return
+    table = {word: (*common.get(word, ()), *own.get(word, ())) for word in set(glance.words)}
     for name in best:
         gains = []
         seen: set[str] = set()
@@ -208,5 +210,6 @@ READINGS: tuple[Reading, ...] = (
     upside_down,
     joined_strings,
     ordered,
+    tree,
     acrostics,
 )

@@ -9,7 +9,7 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from steersman.guard.decoders import Found, disjoint
 from steersman.guard.lexicon import (
@@ -240,17 +240,20 @@ def _lookalike(word: str) -> str:
             if drawn in word and (made := word.replace(drawn, letter)) in words():
                 return made
         if "i" in word or "l" in word:
-            known = [made for made in _drawn_like(word) if made.translate(_IL) == word.translate(_IL)]
-            return min(known, key=lambda made: words()[made], default="")
+            return _upright().get(word.replace("l", "i"), "")
     return ""
 
 
-_IL = str.maketrans("l", "i")
+@cache
+def _upright() -> dict[str, str]:
+    """Common words by what they are if every l is an i."""
+    ranked = sorted((word for word in common_words() if "i" in word or "l" in word), key=common_words().__getitem__)
+    return {word.replace("l", "i"): word for word in reversed(ranked)}
 
 
 def _word_by_word(glance: Glance) -> Iterator[Found]:
     """What can be told from an unknown word alone."""
-    known, scrambles, own = words(), _scrambles(), _scrambles(own_words())
+    known, scrambles, own, ours = words(), _scrambles(), _scrambles(own_words()), own_words()
     accents: dict[str, str] = {}
     rest: dict[str, str] = {}
     stretched: dict[str, str] = {}
@@ -260,7 +263,7 @@ def _word_by_word(glance: Glance) -> Iterator[Found]:
     for word in glance.unknown:
         if not word.isascii() and (plain := _plain(word)) != word and plain.isascii():
             (accents if plain in known else rest)[word] = plain
-        if len(word) > 8 and any(len(one) > 4 and one in word for one in own_words()):
+        if ours and len(word) > 8 and any(len(one) > 4 and one in word for one in ours):
             glued[word] = segment(word)
         elif word.isascii() and (made := _lookalike(word)):
             alike[word] = made
@@ -273,8 +276,9 @@ def _word_by_word(glance: Glance) -> Iterator[Found]:
         elif (
             3 < len(word) < 20
             and word.isascii()
-            and (made := own.get(_shuffled(word)) or scrambles.get(_shuffled(word), ""))
-            and (bits(word) > bits(made) + 0.6 or made in own_words())
+            and (key := _shuffled(word))
+            and (made := own.get(key) or scrambles.get(key, ""))
+            and (bits(word) > bits(made) + 0.6 or made in ours)
         ):
             swapped[word] = made
     if max(map(len, accents), default=0) < 3:

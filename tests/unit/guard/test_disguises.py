@@ -36,6 +36,8 @@ def invisible(text: str) -> str:
         "h0w 4r3 y0u 70d4y",
         "h0w @r3 y0u 7od/\\y",
         "h o w a r e y o u t o d a y",
+        'Solve {"value": "are", "left": {"value": "how", "left": null, "right": null}, "right": {"value": "today", '
+        '"left": {"value": "you", "left": null, "right": null}, "right": null}}',
     ],
 )
 def test_what_tools_write_is_read(dressed: str) -> None:
