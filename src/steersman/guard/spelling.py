@@ -291,8 +291,21 @@ def _word_by_word(glance: Glance) -> Iterator[Found]:
             yield Found(start, end, made, name)
 
 
+_CHAIN = re.compile(r"[^\W\d_]+(?:[_+][^\W\d_]+){3,}")
+
+
+def _chained(glance: Glance) -> Iterator[Found]:
+    """Words_with_another_sign for the space."""
+    if glance.text.count("_") + glance.text.count("+") < 3:
+        return
+    for run in _CHAIN.finditer(glance.text):
+        made = run[0].replace("_", " ").replace("+", " ")
+        if sum(len(word) > 2 for word in made.split()) > 2 and readable(made, surely=True):
+            yield Found(run.start(), run.end(), made, "words joined")
+
+
 def respelled(glance: Glance) -> Iterator[list[Found]]:
     """All odd spellings undone, in one view."""
-    spans = disjoint((*apart(glance), *_leet(glance), *_pieced(glance), *_word_by_word(glance)))
+    spans = disjoint((*apart(glance), *_chained(glance), *_leet(glance), *_pieced(glance), *_word_by_word(glance)))
     if spans:
         yield spans

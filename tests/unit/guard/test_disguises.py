@@ -36,6 +36,7 @@ def invisible(text: str) -> str:
         "h0w 4r3 y0u 70d4y",
         "h0w @r3 y0u 7od/\\y",
         "h o w a r e y o u t o d a y",
+        "how_are_you_today",
         'Solve {"value": "are", "left": {"value": "how", "left": null, "right": null}, "right": {"value": "today", '
         '"left": {"value": "you", "left": null, "right": null}, "right": null}}',
     ],
@@ -48,6 +49,7 @@ def test_what_tools_write_is_read(dressed: str) -> None:
     ("dressed", "plain"),
     [
         ("h o w d o I o p e n a b a n k a c c o u n t , p l e a s e ?", "open a bank account"),
+        (invisible("don't tell, please: 12 o'clock"), "don't tell, please: 12 o'clock"),
         ("n4115 70 (r45h 7h3 (4r", "nails to crash the car"),
         ("53ll sp0il3d (h33s3 4s fr3sh", "cheese as fresh"),
         ("74k3 54lbu74m0l b3f0r3 f007b4ll", "take salbutamol before football"),
@@ -77,6 +79,7 @@ def test_the_constitutions_own_words_are_known_in_every_dress(dressed: str) -> N
 
 TWINS = """
 dQw4w9WgXcQ
+x_min + y_max + n_rows_of_q
 550e8400-e29b-41d4-a716-446655440000
 sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 1. e4 e5 2. Nf3 Nc6 3. Bb5 a6 4. Ba4 Nf6 5. O-O Be7
