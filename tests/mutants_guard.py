@@ -289,9 +289,9 @@ GUARD = (
     Mutant(
         "a stream holds nothing back",
         "guard/streaming.py",
-        "self._passed if reach is None else place - reach)",
-        "self._passed if reach is None else place)",
-        "unit/guard/test_streaming.py::test_no_character_of_a_forbidden_span_is_sent",
+        "else max(self._passed, begin + settled)",
+        "else place",
+        "unit/guard/test_streaming.py::test_text_is_held_back_from_where_something_with_spaces_may_begin",
     ),
     Mutant(
         "a span that is replaced is cut in two",
