@@ -201,6 +201,6 @@ def spelling(logprobs: Mapping[str, Any]) -> str | None:
 
 def _logprobs(value: Any, text: str) -> Any:
     """Log-probabilities beside exactly the text that they spell; else None."""
-    if not isinstance(value, dict) or spelling(value) != text:
+    if not isinstance(value, dict) or (spelling(value) or "").strip() != text.strip():  # chats lose outer spaces
         return None
     return {**value, "refusal": None} if "content" in value else value

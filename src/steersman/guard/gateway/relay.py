@@ -296,7 +296,7 @@ class _Choice:
 
 def _lists(logprobs: Any, text: str) -> dict[str, list[Any]] | None:
     """The lists of a piece's log-probabilities, where their tokens spell its text; else None."""
-    if not isinstance(logprobs, dict) or spelling(logprobs) != text:
+    if not isinstance(logprobs, dict) or (spelling(logprobs) or "").strip() != text.strip():
         return None
     return {key: value for key, value in logprobs.items() if isinstance(value, list)}
 
