@@ -193,7 +193,7 @@ def train(
         activations = ActivationReader(base, policy)
         read = [r for r in rows.requests if not r.dressing and (policy is None or r.apart)]
         fitted = with_probe(config, constitution, rows, read, fitted, activations)
-    models = {"base": base, "policy": policy} if activations else {}
+    models = {name: _path_from(out_folder, path) for name, path in (("base", base), ("policy", policy)) if activations}
     out_folder.mkdir(parents=True, exist_ok=True)
     save_file(fitted.scorer.arrays(), out_folder / "ngrams.safetensors")
     if fitted.probe:
@@ -202,6 +202,15 @@ def train(
     rail = ClassifierRail(constitution, fitted.scorer, fitted.rules, fitted.probe, fitted.cascade, activations)
     write_json(out_folder / "card.json", card.compute(constitution, rows, fitted, rail, public))
     return rail
+
+
+def _path_from(folder: Path, model: Path | None) -> str | None:
+    """A model's path; of one in the guard's run from the guard's folder, so that the run may be moved."""
+    run = folder.absolute().parent
+    if model is None:
+        return None
+    path = model.absolute()
+    return f"../{path.relative_to(run)}" if path.is_relative_to(run) else str(path)
 
 
 def _enough_apart(rows: GuardRows) -> bool:
@@ -293,7 +302,7 @@ def _cascade(fitted: Fitted, rows: GuardRows) -> Cascade:
 
 
 def description(
-    config: GuardConfig, constitution: Constitution, fitted: Fitted, models: Mapping[str, Path | None]
+    config: GuardConfig, constitution: Constitution, fitted: Fitted, models: Mapping[str, str | None]
 ) -> dict[str, Any]:
     """What ``guard.json`` holds. ``models``: whose activations the probe reads."""
     scorer = fitted.scorer
@@ -314,7 +323,7 @@ def description(
         "cascade": fitted.cascade.model_dump(mode="json") if fitted.cascade else None,
         "layers": list(fitted.layers),
         "token_threshold": fitted.token_threshold,
-        **{name: str(folder) if (folder := models.get(name)) else None for name in ("base", "policy")},
+        **{name: models.get(name) for name in ("base", "policy")},
     }
 
 

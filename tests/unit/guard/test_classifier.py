@@ -330,6 +330,16 @@ def test_a_head_learns_only_from_rows_that_know_it() -> None:
 
 
 @slow
+def test_a_run_may_be_moved_with_its_guard(tiny_base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_base, run / "base")
+    _train(run / "guard", run / "base")
+    moved = run.rename(tmp_path / "moved")
+    assert ClassifierRail.load(moved / "guard", constitution()).probed
+    assert str(tmp_path) not in (moved / "guard" / "guard.json").read_text(encoding="utf-8")
+
+
+@slow
 def test_without_the_model_the_words_decide_alone(probed: Path, tmp_path: Path) -> None:
     folder = _changed(probed, tmp_path, lambda about: about.update(base=str(tmp_path / "gone")))
     rail = ClassifierRail.load(folder, constitution())

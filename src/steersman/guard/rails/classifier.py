@@ -365,7 +365,8 @@ def _about(folder: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise ModelError(f"format {found!r}", where=str(path), expected=f"format {FORMAT}", do=_AGAIN)
-    return about
+    models = {name: str(folder / about[name]) if about.get(name) else None for name in ("base", "policy")}
+    return about | models
 
 
 def _arrays(path: Path) -> dict[str, Any]:
