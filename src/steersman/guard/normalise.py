@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from steersman.guard.confusables import dress, is_undressed
 from steersman.guard.decoders import HIDDEN, WRITTEN, Found, disjoint
-from steersman.guard.lexicon import Glance, also_known, readable
+from steersman.guard.lexicon import Glance, also_known, readable, words
 from steersman.guard.readings import READINGS
+from steersman.guard.spelling import ACCENTS
 from steersman.typography import STEPS, is_plain
 
 DEPTH = 4  # encodings inside one another
@@ -195,12 +196,13 @@ class _Search:
         for _ in range(depth):
             below: list[View] = []
             for view in layer:
-                for child, shown in self.children(view):
+                for child, shown, deeper in self.children(view):
                     child = self.canonical(child)
                     if child.text in self.seen:
                         continue
                     self.seen.add(child.text)
-                    below.append(child)
+                    if deeper:
+                        below.append(child)
                     if shown:
                         self.keep(child)
                     if len(below) > MOST_VIEWS:
@@ -215,15 +217,15 @@ class _Search:
                     return f"more than {depth} encodings inside one another"
         return ""
 
-    def children(self, view: View) -> Iterator[tuple[View, bool]]:
-        """What can be read out of a view, each with whether it is worth showing to the rails."""
+    def children(self, view: View) -> Iterator[tuple[View, bool, bool]]:
+        """What can be read out of a view, whether it is worth showing to the rails, and whether more may be in it."""
         for finders in ([HIDDEN] if view.parent is None else []) + [WRITTEN]:
             found: list[Found] = []
             for finder in finders:
                 self.budget.spend(len(view.text))
                 found += finder(view.text)
             if spans := self.new(view, found):
-                yield replaced(view, spans), any(readable(one.text) or not one.layered for one in spans)
+                yield replaced(view, spans), any(readable(one.text) or not one.layered for one in spans), True
         if view.parent is None and len(self.found) > 1 and self.found[1].parent is not None:
             return  # the canonical view is read instead
         self.budget.spend(4 * len(view.text))
@@ -232,7 +234,8 @@ class _Search:
             self.budget.spend(len(view.text))
             for found in reading(glance):
                 if spans := self.new(view, found):
-                    yield replaced(view, spans), not all(one.layered for one in spans)
+                    deeper = any(one.name != ACCENTS or one.text.casefold() not in words() for one in spans)
+                    yield replaced(view, spans), not all(one.layered for one in spans), deeper
 
     def new(self, view: View, found: list[Found]) -> list[Found]:
         """What was not found before in the same characters, in another view."""

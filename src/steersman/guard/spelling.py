@@ -251,6 +251,9 @@ def _upright() -> dict[str, str]:
     return {word.replace("l", "i"): word for word in reversed(ranked)}
 
 
+ACCENTS = "accents"  # in a view's trace: letters without them
+
+
 def _word_by_word(glance: Glance) -> Iterator[Found]:
     """What can be told from an unknown word alone."""
     known, scrambles, own, ours = words(), _scrambles(), _scrambles(own_words()), own_words()
@@ -285,7 +288,7 @@ def _word_by_word(glance: Glance) -> Iterator[Found]:
         accents = {}  # a word of two letters is one in some language or other
     if len(accents) > len(rest):
         accents |= rest
-    for name, table in (("accents", accents), ("letters repeated", stretched), ("letters swapped", swapped),
+    for name, table in ((ACCENTS, accents), ("letters repeated", stretched), ("letters swapped", swapped),
                         ("look-alikes", alike), ("words parted", glued)):  # fmt: skip
         for start, end, made in glance.respell(table):
             yield Found(start, end, made, name)
