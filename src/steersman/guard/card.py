@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SIDES: tuple[Side, ...] = ("input", "output")
 MEASURED: tuple[Part, ...] = ("held_out", "unseen")
-ATTACKED = 30  # rows of each kind that every attack family is tried on
+ATTACKED = 40  # rows of each kind that every attack family is tried on
 REQUEST_CHARACTERS = 1200  # about 300 tokens
 TIMED = 60  # requests
 ENCODINGS: dict[str, Callable[[str], str]] = {

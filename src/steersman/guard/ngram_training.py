@@ -21,6 +21,7 @@ from steersman.guard.scorer import ABOUT, DECLINES, HARM, LOUD, Models, Scorer, 
 from steersman.types import Behaviour
 
 FOLDS = 4  # of topics, for the requests' scores on training rows
+TOLERANCE = 0.01  # of the fits; at 0.0001 no log-odds change by more than 0.003
 Floats = NDArray[np.float32]
 
 
@@ -80,7 +81,7 @@ def _asked(constitution: Constitution, own: GuardRows) -> list[str]:
 
 
 def fit(
-    config: GuardConfig, constitution: Constitution, rows: GuardRows, member: int, reader: Reader, asked_scores: Floats
+    config: GuardConfig, constitution: Constitution, rows: GuardRows, reader: Reader, asked_scores: Floats, member: int
 ) -> Scorer:
     """One member: both sides, on a bootstrap of the training topics (the first on all of them).
 
@@ -182,7 +183,9 @@ def _heads(
             continue
         share = (weights * positive).sum() / weights.sum()
         balanced = weights * np.where(positive, 0.5 / share, 0.5 / (1 - share))
-        model = LogisticRegression(C=config.strength, solver="liblinear", dual=True, max_iter=1000, random_state=0)
+        model = LogisticRegression(
+            C=config.strength, solver="liblinear", dual=True, tol=TOLERANCE, max_iter=1000, random_state=0
+        )
         model.fit(features, positive, sample_weight=balanced)
         columns.append(model.coef_[0])
         biases.append(float(model.intercept_[0]))

@@ -184,7 +184,8 @@ def train(
         raise DataError("the guard's rows have no harmless request of a topic of training")
     reader = Reader(config.grams)
     words, asked_scores = scores_by_other_topics(config, constitution, rows.part("train"), reader)
-    members = [fit(config, constitution, rows, member, reader, asked_scores) for member in range(config.seeds)]
+    # Not side by side: liblinear has one generator of random numbers for all threads.
+    members = [fit(config, constitution, rows, reader, asked_scores, member) for member in range(config.seeds)]
     others = Others(rows.part("train").requests, words)
     fitted = Fitted(mean_of(members), {}, reader, members, others).with_rules(constitution, rows)
     activations = None
