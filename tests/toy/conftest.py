@@ -53,6 +53,7 @@ SMALL = (
     "capability.knowledge_items=4",
     "capability.neutral_passages=2",
     "capability.batch_size=4",
+    "guard.limit=3",
 )
 SETTINGS = (*PLAIN, *SMALL)
 
