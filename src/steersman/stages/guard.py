@@ -13,7 +13,7 @@ from steersman.guard.config import GuardConfig
 from steersman.guard.exchanges import GuardRows
 from steersman.report.blocks import Block, Bullets, Cell, Details, Label, Rate, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
-from steersman.report.format import percent, phrase
+from steersman.report.format import phrase
 from steersman.stage import Inputs, Sources, Stage
 from steersman.stages.inputs import BASE, CONSTITUTION, DATASET, POLICY, PUBLIC_PROMPTS
 from steersman.store import StageFolder
@@ -95,7 +95,7 @@ def _recall(caption: str, principles: Mapping[str, Any], part: str, record: Stag
         figures, declared = own[part], own["threshold"]["declared_false_positive_rate"]
         rows.append(
             (
-                Label(text=record.title(principle), note=f"declared {percent(declared)}"),
+                Label(text=record.title(principle), note=f"declared {_declared(declared)}"),
                 Rate.of(figures["recall"], strong=True),
                 Rate.of(figures["false_alarms"]),
                 figures["recall"]["n"],
@@ -111,10 +111,15 @@ def _operating_points(points: Sequence[Mapping[str, Any]], part: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for own in points:
         found = own.get(part, {})
-        rows.append((percent(own["rate"]), *(Rate.of(found[kind]) if kind in found else "" for kind in KINDS)))
+        rows.append((_declared(own["rate"]), *(Rate.of(found[kind]) if kind in found else "" for kind in KINDS)))
     caption = f"Requests, {PARTS[part]}: all harmful ones at other rates of false alarms"
     columns = ("Declared rate", "Stopped: harmful", "Stopped: look-alikes", "Stopped: ordinary")
     return Table(caption=caption, columns=columns, rows=tuple(rows))
+
+
+def _declared(rate: float) -> str:
+    """A declared rate, which may be below one per cent."""
+    return f"{100 * rate:g} %"
 
 
 def _attacks(families: Mapping[str, Any]) -> Table:
