@@ -158,6 +158,7 @@ def train(
     *,
     base: Path | None = None,
     policy: Path | None = None,
+    run: Path | None = None,
     public: Sequence[Prompt] = (),
 ) -> ClassifierRail:
     """Train a guard into a folder; the same inputs on the same machine give the same bytes.
@@ -167,6 +168,7 @@ def train(
         policy: what was trained on it. It tells harm better than the base model, and is surer of the rows that it has
             learnt from than of others. So the probe reads the policy where the data set has rows for the guard alone,
             and learns and is calibrated on these; elsewhere it reads the base model, and all rows.
+        run: the folder that the guard's folder will stand in, if that holds models too.
         public: prompts of public sets, which the card has figures of (`evals/public_prompts.py`).
 
     Returns:
@@ -194,7 +196,7 @@ def train(
         activations = ActivationReader(base, policy)
         read = [r for r in rows.requests if not r.dressing and (policy is None or r.apart)]
         fitted = with_probe(config, constitution, rows, read, fitted, activations)
-    models = {name: _path_from(out_folder, path) for name, path in (("base", base), ("policy", policy)) if activations}
+    models = {name: _told(path, run) for name, path in (("base", base), ("policy", policy)) if activations}
     out_folder.mkdir(parents=True, exist_ok=True)
     save_file(fitted.scorer.arrays(), out_folder / "ngrams.safetensors")
     if fitted.probe:
@@ -205,13 +207,13 @@ def train(
     return rail
 
 
-def _path_from(folder: Path, model: Path | None) -> str | None:
+def _told(model: Path | None, run: Path | None) -> str | None:
     """A model's path; of one in the guard's run from the guard's folder, so that the run may be moved."""
-    run = folder.absolute().parent
     if model is None:
         return None
-    path = model.absolute()
-    return f"../{path.relative_to(run)}" if path.is_relative_to(run) else str(path)
+    if run is None or not model.absolute().is_relative_to(run.absolute()):
+        return str(model.absolute())
+    return f"../{model.absolute().relative_to(run.absolute())}"
 
 
 def _enough_apart(rows: GuardRows) -> bool:

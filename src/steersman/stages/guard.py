@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from steersman.cost.work import Counts, PeakSizes, Work, Workload
@@ -33,9 +34,15 @@ def run(config: GuardConfig, given: Inputs, out: StageFolder) -> None:
         out.path,
         base=given[BASE] if config.probe else None,
         policy=given[POLICY],
+        run=_run_of(given[POLICY] or given[BASE]),
         public=given[PUBLIC_PROMPTS],
     )
     out.emit(event="latency", **card.latency(rail, rows))  # an event: it differs from one time to the next
+
+
+def _run_of(model: Path) -> Path | None:
+    """The run that a model belongs to; None for one from elsewhere."""
+    return next((folder for folder in model.parents if (folder / "run.json").exists()), None)
 
 
 def check(config: GuardConfig, sources: Sources) -> None:

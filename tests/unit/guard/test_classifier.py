@@ -333,7 +333,8 @@ def test_a_head_learns_only_from_rows_that_know_it() -> None:
 def test_a_run_may_be_moved_with_its_guard(tiny_base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_base, run / "base")
-    _train(run / "guard", run / "base")
+    rows = GuardRows.build(data_set(tmp_path), constitution())
+    train(CONFIG, constitution(), rows, run / "guard", base=run / "base", run=run)
     moved = run.rename(tmp_path / "moved")
     assert ClassifierRail.load(moved / "guard", constitution()).probed
     assert str(tmp_path) not in (moved / "guard" / "guard.json").read_text(encoding="utf-8")
