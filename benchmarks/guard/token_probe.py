@@ -58,7 +58,7 @@ def decoded(served: dict[str, models.Served], probe: Probe | None, rows: int, mo
     ends = tuple((token, -100.0) for token in chat.stop_ids)
     for number in range(rows):
         ids = chat.prompt_ids(f"[{seed}.{number}] Tell me how bread is made, what it costs and who needs it.")
-        config = SamplingConfig(max_new_tokens=most, seed=seed)
+        config = SamplingConfig(max_new_tokens=most, seed=max(seed, 0))
         engine.submit([Ticket(Job(NAME, ids, config, index=number, logit_bias=ends), _releasing(done))])
     for _ in range(rows):
         done.acquire()

@@ -89,10 +89,14 @@ def _side(side: Side, rows: GuardRows, fitted: Fitted, probed: bool) -> dict[str
     shared = [rule.principle for rule in rules if rule.head == HARM]
     for part in MEASURED:
         own, scores = fitted.scores(side, rows.part(part), probed)
-        for rule in rules:
+        by_words = fitted.scores(side, rows.part(part), False)[1] if side == "output" else {}
+        for rule, words in zip(rules, fitted.rules[side], strict=True):
             entry = found.setdefault(rule.principle, {"threshold": _threshold(rule)})
             if own:
-                entry[part] = _figures(side, own, scores, rule, shared)
+                over = rule.over(scores)
+                if by_words:  # of an answer the probe is asked only where the words find a breach
+                    over = over & words.over(by_words)
+                entry[part] = _figures(side, own, scores, over, rule, shared)
     return found
 
 
@@ -129,9 +133,8 @@ def _asked(rows: GuardRows, fitted: Fitted) -> dict[str, Any]:
 
 
 def _figures(
-    side: Side, rows: Sequence[GuardRow], scores: Mapping[str, Any], rule: SideRule, shared: Sequence[str]
+    side: Side, rows: Sequence[GuardRow], scores: Mapping[str, Any], over: Any, rule: SideRule, shared: Sequence[str]
 ) -> dict[str, Any]:
-    over = rule.over(scores)
     breaks = np.array([row.label == "breaks" for row in rows])
     own = breaks & np.array([row.principle == rule.principle for row in rows])
     group = breaks & np.array([row.principle in (shared if rule.head == HARM else (rule.principle,)) for row in rows])

@@ -27,6 +27,7 @@ Floats = NDArray[np.float32]
 HARM = "harm"  # any of the principles that block requests; no principle's id has this meaning elsewhere
 DECLINES = "refusal"  # the head that tells a refusal from any other answer
 ABOUT = "about:"  # and a principle: the head that tells exchanges on its subject from others
+OFF = -1e6  # log-odds of a subject where the words find no breach, and nothing else is asked
 REFUSAL_CLASSES = ("refusal", "partial", "compliance", "nothing", "unknown_language")
 LOUD = 6.0  # log-odds beyond which a request's score says no more to the model of exchanges
 

@@ -30,7 +30,7 @@ from steersman.guard.config import GuardConfig
 from steersman.guard.exchanges import GuardRow, GuardRows, Part, principles_of
 from steersman.guard.ngram_training import Reader, bootstrap, fit, folds, mean_of, scores_by_other_topics
 from steersman.guard.rails.probe import Probe
-from steersman.guard.scorer import ABOUT, HARM, Layout, Scorer, probe_heads
+from steersman.guard.scorer import ABOUT, HARM, OFF, Layout, Scorer, probe_heads
 from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import Side
 from steersman.store import write_json
@@ -139,13 +139,13 @@ class Fitted(NamedTuple):
         return dict(zip(self.probe.heads, scores.T, strict=True))
 
     def _on_subject(self, rows: Sequence[GuardRow]) -> dict[str, Any]:
-        """Scores of exchanges; of those that the probe has read, what the request is about in its words."""
+        """Scores of exchanges, with the probe's word on the request's subject of those that it has read."""
         heads = self.reader.exchanges(self.scorer, rows)
         read = np.array([row.prompt in self.states for row in rows], bool)
         said = self.said([row for row in rows if row.prompt in self.states])
         for name in heads:
             if name.startswith(ABOUT):
-                heads[name] = heads[name].copy()
+                heads[name] = np.full(len(rows), OFF)
                 heads[name][read] = said[name]
         return heads
 
@@ -284,7 +284,7 @@ def _subject_requests(fitted: Fitted, rows: GuardRows) -> list[str]:
         over = np.zeros(len(own), bool)
         for rule in fitted.rules["output"]:
             if rule.about is not None:
-                over |= scores[rule.head] > rule.threshold.score
+                over |= rule.over(scores)
         found += [row.prompt for row, needed in zip(own, over, strict=True) if needed]
     return found
 

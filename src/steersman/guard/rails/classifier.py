@@ -26,7 +26,7 @@ from steersman.guard.cache import TextCache
 from steersman.guard.normalise import View, Views
 from steersman.guard.normalise import views as all_views
 from steersman.guard.rails.probe import Probe, TokenProbe, TokenRail
-from steersman.guard.scorer import ABOUT, HARM, Layout, Scorer
+from steersman.guard.scorer import ABOUT, HARM, OFF, Layout, Scorer
 from steersman.guard.scorer import Part as PromptPart
 from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import ANSWER, STRICTNESS, Evidence, Exchange, Side, Verdict
@@ -162,10 +162,9 @@ class ClassifierRail:
         return {**scores, HARM: float(self.cascade.of_request(found.scores[HARM], probed[HARM]))}
 
     def _on_subject(self, said: str, scores: Mapping[str, float]) -> Mapping[str, float]:
-        """An answer's scores, with the probe's word on the request's subject where the answer's words are over."""
-        rules = [rule for rule in self.rules["output+probe"] if rule.about is not None]
-        if not any(scores[rule.head] > rule.threshold.score for rule in rules):
-            return scores
+        """An answer's scores, with the probe's word on the request's subject where the words find a breach."""
+        if not any(rule.about is not None and rule.over(scores) for rule in self.rules["output"]):
+            return {name: OFF if name.startswith(ABOUT) else score for name, score in scores.items()}
         probed = self._said((said,))
         return {**scores, **{name: score for name, score in probed.items() if name.startswith(ABOUT)}}
 
