@@ -59,6 +59,12 @@ class Others(NamedTuple):
     words: Mapping[str, Any]
     said: Mapping[str, Any] = {}
 
+    def of(self, prompts: Collection[str]) -> Others:
+        """Those of some requests alone."""
+        kept = np.array([row.prompt in prompts for row in self.rows], bool)
+        words, said = ({name: found[kept] for name, found in own.items()} for own in (self.words, self.said))
+        return Others([row for row in self.rows if row.prompt in prompts], words, said)
+
 
 class Fitted(NamedTuple):
     """A trained guard.
@@ -105,11 +111,9 @@ class Fitted(NamedTuple):
         own, scores = self.scores("input", rows.part("calibration"), probed)
         if sum(row.label == "fine" for row in self.others.rows) < ENOUGH:
             return own, scores
-        kept = np.array([not probed or row.prompt in self.measured for row in self.others.rows], bool)
-        words, said = ({n: v[kept] for n, v in found.items()} for found in (self.others.words, self.others.said))
-        further = self._combined(words, said) if probed else words
-        others = [row for row, wanted in zip(self.others.rows, kept, strict=True) if wanted]
-        return [*own, *others], {name: np.concatenate([scores[name], further[name]]) for name in scores}
+        others = self.others.of(self.measured) if probed else self.others
+        further = self._combined(others.words, others.said) if probed else others.words
+        return [*own, *others.rows], {name: np.concatenate([scores[name], further[name]]) for name in scores}
 
     def scores(self, side: Side, rows: GuardRows, probed: bool) -> tuple[Sequence[GuardRow], dict[str, Any]]:
         """The rows of one side with an array of log-odds for each head.
@@ -295,12 +299,11 @@ def _asks(row: GuardRow, head: str) -> bool:
 
 def _cascade(fitted: Fitted, rows: GuardRows) -> Cascade:
     """The weights of both steps, from the requests that thresholds are chosen on."""
-    own, others = rows.part("calibration"), fitted.others
+    own, others = rows.part("calibration"), fitted.others.of(fitted.measured)
     requests = [row for row in own.requests if row.prompt in fitted.measured]
-    kept = np.array([row.prompt in fitted.measured for row in others.rows], bool)
-    words = np.concatenate([fitted.reader.requests(fitted.scorer, requests)[HARM], others.words[HARM][kept]])
-    said = np.concatenate([fitted.said(requests)[HARM], others.said[HARM][kept]])
-    harmful = [row.label == "breaks" for row in (*requests, *others.rows) if row.prompt in fitted.measured]
+    words = np.concatenate([fitted.reader.requests(fitted.scorer, requests)[HARM], others.words[HARM]])
+    said = np.concatenate([fitted.said(requests)[HARM], others.said[HARM]])
+    harmful = [row.label == "breaks" for row in (*requests, *others.rows)]
     return Cascade.fit(words, said, np.array(harmful))
 
 
