@@ -31,7 +31,7 @@ LEVELS = (
     {"store", "stats", "terminal", "yaml_lines", "provenance", "functional", "typography", "reasoning", "http_server"},
     {"lm", "data"},
     {"train", "constitution", "rating", "evals"},  # the methods
-    {"guard", "serving"},
+    {"guard", "serving", "redteam"},
     {"report", "recipe"},
     {"cost"},
     {"stage"},
