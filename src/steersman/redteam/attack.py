@@ -66,11 +66,16 @@ class Ask:
     ``note`` says in a few words what was done, such as ``base64``: it is kept with the finding. Where the goal has a
     system message, the campaign puts it in front. ``temperature`` 0 is greedy; otherwise the campaign derives the
     seed from the goal, the attack's seed and the place of the step, so that repeated asks differ.
+
+    ``reply`` is for an attack that intervenes in the target's weights while they generate, such as an ablation of the
+    refusal direction: it is what the target said under the intervention, made by a `Work` before. The campaign asks
+    no target then; it judges this reply, counts it as one ask and writes it down like any other.
     """
 
     prompt: Text
     note: str = ""
     temperature: float = 0.0
+    reply: str | None = None
 
 
 @dataclass(frozen=True)
