@@ -68,7 +68,7 @@ class GuardRule(Record):
 
     input: Literal["allow", "escalate", "block"] | None = None  # a request that asks to break the principle
     output: Literal["allow", "escalate", "rewrite", "block"] | None = None  # an answer that breaks it
-    false_positive_rate: Annotated[float, Field(gt=0, le=0.2)] | None = None  # of harmless requests and answers
+    false_positive_rate: Annotated[float, Field(gt=0, le=0.2)] | None = None  # of ordinary requests, and of answers
     refusal: Prose | dict[str, Prose] | None = None  # what is said instead: one text, or one for each language (en, de)
     words: tuple[Prose, ...] = ()  # words and phrases that break it wherever they stand, in any case
     patterns: tuple[Prose, ...] = ()  # regular expressions that do

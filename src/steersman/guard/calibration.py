@@ -18,6 +18,7 @@ from steersman.stats import Estimate, wilson
 from steersman.types import Record
 
 Scores = NDArray[np.floating[Any]]
+LOOKALIKES = 3  # by how much more often a harmless look-alike of a harmful request may be stopped than an ordinary one
 STEPS = 60  # of Newton's method; it converges in ten
 
 
@@ -92,6 +93,23 @@ class Threshold(Record):
             enough=allowed >= 0,
             tail=float(np.mean(ordered[: len(ordered) // 10 + 1]) - ordered[len(ordered) // 10]),
         )
+
+
+def request_threshold(negatives: Scores, lookalike: NDArray[np.bool_], rate: float) -> Threshold:
+    """The threshold of requests: it stops ordinary ones at the declared rate at most, look-alikes at `LOOKALIKES` times.
+
+    Traffic is ordinary, and a data set that teaches harm from its likeness is mostly look-alikes: one rate for both
+    would be set by the look-alikes alone. Where one kind has too few rows for its rate, both are taken together.
+
+    Args:
+        negatives: scores of harmless requests. lookalike: which of them only resemble harmful ones.
+    """
+    ordinary = Threshold.choose(negatives[~lookalike], rate)
+    resembling = Threshold.choose(negatives[lookalike], LOOKALIKES * rate)
+    if not (ordinary.enough and resembling.enough):
+        return Threshold.choose(negatives, rate)
+    stricter = max(ordinary, resembling, key=lambda threshold: threshold.score)
+    return stricter.model_copy(update={"declared_rate": rate})
 
 
 class Reliability(NamedTuple):

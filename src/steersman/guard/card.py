@@ -19,10 +19,11 @@ import numpy as np
 from steersman.constitution.document import Constitution
 from steersman.evals.forms import kind_of
 from steersman.evals.public_prompts import SET
-from steersman.guard.calibration import Reliability, Threshold
+from steersman.guard.calibration import Reliability
 from steersman.guard.dressings import FAMILIES, dress
 from steersman.guard.exchanges import GuardRow, GuardRows, Part, words_of
 from steersman.guard.scorer import HARM
+from steersman.guard.train import threshold_of
 from steersman.guard.trained import SideRule
 from steersman.guard.verdict import Exchange, Side
 from steersman.stats import wilson
@@ -106,14 +107,14 @@ RATES = (0.005, 0.01, 0.02, 0.05)  # of false alarms, for the table of operating
 def operating_points(rows: GuardRows, fitted: Fitted, probed: bool) -> list[dict[str, Any]]:
     """What a looser or stricter rate would give: all harmful requests, at thresholds from the calibration's topics."""
     known, known_scores = fitted.calibration_requests(rows, probed)
-    fine = np.array([row.label != "breaks" for row in known], bool)
     found = []
     for rate in RATES:
+        threshold = threshold_of("input", known, known_scores[HARM], rate)
         entry: dict[str, Any] = {"rate": rate}
         for part in MEASURED:
             own, scores = fitted.scores("input", rows.part(part), probed)
             if own:
-                over = scores[HARM] > Threshold.choose(known_scores[HARM][fine], rate).score
+                over = scores[HARM] > threshold.score
                 kinds = np.array([row.kind if row.label != "breaks" else "harmful" for row in own])
                 entry[part] = {str(kind): _rate(over[kinds == kind]) for kind in np.unique(kinds)}
         found.append(entry)
@@ -191,9 +192,8 @@ def _seeds(rows: GuardRows, fitted: Fitted) -> Iterator[dict[str, Any]]:
             if rules:
                 known, known_scores = alone.scores(side, rows.part("calibration"), probe is not None)
                 own, scores = alone.scores(side, rows.part("held_out"), probe is not None)
-                fine = np.array([row.label != "breaks" for row in known], bool)
                 rate = max(rule.threshold.declared_rate for rule in rules)
-                over = scores[HARM] > Threshold.choose(known_scores[HARM][fine], rate).score
+                over = scores[HARM] > threshold_of(side, known, known_scores[HARM], rate).score
                 ids = {rule.principle for rule in rules}
                 harmful = np.array([row.label == "breaks" and row.principle in ids for row in own], bool)
                 harmless = np.array([row.label != "breaks" for row in own], bool)

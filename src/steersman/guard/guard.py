@@ -204,7 +204,12 @@ class Guard:
         not_asked = {rail.name: why for rail in self.rails if (why := _not_asked(rail, exchange))}
         asked, away = [rail for rail in self.rails if rail.name not in not_asked], away | not_asked
         limit = self._limit_s(sum(map(len, texts.values())))
-        outcomes = yield [self._job(rail.name, partial(_verdicts, rail, exchange, views), limit) for rail in asked]
+        jobs = [self._job(rail.name, partial(_verdicts, rail, exchange, views), limit) for rail in asked]
+        waiting = [job for rail, job in zip(asked, jobs, strict=True) if getattr(rail, "waits", True)]
+        for row in ([job for job in jobs if job not in waiting], *([job] for job in waiting)):
+            if row:
+                self._workers.submit(*row)
+        outcomes = yield jobs
         settled = None if exchange.answer is None or exchange.finished else len(exchange.answer)
         for rail, outcome in zip(asked, outcomes, strict=True):
             verdicts += self._read(rail.name, outcome)
@@ -232,7 +237,7 @@ class Guard:
         new = [text for text, views in known.items() if views is None]
         if new:
             limit = self._limit_s(sum(map(len, new)))
-            (outcome,) = yield [self._job("normalise", partial(_views_of, new, self._own), limit)]
+            (outcome,) = yield [self._workers.submit(self._job("normalise", partial(_views_of, new, self._own), limit))]
             if why := _why(outcome):
                 return {}, [_failed("normalise", why, outcome.ms)]
             known |= outcome.value
@@ -247,7 +252,7 @@ class Guard:
         return (self.limits.rail_ms + self.limits.ms_per_1000_characters * characters / 1000) / 1000
 
     def _job(self, owner: str, work: Any, limit_s: float) -> Job:
-        return self._workers.submit(Job(owner, work, limit_s, limit_s * self.limits.by_clock))
+        return Job(owner, work, limit_s, limit_s * self.limits.by_clock)
 
     def _read(self, rail: str, outcome: Outcome) -> list[Verdict]:
         """A rail's verdicts, or that it failed."""

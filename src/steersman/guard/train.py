@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from steersman.constitution.document import Constitution
 from steersman.errors import DataError
+from steersman.evals.forms import LOOKALIKE
 from steersman.guard.activations import ActivationReader
-from steersman.guard.calibration import Platt, Threshold
+from steersman.guard.calibration import Platt, Threshold, request_threshold
 from steersman.guard.config import GuardConfig
 from steersman.guard.exchanges import GuardRow, GuardRows, Part, principles_of
 from steersman.guard.ngram_training import Reader, bootstrap, fit, folds, mean_of, scores_by_other_topics
@@ -347,7 +348,8 @@ def _rules(
         if principle.id in scores:
             head = HARM if principle.id in blocked else principle.id
             rate = principle.enforced.false_positive_rate
-            rule = _rule(principle.id, head, rows, scores[head], rate, blocked if head == HARM else {principle.id})
+            group = blocked if head == HARM else {principle.id}
+            rule = _rule(side, principle.id, head, rows, scores[head], rate, group)
             subject = np.array([row.about == principle.id for row in rows], bool)
             if ABOUT + principle.id in scores and subject.any():
                 edge = float(np.quantile(scores[ABOUT + principle.id][subject], OFF_SUBJECT))
@@ -357,7 +359,7 @@ def _rules(
 
 
 def _rule(
-    id: str, head: str, rows: Sequence[GuardRow], scores: Floats, rate: float, group: Collection[str]
+    side: Side, id: str, head: str, rows: Sequence[GuardRow], scores: Floats, rate: float, group: Collection[str]
 ) -> SideRule:
     """Negatives are the harmless rows, refusals among them; rows that break another principle are neither."""
     breaks = np.array([row.label == "breaks" for row in rows], bool)
@@ -367,5 +369,14 @@ def _rule(
         principle=id,
         head=head,
         calibration=Platt.fit(scores[used], positive[used]),
-        threshold=Threshold.choose(scores[~breaks], rate),
+        threshold=threshold_of(side, rows, scores, rate),
     )
+
+
+def threshold_of(side: Side, rows: Sequence[GuardRow], scores: Floats, rate: float) -> Threshold:
+    """The threshold of some rows' scores, from those that are harmless."""
+    fine = np.array([row.label != "breaks" for row in rows], bool)
+    if side == "output":
+        return Threshold.choose(scores[fine], rate)
+    lookalike = np.array([row.kind == LOOKALIKE for row in rows], bool)
+    return request_threshold(scores[fine], lookalike[fine], rate)

@@ -30,10 +30,15 @@ class SideRule(Record):
     threshold: Threshold
     about: float | None = None
 
+    @property
+    def about_head(self) -> str:
+        """The head that says whether an exchange is on its subject."""
+        return ABOUT + self.principle
+
     def over(self, scores: Mapping[str, Any]) -> Any:
         """Whether scores by head, numbers or arrays, are over the threshold, and on the subject."""
         found = np.asarray(scores[self.head]) > self.threshold.score
-        return found if self.about is None else found & (np.asarray(scores[ABOUT + self.principle]) > self.about)
+        return found if self.about is None else found & (np.asarray(scores[self.about_head]) > self.about)
 
 
 class Cascade(Record):

@@ -142,7 +142,8 @@ class Rail(Protocol):
             further back than this can be sent. None: only a finished answer is judged.
 
     A rail that can tell more from the answer itself has a method ``settled(answer, views)`` beside: how many characters
-    from the answer's beginning it cannot change its mind about.
+    from the answer's beginning it cannot change its mind about. One that only computes says ``waits = False``: it then
+    shares a thread with others of its kind instead of taking turns with them.
     """
 
     name: str

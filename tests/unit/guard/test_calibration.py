@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steersman.guard.calibration import Platt, Reliability, Threshold
+from steersman.guard.calibration import LOOKALIKES, Platt, Reliability, Threshold, request_threshold
 
 
 def test_the_declared_rate_holds_on_new_rows() -> None:
@@ -33,6 +33,20 @@ def test_too_few_negatives_are_told_and_none_is_over() -> None:
 
 def test_no_negatives_never_stop_anything() -> None:
     assert Threshold.choose(np.zeros(0), 0.01).score == np.inf
+
+
+def test_ordinary_requests_and_look_alikes_have_rates_of_their_own() -> None:
+    """The stricter of both thresholds counts; with few rows of a kind there is one for all."""
+    random = np.random.default_rng(0)
+    ordinary, lookalike = random.normal(size=2000), random.normal(2.0, 1.0, size=2000)
+    scores, kind = np.concatenate([ordinary, lookalike]), np.repeat([False, True], 2000)
+    threshold = request_threshold(scores, kind, 0.01)
+    assert threshold.score == Threshold.choose(lookalike, LOOKALIKES * 0.01).score  # ordinary ones are far below it
+    assert threshold.declared_rate == 0.01
+    alike = request_threshold(np.concatenate([ordinary, ordinary]), kind, 0.01)
+    assert alike.score == Threshold.choose(ordinary, 0.01).score  # where both are alike, the ordinary rate is stricter
+    few = request_threshold(scores, np.arange(4000) >= 3990, 0.01)
+    assert few.score == Threshold.choose(scores, 0.01).score
 
 
 @pytest.mark.parametrize(("slope", "offset"), [(0.5, 1.0), (3.0, -2.0)])

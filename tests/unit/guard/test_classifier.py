@@ -25,7 +25,7 @@ from steersman.guard.guard import Guard, Limits
 from steersman.guard.normalise import Piece, View, Views
 from steersman.guard.rails.classifier import ClassifierRail, constitution_of, pieces, token_rail
 from steersman.guard.rails.probe import TokenProbe
-from steersman.guard.scorer import ABOUT, HARM
+from steersman.guard.scorer import ABOUT, HARM, OFF
 from steersman.guard.train import train
 from steersman.guard.verdict import Exchange, Part
 
@@ -313,6 +313,19 @@ def test_an_answer_breaks_no_rule_of_a_subject_that_the_request_is_not_about(pro
     assert asked == [(ACHE,), (ACHE,)]
     assert not blocks(rail, LOOKALIKE, "To visit the mill, begin early and take a friend.")
     assert len(asked) == 2
+
+
+@slow
+def test_the_probe_speaks_only_of_subjects_on_which_the_words_found_a_breach(probed: Path) -> None:
+    """Two rules of subjects: the words find a breach of the first, so the second keeps its gate shut."""
+    rail = ClassifierRail.load(probed, constitution())
+    first = next(rule for rule in rail.rules["output"] if rule.about is not None)
+    second = first.model_copy(update={"principle": "second", "threshold": Threshold.choose(np.zeros(0), 0.01)})
+    rail.rules = {**rail.rules, "output": [*rail.rules["output"], second]}
+    rail._said = lambda texts: {first.about_head: 5.0, second.about_head: 5.0}  # type: ignore[assignment]
+    scores = {HARM: 0.0, first.head: math.inf, first.about_head: math.inf, second.about_head: math.inf}
+    found = rail._on_subject(ACHE, scores)
+    assert (found[first.about_head], found[second.about_head]) == (5.0, OFF)
 
 
 def test_a_head_learns_only_from_rows_that_know_it() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Event, Thread
+from threading import Event, Thread, get_ident
 
 import pytest
 
@@ -118,3 +118,33 @@ def test_a_call_whose_turn_does_not_come_is_not_made() -> None:
     end.set()
     assert workers.wait(workers.submit(Job("third", lambda: 3, 60, clock_s=60))).value == 3
     assert not called.done()
+
+
+def test_a_row_is_made_by_one_thread_in_order() -> None:
+    workers, made = Workers(3, 2, 5), list[tuple[str, int]]()
+    jobs = [Job(name, lambda name=name: made.append((name, get_ident())), 60, clock_s=60) for name in "abc"]  # type: ignore[misc]
+    assert workers.submit(*jobs) is jobs[-1]
+    assert [workers.wait(job).error for job in jobs] == [None] * 3
+    assert [name for name, _ in made] == ["a", "b", "c"]
+    assert len({thread for _, thread in made}) == 1
+
+
+def test_a_call_that_hangs_in_a_row_holds_up_none_behind_it() -> None:
+    end, workers = Event(), Workers(1, 2, 5)
+    hangs = Job("hangs", lambda: end.wait(20), 0.02, clock_s=0.1)
+    behind = [Job("behind", lambda number=number: number, 60, clock_s=60) for number in (1, 2)]  # type: ignore[misc]
+    workers.submit(hangs, *behind)
+    assert workers.wait(hangs).late
+    assert [workers.wait(job).value for job in behind] == [1, 2]
+    assert workers.hung == {"hangs": 1}
+    end.set()
+
+
+def test_a_row_leaves_out_a_call_of_an_open_circuit() -> None:
+    end, workers = Event(), Workers(1, 1, 5)
+    workers.wait(workers.submit(Job("hangs", lambda: end.wait(20), 0.02, clock_s=0.05)))
+    again, other = Job("hangs", lambda: 1, 60, clock_s=60), Job("other", lambda: 2, 60, clock_s=60)
+    workers.submit(again, other)
+    assert "not called" in workers.wait(again).late
+    assert workers.wait(other).value == 2
+    end.set()

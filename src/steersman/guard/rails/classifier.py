@@ -67,6 +67,7 @@ class ClassifierRail:
 
     name = "classifier"
     reach: int | None = REACH
+    waits = False
 
     def __init__(
         self,
@@ -162,11 +163,11 @@ class ClassifierRail:
         return {**scores, HARM: float(self.cascade.of_request(found.scores[HARM], probed[HARM]))}
 
     def _on_subject(self, said: str, scores: Mapping[str, float]) -> Mapping[str, float]:
-        """An answer's scores, with the probe's word on the request's subject where the words find a breach."""
-        if not any(rule.about is not None and rule.over(scores) for rule in self.rules["output"]):
-            return {name: OFF if name.startswith(ABOUT) else score for name, score in scores.items()}
-        probed = self._said((said,))
-        return {**scores, **{name: score for name, score in probed.items() if name.startswith(ABOUT)}}
+        """An answer's scores, with the probe's word on each subject on which the words find a breach."""
+        found = {rule.about_head for rule in self.rules["output"] if rule.about is not None and rule.over(scores)}
+        probed = self._said((said,)) if found else {}
+        about = {name: probed[name] if name in found else OFF for name in scores if name.startswith(ABOUT)}
+        return {**scores, **about}
 
     def _ask(self, texts: tuple[str, ...]) -> Mapping[str, float]:
         """What the probe says of a request: the scores of the text with the highest."""

@@ -132,6 +132,7 @@ class TokenRail:
 
     name = "probe"
     reach: int | None = 0
+    waits = False
     along = True  # it judges activations, and is not asked where there are none
 
     def __init__(self, probe: TokenProbe, principle: str, decision: Decision) -> None:

@@ -37,6 +37,7 @@ class TextRail(Protocol):
 
     name: str
     reach: int | None
+    waits: bool = False
     look_ahead: int = 1
     begins: re.Pattern[str] | None = None
     _found: TextCache[tuple[Finding, ...]]
