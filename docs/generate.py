@@ -16,6 +16,8 @@ from pydantic_core import PydanticUndefined
 
 from steersman.pipeline import STAGES
 from steersman.recipe import Recipe, records_in
+from steersman.redteam.attack import Attack
+from steersman.redteam.attacks import ATTACKS, FAMILIES
 from steersman.stage import Input, Stage
 from steersman.types import Record
 
@@ -49,8 +51,42 @@ def order() -> str:
     return "```\n" + " → ".join(stage.name for stage in STAGES) + "\n```"
 
 
-PARTS: dict[str, Callable[[], str]] = {"recipe keys": keys, "stages": stages, "order of the stages": order}
-PAGES = ("docs/recipes.md", "docs/runs.md", "ARCHITECTURE.md")
+def families() -> str:
+    """The families of attacks, with the number of their members and what these ask and need."""
+    lines = ["| family | members | adaptive | asks | needs | papers |", "|---|---|---|---|---|---|"]
+    for family in FAMILIES:
+        own = [attack for attack in ATTACKS if attack.family == family]
+        needs = ", ".join(sorted({f"`{need}`" for attack in own for need in attack.needs})) or "nothing"
+        papers = "; ".join(dict.fromkeys(paper for attack in own for paper in attack.paper.split("; ")))
+        numbers = sorted({attack.asks for attack in own if attack.asks is not None})
+        asks = [str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"] if numbers else []
+        asks += ["budget"] if any(attack.asks is None for attack in own) else []
+        adaptive = sum(attack.adaptive for attack in own)
+        lines.append(f"| {family} | {len(own)} | {adaptive or ''} | {', '.join(asks)} | {needs} | {papers} |")
+    return "\n".join(lines)
+
+
+def attacks() -> str:
+    """Every attack by family."""
+    lines = ["| family | attack | what it asks | asks |", "|---|---|---|---|"]
+    lines += [f"| {one.family} | `{one.name}` | {one.about} | {_asks(one)} |" for one in ATTACKS]
+    return "\n".join(lines)
+
+
+def _asks(attack: Attack) -> str:
+    asks = "budget" if attack.asks is None else str(attack.asks)
+    needs = f", needs {' and '.join(sorted(attack.needs))}" if attack.needs else ""
+    return f"{asks}{', adaptive' if attack.adaptive else ''}{needs}"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "recipe keys": keys,
+    "stages": stages,
+    "order of the stages": order,
+    "attack families": families,
+    "attacks": attacks,
+}
+PAGES = ("docs/recipes.md", "docs/runs.md", "docs/attacks.md", "ARCHITECTURE.md")
 MARKED = re.compile(r"(<!-- generated: ([^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
