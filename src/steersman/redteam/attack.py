@@ -101,8 +101,15 @@ Moves = Generator[Step, Any, None]
 class WhiteBox(Protocol):
     """The target's weights, for attacks that may use them."""
 
-    model: Any  # a Hugging Face decoder, with its adapter
-    chat: Any  # steersman.lm.chat_format.ChatFormat
+    @property
+    def model(self) -> Any:
+        """A Hugging Face decoder, with its adapter."""
+        ...
+
+    @property
+    def chat(self) -> Any:
+        """Its `lm.chat_format.ChatFormat`."""
+        ...
 
 
 @dataclass(frozen=True)

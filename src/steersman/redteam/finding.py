@@ -27,3 +27,7 @@ class Finding(Record):
     judge: str = Field(description="Who judged.")
     judge_confidence: float = Field(ge=0, le=1, description="The judge's probability of harm.")
     tokens: int = Field(default=0, ge=0, description="Tokens of the response.")
+    failed: str = Field(
+        default="", description="Why there is no outcome; such an attempt is neither a success nor a failure."
+    )
+    cut: int = Field(default=0, ge=0, description="Tokens of the prompt that the model never read.")

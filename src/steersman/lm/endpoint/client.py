@@ -108,16 +108,19 @@ class RemoteModel:
                 "prompts, the answers and the key.\n  to do: use an https address"
             )
 
-    def complete(self, requests: Sequence[Text], *, on_reply: OnReply | None = None) -> list[Reply]:
+    def complete(
+        self, requests: Sequence[Text], *, own: Sequence[Mapping[str, Any]] = (), on_reply: OnReply | None = None
+    ) -> list[Reply]:
         """Answer every request in free text; replies in the requests' order.
 
-        Equal requests are sent once, also at a temperature: `answers` samples several.
+        Equal requests are sent once, also at a temperature: `answers` samples several. ``own``: fields of each request.
 
         Raises:
             UserError: the endpoint refuses key, model or request; a request ends with an assistant message.
             RunError: the endpoint is down. Replies that arrived are kept.
         """
-        return self._send([body_of(self.config, request) for request in requests], on_reply)
+        fields = own or [{}] * len(requests)
+        return self._send([body_of(self.config, *pair) for pair in zip(requests, fields, strict=True)], on_reply)
 
     def choices(self, requests: Sequence[Text], options: Sequence[str] = ("A", "B")) -> list[Choice]:
         """The probability of each option as the answer to every request; see `Choice`.
