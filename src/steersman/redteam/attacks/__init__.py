@@ -8,14 +8,20 @@ from itertools import chain
 from steersman.errors import UserError, closest
 from steersman.redteam.attack import Attack
 from steersman.redteam.attacks import (
+    best_of_n,
     direct,
     encodings,
+    fuzzer,
+    gcg,
     many_shot,
     multi_turn,
+    pair,
     payload_splitting,
     prefix_injection,
     prompt_extraction,
     prompt_injection,
+    refusal_direction,
+    tap,
     tense,
     translation,
     wrappers,
@@ -36,6 +42,12 @@ ATTACKS: tuple[Attack, ...] = tuple(
             prompt_injection,
             prompt_extraction,
             multi_turn,
+            best_of_n,
+            fuzzer,
+            pair,
+            tap,
+            gcg,
+            refusal_direction,
         )
     )
 )
