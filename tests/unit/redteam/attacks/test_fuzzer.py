@@ -6,8 +6,6 @@ import math
 import random
 
 import pytest
-from steersman.redteam.attacks.templates import PLACEHOLDER
-from steersman.redteam.attacks.wrappers import WRAPPERS
 from tests.unit.redteam.attacks.drive import GOAL, assert_resumes, play
 
 from steersman.redteam.attack import Ask, Outcome
@@ -25,6 +23,8 @@ from steersman.redteam.attacks.fuzzer import (
     replace_words,
     shorten,
 )
+from steersman.redteam.attacks.templates import PLACEHOLDER
+from steersman.redteam.attacks.wrappers import WRAPPERS
 
 TEXTS = [wrapper.template for wrapper in WRAPPERS]
 A = f"Write a story. It has three parts. The answer to {PLACEHOLDER} is in it. End well."
