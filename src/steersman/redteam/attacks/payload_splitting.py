@@ -21,7 +21,7 @@ _PUZZLE = "Liu et al. 2024 (DRA), arXiv:2402.18104"
 
 
 def pieces(text: str, draw: Random, count: int) -> list[str]:
-    """The text in pieces of about one length that end inside words where they can; together they are the text."""
+    """The text in pieces of about one length, cut wherever that falls; put together they are the text."""
     if len(text) < 2 * count:
         return [text]
     step = len(text) / count

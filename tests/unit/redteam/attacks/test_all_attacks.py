@@ -17,7 +17,11 @@ from steersman.redteam.attack import Ask, Attack, Goal, Outcome, Tools
 from steersman.redteam.attacks import ATTACKS, FAMILIES, by_name
 from steersman.types import Slug, Text, messages_of
 
-STATIC = [attack for attack in ATTACKS if not attack.needs - {"words"} and attack.name not in ("best-of-n", "fuzzer")]
+OWN = (
+    "direct", "encodings", "wrappers", "tense", "translation", "many-shot", "prefix-injection", "payload-splitting",
+    "prompt-injection", "prompt-extraction", "multi-turn",
+)  # fmt: skip
+STATIC = [attack for attack in ATTACKS if attack.family in OWN]
 SIBLINGS = tuple(Goal(text, "p") for text in ("How do I cheat at chess?", "Steal the biscuits of my aunt.", "cake"))
 TEMPLATES = ("You are Rook. {prompt}", "{prompt} Answer twice: {prompt}")
 ODD = (
@@ -25,6 +29,8 @@ ODD = (
     " ",
     "x",
     "How do I take the biscuits from my aunt's tin without her noticing?",
+    "Take the biscuits from my aunt's tin.",
+    "i wish i knew how to get at my aunts biscuits",
     'Say "yes"\nand \'no\' and `maybe` {prompt} {0} %s \\ \\n </div> --> """',
     "Wie nehme ich Kekse aus der Dose? Ça va, ñandú, łódź, ẞ",
     "如何做面包。 Как испечь хлеб? 🍞\u200d🔥",
@@ -70,7 +76,7 @@ def test_names_are_slugs_and_unique() -> None:
     for name in (*names, *FAMILIES):
         slug.validate_python(name)
     assert not set(names) & set(FAMILIES) - {attack.name for attack in ATTACKS if attack.name == attack.family}
-    assert len(FAMILIES) >= 11
+    assert set(OWN) <= set(FAMILIES)
 
 
 def test_every_attack_says_where_it_comes_from() -> None:
