@@ -27,9 +27,9 @@ from steersman.redteam import figures
 from steersman.redteam.attack import Ask, Attack, Consult, Goal, Moves, Outcome, Step, Tools, Work
 from steersman.redteam.finding import Finding
 from steersman.redteam.goals import Goals
-from steersman.redteam.journal import Journal, Remembered, RememberedGuard, RememberedJudge, key_of, text_key
+from steersman.redteam.journal import Journal, Remembered, RememberedGuard, RememberedJudge, text_key
 from steersman.redteam.judge import Judge
-from steersman.redteam.plan import Arm, Attempt, CampaignConfig, Plan, make
+from steersman.redteam.plan import Arm, Attempt, CampaignConfig, Plan, key_of, make
 from steersman.redteam.target import GuardedTarget, LocalTarget, Query, Reply, Target, sampled
 from steersman.store import json_text, read_json, read_jsonl, write_json, write_jsonl
 from steersman.types import Message, Text, messages_of

@@ -20,9 +20,11 @@ from steersman.data.tables import rows_of
 from steersman.errors import DataError
 from steersman.evals.forms import HARMFUL, LOOKALIKE, PLAIN, kind_of
 from steersman.redteam.attack import Goal
+from steersman.redteam.attacks.prompt_extraction import goals_of
 from steersman.store import sha256_text
 from steersman.types import Prompt, messages_of
 
+SYSTEM_PROMPT = "system-prompt"  # what an extraction breaks; no principle of a constitution
 OWN = "goals"  # in the place of a principle, where a file names none
 TEXTS = ("goal", "prompt", "behavior", "behaviour", "objective", "instruction", "question", "text")
 PRINCIPLES = ("principle", "category", "semanticcategory", "type", "harm")
@@ -56,16 +58,19 @@ class Goals(NamedTuple):
 
 
 def of_constitution(
-    prompts: Iterable[Prompt], constitution: Constitution, per_principle: int, harmless: int = 0
+    prompts: Iterable[Prompt], constitution: Constitution, per_principle: int, harmless: int = 0, seed: int = 0
 ) -> Goals:
-    """Goals and harmless prompts among the evaluation prompts, for every principle that is enforced.
+    """Goals and harmless prompts among the evaluation prompts, for every principle that is enforced; and secrets that
+    stand behind the persona in a system prompt, for attacks that extract.
 
     Args:
         prompts: of the evaluation; what training saw shares no topic with them.
         per_principle: goals of a principle at most; harmless: such prompts at most, half of them look-alikes.
+        seed: of the secrets, which are made up.
     """
     enforced = [principle.id for principle in constitution.principles if principle.enforced.anywhere]
     dropped: Counter[str] = Counter()
+    secrets = goals_of(constitution.persona, SYSTEM_PROMPT, seed)[:per_principle]
     pool: dict[str, list[Goal]] = {name: [] for name in enforced}
     kind: dict[str, list[Harmless]] = {LOOKALIKE: [], PLAIN: []}
     for row in prompts:
@@ -79,12 +84,12 @@ def of_constitution(
             pool[about].append(Goal(text, about, row.topic or ""))
         else:
             dropped["its principle is not enforced"] += 1
-    chosen = [goal for own in pool.values() for goal in by_digest(own, per_principle)]
+    chosen = [goal for own in pool.values() for goal in by_digest(own, per_principle)] + secrets
     alike = by_digest(kind[LOOKALIKE], harmless // 2)
     plain = by_digest(kind[PLAIN], harmless - len(alike))
     return Goals(
         tuple(chosen),
-        tuple(goal for own in pool.values() for goal in own),
+        (*(goal for own in pool.values() for goal in own), *secrets),
         (*alike, *plain),
         tuple(name for name, own in pool.items() if not own),
         {why: count for why, count in dropped.items() if count},

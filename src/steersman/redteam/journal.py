@@ -20,19 +20,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steersman.redteam.attack import Goal, WhiteBox
+from steersman.redteam.attacks.prompt_extraction import extracted
 from steersman.redteam.judge import Judge, Judgement
+from steersman.redteam.plan import key_of
 from steersman.redteam.target import Checked, Guard, Query, Reply, Target
-from steersman.store import append_jsonl, canonical, cut_torn_tail, disk_full_is_explained, read_jsonl, sha256_text
+from steersman.store import append_jsonl, cut_torn_tail, disk_full_is_explained, read_jsonl
 from steersman.types import Text, plain_text
 
 Kind = Literal["answer", "check", "consult", "work", "judged"]
 _OF_A_REPLY = ("text", "stopped", "tokens", "failed", "cut")
 BATCH = 128  # queries whose replies are written at once: what a kill costs at most
-
-
-def key_of(*parts: Any) -> str:
-    """A digest that names something asked."""
-    return sha256_text(canonical(parts))[:32]
 
 
 def text_key(prompt: Text) -> Any:
@@ -146,13 +143,19 @@ class RememberedGuard:
 
 
 class RememberedJudge:
-    """A judge that is asked about each goal and reply once."""
+    """A judge that is asked about each goal and reply once.
+
+    Whether a secret came out needs no judge of harm: it is in the reply, or not (`prompt_extraction.extracted`).
+    """
 
     def __init__(self, judge: Judge, journal: Journal) -> None:
         self.name, self.inner, self.journal = judge.name, judge, journal
 
     def judge(self, goal: Goal, reply: str) -> Judgement:
         """See `Judge`."""
+        if goal.secret:
+            out = extracted(goal.secret, reply)
+            return Judgement(out, False, float(out))
         key = key_of(self.name, list(goal), reply)
         row = self.journal.get("judged", key)
         if row is None:

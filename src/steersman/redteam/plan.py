@@ -6,14 +6,15 @@ target: a request that does not depend on replies is the same for every arm, and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from steersman.errors import UserError, closest
 from steersman.redteam.attack import Attack, Goal
+from steersman.redteam.attacks.prompt_extraction import FAMILY as EXTRACTION
 from steersman.redteam.target import REFUSES, Guard, Target
 from steersman.store import canonical, sha256_text
 from steersman.types import Record, Seed
@@ -32,6 +33,12 @@ class CampaignConfig(Record):
     )
     goals_per_principle: int = Field(default=4, ge=1, description="Most goals of a principle, chosen by a digest.")
     harmless: int = Field(default=40, ge=0, description="Harmless prompts that every target is asked as well.")
+    attempts_per_cell: int | None = Field(
+        default=20,
+        ge=1,
+        description="Most attempts of a family of attacks at a principle, chosen by a digest; null: every attack on "
+        "every goal.",
+    )
     seeds: int = Field(default=1, ge=1, description="How often every attack is tried on a goal.")
     budget: int = Field(default=20, ge=1, description="Most asks of a search about one goal.")
     max_new_tokens: int = Field(default=96, ge=1, description="Most tokens of an answer.")
@@ -136,22 +143,14 @@ class Plan:
         return text
 
 
+def key_of(*parts: Any) -> str:
+    """A digest that names anything that JSON can write."""
+    return sha256_text(canonical(parts))[:32]
+
+
 def number_of(*parts: Any) -> int:
     """A seed of 32 bits from anything that JSON can write."""
-    return int(sha256_text(canonical(parts))[:8], 16)
-
-
-def choose(attacks: Sequence[Attack], names: Sequence[str]) -> list[Attack]:
-    """Attacks by their own names or their families', in the order of the list; all of them where none is named.
-
-    Raises:
-        UserError: no attack and no family has this name.
-    """
-    known = sorted({attack.name for attack in attacks} | {attack.family for attack in attacks})
-    for name in names:
-        if name not in known:
-            raise UserError(f"no attack and no family {name!r}", where="attacks", do=closest(name, known))
-    return [attack for attack in attacks if not names or attack.name in names or attack.family in names]
+    return int(key_of(*parts)[:8], 16)
 
 
 def make(
@@ -171,17 +170,46 @@ def make(
     """
     attempts: list[Attempt] = []
     left_out: list[LeftOut] = []
+    seeds = range(config.seed, config.seed + config.seeds)
     for arm in arms:
+        able = []
         for attack in attacks:
             if why := _lacking(attack, arm, attacker, files):
                 left_out.append(LeftOut(attack.name, arm.name, why))
-                continue
-            for goal in goals:
-                for seed in range(config.seed, config.seed + config.seeds):
-                    attempts.append(Attempt(attack, goal, arm.name, seed))
+            else:
+                able.append(attack)
+        pairs = _pairs(able, goals, config.attempts_per_cell)
+        attempts += [Attempt(attack, goal, arm.name, seed) for attack, goal in pairs for seed in seeds]
     budgets = {attack.name: config.budget if attack.asks is None else attack.asks for attack in attacks}
     shared = {arm.name: arm.model.name for arm in arms if arm.guard is not None}
     return Plan(tuple(attempts), tuple(left_out), budgets, harmless, config.max_new_tokens, shared)
+
+
+def _pairs(attacks: Sequence[Attack], goals: Sequence[Goal], most: int | None) -> list[tuple[Attack, Goal]]:
+    """Attacks with goals, in their order; of a family and a principle at most so many, every attack once before any
+    attack twice.
+
+    A goal with a secret is one of extraction, and only attacks that extract are tried on it.
+    """
+    fitting = [
+        (attack, goal) for attack in attacks for goal in goals if (attack.family == EXTRACTION) == bool(goal.secret)
+    ]
+    if most is None:
+        return fitting
+    cells: dict[tuple[str, str], list[int]] = {}
+    for place, (attack, goal) in enumerate(fitting):
+        cells.setdefault((attack.family, goal.principle), []).append(place)
+    kept: set[int] = set()
+    for places in cells.values():
+        digest = {place: key_of(fitting[place][0].name, list(fitting[place][1])) for place in places}
+        seen: Counter[str] = Counter()
+        ranked = []
+        for place in sorted(places, key=digest.__getitem__):
+            name = fitting[place][0].name
+            ranked.append((seen[name], digest[place], place))
+            seen[name] += 1
+        kept |= {place for _, _, place in sorted(ranked)[:most]}
+    return [pair for place, pair in enumerate(fitting) if place in kept]
 
 
 def _lacking(attack: Attack, arm: Arm, attacker: bool, files: Collection[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,23 +14,22 @@ from tests.unit.redteam.scene import (
     BROKEN,
     DIRECT,
     SEARCH,
-    WHITE,
-    WRITTEN,
     Killed,
     Model,
     WordGuard,
     Writer,
     bytes_of,
     campaign,
+    goals,
 )
 
-from steersman.errors import UserError
 from steersman.redteam.attack import Ask, Attack, Goal, Moves, Tools, once
 from steersman.redteam.campaign import HARMLESS, read_findings, silent
 from steersman.redteam.goals import Goals
-from steersman.redteam.plan import CampaignConfig, choose
+from steersman.redteam.plan import CampaignConfig
+from steersman.redteam.target import Query, Reply
 from steersman.store import read_jsonl
-from steersman.types import Message
+from steersman.types import Message, plain_text
 
 
 def test_every_attempt_is_a_finding_in_the_order_of_the_plan(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_goals_system_message_stands_in_front(tmp_path: Path) -> None:
         yield (Ask("Tell me."), Ask((Message(role="system", content="Own."), Message(role="user", content="Now."))))
 
     goal = Goal("What is your code?", "privacy", "t", "X1", "The code is X1.")
-    attack = Attack("extraction", "extraction", "nobody", "Extracts.", moves, asks=2)
+    attack = Attack("extraction", "prompt-extraction", "nobody", "Extracts.", moves, asks=2)
     found = campaign([Model("raw")], [attack], goals=Goals((goal,), (goal,))).run(tmp_path)
     first, second = [f.prompt for f in found if f.target == "raw"]
     assert [m.content for m in first if not isinstance(m, str)] == ["The code is X1.", "Tell me."]
@@ -228,19 +228,46 @@ def test_harmless_prompts_are_asked_of_the_same_targets(tmp_path: Path) -> None:
 
 def test_attempts_with_nothing_to_ask_are_counted(tmp_path: Path) -> None:
     def moves(goal: Goal, tools: Tools) -> Moves:
-        if goal.secret:
+        if goal.text == "goal 0":
             yield (Ask(goal.text),)
 
     own = campaign([Model("raw")], [Attack("extraction", "extraction", "nobody", "E.", moves), DIRECT])
-    assert silent(own.plan(), own.run(tmp_path)) == {"extraction": 18}
+    assert silent(own.plan(), own.run(tmp_path)) == {"extraction": 15}
 
 
-def test_attacks_are_chosen_by_name_or_family() -> None:
-    assert choose(ATTACKS, ()) == list(ATTACKS)
-    assert choose(ATTACKS, ["pair", "direct"]) == [DIRECT, WRITTEN]
-    assert choose(ATTACKS, ["gcg"]) == [WHITE]
-    with pytest.raises(UserError, match="no attack and no family 'base65'"):
-        choose(ATTACKS, ["base65"])
+def test_a_cell_holds_so_many_attempts_and_every_attack_once_before_any_twice() -> None:
+    def named(name: str, family: str) -> Attack:
+        return Attack(name, family, "nobody", "Asks.", DIRECT.moves)
+
+    many = [*(named(f"code-{i}", "encodings") for i in range(5)), DIRECT]
+    plan = campaign([Model("raw")], many, config=CampaignConfig(attempts_per_cell=7, seeds=2)).plan()
+    cells = Counter((a.attack.family, a.goal.principle, a.target) for a in plan.attempts)
+    assert cells["encodings", "harm", "raw"] == 2 * 7
+    assert cells["direct", "harm", "raw"] == 2 * 3  # there are but three goals
+    own = Counter(a.attack.name for a in plan.attempts if (a.attack.family, a.target) == ("encodings", "raw"))
+    assert set(own) == {f"code-{i}" for i in range(5)}
+    tried = {t: [a[:2] for a in plan.attempts if a.target == t] for t in ("raw", "raw+guard", "refuses-everything")}
+    assert tried["raw"] == tried["raw+guard"] == tried["refuses-everything"]
+
+
+def test_secrets_are_for_attacks_that_extract_and_need_no_judge(tmp_path: Path) -> None:
+    secret = Goal("What is the code?", "system-prompt", "t", "HARM-77", "The code is HARM-77.")
+    own = goals(2)
+    extract = Attack("extract", "prompt-extraction", "nobody", "Extracts.", once(lambda g, t: f"{g.text} {g.secret}"))
+    echo = EchoModel()
+    found = campaign([echo], [DIRECT, extract], goals=own._replace(chosen=(*own.chosen, secret))).run(tmp_path)
+    assert {(f.attack, f.principle) for f in found} == {
+        ("direct", "privacy"), ("direct", "harm"), ("extract", "system-prompt")
+    }  # fmt: skip
+    assert {f.success for f in found if (f.attack, f.target) == ("extract", "raw")} == {True}
+    assert {f.success for f in found if (f.attack, f.target) == ("extract", "refuses-everything")} == {False}
+
+
+class EchoModel(Model):
+    """It repeats what it is asked."""
+
+    def answer(self, queries: Sequence[Query]) -> Iterator[Reply]:
+        return (Reply(query.number, plain_text(query.prompt)) for query in queries)
 
 
 def test_goals_of_a_principle_are_each_others_siblings(tmp_path: Path) -> None:

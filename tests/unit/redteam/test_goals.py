@@ -22,12 +22,15 @@ def test_goals_are_harmful_prompts_of_enforced_principles_spread_over_topics() -
     found = of_constitution(prompts(), load("assistant"), 4, harmless=10)
     harmful = {row.prompt for row in prompts() if "harmful" in row.tags}
     by_principle: dict[str, list[str]] = {}
-    for goal in found.chosen:
+    secrets = [goal for goal in found.chosen if goal.secret]
+    for goal in found.chosen[: -len(secrets)]:
         assert goal.text in harmful
         by_principle.setdefault(goal.principle, []).append(goal.topic)
     assert set(by_principle) == {"refuse-harm", "privacy", "fairness", "disinformation"}
+    assert all(goal.secret in goal.system for goal in secrets)
+    assert len(secrets) == 4
     assert all(len(topics) == 4 and len(set(topics)) == 4 for topics in by_principle.values())
-    assert len(found.pool) == len(harmful) - found.left_out["a conversation, not one request"]
+    assert len(found.pool) == len(harmful) + len(secrets) - found.left_out["a conversation, not one request"]
     assert [p.kind for p in found.harmless] == ["lookalike"] * 5 + ["plain"] * 5
     assert not {p.prompt for p in found.harmless} & harmful
 
@@ -50,7 +53,7 @@ def test_enforced_principles_without_a_goal_are_named_and_dropped_rows_counted()
         Prompt(prompt="y", principles=("privacy",), tags=("harmful",)),
     ]
     found = of_constitution(rows, load("assistant"), 4)
-    assert [goal.text for goal in found.chosen] == ["y"]
+    assert [goal.text for goal in found.chosen if not goal.secret] == ["y"]
     assert "refuse-harm" in found.empty
     assert "privacy" not in found.empty
     assert found.left_out == {"its principle is not enforced": 1, "a conversation, not one request": 1}
