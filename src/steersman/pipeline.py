@@ -29,6 +29,7 @@ from steersman.stages import capability as capability_stages
 from steersman.stages import guard as guard_stage
 from steersman.stages import guarded as guarded_stage
 from steersman.stages import sense as sense_stage
+from steersman.stages import suites as suites_stage
 from steersman.stages.inputs import POLICY
 from steersman.stages.sources import Source
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
@@ -59,6 +60,7 @@ STAGES: tuple[Stage[Any], ...] = (
     sense_stage.SENSE,
     guard_stage.GUARD,
     guarded_stage.GUARDED,
+    suites_stage.SUITES_STAGE,
     scores.SCORES,
 )
 

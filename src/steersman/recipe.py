@@ -23,6 +23,7 @@ from steersman.evals.capability import CapabilityConfig
 from steersman.evals.forms import FormsConfig
 from steersman.evals.public_prompts import PublicPromptsConfig
 from steersman.evals.sense import SenseConfig
+from steersman.evals.suites.runner import SuitesConfig
 from steersman.guard.config import GuardConfig
 from steersman.lm.chat_settings import ChatConfig
 from steersman.lm.device import Hardware
@@ -152,6 +153,9 @@ class Recipe(Record):
     )
     guard: GuardConfig | None = Field(
         default=None, description="The guard that enforces the constitution: its classifier, card, and what it catches."
+    )
+    suites: SuitesConfig | None = Field(
+        default=None, description="Published suites, where a copy of them is found, and our own, before and after."
     )
     report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 

@@ -28,13 +28,14 @@ from steersman.stages import sources
 from steersman.store import Artifact, Run, StageFolder, read_json, read_jsonl, write_json, write_jsonl
 
 # Every stage in a minute: the smoke recipe with small limits.
-PUBLIC = Path(__file__).parents[1] / "fixtures" / "public_prompts"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 SETTINGS = (
     *SMALL,
     "revisions.prompts=6",
     "feedback.prompts=6",
     "answers.few_shot_examples=1",
-    f"public_prompts={{folder: {PUBLIC}, sampling: {{max_new_tokens: 4}}}}",
+    f"public_prompts={{folder: {FIXTURES / 'public_prompts'}, sampling: {{max_new_tokens: 4}}}}",
+    f"suites={{folder: {FIXTURES / 'suites'}, limit: 6}}",
 )
 NAMES = [stage.name for stage in STAGES]
 every_stage = pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from steersman.cli import align, demo, model, serve
+from steersman.cli import align, demo, evals, model, serve
 from steersman.cli.constitution import constitution_app
 from steersman.cli.data import data_app
 from steersman.cli.guard import guard_app
@@ -35,6 +35,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Show the ve
 RUNS = (align.align, align.sweep, align.show, align.diff, model.chat, align.report, model.export, align.track)
 for command in (demo.demo, align.init, *RUNS, serve.serve, align.bench):
     app.command()(command)
+app.command("eval")(evals.evaluate)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(data_app, name="data")
 app.add_typer(rate_app, name="rate")

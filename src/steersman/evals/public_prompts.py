@@ -7,20 +7,16 @@ every run asks the same ones.
 
 from __future__ import annotations
 
-import csv
 import functools
-import gzip
-import io
-import json
-import os
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from steersman.data import public_files
 from steersman.data.forms import COMMAND, QUESTION, form_of
+from steersman.data.public_files import FOLDER_VARIABLE, read_rows
 from steersman.errors import DataError
 from steersman.evals.forms import HARMFUL, KINDS, LOOKALIKE, PLAIN, Cell, kind_of, rate
 from steersman.lm.sampling import SamplingConfig
@@ -29,7 +25,6 @@ from steersman.store import sha256_text
 from steersman.types import Prompt, Record
 
 VERSION = 2
-FOLDER_VARIABLE = "STEERSMAN_PUBLIC_DATA"
 SET = "set:"
 
 
@@ -80,14 +75,7 @@ def locate(config: PublicPromptsConfig) -> Path | None:
     Raises:
         DataError: the recipe, or the environment variable, names a folder that does not exist.
     """
-    named, where = config.folder, "public_prompts.folder"
-    if named is None:
-        named, where = os.environ.get(FOLDER_VARIABLE), FOLDER_VARIABLE
-    if not named:
-        return None
-    if not Path(named).is_dir():
-        raise DataError(f"no folder {named}", where=where, do="name the folder with the public sets")
-    return Path(named)
+    return public_files.locate(config.folder, "public_prompts.folder")
 
 
 def load(config: PublicPromptsConfig) -> list[Prompt]:
@@ -100,7 +88,7 @@ def load(config: PublicPromptsConfig) -> list[Prompt]:
     if folder is None:
         return []
     files = sorted(path for path in folder.rglob("*") if path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".csv")))
-    read = functools.cache(_rows)  # several sets lie in one file
+    read = functools.cache(read_rows)  # several sets lie in one file
     prompts = []
     for wanted in SETS:
         path = next((path for path in files if path.name.startswith(wanted.file)), None)
@@ -121,22 +109,6 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     inputs = instances[0] if isinstance(instances, list) and instances else row
     more = inputs.get("input") if isinstance(inputs, Mapping) else ""
     return "\n".join(part.strip() for part in (str(row.get(column) or ""), str(more or "")) if part.strip())
-
-
-def _rows(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of a .jsonl, .jsonl.gz, .json or .csv file."""
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-        if path.suffix == ".csv":
-            return list(csv.DictReader(io.StringIO(text)))
-        lines = [line for line in text.split("\n") if line.strip()]  # a text may hold other ends of lines
-        rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in lines]
-        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-            raise ValueError("found other values than objects with named fields")
-    except (OSError, ValueError, EOFError, csv.Error, zlib.error) as error:
-        raise DataError(f"cannot be read: {error}", where=str(path), expected="JSON Lines, JSON or CSV") from error
-    return rows
 
 
 def summarise(prompts: Sequence[Prompt], refused: Iterable[bool]) -> dict[str, Any]:

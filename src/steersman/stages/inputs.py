@@ -10,6 +10,7 @@ from steersman.constitution import ai_feedback, critique_revise
 from steersman.constitution.document import Constitution
 from steersman.data.sources import DataSet
 from steersman.evals.facts import Fact
+from steersman.evals.suites.runner import Gathered
 from steersman.recipe import Recipe
 from steersman.stage import Input, folder, optional, rows
 from steersman.types import Comparison, Demonstration, Prompt
@@ -33,6 +34,7 @@ BASE: Input[Path] = Input(("base",), _as_it_is)  # the base model's folder
 MODEL_NAME: Input[str] = Input(("model_name",), _as_it_is)  # written into adapters as the model that they belong to
 JUDGE_MODEL: Input[str | None] = optional(Input(("judge_model",), _as_it_is))  # a judge's own model, if it is a folder
 DATASET: Input[DataSet] = Input(("dataset",), _as_it_is)
+SUITES: Input[Gathered] = Input(("suite_questions",), _as_it_is)  # of the user's copy of published sets, and ours
 PUBLIC_PROMPTS: Input[list[Prompt]] = Input(("public_sets",), _as_it_is)
 CAPABILITY_ITEMS: Input[None] = Input(("capability_items",), _as_it_is)
 # A user's reward function: its file's digest decides, its path stands in the settings.
@@ -82,6 +84,7 @@ RAW_CAPABILITY, ALIGNED_CAPABILITY = optional(folder("raw_capability")), optiona
 PUBLIC_ANSWERS = optional(folder("public_prompts"))
 ABLATION = optional(folder("ablation"))
 GUARD = folder("guard")
+OPTIONAL_GUARD = optional(GUARD)
 JUDGE_CARD = folder("judge_card")
 REVISIONS = rows(f"revisions/{critique_revise.DEMONSTRATIONS}", Demonstration)
 AI_COMPARISONS = rows(f"feedback/{ai_feedback.COMPARISONS}", Comparison)
@@ -92,6 +95,7 @@ SFT = folder("sft")
 TUNED = folder("sft", "cai_sft")  # the last that learnt from demonstrations
 OFFLINE_POLICY = folder("sft", "cai_sft", "dpo")  # the last before reinforcement learning
 POLICY = folder("sft", "cai_sft", "dpo", "rl")  # the aligned model
+OPTIONAL_POLICY = optional(POLICY)  # where nothing is trained, the raw model is all there is
 REWARD_MODEL = folder("reward_model")
 PREFERENCE_MODEL = folder("reward_model", "preference_model")  # whose score reinforcement learning maximises
 HOLDOUT_REWARD_MODEL = folder("holdout_reward_model")

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 from steersman.constitution import document
 from steersman.constitution.document import Constitution
 from steersman.constitution.lint import lint
-from steersman.data import sources
+from steersman.data import public_files, sources
 from steersman.data.check import answers_of
 from steersman.data.formats import dump
 from steersman.data.sources import DataSet
 from steersman.errors import ConstitutionError, DataError, ModelError
 from steersman.evals import capability, facts, public_prompts
+from steersman.evals.suites.runner import Gathered, gather
 from steersman.lm import chat_settings, limits, pretrained, tiny
 from steersman.lm.chat_format import chat_format
 from steersman.recipe import Recipe
@@ -30,6 +31,7 @@ NAMES = (
     "dataset",
     "constitution",
     "public_sets",
+    "suite_questions",
     "capability_items",
     "facts",
     "reward_function",
@@ -67,6 +69,7 @@ def digested(given: Sources, base: Path | None) -> dict[str, Source]:
     """Everything that the recipe names, with digests; of a base model that is not there yet, without."""
     recipe = given.recipe
     public = public_prompts.load(recipe.public_prompts) if recipe.public_prompts else []
+    suites = _suites(recipe)
     own = recipe.judge.model if recipe.judge else None
     function = recipe.rl.reward if recipe.rl else None
     judge_model = own if own and Path(own).exists() else None
@@ -77,10 +80,19 @@ def digested(given: Sources, base: Path | None) -> dict[str, Source]:
         "dataset": Source(given.data, sha256_text(canonical([dump(rows) for rows in given.data.rows]))),
         "constitution": Source(given.constitution, given.constitution.digest),
         "public_sets": Source(public, sha256_text(canonical(dump(public)))),
+        "suite_questions": Source(suites, suites.digest),
         "capability_items": Source(None, capability.items_digest()),
         "facts": Source(facts.load(), sha256_file(facts.FILE)),
         "reward_function": Source(None, sha256_file(Path(function.rpartition(":")[0])) if function else ""),
     }
+
+
+def _suites(recipe: Recipe) -> Gathered:
+    """The questions of the recipe's suites; none where the recipe has no such section."""
+    if recipe.suites is None:
+        return Gathered({}, ())
+    folder = public_files.locate(recipe.suites.folder, "suites.folder")
+    return gather(recipe.suites.names, folder, recipe.suites.limit)
 
 
 def base_digest(base: Path, recipe: Recipe) -> str:
