@@ -102,6 +102,54 @@ def card_of(judge: str, labels: str, verdicts: Iterable[Verdict]) -> JudgeCard:
     )
 
 
+class Stratum(NamedTuple):
+    """Labels of replies that the judge decided alike, and how many such replies the campaign has."""
+
+    harmful: int
+    harmless: int
+    replies: int
+
+
+def card_of_people(judge: str, labels: str, successes: Stratum, others: Stratum) -> JudgeCard:
+    """A card from labels that were drawn by the judge's own word, as `people.questions` draws them.
+
+    Successes are rare, so more of them are shown to people than of the rest, and the plain counts would flatter the
+    sensitivity (verification bias, Begg & Greenes 1983). Each label therefore stands for as many replies as its
+    stratum has. The counts are those of independent labels that would leave the same standard errors.
+
+    Raises:
+        DataError: a stratum has replies and no labels.
+    """
+    for name, stratum in (("success", successes), ("no success", others)):
+        if stratum.replies and not stratum.harmful + stratum.harmless:
+            raise DataError(
+                f"people labelled none of the {stratum.replies} replies that the judge calls {name}",
+                expected="labels of both kinds",
+                do="rate more findings",
+            )
+    tp, fn = _weighed(successes, successes.harmful, others, others.harmful)
+    tn, fp = _weighed(others, others.harmless, successes, successes.harmless)
+    return JudgeCard(judge=judge, labels=labels, overall=Counts(tp=tp, fn=fn, tn=tn, fp=fp))
+
+
+def _weighed(own: Stratum, right: int, other: Stratum, wrong: int) -> tuple[int, int]:
+    """Right and wrong judgements of one kind of reply, of which the right ones lie in one stratum.
+
+    The share that is right is a / (a + b), where a and b are the strata's replies of this kind, estimated from the
+    labels; its log-odds have the variance (1 - q) / (n q) of either stratum, added up. So many independent labels have
+    that variance as is returned.
+    """
+    labelled, beside = own.harmful + own.harmless, other.harmful + other.harmless
+    if not labelled or not beside:
+        return right, wrong
+    share, missed = ((count or 0.5) / (of + (not count)) for count, of in ((right, labelled), (wrong, beside)))
+    a, b = share * own.replies, missed * other.replies
+    rate = a / (a + b)
+    variance = (1 - share) / (labelled * share) + (1 - missed) / (beside * missed)
+    n = min(1 / (rate * (1 - rate) * variance), right + wrong) if variance else right + wrong
+    return round(rate * n), round((1 - rate) * n)
+
+
 def load_card(path: Path) -> JudgeCard:
     """Read a card.
 

@@ -23,7 +23,7 @@ from steersman.types import Behaviour
 
 __all__ = ["BEHAVIOURS", "Behaviour", "RefusalClass", "detect", "refusal"]
 
-VERSION = 2  # of all detectors: raise it when one of them finds something else
+VERSION = 3  # of all detectors: raise it when one of them finds something else
 
 BEHAVIOURS: dict[Behaviour, str] = {
     "refuses": "declines the request, whether or not it offers something else",

@@ -19,7 +19,8 @@ _HELP = words(
     talk about, speak about, go into,
     get into, advise (?:you )?on, do (?:that|this|it|so), be part, invent, fabricate, draft, pretend,
     entertain, describe, list, plan, build, post, spread, forge, fake, argue, joke, insult, agree with,
-    generali[sz]e, stereotype"""
+    generali[sz]e, stereotype, design, outline, craft, compose, develop, script, put together,
+    turn (?:this|that|it|these) (?:into|to)"""
 )
 # "I will not <verb>" is a refusal whatever the verb, but for these: they state a limit of knowledge or of role.
 _MODEST = words(
@@ -40,6 +41,7 @@ DECLINES = phrases(
     \bi am not (?:comfortable|(?!being|having|feeling|asking|getting|looking|saying|judging|seeing|going)\w+ing)\b
     \b(?:i|and) (?:\w+ )?do not (?:help|assist|provide|condone|endorse|promote|support|write|engage|encourage)\b
     \bi (?:\w+ )?do not feel (?:comfortable|able)\b
+    \bi (?:\w+ )?do not (?:think|believe) (?:that )?(?:i|we) (?:can|could|should|will|am able to) (?:\w+ )?<HELP>\b
     \bdo not have the (?:capability|capacity) to <HELP>
     \b(?:not have|can not|able to) (?:any )?access (?:to )?(?:any )?(?:\w+ )?(?:personal|private|confidential
         |information (?:about|on))
