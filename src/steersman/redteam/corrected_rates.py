@@ -22,13 +22,12 @@ import math
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steersman.errors import JudgeRefused
-from steersman.redteam.figures import RateOf, raw_rate
 from steersman.redteam.judge_card import Counts, JudgeCard
 from steersman.stats import Estimate, clustered_mean
 
@@ -67,23 +66,6 @@ def rates(
         return Rates(raw, corrected(successes, clusters, card, family, asks=asks))
     except JudgeRefused as refused:
         return Rates(raw, None, refused.found)
-
-
-def rate_by(card: JudgeCard | None) -> RateOf:
-    """How `figures` estimate rates with this card: corrected where that is possible, with the raw rate beside.
-
-    ``why`` says why a rate is not corrected. ``more`` attempts are those of the raw rate: more labels narrow the rest.
-    """
-
-    def rate(successes: Sequence[bool], topics: Sequence[str], family: str = "", asks: float = 1.0) -> dict[str, Any]:
-        raw = raw_rate(successes, topics, family, asks)
-        found = rates(successes, topics, card, family, asks=asks)
-        if found.corrected is None:
-            return {**raw, "why": found.why}
-        seen = {name: raw[name] for name in ("value", "low", "high", "n")}
-        return {**raw, **found.corrected.json(), "raw": seen}
-
-    return rate
 
 
 def corrected(
