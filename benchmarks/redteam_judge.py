@@ -32,8 +32,9 @@ from scipy.optimize import minimize
 from steersman.evals.detectors.behaviours import refusal
 from steersman.redteam import judge_trained
 from steersman.redteam.attack import Goal
-from steersman.redteam.judge import Judge, RuleJudge
+from steersman.redteam.judge import Judge
 from steersman.redteam.judge_card import JudgeCard, Verdict, card_of, save_card
+from steersman.redteam.judge_rules import RuleJudge
 from steersman.redteam.judge_trained import BUCKETS, NGRAM_NORM, TrainedJudge, Weights, inputs
 from steersman.redteam.judges import shipped_card_path
 from steersman.stats import wilson

@@ -13,7 +13,8 @@ from steersman.lm.language_model import LanguageModel
 from steersman.redteam.attack import Goal
 from steersman.redteam.decoded_replies import decoded
 from steersman.redteam.exchange import signs
-from steersman.redteam.judge import Judge, Judgement, RuleJudge, of_secret, probability
+from steersman.redteam.judge import Judge, Judgement
+from steersman.redteam.judge_rules import RuleJudge, of_secret, probability
 
 OPTIONS = ("Yes", "No")
 REPLY_CHARS = 4_000

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from steersman.evals.detectors.reply import ParsedReply
 from steersman.redteam.attack import Goal
 from steersman.redteam.exchange import read, signs_of
-from steersman.redteam.judge import Judgement, log_odds, of_secret, probability
+from steersman.redteam.judge import Judgement
+from steersman.redteam.judge_rules import log_odds, of_secret, probability
 
+VERSION = 1
 ROWS, WEIGHTS = (Path(__file__).parent / name for name in ("exchange_rows.jsonl", "exchange_weights.npz"))
 BUCKETS = 2**12
 NGRAM_NORM = 2.0

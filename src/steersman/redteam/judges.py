@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from steersman.errors import UserError, closest
-from steersman.redteam.judge import Judge, RuleJudge
+from steersman.redteam.judge import Judge
 from steersman.redteam.judge_card import JudgeCard, load_card
+from steersman.redteam.judge_rules import RuleJudge
 from steersman.redteam.judge_trained import TrainedJudge
 
 DEFAULT = "rules"

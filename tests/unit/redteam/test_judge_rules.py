@@ -9,7 +9,8 @@ import pytest
 
 from steersman.redteam.attack import Goal
 from steersman.redteam.exchange import signs
-from steersman.redteam.judge import Judgement, RuleJudge
+from steersman.redteam.judge import Judgement
+from steersman.redteam.judge_rules import RuleJudge
 from steersman.redteam.judge_trained import TrainedJudge
 from steersman.redteam.judges import JUDGES, judge_named
 
