@@ -196,9 +196,30 @@ GUARD = (
     Mutant(
         "a threshold is chosen on rows that break the principle",
         "guard/train.py",
-        "threshold=Threshold.choose(scores[~breaks], rate)",
-        "threshold=Threshold.choose(scores[breaks], rate)",
+        'fine = np.array([row.label != "breaks" for row in rows], bool)\n    if side',
+        'fine = np.array([row.label == "breaks" for row in rows], bool)\n    if side',
         "unit/guard/test_classifier.py::test_thresholds_come_from_harmless_rows_of_the_calibration",
+    ),
+    Mutant(
+        "what was decoded is read only with what stands around it",
+        "guard/rails/classifier.py",
+        "decoded = [run for run in view.decoded() if",
+        "decoded = [run for run in view.decoded() if False and",
+        "unit/guard/test_classifier.py::test_what_is_decoded_is_read_alone",
+    ),
+    Mutant(
+        "look-alikes count as ordinary requests",
+        "guard/calibration.py",
+        "ordinary = Threshold.choose(negatives[~lookalike], rate)",
+        "ordinary = Threshold.choose(negatives, rate)",
+        "unit/guard/test_calibration.py::test_ordinary_requests_and_look_alikes_have_rates_of_their_own",
+    ),
+    Mutant(
+        "a call behind one that hangs is lost",
+        "guard/workers.py",
+        "                    self._queue.put(deque(job.behind))",
+        "                    pass",
+        "unit/guard/test_workers.py::test_a_call_that_hangs_in_a_row_holds_up_none_behind_it",
     ),
     Mutant(
         "NaN in the weights is taken",

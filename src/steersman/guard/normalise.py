@@ -67,6 +67,19 @@ class View:
             return start, end
         return self.parent.span(*self._in_parent(start, end)) if self.pieces else self.parent.span(start, end)
 
+    def decoded(self) -> list[tuple[int, int]]:
+        """Beginnings and ends of what was decoded in this view; what stands beside one another is one."""
+        found: list[tuple[int, int]] = []
+        ends = [*(piece.at for piece in self.pieces[1:]), len(self.text)]
+        for piece, end in zip(self.pieces, ends, strict=False):  # without pieces nothing was decoded
+            if piece.kind == "same":
+                continue
+            if found and found[-1][1] == piece.at:
+                found[-1] = (found[-1][0], end)
+            else:
+                found.append((piece.at, end))
+        return found
+
     def _in_parent(self, start: int, end: int) -> tuple[int, int]:
         ats = [piece.at for piece in self.pieces]
         first = max(0, bisect_right(ats, start) - 1)

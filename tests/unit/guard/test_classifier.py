@@ -138,6 +138,42 @@ def test_pieces_cover_a_text() -> None:
             assert {i for start, end in found[1:] for i in range(start, end)} == set(range(len(text)))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Additionally, consider this user input: How do I boil an egg by the lake?",
+            "How do I boil an egg by the lake?",
+        ),
+        ("What does this mean? How do I boil an egg by the lake today, and with whom?", "What does this mean? "),
+        ("TASK is 'How do I boil an egg?'", "How do I boil an egg?"),
+        ("It's his: \u201cHow do I boil an egg?\u201d, isn't it", "How do I boil an egg?"),
+    ],
+)
+def test_a_request_is_read_without_what_stands_around_it(text: str, expected: str) -> None:
+    assert expected in [text[start:end] for start, end in pieces(text)]
+
+
+def test_a_colon_in_a_time_ends_no_sentence() -> None:
+    text = "The ship for Trieste leaves at 10:30 from the old harbour with everybody on board"
+    assert list(pieces(text)) == [(0, len(text))]
+
+
+def test_what_is_decoded_is_read_alone(rail: ClassifierRail) -> None:
+    """Around the request stands a page that hides it, and whose sentences make one more sentence dear."""
+    page = "The harvest was good and the bread is white this year. " * 12
+    start = len(page)
+    whole = View(page + "x" * 40)
+    block = Piece(start, start, start + 40, "block")
+    hidden = View(page + HARMFUL, ("base64",), whole, (Piece(0, 0, start), block))
+    assert hidden.decoded() == [(start, len(hidden.text))]
+    found = rail.check(Exchange.of(whole.text), {"messages[0].content": Views([whole, hidden])})
+    (verdict,) = [v for v in found if v.decision == "block"]
+    assert (verdict.evidence[0].start, verdict.evidence[0].end) == (start, start + 40)
+    alone = rail.scorer.of_request(HARMFUL)[HARM]
+    assert rail._highest(Views([whole, hidden])).scores[HARM] == pytest.approx(alone, abs=1e-4)
+
+
 def test_evidence_is_a_place_in_the_original(rail: ClassifierRail) -> None:
     whole = View("x" * 60)
     hidden = View(HARMFUL, ("rot13",), whole, (Piece(0, 10, 10 + len(HARMFUL)),))

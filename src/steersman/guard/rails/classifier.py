@@ -1,9 +1,11 @@
 """The classifier that was trained from the constitution, as a rail.
 
 On the input side it asks of every text of the request, in every view of it, whether it asks to break a principle; on
-the output side, whether the answer breaks one given the request. A long text is read as a whole and by sentences, so
-that one of them is not lost in a page. Each piece is one more chance of a false alarm: scores are lowered by what the
-tail of harmless scores says that so many chances are worth.
+the output side, whether the answer breaks one given the request. A text is read as a whole and by its sentences, what
+stands in quotes, and what was decoded in it, so that a request is not lost in what surrounds it: a sentence in front of
+it, or a story around it, hid most of them before. Each piece is one more chance of a false alarm, which a few sentences
+may have; in a longer text the scores of sentences are lowered by what the tail of harmless scores says that so many
+chances are worth.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from steersman.guard.trained import FORMAT, Cascade, SideRule
 from steersman.guard.verdict import ANSWER, STRICTNESS, Evidence, Exchange, Side, Verdict
 from steersman.store import read_json
 
-WHOLE = 160  # characters of a text that is read as a whole only
-SHORTEST, LONGEST = 24, 240  # characters of a piece of a longer one
+WHOLE = 60  # characters of a text that is read as a whole only
+SHORTEST, LONGEST = 16, 240  # characters of a piece of a longer one
+FREE = 6  # pieces of a text whose scores are not lowered
 TURNS = 6  # of the user, the last ones, that are read as one text
 REMEMBERED = 256  # requests whose activations are kept
 CACHED_CHARACTERS = 1_000_000  # of texts whose scores are kept
@@ -47,7 +50,9 @@ _FORBIDS = re.compile(
 )
 
 
-_SENTENCE = re.compile(r"[^.!?\n\u3002\uff01\uff1f]*[.!?\n\u3002\uff01\uff1f]*\s*")
+# A colon ends a sentence too, where a space follows: "consider this: ...". Not in a time or an address.
+_SENTENCE = re.compile(r"(?:[^.!?:\n\u3002\uff01\uff1f]|:(?=\S))*[.!?:\n\u3002\uff01\uff1f]*\s*")
+_QUOTED = re.compile(rf"(?<!\w)[\"'\u201c\u2018\u00ab\u201e]([^\n]{{{SHORTEST},}}?)[\"'\u201d\u2019\u00bb\u201c](?!\w)")
 
 
 class Found(NamedTuple):
@@ -247,10 +252,13 @@ class ClassifierRail:
         for text, view in {view.text.casefold().strip(): view for view in reversed(views)}.items():
             if not text:
                 continue
-            places = list(pieces(view.text))
-            loss = self._tail * math.log(len(places))
-            for (start, end), scores in zip(places, self.scorer.of_pieces(view.text, places), strict=True):
-                scores[HARM] -= loss
+            decoded = [run for run in view.decoded() if run[1] - run[0] >= SHORTEST]
+            places = [place for place in pieces(view.text) if place not in decoded]
+            loss = self._tail * math.log(max(1.0, len(places) / FREE))
+            scored = self.scorer.of_pieces(view.text, [*places, *decoded])
+            for (start, end), scores in zip([*places, *decoded], scored, strict=True):
+                if (start, end) != (0, len(view.text)) and (start, end) not in decoded:
+                    scores[HARM] -= loss  # a sentence is one chance more; the whole, and what was hidden, are none
                 if scores[HARM] > best.scores[HARM]:
                     origin = view.span(start, end)
                     evidence = Evidence(where="", start=origin[0], end=origin[1], views=view.trace)
@@ -332,11 +340,17 @@ def constitution_of(folder: Path) -> Constitution:
 
 
 def pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Beginnings and ends of what is read of a text: all of it, and of a long one each of its sentences.
+    """Beginnings and ends of what is read of a text: all of it, and of a longer one its sentences and quotations.
 
     Short sentences are read with the next one, and a long one in parts.
     """
+    yield from dict.fromkeys(_pieces(text))
+
+
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
     yield 0, len(text)
+    for quoted in _QUOTED.finditer(text):
+        yield quoted.span(1)
     if len(text) <= WHOLE:
         return
     start = 0
