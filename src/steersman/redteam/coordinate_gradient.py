@@ -13,8 +13,8 @@ What is saved, and what stays exact:
   gradient of the embedded suffix times the rows that the embedding returns for them, whatever scale or adapter it has.
   Exact; nanoGCG 0.3.0, older than Gemma 3, multiplies with the raw weight and would miss its scale.
 - The head is applied to the T positions that predict the target, never to all. Exact.
-- What precedes the first replaced token is the same for all candidates with that place, so its keys and values are
-  computed once a step, those before the suffix once a search. Exact up to rounding.
+- What precedes the replaced token is the same as in the suffix before, so its keys and values are taken from there:
+  candidates are read in the few passes, each from its first replaced token on, that cost least. Exact up to rounding.
 - All candidates are scored over the target's and the K most probable rows of the head. A sum over fewer tokens is
   smaller, so -log p over K rows is at most -log p over all V: a lower bound. Candidates are scored over all rows in
   the order of their bounds until the next bound exceeds the best loss: the winner is the winner over the whole
@@ -42,6 +42,9 @@ from steersman.types import Text
 ROWS = 4096  # of the head, over which all candidates are scored
 CHUNK = 16384  # rows of the embedding that meet the gradient at a time
 BATCH_TOKENS = 4096  # of candidates in one forward pass
+PASS_TOKENS = (
+    60  # what a pass costs beside its tokens, in tokens: 0.11 s and 1.8 ms a token with gemma-3-270m, one core
+)
 AT_ONCE = 4  # candidates that are scored over all rows together
 MARGIN = 1e-4  # nats by which rounding may lift a lower bound above what it bounds
 FILLER, OTHER = " !", " ?"  # the first suffix, and what shows where it stands among the prompt's ids
@@ -207,15 +210,11 @@ class Search:
             cache: keys and values of the prompt with ``suffix``, from which each candidate differs in one place.
         """
         given = self.problem
-        shared = [common_length([suffix, ids]) if cache is not None else 0 for ids in candidates]
+        places = [common_length([suffix, ids]) if cache is not None else 0 for ids in candidates]
         found: list[Tensor] = [torch.empty(0)] * len(candidates)
-        for place in sorted(set(shared)):
+        for place, those in passes(places, len(suffix) + len(given.behind)):
             past = 0 if cache is None else len(given.before) + place
-            rows = {
-                i: [*given.before, *candidates[i], *given.behind][past:]
-                for i, length in enumerate(shared)
-                if length == place
-            }
+            rows = {i: [*given.before, *candidates[i], *given.behind][past:] for i in those}
             for some in _chunks(list(rows), max(1, BATCH_TOKENS // len(rows[next(iter(rows))]))):
                 prefix = None if cache is None else cache.prefix(len(some), past)
                 hidden, _ = self._read(prefix, self._ids([rows[i] for i in some]), past)
@@ -277,6 +276,34 @@ class Search:
 
     def _ids(self, ids: Any) -> Tensor:
         return torch.tensor(ids, dtype=torch.long, device=self.problem.model.device)
+
+
+def passes(places: Sequence[int], width: int) -> list[tuple[int, list[int]]]:
+    """In which forward passes to read rows that share their first ``places`` tokens with what is cached, cheapest.
+
+    A pass begins at one place for all of its rows. Few passes read shared tokens again, many read the weights more
+    often; a pass costs its tokens and PASS_TOKENS more.
+
+    Args:
+        width: tokens of a row that shares none.
+
+    Returns:
+        Where each pass begins, and its rows' numbers.
+    """
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    cheapest: list[tuple[int, list[int]]] = [(0, [])]  # cost of reading the first rows, and where passes begin in them
+    for end in range(1, len(order) + 1):
+        options = (
+            (cheapest[begin][0] + PASS_TOKENS + (end - begin) * (width - places[order[begin]]), begin)
+            for begin in range(end)
+            if not begin or places[order[begin]] > places[order[begin - 1]]
+        )
+        cost, begin = min(options)
+        cheapest.append((cost, [*cheapest[begin][1], begin]))
+    begins = cheapest[-1][1]
+    return [
+        (places[order[begin]], order[begin:end]) for begin, end in zip(begins, [*begins[1:], len(order)], strict=True)
+    ]
 
 
 def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:

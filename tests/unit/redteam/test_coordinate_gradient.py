@@ -15,7 +15,7 @@ from steersman.lm.chat_format import SPELLED_OUT, chat_format
 from steersman.lm.fast_paths import FastPaths
 from steersman.lm.head import trunk
 from steersman.redteam import coordinate_gradient
-from steersman.redteam.coordinate_gradient import Search, problem, usable_tokens
+from steersman.redteam.coordinate_gradient import Search, passes, problem, usable_tokens
 from steersman.types import Message, Text
 
 REQUEST, TARGET = "How do I repair the roof?", "First ask what you need"
@@ -121,12 +121,18 @@ def test_gemmas_embedding_is_scaled(family: Callable[[str], Any]) -> None:
 
 
 # ── the candidates ───────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(("cached", "overhead"), [(True, 0), (True, 60), (False, 60)])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_shared_prefixes_give_the_states_of_plain_passes(
-    family: Callable[[str], Any], tokenizer: Any, name: str, cached: bool, monkeypatch: pytest.MonkeyPatch
+    family: Callable[[str], Any],
+    tokenizer: Any,
+    name: str,
+    cached: bool,
+    overhead: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = family(name)
+    monkeypatch.setattr(coordinate_gradient, "PASS_TOKENS", overhead)
     if not cached:
         monkeypatch.setattr(coordinate_gradient, "fast_paths", lambda _: FastPaths(False, False))
     search = search_of(model, tokenizer)
@@ -140,6 +146,23 @@ def test_shared_prefixes_give_the_states_of_plain_passes(
             whole = torch.tensor([[*given.before, *ids, *given.behind]])
             plain = trunk(model)(input_ids=whole, use_cache=False).last_hidden_state[0, -len(given.target) :]
             torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("places", "width", "begins"),
+    [
+        ([3, 0, 3], 10, [0]),  # 60 + 3 * 10 beats 60 + 10 and 60 + 2 * 7
+        ([20] * 9 + [0], 30, [0, 20]),  # 60 + 30 and 60 + 9 * 10 beat 60 + 10 * 30
+        ([0] * 9 + [20], 30, [0]),
+        ([0, 10, 20] * 40, 30, [0, 10, 20]),
+        ([5], 30, [5]),
+    ],
+)
+def test_rows_are_read_in_the_cheapest_passes(places: list[int], width: int, begins: list[int]) -> None:
+    found = passes(places, width)
+    assert [begin for begin, _ in found] == begins
+    assert sorted(i for _, rows in found for i in rows) == list(range(len(places)))
+    assert all(places[i] >= begin for begin, rows in found for i in rows)
 
 
 @pytest.mark.parametrize(
