@@ -148,10 +148,10 @@ def _measured(gathered: Gathered, asked: Asked) -> dict[str, Any]:
     """The summary of all suites; each is a stage of its own, so that it is reused, or goes on after a kill."""
     from steersman.evals.detectors import behaviours
     from steersman.evals.suites import measure, runner
-    from steersman.lm.sampling import SamplingConfig
+    from steersman.evals.suites.runner import SuitesConfig
     from steersman.store import Identity, Run, read_json, write_json
 
-    run, sampling = Run(asked.out), SamplingConfig()
+    run, sampling = Run(asked.out), SuitesConfig().sampling
     found = []
     with run.locked():
         for name, questions in gathered.questions.items():
@@ -188,10 +188,10 @@ def _show(summary: Mapping[str, Any], out: Path, json: bool) -> None:
         return
     from steersman.report import terminal
     from steersman.report.suites import blocks
-    from steersman.terminal import console
+    from steersman.terminal import results
 
-    console.print(terminal.render(blocks(summary)))
-    console.print(f"\nWritten to {out}", markup=False, soft_wrap=True)
+    results().print(terminal.render(blocks(summary)))
+    print(f"Written to {out}", file=sys.stderr)
 
 
 def _list(found: list[str], json: bool) -> None:

@@ -24,7 +24,7 @@ LIMITS = (
 
 def section(record: StageRecord) -> Section:
     """The section of a stage's summary."""
-    return Section(id=record.name, title="Published suites", blocks=blocks(record.read(SUMMARY)), limits=LIMITS)
+    return Section(id=record.name, title="Suites, before and after", blocks=blocks(record.read(SUMMARY)), limits=LIMITS)
 
 
 def blocks(summary: Data) -> tuple[Block, ...]:
@@ -33,7 +33,7 @@ def blocks(summary: Data) -> tuple[Block, ...]:
     if summary["changes"]:
         found += [paragraph(*_sentence(summary["changes"]), style="lead"), _changes_table(summary["changes"])]
     for suite in summary["suites"]:
-        found.append(_suite_table(suite))
+        found += [_suite_table(suite), paragraph(f"{suite['about']} {suite['paper']}.", style="note")]
         if suite["groups"]:
             found.append(_groups(suite))
         found += [paragraph(text, style="note") for text in _notes(suite)]
@@ -85,14 +85,14 @@ def cell(figure: Data, row: Data, *, is_change: bool = False) -> Cell:
 # ── a suite ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _suite_table(suite: Data) -> Table:
     metrics = suite["metrics"]
-    arms, nulls = list(metrics[0]["arms"]), list(metrics[0]["nulls"])
+    arms = list(metrics[0]["arms"])
     rows: list[tuple[Cell, ...]] = []
     for row in metrics:
-        values = [_null(row["nulls"][name], row) for name in nulls]
+        nulls = "; ".join(f"{name} {_null(value, row)}" for name, value in row["nulls"].items())
         label = Label(text=row["title"], note=AIMS.get(row["better"], ""))
-        rows.append((label, *(cell(row["arms"][arm], row) for arm in arms), *values))
-    columns = ("Figure", *(NAMES.get(arm, phrase(arm)) for arm in arms), *(f"Null: {name}" for name in nulls))
-    caption = f"{suite['title']} ({suite['paper']}). {suite['about']} n={suite['questions']}"
+        rows.append((label, *(cell(row["arms"][arm], row) for arm in arms), nulls))
+    columns = ("Figure", *(NAMES.get(arm, phrase(arm)) for arm in arms), "Without a model")
+    caption = f"{suite['title']}, n={suite['questions']}"
     return Table(caption=caption, columns=columns, rows=tuple(rows))
 
 

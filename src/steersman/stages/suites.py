@@ -10,7 +10,7 @@ from steersman.data import public_files
 from steersman.evals.conditions import ALIGNED, RAW
 from steersman.evals.detectors import behaviours
 from steersman.evals.suites import by_name, runner
-from steersman.evals.suites.asking import BATCH_TOKENS, batched, encoded
+from steersman.evals.suites.asking import BATCH_TOKENS, at_most, batched, encoded
 from steersman.evals.suites.runner import Gathered, SuitesConfig
 from steersman.guard.guard import Guard
 from steersman.guard.refusals import refusal_of
@@ -87,7 +87,7 @@ def _free_work(config: SuitesConfig, gathered: Gathered, workload: Workload, arm
     for name, questions in gathered.questions.items():
         asked = [Prompt(prompt=q.prompt, split="evaluation", tags=()) for q in questions if not q.options]
         if asked:
-            sampling = config.sampling.model_copy(update={"max_new_tokens": by_name(name).max_new_tokens})
+            sampling = at_most(config.sampling, by_name(name))
             works.append(generation_work(sampling, workload, f"{arm}_answers", asked, {arm: None}))
     sizes = [PeakSizes(), *(work.peak for work in works)]
     peak = PeakSizes(*(max(column) for column in zip(*sizes, strict=True)))

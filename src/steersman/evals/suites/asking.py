@@ -49,7 +49,7 @@ def ask(
     """Write the model's reply to every question, a row each with its ``index``, in order; resumes what is there.
 
     Args:
-        sampling: of free answers; their length is the suite's.
+        sampling: of free answers; their length is the suite's, if that is less.
         file: gets the rows at the end, in one step.
         say: called with the number of new replies.
 
@@ -62,7 +62,7 @@ def ask(
     free = {i: question for i, question in enumerate(questions) if not question.options}
     rows: list[dict[str, Any]] = []
     if free:
-        config = sampling.model_copy(update={"max_new_tokens": suite.max_new_tokens})
+        config = at_most(sampling, suite)
         prompts = {i: question.prompt for i, question in free.items()}
         said = Transcript(partial).answers(suite.name, model, prompts, config, advance=lambda: say(1))
         rows += [{**row, "index": index} for index, row in said.items()]
@@ -73,6 +73,11 @@ def ask(
     write_jsonl(file, sorted(rows, key=lambda row: row["index"]))
     for left in (partial, file.with_name(f"{file.stem}.options.partial.jsonl")):
         left.unlink(missing_ok=True)
+
+
+def at_most(sampling: SamplingConfig, suite: Suite) -> SamplingConfig:
+    """The sampling of a suite's answers."""
+    return sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, suite.max_new_tokens)})
 
 
 def read_replies(file: Path) -> tuple[list[Reply | None], dict[str, int]]:

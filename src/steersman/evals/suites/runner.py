@@ -27,6 +27,7 @@ from steersman.types import Record, Text, transport
 VERSION = 1  # raise it when the questions, columns or metrics of any suite change, or how they are asked or measured
 SUMMARY = "summary.json"
 GUARDED = "guarded"  # the arm that is the last model's answers behind the guard
+LONGEST = 256  # tokens of a free answer
 ANY_FILE = ("",)  # suites name their files themselves
 
 Guarded = Callable[[Text, str], str | None]  # of a prompt and an answer: what stands in its place, None if it passes
@@ -44,7 +45,8 @@ class SuitesConfig(Record):
         description=f"Folder with the published sets; null for the one that {public_files.FOLDER_VARIABLE} names.",
     )
     sampling: SamplingConfig = Field(
-        default=SamplingConfig(), description="Sampling of free answers; each suite sets their length itself."
+        default=SamplingConfig(max_new_tokens=LONGEST),
+        description="Sampling of free answers; their length is the suite's, or this if it is less.",
     )
 
 
