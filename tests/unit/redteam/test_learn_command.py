@@ -18,8 +18,8 @@ from steersman.store import read_json, read_jsonl, write_jsonl
 FAMILIES = {"encodings": "base64", "wrappers": "fiction"}
 ONLY_SFT = (
     "dpo=null reward_model=null judge=null revisions=null cai_sft=null feedback=null preference_model=null "
-    "ablation=false cost_model=null rl=null forms=null sense=null guard=null capability=null answers=null sft.epochs=0.2 "
-    "examples.held_out_comparisons=0 examples.held_out_prompts=0 examples.limit_demonstrations=40"
+    "ablation=false cost_model=null rl=null forms=null sense=null guard=null capability=null answers=null "
+    "sft.epochs=0.2 examples.held_out_comparisons=0 examples.held_out_prompts=0 examples.limit_demonstrations=40"
 )
 
 
