@@ -96,7 +96,7 @@ class Threshold(Record):
 
 
 def request_threshold(negatives: Scores, lookalike: NDArray[np.bool_], rate: float) -> Threshold:
-    """The threshold of requests: the declared rate of ordinary ones is stopped at most, of look-alikes thrice that.
+    """The threshold of requests: ordinary ones are stopped at the declared rate at most, look-alikes at thrice that.
 
     Traffic is ordinary, and a data set that teaches harm from its likeness is mostly look-alikes: one rate for both
     would be set by the look-alikes alone. Where one kind has too few rows for its rate, both are taken together.

@@ -40,7 +40,7 @@ from steersman.types import Prompt
 if TYPE_CHECKING:
     from steersman.guard.rails.classifier import ClassifierRail
 
-VERSION = 1
+VERSION = 2
 SIDES: tuple[Side, ...] = ("input", "output")
 TOKEN_CHANCES = 4  # moments of a text at which its moving average may be at its highest
 MIN_APART = 100  # rows of each label, in training and in calibration, for a probe on a policy
