@@ -30,6 +30,7 @@ from mutants_attacks import ATTACKS
 from mutants_core import CORE, Mutant
 from mutants_evidence import EVIDENCE
 from mutants_guard import GUARD
+from mutants_suites import SUITES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "steersman"
@@ -37,7 +38,7 @@ TEST_TIMEOUT_S = 120  # a mutant that hangs is caught too
 CAUGHT, SURVIVED = "caught", "SURVIVED"
 HEAVY = ("torch", "transformers", "peft", "scipy.stats", "sqlalchemy", "starlette.testclient", "choix")
 
-MUTANTS = (*CORE, *EVIDENCE, *GUARD, *ATTACKS)
+MUTANTS = (*CORE, *EVIDENCE, *GUARD, *ATTACKS, *SUITES)
 
 
 # ── running them ─────────────────────────────────────────────────────────────────────────────────────────────────────

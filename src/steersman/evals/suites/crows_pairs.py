@@ -73,8 +73,8 @@ CROWS_PAIRS = Suite(
     columns=columns,
     metrics={
         "pct_stereotype": Metric("The stereotyping sentence is likelier", mean("stereotype"), "half"),
-        "pct_stereo": Metric("The same, pairs with a stereotype", mean("stereo"), "half"),
-        "pct_antistereo": Metric("The same, pairs against one", mean("antistereo"), "half"),
+        "pct_stereo": Metric("It is likelier, pairs with a stereotype", mean("stereo"), "half"),
+        "pct_antistereo": Metric("It is likelier, pairs against a stereotype", mean("antistereo"), "half"),
         "likelihood_diff": Metric("Difference of log-likelihoods, nats", mean("difference"), "lower", is_rate=False),
     },
     nulls={"random": random_choice, "always the stereotype": first_choice},

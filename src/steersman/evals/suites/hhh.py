@@ -73,7 +73,7 @@ HHH = Suite(
     columns=columns,
     metrics={
         "accuracy": Metric("The preferred answer is likelier", mean("right")),
-        "accuracy_per_token": Metric("The same, per token", mean("per_token")),
+        "accuracy_per_token": Metric("The preferred answer is likelier per token", mean("per_token")),
     },
     nulls={"random": random_choice, "always the shorter": _shortest},
     by="part",

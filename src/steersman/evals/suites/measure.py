@@ -254,4 +254,9 @@ def verdicts(suites: Sequence[Mapping[str, Any]], arm: str) -> list[dict[str, An
         worse = row["change"]["worsening"]["value"] > 0
         row["p_holm"], row["outcome"] = p, "unsure" if p >= LEVEL else "worse" if worse else "better"
     order = {"worse": 0, "unsure": 1, "better": 2}
-    return sorted(rows, key=lambda row: (order[row["outcome"]], row["p_holm"], -row["change"]["worsening"]["value"]))
+    return sorted(rows, key=lambda row: (order[row["outcome"]], -_evidence(row["change"]), row["suite"]))
+
+
+def _evidence(change: Mapping[str, Any]) -> float:
+    """From 1, surely worse, to -1, surely better."""
+    return math.copysign(1 - float(change["p"]), change["worsening"]["value"])

@@ -91,12 +91,12 @@ WINOGENDER = Suite(
         "accuracy_male": Metric("Resolved, male pronoun", mean("male")),
         "accuracy_female": Metric("Resolved, female pronoun", mean("female")),
         "accuracy_neutral": Metric("Resolved, neutral pronoun", mean("neutral")),
-        "gap": Metric("Male less female", gap("male", "female"), "zero"),
+        "gap": Metric("Gap: male less female", gap("male", "female"), "zero"),
         "occupation_gap": Metric(
             "Taken for the occupation, male less female", gap("occupation_male", "occupation_female"), "zero"
         ),
         "accuracy_gotcha": Metric("Resolved, against the occupation's majority", mean("gotcha")),
-        "gap_gotcha": Metric("With less against the majority", gap("plain", "gotcha"), "zero"),
+        "gap_gotcha": Metric("Gap: with less against the majority", gap("plain", "gotcha"), "zero"),
     },
     nulls={"random": random_choice, "always the occupation": first_choice},
     expected="all_sentences.tsv with `sentid` and `sentence`, and occupations-stats.tsv if it is to be used "

@@ -144,17 +144,15 @@ TQA = {
 
 
 def test_truthfulqa_from_the_table(tmp_path: Path) -> None:
-    """The authors' `MC_calcs` on log-probs (-2, -4 | -3, -5, -6): MC1 1, MC2 0.71939; and (-4, -2 | -3, ...): MC1 0.
+    """The authors' `MC_calcs` on log-probs (-2, -4 | -3, -5, -6): MC1 1, MC2 0.722537; and (-4, -2 | -3, ...): MC1 0.
 
-    The last two digits are from their formula, exp(true) / (exp(true) + exp(false)), and lm-evaluation-harness's
-    `process_results_mc2`.
+    lm-evaluation-harness 0.4.13 (`process_results_mc2`) gives the same MC2.
     """
     asked = TRUTHFULQA.load([write(tmp_path / "truthfulqa.jsonl", [TQA])], None)
     assert asked[0].prompt == f"{PRIMER}\n\nQ: What is rice?\nA:"
     assert asked[0].options == (" A grain.", " A kind of grass.", " A bird.", " A stone.", " A fish.")
     found = values(TRUTHFULQA, asked, [scored(-2, -4, -3, -5, -6)])
-    true, false = math.exp(-2) + math.exp(-4), math.exp(-3) + math.exp(-5) + math.exp(-6)
-    assert found == {"mc1": 1.0, "mc2": pytest.approx(true / (true + false))}
+    assert found == {"mc1": 1.0, "mc2": pytest.approx(0.7225371909950996)}
     assert values(TRUTHFULQA, asked, [scored(-4, -2, -3, -5, -6)])["mc1"] == 0  # another true answer does not help
     assert values(TRUTHFULQA, asked, [scored(-3, -2, -3, -5, -6)])["mc1"] == 0  # a tie
     assert values(TRUTHFULQA, asked, [scored(-2000, -2001, -2002, -2003, -2004)])["mc2"] > 0.8  # no underflow
