@@ -33,7 +33,7 @@ class Script:
 
 
 def scored(ask: Ask) -> Outcome:
-    return Outcome(f"answer to {plain_text(ask.prompt)}", "", False, 0.5)
+    return Outcome(f"answer to {plain_text(ask.prompt)}", "", False, 0.3)
 
 
 def test_one_stream_reads_each_answer_with_its_rating() -> None:
@@ -49,7 +49,7 @@ def test_one_stream_reads_each_answer_with_its_rating() -> None:
     assert [m.role for m in third.prompt] == ["system", *["user", "assistant"] * 2, "user"]  # type: ignore[union-attr]
     last = second.prompt[-1].content  # type: ignore[union-attr]
     assert "answer to prompt 1" in last
-    assert "Rating: 5 of 10" in last  # a score of 0.5, of 1 to 10
+    assert "Rating: 4 of 10" in last  # 1 + round(9 * 0.3)
     assert third.prompt[:3] == second.prompt[:3]  # type: ignore[index]
 
 
