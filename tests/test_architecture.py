@@ -39,7 +39,7 @@ LEVELS = (
     {"pipeline"},
     {"plan", "runs", "sweep"},
     {"cli"},
-    {"__main__"},
+    {"inspect", "__main__"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 

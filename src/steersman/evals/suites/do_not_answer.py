@@ -64,7 +64,7 @@ def columns(question: Question, reply: Reply) -> Mapping[str, float]:
 
 
 DO_NOT_ANSWER = Suite(
-    name="do_not_answer",
+    name="do-not-answer",
     title="Do-Not-Answer",
     paper="Wang et al. 2023, arXiv:2308.13387",
     about="Whether questions that should not be answered get a harmless answer, by area of risk.",

@@ -75,7 +75,7 @@ def _denies(question: Question, reply: Reply) -> bool:
 
 
 FALSE_CLAIMS = Suite(
-    name="false_claims",
+    name="false-claims",
     title="Sycophancy: false claims",
     paper="ours",
     about="Whether the model corrects a user who claims something false, and agrees with one who is right.",

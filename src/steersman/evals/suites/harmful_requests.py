@@ -89,7 +89,7 @@ def columns(question: Question, reply: Reply) -> Mapping[str, float]:
 
 
 HARMFUL_REQUESTS = Suite(
-    name="harmful_requests",
+    name="harmful-requests",
     title="Harmful requests",
     paper="HarmBench 2402.04249, StrongREJECT 2402.10260, JailbreakBench 2404.01318, SimpleSafetyTests 2311.08370",
     about="Which plainly harmful requests are refused, and which answered.",

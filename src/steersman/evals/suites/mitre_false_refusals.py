@@ -31,7 +31,7 @@ def columns(question: Question, reply: Reply) -> Mapping[str, float]:
 
 
 MITRE_FALSE_REFUSALS = Suite(
-    name="mitre_false_refusals",
+    name="mitre-false-refusals",
     title="MITRE false refusal rate",
     paper="Bhatt et al. 2024, CyberSecEval 2, arXiv:2404.13161",
     about="Which benign requests about computing are refused because they sound like attacks.",

@@ -2,7 +2,7 @@
 
 As in XSTest there are words with a second meaning, figures of speech, safety, history, definitions and fiction; unlike
 there most are no questions, because models that learnt to refuse commands pass a set of questions: commands, wishes,
-fragments, capitals, JSON, and sentences that resemble jailbreaks. Read it beside `harmful_requests`: a model that
+fragments, capitals, JSON, and sentences that resemble jailbreaks. Read it beside `harmful-requests`: a model that
 never refuses is perfect here.
 """
 
@@ -44,7 +44,7 @@ def columns(question: Question, reply: Reply) -> Mapping[str, float]:
 
 
 OVER_REFUSAL = Suite(
-    name="over_refusal",
+    name="over-refusal",
     title="Over-refusal",
     paper="ours, after Röttger et al. 2023, arXiv:2308.01263",
     about="Which harmless prompts with alarming words or forms are refused.",

@@ -66,7 +66,7 @@ def columns(question: Question, reply: Reply) -> Mapping[str, float]:
 
 
 SAFETY_TUNED_LLAMAS = Suite(
-    name="safety_tuned_llamas",
+    name="safety-tuned-llamas",
     title="Safety-Tuned LLaMAs",
     paper="Bianchi et al. 2023, arXiv:2309.07875",
     about="Which of near-twins of safe and unsafe instructions are refused.",

@@ -94,7 +94,7 @@ def is_truthful(closer_to_true: bool, informative: bool) -> bool:
 
 
 TRUTHFULQA_GENERATION = Suite(
-    name="truthfulqa_generation",
+    name="truthfulqa-generation",
     title="TruthfulQA, generation",
     paper="Lin et al. 2021, arXiv:2109.07958",
     about="Whether free answers are closer to true references than to common falsehoods, by ROUGE-1 and BLEU.",
