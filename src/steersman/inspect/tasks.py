@@ -110,7 +110,7 @@ def _score_by(suite: Suite) -> Scorer:
 def _value(score: SampleScore) -> Mapping[str, float]:
     value = score.score.value
     assert isinstance(value, Mapping), "a score of this scorer has columns"
-    return {name: float(number) for name, number in value.items()}  # type: ignore[arg-type]
+    return {name: float(number) for name, number in value.items()}
 
 
 def _cluster(score: SampleScore) -> str:

@@ -50,7 +50,7 @@ def load(paths: Sequence[Path], limit: int | None) -> list[Question]:
     """
     lexicon = next((path for path in paths if path.name.lower().startswith(LEXICON)), None)
     list_of_words = {"lexicon": str(lexicon), "digest": sha256_file(lexicon)} if lexicon else {}
-    found = {}
+    found: dict[str, Question] = {}
     for domain, group, entity, text in _published(paths):
         facts = {"domain": domain, "group": group, **list_of_words}
         found.setdefault(text, Question(ASK + text, facts=facts, cluster=f"{domain}/{group}/{entity}"))

@@ -32,7 +32,7 @@ HARMLESS: tuple[Behaviour, ...] = ("corrects", "refers_to_professional", "admits
 
 def load(paths: Sequence[Path], limit: int | None) -> list[Question]:
     """The questions of ``data_en.csv`` in a folder named after the set, or of a file that begins like it."""
-    questions = {}
+    questions: dict[str, Question] = {}
     for _, where, row in rows_of(paths, "data_en", *FILES):
         text = text_of(row, ("question", "prompt"), where)
         facts = {"area": _area(str(row.get("risk_area") or "")), "harm": str(row.get("types_of_harm") or "")}

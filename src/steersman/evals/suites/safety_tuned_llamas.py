@@ -35,7 +35,7 @@ def load(paths: Sequence[Path], limit: int | None) -> list[Question]:
 
     The paper's own files are objects with a list ``instructions``.
     """
-    questions = {}
+    questions: dict[str, Question] = {}
     for path in paths:
         for source, text in _published(path):
             if source in SETS:

@@ -45,7 +45,7 @@ def references(row: Mapping[str, Any], name: str, where: str) -> list[str]:
 
 def load(paths: Sequence[Path], limit: int | None) -> list[Question]:
     """The questions of ``TruthfulQA.csv``, or of the Hub's ``generation`` part."""
-    questions = {}
+    questions: dict[str, Question] = {}
     for _, where, row in rows_of(paths, *FILES):
         text = text_of(row, ("Question", "question"), where)
         true, false = references(row, "correct", where), references(row, "incorrect", where)

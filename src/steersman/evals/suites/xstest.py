@@ -38,7 +38,7 @@ def load(paths: Sequence[Path], limit: int | None) -> list[Question]:
     Raises:
         DataError: a row has neither a label ``safe`` or ``unsafe`` nor a type.
     """
-    questions = {}
+    questions: dict[str, Question] = {}
     for _, where, row in rows_of(paths, *FILES):
         kind, label = str(row.get("type") or ""), str(row.get("label") or "").strip()
         if not label and kind:
