@@ -97,7 +97,10 @@ def _score_by(suite: Suite) -> Scorer:
         metadata: Mapping[str, Any] = state.metadata
         question = Question(state.input_text, facts=metadata[FACTS], cluster=metadata[CLUSTER])
         found = suite.columns(question, Reply(state.output.completion))
-        more = {"guard": (state.output.metadata or {}).get("guard"), "stop_reason": state.output.stop_reason if state.output.choices else None}
+        more = {
+            "guard": (state.output.metadata or {}).get("guard"),
+            "stop_reason": state.output.stop_reason if state.output.choices else None,
+        }
         return Score(
             value={name: float(number) for name, number in found.items() if not math.isnan(number)},
             answer=state.output.completion,
