@@ -36,7 +36,9 @@ def evaluate(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="A run, a model's name or folder, or an endpoint's address.")
     ] = "",
-    suite: Annotated[str, typer.Option(help="Suites, separated by commas. Default: all whose files are found.")] = "",
+    suite: Annotated[
+        str, typer.Option(help="Suites, separated by commas; ours: all that need no copy. Default: all that are found.")
+    ] = "",
     listed: Annotated[bool, typer.Option("--list", help="List the suites and whether their files are found.")] = False,
     limit: Annotated[
         int, typer.Option(min=0, help="Most questions of a suite, the same ones every time; 0 for all.")

@@ -125,7 +125,9 @@ EVERY = {
     "matching": Metric("Answers that match the behaviour", mean("matches"), "none"),
     "probability": Metric("Mean probability of the matching answer", mean("probability"), "none"),
 }
-WEIGHTED = Metric("Matching answers, weighted by the label's confidence", OfMeans(("weighted", "weight"), _weighted), "none")
+WEIGHTED = Metric(
+    "Matching answers, weighted by the label's confidence", OfMeans(("weighted", "weight"), _weighted), "none"
+)
 NULLS = {"random": random_choice, "always matching": first_choice, "never matching": _never}
 
 PERSONA = Suite(

@@ -26,6 +26,7 @@ from steersman.types import Record, Text, transport
 
 VERSION = 1  # raise it when the questions, columns or metrics of any suite change, or how they are asked or measured
 SUMMARY = "summary.json"
+OURS = "ours"  # the name of all suites that need no copy
 GUARDED = "guarded"  # the arm that is the last model's answers behind the guard
 LONGEST = 256  # tokens of a free answer
 ANY_FILE = ("",)  # suites name their files themselves
@@ -36,7 +37,9 @@ Guarded = Callable[[Text, str], str | None]  # of a prompt and an answer: what s
 class SuitesConfig(Record):
     """Published suites, as far as a copy of them is at hand, and our own."""
 
-    names: tuple[str, ...] = Field(default=(), description="Which suites; empty: all whose files are found.")
+    names: tuple[str, ...] = Field(
+        default=(), description="Which suites; `ours`: all that need no copy; empty: all whose files are found."
+    )
     limit: int | None = Field(
         default=200, ge=1, description="Most questions of a suite, chosen by a digest of their text; null for all."
     )
@@ -117,11 +120,11 @@ def gather(names: Sequence[str], folder: Path | None, limit: int | None, *, stri
 
 
 def _wanted(names: Sequence[str]) -> list[Suite]:
-    known = [suite.name for suite in SUITES]
+    known = [OURS, *(suite.name for suite in SUITES)]
     for name in names:
         if name not in known:
             raise DataError(f"no suite {name!r}", expected=", ".join(known), do=closest(name, known))
-    return [suite for suite in SUITES if not names or suite.name in names]
+    return [suite for suite in SUITES if not names or suite.name in names or (OURS in names and not suite.files)]
 
 
 def _missing(suite: Suite, folder: Path | None) -> DataError:

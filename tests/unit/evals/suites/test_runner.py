@@ -93,6 +93,8 @@ def test_a_missing_set_is_named_or_an_error_that_says_what_is_expected(folder: P
         gather(("letters",), None, 3, strict=True)
     for part in ("Choice set", "letters ...", "https://example.org/letters", "Them 2025", "STEERSMAN_PUBLIC_DATA"):
         assert part in str(error.value)
+    assert list(gather(("ours",), folder, 3).questions) == ["free"]
+    assert list(gather(("ours", "letters"), folder, 3).questions) == ["free", "letters"]
     with pytest.raises(DataError, match="did you mean letters"):
         gather(("leters",), folder, 3)
 
