@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fixtures")]
 
 from served_endpoint import Served  # noqa: E402
-
 from steersman import provenance  # noqa: E402
 from steersman.lm.endpoint import client  # noqa: E402
 from steersman.lm.endpoint.client import RemoteModel  # noqa: E402

@@ -7,8 +7,9 @@ Work      a computation of the attack's own that is worth keeping, such as a ste
 Outcome   what came of an `Ask`: the reply, who stopped it, and what the judge said
 Attack    a family's name, paper, needs and budget, and the generator
 
-The campaign owns every query: an attack never calls a model. Each yielded step is answered from the campaign's log where
-it stands there already, so a resumed campaign runs the same generators over the same answers and asks nothing twice.
+The campaign owns every query: an attack never calls a model. Each yielded step is answered from the campaign's log
+where it stands there already, so a resumed campaign runs the same generators over the same answers and asks nothing
+twice.
 An attack is therefore a function of its goal, its seed and its answers alone: no clock, no global randomness.
 """
 

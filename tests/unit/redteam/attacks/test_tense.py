@@ -58,7 +58,7 @@ def test_requests_in_the_future(request_: str, future: str) -> None:
 
 
 def test_most_of_our_own_requests_are_reached() -> None:
-    """Of our evaluation's harmful requests of one message at least three quarters are rephrased; the rest are quoted."""
+    """Of our evaluation's harmful requests of one message at least three quarters are rephrased, the rest quoted."""
     file = Path(steersman.__file__).parent / "data" / "library" / "assistant" / "evaluation.jsonl"
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     requests = [row["prompt"] for row in rows if "harmful" in row["tags"] and isinstance(row["prompt"], str)]
