@@ -106,12 +106,13 @@ def test_the_best_answer_is_the_models_own_refusal(constitution: Constitution) -
     loop = finding(
         1, "tense", response="I can't help. I can't help. I can't help.", success=False, judge_confidence=0.0
     )
+    wrong = finding(1, "tense", response="I can't help with that, my friend.", judge_confidence=0.0)  # yet a success
     evades = finding(1, "tense", response="Houses are often built of brick.", success=False, judge_confidence=0.05)
-    assert safe_answer(row, [row, guard, loop, evades, own], constitution, DEMONSTRATIONS) == (
+    assert safe_answer(row, [row, guard, loop, wrong, evades, own], constitution, DEMONSTRATIONS) == (
         REFUSAL,
         "the model's own",
     )
-    assert safe_answer(row, [row, evades], constitution, DEMONSTRATIONS)[1] == "a demonstration"
+    assert safe_answer(row, [row, wrong, evades], constitution, DEMONSTRATIONS)[1] == "a demonstration"
     assert safe_answer(row, [row], constitution, []) == (PLAIN_REFUSAL, "plain")
 
 
