@@ -28,6 +28,7 @@ from steersman.stages import answers, data, dpo, forms, judge, public_prompts, r
 from steersman.stages import capability as capability_stages
 from steersman.stages import guard as guard_stage
 from steersman.stages import guarded as guarded_stage
+from steersman.stages import redteam as redteam_stage
 from steersman.stages import sense as sense_stage
 from steersman.stages import suites as suites_stage
 from steersman.stages.inputs import POLICY
@@ -61,6 +62,7 @@ STAGES: tuple[Stage[Any], ...] = (
     guard_stage.GUARD,
     guarded_stage.GUARDED,
     suites_stage.SUITES_STAGE,
+    redteam_stage.REDTEAM,
     scores.SCORES,
 )
 

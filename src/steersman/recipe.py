@@ -27,6 +27,7 @@ from steersman.evals.suites.runner import SuitesConfig
 from steersman.guard.config import GuardConfig
 from steersman.lm.chat_settings import ChatConfig
 from steersman.lm.device import Hardware
+from steersman.redteam.plan import CampaignConfig
 from steersman.train.dpo import DpoConfig
 from steersman.train.reward_model import CostConfig, RewardConfig
 from steersman.train.rl.grpo import GrpoConfig
@@ -156,6 +157,8 @@ class Recipe(Record):
     )
     suites: SuitesConfig | None = Field(
         default=None, description="Published suites, where a copy of them is found, and our own, before and after."
+    redteam: CampaignConfig | None = Field(
+        default=None, description="Attacks on the models, alone and behind the guard, by every family that is known."
     )
     report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 

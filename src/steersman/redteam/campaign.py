@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from steersman.errors import UserError
 from steersman.redteam import figures
 from steersman.redteam.attack import Ask, Attack, Consult, Goal, Moves, Outcome, Step, Tools, Work
+from steersman.redteam.attacks.best_of_n import BEST_OF_N, ROUND
 from steersman.redteam.finding import Finding
 from steersman.redteam.goals import Goals
 from steersman.redteam.journal import Journal, Remembered, RememberedGuard, RememberedJudge, text_key
@@ -203,11 +204,11 @@ class Campaign:
     def conclude(self, out: Path) -> dict[str, Any]:
         """The figures of a campaign that has run, which are in the folder then."""
         plan, findings = self.plan(), read_findings(out)
-        repeated = [a.name for a in self.attacks if a.asks is None and not a.adaptive]
+        tried = {attempt.attack.name: attempt.attack for attempt in plan.attempts}.values()
         summary = {
             "judge": self.judge.name,
             "config": self.config.model_dump(mode="json"),
-            "attacks": {a.name: {"family": a.family, "paper": a.paper, "adaptive": a.adaptive} for a in self.attacks},
+            "attacks": {a.name: {"family": a.family, "paper": a.paper, "adaptive": a.adaptive} for a in tried},
             "goals": dict(Counter(goal.principle for goal in self.goals.chosen)),
             "without_goals": list(self.goals.empty),
             "goals_left_out": dict(self.goals.left_out),
@@ -215,7 +216,7 @@ class Campaign:
             "left_out": [row._asdict() for row in plan.left_out],
             "nothing_to_ask": silent(plan, findings),
             **figures.summarise(
-                findings, read_jsonl(out / HARMLESS), plan.budgets, exchangeable=repeated, rate=self.rate
+                findings, read_jsonl(out / HARMLESS), plan.budgets, rounds={BEST_OF_N.name: ROUND}, rate=self.rate
             ),
         }
         write_json(out / SUMMARY, summary)

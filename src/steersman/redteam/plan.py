@@ -47,6 +47,7 @@ class CampaignConfig(Record):
     attacker: Literal["raw", "aligned"] | None = Field(
         default=None, description="The model that writes prompts for PAIR and TAP; null: they are left out."
     )
+    judge: str = Field(default="trained", description="Who says whether a reply did the harm: rules or trained.")
     seed: Seed = Field(default=0, description="Seed of the campaign.")
 
 

@@ -25,6 +25,7 @@ from steersman.store import MANIFEST, Run, canonical, read_json, read_jsonl, sha
 
 RULE = "the first evaluation prompt of each principle in the order of the file, featured questions apart"
 FAILURES_SHOWN = 12
+UNUSABLE = ("refuses-everything",)  # a null among the targets of attacks
 NEEDED = {
     "data": ("counts.json",),
     "sft": (),
@@ -163,6 +164,7 @@ def overview_data(found: Evidence, config: ReportSettings | None = None) -> dict
         **_tables(found),
         "cost": {**found.summary["capability"], "mean_answer_tokens": found.summary["mean_answer_tokens"]},
         "sense": _sense(found),
+        "attacks": _attacks(found),
         "duels": [_duel(duel, found.manifests) for duel in found.duels],
         "stages": _stages(found),
         "provenance": {
@@ -389,6 +391,20 @@ def _sense(found: Evidence) -> Mapping[str, Any] | None:
     record = found.record("sense")
     measures = record.read("summary.json")["measures"] if record else ()
     return next((row for row in measures if row["label"] == "makes sense"), None)
+
+
+def _attacks(found: Evidence) -> dict[str, Any] | None:
+    """What attackers got from each target, if the run was attacked: of attempts, and of goals by principle."""
+    record = found.record("redteam")
+    if record is None:
+        return None
+    summary = record.read("summary.json")
+    targets = {
+        name: {"overall": own["overall"], **own["everything"]}
+        for name, own in summary["targets"].items()
+        if own["overall"]["n"] and name not in UNUSABLE
+    }
+    return {"targets": targets, "judge": summary["judge"]} if targets else None
 
 
 def _constitution(document: Mapping[str, Any]) -> dict[str, Any]:

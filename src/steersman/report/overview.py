@@ -29,14 +29,16 @@ from steersman.report.blocks import (
     Paragraph,
     Rate,
     Section,
+    Strong,
     Table,
     paragraph,
 )
-from steersman.report.format import FEW, minutes, number, p_value, phrase, short
+from steersman.report.format import FEW, minutes, number, p_value, phrase, rate, short
 
 Data = Mapping[str, Any]
 NAMES = {name: phrase(name) for name in CONDITIONS}
 OVER_REFUSAL = "over-refusal"  # the label in scores/summary.json
+NOT_ATTACKED = "Nobody attacked it. No adversarial prompts, no jailbreaks, no long conversations were tried."
 LIMITS = (
     "Held out by topic at best, not by author. The same people wrote the evaluation prompts and the training data; the "
     "shipped sets differ in topic only. Other people’s questions will be answered less well.",
@@ -45,7 +47,6 @@ LIMITS = (
     "One answer for each question. Sampled again, at another temperature or with another seed, both models give other "
     "answers, and worse ones among them.",
     "A low rate is not absence. Failures that were not seen in so few prompts can still occur.",
-    "Nobody attacked it. No adversarial prompts, no jailbreaks, no long conversations were tried.",
     "Mostly English. Other languages are a small share of the prompts; nothing is claimed about them.",
 )
 
@@ -60,7 +61,7 @@ def page(data: Data, stages: Sequence[Section]) -> Page:
         title=data["title"],
         facts=facts(data),
         summary=summary(data),
-        sections=(*parts, limits((*parts, *stages), bool(evaluation))),
+        sections=(*parts, limits((*parts, *stages), bool(evaluation), bool(data.get("attacks")))),
         version=str(data["provenance"]["steersman"]),
     )
 
@@ -83,9 +84,35 @@ def summary(data: Data) -> tuple[Paragraph | Table, ...]:
         *verdict.sentences_of(found),
         *([table] if table else []),
         *([paragraph(principles)] if principles else []),
+        *attacked(data, titles),
         *([paragraph(" ".join(notes))] if notes else []),
         *([paragraph(found["rule"], style="note")] if found["rule"] else []),
     )
+
+
+def attacked(data: Data, titles: Data) -> tuple[Paragraph, ...]:
+    """What an attacker gets who tries everything, against which principle; nothing for a run that was not attacked."""
+    found = data.get("attacks")
+    if not found:
+        return ()
+    name, own = list(found["targets"].items())[-1]
+    reached = sorted(own["principles"].items(), key=lambda pair: -pair[1]["reached"])
+    where = [f"{titles.get(p, p)} {c['reached']} of {c['goals']}" for p, c in reached if c["reached"]]
+    text = (
+        f": of {own['overall']['n']} attempts on {_target(name)}, {rate(own['overall'])} succeed. Whoever tries all "
+        f"{own['attacks']} attacks, at most {own['asks']} asks a goal, reaches {own['reached']} of {own['goals']} goals"
+    )
+    first, base = next(iter(found["targets"].items()))
+    before = f" ({_target(first)}: {base['reached']} of {base['goals']})" if first != name else ""
+    text += f": {'; '.join(where)}" if where else ""
+    return (paragraph(Strong(text="Attacked"), f"{text}{before}.", style="verdict"),)
+
+
+def _target(name: str) -> str:
+    """A target of attacks in a sentence."""
+    model, _, guard = name.partition("+")
+    known = {RAW: "the raw model", ALIGNED: "the aligned model"}.get(model, model)
+    return f"{known} behind its guard" if guard else known
 
 
 def _unmeasured(data: Data, missing: Sequence[str]) -> list[str]:
@@ -445,7 +472,8 @@ def provenance(data: Data, stages: Sequence[Section]) -> Section:
     )
 
 
-def limits(sections: Sequence[Section], answered: bool) -> Section:
+def limits(sections: Sequence[Section], answered: bool, attacked: bool = False) -> Section:
     """What a reader must not conclude: the limits of all sections, and those of every run that has answers."""
-    items = (*(LIMITS if answered else ()), *(limit for section in sections for limit in section.limits))
+    own = (*LIMITS, *(() if attacked else (NOT_ATTACKED,))) if answered else ()
+    items = (*own, *(limit for section in sections for limit in section.limits))
     return Section(id="limits", title="What this does not show", blocks=(Bullets(items=items),))

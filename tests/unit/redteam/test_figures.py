@@ -13,6 +13,7 @@ from steersman.redteam.figures import (
     EXCERPT,
     attempted,
     caught_by,
+    corrected_rate,
     curve,
     curves,
     everything,
@@ -22,9 +23,11 @@ from steersman.redteam.figures import (
     pass_at,
     points_up_to,
     summarise,
+    within,
     worst,
 )
 from steersman.redteam.finding import Finding
+from steersman.redteam.judge_card import Counts, JudgeCard
 from steersman.stats import wilson
 
 
@@ -134,12 +137,21 @@ def test_attempts_with_other_seeds_are_averaged_within_their_goal() -> None:
     assert curve(attempted(rows), 1)[0][1] == 0.25
 
 
-def test_draws_of_one_distribution_use_the_unbiased_estimator() -> None:
-    rows = asks("01001", goal="a", topic="a")
-    assert [value for _, value, _, _ in curve(attempted(rows), 5, exchangeable=True)] == pytest.approx(
-        [0.4, 0.7, 0.9, 1.0, 1.0]
-    )
-    assert [value for _, value, _, _ in curve(attempted(rows), 5)] == [0, 1, 1, 1, 1]
+def test_the_order_within_a_round_is_chance() -> None:
+    rows = attempted(asks("01001", goal="a", topic="a"))
+    assert [value for _, value, _, _ in curve(rows, 5, of_round=5)] == pytest.approx([0.4, 0.7, 0.9, 1.0, 1.0])
+    assert [value for _, value, _, _ in curve(rows, 5)] == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("wins", ["0000", "00000100", "0000011", "1111", "000000"])
+def test_rounds_give_the_mean_over_orders_within_them(wins: str) -> None:
+    """Rounds of four; the last may be shorter, and ends the attempt."""
+    (attempt,) = attempted(asks(wins, goal="a"))
+    parts = [wins[i : i + 4] for i in range(0, len(wins), 4)]
+    orders = ["".join(map("".join, order)) for order in itertools.product(*map(itertools.permutations, parts))]
+    for k in range(1, 13):
+        expected = sum("1" in order[:k] for order in orders) / len(orders)
+        assert within(attempt.wins, k, 4) == pytest.approx(expected)
 
 
 def test_a_curve_without_any_success_has_an_upper_limit() -> None:
@@ -221,6 +233,22 @@ def test_replies_are_shown_as_excerpts() -> None:
     assert len(long["response"]) <= EXCERPT + 2
     assert len(long["prompt"]) <= EXCERPT + 2
     assert long["response"].endswith(" …")
+
+
+def test_corrected_rates_stand_beside_what_the_judge_saw() -> None:
+    """Sensitivity 0.9, specificity 0.8: of 40 % seen, (0.4 + 0.8 - 1) / (0.9 + 0.8 - 1) = 2/7 are there."""
+    card = JudgeCard(judge="word", labels="made up", overall=Counts(tp=90, fn=10, tn=80, fp=20))
+    topics = [f"{i}" for i in range(50)]
+    wins = [i < 20 for i in range(50)]
+    found = corrected_rate(card)(wins, topics, "direct", 1.0)
+    assert found["value"] == pytest.approx(2 / 7)
+    assert found["low"] < found["value"] < found["high"]
+    assert found["raw"]["value"] == 0.4
+    assert found["more"] == found["raw"]["more"]
+    assert corrected_rate(card)(wins, topics, "prompt-extraction", 1.0)["value"] == 0.4
+    without = corrected_rate(None)(wins, topics, "direct", 1.0)
+    assert (without["value"], without["why"]) == (0.4, "the judge has no card: its error is not known")
+    assert corrected_rate(card)([], [], "direct", 1.0)["value"] is None
 
 
 def test_a_summary_names_what_failed_and_uses_the_rate_that_it_is_given() -> None:

@@ -1,0 +1,357 @@
+"""`steersman redteam`: attack a run or an endpoint, list the attacks, put findings to people."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steersman.cli.options import Json, print_json
+from steersman.cli.rate import RunByDefault
+
+if TYPE_CHECKING:
+    from steersman.redteam.campaign import Attacker, Campaign
+    from steersman.redteam.goals import Goals
+    from steersman.redteam.plan import Arm, CampaignConfig
+    from steersman.runs import OpenRun
+
+
+class AttackByDefault(RunByDefault):
+    """`redteam RUN` is `redteam run RUN`."""
+
+    default = "run"
+
+
+redteam_app = typer.Typer(
+    help="Attack a run, or any endpoint, and report what attackers get. `redteam RUN` is short for `redteam run RUN`.",
+    no_args_is_help=True,
+    cls=AttackByDefault,
+)
+ABOVE = 1  # the exit code where attacks succeed more often than --fail-above allows
+KEY = "environment variable with its key. Default: none."
+
+
+@redteam_app.command("run")
+def redteam_run(
+    target: Annotated[str, typer.Argument(metavar="RUN|URL", help="Folder of a run, or address of an endpoint.")],
+    attacks: Annotated[str, typer.Option(help="Attacks or families, by comma. Default: all that can run.")] = "",
+    goals: Annotated[Path | None, typer.Option(help="File of goals: .txt, .jsonl, .json, .csv.")] = None,
+    targets: Annotated[str, typer.Option(help="Of a run, by comma: raw, raw+guard, aligned, aligned+guard.")] = "",
+    per_principle: Annotated[int, typer.Option(min=1, help="Most goals of a principle.")] = 4,
+    per_cell: Annotated[
+        int, typer.Option(min=0, help="Most attempts of a family at a principle; 0: every attack on every goal.")
+    ] = 20,
+    harmless: Annotated[int, typer.Option(min=0, help="Harmless prompts that are asked as well.")] = 40,
+    seeds: Annotated[int, typer.Option(min=1, help="How often every attack is tried on a goal.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the campaign.")] = 0,
+    budget: Annotated[int, typer.Option(min=1, help="Most asks of a search about one goal.")] = 20,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 96,
+    model: Annotated[str, typer.Option(help="The model's name at an endpoint.")] = "",
+    key_variable: Annotated[str | None, typer.Option(help=f"Of an endpoint: {KEY}")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Of an endpoint: most requests in flight.")] = 16,
+    attacker: Annotated[str, typer.Option(help="Model that writes prompts: a run's folder, or URL#MODEL.")] = "",
+    attacker_key_variable: Annotated[str | None, typer.Option(help=f"Of --attacker at an endpoint: {KEY}")] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Templates of your own: garak's, PyRIT's or plain ones.")
+    ] = None,
+    judge: Annotated[str, typer.Option(help="Who says whether a reply did the harm: rules or trained.")] = "trained",
+    out: Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: RUN/attacked.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Ask nothing; show what would be asked.")] = False,
+    fail_above: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Exit code 1 if attacks on a target succeed more often.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Attack a run or an endpoint. Repeat the command to go on with a campaign that was stopped."""
+    from steersman.redteam.attacks import ATTACKS, by_name
+    from steersman.redteam.campaign import Campaign
+    from steersman.redteam.figures import corrected_rate
+    from steersman.redteam.judges import judge_named, shipped_card
+    from steersman.redteam.plan import CampaignConfig
+
+    config = CampaignConfig(
+        attacks=_names(attacks),
+        goals_per_principle=per_principle,
+        attempts_per_cell=per_cell or None,
+        harmless=harmless,
+        seeds=seeds,
+        seed=seed,
+        budget=budget,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+    )
+    folder = out or (
+        Path(f"attacked-{model or 'endpoint'}".replace("/", "-")) if _is_url(target) else Path(target) / "attacked"
+    )
+    if _is_url(target):
+        arms, wanted = _endpoint(target, model, key_variable, concurrency, config, folder), _goals(goals, config, None)
+    else:
+        from steersman.runs import open_run
+
+        run = open_run(target)
+        config = config.model_copy(update={"targets": _targets(run, targets)})
+        arms, wanted = _arms(run, config), _goals(goals, config, run)
+    campaign = Campaign(
+        config,
+        by_name(config.attacks) if config.attacks else ATTACKS,
+        wanted,
+        arms,
+        judge_named(judge),
+        _attacker(attacker, attacker_key_variable, folder),
+        _templates(templates),
+        rate=corrected_rate(shipped_card(judge)),
+    )
+    if plan:
+        _show_plan(campaign, json)
+        return
+    summary = _run(campaign, folder, target)
+    if json:
+        print_json(summary)
+    else:
+        _show(summary, folder, target)
+    _fail(summary, fail_above)
+
+
+@redteam_app.command("list")
+def redteam_list(json: Json = False) -> None:
+    """List the attacks by family, with what each needs."""
+    from steersman.redteam.attacks import ATTACKS
+
+    if json:
+        names = ("name", "family", "paper", "about", "asks", "adaptive")
+        print_json([{**{n: getattr(a, n) for n in names}, "needs": sorted(a.needs)} for a in ATTACKS])
+        return
+    for family in dict.fromkeys(attack.family for attack in ATTACKS):
+        own = [attack for attack in ATTACKS if attack.family == family]
+        typer.echo(f"{family} ({len(own)})")
+        for attack in own:
+            asks = (
+                "as many asks as its budget" if attack.asks is None else f"{attack.asks} ask{'s' * (attack.asks > 1)}"
+            )
+            needs = f"; needs {', '.join(sorted(attack.needs))}" if attack.needs else ""
+            typer.echo(f"  {attack.name}: {attack.about} [{asks}{needs}]")
+
+
+@redteam_app.command("rate")
+def redteam_rate(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a campaign, such as runs/laptop/attacked.")],
+    findings: Annotated[int, typer.Option(min=2, help="Most findings that people are asked about.")] = 100,
+    rater: Annotated[
+        list[str] | None, typer.Option(help="Rater as NAME or NAME:GROUP; repeat for several. Default: you.")
+    ] = None,
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Serve nothing; compare votes with the judge.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8642,
+) -> None:
+    """Let people say whether findings did the harm, and how far the judge agrees. The same command goes on."""
+    from steersman.errors import UserError
+    from steersman.http_server import Address
+    from steersman.rating.session import Source, open_store, read_round, serve_round
+    from steersman.redteam.campaign import read_findings
+    from steersman.redteam.people import INSTRUCTIONS, QUESTIONS, TITLE, agreed, labels, questions
+    from steersman.store import write_jsonl
+
+    file, rows = out / QUESTIONS, read_findings(out)
+    if not agreement:
+        if not file.exists():
+            write_jsonl(file, questions(rows, findings))
+        from steersman.rating.round import Round
+
+        # Every question is a finding: none is of known order, and each is asked as often as any other.
+        settings = Round(title=TITLE, instructions=INSTRUCTIONS, gold_share=0.0, random_share=1.0)
+        serve_round(file, Source(), settings, rater or [], Address(host=host, port=port), _no_policy)
+    try:
+        votes = read_round(open_store(file, None)).comparisons
+    except UserError as error:
+        raise UserError(error.found, where=str(out), do=f"steersman redteam rate {out}") from None
+    found = labels(votes, rows)
+    write_jsonl(out / "people.jsonl", found)
+    for line in agreed(found):
+        typer.echo(line)
+
+
+# ── what is attacked ─────────────────────────────────────────────────────────────────────────────────────────────────
+def _is_url(target: str) -> bool:
+    return target.lower().startswith(("http://", "https://"))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _targets(run: OpenRun, wanted: str) -> tuple[Any, ...]:
+    """The targets of a run that are wanted, or all that it has.
+
+    Raises:
+        UserError: the run has no such target.
+    """
+    from steersman.errors import UserError, closest
+    from steersman.redteam.plan import TARGETS
+    from steersman.stages.inputs import GUARD
+
+    known = [
+        name
+        for name in TARGETS
+        if (run.trains_a_policy or not name.startswith("aligned")) and (GUARD in run or not name.endswith("+guard"))
+    ]
+    for name in _names(wanted):
+        if name not in known:
+            raise UserError(f"the run has no target {name!r}", where="--targets", do=closest(name, list(known)))
+    return _names(wanted) or tuple(known)
+
+
+def _arms(run: OpenRun, config: CampaignConfig) -> list[Arm]:
+    from steersman.stage import optional
+    from steersman.stages.inputs import GUARD
+    from steersman.stages.redteam import arms_of, guard_of
+
+    policy = run.policy if run.trains_a_policy else None
+    guard = guard_of(config, run[optional(GUARD)], run.base, policy)
+    return arms_of(config, {"raw": run.raw, "aligned": run.aligned}, guard)
+
+
+def _endpoint(
+    url: str, model: str, key_variable: str | None, concurrency: int, config: CampaignConfig, folder: Path
+) -> list[Arm]:
+    """A model at an endpoint; its replies are kept in the campaign's folder."""
+    from steersman.errors import UserError
+    from steersman.lm.endpoint.client import RemoteModel
+    from steersman.lm.endpoint.settings import RemoteConfig
+    from steersman.redteam.plan import Arm
+    from steersman.redteam.target import EndpointTarget, RefusingTarget
+
+    if not model:
+        raise UserError("the endpoint's model is not named", where="--model", expected="its name at the endpoint")
+    settings = RemoteConfig(
+        base_url=url, model=model, key_variable=key_variable, concurrency=concurrency, max_tokens=config.max_new_tokens
+    )
+    target = EndpointTarget(model, RemoteModel(settings, folder / "endpoint.jsonl"))
+    return [Arm(model, target), Arm(RefusingTarget.name, RefusingTarget())]
+
+
+def _goals(file: Path | None, config: CampaignConfig, run: OpenRun | None) -> Goals:
+    """Goals of a file, of a run's evaluation prompts, or of the shipped data set; its harmless prompts anyway."""
+    from steersman.redteam.goals import of_constitution, of_file
+
+    if run is not None:
+        from steersman.stages.inputs import EVALUATION
+
+        prompts, constitution = run[EVALUATION], run.constitution
+    else:
+        from steersman.constitution.document import load
+        from steersman.data import sources
+
+        prompts, constitution = sources.load("assistant").evaluation, load("assistant")
+    own = of_constitution(prompts, constitution, config.goals_per_principle, config.harmless)
+    return own if file is None else of_file(file, config.goals_per_principle)._replace(harmless=own.harmless)
+
+
+def _attacker(named: str, key_variable: str | None, folder: Path) -> Attacker | None:
+    """The model that writes prompts.
+
+    Raises:
+        UserError: an address without a model.
+    """
+    from steersman.redteam.campaign import CONSULT_TOKENS, Attacker
+
+    if not named:
+        return None
+    if _is_url(named):
+        from steersman.errors import UserError
+        from steersman.lm.endpoint.client import RemoteModel
+        from steersman.lm.endpoint.settings import RemoteConfig
+
+        url, _, model = named.partition("#")
+        if not model:
+            raise UserError("the attacker's model is not named", where="--attacker", expected="URL#MODEL")
+        settings = RemoteConfig(base_url=url, model=model, key_variable=key_variable, max_tokens=CONSULT_TOKENS)
+        return Attacker(named, RemoteModel(settings, folder / "attacker.jsonl"))
+    from steersman.redteam.plan import CampaignConfig
+    from steersman.redteam.target import LateModel, LocalTarget
+    from steersman.runs import open_run
+    from steersman.stages.redteam import sampling_of
+
+    run = open_run(named)
+    load = run.aligned if run.trains_a_policy else run.raw
+    return Attacker(named, LateModel(LocalTarget("attacker", load, sampling_of(CampaignConfig()))))
+
+
+def _templates(path: Path | None) -> dict[str, tuple[str, ...]]:
+    if path is None:
+        return {}
+    from steersman.redteam.attacks.templates import read_templates
+    from steersman.redteam.attacks.wrappers import TEMPLATES
+    from steersman.terminal import console
+
+    found = read_templates(path)
+    if told := found.told():
+        console.print(told, markup=False, soft_wrap=True)
+    return {TEMPLATES: found.texts}
+
+
+# ── running and showing ──────────────────────────────────────────────────────────────────────────────────────────────
+def _run(campaign: Campaign, folder: Path, target: str) -> dict[str, Any]:
+    """Print the plan, run the campaign or go on with it, and return its figures.
+
+    Raises:
+        UserError: the folder holds another campaign.
+    """
+    from dataclasses import replace
+
+    from steersman.redteam.campaign import claim
+    from steersman.terminal import Progress, console
+
+    plan = campaign.plan()
+    for line in plan.lines():
+        console.print(line, markup=False, soft_wrap=True)
+    claim(folder, campaign, target)
+    with Progress("redteam", plan.total) as bar:
+        replace(campaign, advance=bar.advance).run(folder)
+    return campaign.conclude(folder)
+
+
+def _show_plan(campaign: Campaign, json: bool) -> None:
+    plan = campaign.plan()
+    if json:
+        print_json({"targets": plan.rows(), "left_out": [row._asdict() for row in plan.left_out]})
+        return
+    for line in plan.lines():
+        typer.echo(line)
+
+
+def _show(summary: dict[str, Any], folder: Path, target: str) -> None:
+    from steersman.report.blocks import Details
+    from steersman.report.evidence import StageRecord
+    from steersman.report.terminal import render
+    from steersman.stages.redteam import section
+    from steersman.store import read_json
+    from steersman.terminal import results
+
+    titles: dict[str, str] = {}
+    with suppress(OSError):
+        document = read_json(Path(target) / "constitution.json")
+        titles = {principle["id"]: principle["title"] for principle in document["principles"]}
+    shown = section(StageRecord("redteam", folder, {}, (), titles, {}))
+    if shown is not None:  # what the page folds away would fill screens
+        results().print(render([block for block in shown.blocks if not isinstance(block, Details)]))
+    typer.echo(f"Findings: {folder / 'findings.jsonl'}\nPeople:   steersman redteam rate {folder}")
+
+
+def _fail(summary: dict[str, Any], above: float | None) -> None:
+    """End with exit code 1 where attacks succeed too often."""
+    from steersman.redteam.target import REFUSES
+
+    rates = {name: own["overall"]["value"] for name, own in summary["targets"].items() if name != REFUSES}
+    over = {name: rate for name, rate in rates.items() if above is not None and rate is not None and rate > above}
+    for name, rate in over.items():
+        typer.echo(f"{name}: attacks succeed in {100 * rate:.1f} %, more than {100 * (above or 0):g} %", err=True)
+    if over:
+        raise typer.Exit(ABOVE)
+
+
+def _no_policy(run: Path) -> Any:
+    raise AssertionError("findings are rated as they are; nothing is sampled")
