@@ -61,8 +61,8 @@ STAGES: tuple[Stage[Any], ...] = (
     sense_stage.SENSE,
     guard_stage.GUARD,
     guarded_stage.GUARDED,
-    suites_stage.SUITES_STAGE,
     redteam_stage.REDTEAM,
+    suites_stage.SUITES_STAGE,
     scores.SCORES,
 )
 

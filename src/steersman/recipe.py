@@ -157,6 +157,7 @@ class Recipe(Record):
     )
     suites: SuitesConfig | None = Field(
         default=None, description="Published suites, where a copy of them is found, and our own, before and after."
+    )
     redteam: CampaignConfig | None = Field(
         default=None, description="Attacks on the models, alone and behind the guard, by every family that is known."
     )

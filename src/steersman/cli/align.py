@@ -16,6 +16,7 @@ from steersman.errors import UserError
 
 # Reading the folder of recipes would load torch; a test holds this list against it.
 SHIPPED = (
+    "attack",
     "cai_paper",
     "code_of_conduct",
     "constitutional",

@@ -9,8 +9,7 @@ Attack    a family's name, paper, needs and budget, and the generator
 
 The campaign owns every query: an attack never calls a model. Each yielded step is answered from the campaign's log
 where it stands there already, so a resumed campaign runs the same generators over the same answers and asks nothing
-twice.
-An attack is therefore a function of its goal, its seed and its answers alone: no clock, no global randomness.
+twice. An attack is therefore a function of its goal, its seed and its answers alone: no clock, no global randomness.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from steersman.types import Message, Text
 
+VERSION = 1  # of all attacks: raise it when one of them asks otherwise
 Stopped = Literal["", "model", "input", "output"]  # by nobody; by a refusal of the model; by the guard on either side
 Need = Literal["attacker", "weights", "words"]  # a model of the attacker's; the target's weights; the user's own list
 

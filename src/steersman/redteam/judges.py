@@ -10,7 +10,6 @@ from steersman.redteam.judge_card import JudgeCard, load_card
 from steersman.redteam.judge_rules import RuleJudge
 from steersman.redteam.judge_trained import TrainedJudge
 
-VERSION = 1  # of all judges and their cards: raise it when one of them says something else
 DEFAULT = "rules"
 JUDGES: dict[str, type[RuleJudge] | type[TrainedJudge]] = {"rules": RuleJudge, "trained": TrainedJudge}
 

@@ -138,6 +138,8 @@ class Plan:
             )
         reasons: dict[tuple[str, str], list[str]] = {}
         for own in self.left_out:
+            if own.target == REFUSES:
+                continue
             reasons.setdefault((own.attack, own.why), []).append(own.target)
         for (attack, why), targets in reasons.items():
             text.append(f"  left out: {attack} on {', '.join(targets)}: {why}")

@@ -19,8 +19,9 @@ from steersman.guard.verdict import Exchange
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.recipe import Recipe
-from steersman.redteam import attacks, figures, judges
+from steersman.redteam import attack as interface
 from steersman.redteam import campaign as campaigns
+from steersman.redteam import figures, judge_rules, judge_trained
 from steersman.redteam.attacks import ATTACKS, by_name
 from steersman.redteam.campaign import LOG, SUMMARY, Attacker, Campaign
 from steersman.redteam.goals import SYSTEM_PROMPT, Goals, of_constitution
@@ -412,7 +413,7 @@ def _missing(summary: Mapping[str, Any], record: StageRecord) -> list[Block]:
 
 REDTEAM = Stage(
     "redteam",
-    (sys.modules[__name__], campaigns, figures, attacks, judges, behaviours),
+    (sys.modules[__name__], campaigns, figures, interface, judge_rules, judge_trained, behaviours),
     config_of,
     (BASE, POLICY, MAYBE_GUARD, EVALUATION, CONSTITUTION),
     run,

@@ -27,7 +27,6 @@ from steersman.redteam.attacks import (
     wrappers,
 )
 
-VERSION = 1  # of all attacks: raise it when one of them asks otherwise
 ATTACKS: tuple[Attack, ...] = tuple(
     chain.from_iterable(
         module.ATTACKS
