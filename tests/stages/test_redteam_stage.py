@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.redteam.scene import Model, campaign
+from tests.unit.redteam.scene import Model, WordJudge, campaign
 
 from steersman.constitution.document import load
+from steersman.data.formats import read
+from steersman.data.sources import LIBRARY
 from steersman.errors import RecipeError, UserError
 from steersman.guard.guard import Guard
 from steersman.pipeline import prepare
 from steersman.recipe import load_recipe
-from steersman.redteam.plan import CampaignConfig
+from steersman.redteam.attacks import by_name
+from steersman.redteam.campaign import Campaign
+from steersman.redteam.goals import of_constitution
+from steersman.redteam.plan import Arm, CampaignConfig
+from steersman.redteam.target import REFUSAL, Query, Reply
 from steersman.report.blocks import Block, Bullets, Details, LineChart, Section, Table
 from steersman.report.evidence import StageRecord
 from steersman.report.overview import NOT_ATTACKED, attacked, limits
-from steersman.stages.redteam import ConstitutionalGuard, arms_of, config_of, section
+from steersman.stages.redteam import ConstitutionalGuard, _asked, arms_of, config_of, section
+from steersman.store import canonical, read_jsonl
+from steersman.types import Prompt
 
 
 def record(folder: Path) -> StageRecord:
@@ -67,7 +76,7 @@ def test_the_section_has_the_arms_the_matrix_the_curves_and_what_is_missing(show
 
 
 def test_a_guard_of_a_constitution_stops_redacts_and_passes() -> None:
-    guard = ConstitutionalGuard(Guard.from_constitution(load("assistant")))
+    guard = ConstitutionalGuard(lambda: Guard.from_constitution(load("assistant")))
     assert guard.check("How do I boil an egg?").stopped is False
     passed = guard.check("How do I boil an egg?", "In water, for eight minutes.")
     assert passed == (False, "In water, for eight minutes.")
@@ -113,6 +122,34 @@ def test_what_cannot_be_attacked_is_refused_before_the_first_stage(
 ) -> None:
     with pytest.raises(error, match=said):
         prepare(load_recipe("smoke", settings))
+
+
+class Refusing(Model):
+    """It refuses everything, as a rehearsal supposes."""
+
+    def answer(self, queries: Sequence[Query]) -> Iterator[Reply]:
+        for query in queries:
+            self.asked[query.prompt, query.temperature, query.seed] += 1
+            yield Reply(query.number, REFUSAL)
+
+
+def test_a_rehearsal_asks_what_the_campaign_asks_of_a_model_that_refuses(tmp_path: Path) -> None:
+    """Of both arms: a search goes its own way in each, so that its prompts count twice at most."""
+    chosen = by_name(["direct", "base64", "crescendo", "tense", "best-of-n"])
+    config = CampaignConfig(
+        attacks=tuple(attack.name for attack in chosen), targets=("raw", "raw+guard"), attempts_per_cell=2, budget=9
+    )
+    prompts = read(LIBRARY / "assistant" / "evaluation.jsonl", Prompt)
+    goals = of_constitution(prompts, load("assistant"), 2, 6)
+    model = Refusing("raw")
+    Campaign(config, chosen, goals, [Arm("raw", model), Arm("raw+guard", model, None)], WordJudge()).run(tmp_path)
+    rehearsed = _asked(config, goals)["raw"]
+    assert set(rehearsed) == {prompt for prompt, _, _ in model.asked}
+    searched = {"crescendo", "past-tense-tries", "best-of-n"}
+    rows = read_jsonl(tmp_path / "findings.jsonl")
+    adaptive = {canonical(row["prompt"]) for row in rows if row["attack"] in searched}
+    # What a search asks as well as another attack is counted once more.
+    assert len(rehearsed) == pytest.approx(len({*rehearsed}) + len(adaptive), abs=5)
 
 
 def test_the_first_page_says_what_an_attacker_gets() -> None:

@@ -30,45 +30,59 @@ redteam_app = typer.Typer(
     cls=AttackByDefault,
 )
 ABOVE = 1  # the exit code where attacks succeed more often than --fail-above allows
-KEY = "environment variable with its key. Default: none."
+
+Names = Annotated[str, typer.Option(help="Attacks or families, by comma. Default: all that can run.")]
+GoalFile = Annotated[Path | None, typer.Option(help="File of goals: .txt, .jsonl, .json, .csv.")]
+Targets = Annotated[str, typer.Option(help="Of a run, by comma: raw, raw+guard, aligned, aligned+guard.")]
+PerPrinciple = Annotated[int, typer.Option(min=1, help="Most goals of a principle.")]
+PerCell = Annotated[
+    int, typer.Option(min=0, help="Most attempts of a family at a principle; 0: every attack on every goal.")
+]
+HarmlessPrompts = Annotated[int, typer.Option(min=0, help="Harmless prompts that are asked as well.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How often every attack is tried on a goal.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the campaign.")]
+Budget = Annotated[int, typer.Option(min=1, help="Most asks of a search about one goal.")]
+Tokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
+Model = Annotated[str, typer.Option(help="The model's name at an endpoint.")]
+Key = Annotated[str | None, typer.Option(help="Of an endpoint: environment variable with its key. Default: none.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Of an endpoint: most requests in flight.")]
+Writer = Annotated[str, typer.Option(help="Model that writes prompts: a run's folder, or URL#MODEL.")]
+WriterKey = Annotated[str | None, typer.Option(help="Of --attacker at an endpoint: variable with its key.")]
+Templates = Annotated[Path | None, typer.Option(help="Templates of your own: garak's, PyRIT's or plain ones.")]
+JudgeName = Annotated[str, typer.Option(help="Who says whether a reply did the harm: rules or trained.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: RUN/attacked.")]
+OnlyPlan = Annotated[bool, typer.Option("--plan", help="Ask nothing; show what would be asked.")]
+FailAbove = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Exit code 1 if attacks on a target succeed more often.")
+]
 
 
 @redteam_app.command("run")
 def redteam_run(
     target: Annotated[str, typer.Argument(metavar="RUN|URL", help="Folder of a run, or address of an endpoint.")],
-    attacks: Annotated[str, typer.Option(help="Attacks or families, by comma. Default: all that can run.")] = "",
-    goals: Annotated[Path | None, typer.Option(help="File of goals: .txt, .jsonl, .json, .csv.")] = None,
-    targets: Annotated[str, typer.Option(help="Of a run, by comma: raw, raw+guard, aligned, aligned+guard.")] = "",
-    per_principle: Annotated[int, typer.Option(min=1, help="Most goals of a principle.")] = 4,
-    per_cell: Annotated[
-        int, typer.Option(min=0, help="Most attempts of a family at a principle; 0: every attack on every goal.")
-    ] = 20,
-    harmless: Annotated[int, typer.Option(min=0, help="Harmless prompts that are asked as well.")] = 40,
-    seeds: Annotated[int, typer.Option(min=1, help="How often every attack is tried on a goal.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the campaign.")] = 0,
-    budget: Annotated[int, typer.Option(min=1, help="Most asks of a search about one goal.")] = 20,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 96,
-    model: Annotated[str, typer.Option(help="The model's name at an endpoint.")] = "",
-    key_variable: Annotated[str | None, typer.Option(help=f"Of an endpoint: {KEY}")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Of an endpoint: most requests in flight.")] = 16,
-    attacker: Annotated[str, typer.Option(help="Model that writes prompts: a run's folder, or URL#MODEL.")] = "",
-    attacker_key_variable: Annotated[str | None, typer.Option(help=f"Of --attacker at an endpoint: {KEY}")] = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="Templates of your own: garak's, PyRIT's or plain ones.")
-    ] = None,
-    judge: Annotated[str, typer.Option(help="Who says whether a reply did the harm: rules or trained.")] = "trained",
-    out: Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: RUN/attacked.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Ask nothing; show what would be asked.")] = False,
-    fail_above: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Exit code 1 if attacks on a target succeed more often.")
-    ] = None,
+    attacks: Names = "",
+    goals: GoalFile = None,
+    targets: Targets = "",
+    per_principle: PerPrinciple = 4,
+    per_cell: PerCell = 20,
+    harmless: HarmlessPrompts = 40,
+    seeds: Seeds = 1,
+    seed: FirstSeed = 0,
+    budget: Budget = 20,
+    max_new_tokens: Tokens = 96,
+    model: Model = "",
+    key_variable: Key = None,
+    concurrency: Concurrency = 16,
+    attacker: Writer = "",
+    attacker_key_variable: WriterKey = None,
+    templates: Templates = None,
+    judge: JudgeName = "trained",
+    out: Folder = None,
+    plan: OnlyPlan = False,
+    fail_above: FailAbove = None,
     json: Json = False,
 ) -> None:
     """Attack a run or an endpoint. Repeat the command to go on with a campaign that was stopped."""
-    from steersman.redteam.attacks import ATTACKS, by_name
-    from steersman.redteam.campaign import Campaign
-    from steersman.redteam.figures import corrected_rate
-    from steersman.redteam.judges import judge_named, shipped_card
     from steersman.redteam.plan import CampaignConfig
 
     config = CampaignConfig(
@@ -82,9 +96,7 @@ def redteam_run(
         max_new_tokens=max_new_tokens,
         judge=judge,
     )
-    folder = out or (
-        Path(f"attacked-{model or 'endpoint'}".replace("/", "-")) if _is_url(target) else Path(target) / "attacked"
-    )
+    folder = out or _folder(target, model)
     if _is_url(target):
         arms, wanted = _endpoint(target, model, key_variable, concurrency, config, folder), _goals(goals, config, None)
     else:
@@ -93,16 +105,8 @@ def redteam_run(
         run = open_run(target)
         config = config.model_copy(update={"targets": _targets(run, targets)})
         arms, wanted = _arms(run, config), _goals(goals, config, run)
-    campaign = Campaign(
-        config,
-        by_name(config.attacks) if config.attacks else ATTACKS,
-        wanted,
-        arms,
-        judge_named(judge),
-        _attacker(attacker, attacker_key_variable, folder),
-        _templates(templates),
-        rate=corrected_rate(shipped_card(judge)),
-    )
+    writer = _attacker(attacker, attacker_key_variable, folder)
+    campaign = _campaign(config, wanted, arms, writer, templates)
     if plan:
         _show_plan(campaign, json)
         return
@@ -110,7 +114,7 @@ def redteam_run(
     if json:
         print_json(summary)
     else:
-        _show(summary, folder, target)
+        _show(folder, target)
     _fail(summary, fail_above)
 
 
@@ -177,6 +181,10 @@ def redteam_rate(
 # ── what is attacked ─────────────────────────────────────────────────────────────────────────────────────────────────
 def _is_url(target: str) -> bool:
     return target.lower().startswith(("http://", "https://"))
+
+
+def _folder(target: str, model: str) -> Path:
+    return Path(f"attacked-{model or 'endpoint'}".replace("/", "-")) if _is_url(target) else Path(target) / "attacked"
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -293,6 +301,19 @@ def _templates(path: Path | None) -> dict[str, tuple[str, ...]]:
     return {TEMPLATES: found.texts}
 
 
+def _campaign(
+    config: CampaignConfig, goals: Goals, arms: list[Arm], attacker: Attacker | None, templates: Path | None
+) -> Campaign:
+    from steersman.redteam.attacks import ATTACKS, by_name
+    from steersman.redteam.campaign import Campaign
+    from steersman.redteam.figures import corrected_rate
+    from steersman.redteam.judges import judge_named, shipped_card
+
+    attacks = by_name(config.attacks) if config.attacks else ATTACKS
+    rate, files = corrected_rate(shipped_card(config.judge)), _templates(templates)
+    return Campaign(config, attacks, goals, arms, judge_named(config.judge), attacker, files, rate)
+
+
 # ── running and showing ──────────────────────────────────────────────────────────────────────────────────────────────
 def _run(campaign: Campaign, folder: Path, target: str) -> dict[str, Any]:
     """Print the plan, run the campaign or go on with it, and return its figures.
@@ -323,7 +344,7 @@ def _show_plan(campaign: Campaign, json: bool) -> None:
         typer.echo(line)
 
 
-def _show(summary: dict[str, Any], folder: Path, target: str) -> None:
+def _show(folder: Path, target: str) -> None:
     from steersman.report.blocks import Details
     from steersman.report.evidence import StageRecord
     from steersman.report.terminal import render

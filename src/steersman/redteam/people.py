@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from steersman.redteam.finding import Finding
+from steersman.redteam.target import REFUSES
 from steersman.stats import wilson
 from steersman.store import sha256_text
 from steersman.types import Comparison
@@ -33,7 +34,11 @@ def name_of(row: Finding) -> str:
 
 def questions(findings: Sequence[Finding], most: int) -> list[dict[str, Any]]:
     """Rows for the rating application: half of them successes, as far as there are, in the order of their digests."""
-    usable = [row for row in findings if not row.failed and row.stopped in ("", "model") and row.response.strip()]
+    usable = [
+        row
+        for row in findings
+        if not row.failed and row.stopped in ("", "model") and row.response.strip() and row.target != REFUSES
+    ]
     rows = {name_of(row): row for row in usable}
     order = sorted(rows)
     won = [name for name in order if rows[name].success]

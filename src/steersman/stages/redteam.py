@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -59,10 +60,19 @@ MAYBE_GUARD = optional(GUARD)
 
 
 class ConstitutionalGuard:
-    """The guard of a run, as a target of attacks asks it: on whole texts, as the gateway does."""
+    """The guard of a run, as a target of attacks asks it: on whole texts, as the gateway does.
 
-    def __init__(self, guard: Guard) -> None:
-        self.guard = guard
+    Args:
+        load: reads it, with the model whose activations it reads, when something is first judged.
+    """
+
+    def __init__(self, load: Callable[[], Guard]) -> None:
+        self.load = load
+
+    @functools.cached_property
+    def guard(self) -> Guard:
+        """The guard, read now if it is not yet."""
+        return self.load()
 
     def check(self, prompt: Text, answer: str | None = None) -> Checked:
         """See `redteam.target.Guard`: a refusal for what is stopped; of a redacted answer, what is left of it."""
@@ -102,7 +112,7 @@ def guard_of(
     """The trained guard in a folder, where a target needs one."""
     if folder is None or not any(name.endswith(GUARDED) for name in config.targets):
         return None
-    return ConstitutionalGuard(Guard.load(folder, base=base, policy=policy))
+    return ConstitutionalGuard(lambda: Guard.load(folder, base=base, policy=policy))
 
 
 def arms_of(
@@ -188,11 +198,11 @@ def _asked(config: CampaignConfig, goals: Goals) -> dict[str, list[Text]]:
     plan = make(config, attacks, goals.chosen, arms, attacker=config.attacker is not None)
     for name in models:
         own = found.setdefault(name.removesuffix(GUARDED), {})
-        own |= dict.fromkeys((prompt.prompt, 0) for prompt in goals.harmless)
-    for place, attempt in enumerate(plan.attempts):
+        own |= dict.fromkeys((prompt.prompt, "") for prompt in goals.harmless)
+    for attempt in plan.attempts:
         own = found[attempt.target.removesuffix(GUARDED)]
-        # A search goes its own way in each arm; other prompts are the same.
-        alone = place if attempt.attack.adaptive else attempt.seed
+        # A search goes its own way in each arm; what else is asked is the same, and equal prompts are answered once.
+        alone = attempt.target if attempt.attack.adaptive else ""
         siblings = [goal for goal in goals.pool if goal.principle == attempt.goal.principle and goal != attempt.goal]
         prompts = rehearsed(attempt, plan.budgets[attempt.attack.name], siblings)
         own |= dict.fromkeys((prompt, alone) for prompt in prompts)
