@@ -10,6 +10,7 @@ import typer
 
 from steersman.cli.options import Json, print_json
 from steersman.cli.rate import RunByDefault
+from steersman.cli.redteam_learn import redteam_learn
 
 if TYPE_CHECKING:
     from steersman.redteam.campaign import Attacker, Campaign
@@ -176,6 +177,9 @@ def redteam_rate(
     write_jsonl(out / "people.jsonl", found)
     for line in agreed(found):
         typer.echo(line)
+
+
+redteam_app.command("learn")(redteam_learn)
 
 
 # ── what is attacked ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -35,7 +35,6 @@ from steersman.stats import Estimate, clustered_mean
 from steersman.store import sha256_text
 from steersman.types import Comparison, Demonstration, Record, Seed, Text, plain_text
 
-VERSION = 1
 SOURCE = "redteam"
 PLAIN_REFUSAL = "I can't help with that."
 SAFE_CHARS = (15, 600)  # of an answer of the model's own that is worth imitating
