@@ -27,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from mutants_attacks import ATTACKS
+from mutants_campaign import CAMPAIGN
 from mutants_core import CORE, Mutant
 from mutants_evidence import EVIDENCE
 from mutants_guard import GUARD
@@ -38,7 +39,7 @@ TEST_TIMEOUT_S = 120  # a mutant that hangs is caught too
 CAUGHT, SURVIVED = "caught", "SURVIVED"
 HEAVY = ("torch", "transformers", "peft", "scipy.stats", "sqlalchemy", "starlette.testclient", "choix")
 
-MUTANTS = (*CORE, *EVIDENCE, *GUARD, *ATTACKS, *SUITES)
+MUTANTS = (*CORE, *EVIDENCE, *GUARD, *ATTACKS, *CAMPAIGN, *SUITES)
 
 
 # ── running them ─────────────────────────────────────────────────────────────────────────────────────────────────────

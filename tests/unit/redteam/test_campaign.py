@@ -23,10 +23,11 @@ from tests.unit.redteam.scene import (
     goals,
 )
 
-from steersman.redteam.attack import Ask, Attack, Goal, Moves, Tools, once
+from steersman.redteam.attack import Ask, Attack, Goal, Moves, Tools, Work, once
 from steersman.redteam.campaign import HARMLESS, read_findings, silent
 from steersman.redteam.goals import Goals
-from steersman.redteam.plan import CampaignConfig
+from steersman.redteam.journal import Journal, Remembered
+from steersman.redteam.plan import CampaignConfig, number_of
 from steersman.redteam.target import Query, Reply
 from steersman.store import read_jsonl
 from steersman.types import Message, plain_text
@@ -107,6 +108,60 @@ def test_a_torn_line_and_a_batch_written_in_part_are_made_up_for(tmp_path: Path)
         log.write_bytes(whole["log.jsonl"][:size])
         campaign([Model("raw")]).run(tmp_path)
         assert bytes_of(tmp_path) == whole, size
+
+
+class InBatches(Model):
+    """It says beside what it was asked, as the last digits of a model's logits do; it dies at a number of batches."""
+
+    def __init__(self, dies_at: int = 99) -> None:
+        super().__init__("raw")
+        self.batches, self.dies_at = 0, dies_at
+
+    def answer(self, queries: Sequence[Query]) -> Iterator[Reply]:
+        self.batches += 1
+        if self.batches == self.dies_at:
+            raise Killed
+        beside = number_of(sorted(plain_text(query.prompt) for query in queries))
+        return (Reply(query.number, f"{plain_text(query.prompt)} {beside}") for query in queries)
+
+
+def remembered(folder: Path, model: InBatches) -> list[list[str]]:
+    """Three rounds of a guarded and an unguarded arm; the second round repeats some of the first."""
+    folder.mkdir(exist_ok=True)
+    asked = Remembered(model, Journal(folder / "log.jsonl"), together=True, batch=3)
+    rounds = [["a", "b", "c", "d", "e"], ["b", "f", "g"], ["g", "h", "a", "i", "k", "l"]]
+    return [[r.text for r in asked.answer([Query(i, p) for i, p in enumerate(texts)])] for texts in rounds]
+
+
+def test_batches_are_cut_as_in_a_campaign_that_nobody_killed(tmp_path: Path) -> None:
+    whole = remembered(tmp_path / "whole", InBatches())
+    log = (tmp_path / "whole" / "log.jsonl").read_bytes()
+    for kill in range(1, 6):
+        folder = tmp_path / str(kill)
+        with pytest.raises(Killed):
+            remembered(folder, InBatches(dies_at=kill))
+        # What a kill left of a batch is made whole with the same batch.
+        there = (folder / "log.jsonl").stat().st_size if kill > 1 else 0
+        with (folder / "log.jsonl").open("ab") as file:
+            file.write(log[there : there + 150])
+        assert remembered(folder, InBatches()) == whole
+        assert (folder / "log.jsonl").read_bytes() == log
+
+
+def test_work_is_shared_by_arms_that_have_seen_the_same(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def moves(goal: Goal, tools: Tools) -> Moves:
+        first = yield Work(lambda: done.append("first") or len(done))
+        (outcome,) = yield (Ask(f"base {goal.text} {first}"),)
+        yield Work(lambda: done.append(outcome.reply) or outcome.reply)
+        (outcome,) = yield (Ask(goal.text),)
+
+    worker = Attack("worker", "worker", "nobody", "Works.", moves, asks=2)
+    campaign([Model("raw")], [worker], goals=goals(1)).run(tmp_path)
+    # The first work knows nothing of the target's replies: one for the arms of a model, one for the null.
+    assert done.count("first") == 2
+    assert len([reply for reply in done if reply != "first"]) == 3
 
 
 def test_the_budget_cuts_a_search_off(tmp_path: Path) -> None:
