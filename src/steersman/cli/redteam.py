@@ -327,7 +327,7 @@ def _run(campaign: Campaign, folder: Path, target: str) -> dict[str, Any]:
     """
     from dataclasses import replace
 
-    from steersman.redteam.campaign import claim
+    from steersman.redteam.campaign import Meter, claim
     from steersman.terminal import Progress, console
 
     plan = campaign.plan()
@@ -335,7 +335,7 @@ def _run(campaign: Campaign, folder: Path, target: str) -> dict[str, Any]:
         console.print(line, markup=False, soft_wrap=True)
     claim(folder, campaign, target)
     with Progress("redteam", plan.total) as bar:
-        replace(campaign, advance=bar.advance).run(folder)
+        replace(campaign, meter=Meter(bar.advance)).run(folder)
     return campaign.conclude(folder)
 
 

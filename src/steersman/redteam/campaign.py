@@ -28,7 +28,7 @@ from steersman.redteam.attack import Ask, Attack, Consult, Goal, Moves, Outcome,
 from steersman.redteam.attacks.best_of_n import BEST_OF_N, ROUND
 from steersman.redteam.finding import Finding
 from steersman.redteam.goals import Goals
-from steersman.redteam.journal import Journal, Remembered, RememberedGuard, RememberedJudge, text_key
+from steersman.redteam.journal import BATCH, Journal, Remembered, RememberedGuard, RememberedJudge, text_key
 from steersman.redteam.judge import Judge
 from steersman.redteam.plan import Arm, Attempt, CampaignConfig, Plan, key_of, make
 from steersman.redteam.target import GuardedTarget, LocalTarget, Query, Reply, Target, sampled
@@ -51,6 +51,26 @@ class Attacker(NamedTuple):
 
     name: str
     model: LanguageModel
+
+
+@dataclass
+class Meter:
+    """How many asks are settled. A reply counts when it is there, also before the round that it belongs to is over."""
+
+    advance: Callable[[int], object] = lambda count: None
+    ahead: int = 0
+
+    def answered(self, count: int) -> None:
+        """So many replies of a model are there."""
+        self.ahead += count
+        self.advance(count)
+
+    def settled(self, count: int) -> None:
+        """So many asks are settled, by replies that were counted already or by none."""
+        known = min(self.ahead, count)
+        self.ahead -= known
+        if count > known:
+            self.advance(count - known)
 
 
 @dataclass
@@ -144,7 +164,7 @@ class Campaign:
         arms: targets, those of one model behind one another.
         files: texts of the user, by the name of the setting that names them.
         rate: how a rate of successes is estimated, such as corrected for the judge's error.
-        advance: called for every reply, with how many asks it settles.
+        meter: shows how far it is.
         emit: gets an event when a target is done.
     """
 
@@ -156,7 +176,7 @@ class Campaign:
     attacker: Attacker | None = None
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rate: figures.RateOf = figures.raw_rate
-    advance: Callable[[int], object] = lambda count: None
+    meter: Meter = field(default_factory=lambda: Meter())
     emit: Callable[..., None] = lambda **_: None
 
     def plan(self) -> Plan:
@@ -184,7 +204,7 @@ class Campaign:
         harmless: list[dict[str, Any]] = []
         for model in dict.fromkeys(arm.model.name for arm in self.arms):
             arms = [arm for arm in self.arms if arm.model.name == model]
-            targets = _through(journal, arms)
+            targets = _through(journal, arms, self.meter)
             live = [self._begin(a, model, plan, targets[a.target]) for a in plan.attempts if a.target in targets]
             for name, target in targets.items():
                 harmless += self._ask_harmless(name, target, judge)
@@ -304,7 +324,7 @@ class Campaign:
             run.rows.append(run.finding(prompt, ask.note, reply, outcome, judge.name))
             outcomes.append(outcome)
         run.asked += len(replies)
-        self.advance(len(replies))
+        self.meter.settled(len(replies))
         if any(reply.failed for _, reply in replies):
             run.close()
         return outcomes
@@ -325,7 +345,7 @@ class Campaign:
                 "stopped": outcome.stopped,
                 "failed": reply.failed,
             }
-        self.advance(len(asked))
+        self.meter.settled(len(asked))
 
 
 class _Raised(NamedTuple):
@@ -353,11 +373,12 @@ def _worked(run: _Live, journal: Journal) -> Any:
     return row["value"]
 
 
-def _through(journal: Journal, arms: Sequence[Arm]) -> dict[str, Target]:
+def _through(journal: Journal, arms: Sequence[Arm], meter: Meter) -> dict[str, Target]:
     """The targets of one model by name, through the journal."""
     model = arms[0].model
     local = isinstance(model, LocalTarget)
-    remembered = Remembered(model, journal, together=local, **({} if local else {"batch": ELSEWHERE}))
+    batch = BATCH if local else ELSEWHERE
+    remembered = Remembered(model, journal, together=local, batch=batch, answered=meter.answered)
     targets: dict[str, Target] = {}
     for arm in arms:
         guard = RememberedGuard(arm.guard, journal) if arm.guard is not None else None

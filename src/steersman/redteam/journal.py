@@ -15,7 +15,7 @@ Batches are cut the same way each time, too: what a model samples depends, in th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,11 +82,20 @@ class Remembered:
         target: the model.
         together: a batch of which a line is missing is answered as a whole, as a model in this process needs it; else
             what is missing is asked alone.
+        answered: called with the number of replies that are there, batch by batch.
     """
 
-    def __init__(self, target: Target, journal: Journal, *, together: bool, batch: int = BATCH) -> None:
+    def __init__(
+        self,
+        target: Target,
+        journal: Journal,
+        *,
+        together: bool,
+        batch: int = BATCH,
+        answered: Callable[[int], object] = lambda count: None,
+    ) -> None:
         self.name, self.target, self.journal = target.name, target, journal
-        self.together, self.batch = together, batch
+        self.together, self.batch, self.answered = together, batch, answered
         self._counted: set[str] = set()  # what this process has asked for, whoever answered it
 
     def answer(self, queries: Sequence[Query]) -> Iterator[Reply]:
@@ -117,6 +126,7 @@ class Remembered:
                 self.journal.hold("answer", key, **{name: getattr(found[place], name) for name in _OF_A_REPLY})
             self.journal.write()
         self._counted.update(batch)
+        self.answered(len(batch))
 
     @property
     def weights(self) -> WhiteBox | None:

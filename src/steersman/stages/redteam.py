@@ -24,7 +24,7 @@ from steersman.redteam import attack as interface
 from steersman.redteam import campaign as campaigns
 from steersman.redteam import figures, judge_rules, judge_trained
 from steersman.redteam.attacks import ATTACKS, by_name
-from steersman.redteam.campaign import LOG, SUMMARY, Attacker, Campaign
+from steersman.redteam.campaign import LOG, SUMMARY, Attacker, Campaign, Meter
 from steersman.redteam.goals import SYSTEM_PROMPT, Goals, of_constitution
 from steersman.redteam.journal import BATCH
 from steersman.redteam.judges import judge_named, shipped_card
@@ -101,7 +101,7 @@ def run(config: CampaignConfig, given: Inputs, out: StageFolder) -> None:
     plan = campaign.plan()
     out.emit(event="setup", attempts=len(plan.attempts), asks=plan.total)
     with Progress("redteam", plan.total) as bar:
-        replace(campaign, advance=bar.advance).run(out.path)
+        replace(campaign, meter=Meter(bar.advance)).run(out.path)
     campaign.conclude(out.path)
     out.file(LOG).unlink()  # the findings hold all of it
 

@@ -24,7 +24,7 @@ from tests.unit.redteam.scene import (
 )
 
 from steersman.redteam.attack import Ask, Attack, Goal, Moves, Tools, Work, once
-from steersman.redteam.campaign import HARMLESS, read_findings, silent
+from steersman.redteam.campaign import HARMLESS, Meter, read_findings, silent
 from steersman.redteam.goals import Goals
 from steersman.redteam.journal import Journal, Remembered
 from steersman.redteam.plan import CampaignConfig, number_of
@@ -91,6 +91,16 @@ def campaign_asks(folder: Path, name: str) -> int:
     models = [Model("raw"), Model("aligned")]
     campaign(models).run(folder.parent / f"counted-{name}")
     return next(model for model in models if model.name == name).asked.total()
+
+
+def test_the_meter_moves_with_every_batch_and_ends_at_the_asks_that_were_made(tmp_path: Path) -> None:
+    moved: list[int] = []
+    found = campaign([Model("raw")], meter=Meter(moved.append)).run(tmp_path)
+    assert sum(moved) == len(found) + 3 * 4  # harmless prompts of three targets
+    assert moved[0] == 4
+    again: list[int] = []
+    campaign([Model("raw")], meter=Meter(again.append)).run(tmp_path)
+    assert sum(again) == sum(moved)
 
 
 def test_a_finished_campaign_asks_nothing(tmp_path: Path) -> None:
