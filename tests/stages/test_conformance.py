@@ -35,7 +35,8 @@ SETTINGS = (
     "feedback.prompts=6",
     "answers.few_shot_examples=1",
     f"public_prompts={{folder: {FIXTURES / 'public_prompts'}, sampling: {{max_new_tokens: 4}}}}",
-    f"suites={{folder: {FIXTURES / 'suites'}, limit: 6, sampling: {{max_new_tokens: 4}}}}",
+    f"suites={{folder: {FIXTURES / 'suites'}, names: [winobias, persona, false-claims], limit: 6}}",
+    "suites.sampling.max_new_tokens=4",
 )
 NAMES = [stage.name for stage in STAGES]
 every_stage = pytest.mark.parametrize("name", NAMES)

@@ -54,6 +54,8 @@ SMALL = (
     "capability.neutral_passages=2",
     "capability.batch_size=4",
     "guard.limit=3",
+    "suites.limit=1",
+    "suites.sampling.max_new_tokens=4",
 )
 SETTINGS = (*PLAIN, *SMALL)
 
