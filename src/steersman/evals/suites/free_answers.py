@@ -68,6 +68,8 @@ def ours(name: str, row: type[R]) -> list[R]:
 def cut_pairs(questions: Sequence[Question], limit: int | None) -> list[Question]:
     """At most so many questions, whole clusters, in their order; which ones, a digest of their first text says.
 
+    There is always one cluster, even if it alone is larger.
+
     Questions of one cluster are compared with one another, so that none may lack its twin.
     """
     clusters: dict[str, list[Question]] = {}
@@ -75,7 +77,7 @@ def cut_pairs(questions: Sequence[Question], limit: int | None) -> list[Question
         clusters.setdefault(question.cluster, []).append(question)
     kept, size = set(), 0
     for name in sorted(clusters, key=lambda key: sha256_text(plain_text(clusters[key][0].prompt))):
-        if limit is not None and size + len(clusters[name]) > limit:
+        if kept and limit is not None and size + len(clusters[name]) > limit:
             break
         kept.add(name)
         size += len(clusters[name])
