@@ -28,7 +28,18 @@ from steersman.store import Run
 from .conftest import SETTINGS, align_smoke
 
 NAMES = [step.stage.name for step in pipeline.stages_of(load_recipe("smoke", SETTINGS))]
-AFTER_RL = ["rl", "forms", "aligned_answers", "aligned_capability", "sense", "guard", "guarded", "redteam", "scores"]
+AFTER_RL = [
+    "rl",
+    "forms",
+    "aligned_answers",
+    "aligned_capability",
+    "sense",
+    "guard",
+    "guarded",
+    "redteam",
+    "suites",
+    "scores",
+]
 
 
 def ran(said: list[str]) -> list[str]:
@@ -160,7 +171,7 @@ def test_another_persona_changes_the_few_shot_baseline_alone(copy: Run, monkeypa
     )
     said = align_smoke(copy.path)
     # Of the models alone: the guard keeps the whole constitution in its file.
-    assert ran(said) == ["raw_answers", "sense", "guard", "guarded", "redteam", "scores"]
+    assert ran(said) == ["raw_answers", "sense", "guard", "guarded", "redteam", "suites", "scores"]
     assert reason(said, "raw_answers").startswith("changed: inputs.persona: ")
 
 
@@ -240,7 +251,7 @@ def test_kill_9_in_six_stages_changes_no_byte_of_the_result(finished: Path, kill
     with (folder / "events.jsonl").open("a") as events:
         events.write('{"time": 1, "sta')  # what a kill in the middle of a line leaves
     said = align_smoke(folder)
-    assert ran(said) == ["aligned_capability", "sense", "guard", "guarded", "redteam", "scores"]
+    assert ran(said) == ["aligned_capability", "sense", "guard", "guarded", "redteam", "suites", "scores"]
     assert reason(said, "aligned_capability") == "continues where it stopped"
     setups = [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
     assert [e["resumed_at_step"] for e in setups if e["event"] == "setup"] == [0, 8, 0, 1, 0, 0, 0, 2, 0, 2]

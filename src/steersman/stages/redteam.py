@@ -99,7 +99,7 @@ def run(config: CampaignConfig, given: Inputs, out: StageFolder) -> None:
     judge, rate = judge_named(config.judge), figures.corrected_rate(shipped_card(config.judge))
     campaign = Campaign(config, chosen, goals, arms, judge, attacker_of(config, arms), rate=rate, emit=out.emit)
     plan = campaign.plan()
-    out.emit(event="setup", attempts=len(plan.attempts), asks=plan.total)
+    out.emit(event="plan", attempts=len(plan.attempts), asks=plan.total)
     with Progress("redteam", plan.total) as bar:
         replace(campaign, meter=Meter(bar.advance)).run(out.path)
     campaign.conclude(out.path)
