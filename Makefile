@@ -5,12 +5,13 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help align demo test test-all check smoke mutants docs picture clean
+.PHONY: help align demo test test-all test-ci check smoke mutants docs picture clean
 help:
 	@echo "make align     the main job: raw gemma-3-270m -> aligned model and report (two cores, about 45 minutes)"
 	@echo "make demo      open the report of a recorded run: no weights, no training"
 	@echo "make test      the fast tests (two cores, about four minutes); no network, weights or GPU"
-	@echo "make test-all  all tests, the slow ones too (two cores, at most 20 minutes)"
+	@echo "make test-all  all tests, the slow ones too (two cores, about 25 minutes)"
+	@echo "make test-ci   all but five tests of half a minute and more: what CI runs"
 	@echo "make check     linter, strict types, architecture"
 	@echo "make smoke     the whole pipeline on a tiny random model, about a minute"
 	@echo "make mutants   put known faults into a copy of the code, and see a test fail for each"
@@ -35,6 +36,9 @@ test: .venv/.dev
 
 test-all: .venv/.dev
 	$(PYTEST)
+
+test-ci: .venv/.dev
+	$(PYTEST) -m "not long"
 
 mutants: .venv/.dev
 	$(BIN)/python tests/mutants.py

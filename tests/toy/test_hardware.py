@@ -26,6 +26,7 @@ from .test_pipeline import ran, reason
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_a_run_on_another_device_is_that_of_the_cpu() -> None:
     file = Path(__file__).with_name("on_a_pretended_gpu.py")
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", file], capture_output=True, text=True, check=False)

@@ -61,6 +61,7 @@ def trained(out: Path, *launcher: str, **environment: str) -> tuple[list[dict[st
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of PyTorch has no torch.distributed")
+@pytest.mark.long
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     alone, adapter = trained(tmp_path / "one")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python")

@@ -97,6 +97,7 @@ def test_a_reward_model_of_honest_raters_ranks_pairs_that_it_has_not_seen(
     assert found.all > 0.75
 
 
+@pytest.mark.long
 def test_signed_trust_saves_a_reward_model_from_liars(fine_tuned: Path, tmp_path: Path) -> None:
     """50 % liars and 20 % who toss a coin, of 20 raters: pooled, and with a trust for each, on the same votes.
 

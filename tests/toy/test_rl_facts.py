@@ -153,6 +153,7 @@ def loose(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Course]:
     return courses
 
 
+@pytest.mark.long
 def test_without_a_kl_penalty_a_proxy_is_over_optimised(loose: list[Course]) -> None:
     """The score rises; the true reward falls far below where it began, in Gao's form.
 
@@ -204,6 +205,7 @@ def gao_fit(kl: Sequence[float], true: Sequence[float]) -> float:
     return 1 - float((gained - fitted).square().sum() / (gained - gained.mean()).square().sum())
 
 
+@pytest.mark.long
 def test_a_kl_penalty_prevents_that(loose: list[Course], base: Path, tmp_path: Path) -> None:
     """Against the training of the same seed without a KL penalty, after as many steps.
 
