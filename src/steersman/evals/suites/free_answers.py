@@ -75,7 +75,7 @@ def cut_pairs(questions: Sequence[Question], limit: int | None) -> list[Question
     clusters: dict[str, list[Question]] = {}
     for question in questions:
         clusters.setdefault(question.cluster, []).append(question)
-    kept, size = set(), 0
+    kept, size = set[str](), 0
     for name in sorted(clusters, key=lambda key: sha256_text(plain_text(clusters[key][0].prompt))):
         if kept and limit is not None and size + len(clusters[name]) > limit:
             break
