@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from steersman.errors import DataError, ModelError
 from steersman.redteam.attack import Stopped, WhiteBox
-from steersman.types import Text
+from steersman.types import Text, plain_text
 
 if TYPE_CHECKING:  # torch comes with them, and an endpoint needs none
     from steersman.lm.endpoint.client import RemoteModel
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch comes with them, and an endpoint needs none
     from steersman.lm.sampling import Completion, Request, SamplingConfig
 
 REFUSES = "refuses-everything"  # the name of the null
+READ_AT_ONCE = 65_536  # characters of prompts, padding included, that a model reads side by side
 REFUSAL = "I'm sorry, but I can't help with that."
 
 
@@ -107,8 +108,9 @@ class LocalTarget:
                 yield Reply(query.number, "", failed=why)
             else:
                 possible.append(query)
-        for number, answer in sampled(self.model, possible, self.sampling):
-            yield Reply(number, answer.text, tokens=len(answer.token_ids), cut=answer.truncated_prompt_tokens)
+        for queries in _affordable(possible):
+            for number, answer in sampled(self.model, queries, self.sampling):
+                yield Reply(number, answer.text, tokens=len(answer.token_ids), cut=answer.truncated_prompt_tokens)
 
     def _impossible(self, prompt: Text) -> str:
         if isinstance(prompt, str):
@@ -131,6 +133,18 @@ class LocalTarget:
     def release(self) -> None:
         """Let the weights go; they are read again if need be."""
         self.__dict__.pop("model", None)
+
+
+def _affordable(queries: Sequence[Query]) -> Iterator[list[Query]]:
+    """Queries in groups that are read at once, short ones first: sixty long prompts side by side fill a laptop."""
+    group: list[Query] = []
+    for query in sorted(queries, key=lambda query: len(plain_text(query.prompt))):
+        if group and (len(group) + 1) * len(plain_text(query.prompt)) > READ_AT_ONCE:
+            yield group
+            group = []
+        group.append(query)
+    if group:
+        yield group
 
 
 class _Weights:

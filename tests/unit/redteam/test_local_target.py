@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +73,23 @@ def test_a_prompt_that_is_too_long_says_how_much_was_not_read(loads: Loads) -> N
     found = answers(LocalTarget("raw", loads, SAMPLING), Query(0, "word " * 200), Query(1, "Why?"))
     assert found[0].cut > 50
     assert found[1].cut == 0
+
+
+def test_long_prompts_are_read_a_few_at_a_time(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    target = LocalTarget("raw", loads, SAMPLING)
+    queries = [Query(i, "word " * n) for i, n in enumerate((1, 40, 2, 40, 1, 40))]
+    whole = answers(target, *queries)
+
+    def counted(model: Any, queries: Sequence[Query], sampling: SamplingConfig) -> Any:
+        calls.append(len(queries))
+        return sampled(model, queries, sampling)
+
+    monkeypatch.setattr("steersman.redteam.target.sampled", counted)
+    monkeypatch.setattr("steersman.redteam.target.READ_AT_ONCE", 400)
+    found = answers(target, *queries)
+    assert calls == [3, 2, 1]
+    assert {n: r.text for n, r in found.items()} == {n: r.text for n, r in whole.items()}
 
 
 def test_the_attackers_model_may_be_a_target(loads: Loads) -> None:
