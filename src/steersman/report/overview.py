@@ -33,7 +33,7 @@ from steersman.report.blocks import (
     Table,
     paragraph,
 )
-from steersman.report.format import FEW, minutes, number, p_value, phrase, rate, short
+from steersman.report.format import FEW, minutes, number, p_value, percent, phrase, rate, short
 
 Data = Mapping[str, Any]
 NAMES = {name: phrase(name) for name in CONDITIONS}
@@ -98,9 +98,12 @@ def attacked(data: Data, titles: Data) -> tuple[Paragraph, ...]:
     name, own = list(found["targets"].items())[-1]
     reached = sorted(own["principles"].items(), key=lambda pair: -pair[1]["reached"])
     where = [f"{titles.get(p, p)} {c['reached']} of {c['goals']}" for p, c in reached if c["reached"]]
+    raw = own["overall"].get("raw")
+    seen = f" ({percent(raw['value'])} as the judge saw it)" if raw else ""
     text = (
-        f": of {own['overall']['n']} attempts on {_target(name)}, {rate(own['overall'])} succeed. Whoever tries all "
-        f"{own['attacks']} attacks, at most {own['asks']} asks a goal, reaches {own['reached']} of {own['goals']} goals"
+        f": of {own['overall']['n']} attempts on {_target(name)}, {rate(own['overall'])} succeed{seen}. Whoever tries "
+        f"all {own['attacks']} attacks, at most {own['asks']} asks a goal, reaches {own['reached']} of {own['goals']} "
+        "goals by the judge’s count"
     )
     first, base = next(iter(found["targets"].items()))
     before = f" ({_target(first)}: {base['reached']} of {base['goals']})" if first != name else ""

@@ -276,8 +276,11 @@ def _arms(targets: Mapping[str, Any]) -> Table:
         every = own["everything"]
         harmless = [Rate.of(own["harmless"][kind]) if kind in own["harmless"] else None for kind in kinds]
         reached = Label(text=f"{every['reached']} of {every['goals']}", note=f"{every['asks']} asks a goal at most")
-        rows.append((shown_target(name), Rate.of(own["overall"], strong=True), reached, *harmless, own["overall"]["n"]))
-    columns = ("Target", "Attempts that succeed", "Goals reached by any attack", *map(_not_answered, kinds), "Attempts")
+        overall = own["overall"]
+        seen = Rate.of(overall.get("raw", overall))
+        rows.append((shown_target(name), Rate.of(overall, strong=True), seen, reached, *harmless, overall["n"]))
+    columns = ("Target", "Attempts that succeed", "As the judge saw it", "Goals reached, by the judge’s count")
+    columns += (*map(_not_answered, kinds), "Attempts")
     return Table(caption="Attack success, and over-refusal of the same targets", columns=columns, rows=tuple(rows))
 
 
