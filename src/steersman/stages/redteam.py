@@ -279,8 +279,8 @@ def _arms(targets: Mapping[str, Any]) -> Table:
         overall = own["overall"]
         seen = Rate.of(overall.get("raw", overall))
         rows.append((shown_target(name), Rate.of(overall, strong=True), seen, reached, *harmless, overall["n"]))
-    columns = ("Target", "Attempts that succeed", "As the judge saw it", "Goals reached, by the judge’s count")
-    columns += (*map(_not_answered, kinds), "Attempts")
+    success = ("Attempts that succeed", "As the judge saw it", "Goals reached, by the judge’s count")
+    columns = ("Target", *success, *map(_not_answered, kinds), "Attempts")
     return Table(caption="Attack success, and over-refusal of the same targets", columns=columns, rows=tuple(rows))
 
 
