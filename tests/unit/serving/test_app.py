@@ -270,18 +270,19 @@ def test_keys_and_hosts(served: Any, engine_of: Callable[..., Engine]) -> None:
 
 
 # ── clients that come and go ─────────────────────────────────────────────────────────────────────────────────────────
-def test_a_full_queue_is_429(engine_of: Callable[..., Engine]) -> None:
-    engine = engine_of(rows=1, queue=1)
+def test_a_full_queue_is_429(engine_of: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, go_on = engine_of(rows=1, queue=1), threading.Event()
+    step = engine._step  # held, so that the first answer cannot be over before the third request comes
+    monkeypatch.setattr(engine, "_step", lambda lane: go_on.wait(60) and step(lane))
     with TestClient(App(Service(engine)).asgi, base_url="http://127.0.0.1") as client:
-        asked = [
-            threading.Thread(target=client.post, args=(CHAT,), kwargs={"json": body(max_tokens=200)}) for _ in range(2)
-        ]
+        asked = [threading.Thread(target=client.post, args=(CHAT,), kwargs={"json": body()}) for _ in range(2)]
         for number, thread in enumerate(asked):
             thread.start()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while (engine.running, engine.queued) != (1, number) and time.monotonic() < deadline:
                 time.sleep(0.005)
         refused = client.post(CHAT, json=body())
+        go_on.set()
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert refused.headers["retry-after"] == "1"
         for thread in asked:
