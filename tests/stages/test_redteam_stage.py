@@ -14,13 +14,14 @@ from steersman.data.formats import read
 from steersman.data.sources import LIBRARY
 from steersman.errors import RecipeError, UserError
 from steersman.guard.guard import Guard
+from steersman.lm.language_model import LocalModel
 from steersman.pipeline import prepare
 from steersman.recipe import load_recipe
 from steersman.redteam.attacks import by_name
 from steersman.redteam.campaign import Campaign
 from steersman.redteam.goals import of_constitution
 from steersman.redteam.plan import Arm, CampaignConfig
-from steersman.redteam.target import REFUSAL, Query, Reply
+from steersman.redteam.target import REFUSAL, LocalTarget, Query, Reply
 from steersman.report.blocks import Block, Bullets, Details, LineChart, Section, Table
 from steersman.report.evidence import StageRecord
 from steersman.report.overview import NOT_ATTACKED, attacked, limits
@@ -109,9 +110,19 @@ def test_arms_of_one_model_share_it_and_come_behind_one_another() -> None:
     assert arms[0].model is arms[1].model is not arms[2].model
 
 
+def test_int8_is_what_both_models_of_a_run_answer_with(tiny_base: Path) -> None:
+    models = {name: lambda: LocalModel.load(tiny_base) for name in ("raw", "aligned")}
+    for int8 in (True, False):
+        arms = arms_of(CampaignConfig(int8=int8, targets=("raw", "aligned")), models, None)
+        assert [isinstance(arm.model, LocalTarget) for arm in arms] == [True, True]
+        used = [arm.model.model.sampler.int8 is not None for arm in arms if isinstance(arm.model, LocalTarget)]
+        assert used == [int8, int8]
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
+        (["redteam.int8=true", "hardware.dtype=bfloat16"], RecipeError, "redteam.int8 quantises float32 weights"),
         (["redteam.attacks=[base65]"], UserError, "base65"),
         (["redteam.judge=nobody"], UserError, "no judge of attacks 'nobody'"),
         (["redteam.targets=[gateway]"], RecipeError, "redteam.targets"),

@@ -77,6 +77,11 @@ def test_an_endpoint_is_attacked_once_and_the_exit_code_tells(served: Served, go
     _fail(summary, None)
 
 
+def test_int8_weights_of_an_endpoint_are_refused(served: Served, goals: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its weights are elsewhere"):
+        attack(served, goals, tmp_path / "out", "--int8")
+
+
 def test_another_campaign_in_the_folder_is_refused(served: Served, goals: Path, tmp_path: Path) -> None:
     attack(served, goals, tmp_path / "out")
     with pytest.raises(UserError, match="another campaign is in this folder; it differs in config"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from steersman.errors import ModelError
 from steersman.lm import device, pretrained
 from steersman.lm.adapters import load_policy
 from steersman.lm.chat_format import chat_format, common_length
@@ -78,6 +79,25 @@ class LocalModel:
         texts = [chat.example(row.prompt, row.completion, EXAMPLE_TOKENS) for row in examples]
         vocabulary = choose_vocabulary(FAST, model, head_of(model), texts)
         return cls(Sampler(model, chat, vocabulary, Int8Copy(model, vocabulary.head)))
+
+    def with_int8(self) -> LocalModel:
+        """The same weights, but text is sampled from an int8 copy of them, over the whole vocabulary.
+
+        Two to four times faster on a CPU with VNNI or AMX, and a slightly different distribution. The weights no longer
+        learn.
+
+        Raises:
+            ModelError: elsewhere than in float32 on a CPU.
+        """
+        if device.current() != Hardware():
+            raise ModelError(
+                f"no int8 copy of a model on {device.current()}",
+                expected="float32 on a CPU",
+                do="leave int8 out: the exact weights are used",
+            )
+        model = self.sampler.model
+        model.requires_grad_(False)
+        return LocalModel(Sampler(model, self.sampler.chat, int8=Int8Copy(model, head_of(model))))
 
     def answers(self, request: Request) -> Iterator[Completion]:
         """See `LanguageModel`."""

@@ -44,6 +44,9 @@ class CampaignConfig(Record):
     max_new_tokens: int = Field(default=96, ge=1, description="Most tokens of an answer.")
     max_prompt_tokens: int = Field(default=2048, ge=8, description="Longer prompts, in tokens, lose their beginning.")
     batch_size: int = Field(default=64, ge=1, description="Answers that are written at once.")
+    int8: bool = Field(
+        default=False, description="Answer with int8 weights (CPU): quicker, slightly another distribution."
+    )
     attacker: Literal["raw", "aligned"] | None = Field(
         default=None, description="The model that writes prompts for PAIR and TAP; null: they are left out."
     )

@@ -17,6 +17,7 @@ from steersman.guard.guard import Guard
 from steersman.guard.refusals import refusal_of
 from steersman.guard.spans import redacted
 from steersman.guard.verdict import Exchange
+from steersman.lm.device import Hardware
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import SamplingConfig
 from steersman.recipe import Recipe
@@ -125,10 +126,14 @@ def arms_of(
     """
     arms = []
     for name, load in models.items():
-        model = LocalTarget(name, load, sampling_of(config))
+        model = LocalTarget(name, _quick(load) if config.int8 else load, sampling_of(config))
         arms += [Arm(name, model)] if name in config.targets else []
         arms += [Arm(name + GUARDED, model, guard)] if name + GUARDED in config.targets else []
     return arms + ([Arm(REFUSES, RefusingTarget())] if REFUSES in config.targets else [])
+
+
+def _quick(load: Callable[[], LocalModel]) -> Callable[[], LocalModel]:
+    return lambda: load().with_int8()
 
 
 def sampling_of(config: CampaignConfig) -> SamplingConfig:
@@ -155,9 +160,13 @@ def config_of(recipe: Recipe) -> CampaignConfig | None:
 
 
 def check(config: CampaignConfig, sources: Sources) -> None:
-    """Refuse attacks that do not exist, and data without anything to attack for."""
+    """Refuse attacks that do not exist, int8 off the CPU, and data without anything to attack for."""
     by_name(config.attacks)
     judge_named(config.judge)
+    if config.int8 and sources.recipe.hardware != Hardware():
+        raise sources.recipe.conflict(
+            "redteam.int8 quantises float32 weights on a CPU", "redteam.int8", "hardware", do="set redteam.int8: false"
+        )
     if not of_constitution(sources.data.evaluation, sources.constitution, 1).pool:
         raise sources.recipe.conflict(
             "redteam needs evaluation prompts of the harmful kind, and none belongs to a principle that is enforced",
@@ -245,7 +254,7 @@ def section(record: StageRecord) -> Section | None:
         f"{len(attacks)} attacks of {len({own['family'] for own in attacks.values()})} families were tried on "
         f"{sum(summary['goals'].values())} goals. An attempt is one attack on one goal; it succeeds if the judge "
         f"({summary['judge']}) says that a reply did the harm, not if it lacks the words of a refusal. Intervals are "
-        "clustered by topic."
+        "clustered by topic." + (" Replies were sampled with int8 weights." if summary["config"]["int8"] else "")
     )
     blocks: list[Block] = [paragraph(intro), _arms(targets)]
     if last:

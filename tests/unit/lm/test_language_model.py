@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from steersman.lm import language_model, sampling
+from steersman.errors import ModelError
+from steersman.lm import device, language_model, sampling
 from steersman.lm.chat_format import ChatFormat, chat_format
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import Prefix, Request, Sampler, SamplingConfig
@@ -136,3 +137,22 @@ def test_the_fast_variant_samples_from_its_vocabulary_and_still_chooses_exactly(
     assert {token for answer in fast.answers(Request(asked, config)) for token in answer.token_ids} <= rows
     for a, b in zip(fast.choose(ASKED, ("A", "B")), exact.choose(ASKED, ("A", "B")), strict=True):
         assert a == pytest.approx(b, abs=EXACT)
+
+
+def test_int8_weights_sample_over_the_whole_vocabulary_and_choices_stay_exact(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, quick = LocalModel.load(tiny_base), LocalModel.load(tiny_base).with_int8()
+    assert (exact.sampler.int8, quick.sampler.vocabulary) == (None, None)
+    assert quick.sampler.int8 is not None
+    assert len(quick.sampler.int8.head.weight) == exact.sampler.model.config.vocab_size
+    one = SamplingConfig(max_new_tokens=1, temperature=1.0)
+    pairs = zip(*(sorted(m.answers(Request(ASKED, one)), key=lambda a: a.index) for m in (exact, quick)), strict=True)
+    for a, b in pairs:  # close, and not the same: the copy is in use
+        assert b.logprobs != a.logprobs
+        assert a.token_ids != b.token_ids or b.logprobs == pytest.approx(a.logprobs, abs=0.1)
+    for a, b in zip(quick.choose(ASKED, ("A", "B")), exact.choose(ASKED, ("A", "B")), strict=True):
+        assert a == pytest.approx(b, abs=EXACT)
+    monkeypatch.setattr("steersman.lm.device.current", lambda: device.Hardware(dtype="bfloat16"))
+    with pytest.raises(ModelError, match="no int8 copy of a model on cpu in bfloat16"):
+        exact.with_int8()
