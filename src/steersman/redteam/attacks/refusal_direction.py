@@ -4,8 +4,8 @@ Arditi et al. 2024 (arXiv:2406.11717). For each layer, r is the mean of the resi
 prompts minus that of harmless ones. Ablation removes the stream's component along r, x - r (r . x) / |r|^2, at every
 layer and token. Of the layers' directions that one is best whose ablation leaves the least mass on words with which
 refusals begin, in log-odds over harmful prompts, among those that change the answers to harmless ones little (KL of the
-next token at most 0.1 nats), and not from the last fifth of the layers. The harmful prompts are the goal and others of
-its principle, the harmless ones are below.
+next token at most 0.1 nats), and not from the last fifth of the layers. The harmful prompts are sixteen goals of the
+principle, the harmless ones are below.
 
 What differs from the paper: only the last token is read, not all of the template's; six layers are tried, with prompts
 that the means were taken over; the stream is ablated between the layers, not after attention as well; and the third
@@ -22,8 +22,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from steersman.redteam.attack import Ask, Attack, Goal, Moves, Tools, WhiteBox, Work
+from steersman.store import sha256_text
 from steersman.types import Text
 
 if TYPE_CHECKING:
@@ -182,20 +184,30 @@ def ablated(model: Any, vector: Tensor) -> Iterator[None]:
             hook.remove()
 
 
+_found: WeakKeyDictionary[Any, dict[tuple[str, ...], list[Direction]]] = WeakKeyDictionary()
+"""The directions of a model by the harmful prompts that they were found with."""
+
+
 class _Intervention:
-    """The directions for one goal: found when they are first needed, so that a recorded search finds none."""
+    """The directions for one goal: found when they are first needed, so that a recorded search finds none.
+
+    The goals of a principle share them: they are found with the same prompts, whichever goal is attacked.
+    """
 
     def __init__(self, goal: Goal, weights: WhiteBox, siblings: Sequence[Goal]) -> None:
         self.goal, self.weights = goal, weights
-        self.harmful = [goal.text, *(other.text for other in siblings if other.text != goal.text)][:PROMPTS]
+        self.harmful = tuple(sorted({goal.text, *(other.text for other in siblings)}, key=sha256_text)[:PROMPTS])
 
-    @functools.cached_property
+    @property
     def directions(self) -> list[Direction]:
         """All that may be used, best first."""
         from steersman.lm.head import evaluating
 
-        with evaluating(self.weights.model):
-            return find_directions(self.weights, self.harmful, HARMLESS[:PROMPTS])
+        known = _found.setdefault(self.weights.model, {})
+        if self.harmful not in known:
+            with evaluating(self.weights.model):
+                known[self.harmful] = find_directions(self.weights, self.harmful, HARMLESS[:PROMPTS])
+        return known[self.harmful]
 
     def rank(self) -> list[dict[str, float]]:
         """The directions that will be tried, without their vectors."""

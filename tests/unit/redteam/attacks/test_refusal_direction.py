@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from steersman.redteam.attacks.refusal_direction import (
     MOST_KL,
     REFUSAL_DIRECTION,
     Direction,
+    _Intervention,
     _layers,
     ablated,
     find_directions,
@@ -133,3 +135,23 @@ def test_it_stops_at_success_and_at_the_budget(monkeypatch: pytest.MonkeyPatch) 
     recorded = [[one] * ASKS, "a", (Outcome("a", "", False, 0.1),), "b", (Outcome("b", "", True, 0.9),)]
     assert [a.reply for a in play(REFUSAL_DIRECTION, weights=weights, recorded=recorded).asks] == ["a", "b"]
     assert len(play(REFUSAL_DIRECTION, budget=1, weights=weights, recorded=recorded).asks) == 1
+
+
+def test_the_goals_of_a_principle_share_their_directions(
+    family: Callable[[str], Any], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = weights_of(copy.deepcopy(family("Gemma3")), tokenizer)  # a model of which nothing is known yet
+    goals, asked = [GOAL, *SIBLINGS], []
+
+    def find(*given: Any) -> list[Direction]:
+        asked.append(given[1])
+        return find_directions(*given)
+
+    monkeypatch.setattr(refusal_direction, "find_directions", find)
+    for goal in goals:
+        others = [other for other in goals if other != goal]
+        assert _Intervention(goal, weights, others).directions
+    assert len(asked) == 1
+    _Intervention(GOAL, weights, SIBLINGS[:1]).directions  # noqa: B018
+    _Intervention(GOAL, weights_of(copy.deepcopy(weights.model), tokenizer), SIBLINGS).directions  # noqa: B018
+    assert len(asked) == 3  # other prompts, and another model
