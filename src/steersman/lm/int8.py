@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from steersman.errors import ModelError
+from steersman.lm.fast_paths import fast_paths
 from steersman.lm.head import Head, trunk
 
 TINY = torch.finfo(torch.float32).tiny
@@ -112,6 +113,9 @@ class Int8Copy:
             )
         if any(type(module).__name__ == "ModulesToSaveWrapper" for module in model.modules()):
             raise ModelError("no int8 copy of modules that learn whole", where="lora.modules_to_save")
+        # Tried with the exact weights, before anything is rounded: within `in_use` a cached and a plain pass round
+        # differently, and would be taken for different models.
+        fast_paths(model)
         rounding = Rounding()
         copy = Int8Linear(head.weight, head.bias, rounding)
         self.head = _Int8Head(head.weight, head.bias, head.softcap, head.scale, head.temperature, copy)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from steersman.errors import ModelError
+from steersman.lm import fast_paths
 from steersman.lm.adapters import LoraConfig, add_lora, trainable
 from steersman.lm.chat_format import ChatFormat
 from steersman.lm.head import Head, head_of, trunk
@@ -103,3 +104,15 @@ def test_a_batch_and_a_single_row_get_the_same_text_and_its_own_logprobs(
 def test_weights_that_learn_have_no_copy() -> None:
     with pytest.raises(ModelError, match="frozen weights"):
         Int8Copy(None, Head(torch.zeros(3, 2, requires_grad=True)))
+
+
+def test_a_model_with_a_copy_is_still_decoded_with_a_cache(
+    family: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = deepcopy(family("Gemma3")).requires_grad_(False)
+    model.__dict__.pop(fast_paths._KEPT, None)  # nobody has tried its fast paths yet
+    copy = Int8Copy(model, head_of(model))
+    # From now on everything differs, as large models do whose inputs are rounded on two ways.
+    monkeypatch.setattr(fast_paths, "same_states", lambda fast, plain: False)
+    with copy.in_use():
+        assert fast_paths.fast_paths(model) == (True, True)
