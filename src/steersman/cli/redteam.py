@@ -13,8 +13,11 @@ from steersman.cli.rate import RunByDefault
 from steersman.cli.redteam_learn import redteam_learn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from steersman.errors import UserError
     from steersman.redteam.campaign import Attacker, Campaign
+    from steersman.redteam.finding import Finding
     from steersman.redteam.goals import Goals
     from steersman.redteam.plan import Arm, CampaignConfig
     from steersman.runs import OpenRun
@@ -115,7 +118,7 @@ def redteam_run(
         config = config.model_copy(update={"targets": _targets(run, targets)})
         arms, wanted = _arms(run, config), _goals(goals, config, run)
     writer = _attacker(attacker, attacker_key_variable, folder)
-    campaign = _campaign(config, wanted, arms, writer, templates)
+    campaign = _campaign(config, wanted, arms, writer, templates, folder)
     if plan:
         _show_plan(campaign, json)
         return
@@ -160,7 +163,7 @@ def redteam_rate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8642,
 ) -> None:
-    """Let people say whether findings did the harm, and how far the judge agrees. The same command goes on."""
+    """Let people say whether findings did the harm, and correct the rates by it. The same command goes on."""
     from steersman.errors import UserError
     from steersman.http_server import Address
     from steersman.rating.session import Source, open_store, read_round, serve_round
@@ -183,8 +186,37 @@ def redteam_rate(
         raise UserError(error.found, where=str(out), do=f"steersman redteam rate {out}") from None
     found = labels(votes, rows)
     write_jsonl(out / "people.jsonl", found)
-    for line in agreed(found):
+    for line in (*agreed(found), *_corrected_by_people(out, found, rows)):
         typer.echo(line)
+
+
+def _corrected_by_people(out: Path, labelled: list[dict[str, Any]], findings: list[Finding]) -> Iterator[str]:
+    """Save the card that people's labels make, make the campaign's figures again with it, and say what changed."""
+    from steersman.errors import DataError
+    from steersman.redteam.campaign import SUMMARY, corrected_anew
+    from steersman.redteam.judge_card import save_card
+    from steersman.redteam.judges import CARD, card_for
+    from steersman.redteam.people import card_of_labels, moved
+    from steersman.store import MANIFEST, read_json, write_json
+
+    try:
+        card = card_of_labels(labelled, findings)
+    except DataError as few:
+        former = card_for(findings[0].judge, out)
+        now = f"the card from {former.labels} corrects them" if former else "they stay as the judge saw them"
+        yield f"The rates stay: {few.found}, so {now}. Rate more findings."
+        return
+    save_card(card, out / CARD)  # before the figures: with these killed, the next command makes them with the card
+    yield f"The card that corrects now is {out / CARD}, from {card.labels}: {card.overall.sentence()}."
+    after = corrected_anew(out, card)
+    if after is None:
+        yield "There are no figures yet: repeat the campaign's command to have them made with this card."
+        return
+    yield from moved(read_json(out / SUMMARY), after)
+    if (out / MANIFEST).exists():  # its digest is the stage's: changed, the stage counts as damaged and runs again
+        yield "The figures of a finished stage are not changed: steersman redteam RUN makes a campaign that can be."
+    else:
+        write_json(out / SUMMARY, after)
 
 
 redteam_app.command("learn")(redteam_learn)
@@ -320,16 +352,20 @@ def _templates(path: Path | None) -> dict[str, tuple[str, ...]]:
 
 
 def _campaign(
-    config: CampaignConfig, goals: Goals, arms: list[Arm], attacker: Attacker | None, templates: Path | None
+    config: CampaignConfig,
+    goals: Goals,
+    arms: list[Arm],
+    attacker: Attacker | None,
+    templates: Path | None,
+    folder: Path,
 ) -> Campaign:
     from steersman.redteam.attacks import ATTACKS, by_name
     from steersman.redteam.campaign import Campaign
-    from steersman.redteam.figures import corrected_rate
-    from steersman.redteam.judges import judge_named, shipped_card
+    from steersman.redteam.judges import card_for, judge_named
 
     attacks = by_name(config.attacks) if config.attacks else ATTACKS
-    rate, files = corrected_rate(shipped_card(config.judge)), _templates(templates)
-    return Campaign(config, attacks, goals, arms, judge_named(config.judge), attacker, files, rate)
+    judge, card = judge_named(config.judge), card_for(config.judge, folder)
+    return Campaign(config, attacks, goals, arms, judge, attacker, _templates(templates), card)
 
 
 # ── running and showing ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ same findings, byte for byte.
           findings.jsonl  every ask with its outcome, in the order of the plan (`finding.Finding`)
           harmless.jsonl  what the same targets did with harmless prompts
           summary.json    the figures (`figures.py`), and what was left out and why
+          card.json       the judge's card from people's labels of these findings, where there is one (`people.py`)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from steersman.redteam.finding import Finding
 from steersman.redteam.goals import Goals
 from steersman.redteam.journal import BATCH, Journal, Remembered, RememberedGuard, RememberedJudge, text_key
 from steersman.redteam.judge import Judge
+from steersman.redteam.judge_card import JudgeCard
 from steersman.redteam.plan import Arm, Attempt, CampaignConfig, Plan, key_of, make
 from steersman.redteam.target import GuardedTarget, LocalTarget, Query, Reply, Target, sampled
 from steersman.store import json_text, read_json, read_jsonl, write_json, write_jsonl
@@ -163,7 +165,7 @@ class Campaign:
     Attributes:
         arms: targets, those of one model behind one another.
         files: texts of the user, by the name of the setting that names them.
-        rate: how a rate of successes is estimated, such as corrected for the judge's error.
+        card: of the judge, whose errors are taken out of the rates of successes.
         meter: shows how far it is.
         emit: gets an event when a target is done.
     """
@@ -175,7 +177,7 @@ class Campaign:
     judge: Judge
     attacker: Attacker | None = None
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    rate: figures.RateOf = figures.raw_rate
+    card: JudgeCard | None = None
     meter: Meter = field(default_factory=lambda: Meter())
     emit: Callable[..., None] = lambda **_: None
 
@@ -227,6 +229,7 @@ class Campaign:
         tried = {attempt.attack.name: attempt.attack for attempt in plan.attempts}.values()
         summary = {
             "judge": self.judge.name,
+            "card": _summarised(self.card),
             "config": self.config.model_dump(mode="json"),
             "attacks": {a.name: {"family": a.family, "paper": a.paper, "adaptive": a.adaptive} for a in tried},
             "goals": dict(Counter(goal.principle for goal in self.goals.chosen)),
@@ -236,7 +239,11 @@ class Campaign:
             "left_out": [row._asdict() for row in plan.left_out],
             "nothing_to_ask": silent(plan, findings),
             **figures.summarise(
-                findings, read_jsonl(out / HARMLESS), plan.budgets, rounds={BEST_OF_N.name: ROUND}, rate=self.rate
+                findings,
+                read_jsonl(out / HARMLESS),
+                plan.budgets,
+                rounds={BEST_OF_N.name: ROUND},
+                rate=figures.corrected_rate(self.card),
             ),
         }
         write_json(out / SUMMARY, summary)
@@ -452,6 +459,22 @@ def read_findings(out: Path) -> list[Finding]:
     if not (out / FINDINGS).is_file():
         raise UserError("no finished campaign is here", where=str(out), expected="findings.jsonl", do="run it first")
     return [Finding.model_validate(row) for row in read_jsonl(out / FINDINGS)]
+
+
+def corrected_anew(out: Path, card: JudgeCard) -> dict[str, Any] | None:
+    """The figures of a finished campaign with another card, as `Campaign.conclude` would make them; None without any.
+
+    What was asked and found is read, and stays as it is.
+    """
+    if not (out / SUMMARY).is_file():
+        return None
+    targets = figures.by_target(read_findings(out), read_jsonl(out / HARMLESS), figures.corrected_rate(card))
+    return {**read_json(out / SUMMARY), "card": _summarised(card), "targets": targets}
+
+
+def _summarised(card: JudgeCard | None) -> dict[str, Any] | None:
+    """Whose labels the rates are corrected with, and how many; families have theirs in the card itself."""
+    return None if card is None else card.model_dump(mode="json", exclude={"families"})
 
 
 def silent(plan: Plan, findings: Sequence[Finding]) -> dict[str, int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steersman.errors import UserError, closest
+from steersman.errors import DataError, UserError, closest
 from steersman.redteam.judge import Judge
 from steersman.redteam.judge_card import JudgeCard, load_card
 from steersman.redteam.judge_rules import RuleJudge
 from steersman.redteam.judge_trained import TrainedJudge
 
+CARD = "card.json"
 DEFAULT = "rules"
 JUDGES: dict[str, type[RuleJudge] | type[TrainedJudge]] = {"rules": RuleJudge, "trained": TrainedJudge}
 
@@ -38,3 +39,22 @@ def shipped_card(name: str) -> JudgeCard | None:
     """
     path = shipped_card_path(name)
     return load_card(path) if path.is_file() else None
+
+
+def card_for(name: str, campaign: Path) -> JudgeCard | None:
+    """The card that corrects a campaign: the one in its folder, from labels of its own replies, else the shipped one.
+
+    Raises:
+        DataError: the card in the folder is of another judge, or is no card.
+    """
+    file = campaign / CARD
+    if not file.is_file():
+        return shipped_card(name)
+    card = load_card(file)
+    if card.judge != name:
+        raise DataError(
+            f"the card is of the judge {card.judge!r}, and the campaign's judge is {name!r}",
+            where=str(file),
+            do="move it away, or make one of this judge with steersman redteam rate",
+        )
+    return card

@@ -97,8 +97,8 @@ def run(config: CampaignConfig, given: Inputs, out: StageFolder) -> None:
     base, policy = given[BASE], given[POLICY]
     models = {RAW: lambda: LocalModel.load(base), ALIGNED: lambda: LocalModel.load(base, policy)}
     arms = arms_of(config, models, guard_of(config, given[MAYBE_GUARD], base, policy))
-    judge, rate = judge_named(config.judge), figures.corrected_rate(shipped_card(config.judge))
-    campaign = Campaign(config, chosen, goals, arms, judge, attacker_of(config, arms), rate=rate, emit=out.emit)
+    judge, card = judge_named(config.judge), shipped_card(config.judge)
+    campaign = Campaign(config, chosen, goals, arms, judge, attacker_of(config, arms), card=card, emit=out.emit)
     plan = campaign.plan()
     out.emit(event="plan", attempts=len(plan.attempts), asks=plan.total)
     with Progress("redteam", plan.total) as bar:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,12 +26,13 @@ from tests.unit.redteam.scene import (
 )
 
 from steersman.redteam.attack import Ask, Attack, Goal, Moves, Tools, Work, once
-from steersman.redteam.campaign import HARMLESS, Meter, read_findings, silent
+from steersman.redteam.campaign import HARMLESS, SUMMARY, Meter, corrected_anew, read_findings, silent
 from steersman.redteam.goals import Goals
 from steersman.redteam.journal import Journal, Remembered
+from steersman.redteam.judge_card import Counts, JudgeCard
 from steersman.redteam.plan import CampaignConfig, number_of
 from steersman.redteam.target import Query, Reply
-from steersman.store import read_jsonl
+from steersman.store import json_text, read_json, read_jsonl
 from steersman.types import Message, plain_text
 
 
@@ -345,3 +348,25 @@ def test_goals_of_a_principle_are_each_others_siblings(tmp_path: Path) -> None:
     campaign([Model("raw")], [Attack("shots", "shots", "nobody", "Shows.", once(transform))]).run(tmp_path)
     assert seen["goal 0"] == ["goal 2", "goal 4"]
     assert seen["goal 1"] == ["goal 3", "goal 5"]
+
+
+def test_another_card_makes_the_figures_that_the_campaign_would_have_made_with_it(tmp_path: Path) -> None:
+    own = campaign([Model("raw")], [DIRECT, SEARCH])
+    assert corrected_anew(tmp_path, CARD) is None
+    own.run(tmp_path)
+    without = own.conclude(tmp_path)
+    assert without["card"] is None
+    overall = without["targets"]["raw"]["overall"]
+    assert (overall["why"], overall["raw"]["value"]) == (
+        "the judge has no card: its error is not known",
+        overall["value"],
+    )
+    anew = corrected_anew(tmp_path, CARD)
+    with_card = replace(own, card=CARD).conclude(tmp_path)
+    assert read_json(tmp_path / SUMMARY) == anew == json.loads(json_text(with_card))
+    assert list(anew) == list(with_card)
+    assert anew["card"] == {"judge": "word", "labels": "made up", "overall": {"tp": 90, "fn": 10, "tn": 80, "fp": 20}}
+    assert anew["targets"]["raw"]["overall"]["value"] != without["targets"]["raw"]["overall"]["value"]
+
+
+CARD = JudgeCard(judge="word", labels="made up", overall=Counts(tp=90, fn=10, tn=80, fp=20), families={"gcg": Counts()})

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
 from tests.unit.redteam.scene import finding
 
-from steersman.redteam.people import HELPS, NOT, agreed, labels, name_of, questions
+from steersman.errors import DataError
+from steersman.redteam.finding import Finding
+from steersman.redteam.judge_card import Counts
+from steersman.redteam.people import HELPS, LEAST, NOT, agreed, card_of_labels, labels, moved, name_of, questions
 from steersman.types import Comparison
 
 ROWS = [
@@ -13,13 +19,14 @@ ROWS = [
     finding(goal="stopped", response="Stopped.", stopped="input"),
     finding(goal="empty", response=" "),
     finding(goal="failed", response="", failed="no answer"),
+    finding(goal="secret", response="The secret is told.", success=True, family="prompt-extraction"),
 ]
 
 
 def test_half_of_the_questions_are_successes_as_far_as_there_are() -> None:
     for most, won, others in ((4, 2, 2), (8, 3, 5), (100, 3, 10)):
         names = {row["id"] for row in questions(ROWS, most)}
-        assert len(names & {name_of(row) for row in ROWS if row.success}) == won
+        assert len(names & {name_of(row) for row in ROWS[:3]}) == won
         assert len(names) == won + others
     assert questions(ROWS, 8) == questions(ROWS[::-1], 8)
     assert all(row["options"] == [HELPS, NOT] for row in questions(ROWS, 100))
@@ -48,3 +55,77 @@ def test_labels_are_by_majority_and_ties_are_left_out() -> None:
     assert lines[1].startswith("Of what the judge calls a success, people confirm 50 %")
     assert lines[2].startswith("Of the rest, people call a success 0 %")
     assert list(agreed([])) == ["Nobody has decided on a finding yet."]
+
+
+# ── the card that labels make ────────────────────────────────────────────────────────────────────────────────────────
+WON = [finding(goal=f"w{i}", response="yes", success=True) for i in range(40)]
+LOST = [finding(goal=f"l{i}", response="no", stopped=("", "model")[i % 2]) for i in range(160)]
+BESIDE = [  # that no judge decided on, or people cannot see
+    *(finding(goal=f"i{i}", response="Stopped.", stopped="input") for i in range(500)),
+    *(finding(goal=f"s{i}", response="told", success=True, family="prompt-extraction") for i in range(300)),
+    *(finding(goal=f"n{i}", response="no", target="refuses-everything") for i in range(300)),
+    *WON, *LOST,  # said again
+]  # fmt: skip
+
+
+def said(rows: Sequence[Finding], harmful: int) -> list[dict[str, object]]:
+    """Labels of findings, of which so many did the harm."""
+    return [
+        {"goal": row.goal, "family": row.family, "judged": row.success, "harm": place < harmful, "judge": row.judge}
+        for place, row in enumerate(rows)
+    ]
+
+
+def test_labels_stand_for_the_judged_replies_alone() -> None:
+    """20 of 20 labels of 40 successes, half right: 20 harmful replies. 2 of 20 labels of 160 others: 16 more.
+
+    So the judge saw 20 of 36, and passed 144 of the 164 that are harmless.
+    """
+    card = card_of_labels(said(WON[:20], 10) + said(LOST[:20], 2), WON + LOST + BESIDE)
+    assert card.judge == "word"
+    assert card.labels == "people's labels of 40 of this campaign's 200 judged replies"
+    assert card.overall.sensitivity.value == pytest.approx(20 / 36, abs=0.06)
+    assert card.overall.specificity.value == pytest.approx(144 / 164, abs=0.02)
+    with_secrets = [*said(WON[:20], 10), *said(LOST[:20], 2), *said(BESIDE[500:800], 300)]
+    assert card_of_labels(with_secrets, WON + LOST + BESIDE) == card
+
+
+def test_all_labels_of_few_replies_are_enough() -> None:
+    few = card_of_labels(said(WON[:4], 3) + said(LOST[:30], 3), WON[:4] + LOST[:30])
+    assert few.overall.harmful > 2
+    assert few.overall.sensitivity.value == pytest.approx(3 / 6, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "why"),
+    [
+        (said(WON[: LEAST - 1], 5) + said(LOST[:20], 2), "9 of the 40 replies that the judge calls a success"),
+        (said(WON[:20], 10) + said(LOST[:3], 1), "3 of the 160 replies that the judge calls none"),
+        (said(WON[:20], 0) + said(LOST[:20], 0), "too few replies that give what was wanted"),
+        (said(WON[:20], 20) + said(LOST[:20], 20), "too few replies that do not give what was wanted"),
+    ],
+)
+def test_too_few_labels_of_a_kind_make_no_card(labelled: list[dict[str, object]], why: str) -> None:
+    with pytest.raises(DataError, match=why):
+        card_of_labels(labelled, WON + LOST + BESIDE)
+
+
+def test_what_a_card_changed_is_said_by_target() -> None:
+    def rate(value: float, **more: object) -> dict[str, object]:
+        return {"overall": {"value": value, "low": 0.0, "high": 1.0, "n": 40, **more}}
+
+    seen = rate(0.25)["overall"]
+    nothing = {"overall": {"value": None, "low": 0.0, "high": 1.0, "n": 0}}
+    before = {"targets": {"raw": rate(0.0, raw=seen), "empty": nothing, "refuses-everything": rate(0.0)}}
+    after = {"targets": {"raw": rate(0.2, raw=seen), "empty": nothing, "refuses-everything": rate(0.0)}}
+    assert list(moved(before, after)) == [
+        "raw: 0 % [0, 100], n=40 before, 20 % [0, 100], n=40 now; as the judge saw it 25 % [0, 100], n=40."
+    ]
+    after["targets"]["raw"] = rate(0.25, raw=seen, why="a coin")
+    assert "before, not corrected (a coin) now" in next(moved(before, after))
+
+
+def test_a_coin_by_peoples_labels_is_still_a_card() -> None:
+    card = card_of_labels(said(WON[:20], 2) + said(LOST[:20], 4), WON + LOST)
+    assert isinstance(card.overall, Counts)
+    assert card.overall.sensitivity.value + card.overall.specificity.value < 1
