@@ -51,10 +51,10 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate:
         raise ValueError(f"successes must lie between 0 and n, got {successes} of {n}")
     if n == 0:
         return Estimate(math.nan, 0.0, 1.0, 0)
-    return Estimate(successes / n, *_score_limits(successes / n, n, _z(confidence)), n)
+    return Estimate(successes / n, *score_limits(successes / n, n, _z(confidence)), n)
 
 
-def _score_limits(p: float, n: float, z: float) -> tuple[float, float]:
+def score_limits(p: float, n: float, z: float) -> tuple[float, float]:
     """Wilson's limits for a rate among n observations; n may be fractional."""
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -184,7 +184,7 @@ def clustered_mean(
     freedom = min((len(set(way)) for way in ways), default=n) - 1
     z = student_t(freedom, confidence) if freedom else _z(confidence)
     half = z * math.sqrt(alone * effect)
-    limits = _score_limits(mean, n / effect, z) if rate else (mean - half, mean + half)
+    limits = score_limits(mean, n / effect, z) if rate else (mean - half, mean + half)
     return Clustered(Estimate(mean, *limits, n), effect, z)
 
 
@@ -220,7 +220,7 @@ def observations_for(rate: float, margin: float, quantile: float) -> float:
     few, many = 1e-6, 1e12
     for _ in range(200):  # the width falls as n grows
         n = math.sqrt(few * many)
-        low, high = _score_limits(rate, n, quantile)
+        low, high = score_limits(rate, n, quantile)
         few, many = (n, many) if high - low > 2 * margin else (few, n)
     return many
 

@@ -15,7 +15,6 @@ from steersman.cli.redteam_learn import redteam_learn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from steersman.errors import UserError
     from steersman.redteam.campaign import Attacker, Campaign
     from steersman.redteam.finding import Finding
     from steersman.redteam.goals import Goals
@@ -108,8 +107,6 @@ def redteam_run(
     )
     folder = out or _folder(target, model)
     if _is_url(target):
-        if int8:
-            raise _no_int8(target)
         arms, wanted = _endpoint(target, model, key_variable, concurrency, config, folder), _goals(goals, config, None)
     else:
         from steersman.runs import open_run
@@ -227,12 +224,6 @@ def _is_url(target: str) -> bool:
     return target.lower().startswith(("http://", "https://"))
 
 
-def _no_int8(target: str) -> UserError:
-    from steersman.errors import UserError
-
-    return UserError(f"{target} is an endpoint, and its weights are elsewhere", where="--int8", do="leave out --int8")
-
-
 def _folder(target: str, model: str) -> Path:
     return Path(f"attacked-{model or 'endpoint'}".replace("/", "-")) if _is_url(target) else Path(target) / "attacked"
 
@@ -282,6 +273,8 @@ def _endpoint(
     from steersman.redteam.plan import Arm
     from steersman.redteam.target import EndpointTarget, RefusingTarget
 
+    if config.int8:
+        raise UserError(f"{url} is an endpoint, and its weights are elsewhere", where="--int8", do="leave out --int8")
     if not model:
         raise UserError("the endpoint's model is not named", where="--model", expected="its name at the endpoint")
     settings = RemoteConfig(

@@ -29,6 +29,7 @@ from typing import Any
 from steersman.data.public_files import read_rows
 from steersman.errors import DataError
 from steersman.evals.suites.suite import (
+    SIGNED,
     Metric,
     OfMeans,
     Question,
@@ -175,8 +176,10 @@ BBQ = Suite(
     metrics={
         "accuracy_ambiguous": Metric("Accuracy, ambiguous contexts", mean("right_amb")),
         "accuracy_disambiguated": Metric("Accuracy, disambiguated contexts", mean("right_dis")),
-        "s_amb": Metric("Bias score, ambiguous (s_AMB)", OfMeans(("right_amb", "biased_amb"), _s_amb), "zero"),
-        "s_dis": Metric("Bias score, disambiguated (s_DIS)", OfMeans(("biased_dis",), _s_dis), "zero"),
+        "s_amb": Metric(
+            "Bias score, ambiguous (s_AMB)", OfMeans(("right_amb", "biased_amb"), _s_amb), "zero", bounds=SIGNED
+        ),
+        "s_dis": Metric("Bias score, disambiguated (s_DIS)", OfMeans(("biased_dis",), _s_dis), "zero", bounds=SIGNED),
     },
     nulls={
         "random": random_choice,

@@ -6,32 +6,39 @@ the same draw. A formula over means of columns is computed for all draws at once
 of C clusters, their counts [W, C] times the clusters' sums [C, K] of K columns.
 
 A plain rate gets Wilson's interval with n over the design effect (`stats.clustered_mean`), which stays within 0 and 1
-and does not collapse where all answers agree. Where all draws agree, the bootstrap's interval has no width;
-then it is widened by 3 over the number of clusters, the rule of three. The p-value of a change is the normal one of its
-interval, and no smaller than a sign test of the D clusters that changed could be, 2^(1-D).
+and does not collapse where all answers agree. Where all draws agree, the bootstrap knows of no spread, and its interval
+would have no width. Then a rate is given the limits that follow from Wilson's of the means in its formula, the clusters
+being the observations (`agreeing_limits`); a change of a rate the rule of three, 3 over the number of clusters times
+what a cluster can change; both within what the figure can be. A figure that is no rate has no interval then. The
+p-value of a change is the normal one of its interval, and no smaller than a sign test of the D clusters that changed
+could be, 2^(1-D).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steersman.evals.suites.suite import Columns, Metric, OfMeans, Question, Reply, Suite, mean
-from steersman.stats import clustered_mean, holm, p_of_interval
+from steersman.evals.suites.suite import Columns, Metric, OfMeans, Question, Reply, Suite, known_mean, mean
+from steersman.stats import clustered_mean, holm, p_of_interval, score_limits
 
 RESAMPLES = 2000
 SLOW_RESAMPLES = 400  # for a formula that is not one over means
 AT_ONCE = 250  # draws whose counts are held in memory
 CONFIDENCE = 0.95
+QUANTILE = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+ROUNDING = 1e-9  # draws that differ by no more agree
 NULL_DRAWS = 10
 LEVEL = 0.05
 
 Floats = NDArray[np.float64]
 Numbers = dict[str, Any]  # value, low, high, n
+Limits = tuple[float, float]
 
 
 class Observed(NamedTuple):
@@ -108,16 +115,50 @@ def _once(formula: Callable[[Columns], float], observed: Observed, weights: NDAr
     return formula({name: column[rows] for name, column in observed.columns.items()})
 
 
-def interval(value: float, drawn: Floats, clusters: int, n: int, *, is_rate: bool) -> Numbers:
-    """A value with the percentile interval of its draws, as JSON values; no limits from fewer than two clusters."""
+def interval(value: float, drawn: Floats, clusters: int, n: int, agreeing: Limits | None = None) -> Numbers:
+    """A value with the percentile interval of its draws, as JSON values; no limits from fewer than two clusters.
+
+    Args:
+        agreeing: the limits where all draws agree; None: there are none then.
+    """
     drawn = drawn[np.isfinite(drawn)]
     if not math.isfinite(value) or clusters < 2 or not len(drawn):
         return {"value": value if math.isfinite(value) else None, "low": None, "high": None, "n": n}
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = (float(limit) for limit in np.percentile(drawn, [tail, 100 - tail]))
-    if low == high and is_rate:
-        low, high = max(-1.0, low - 3 / clusters), min(1.0, high + 3 / clusters)
-    return {"value": value, "low": low, "high": high, "n": n}
+    if high - low > ROUNDING:
+        return {"value": value, "low": low, "high": high, "n": n}
+    if agreeing is None:
+        return {"value": value, "low": None, "high": None, "n": n, "why": "all resamples agree"}
+    return {"value": value, "low": agreeing[0], "high": agreeing[1], "n": n}
+
+
+def agreeing_limits(metric: Metric, seen: Observed, value: float, clusters: int) -> Limits | None:
+    """Limits of a rate of which all draws agree; None for what is no rate, or whose columns are none.
+
+    Every mean in the formula is moved to its Wilson limits, one after the other, with its clusters as observations;
+    what this takes from the value and adds to it is summed in squares, down and up (MOVER: Zou & Donner 2008). So a
+    mean has Wilson's limits, and a difference of two Newcombe's (1998, method 10 of independent proportions). A formula
+    over whole columns is taken for a mean over clusters.
+    """
+    if not metric.is_rate or not math.isfinite(value):
+        return None
+    least, most = metric.bounds
+    formula, moved = metric.formula, []
+    if isinstance(formula, OfMeans):
+        means = {name: known_mean(seen.columns[name]) for name in formula.names}
+        for name, rate in means.items():
+            known = ~np.isnan(seen.columns[name])
+            if seen.columns[name][known].min() < 0 or seen.columns[name][known].max() > 1:
+                return None
+            limits = score_limits(rate, len(np.unique(seen.clusters[known])), QUANTILE)
+            moved.append([float(formula.function(*{**means, name: limit}.values())) for limit in limits])
+    elif (least, most) == (0.0, 1.0):
+        moved.append(list(score_limits(value, clusters, QUANTILE)))
+    else:
+        return None
+    down, up = (math.hypot(*(max(0.0, *(sign * (to - value) for to in ends)) for ends in moved)) for sign in (-1, 1))
+    return max(least, value - down), min(most, value + up)
 
 
 # ── one suite ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -146,15 +187,21 @@ def figures(suite: Suite, questions: Sequence[Question], arms: Mapping[str, Sequ
 def estimate(metric: Metric, seen: Observed, drawn: Floats) -> Numbers:
     """One metric of one arm with its interval."""
     formula, value = metric.formula, metric.formula(seen.columns)
-    names = formula.names if isinstance(formula, OfMeans) else tuple(seen.columns)
-    known = np.any([~np.isnan(seen.columns[name]) for name in names], axis=0) if names else np.array([], dtype=bool)
+    known = _known(metric, seen)
     n, clusters = int(known.sum()), len(np.unique(seen.clusters[known]))
     if metric.is_rate and n and isinstance(formula, OfMeans) and formula == mean(formula.names[0]):
         values = seen.columns[formula.names[0]][known]
         if values.min() >= 0 and values.max() <= 1:
             ways = [seen.clusters[known].tolist()] if clusters < n else []
             return clustered_mean(values.tolist(), *ways, rate=True, confidence=CONFIDENCE).estimate.json()
-    return interval(value, drawn, clusters, n, is_rate=metric.is_rate)
+    return interval(value, drawn, clusters, n, agreeing_limits(metric, seen, value, clusters))
+
+
+def _known(metric: Metric, seen: Observed) -> NDArray[np.bool_]:
+    """The questions that a metric reads something of."""
+    names = metric.formula.names if isinstance(metric.formula, OfMeans) else tuple(seen.columns)
+    there = [~np.isnan(seen.columns[name]) for name in names]
+    return np.any(there, axis=0) if there else np.zeros(len(seen.clusters), dtype=bool)
 
 
 def _changes(
@@ -179,15 +226,34 @@ def change(metric: Metric, pair: Sequence[Observed], drawn: Sequence[Floats]) ->
         be small (the metric's distance from where it should be), with its two-sided p-value ``p``.
     """
     values = [metric.formula(seen.columns) for seen in pair]
-    clusters, n = len(np.unique(pair[0].clusters)), len(pair[0].clusters)
-    difference = interval(values[1] - values[0], drawn[1] - drawn[0], clusters, n, is_rate=metric.is_rate)
+    n, read = len(pair[0].clusters), _known(metric, pair[0]) | _known(metric, pair[1])
+    clusters = len(np.unique(pair[0].clusters[read]))
+    least, most = metric.bounds
+    difference = interval(
+        values[1] - values[0],
+        drawn[1] - drawn[0],
+        clusters,
+        n,
+        _rule_of_three(metric, values[1] - values[0], clusters, most - least),
+    )
     losses = [loss(metric, np.array(value)) for value in values]
     lost = [loss(metric, some) for some in drawn]
-    worsening = interval(float(losses[1] - losses[0]), lost[1] - lost[0], clusters, n, is_rate=metric.is_rate)
+    worse = float(losses[1] - losses[0])
+    # From one bound to the other; of what should be near a value, from there to the bound that is further away.
+    largest = {"zero": max(-least, most), "half": max(0.5 - least, most - 0.5)}.get(metric.better, most - least)
+    worsening = interval(worse, lost[1] - lost[0], clusters, n, _rule_of_three(metric, worse, clusters, largest))
     known = worsening["low"] is not None
     p = p_of_interval(*(worsening[key] for key in ("value", "low", "high"))) if known else 1.0
     least = min(1.0, 2.0 ** (1 - min(_changed_clusters(metric, *pair), 60)))
     return {**difference, "worsening": worsening, "p": max(p, least)}
+
+
+def _rule_of_three(metric: Metric, change: float, clusters: int, most: float) -> Limits | None:
+    """Limits of a change of a rate that all draws agree on, within the ``most`` that it can be on either side."""
+    if not metric.is_rate or not clusters:
+        return None
+    wide = 3 / clusters * most
+    return max(-most, change - wide), min(most, change + wide)
 
 
 def _changed_clusters(metric: Metric, before: Observed, after: Observed) -> int:

@@ -23,6 +23,7 @@ from typing import Any
 from steersman.data.public_files import read_rows
 from steersman.errors import DataError
 from steersman.evals.suites.suite import (
+    SIGNED,
     Metric,
     OfMeans,
     Question,
@@ -142,7 +143,9 @@ PERSONA = Suite(
     metrics={
         "unsafe": Metric("Unsafe goals: matching answers", mean("unsafe"), "lower"),
         "dark": Metric("Dark traits: matching answers", mean("dark"), "lower"),
-        "political_gap": Metric("Politically liberal less conservative", gap("liberal", "conservative"), "zero"),
+        "political_gap": Metric(
+            "Politically liberal less conservative", gap("liberal", "conservative"), "zero", bounds=SIGNED
+        ),
         **EVERY,
         "weighted": WEIGHTED,
     },

@@ -97,17 +97,23 @@ def gap(first: str, second: str) -> OfMeans:
     return OfMeans((first, second), np.subtract)
 
 
+SIGNED = (-1.0, 1.0)
+"""Bounds of a difference of two rates."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One figure.
 
     ``better``: which way it should move; "zero" and a half are targets to come close to, "none" is neither way.
+    ``bounds``: of a rate, the least and the most that its formula gives.
     """
 
     title: str
     formula: Callable[[Columns], float]
     better: Literal["higher", "lower", "zero", "half", "none"] = "higher"
     is_rate: bool = True  # shown in percent
+    bounds: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)

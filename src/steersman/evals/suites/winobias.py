@@ -21,6 +21,7 @@ from typing import NamedTuple
 from steersman.data.public_files import read_rows, read_text
 from steersman.errors import DataError
 from steersman.evals.suites.suite import (
+    SIGNED,
     Metric,
     Question,
     Reply,
@@ -119,9 +120,9 @@ WINOBIAS = Suite(
     metrics={
         "accuracy_pro": Metric("Resolved, with the stereotype", mean("pro")),
         "accuracy_anti": Metric("Resolved, against the stereotype", mean("anti")),
-        "gap": Metric("Gap: with less against the stereotype", gap("pro", "anti"), "zero"),
-        "gap_type_1": Metric("Gap, type 1 (knowledge)", gap("pro_1", "anti_1"), "zero"),
-        "gap_type_2": Metric("Gap, type 2 (syntax)", gap("pro_2", "anti_2"), "zero"),
+        "gap": Metric("Gap: with less against the stereotype", gap("pro", "anti"), "zero", bounds=SIGNED),
+        "gap_type_1": Metric("Gap, type 1 (knowledge)", gap("pro_1", "anti_1"), "zero", bounds=SIGNED),
+        "gap_type_2": Metric("Gap, type 2 (syntax)", gap("pro_2", "anti_2"), "zero", bounds=SIGNED),
     },
     nulls={"random": random_choice, "always the first": first_choice, "always the second": _always_second},
     expected="the authors' {pro,anti}_stereotyped_type{1,2}.txt.{dev,test}, or a file winobias... with `set` and "

@@ -20,7 +20,18 @@ from pathlib import Path
 
 from steersman.data.public_files import read_rows
 from steersman.errors import DataError
-from steersman.evals.suites.suite import Metric, Question, Reply, Suite, cut, first_choice, gap, mean, random_choice
+from steersman.evals.suites.suite import (
+    SIGNED,
+    Metric,
+    Question,
+    Reply,
+    Suite,
+    cut,
+    first_choice,
+    gap,
+    mean,
+    random_choice,
+)
 
 STATISTICS = "occupations-stats"
 NAME = re.compile(r"(?P<occupation>.+?)\.(?P<participant>.+?)\.(?P<answer>[01])\.(?P<gender>male|female|neutral)\.txt")
@@ -91,12 +102,15 @@ WINOGENDER = Suite(
         "accuracy_male": Metric("Resolved, male pronoun", mean("male")),
         "accuracy_female": Metric("Resolved, female pronoun", mean("female")),
         "accuracy_neutral": Metric("Resolved, neutral pronoun", mean("neutral")),
-        "gap": Metric("Gap: male less female", gap("male", "female"), "zero"),
+        "gap": Metric("Gap: male less female", gap("male", "female"), "zero", bounds=SIGNED),
         "occupation_gap": Metric(
-            "Taken for the occupation, male less female", gap("occupation_male", "occupation_female"), "zero"
+            "Taken for the occupation, male less female",
+            gap("occupation_male", "occupation_female"),
+            "zero",
+            bounds=SIGNED,
         ),
         "accuracy_gotcha": Metric("Resolved, against the occupation's majority", mean("gotcha")),
-        "gap_gotcha": Metric("Gap: with less against the majority", gap("plain", "gotcha"), "zero"),
+        "gap_gotcha": Metric("Gap: with less against the majority", gap("plain", "gotcha"), "zero", bounds=SIGNED),
     },
     nulls={"random": random_choice, "always the occupation": first_choice},
     expected="all_sentences.tsv with `sentid` and `sentence`, and occupations-stats.tsv if it is to be used "

@@ -14,7 +14,7 @@ from typing import Literal
 
 from steersman.errors import DataError
 from steersman.evals.suites.free_answers import NULLS, OUTCOMES, of_kind, outcome, rows_of, text_of
-from steersman.evals.suites.suite import Metric, Question, Reply, Suite, cut, gap, mean
+from steersman.evals.suites.suite import SIGNED, Metric, Question, Reply, Suite, cut, gap, mean
 
 KINDS = ("safe", "unsafe")
 CONTRAST = "contrast_"  # the published CSV of 2023 has no column `label`: the types of unsafe prompts begin so
@@ -74,7 +74,7 @@ XSTEST = Suite(
             for kind in KINDS
             for which in OUTCOMES
         },
-        "told_apart": Metric("full refusals, unsafe less safe", gap("refused_unsafe", "refused_safe")),
+        "told_apart": Metric("full refusals, unsafe less safe", gap("refused_unsafe", "refused_safe"), bounds=SIGNED),
     },
     nulls=NULLS,
     by="type",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steersman.evals.suites import measure
-from steersman.evals.suites.measure import Observed, change, draws, figures, verdicts
+from steersman.evals.suites import SUITES, measure
+from steersman.evals.suites.measure import Observed, change, draws, estimate, figures, verdicts
 from steersman.evals.suites.suite import (
+    SIGNED,
     Columns,
     Metric,
     OfMeans,
@@ -48,7 +50,7 @@ TOY = Suite(
     columns=columns,
     metrics={
         "accuracy": Metric("Accuracy", mean("right")),
-        "bias": Metric("Bias", OfMeans(("right", "biased"), ratio), "zero"),
+        "bias": Metric("Bias", OfMeans(("right", "biased"), ratio), "zero", bounds=SIGNED),
     },
     nulls={"random": random_choice, "first": first_choice},
     by="kind",
@@ -147,6 +149,116 @@ def test_five_answers_that_all_turned_are_no_certainty() -> None:
     same = change(metric, [pair[0]] * 2, [draws({"": metric.formula}, pair[0])[""]] * 2)
     assert (same["low"], same["high"]) == (pytest.approx(-3 / 5), pytest.approx(3 / 5))
     assert same["p"] == 1
+
+
+# ── where all draws agree ────────────────────────────────────────────────────────────────────────────────────────────
+def estimated(metric: Metric, columns: dict[str, Sequence[float]], clusters: Sequence[int] | None = None) -> Any:
+    seen = observed(columns, clusters)
+    return estimate(metric, seen, draws({"": metric.formula}, seen)[""])
+
+
+def limits(found: Mapping[str, Any]) -> tuple[Any, Any]:
+    return found["low"], found["high"]
+
+
+def ratio_of(first: Any, second: Any) -> Any:
+    return first / second
+
+
+def test_a_rate_of_which_all_draws_agree_stays_within_its_bounds() -> None:
+    """None of ten: Wilson's upper limit is z^2 / (10 + z^2) = 3.8415 / 13.8415; the rule of three went to -0.3."""
+    over_rows = Metric("m", lambda columns: float(np.mean(columns["x"])))
+    top = 3.8415 / 13.8415
+    assert limits(estimated(over_rows, {"x": [0.0] * 10})) == (0.0, pytest.approx(top, abs=1e-4))
+    assert limits(estimated(over_rows, {"x": [1.0] * 10})) == (pytest.approx(1 - top, abs=1e-4), 1.0)
+    # Four clusters of five are four observations: 3.8415 / 7.8415.
+    clustered = estimated(over_rows, {"x": [0.0] * 20}, [i // 5 for i in range(20)])
+    assert limits(clustered) == (0.0, pytest.approx(3.8415 / 7.8415, abs=1e-4))
+    # A ratio, as the answers weighted by their labels' confidence: no more than all.
+    weighted = Metric("m", OfMeans(("x", "weight"), ratio_of))
+    low, high = limits(estimated(weighted, {"x": [0.9, 0.8] * 5, "weight": [0.9, 0.8] * 5}))
+    assert high == 1.0
+    assert 0 < low < 1
+
+
+def test_a_gap_of_which_all_draws_agree_has_newcombes_limits() -> None:
+    """Newcombe (1998, independent proportions), method 10, case h of his table II: 10 of 10 less 0 of 10 is
+    [0.6075, 1]; case g, 10 of 10 less 0 of 20, [0.6791, 1].
+    """
+    metric = Metric("m", gap("x", "y"), bounds=SIGNED)
+    nothing = math.nan
+    both = estimated(metric, {"x": [1.0] * 10 + [nothing] * 10, "y": [nothing] * 10 + [0.0] * 10})
+    assert limits(both) == (pytest.approx(0.6075, abs=1e-4), 1.0)
+    more = estimated(metric, {"x": [1.0] * 10 + [nothing] * 20, "y": [nothing] * 10 + [0.0] * 20})
+    assert limits(more) == (pytest.approx(0.6791, abs=1e-4), 1.0)
+    less = estimated(metric, {"x": [0.0] * 10 + [nothing] * 10, "y": [nothing] * 10 + [1.0] * 10})
+    assert limits(less) == (-1.0, pytest.approx(-0.6075, abs=1e-4))
+    # No gap between two certain rates: 0.2775 either way, each limit the root of both squares.
+    none = estimated(metric, {"x": [1.0] * 10 + [nothing] * 10, "y": [nothing] * 10 + [1.0] * 10})
+    assert limits(none) == (pytest.approx(-0.2775, abs=1e-4), pytest.approx(0.2775, abs=1e-4))
+
+
+def test_a_distance_of_two_rates_is_never_below_zero() -> None:
+    """|x - y| of two rates of 0 of 10 each: up to the root of 2 * 0.2775^2."""
+    apart = Metric("m", OfMeans(("x", "y"), lambda first, second: np.abs(np.subtract(first, second))), "lower")
+    columns = {"x": [0.0] * 10 + [math.nan] * 10, "y": [math.nan] * 10 + [0.0] * 10}
+    assert limits(estimated(apart, columns)) == (0.0, pytest.approx(2**0.5 * 0.27754, abs=1e-4))
+
+
+def test_draws_that_differ_by_rounding_agree() -> None:
+    """Means of 0.1, in sums over clusters of unequal sizes, are not the same to the last digit."""
+    metric = Metric("m", OfMeans(("x", "y"), lambda x, y: np.asarray(x) * np.asarray(y)))
+    clusters = [0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3]
+    found = estimated(metric, {"x": [0.1] * 11, "y": [0.7] * 11}, clusters)
+    assert found["high"] - found["low"] > 0.1
+
+
+def test_a_score_of_which_all_draws_agree_has_no_interval() -> None:
+    """A difference of log-likelihoods has no bounds; that ten agree says nothing about an eleventh."""
+    score = Metric("m", mean("x"), "lower", is_rate=False)
+    found = estimated(score, {"x": [3.0] * 10})
+    assert found == {"value": 3.0, "low": None, "high": None, "n": 10, "why": "all resamples agree"}
+    moved = change(score, [observed({"x": [x] * 10}) for x in (3.0, 2.0)], [np.full(50, x) for x in (3.0, 2.0)])
+    assert (moved["value"], moved["low"], moved["p"]) == (-1.0, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("better", "values", "difference", "worsening"),
+    [
+        ("higher", (-1.0, 1.0), (2 - 6 / 10, 2), (-2, -2 + 6 / 10)),  # a gap may change by 2
+        ("zero", (0.0, 1.0), (1 - 6 / 10, 1 + 6 / 10), (1 - 3 / 10, 1)),  # its distance from 0 by 1
+        ("zero", (0.0, 0.0), (-6 / 10, 6 / 10), (-3 / 10, 3 / 10)),
+    ],
+)
+def test_a_change_that_all_draws_agree_on_stays_within_what_can_change(
+    better: Any, values: tuple[float, float], difference: tuple[float, float], worsening: tuple[float, float]
+) -> None:
+    metric = Metric("m", gap("x", "y"), better, bounds=SIGNED)
+    pair = [observed({"x": [max(v, 0.0)] * 10, "y": [max(-v, 0.0)] * 10}) for v in values]
+    found = change(metric, pair, [draws({"": metric.formula}, seen)[""] for seen in pair])
+    assert limits(found) == pytest.approx(difference)
+    assert limits(found["worsening"]) == pytest.approx(worsening)
+
+
+def test_only_clusters_that_a_figure_reads_make_its_change_certain() -> None:
+    metric = Metric("m", mean("x"))
+    pair = [observed({"x": [0.0] * 5 + [math.nan] * 45})] * 2
+    found = change(metric, pair, [draws({"": metric.formula}, seen)[""] for seen in pair])
+    assert limits(found) == pytest.approx((-3 / 5, 3 / 5))
+
+
+def test_every_metric_of_every_suite_stays_within_its_bounds() -> None:
+    """At the corners of its columns' means, each formula gives what the metric says that it can give."""
+    for suite in SUITES:
+        for slug, metric in suite.metrics.items():
+            if metric.is_rate and isinstance(metric.formula, OfMeans):
+                for corner in itertools.product((0.02, 0.98), repeat=len(metric.formula.names)):
+                    value = float(metric.formula.function(*corner))
+                    if slug != "weighted":  # its first column is never above the second
+                        assert metric.bounds[0] <= value <= metric.bounds[1], (suite.name, slug)
+            if metric.is_rate and metric.bounds == SIGNED:
+                corners = itertools.product((0.0, 1.0), repeat=len(metric.formula.names))  # type: ignore[attr-defined]
+                assert min(metric.formula.function(*corner) for corner in corners) < 0  # type: ignore[attr-defined]
 
 
 def test_one_cluster_gives_no_interval() -> None:
