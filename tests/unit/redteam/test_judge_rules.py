@@ -10,7 +10,7 @@ import pytest
 from steersman.redteam.attack import Goal
 from steersman.redteam.exchange import signs
 from steersman.redteam.judge import Judgement
-from steersman.redteam.judge_rules import RuleJudge
+from steersman.redteam.judge_rules import OF_ECHO, RuleJudge, log_odds
 from steersman.redteam.judge_trained import TrainedJudge
 from steersman.redteam.judges import JUDGES, judge_named
 
@@ -102,3 +102,9 @@ def test_the_classifier_can_be_given_weights_of_a_users_own() -> None:
     blind = TrainedJudge(weights=(np.zeros(2**12, np.float32), np.zeros(len(signs("a", "b")) + 1, np.float32), 3.0))
     assert blind.judge(STEAL, HARMLESS["refusal"]).harm
     assert RuleJudge().judge(STEAL, HARMLESS["refusal"]).refused
+
+
+def test_a_reply_that_only_says_the_request_again_loses_by_it() -> None:
+    """Between two replies with the same signs, one of 14 % of new words is a repetition, and one of 16 % is not."""
+    found = signs(STEAL.text, STEPS)._replace(news=0.15)
+    assert log_odds(found) - log_odds(found._replace(news=0.15 - 1e-9)) == pytest.approx(-OF_ECHO, abs=1e-6)

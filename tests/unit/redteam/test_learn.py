@@ -102,7 +102,9 @@ def test_harmless_requests_wear_the_same_dresses_and_keep_their_answers(constitu
 def test_the_best_answer_is_the_models_own_refusal(constitution: Constitution) -> None:
     row = finding(1)
     own = finding(1, "direct", response=REFUSAL, success=False, stopped="model", judge_confidence=0.1)
-    guard = finding(1, "tense", response="Blocked by the guard.", success=False, stopped="output", judge_confidence=0.0)
+    guard = finding(
+        1, "tense", response="I can't help with that here.", success=False, stopped="output", judge_confidence=0.0
+    )
     loop = finding(
         1, "tense", response="I can't help. I can't help. I can't help.", success=False, judge_confidence=0.0
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from tests.unit.redteam.attacks.drive import GOAL, assert_resumes, play
@@ -100,6 +101,17 @@ def test_every_seed_is_tried_before_one_is_tried_again_and_files_are_seeds() -> 
     assert all(GOAL.text in text for text in played.texts())
     assert {ask.note.split(", ")[1] for ask in played.asks} == {"level 1"}
     assert any("own" in text.lower() and "template" in text.lower() for text in played.texts())
+
+
+def test_only_a_mutant_that_does_better_than_usual_is_mutated_further() -> None:
+    """Where nothing ever scores, none does, and seeds alone are mutated; where all do, the first round's too."""
+
+    def deepest(scores: Callable[[Ask], float]) -> int:
+        asks = play(FUZZER, budget=400, answer=lambda ask: Outcome("", "", False, scores(ask))).asks
+        return max(int(ask.note.rpartition(" ")[2]) for ask in asks)
+
+    assert deepest(lambda ask: 0.0) == 1
+    assert deepest(lambda ask: 0.5) == 2  # above nothing; none since was above the mean
 
 
 def test_it_climbs_what_the_judge_pays_for() -> None:

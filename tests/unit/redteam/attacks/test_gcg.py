@@ -13,6 +13,7 @@ from tests.unit.redteam.attacks.white_box import Weights, weights_of
 from steersman.redteam.attack import Ask, Outcome, Work
 from steersman.redteam.attacks import gcg
 from steersman.redteam.attacks.gcg import GCG, asked, stretch
+from steersman.redteam.coordinate_gradient import Search, Step
 
 STEPS, WIDTH = 3, 16
 
@@ -36,6 +37,26 @@ def test_a_stretch_ends_with_the_message_of_its_lowest_loss(family: Callable[[st
     assert found != stretch(goal, weights, None, 8)
     further = stretch(goal, weights, found["ids"], 8)
     assert further["loss"] < found["losses"][0]
+
+
+def test_the_best_suffix_is_asked_and_the_search_goes_on_from_the_last(
+    family: Callable[[str], Any], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = (3.0, 1.0, 2.0)
+    seen: list[tuple[str, list[int]]] = []
+
+    def step(search: Search, suffix: list[int], generator: Any) -> Step:
+        place = len(seen)
+        ids = [*suffix[:place], int(search.usable[20 + place]), *suffix[place + 1 :]]
+        seen.append((search.problem.message(ids), ids))
+        return Step(ids, losses[place], 4, 1)
+
+    monkeypatch.setattr(Search, "step", step)
+    found = stretch(GOAL, weights_of(family("Llama"), tokenizer), None, 7)
+    assert (found["message"], found["loss"]) == (seen[1][0], 1.0)
+    assert found["ids"] == seen[-1][1]
+    assert len({message for message, _ in seen}) == STEPS == len(losses)
+    assert found["evaluations"] == 4 * STEPS
 
 
 def test_every_ask_follows_a_stretch_and_a_recorded_one_is_not_done_again(

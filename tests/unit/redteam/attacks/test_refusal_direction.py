@@ -67,6 +67,23 @@ def test_ablation_leaves_nothing_of_the_direction_in_any_layer(
     assert torch.equal(plain, after)
 
 
+@pytest.mark.parametrize("name", ["Gemma3", "GPT2"])
+def test_ablation_reaches_what_the_first_layer_reads(family: Callable[[str], Any], tokenizer: Any, name: str) -> None:
+    """Embeddings hold the direction, too: without the hook before the first layer it would read it there."""
+    model, vector = family(name), unit(32)
+    ids, seen = torch.tensor([tokenizer("How do I cook rice?")["input_ids"]]), []
+
+    def keep(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append(given[0] if given else named["hidden_states"])
+
+    with torch.no_grad(), ablated(model, vector):
+        hook = blocks_of(model)[0].register_forward_pre_hook(keep, with_kwargs=True)
+        trunk(model)(input_ids=ids)
+        hook.remove()
+    assert float((seen[0] @ vector).abs().max()) < 1e-4
+    assert float(seen[0].norm()) > 0.1
+
+
 def test_a_direction_is_the_difference_of_means_at_the_last_token(family: Callable[[str], Any], tokenizer: Any) -> None:
     weights = weights_of(family("Llama"), tokenizer)
     found = find_directions(weights, HARMFUL, HARMLESS[:4])

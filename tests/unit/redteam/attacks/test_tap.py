@@ -30,6 +30,18 @@ def test_the_best_of_a_layer_branch_with_their_own_histories() -> None:
         assert f"answer to prompt {number}" in consult.prompt[-1].content  # type: ignore[union-attr]
 
 
+def test_a_leaf_keeps_the_history_of_its_own_branch() -> None:
+    """In the third layer, what stands before the last draft is what that draft was written from."""
+    played = play(TAP, budget=30, answer=by_number, attacker=Script())
+    writes = [c for c in played.consults if not is_topic_check(c)]
+    third = writes[16:28]
+    for consult in third:
+        number = int(json.loads(consult.prompt[-2].content)["prompt"].split()[-1])  # type: ignore[union-attr]
+        assert 4 < number <= 16
+        assert consult.prompt[:-2] == writes[number - 1].prompt
+    assert len({consult.prompt[-2] for consult in third}) == 3
+
+
 def test_off_topic_prompts_are_dropped_before_asking() -> None:
     script = Script()
 
