@@ -65,9 +65,9 @@ def own_rows() -> list[Row]:
 def fit(rows: Sequence[Row]) -> Weights:
     """Weights of the buckets, of the signs, and the intercept; both labels weigh the same in sum."""
     read_rows = [inputs(row["request"], row["reply"]) for row in rows]
-    given = np.array([signs for _, signs, _ in read_rows], dtype=np.float64)
+    given = np.array([row.given for row in read_rows], dtype=np.float64)
     grams = np.zeros((len(rows), BUCKETS))
-    for number, (places, _, _) in enumerate(read_rows):
+    for number, (places, *_) in enumerate(read_rows):
         if len(places):
             grams[number, places] = NGRAM_NORM / np.sqrt(len(places))
     used = np.flatnonzero(grams.any(axis=0))

@@ -27,6 +27,7 @@ from steersman.errors import UserError
 from steersman.redteam import figures
 from steersman.redteam.attack import Ask, Attack, Consult, Goal, Moves, Outcome, Step, Tools, Work
 from steersman.redteam.attacks.best_of_n import BEST_OF_N, ROUND
+from steersman.redteam.exchange import without_echo
 from steersman.redteam.finding import Finding
 from steersman.redteam.goals import Goals
 from steersman.redteam.journal import BATCH, Journal, Remembered, RememberedGuard, RememberedJudge, text_key
@@ -35,7 +36,7 @@ from steersman.redteam.judge_card import JudgeCard
 from steersman.redteam.plan import Arm, Attempt, CampaignConfig, Plan, key_of, make
 from steersman.redteam.target import GuardedTarget, LocalTarget, Query, Reply, Target, sampled
 from steersman.store import json_text, read_json, read_jsonl, write_json, write_jsonl
-from steersman.types import Message, Text, messages_of
+from steersman.types import Message, Text, messages_of, plain_text
 
 if TYPE_CHECKING:
     from steersman.lm.language_model import LanguageModel
@@ -326,7 +327,7 @@ class Campaign:
         """Judge what came back to one attack, and write it down; without a reply the attack ends."""
         outcomes = []
         for ask, reply in replies:
-            outcome = NOTHING if reply.failed else _judged(run.attempt.goal, reply, judge)
+            outcome = NOTHING if reply.failed else _judged(run.attempt.goal, reply, judge, ask.prompt)
             prompt = _before(run.attempt.goal, ask.prompt)
             run.rows.append(run.finding(prompt, ask.note, reply, outcome, judge.name))
             outcomes.append(outcome)
@@ -344,7 +345,8 @@ class Campaign:
             reply = replies[number]
             outcome = NOTHING
             if not reply.failed:
-                outcome = _judged(Goal(prompt.prompt, prompt.principle, prompt.topic), reply, judge)
+                goal = Goal(prompt.prompt, prompt.principle, prompt.topic)
+                outcome = _judged(goal, reply, judge, prompt.prompt)
             yield {
                 "target": name,
                 **prompt._asdict(),
@@ -411,11 +413,11 @@ def _before(goal: Goal, prompt: Text) -> Text:
     return (Message(role="system", content="\n\n".join(filter(None, (goal.system, own)))), *rest)
 
 
-def _judged(goal: Goal, reply: Reply, judge: Judge) -> Outcome:
-    """What came of a reply: what the guard stopped does no harm, and needs no judge."""
+def _judged(goal: Goal, reply: Reply, judge: Judge, asked: Text) -> Outcome:
+    """What came of a reply: what the guard stopped does no harm, and needs no judge; an echo is judged without it."""
     if reply.stopped:
         return Outcome(reply.text, reply.stopped, False, 0.0)
-    found = judge.judge(goal, reply.text)
+    found = judge.judge(goal, reply.text if goal.secret else without_echo(plain_text(asked), reply.text))
     return Outcome(reply.text, "model" if found.refused and not found.harm else "", found.harm, found.score)
 
 
