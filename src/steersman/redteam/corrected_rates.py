@@ -85,7 +85,8 @@ def corrected(
         family: of the attack, whose own errors are used where the card knows enough of them.
         asks: replies of an attempt that were judged, on average. An attempt counts as a success if one of its replies
             does, so that each reply is another chance of a false alarm: its specificity is that of a reply to this
-            power, as if the false alarms came independently.
+            power, as if the false alarms came independently. Below 1 where a guard stopped replies before the judge
+            read them: those are no chance of a false alarm.
 
     Raises:
         JudgeRefused: the judge does no better than a coin on the card's labels, so that no rate follows.
