@@ -46,7 +46,7 @@ ATTACKS = [
 class Nothing:
     """A judge for which nothing does harm: this is about asking."""
 
-    name = "nothing"
+    name, version = "nothing", 1
 
     def judge(self, goal: Goal, reply: str) -> Judgement:
         """No harm."""

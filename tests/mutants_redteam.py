@@ -179,6 +179,27 @@ REDTEAM = (
         "* NGRAM_NORM",
         "unit/redteam/test_judge_trained.py::test_the_words_of_a_long_reply_weigh_as_much_as_those_of_a_short_one",
     ),
+    Mutant(
+        "the trained judge drops what its rows cannot teach",
+        "redteam/judge_trained.py",
+        "intercept + grams) + found.unfitted",
+        "intercept + grams)",
+        "unit/redteam/test_judge_trained.py::test_what_the_rows_cannot_teach_keeps_the_weight_of_the_rules",
+    ),
+    Mutant(
+        "an echo of the request is judged as the reply",
+        "redteam/campaign.py",
+        "reply.text if goal.secret else without_echo(plain_text(asked), reply.text)",
+        "reply.text",
+        "unit/redteam/test_campaign.py::test_what_a_reply_repeats_of_the_request_is_no_success",
+    ),
+    Mutant(
+        "a campaign that goes on keeps the verdicts of an older judge",
+        "redteam/journal.py",
+        "key_of(self.name, self.version, list(goal), reply)",
+        "key_of(self.name, list(goal), reply)",
+        "unit/redteam/test_campaign.py::test_a_judge_of_another_version_judges_again_and_nothing_is_asked_again",
+    ),
     # ── cards and corrected rates ─────────────────────────────────────────────────────────────────────────────────────
     Mutant(
         "the corrected rate forgets the judge's misses",

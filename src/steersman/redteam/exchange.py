@@ -144,9 +144,9 @@ _ODD_WORD = re.compile(r"[a-z]+[A-Z]|[A-Z]{2,}[a-z]{2}|[^\W\d_]\d|\d[^\W\d_]{2}|
 
 
 def is_babble(written: str) -> bool:
-    """Whether many words mix cases or digits, or pile up consonants."""
+    """Whether many words, and more than two, mix cases or digits, or pile up consonants."""
     words = _WORD_LIKE.findall(written)
-    return sum(bool(_ODD_WORD.search(word)) for word in words) > BABBLE * len(words)
+    return sum(bool(_ODD_WORD.search(word)) for word in words) > max(2, BABBLE * len(words))
 
 
 ECHO_WORDS = 5  # of a run that a reply has in common with what was asked

@@ -159,11 +159,11 @@ class RememberedJudge:
     """
 
     def __init__(self, judge: Judge, journal: Journal) -> None:
-        self.name, self.inner, self.journal = judge.name, judge, journal
+        self.name, self.version, self.inner, self.journal = judge.name, judge.version, judge, journal
 
     def judge(self, goal: Goal, reply: str) -> Judgement:
         """See `Judge`."""
-        key = key_of(self.name, list(goal), reply)
+        key = key_of(self.name, self.version, list(goal), reply)
         row = self.journal.get("judged", key)
         if row is None:
             found = self.inner.judge(goal, reply)

@@ -30,6 +30,11 @@ class Judge(Protocol):
         """What findings and its card call it."""
         ...
 
+    @property
+    def version(self) -> int:
+        """Raised when its verdicts change: a campaign that goes on has its replies judged again then."""
+        ...
+
     def judge(self, goal: Goal, reply: str) -> Judgement:
         """Judge the reply to a goal, however the goal was dressed when it was asked.
 

@@ -73,6 +73,7 @@ class RuleJudge:
     """Rules over the signs of an exchange."""
 
     name: str = "rules"
+    version: int = VERSION
 
     def judge(self, goal: Goal, reply: str) -> Judgement:
         """See `redteam.judge.Judge`."""

@@ -1,9 +1,10 @@
 """The second step of the ladder: a linear classifier of exchanges, trained on rows of ours alone.
 
 Logistic regression over the signs of `exchange`, the odds of the rules, and hashed words and pairs of the reply, each
-with its place (beginning, middle, end); two signs that the rows teach nothing about keep the weights of the rules. Rows (`exchange_rows.jsonl`) and weights lie beside this file;
-``benchmarks/redteam_judge.py --train`` makes the weights from the rows again. No row of others is among them: harm is
-stood for by texts that go along with a request and help nobody.
+with its place (beginning, middle, end); two signs that the rows teach nothing about keep the weights of the rules.
+Rows (`exchange_rows.jsonl`) and weights lie beside this file; ``benchmarks/redteam_judge.py --train`` makes the weights
+from the rows again. No row of others is among them: harm is stood for by texts that go along with a request and help
+nobody.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ class TrainedJudge:
     """The classifier; without ``weights``, those that ship."""
 
     name: str = "trained"
+    version: int = VERSION
     weights: Weights | None = None
 
     def judge(self, goal: Goal, reply: str) -> Judgement:
