@@ -100,6 +100,8 @@ def lessons(
     if not chosen:
         why = "; ".join(f"{count}: {reason}" for reason, count in dropped.items()) or "no attack succeeded"
         raise DataError(f"nothing to learn from ({why})", do="run more attacks, or hold out fewer families")
+    # What a file calls the category of its goals, and an extraction its own, is no principle of the constitution.
+    known = {principle.id for principle in constitution.principles}
     draw = random.Random(config.seed)
     by_goal: dict[str, list[Finding]] = {}
     for row in findings:
@@ -111,7 +113,7 @@ def lessons(
         demo = Demonstration(
             prompt=row.prompt,
             completion=answer,
-            principles=(row.principle,),
+            principles=(row.principle,) if row.principle in known else (),
             topic=topic_of(row),
             tags=(HARMFUL, f"attack:{row.attack}"),
             source=SOURCE,
@@ -120,7 +122,10 @@ def lessons(
         if row.response.strip() and row.response.strip() != answer.strip():
             pairs.append(_comparison(demo, row.response))
     plain = [row for row in demonstrations if kind_of(row.tags) != HARMFUL and isinstance(row.prompt, str)]
-    dressed = _dressed(config, [row.family for row in chosen], plain, attacks, draw)
+    # An attack that the model never replied to, such as one with tools at a model without any, can dress nothing.
+    answered = {row.attack for row in findings if not row.failed and row.stopped != "input"}
+    tried = [attack for attack in attacks if attack.name in answered]
+    dressed = _dressed(config, [row.family for row in chosen], plain, tried, draw)
     kept = draw.sample(list(demonstrations), min(len(demonstrations), round(config.replay * len(harmful))))
     counts = {
         "learnt": dict(Counter(row.family for row in chosen)),

@@ -74,6 +74,24 @@ def test_a_success_becomes_a_demonstration_and_a_comparison(constitution: Consti
     assert found.topics == {"crime.topic-1"}
 
 
+def test_a_goal_of_no_principle_is_learnt_from_without_one(constitution: Constitution) -> None:
+    """An extraction is told from others by the name system-prompt, which a constitution does not have."""
+    found = lessons(EVERY_TOPIC, [finding(1, principle="system-prompt")], constitution, DEMONSTRATIONS, ATTACKS)
+    assert [row.principles for row in found.demonstrations if kind_of(row.tags) == HARMFUL and row.source] == [()]
+    assert found.comparisons[0].principles == ()
+
+
+def test_an_attack_that_never_got_a_reply_dresses_no_harmless_request(constitution: Constitution) -> None:
+    names = [attack.name for attack in ATTACKS if attack.family == "encodings"]
+    config = EVERY_TOPIC.model_copy(update={"harmless": 40.0})
+    rows = [finding(n, attack=name, success=False, failed="no tools" * (n % 2)) for n, name in enumerate(names)]
+    rows += [finding(n, attack=names[1], success=False, stopped="input") for n in range(2)]  # a guard was before it
+    found = lessons(config, [finding(999), *rows], constitution, DEMONSTRATIONS, ATTACKS)
+    worn = {tag for row in found.demonstrations if kind_of(row.tags) != HARMFUL for tag in row.tags}
+    assert len(worn) > 5
+    assert worn.isdisjoint(f"attack:{row.attack}" for row in rows if row.failed)
+
+
 def test_held_out_families_and_topics_are_never_learnt_from(constitution: Constitution) -> None:
     config = LearnConfig(hold_out=("wrappers",), topics=0.5)
     rows = [finding(n, family) for n in range(40) for family in ("encodings", "wrappers")]
