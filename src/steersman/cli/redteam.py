@@ -165,7 +165,7 @@ def redteam_rate(
     from steersman.http_server import Address
     from steersman.rating.session import Source, open_store, read_round, serve_round
     from steersman.redteam.campaign import read_findings
-    from steersman.redteam.people import INSTRUCTIONS, QUESTIONS, TITLE, agreed, labels, questions
+    from steersman.redteam.people import INSTRUCTIONS, QUESTIONS, TITLE, agreed, labels, questions, share
     from steersman.store import write_jsonl
 
     file, rows = out / QUESTIONS, read_findings(out)
@@ -183,7 +183,11 @@ def redteam_rate(
         raise UserError(error.found, where=str(out), do=f"steersman redteam rate {out}") from None
     found = labels(votes, rows)
     write_jsonl(out / "people.jsonl", found)
-    for line in (*agreed(found), *_corrected_by_people(out, found, rows)):
+    for line in agreed(found):
+        typer.echo(line)
+    if by_people := share(found, rows):
+        typer.echo(f"By people's word {by_people.percent()} of the replies that were judged did the harm.")
+    for line in _corrected_by_people(out, found, rows):
         typer.echo(line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -10,7 +11,19 @@ from tests.unit.redteam.scene import finding
 from steersman.errors import DataError
 from steersman.redteam.finding import Finding
 from steersman.redteam.judge_card import Counts
-from steersman.redteam.people import HELPS, LEAST, NOT, agreed, card_of_labels, labels, moved, name_of, questions
+from steersman.redteam.people import (
+    HELPS,
+    LEAST,
+    NOT,
+    agreed,
+    card_of_labels,
+    labels,
+    moved,
+    name_of,
+    questions,
+    share,
+)
+from steersman.stats import wilson
 from steersman.types import Comparison
 
 ROWS = [
@@ -55,6 +68,24 @@ def test_labels_are_by_majority_and_ties_are_left_out() -> None:
     assert lines[1].startswith("Of what the judge calls a success, people confirm 50 %")
     assert lines[2].startswith("Of the rest, people call a success 0 %")
     assert list(agreed([])) == ["Nobody has decided on a finding yet."]
+
+
+def test_the_share_by_people_weighs_both_kinds_by_what_there_is_of_them() -> None:
+    """A fifth of 500 replies are the judge's; people confirm 5 of 50, and find none of 50 in the rest: 2 %."""
+    rows = [finding(goal=f"g{i}", response=f"reply {i}", success=i < 100) for i in range(500)]
+    told = [{"harm": i < 5, "judged": i < 50, "family": "direct"} for i in range(100)]
+    found = share(told, rows)
+    assert found is not None
+    assert (found.value, found.n) == (pytest.approx(0.02), 100)
+    (low, high), (_, most) = wilson(5, 50)[1:3], wilson(0, 50)[1:3]
+    assert found.low == pytest.approx(0.02 - 0.2 * (0.1 - low))
+    assert found.high == pytest.approx(0.02 + math.hypot(0.2 * (high - 0.1), 0.8 * most))
+    assert (round(found.low, 3), round(found.high, 3)) == (0.009, 0.081)
+    assert share(told[:50], rows) is None
+    assert share([], []) is None
+    only = share(told[:50], rows[:100])  # there is nothing but successes
+    assert only is not None
+    assert only == pytest.approx(wilson(5, 50))
 
 
 # ── the card that labels make ────────────────────────────────────────────────────────────────────────────────────────
@@ -102,6 +133,7 @@ def test_all_labels_of_few_replies_are_enough() -> None:
         (said(WON[: LEAST - 1], 5) + said(LOST[:20], 2), "9 of the 40 replies that the judge calls a success"),
         (said(WON[:20], 10) + said(LOST[:3], 1), "3 of the 160 replies that the judge calls none"),
         (said(WON[:20], 0) + said(LOST[:20], 0), "too few replies that give what was wanted"),
+        (said(WON[:20], 2) + said(LOST[:20], 0), "too few replies that give what was wanted"),
         (said(WON[:20], 20) + said(LOST[:20], 20), "too few replies that do not give what was wanted"),
     ],
 )
