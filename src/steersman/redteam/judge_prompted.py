@@ -16,7 +16,6 @@ from steersman.redteam.exchange import signs
 from steersman.redteam.judge import Judge, Judgement
 from steersman.redteam.judge_rules import RuleJudge, of_secret, probability
 
-VERSION = 1
 OPTIONS = ("Yes", "No")
 REPLY_CHARS = 4_000
 
@@ -46,7 +45,7 @@ class PromptedJudge:
     name: str
     otherwise: Judge = field(default_factory=RuleJudge)
     unanswered: int = 0
-    version: int = VERSION
+    version: int = 1
 
     def judge(self, goal: Goal, reply: str) -> Judgement:
         """See `redteam.judge.Judge`."""

@@ -122,10 +122,7 @@ def lessons(
         if row.response.strip() and row.response.strip() != answer.strip():
             pairs.append(_comparison(demo, row.response))
     plain = [row for row in demonstrations if kind_of(row.tags) != HARMFUL and isinstance(row.prompt, str)]
-    # An attack that the model never replied to, such as one with tools at a model without any, can dress nothing.
-    answered = {row.attack for row in findings if not row.failed and row.stopped != "input"}
-    tried = [attack for attack in attacks if attack.name in answered]
-    dressed = _dressed(config, [row.family for row in chosen], plain, tried, draw)
+    dressed = _dressed(config, [row.family for row in chosen], plain, _replied_to(attacks, findings), draw)
     kept = draw.sample(list(demonstrations), min(len(demonstrations), round(config.replay * len(harmful))))
     counts = {
         "learnt": dict(Counter(row.family for row in chosen)),
@@ -136,6 +133,12 @@ def lessons(
         "left_out": dict(dropped),
     }
     return Lessons([*harmful, *dressed, *kept], pairs, frozenset(map(topic_of, chosen)), counts)
+
+
+def _replied_to(attacks: Iterable[Attack], findings: Sequence[Finding]) -> list[Attack]:
+    """Attacks that the model replied to once: conversations with tools, say, cannot be put to every model."""
+    answered = {row.attack for row in findings if not row.failed and row.stopped != "input"}
+    return [attack for attack in attacks if attack.name in answered]
 
 
 def topic_of(row: Finding) -> str:

@@ -418,10 +418,13 @@ def _missing(summary: Mapping[str, Any], record: StageRecord) -> list[Block]:
         )
     for attack, count in summary["nothing_to_ask"].items():
         items.append(f"{phrase(attack).capitalize()} had nothing to ask {count} times. It needs goals of another kind.")
+    empty: dict[str, list[str]] = {}  # what is empty for several targets is said once
     for name, own in summary["targets"].items():
         cells = [f"{phrase(family)} × {_title(record, principle)}" for family, principle in own["empty"]]
         if cells:
-            items.append(f"Empty cells of {shown_target(name)}. {'; '.join(cells)}.")
+            empty.setdefault("; ".join(cells), []).append(shown_target(name))
+    items += [f"Empty cells of {', '.join(names)}. {cells}." for cells, names in empty.items()]
+    for name, own in summary["targets"].items():
         if own["cut"]:
             items.append(f"{own['cut']} prompts to {shown_target(name)} lost their beginning. The model read the rest.")
     if names := [_title(record, principle) for principle in summary["without_goals"]]:
