@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,13 +22,13 @@ from steersman.redteam.attacks import by_name
 from steersman.redteam.campaign import Campaign
 from steersman.redteam.goals import of_constitution
 from steersman.redteam.plan import Arm, CampaignConfig
-from steersman.redteam.target import REFUSAL, LocalTarget, Query, Reply
+from steersman.redteam.target import READ_AT_ONCE, REFUSAL, LocalTarget, Query, Reply
 from steersman.report.blocks import Block, Bullets, Details, LineChart, Section, Table
 from steersman.report.evidence import StageRecord
 from steersman.report.overview import NOT_ATTACKED, attacked, limits
-from steersman.stages.redteam import ConstitutionalGuard, _asked, arms_of, config_of, section
+from steersman.stages.redteam import ConstitutionalGuard, _asked, arms_of, config_of, estimate, section
 from steersman.store import canonical, read_jsonl
-from steersman.types import Prompt
+from steersman.types import Prompt, plain_text
 
 
 def record(folder: Path) -> StageRecord:
@@ -161,6 +162,21 @@ def test_a_rehearsal_asks_what_the_campaign_asks_of_a_model_that_refuses(tmp_pat
     adaptive = {canonical(row["prompt"]) for row in rows if row["attack"] in searched}
     # What a search asks as well as another attack is counted once more.
     assert len(rehearsed) == pytest.approx(len({*rehearsed}) + len(adaptive), abs=5)
+
+
+def test_memory_is_that_of_long_prompts_read_a_few_at_a_time() -> None:
+    """Many-shot prompts have thousands of tokens; 64 of the longest are never read side by side."""
+    workload: Any = SimpleNamespace(
+        evaluation=read(LIBRARY / "assistant" / "evaluation.jsonl", Prompt),
+        constitution=load("assistant"),
+        recipe=SimpleNamespace(answers=None),
+        chat=SimpleNamespace(prompt_ids=lambda prompt: [0] * (len(plain_text(prompt)) // 4)),
+        answer_tokens=lambda key, arm: 20,
+    )
+    config = CampaignConfig(attacks=("many-shot",), targets=("raw",), max_prompt_tokens=2048, max_new_tokens=32)
+    peak = estimate(config, workload).peak
+    assert 2048 <= peak.read_tokens <= READ_AT_ONCE // 2 < 64 * 2048
+    assert peak.cached_tokens <= peak.read_tokens + 64 * 32
 
 
 def test_the_first_page_says_what_an_attacker_gets() -> None:

@@ -31,7 +31,7 @@ from steersman.redteam.journal import BATCH
 from steersman.redteam.judges import judge_named, shipped_card
 from steersman.redteam.plan import Arm, CampaignConfig, make
 from steersman.redteam.rehearsal import rehearsed
-from steersman.redteam.target import REFUSES, Checked, LateModel, LocalTarget, RefusingTarget
+from steersman.redteam.target import READ_AT_ONCE, REFUSES, Checked, LateModel, LocalTarget, RefusingTarget
 from steersman.report.blocks import (
     Answer,
     Block,
@@ -194,7 +194,9 @@ def estimate(config: CampaignConfig, workload: Workload) -> Work:
         guarded = model + GUARDED in config.targets  # its probe reads every request and every answer
         counts = total(counts, Counts(loads=1 + guarded, read_tokens=2 * guarded * sum(lengths)))
         width = min(config.batch_size, len(lengths))
-        peak = max(peak, PeakSizes(read_tokens=width * lengths[-1], scored=width, cached_tokens=cached))
+        read = min(width * lengths[-1], max(lengths[-1], READ_AT_ONCE // 2))  # a token has two characters or more
+        held = min(cached, read + width * config.max_new_tokens)
+        peak = max(peak, PeakSizes(read_tokens=read, scored=width, cached_tokens=held))
     return Work(counts, peak)
 
 
