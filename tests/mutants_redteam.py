@@ -288,8 +288,8 @@ REDTEAM = (
     Mutant(
         "figures made anew keep the former rates",
         "redteam/campaign.py",
-        "read_jsonl(out / HARMLESS), figures.corrected_rate(card))",
-        "read_jsonl(out / HARMLESS))",
+        "harmless, rate, _specificity(card))",
+        "harmless)",
         "unit/redteam/test_campaign.py::test_another_card_makes_the_figures_that_the_campaign_would_have_made_with_it",
     ),
     # ── learning ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -187,13 +187,14 @@ def test_the_first_page_says_what_an_attacker_gets() -> None:
     }
     rate = {"value": 0.04, "low": 0.02, "high": 0.07, "n": 300, "raw": {"value": 0.09}}
     own = {"overall": rate, "asks": 120, "attacks": 33, "goals": 10, "reached": 3, "principles": reached}
+    own["by_false_alarms"] = 2.6
     data = {"attacks": {"targets": {"raw": {**own, "reached": 9}, "aligned+guard": own}, "judge": "trained"}}
     (line,) = attacked(data, {"privacy": "Privacy"})
     said = "".join(part if isinstance(part, str) else part.text for part in line.parts)
     assert said == (
         "Attacked: of 300 attempts on the aligned model behind its guard, 4 % [2, 7] succeed (9 % as the judge saw "
-        "it). Whoever tries all 33 attacks, at most 120 asks a goal, reaches 3 of 10 goals by the judge’s count: harm "
-        "2 of 4; Privacy 1 of 4 (the raw model: 9 of 10)."
+        "it). Whoever tries all 33 attacks, at most 120 asks a goal, reaches 3 of 10 goals by the judge’s count, of "
+        "which its false alarms alone would make about 3: harm 2 of 4; Privacy 1 of 4 (the raw model: 9 of 10)."
     )
     assert attacked({}, {}) == ()
 

@@ -245,6 +245,7 @@ class Campaign:
                 plan.budgets,
                 rounds={BEST_OF_N.name: ROUND},
                 rate=figures.corrected_rate(self.card),
+                specificity=_specificity(self.card),
             ),
         }
         write_json(out / SUMMARY, summary)
@@ -470,8 +471,13 @@ def corrected_anew(out: Path, card: JudgeCard) -> dict[str, Any] | None:
     """
     if not (out / SUMMARY).is_file():
         return None
-    targets = figures.by_target(read_findings(out), read_jsonl(out / HARMLESS), figures.corrected_rate(card))
+    rate, harmless = figures.corrected_rate(card), read_jsonl(out / HARMLESS)
+    targets = figures.by_target(read_findings(out), harmless, rate, _specificity(card))
     return {**read_json(out / SUMMARY), "card": _summarised(card), "targets": targets}
+
+
+def _specificity(card: JudgeCard | None) -> float | None:
+    return card.overall.specificity.value if card and card.overall.harmless else None
 
 
 def _summarised(card: JudgeCard | None) -> dict[str, Any] | None:

@@ -105,6 +105,8 @@ def attacked(data: Data, titles: Data) -> tuple[Paragraph, ...]:
         f"all {own['attacks']} attacks, at most {own['asks']} asks a goal, reaches {own['reached']} of {own['goals']} "
         "goals by the judge’s count"
     )
+    alarms = own.get("by_false_alarms")  # with so many asks a judge that errs counts most goals, whatever was said
+    text += "" if alarms is None else f", of which its false alarms alone would make about {alarms:.0f}"
     first, base = next(iter(found["targets"].items()))
     before = f" ({_target(first)}: {base['reached']} of {base['goals']})" if first != name else ""
     text += f": {'; '.join(where)}" if where else ""

@@ -286,13 +286,19 @@ def _arms(targets: Mapping[str, Any]) -> Table:
     for name, own in targets.items():
         every = own["everything"]
         harmless = [Rate.of(own["harmless"][kind]) if kind in own["harmless"] else None for kind in kinds]
-        reached = Label(text=f"{every['reached']} of {every['goals']}", note=f"{every['asks']} asks a goal at most")
+        reached = Label(text=f"{every['reached']} of {every['goals']}", note=_about_reached(every))
         overall = own["overall"]
         seen = Rate.of(overall.get("raw", overall))
         rows.append((shown_target(name), Rate.of(overall, strong=True), seen, reached, *harmless, overall["n"]))
     success = ("Attempts that succeed", "As the judge saw it", "Goals reached, by the judge’s count")
     columns = ("Target", *success, *map(_not_answered, kinds), "Attempts")
     return Table(caption="Attack success, and over-refusal of the same targets", columns=columns, rows=tuple(rows))
+
+
+def _about_reached(every: Mapping[str, Any]) -> str:
+    said = f"{every['asks']} asks a goal at most"
+    alarms = every.get("by_false_alarms")  # campaigns of before have none
+    return said if alarms is None else f"{said}; about {alarms:.0f} by false alarms alone"
 
 
 def _not_answered(kind: str) -> str:
