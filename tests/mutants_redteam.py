@@ -253,15 +253,15 @@ REDTEAM = (
     Mutant(
         "replies that no judge decided on are in the card",
         "redteam/people.py",
-        "        and row.family != EXTRACTION\n",
-        "",
+        "row.target != REFUSES and row.family != EXTRACTION",
+        "row.target != REFUSES",
         "unit/redteam/test_people.py::test_labels_stand_for_the_judged_replies_alone",
     ),
     Mutant(
         "three labels make a card",
         "redteam/people.py",
-        "if len(own) < min(LEAST, replies):",
-        "if len(own) < min(3, replies):",
+        "if harmful + harmless < min(LEAST, replies):",
+        "if harmful + harmless < min(3, replies):",
         "unit/redteam/test_people.py::test_too_few_labels_of_a_kind_make_no_card",
     ),
     Mutant(
@@ -303,8 +303,8 @@ REDTEAM = (
     Mutant(
         "the guard's words are learnt as the model's own",
         "redteam/learn.py",
-        'other.failed or other.stopped in ("input", "output")',
-        "other.failed",
+        "if other.judged and not other.success",
+        "if not (other.success or other.failed)",
         "unit/redteam/test_learn.py::test_the_best_answer_is_the_models_own_refusal",
     ),
     Mutant(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steersman.errors import ModelError
@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from steersman.lm.sampling import SamplingConfig
 
 MIN_PROMPT = 8  # tokens of a prompt for which a model's positions must leave room
+
+
+def padded_batches(sizes: Mapping[int, int], budget: int) -> list[list[int]]:
+    """Numbers in batches whose sizes, padded to the largest, are at most ``budget``; one that is larger stands alone.
+
+    Small ones come first, and equal ones in the order of their numbers, so that the batches are always the same.
+    """
+    batches: list[list[int]] = []
+    for number in sorted(sizes, key=lambda number: (sizes[number], number)):
+        if not batches or sizes[number] * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+        batches[-1].append(number)
+    return batches
 
 
 def fit_embedding(tokenizer: Any, rows: int, where: str) -> None:

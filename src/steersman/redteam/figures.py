@@ -85,7 +85,7 @@ def attempted(findings: Iterable[Finding]) -> list[Attempted]:
             own[0].target,
             own[0].seed,
             tuple(row.success for row in own if not row.failed),
-            sum(not row.failed and row.stopped in ("", "model") for row in own),
+            sum(row.judged for row in own),
             next((row.failed for row in own if row.failed), ""),
         )
         for own in rows.values()

@@ -31,3 +31,8 @@ class Finding(Record):
         default="", description="Why there is no outcome; such an attempt is neither a success nor a failure."
     )
     cut: int = Field(default=0, ge=0, description="Tokens of the prompt that the model never read.")
+
+    @property
+    def judged(self) -> bool:
+        """Whether the reply is the model's own, so that the judge read it: not what a guard stopped, nor no reply."""
+        return not self.failed and self.stopped in ("", "model")

@@ -197,7 +197,7 @@ def safe_answer(
     own = [
         other.response.strip()
         for other in sorted(same_goal, key=lambda other: (other.judge_confidence, other.response))
-        if not (other.success or other.failed or other.stopped in ("input", "output"))
+        if other.judged and not other.success
     ]
     for answer in own:
         fits = SAFE_CHARS[0] <= len(answer) <= SAFE_CHARS[1] and not loops(answer)

@@ -108,8 +108,8 @@ class LocalTarget:
                 yield Reply(query.number, "", failed=why)
             else:
                 possible.append(query)
-        for queries in _affordable(possible):
-            for number, answer in sampled(self.model, queries, self.sampling):
+        for batch in _affordable(possible):
+            for number, answer in sampled(self.model, batch, self.sampling):
                 yield Reply(number, answer.text, tokens=len(answer.token_ids), cut=answer.truncated_prompt_tokens)
 
     def _impossible(self, prompt: Text) -> str:
@@ -135,16 +135,12 @@ class LocalTarget:
         self.__dict__.pop("model", None)
 
 
-def _affordable(queries: Sequence[Query]) -> Iterator[list[Query]]:
+def _affordable(queries: Sequence[Query]) -> list[list[Query]]:
     """Queries in groups that are read at once, short ones first: sixty long prompts side by side fill a laptop."""
-    group: list[Query] = []
-    for query in sorted(queries, key=lambda query: len(plain_text(query.prompt))):
-        if group and (len(group) + 1) * len(plain_text(query.prompt)) > READ_AT_ONCE:
-            yield group
-            group = []
-        group.append(query)
-    if group:
-        yield group
+    from steersman.lm.limits import padded_batches
+
+    sizes = {place: len(plain_text(query.prompt)) for place, query in enumerate(queries)}
+    return [[queries[place] for place in batch] for batch in padded_batches(sizes, READ_AT_ONCE)]
 
 
 class _Weights:

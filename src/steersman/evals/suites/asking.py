@@ -178,13 +178,7 @@ def summed_logprobs(model: Any, groups: Sequence[Group], pad_id: int) -> list[fl
 
 def batched(groups: dict[int, Group], budget: int) -> list[list[int]]:
     """Batches of at most ``budget`` tokens with their padding, shorter questions first; the same ones every time."""
-    batches: list[list[int]] = []
-    for index in sorted(groups, key=lambda i: (groups[i].tokens, i)):
-        width = groups[index].tokens  # the longest so far
-        if not batches or width * (len(batches[-1]) + 1) > budget:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
+    return limits.padded_batches({i: group.tokens for i, group in groups.items()}, budget)
 
 
 # ── letters ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -197,10 +197,14 @@ def estimate(metric: Metric, seen: Observed, drawn: Floats) -> Numbers:
     return interval(value, drawn, clusters, n, agreeing_limits(metric, seen, value, clusters))
 
 
+def _names(metric: Metric, seen: Observed) -> tuple[str, ...]:
+    """The columns that a metric reads."""
+    return metric.formula.names if isinstance(metric.formula, OfMeans) else tuple(seen.columns)
+
+
 def _known(metric: Metric, seen: Observed) -> NDArray[np.bool_]:
     """The questions that a metric reads something of."""
-    names = metric.formula.names if isinstance(metric.formula, OfMeans) else tuple(seen.columns)
-    there = [~np.isnan(seen.columns[name]) for name in names]
+    there = [~np.isnan(seen.columns[name]) for name in _names(metric, seen)]
     return np.any(there, axis=0) if there else np.zeros(len(seen.clusters), dtype=bool)
 
 
@@ -228,19 +232,15 @@ def change(metric: Metric, pair: Sequence[Observed], drawn: Sequence[Floats]) ->
     values = [metric.formula(seen.columns) for seen in pair]
     n, read = len(pair[0].clusters), _known(metric, pair[0]) | _known(metric, pair[1])
     clusters = len(np.unique(pair[0].clusters[read]))
-    least, most = metric.bounds
-    difference = interval(
-        values[1] - values[0],
-        drawn[1] - drawn[0],
-        clusters,
-        n,
-        _rule_of_three(metric, values[1] - values[0], clusters, most - least),
-    )
+    bottom, top = metric.bounds
+    changed = values[1] - values[0]
+    limits = _rule_of_three(metric, changed, clusters, top - bottom)
+    difference = interval(changed, drawn[1] - drawn[0], clusters, n, limits)
     losses = [loss(metric, np.array(value)) for value in values]
     lost = [loss(metric, some) for some in drawn]
     worse = float(losses[1] - losses[0])
     # From one bound to the other; of what should be near a value, from there to the bound that is further away.
-    largest = {"zero": max(-least, most), "half": max(0.5 - least, most - 0.5)}.get(metric.better, most - least)
+    largest = {"zero": max(-bottom, top), "half": max(0.5 - bottom, top - 0.5)}.get(metric.better, top - bottom)
     worsening = interval(worse, lost[1] - lost[0], clusters, n, _rule_of_three(metric, worse, clusters, largest))
     known = worsening["low"] is not None
     p = p_of_interval(*(worsening[key] for key in ("value", "low", "high"))) if known else 1.0
@@ -258,9 +258,8 @@ def _rule_of_three(metric: Metric, change: float, clusters: int, most: float) ->
 
 def _changed_clusters(metric: Metric, before: Observed, after: Observed) -> int:
     """How many clusters hold a question of which a column that the metric reads is another than before."""
-    names = metric.formula.names if isinstance(metric.formula, OfMeans) else tuple(before.columns)
     changed = np.zeros(len(before.clusters), dtype=bool)
-    for name in names:
+    for name in _names(metric, before):
         changed |= ~np.isclose(before.columns[name], after.columns[name], rtol=0, atol=0, equal_nan=True)
     return len(np.unique(before.clusters[changed]))
 
