@@ -24,7 +24,7 @@ from steersman.store import StageFolder, canonical, read_jsonl, sha256_text, wri
 from steersman.terminal import Progress
 from steersman.types import Record, Text, transport
 
-VERSION = 1  # raise it when the questions, columns or metrics of any suite change, or how they are asked or measured
+VERSION = 2  # raise it when the questions, columns or metrics of any suite change, or how they are asked or measured
 SUMMARY = "summary.json"
 OURS = "ours"  # the name of all suites that need no copy
 GUARDED = "guarded"  # the arm that is the last model's answers behind the guard
