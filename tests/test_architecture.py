@@ -31,6 +31,7 @@ LEVELS = (
     {"store", "stats", "terminal", "yaml_lines", "provenance", "functional", "typography", "reasoning", "http_server"},
     {"lm", "data"},
     {"train", "constitution", "rating", "evals"},  # the methods
+    {"interp"},
     {"guard", "serving", "redteam"},
     {"report", "recipe"},
     {"cost"},
