@@ -129,8 +129,10 @@ def captured(model: Any, names: Sequence[str], *, gradients: bool = False) -> It
     kept: dict[str, Tensor] = {}
 
     def keep(name: str) -> Edit:
-        def run(value: Tensor) -> None:
+        def run(value: Tensor) -> Tensor | None:
             kept[name] = value if gradients else value.detach()
+            # Columns and heads are cut out of a module's output: put back, they lie on the way to the result.
+            return value if gradients and not name.endswith("hook_pattern") else None
 
         return run
 

@@ -102,10 +102,11 @@ def test_padding_and_early_end_change_nothing(named: tuple[str, Any]) -> None:
     assert torch.equal(together.at("blocks.1.hook_resid_post", -3)[1], together.sites["blocks.1.hook_resid_post"][1, 0])
 
 
-def test_gradients_are_those_of_finite_differences(named: tuple[str, Any]) -> None:
+@pytest.mark.parametrize("site", ["hook_mlp_out", "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z"])
+def test_gradients_are_those_of_finite_differences(named: tuple[str, Any], site: str) -> None:
     _, model = named
     model.requires_grad_(False)  # then the graph begins at the embeddings
-    site = "blocks.1.hook_mlp_out"
+    site = f"blocks.1.{site}"
 
     def metric(step: float, direction: torch.Tensor) -> torch.Tensor:
         with hooks(model, {site: lambda x: x + step * direction}):
