@@ -164,6 +164,69 @@ class LineChart(Record):
     curves: tuple[Curve, ...]
 
 
+class ShownToken(Record):
+    """A token of a text. ``shade``: -1 to 1, how strongly it is coloured and which way; ``note``: for its tooltip."""
+
+    text: str
+    shade: float = 0.0
+    note: str = ""
+    muted: bool = False
+
+
+class TokenStrip(Record):
+    """A text token by token, each shaded by a figure; ``low`` and ``high`` say what the two ends of the shade mean."""
+
+    kind: Literal["tokens"] = "tokens"
+    caption: str
+    tokens: tuple[ShownToken, ...]
+    low: str = ""
+    high: str = ""
+
+
+class GridRow(Record):
+    """A row of a grid, such as a layer."""
+
+    name: str
+    cells: tuple[ShownToken, ...]
+
+
+class Grid(Record):
+    """A heat map whose cells have text, such as layers by positions; ``corner`` names what its rows are.
+
+    ``pinned``: the last column stays in view while the others scroll.
+    """
+
+    kind: Literal["grid"] = "grid"
+    caption: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[GridRow, ...]
+    pinned: bool = False
+
+
+class BarRow(Record):
+    """A row of bars: one value for each series, null where it has none."""
+
+    name: str
+    values: tuple[float | None, ...]
+
+
+class Bars(Record):
+    """Signed bars, a column for each series; ``left`` and ``right`` say what the two signs mean.
+
+    ``longest``: the value of the longest bar, where several figures share a scale; 0: that of this one.
+    """
+
+    kind: Literal["bars"] = "bars"
+    caption: str
+    series: tuple[str, ...]
+    rows: tuple[BarRow, ...]
+    left: str
+    right: str
+    digits: int = 2
+    longest: float = 0.0
+
+
 class Answer(Record):
     """One answer of an exchange. ``checks``: what the prompt calls for, and whether the detectors found it."""
 
@@ -215,6 +278,13 @@ class Json(Record):
     value: Any
 
 
+class Beside(Record):
+    """Blocks side by side where there is room, such as the same figure of two models."""
+
+    kind: Literal["beside"] = "beside"
+    blocks: tuple[Block, ...]
+
+
 class Details(Record):
     """Blocks that are folded away on the page."""
 
@@ -237,16 +307,33 @@ class Section(Record):
     limits: tuple[str, ...] = ()
 
 
-Block = Paragraph | Table | LineChart | Exchange | Facts | Bullets | Json | Details | Section
+Block = (
+    Paragraph
+    | Table
+    | LineChart
+    | TokenStrip
+    | Grid
+    | Bars
+    | Exchange
+    | Facts
+    | Bullets
+    | Json
+    | Beside
+    | Details
+    | Section
+)
+Beside.model_rebuild()
 Details.model_rebuild()
 Section.model_rebuild()
 
 
 class Page(Record):
-    """A whole report: title, facts and summary above its sections, which fold."""
+    """A whole page: title, facts and summary above its sections, which fold; ``unfolded``: they start open."""
 
     title: str
     facts: Facts
     summary: tuple[Paragraph | Table, ...]
     sections: tuple[Section, ...]
     version: str
+    summary_title: str = "Verdict"
+    unfolded: bool = False

@@ -11,9 +11,11 @@ from json import dumps
 from pathlib import Path
 from string import Template
 
-from steersman.report import charts
+from steersman.report import charts, pictures
 from steersman.report.blocks import (
     Answer,
+    Bars,
+    Beside,
     Block,
     Bullets,
     Cell,
@@ -23,6 +25,7 @@ from steersman.report.blocks import (
     Dots,
     Exchange,
     Facts,
+    Grid,
     Inline,
     Json,
     Label,
@@ -35,6 +38,7 @@ from steersman.report.blocks import (
     Section,
     Strong,
     Table,
+    TokenStrip,
 )
 from steersman.report.charts import escaped
 from steersman.report.format import TRUE_MINUS, number
@@ -57,9 +61,10 @@ def render(page: Page) -> str:
         title=escaped(page.title),
         facts=_facts(page.facts, "facts"),
         summary=_blocks(page.summary, 3),
-        contents=_entry("verdict", "Verdict", ())
+        summary_title=escaped(page.summary_title),
+        contents=_entry("verdict", page.summary_title, ())
         + "".join(_entry(s.id, s.id.capitalize(), s.blocks) for s in page.sections),
-        sections="\n".join(_fold(section, 2) for section in page.sections),
+        sections="\n".join(_fold(section, 2, unfolded=page.unfolded) for section in page.sections),
         version=escaped(page.version),
     )
 
@@ -104,6 +109,12 @@ def _block(block: Block, level: int) -> str:
             return _table(block)
         case LineChart():
             return _line_chart(block)
+        case TokenStrip():
+            return pictures.token_strip(block)
+        case Grid():
+            return pictures.grid(block)
+        case Bars():
+            return pictures.bars(block)
         case Exchange():
             return _exchange(block, level)
         case Facts():
@@ -114,13 +125,15 @@ def _block(block: Block, level: int) -> str:
             text = escaped(dumps(block.value, indent=2, ensure_ascii=False))
             title = escaped(block.title)
             return f'<h{level}>{title}</h{level}><pre role="region" tabindex="0" aria-label="{title}">{text}</pre>'
+        case Beside():
+            return f'<div class="pair">{"".join(f"<div>{_block(one, level)}</div>" for one in block.blocks)}</div>'
         case Details():
             return _details(escaped(block.title), _blocks(block.blocks, level), "more")
         case Section():
             return _section(block, level)
 
 
-def _fold(section: Section, level: int) -> str:
+def _fold(section: Section, level: int, *, unfolded: bool = False) -> str:
     """A section that folds; one that holds nothing but sections stays open, and these fold.
 
     The link's target is the content and not the ``details``: a browser opens what its target lies in.
@@ -131,7 +144,7 @@ def _fold(section: Section, level: int) -> str:
         folds = "".join(_fold(block, level + 1) for block in section.blocks if isinstance(block, Section))
         return f'{start} class="group" id="{section.id}">{heading}{folds}</section>'
     content = f'<div class="inside" id="{section.id}">{_blocks(section.blocks, level + 1)}</div>'
-    return f'{start} class="fold">{_details(heading, content, "part")}</section>'
+    return f'{start} class="fold">{_details(heading, content, "part", unfolded)}</section>'
 
 
 def _section(section: Section, level: int) -> str:

@@ -1,4 +1,5 @@
-"""The blocks for a terminal: what `results().print` writes. Folded parts are shown; of curves, the ends.
+"""The blocks for a terminal: what `results().print` writes. Folded parts are shown; of curves, the ends; of
+shades, nothing.
 
 Text is never read as rich's markup, and hidden characters are spelled out.
 """
@@ -15,6 +16,8 @@ from rich.text import Text
 
 from steersman.report.blocks import (
     Answer,
+    Bars,
+    Beside,
     Block,
     Bullets,
     Cell,
@@ -24,6 +27,7 @@ from steersman.report.blocks import (
     Dots,
     Exchange,
     Facts,
+    Grid,
     Json,
     Label,
     LineChart,
@@ -34,6 +38,7 @@ from steersman.report.blocks import (
     Section,
     Strong,
     Table,
+    TokenStrip,
 )
 from steersman.report.format import visible
 from steersman.types import plain_text
@@ -67,6 +72,13 @@ def _block(block: Block) -> Iterator[RenderableType]:
             for curve in filter(lambda curve: curve.points, block.curves):
                 (x, y), (x_end, y_end) = curve.points[0], curve.points[-1]
                 yield _text(f"  {curve.name}: {y:.4g} at {x:.4g}, {y_end:.4g} at {x_end:.4g}")
+        case TokenStrip():
+            yield _text(block.caption, "bold")
+            yield _text("".join(token.text for token in block.tokens))
+        case Grid():
+            yield _table(_grid_as_table(block))
+        case Bars():
+            yield _table(_as_table(block))
         case Exchange():
             yield from _exchange(block)
         case Facts():
@@ -76,9 +88,25 @@ def _block(block: Block) -> Iterator[RenderableType]:
         case Json():
             yield _text(block.title, "bold")
             yield _text(dumps(block.value, indent=2, ensure_ascii=False))
+        case Beside():
+            yield render(block.blocks)
         case Details() | Section():
             yield _text(block.title, "bold")
             yield render(block.blocks)
+
+
+def _as_table(block: Bars) -> Table:
+    """Bars as numbers; behind the caption, what their signs mean."""
+    rows: list[tuple[Cell, ...]] = [
+        (row.name, *(Number(value=value, digits=block.digits) for value in row.values)) for row in block.rows
+    ]
+    caption = f"{block.caption} (- {block.left}, + {block.right})"
+    return Table(caption=caption, columns=("", *block.series), rows=tuple(rows))
+
+
+def _grid_as_table(block: Grid) -> Table:
+    rows: list[tuple[Cell, ...]] = [(row.name, *(cell.text for cell in row.cells)) for row in block.rows]
+    return Table(caption=block.caption, columns=(block.corner, *block.columns), rows=tuple(rows))
 
 
 def _style(part: Strong | Code) -> str:

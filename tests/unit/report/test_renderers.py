@@ -11,6 +11,9 @@ import pytest
 from steersman.report import html, terminal
 from steersman.report.blocks import (
     Answer,
+    BarRow,
+    Bars,
+    Beside,
     Block,
     Bullets,
     Code,
@@ -20,6 +23,8 @@ from steersman.report.blocks import (
     Dots,
     Exchange,
     Facts,
+    Grid,
+    GridRow,
     Json,
     Label,
     LineChart,
@@ -27,8 +32,10 @@ from steersman.report.blocks import (
     Page,
     Rate,
     Section,
+    ShownToken,
     Strong,
     Table,
+    TokenStrip,
     paragraph,
 )
 from steersman.report.charts import SIGNS
@@ -74,9 +81,17 @@ def everything(t: Slots) -> list[Block]:
         Facts(items=((t(), (t(), Code(text=t()))),)),
         Bullets(items=(t() + ". " + t(),)),
         Json(title=t(), value={t(): [t()]}),
+        Beside(blocks=(paragraph(t()), paragraph(t()))),
+        TokenStrip(caption=t(), tokens=(ShownToken(text=t(), shade=0.5, note=t()),), low=t(), high=t()),
+        Grid(caption=t(), corner=t(), columns=(t(),), rows=(GridRow(name=t(), cells=(_shown(t),)),)),
+        Bars(caption=t(), series=(t(),), rows=(BarRow(name=t(), values=(1.0,)),), left=t(), right=t()),
         Details(title=t(), blocks=(paragraph(t()),)),
         Section(id="part", title=t(), blocks=(paragraph(t()),)),
     ]
+
+
+def _shown(t: Slots) -> ShownToken:
+    return ShownToken(text=t(), note=t(), muted=True)
 
 
 def _curve(name: str) -> Curve:
@@ -99,6 +114,7 @@ def test_every_slot_is_escaped_in_html() -> None:
     text = html.render(page(slots))
     Parsed(text)  # well formed
     assert slots.count > SLOTS
+    text = text.replace('<i class="space">·</i>', " ")  # a token's spaces
     for i in range(1, slots.count + 1):
         assert f"&lt;script&gt;alert(&#x27;slot {i}&#x27;)&lt;/script&gt;" in text, i
     assert not re.search("[\u202e\x1b\ud83d]|<script|<img|]]>", text)
@@ -109,7 +125,7 @@ def test_every_slot_is_escaped_in_html() -> None:
 def test_every_slot_is_visible_in_the_terminal() -> None:
     slots = Slots()
     text = printed(terminal.render(everything(slots)), width=1000)
-    unseen = ["chart's column", "language"]  # what a terminal has no place for
+    unseen = ["chart's column", "language", "tooltip", "tooltip", "a shade's end", "and other end"]  # nowhere to go
     assert sum(f"'slot {i}'" not in text for i in range(1, slots.count + 1)) == len(unseen)
     assert not re.search("[\u202e\x1b\ud83d]", text)
     assert "[bold]‹U+202E›‹U+001B›[31m‹U+D83D›" in text
