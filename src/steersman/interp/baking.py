@@ -1,0 +1,303 @@
+"""A direction written into the weights: nothing in the model writes it any more, and no hook is needed.
+
+Where norms stand before the sublayers (Llama, Qwen, GPT-2), what a sublayer adds to the stream is W y + b, so with
+
+    W' = (I - r r') W,   b' = (I - r r') b,   E' = E (I - r r')
+
+for every output projection and the embeddings, the stream holds nothing of r: the same as ablating at run time, up to
+rounding (Arditi et al. 2024, arXiv:2406.11717, section 4.1; others call it abliteration). Behind a *post-norm* (Gemma 2
+and 3, OLMo 2) it does not: there the sublayer adds g * y / rms(y), of which W' above takes out r . y and not
+r . (g * y), and the norm writes r all the same. With
+
+    s = (g * r) / |g * r|,   W' = (I - s s') W        so that   r . (g * y') / rms(y') = (g * r) . y' / rms(y') = 0
+
+it is exactly nothing again. Not the same as the hook, though: y' is another vector than y, and the norm divides it by
+another number; `compare` gives the KL between the two. `leaks` measures the claim, on random token ids, at every
+sublayer: |r . write| / |write|, and `bake_ablation` fails where it does not hold.
+
+Many models tie the embeddings to the output layer, and E' there would change what the model says, too. By default the
+two are untied: the output layer keeps E, the file grows by one E (gemma-3-270m: from 268 to 436 million parameters).
+With ``embeddings="leave"`` they stay, and the report says how much of r the embeddings bring in.
+
+*Addition* of c v to a layer's input is a bias of the MLP before it, where norms stand first and the architecture has
+such a bias. Elsewhere it is refused: a post-norm would rescale a bias, and what has no place for one cannot be saved as
+a plain checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from steersman.errors import ModelError
+from steersman.interp.activations import read
+from steersman.interp.anatomy import anatomy_of, norm_form, weight_of
+from steersman.interp.directions import ablating, unit
+from steersman.interp.refusal import first_logprobs, mean_kl
+from steersman.lm import pretrained
+from steersman.lm.head import evaluating, head_of, probe_ids
+from steersman.store import write_json
+
+MOST_LEAK = {torch.float32: 1e-5, torch.float64: 1e-5}  # of a write's length; half precisions round to a few parts in
+MOST_LEAK_HALF = 2e-2  # a thousand, coordinate by coordinate
+TEXTS, TOKENS = 4, 24  # random ids, on which leaks are measured
+PROVENANCE = "steersman.json"
+Embeddings = Literal["untie", "leave"]
+
+
+class Leak(NamedTuple):
+    """How much of a direction is written, as a share of what is written: |r . w| / |w|.
+
+    Attributes:
+        largest, mean: over tokens.
+    """
+
+    largest: float
+    mean: float
+
+
+class Baked(NamedTuple):
+    """What `bake_ablation` did.
+
+    Attributes:
+        leaks: after it, by sublayer (``blocks.3.hook_mlp_out``) and of the embeddings (``hook_embed``).
+        before: the same before it.
+        gain_aware: how many edits went through a post-norm's gain.
+        untied: whether the output layer was given weights of its own.
+    """
+
+    leaks: dict[str, Leak]
+    before: dict[str, Leak]
+    gain_aware: int
+    untied: bool
+
+    @property
+    def largest(self) -> float:
+        """The largest leak of any sublayer."""
+        return max(leak.largest for name, leak in self.leaks.items() if name != "hook_embed")
+
+
+# ── ablation ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def bake_ablation(model: Any, vector: Tensor, *, embeddings: Embeddings = "untie") -> Baked:
+    """Edit a model so that nothing writes a direction, [H]; in place. The model is whole, without adapters.
+
+    Raises:
+        ModelError: adapters or packed weights; or something still writes the direction.
+    """
+    r, anatomy = unit(vector), anatomy_of(model)
+    before, edits = leaks(model, r), _edits(model, r)
+    with torch.no_grad():
+        for linear, out, norm in edits:
+            _project(linear, out)
+            if norm is not None and isinstance(bias := getattr(norm, "bias", None), Tensor):
+                _remove(bias, r)
+        untied = embeddings == "untie" and _untie(model)
+        if embeddings == "untie":
+            for table in _tables(model, anatomy.width):
+                _remove(table.weight, r)
+    after = leaks(model, r)
+    _refuse_leaks(model, after, embeddings)
+    return Baked(after, before, sum(norm is not None for *_, norm in edits), untied)
+
+
+def _edits(model: Any, r: Tensor) -> list[tuple[nn.Module, Tensor, nn.Module | None]]:
+    """Each output projection, what to take out of it, and the norm behind it; all found before any is edited."""
+    anatomy, found = anatomy_of(model), []
+    for block in anatomy.blocks:
+        for linear, norm in (
+            (block.attention_output, block.attention_post_norm),
+            (block.mlp_output, block.mlp_post_norm),
+        ):
+            weight_of(linear)
+            found.append((linear, r if norm is None else _through(norm, r, anatomy.width), norm))
+    return found
+
+
+def bake_naively(model: Any, vector: Tensor) -> None:
+    """The published edit, W' = (I - r r') W, whatever stands behind; in place. For comparison: see `leaks`."""
+    r = unit(vector)
+    with torch.no_grad():
+        for block in anatomy_of(model).blocks:
+            _project(block.attention_output, r)
+            _project(block.mlp_output, r)
+
+
+def _project(linear: Any, r: Tensor) -> None:
+    """Take a unit vector, [out], out of all that a linear module can put out."""
+    _remove(weight_of(linear).T, r)
+    if getattr(linear, "bias", None) is not None:
+        _remove(linear.bias, r)
+
+
+def _remove(rows: Tensor, r: Tensor) -> None:
+    """Take r, [H], out of some vectors, [..., H], in place; computed in float64, rounded once."""
+    long, own = rows.data.double(), r.to(rows.device, torch.float64)
+    own = own / own.norm()
+    rows.data.copy_(long - (long @ own)[..., None] * own)
+
+
+def _through(norm: nn.Module, r: Tensor, width: int) -> Tensor:
+    """What must be taken out before a post-norm so that r is not there behind it: g * r, of length 1."""
+    form = norm_form(norm, width)
+    return unit(form.centre(form.gain.double().cpu() * r.double()))
+
+
+def _tables(model: Any, width: int) -> list[nn.Embedding]:
+    """What is looked up and added to the stream: the embeddings of tokens, and GPT-2's of positions."""
+    output = model.get_output_embeddings()
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module is not output and module.embedding_dim == width
+    ]
+
+
+def _untie(model: Any) -> bool:
+    """Give the output layer weights of its own, if it shares those of the embeddings."""
+    output, config = model.get_output_embeddings(), model.config.get_text_config()
+    shares = output.weight is model.get_input_embeddings().weight
+    if shares:
+        output.weight = nn.Parameter(output.weight.detach().clone(), requires_grad=output.weight.requires_grad)
+    for each in {id(config): config, id(model.config): model.config}.values():
+        each.tie_word_embeddings = False
+    return shares
+
+
+# ── addition ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def bake_addition(model: Any, layer: int, vector: Tensor, coefficient: float = 1.0) -> None:
+    """Edit a model so that ``coefficient * vector``, [H], is added to a layer's input at every token; in place.
+
+    Raises:
+        ModelError: there is no place for it, see the top of this file.
+    """
+    anatomy = anatomy_of(model)
+    if not 0 <= layer < anatomy.layers:
+        raise ModelError(f"no layer {layer}", expected=f"0 to {anatomy.layers - 1}")
+    if anatomy.post_norm:
+        raise ModelError(
+            f"an addition cannot be baked into {type(model).__name__}: the norm behind its MLP would rescale a bias",
+            do="add it at run time (interp.directions.adding), or ablate: that can be baked",
+        )
+    push = (coefficient * vector.detach()).float()
+    with torch.no_grad():
+        if layer == 0:
+            _untie(model)
+            table = _tables(model, anatomy.width)[0]
+            table.weight.data.add_(push.to(table.weight))
+            return
+        output: Any = anatomy.blocks[layer - 1].mlp_output
+        if getattr(output, "bias", None) is None:
+            _give_biases(model)
+        output.bias.data.add_(push.to(output.bias))
+
+
+def _give_biases(model: Any) -> None:
+    """Biases of 0 for all linear modules of the MLPs, where the architecture knows them by its configuration."""
+    config = model.config.get_text_config()
+    if not hasattr(config, "mlp_bias"):
+        raise ModelError(
+            f"an addition cannot be baked into {type(model).__name__}: its MLPs have no bias, and a checkpoint with one"
+            " would not be loaded as it is",
+            do="add it at run time (interp.directions.adding), or ablate: that can be baked",
+        )
+    config.mlp_bias = True
+    for block in anatomy_of(model).blocks:
+        for linear in (module for module in block.mlp.modules() if isinstance(module, nn.Linear)):
+            if linear.bias is None:
+                linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features), requires_grad=False)
+
+
+# ── what it does ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def leaks(model: Any, vector: Tensor, seed: int = 0) -> dict[str, Leak]:
+    """How much of a direction, [H], each sublayer writes and the embeddings bring in, on random token ids."""
+    anatomy, generator = anatomy_of(model), torch.Generator().manual_seed(seed)
+    size = model.get_input_embeddings().weight.shape[0]
+    rows = torch.randint(0, size, (TEXTS, TOKENS), generator=generator).tolist()
+    start = "blocks.0.hook_resid_pre"
+    names = [f"blocks.{n}.{site}" for n in range(anatomy.layers) for site in ("hook_attn_out", "hook_mlp_out")]
+    seen, r = read(model, rows, [start, *names]).sites, unit(vector).double()
+    found = {}
+    for name in (start, *names):
+        written = seen[name].double().cpu()
+        share = (written @ r).abs() / written.norm(dim=-1).clamp(min=1e-30)
+        found["hook_embed" if name == start else name] = Leak(float(share.max()), float(share.mean()))
+    return found
+
+
+def _refuse_leaks(model: Any, found: Mapping[str, Leak], embeddings: Embeddings) -> None:
+    most = MOST_LEAK.get(next(model.parameters()).dtype, MOST_LEAK_HALF)
+    wrong = {
+        name: leak.largest
+        for name, leak in found.items()
+        if not leak.largest <= most and (name != "hook_embed" or embeddings == "untie")
+    }
+    if wrong:
+        name = max(wrong, key=lambda key: wrong[key])
+        raise ModelError(
+            f"{len(wrong)} parts of {type(model).__name__} still write the direction; {name} most,"
+            f" {wrong[name]:.2g} of what it writes",
+            expected=f"at most {most:g}",
+            do="ablate at run time (interp.directions.ablating), and report this architecture",
+        )
+
+
+class Comparison(NamedTuple):
+    """Two models after the same texts: the direction taken out by hooks, and in the weights.
+
+    Attributes:
+        logprob: the largest difference of a log-probability of the next token.
+        kl: mean KL(hook || baked) of the next token, in nats.
+    """
+
+    logprob: float
+    kl: float
+
+
+def compare(model: Any, baked: Any, vector: Tensor, rows: Sequence[Sequence[int]]) -> Comparison:
+    """Compare a model under `ablating` with another one into which the direction was baked, on token ids."""
+    with torch.no_grad(), evaluating(model), evaluating(baked):
+        theirs = first_logprobs(baked, head_of(baked), rows)
+        with ablating(model, vector):
+            ours = first_logprobs(model, head_of(model), rows)
+    return Comparison(float((ours - theirs).abs().max()), mean_kl(ours, theirs))
+
+
+def copy_of(model: Any) -> Any:
+    """A model to bake into, so that the other one stays."""
+    return copy.deepcopy(model)
+
+
+# ── a plain checkpoint ───────────────────────────────────────────────────────────────────────────────────────────────
+def save(model: Any, tokenizer: Any, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write a baked model as a folder that ``AutoModelForCausalLM.from_pretrained`` loads, and load it to see.
+
+    Args:
+        provenance: what was baked in; written beside the weights as `PROVENANCE`.
+
+    Raises:
+        ModelError: the folder holds something, or what is loaded computes other numbers than what was saved.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError("the target is not an empty folder", where=str(folder), do="choose another one")
+    with pretrained.no_progress_bars():
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        again = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=False)
+    write_json(folder / PROVENANCE, dict(provenance))
+    ids = torch.tensor([probe_ids(model, 8)])
+    with torch.no_grad(), evaluating(model):
+        same = torch.equal(again.eval()(input_ids=ids).logits, model(input_ids=ids.to(model.device)).logits.cpu())
+    if not same:
+        raise ModelError(
+            "the saved model computes something else than the one in memory",
+            where=str(folder),
+            do="load it as it was saved (device, dtype), and report this architecture",
+        )

@@ -1,0 +1,186 @@
+"""The refusal direction on tiny models that were taught to refuse, against the paper's procedure written out."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+
+from decoder_families import LAYERS, family
+from steersman.errors import DataError
+from steersman.interp.anatomy import anatomy_of
+from steersman.interp.directions import Differences, Direction, ablating, random_directions
+from steersman.interp.refusal import (
+    Candidate,
+    RefusalConfig,
+    first_logprobs,
+    mean_kl,
+    measure,
+    preference,
+    refusal_direction,
+    refusal_scores,
+    refusal_tokens,
+    spread,
+)
+from steersman.lm.head import head_of
+
+BAD, GOOD, NO, YES, ALSO = range(10, 25), range(30, 45), 50, 52, 53
+TEMPLATE = [60, 61, 62]
+
+
+class Numbers:
+    """A chat format whose words are token ids."""
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return [1, *(int(word) for word in text.split() if word.isdecimal()), *TEMPLATE]
+
+
+CHAT: Any = Numbers()
+
+
+def prompts(words: range, seed: int, count: int = 60) -> list[str]:
+    """Questions of two to four words, one of which decides."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randint(0, 15, (4,), generator=generator).tolist() for _ in range(count)]
+    return [f"{words[a]} {3 + b % 4} {words[c]}" + (f" {3 + d % 4}" if d % 2 else "") for a, b, c, d in drawn]
+
+
+def taught(name: str) -> Any:
+    """A model that says NO to harmful words and YES, or to some ALSO, to others."""
+    model, generator = family(name), torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data /= 4 if parameter.ndim == 2 else 1
+    texts = [(text, NO) for text in prompts(BAD, 1, 200)]
+    texts += [(text, ALSO if str(GOOD[0]) in text else YES) for text in prompts(GOOD, 2, 200)]
+    rows = [(CHAT.prompt_ids(text), answer) for text, answer in texts]
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(70):
+        picked = [rows[i] for i in torch.randint(0, len(rows), (24,), generator=generator).tolist()]
+        loss = torch.zeros(())
+        for length in {len(ids) for ids, _ in picked}:
+            some = [(ids, answer) for ids, answer in picked if len(ids) == length]
+            logits = model(input_ids=torch.tensor([ids for ids, _ in some]), logits_to_keep=1).logits[:, -1]
+            loss = loss + torch.nn.functional.cross_entropy(
+                logits, torch.tensor([answer for _, answer in some]), reduction="sum"
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module", params=[pytest.param("Llama"), pytest.param("Gemma3", marks=pytest.mark.slow)])
+def refusing(request: pytest.FixtureRequest) -> Any:
+    return taught(request.param)
+
+
+def published(model: Any, harmful: list[list[int]], harmless: list[list[int]], one: Direction) -> tuple[float, ...]:
+    """Ablation, steering and KL as andyrdt/refusal_direction computes them, with hooks of its own."""
+    blocks, r = anatomy_of(model).blocks, one.vector
+
+    def logits(rows: list[list[int]]) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1] for row in rows]).double()
+
+    def score(found: torch.Tensor) -> float:
+        mass = found.softmax(-1)[:, [NO]].sum(-1)
+        return float((torch.log(mass + 1e-8) - torch.log(1 - mass + 1e-8)).mean())
+
+    def without(x: torch.Tensor) -> torch.Tensor:
+        return x - (x @ r)[..., None] * r
+
+    def before(_: Any, given: tuple[Any, ...]) -> Any:
+        return (without(given[0]), *given[1:])
+
+    def behind(_: Any, __: Any, made: Any) -> Any:
+        return (without(made[0]), *made[1:]) if isinstance(made, tuple) else without(made)
+
+    plain = logits(harmless).softmax(-1)
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.callback(block.module.register_forward_pre_hook(before).remove)
+            for writer in (block.attention_writer, block.mlp_writer):
+                stack.callback(writer.register_forward_hook(behind).remove)
+        ablation, changed = score(logits(harmful)), logits(harmless).softmax(-1)
+    push = one.norm * r
+    handle = blocks[one.layer].module.register_forward_pre_hook(lambda _, given: (given[0] + push, *given[1:]))
+    steering = score(logits(harmless))
+    handle.remove()
+    return ablation, steering, float((plain * (plain.log() - changed.log())).sum(-1).mean())
+
+
+def test_it_is_found_and_takes_refusal_away_and_random_ones_do_not(refusing: Any) -> None:
+    loose = RefusalConfig(most_kl=50, candidates=None)
+    found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), loose)
+    assert list(found.tokens) == [NO]
+    assert found.direction is not None
+    best = found.candidates[0]
+    assert best.ablation < 0 < found.harmful_score
+    assert best.steering > 0 > found.harmless_score
+    assert all(preference(best) <= preference(other) for other in found.candidates)
+    head, rows = head_of(refusing), [CHAT.prompt_ids(text) for text in prompts(BAD, 5, 16)]
+    for one in random_directions(found.direction, 5):
+        with ablating(refusing, one.vector):
+            assert float(refusal_scores(first_logprobs(refusing, head, rows), [NO]).mean()) > best.ablation + 1
+
+
+def test_its_numbers_are_those_of_the_published_procedure(refusing: Any) -> None:
+    harmful, harmless = ([CHAT.prompt_ids(text) for text in prompts(kind, 6, 8)] for kind in (BAD, GOOD))
+    head = head_of(refusing)
+    found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), RefusalConfig(most_kl=50))
+    assert found.direction is not None
+    ours = measure(refusing, head, found.direction, [NO], harmful, harmless, first_logprobs(refusing, head, harmless))
+    assert tuple(ours) == pytest.approx(published(refusing, harmful, harmless, found.direction), rel=1e-3, abs=1e-4)
+
+
+def test_where_all_are_filtered_or_nothing_is_refused_it_says_so(refusing: Any) -> None:
+    strict = RefusalConfig(least_steering=1e6, candidates=3)
+    found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), strict)
+    assert found.direction is None
+    assert found.reason == "no single direction: of 3 candidates none passes the filters"
+    assert {one.out for one in found.candidates} <= {"does not induce refusal", "changes harmless answers"}
+    none = refusal_direction(refusing, CHAT, prompts(GOOD, 3), prompts(GOOD, 4))
+    assert none.direction is None
+    assert none.reason.startswith("no refusal")
+    with pytest.raises(DataError, match="3 different harmful prompts"):
+        refusal_direction(refusing, CHAT, ["10", "11", "12", "12"], prompts(GOOD, 4))
+
+
+def test_prompts_of_the_wrong_sign_are_dropped_and_counted(refusing: Any) -> None:
+    mixed = [*prompts(BAD, 3, 40), *prompts(GOOD, 7, 6)]
+    found = refusal_direction(refusing, CHAT, mixed, prompts(GOOD, 4, 40), RefusalConfig(most_kl=50))
+    assert (found.dropped_harmful, found.dropped_harmless) == (6, 0)
+    assert found.fitted[0] + found.validated[0] == len(set(mixed)) - 6
+
+
+def test_refusal_tokens_are_counted() -> None:
+    bad = torch.tensor([5] * 60 + [6] * 30 + [7] * 6 + [8] * 4)
+    good = torch.tensor([6] * 10 + [9] * 90)
+    assert refusal_tokens(bad, good, RefusalConfig()) == {5: (0.6, 0.0), 7: (0.06, 0.0)}  # 6: three times, 8: seldom
+
+
+def test_scores_and_divergences_by_hand() -> None:
+    chances = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    scores = refusal_scores(chances.log(), [0, 1])
+    assert scores.tolist() == pytest.approx([math.log(4), math.log(0.25)], rel=1e-5)
+    other = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+    by_hand = (0.2 * math.log(0.5) + 0.8 * math.log(0.8 / 0.6)) / 2
+    assert mean_kl(chances.log(), other.log()) == pytest.approx(by_hand, rel=1e-5)
+    assert math.isfinite(float(refusal_scores(torch.tensor([[0.0, -math.inf]]), [0])[0]))
+
+
+def test_candidates_are_as_different_as_can_be() -> None:
+    vectors = torch.tensor([[[0.0, 0, 0], [1, 0, 0]], [[5, 0.1, 0], [0, 2, 0]]], dtype=torch.float64)
+    every = Differences(vectors, (-2, -1), (0, 1), "", "")
+    assert spread(every, 2) == [(-1, 0), (-1, 1)]
+    assert spread(every, 3) == spread(every, None) == [(-2, 1), (-1, 0), (-1, 1)]  # the one of zeros never
+
+
+def test_late_layers_are_no_candidates(refusing: Any) -> None:
+    found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), RefusalConfig(candidates=None))
+    assert {one.layer for one in found.candidates} <= set(range(int(0.8 * LAYERS)))
+    outs = [Candidate(-1, 0, score, 0.0, 0.0, 1.0, out) for score, out in ((1.0, ""), (-9.0, "x"), (0.5, ""))]
+    assert [one.ablation for one in sorted(outs, key=preference)] == [0.5, 1.0, -9.0]
