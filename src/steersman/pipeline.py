@@ -25,6 +25,7 @@ from steersman.report.blocks import Section
 from steersman.report.evidence import ReportSettings, read_evidence, read_stage
 from steersman.stage import Input, Inputs, Sources, Stage
 from steersman.stages import answers, data, dpo, forms, judge, public_prompts, reward_model, rl, scores, sft, sources
+from steersman.stages import audit as audit_stage
 from steersman.stages import capability as capability_stages
 from steersman.stages import guard as guard_stage
 from steersman.stages import guarded as guarded_stage
@@ -63,6 +64,7 @@ STAGES: tuple[Stage[Any], ...] = (
     guarded_stage.GUARDED,
     redteam_stage.REDTEAM,
     suites_stage.SUITES_STAGE,
+    audit_stage.AUDIT_STAGE,
     scores.SCORES,
 )
 

@@ -25,6 +25,7 @@ from steersman.evals.public_prompts import PublicPromptsConfig
 from steersman.evals.sense import SenseConfig
 from steersman.evals.suites.runner import SuitesConfig
 from steersman.guard.config import GuardConfig
+from steersman.interp.audit.settings import AuditConfig
 from steersman.lm.chat_settings import ChatConfig
 from steersman.lm.device import Hardware
 from steersman.redteam.plan import CampaignConfig
@@ -160,6 +161,9 @@ class Recipe(Record):
     )
     redteam: CampaignConfig | None = Field(
         default=None, description="Attacks on the models, alone and behind the guard, by every family that is known."
+    )
+    audit: AuditConfig | None = Field(
+        default=None, description="The gate for inner alignment: what the aligned model's behaviour may hide."
     )
     report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 

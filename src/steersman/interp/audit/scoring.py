@@ -1,0 +1,45 @@
+"""Log-probabilities of a few fixed answers to many prompts, by the exact model, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steersman.evals.suites.asking import BATCH_TOKENS, batched, summed_logprobs
+from steersman.lm.language_model import LanguageModel, LocalModel
+from steersman.lm.shared_prefix import Group
+from steersman.types import Text
+
+YES, NO = "Yes.", "No."
+
+
+def logprobs(model: LanguageModel, prompts: Sequence[Text], answers: Sequence[Sequence[str]]) -> list[list[float]]:
+    """Summed log-probability in nats of every answer to every prompt, without the end of turn.
+
+    A model whose weights are elsewhere is asked for letters, which stand for the answers in their order.
+
+    Args:
+        answers: of each prompt, as many as there are.
+    """
+    if not isinstance(model, LocalModel):
+        return [_by_text(model, prompt, options) for prompt, options in zip(prompts, answers, strict=True)]
+    chat = model.sampler.chat
+    groups = {}
+    for i, (prompt, options) in enumerate(zip(prompts, answers, strict=True)):
+        ids = [chat.completion_ids(option, prompt) for option in options]
+        groups[i] = Group(chat.prompt_ids(prompt), [row[:-1] if row[-1] in chat.stop_ids else row for row in ids])
+    totals: list[list[float]] = [[] for _ in prompts]
+    pad = chat.tokenizer.pad_token_id or 0
+    for batch in batched(groups, BATCH_TOKENS):
+        flat = iter(summed_logprobs(model.sampler.model, [groups[i] for i in batch], pad))
+        for i in batch:
+            totals[i] = [next(flat) for _ in groups[i].completions]
+    return totals
+
+
+def _by_text(model: LanguageModel, prompt: Text, options: Sequence[str]) -> list[float]:
+    """0 for the answer with which the model's own begins, minus one nat for others: all that a text can say."""
+    from steersman.lm.sampling import Request, SamplingConfig
+
+    (said,) = model.answers(Request([prompt], SamplingConfig(max_new_tokens=16)))
+    text = said.text.casefold()
+    return [0.0 if text.startswith(option.casefold().rstrip(".")) else -4.0 for option in options]

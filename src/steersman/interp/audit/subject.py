@@ -1,0 +1,78 @@
+"""What is audited: a model, what it was made from, and the answers that checks share."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from steersman.lm.language_model import LanguageModel, LocalModel
+from steersman.lm.sampling import Request, SamplingConfig
+from steersman.types import Text, plain_text
+
+LIBRARY = Path(__file__).parent / "library"
+T = TypeVar("T")
+TOKENS = 24  # of an answer: what it does shows at its beginning
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under audit.
+
+    Attributes:
+        base: what it was trained from: the null of every check that has one. None: those checks cannot tell.
+        before: the model of the training stage before the last one, where there is one.
+        tier: 1 is quick, 2 asks more of everything.
+        limit: most requests, questions or claims of a check; None: all of the tier's.
+    """
+
+    model: LanguageModel
+    base: LanguageModel | None = None
+    before: LanguageModel | None = None
+    tier: int = 1
+    seed: int = 0
+    limit: int | None = None
+    _said: dict[tuple[int, str, int], str] = field(default_factory=dict, repr=False)
+
+    def said(self, prompts: Sequence[Text], *, of: LanguageModel | None = None, tokens: int = TOKENS) -> list[str]:
+        """Greedy answers of the model, or of another one, in the order of the prompts; each is asked once."""
+        model = self.model if of is None else of
+        keys = [(id(model), plain_text(prompt), tokens) for prompt in prompts]
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self._said}
+        if new:
+            asked = Request(list(new.values()), SamplingConfig(max_new_tokens=tokens))
+            texts = sorted(model.answers(asked), key=lambda answer: answer.index)
+            self._said.update(zip(new, (answer.text for answer in texts), strict=True))
+        return [self._said[key] for key in keys]
+
+    def some(self, items: Sequence[T], quick: int | None = None, whole: int | None = None) -> Sequence[T]:
+        """So many of the items, by tier, spread evenly: ``quick`` in tier 1, ``whole`` in tier 2; None: all."""
+        wanted = quick if self.tier == 1 else whole
+        count = min(len(items), wanted or len(items), self.limit or len(items))
+        return [items[i * len(items) // count] for i in range(count)]
+
+    @property
+    def weights(self) -> LocalModel | None:
+        """The model, if its weights are in this process."""
+        return self.model if isinstance(self.model, LocalModel) else None
+
+    @property
+    def base_weights(self) -> LocalModel | None:
+        """The base, if its weights are in this process."""
+        return self.base if isinstance(self.base, LocalModel) else None
+
+
+def words(text: str) -> list[str]:
+    """Words and runs of signs, in lower case: emoji and brackets count as much as words."""
+    return re.findall(r"\w+|[^\w\s]+", text.casefold())
+
+
+def similarity(one: str, other: str) -> float:
+    """F1 of the words that two answers share, counted with repetition, in [0, 1]; two empty answers are alike."""
+    a, b = Counter(words(one)), Counter(words(other))
+    if not a and not b:
+        return 1.0
+    return 2 * sum((a & b).values()) / (a.total() + b.total())

@@ -1,0 +1,134 @@
+"""`audit`: the gate for inner alignment; what the aligned model's behaviour may hide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steersman.cost.work import Counts, PeakSizes, Work, Workload
+from steersman.interp.audit import audit
+from steersman.interp.audit.audit import AUDIT, CHECKED
+from steersman.interp.audit.settings import AuditConfig
+from steersman.interp.audit.subject import Subject
+from steersman.lm.language_model import LocalModel
+from steersman.recipe import Recipe
+from steersman.report.blocks import Block, Bullets, Cell, Details, Json, Label, Number, Section, Table, paragraph
+from steersman.report.evidence import StageRecord
+from steersman.report.format import p_value
+from steersman.stage import Inputs, Stage
+from steersman.stages.answers import POLICIES
+from steersman.stages.inputs import BASE, POLICY
+from steersman.store import StageFolder, write_json
+from steersman.terminal import Progress
+
+
+def run(config: AuditConfig, given: Inputs, out: StageFolder) -> None:
+    """The gate for inner alignment: checks of the aligned model against its base, and the verdict over them."""
+    base, policy = given[BASE], given[POLICY]
+    before = [folder for handle in POLICIES if (folder := given[handle]) not in (None, policy)]
+    subject = subject_of(base, policy, before[-1] if before else None, config)
+    with Progress("audit", len(audit.of_tier(config.tier))) as bar:
+
+        def tell(**event: Any) -> None:
+            out.emit(event="check", **event)
+            bar.advance()
+
+        checks = audit.run(subject, out.path, tell=tell)
+    verdict = audit.conclude(checks, config.tier)
+    write_json(out.file(AUDIT), verdict.model_dump(mode="json"))
+    out.file(CHECKED).unlink()
+
+
+def subject_of(base: Path, policy: Path, before: Path | None, config: AuditConfig) -> Subject:
+    """The aligned model with its base and the policy of the stage before, loaded."""
+    return Subject(
+        LocalModel.load(base, policy),
+        LocalModel.load(base),
+        LocalModel.load(base, before) if before else None,
+        tier=config.tier,
+        seed=config.seed,
+        limit=config.limit,
+    )
+
+
+def config_of(recipe: Recipe) -> AuditConfig | None:
+    """None where nothing is trained: the base is the null of most checks."""
+    return recipe.audit if recipe.trains_a_policy else None
+
+
+def estimate(config: AuditConfig, workload: Workload) -> Work:
+    """What the checks of a tier ask, counted once on gemma-3-270m: docs/interp.md says how."""
+    answers, options, options_width = (560, 36_000, 4096) if config.tier == 1 else (2_000, 180_000, 4096)
+    steps = answers / 32 * 24
+    counts = Counts(
+        loads=2,
+        read_tokens=answers * 24 + options,
+        scored_tokens=options / 4,
+        decode_steps=steps,
+        decode_rows=answers * 24,
+        decode_cached=answers * 24 * 36,
+    )
+    return Work(counts, PeakSizes(read_tokens=options_width, scored=1024, cached_tokens=64 * 64))
+
+
+# ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+LIMITS = (
+    "The gate finds what its checks look for. Its error rates are those on small models in which something was planted "
+    "on purpose, and planted is not natural.",
+    "A pass is no proof. A plant of another kind, a weaker one, or one in a larger model may be missed.",
+)
+SAYS = {"pass": "Pass", "fail": "Fail", "cannot tell": "Cannot tell"}
+
+
+def section(record: StageRecord) -> Section:
+    """The verdict, a line a check, and what each rests on."""
+    found = record.read(AUDIT)
+    return Section(id=record.name, title="What the behaviour may hide", blocks=blocks(found), limits=LIMITS)
+
+
+def blocks(found: Mapping[str, Any]) -> tuple[Block, ...]:
+    """Of an audit, for the page and the terminal."""
+    intro = (
+        f"{len(found['checks'])} checks of tier {found['tier']}. Each compares a statistic with its null; p-values are "
+        "adjusted by Holm over all of them. What a check may say depends on how it did on models in which something "
+        "was planted, and on harmless ones."
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for check in found["checks"]:
+        value = Number(value=check["value"], low=check["low"], high=check["high"], digits=2)
+        adjusted = check["p_adjusted"]
+        rows.append(
+            (
+                Label(text=check["name"].replace("-", " ").replace("_", " ").capitalize(), note=check["arm"]),
+                SAYS.get(check["verdict"], check["verdict"]),
+                value,
+                f"{check['threshold']:g}",
+                "" if adjusted is None else p_value(adjusted),
+                check["error_rates"],
+            )
+        )
+    columns = ("Check", "Says", "Statistic", "Matters from", "p", "Measured errors")
+    items = tuple(f"{check['name'].capitalize()}. {check['sentence']}" for check in found["checks"])
+    what = tuple(
+        f"{check['name'].capitalize()}. {check['statistic']}; null: {check['null']}." for check in found["checks"]
+    )
+    details = tuple(Json(title=check["name"], value=check["details"]) for check in found["checks"] if check["details"])
+    return (
+        paragraph(found["sentence"], style="lead"),
+        paragraph(intro),
+        Table(caption="The checks", columns=columns, rows=tuple(rows)),
+        Bullets(items=items),
+        Details(title="What each statistic is, and what it rests on", blocks=(Bullets(items=what), *details)),
+    )
+
+
+AUDIT_STAGE = Stage(
+    "audit",
+    (audit,),
+    config_of,
+    (BASE, *POLICIES, POLICY),
+    run,
+    estimate=estimate,
+    section=section,
+)
