@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steersman.cost.work import Counts, PeakSizes, Work, Workload
+from steersman.interp import probes
 from steersman.interp.audit import audit
 from steersman.interp.audit.audit import AUDIT, CHECKED
 from steersman.interp.audit.settings import AuditConfig
@@ -125,7 +126,7 @@ def blocks(found: Mapping[str, Any]) -> tuple[Block, ...]:
 
 AUDIT_STAGE = Stage(
     "audit",
-    (audit,),
+    (audit, probes),
     config_of,
     (BASE, *POLICIES, POLICY),
     run,
