@@ -383,6 +383,7 @@ def merge(policy: Any) -> Any:
         beside = policy(input_ids=ids, use_cache=False).logits
         with _ends_apart():
             model = policy.merge_and_unload().eval()
+        fused_layers.leave_fused(model)
         merged = model(input_ids=ids, use_cache=False).logits
     if not same_states(merged, beside):
         raise ModelError(
@@ -390,6 +391,13 @@ def merge(policy: Any) -> Any:
             expected="the same logits",
             do="use lora.target_modules without tied or shared modules",
         )
+    return model
+
+
+def take_off(policy: Any) -> Any:
+    """The model without its adapters, as it was before `add_lora`; what they have learnt is lost."""
+    model = policy.unload()
+    fused_layers.leave_fused(model)
     return model
 
 

@@ -41,6 +41,13 @@ def use_fused(policy: Any) -> None:
             module.forward = MethodType(_lora_forward, module)
 
 
+def leave_fused(model: Any) -> None:
+    """Give a model's norms and MLPs their own code back, when its adapters are gone."""
+    for module in model.modules():
+        if getattr(module.__dict__.get("forward"), "__func__", None) in (_norm_forward, _mlp_forward):
+            del module.forward
+
+
 # ── LoRA ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 class Lora(NamedTuple):
     """A frozen linear layer and the one adapter on it; ``weight`` [out, in], ``a`` [r, in], ``b`` [out, r].

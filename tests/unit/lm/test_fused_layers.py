@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
 
-from steersman.lm.adapters import LoraConfig, add_lora, trainable
+from steersman.lm.adapters import LoraConfig, add_lora, merge, take_off, trainable
 from steersman.lm.fused_layers import Lora, gated_lora, lora_linear, rms_norm
+from steersman.lm.pretrained import load_model
 
 IDS = torch.tensor([[2, 30, 40, 50, 60, 70, 1], [2, 9, 8, 7, 6, 5, 4]])
 
@@ -136,3 +138,13 @@ def test_what_is_not_plain_goes_to_peft(family: Callable[[str], Any], monkeypatc
         policy(input_ids=IDS)
         dropping = add_lora(deepcopy(base), LoraConfig(rank=2, dropout=0.5), "x")
         dropping(input_ids=IDS)
+
+
+def test_a_model_whose_adapters_are_gone_learns_as_before(tiny_base: Path) -> None:
+    """An MLP that went on looking for its adapters would fail with gradients, and only then."""
+    ids = torch.tensor([[5, 9, 11, 3]])
+    for leave in (take_off, merge):
+        model = load_model(tiny_base)
+        before = model(input_ids=ids).logits
+        left = leave(add_lora(model, LoraConfig(), "tiny"))
+        assert torch.equal(left(input_ids=ids).logits, before)
