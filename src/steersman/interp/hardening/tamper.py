@@ -18,10 +18,11 @@ import torch
 from pydantic import Field
 
 from steersman.errors import DataError
+from steersman.interp.anatomy import anatomy_of
 from steersman.interp.hardening import learner
 from steersman.interp.hardening.learner import Learner, TrainingConfig
 from steersman.interp.hardening.rows import examples
-from steersman.lm.adapters import LoraConfig, add_lora
+from steersman.lm.adapters import LoraConfig, add_lora, take_off
 from steersman.lm.chat_format import ChatFormat
 from steersman.lm.head import evaluating
 from steersman.lm.sampling import random_stream
@@ -74,6 +75,7 @@ def tamper_curve(
     if not rows:
         raise DataError("a tamper curve needs rows to fine-tune on", do="give harmless instructions with their answers")
     torch.manual_seed(config.seed)
+    anatomy_of(model)  # found, and kept, while no adapters stand in the modules' places
     points = [Point(0, _measured(metric, model, chat))]
     learns = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
@@ -93,7 +95,7 @@ def tamper_curve(
                 if step + 1 in config.at:
                     points.append(Point(step + 1, _measured(metric, state.model, chat)))
     finally:
-        policy.unload()
+        take_off(policy)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(learns[name])
     return points
