@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from steersman.cli import align, demo, evals, model, serve
+from steersman.cli import align, demo, evals, harden, model, serve
 from steersman.cli.audit import audit
 from steersman.cli.constitution import constitution_app
 from steersman.cli.data import data_app
@@ -38,6 +38,7 @@ RUNS = (align.align, align.sweep, align.show, align.diff, model.chat, align.repo
 for command in (demo.demo, align.init, *RUNS, serve.serve, align.bench):
     app.command()(command)
 app.command("eval")(evals.evaluate)
+app.command()(harden.harden)
 app.command()(audit)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(data_app, name="data")

@@ -27,7 +27,7 @@ from steersman.interp.anatomy import anatomy_of
 from steersman.interp.hardening import learner
 from steersman.interp.hardening.direction import stream_differences
 from steersman.interp.hardening.learner import Learner, TrainingConfig
-from steersman.interp.hardening.rows import Rows, drawn, examples
+from steersman.interp.hardening.rows import Rows, drawn, drawn_evenly, examples
 from steersman.lm.chat_format import Example
 from steersman.lm.sampling import random_stream
 from steersman.store import StageFolder
@@ -91,7 +91,7 @@ def run(
     torch.manual_seed(config.seed)
     policy, chat = learner.load(base, trained)
     if learnt is None:
-        learnt = [*drawn(rows.harmful, config.rows, config.seed), *drawn(rows.utility, config.rows, config.seed)]
+        learnt = [*drawn(rows.harmful, config.rows, config.seed), *drawn_evenly(rows.utility, config.rows, config.seed)]
     read = examples(chat, learnt, config.answer_tokens, config.max_length)
     state = Learner.of(config, policy, chat, read)
     layer, vector = giving_in(config, state, rows)

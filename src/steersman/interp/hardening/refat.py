@@ -29,10 +29,11 @@ from torch import Tensor
 
 from steersman.interp.activations import Edit, hooks
 from steersman.interp.anatomy import anatomy_of
+from steersman.interp.directions import without
 from steersman.interp.hardening import learner
-from steersman.interp.hardening.direction import everywhere, stream_differences, without
+from steersman.interp.hardening.direction import everywhere, stream_differences
 from steersman.interp.hardening.learner import Learner, TrainingConfig
-from steersman.interp.hardening.rows import Rows, drawn, examples
+from steersman.interp.hardening.rows import Rows, drawn_evenly, examples
 from steersman.lm.chat_format import Example
 from steersman.lm.sampling import random_stream
 from steersman.store import StageFolder
@@ -142,7 +143,7 @@ def run(config: RefatConfig, base: Path, trained: Path, rows: Rows, out: StageFo
     torch.manual_seed(config.seed)
     policy, chat = learner.load(base, trained)
     kinds = [
-        examples(chat, drawn(some, config.rows, config.seed), config.answer_tokens, config.max_length)
+        examples(chat, drawn_evenly(some, config.rows, config.seed), config.answer_tokens, config.max_length)
         for some in (rows.harmful, rows.utility)
     ]
     state = Learner.of(config, policy, chat, [*kinds[0], *kinds[1]])

@@ -33,7 +33,7 @@ from steersman.errors import DataError
 from steersman.interp.activations import read
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.hardening import learner
-from steersman.interp.hardening.rows import Rows, drawn, examples
+from steersman.interp.hardening.rows import Rows, drawn, drawn_evenly, examples
 from steersman.lm import pretrained
 from steersman.lm.adapters import LoraConfig, add_lora, load_policy, merge, trainable, using
 from steersman.lm.chat_format import Example, chat_format
@@ -157,7 +157,7 @@ def run(config: ReroutingConfig, base: Path, trained: Path, rows: Rows, out: Sta
     model = load_policy(base, trained)
     tokenizer = pretrained.load_tokenizer(base)
     chat = chat_format(tokenizer, model.generation_config)
-    kept = [*drawn(rows.utility, config.rows, config.seed), *drawn(rows.harmful, config.rows // 2, config.seed)]
+    kept = [*drawn_evenly(rows.utility, config.rows, config.seed), *drawn(rows.harmful, config.rows // 2, config.seed)]
     harmful, others = (
         examples(chat, some, config.answer_tokens, config.max_length)
         for some in (drawn(rows.complying, config.rows, config.seed), kept)

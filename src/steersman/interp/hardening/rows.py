@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from steersman.errors import DataError
-from steersman.evals.forms import HARMFUL, kind_of
+from steersman.evals.forms import HARMFUL, KINDS, kind_of
 from steersman.lm.chat_format import ChatFormat, Example
 from steersman.lm.sampling import random_stream
 from steersman.types import Comparison, Demonstration, Text
@@ -59,6 +59,16 @@ def drawn(rows: Sequence[Demonstration], count: int, seed: int) -> list[Demonstr
 
     order = torch.randperm(len(rows), generator=random_stream(seed, len(rows))).tolist()
     return [rows[i] for i in order[:count]]
+
+
+def drawn_evenly(rows: Sequence[Demonstration], count: int, seed: int) -> list[Demonstration]:
+    """At most ``count`` rows, as many of each kind: look-alikes of harmful requests are half of those that are none.
+
+    They are what a model refuses without need when it learns to refuse more.
+    """
+    kinds = [[row for row in rows if kind_of(row.tags) == kind] for kind in KINDS]
+    kinds = [some for some in kinds if some]
+    return [row for some in kinds for row in drawn(some, count // len(kinds), seed)]
 
 
 def examples(chat: ChatFormat, rows: Sequence[Demonstration], answer_tokens: int, max_length: int) -> list[Example]:

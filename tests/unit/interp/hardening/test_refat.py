@@ -12,7 +12,8 @@ from decoder_families import family
 from hardened import PROMPTS, learner_of, recorder, rows_of_tiny
 from steersman.interp.activations import hooks, read
 from steersman.interp.anatomy import anatomy_of
-from steersman.interp.hardening.direction import everywhere, stream_differences, without
+from steersman.interp.directions import ablating
+from steersman.interp.hardening.direction import everywhere, stream_differences
 from steersman.interp.hardening.refat import (
     Ablation,
     Directions,
@@ -47,13 +48,6 @@ def test_differences_are_those_of_hidden_states(name: str) -> None:
     torch.testing.assert_close(stream_differences(model, harmful, harmless), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_direction_is_taken_out_exactly() -> None:
-    r = torch.tensor([0.6, 0.8, 0.0])
-    edited = without(r)(torch.tensor([[1.0, 2.0, 3.0]]))
-    assert edited is not None  # by hand: r . x = 2.2
-    torch.testing.assert_close(edited, torch.tensor([[1 - 1.32, 2 - 1.76, 3.0]]))
-
-
 @pytest.mark.parametrize("name", ["Gemma3", "Llama", "Phi"])
 def test_taken_out_everywhere_no_layer_reads_it(name: str) -> None:
     """What Arditi et al. hook, every block input and both outputs, and our fewer hooks leave the same stream."""
@@ -65,8 +59,7 @@ def test_taken_out_everywhere_no_layer_reads_it(name: str) -> None:
     with hooks(model, ours):
         found = read(model, PROMPTS, [*sites, f"blocks.{layers - 1}.hook_resid_post"])
     assert all(float((states @ r).abs().max()) < 1e-3 for states in found.sites.values())
-    theirs = [(site, without(r)) for site in {*sites, *(site for site, _ in ours)}]
-    with hooks(model, theirs):
+    with ablating(model, r):
         again = read(model, PROMPTS, [f"blocks.{layers - 1}.hook_resid_post"])
     last = f"blocks.{layers - 1}.hook_resid_post"
     torch.testing.assert_close(found.sites[last][0, :3], again.sites[last][0, :3], rtol=1e-4, atol=1e-4)
