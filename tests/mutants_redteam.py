@@ -132,8 +132,8 @@ REDTEAM = (
     Mutant(
         "the refusal direction is read at the first token",
         "redteam/attacks/refusal_direction.py",
-        "states[rows, lengths - 1].float().mean(0) for",
-        "states[rows, 0 * lengths].float().mean(0) for",
+        "states[rows, last].double().mean(0) for",
+        "states[rows, 0 * last].double().mean(0) for",
         f"{_ATTACKS}/test_refusal_direction.py::test_a_direction_is_the_difference_of_means_at_the_last_token",
     ),
     Mutant(

@@ -7,9 +7,12 @@ refusals begin, in log-odds over harmful prompts, among those that change the an
 next token at most 0.1 nats), and not from the last fifth of the layers. The harmful prompts are sixteen goals of the
 principle, the harmless ones are below.
 
-What differs from the paper: only the last token is read, not all of the template's; six layers are tried, with prompts
-that the means were taken over; the stream is ablated between the layers, not after attention as well; and the third
-filter, that adding r must induce refusal, is left out. The best three directions are asked in turn.
+What differs from the paper, and from `interp.refusal`, which follows it: only the last token is read, not all of the
+template's; six layers are tried, with prompts that the means were taken over; refusals begin as written below, since a
+principle's goals are too few to count them; the third filter, that adding r must induce refusal, is left out; and the
+stream is ablated between the layers, not after attention as well. This needs nothing but the list of layers, so any
+decoder can be attacked, whereas `interp.anatomy` refuses those whose sublayers it cannot tell apart. The best three
+directions are asked in turn.
 
 The target answers under the intervention, so the reply is a computation of the attack's, kept in the log; the campaign
 judges it. A guard around the target never sees it: who has the weights runs them without the guard.
@@ -30,8 +33,6 @@ from steersman.types import Text
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from steersman.lm.head import Head
 
 ASKS = 3  # directions that are tried
 LAYERS = 6  # whose directions are compared
@@ -91,6 +92,8 @@ def find_directions(weights: WhiteBox, harmful: Sequence[Text], harmless: Sequen
     """The directions of all layers that may be used, best first. The only part that knows how a direction is found."""
     import torch
 
+    from steersman.interp.directions import unit
+    from steersman.interp.refusal import first_logprobs, mean_kl
     from steersman.lm.frozen_trunk import blocks_of
     from steersman.lm.head import head_of
 
@@ -98,16 +101,15 @@ def find_directions(weights: WhiteBox, harmful: Sequence[Text], harmless: Sequen
     with torch.no_grad():
         difference = _means(weights, harmful) - _means(weights, harmless)  # [layers, H]
         refusing = sorted({weights.chat.completion_ids(text)[0] for text in BEGINNINGS})
-        harmful, harmless = harmful[:COMPARED], harmless[:COMPARED]
+        bad, good = ([weights.chat.prompt_ids(text) for text in side[:COMPARED]] for side in (harmful, harmless))
         head = head_of(model)
-        plain = _next_logprobs(weights, head, harmless)
+        plain = first_logprobs(model, head, good)
         found = []
         for layer in _layers(len(blocks_of(model))):
-            vector = difference[layer] / difference[layer].norm()
+            vector = unit(difference[layer])
             with ablated(model, vector):
-                mass = _next_logprobs(weights, head, harmful)[:, refusing].exp().sum(1).clamp(1e-8, 1 - 1e-6)
-                changed = _next_logprobs(weights, head, harmless)
-            divergence = float((plain.exp() * (plain - changed)).sum(1).mean())
+                mass = first_logprobs(model, head, bad)[:, refusing].exp().sum(1).clamp(1e-8, 1 - 1e-6)
+                divergence = mean_kl(plain, first_logprobs(model, head, good))
             found.append(Direction(layer, float(torch.logit(mass).mean()), divergence, vector))
     return sorted(found, key=preference)
 
@@ -123,48 +125,27 @@ def _layers(count: int) -> list[int]:
     return sorted({1 + i * (end - 2) // (LAYERS - 1) for i in range(LAYERS)})
 
 
-def _next_states(weights: WhiteBox, prompts: Sequence[Text]) -> tuple[Any, Tensor]:
-    """What the trunk returns for prompts padded on the right, with all its hidden states, and their lengths, [N]."""
+def _means(weights: WhiteBox, prompts: Sequence[Text]) -> Tensor:
+    """Means over prompts of the residual stream before each layer, at the last token, [layers, H] in float64."""
     import torch
 
-    from steersman.lm.chat_format import Example, pad
+    from steersman.interp.activations import padded
     from steersman.lm.head import trunk
 
-    rows = [weights.chat.prompt_ids(prompt) for prompt in prompts]
-    batch = pad([Example(ids, 0) for ids in rows], weights.chat.tokenizer.pad_token_id or 0, weights.model.device)
-    output = trunk(weights.model)(
-        input_ids=batch.token_ids, attention_mask=batch.attention_mask, use_cache=False, output_hidden_states=True
-    )
-    return output, torch.tensor([len(ids) for ids in rows], device=weights.model.device)
-
-
-def _means(weights: WhiteBox, prompts: Sequence[Text]) -> Tensor:
-    """Means over prompts of the residual stream before each layer, at the last token, [layers, H]."""
-    import torch
-
-    output, lengths = _next_states(weights, prompts)
-    rows = torch.arange(len(lengths), device=lengths.device)
+    ids, mask = padded(weights.model, [weights.chat.prompt_ids(prompt) for prompt in prompts])
+    output = trunk(weights.model)(input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=True)
+    rows, last = torch.arange(len(mask), device=mask.device), mask.sum(1) - 1
     # The last of the hidden states is what the head reads: behind the last layer, and normalised.
-    return torch.stack([states[rows, lengths - 1].float().mean(0) for states in output.hidden_states[:-1]])
-
-
-def _next_logprobs(weights: WhiteBox, head: Head, prompts: Sequence[Text]) -> Tensor:
-    """Log-probabilities in nats of the first token of the answers, [N, V]."""
-    import torch
-
-    output, lengths = _next_states(weights, prompts)
-    rows = torch.arange(len(lengths), device=lengths.device)
-    return head.logits(output.last_hidden_state[rows, lengths - 1]).float().log_softmax(-1)
+    return torch.stack([states[rows, last].double().mean(0) for states in output.hidden_states[:-1]])
 
 
 @contextmanager
 def ablated(model: Any, vector: Tensor) -> Iterator[None]:
     """The model with a direction, a unit vector [H], taken out of the residual stream before and after every layer."""
+    from steersman.interp.directions import without as edit
     from steersman.lm.frozen_trunk import blocks_of
 
-    def without(states: Any) -> Any:
-        r = vector.to(states)
-        return states - (states @ r)[..., None] * r
+    without: Any = edit(vector)
 
     def before(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if arguments:
