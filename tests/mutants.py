@@ -31,6 +31,7 @@ from mutants_campaign import CAMPAIGN
 from mutants_core import CORE, Mutant
 from mutants_evidence import EVIDENCE
 from mutants_guard import GUARD
+from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
@@ -41,7 +42,7 @@ TEST_TIMEOUT_S = 120  # a mutant that hangs is caught too
 CAUGHT, SURVIVED = "caught", "SURVIVED"
 HEAVY = ("torch", "transformers", "peft", "scipy.stats", "sqlalchemy", "starlette.testclient", "choix")
 
-MUTANTS = (*CORE, *EVIDENCE, *GUARD, *ATTACKS, *CAMPAIGN, *REDTEAM, *SUITES, *INTERP_FEATURES)
+MUTANTS = (*CORE, *EVIDENCE, *GUARD, *ATTACKS, *CAMPAIGN, *REDTEAM, *SUITES, *INTERP_DIRECTIONS, *INTERP_FEATURES)
 
 
 # ── running them ─────────────────────────────────────────────────────────────────────────────────────────────────────

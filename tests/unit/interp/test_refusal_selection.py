@@ -137,11 +137,13 @@ def test_its_numbers_are_those_of_the_published_procedure(refusing: Any) -> None
 
 
 def test_where_all_are_filtered_or_nothing_is_refused_it_says_so(refusing: Any) -> None:
-    strict = RefusalConfig(least_steering=1e6, candidates=3)
+    strict = RefusalConfig(most_kl=50, least_steering=1e6, candidates=3)
     found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), strict)
     assert found.direction is None
     assert found.reason == "no single direction: of 3 candidates none passes the filters"
-    assert {one.out for one in found.candidates} <= {"does not induce refusal", "changes harmless answers"}
+    assert {one.out for one in found.candidates} == {"does not induce refusal"}
+    narrow = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), RefusalConfig(most_kl=1e-9))
+    assert {one.out for one in narrow.candidates} == {"changes harmless answers"}
     none = refusal_direction(refusing, CHAT, prompts(GOOD, 3), prompts(GOOD, 4))
     assert none.direction is None
     assert none.reason.startswith("no refusal")
