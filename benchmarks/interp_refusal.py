@@ -5,6 +5,7 @@
     python benchmarks/interp_refusal.py RUN random      # the same interventions with 20 random directions of its norm
     python benchmarks/interp_refusal.py RUN base        # the same search in the base model
     python benchmarks/interp_refusal.py RUN personas    # three persona vectors of the base, and the aligned one's shift
+    python benchmarks/interp_refusal.py RUN smollm      # a model with norms first: its direction, hook and baked
 
 Each step adds its part to benchmarks/results/interp_refusal.json; they are to be run in this order, two to six minutes
 each on two cores. The direction is found with prompts of the run's `prompts` and `development` files, which expect a
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -42,6 +44,7 @@ from steersman.store import read_json, read_jsonl, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results" / "interp_refusal.json"
 TOKENS, HARMLESS = 40, 60  # of an answer; harmless prompts of each kind
+SMOLLM = "smollm2-135m-instruct"
 RANDOM, RANDOM_PROMPTS, RANDOM_TOKENS = 20, 30, 24
 
 
@@ -172,6 +175,24 @@ def base(run: Path, local: LocalModel) -> dict[str, Any]:
     return {"base": found_json(found, local.sampler.chat, time.monotonic() - start)}
 
 
+def smollm(run: Path, local: LocalModel) -> dict[str, Any]:
+    model, chat, start = local.sampler.model, local.sampler.chat, time.monotonic()
+    harmful, harmless = (prompts_of(run, ("prompts", "development"), expects) for expects in ("refuses", "complies"))
+    found = refusal_direction(model, chat, harmful, harmless)
+    result = found_json(found, chat, time.monotonic() - start)
+    drawn = torch.randn(anatomy_of(model).width, generator=torch.Generator().manual_seed(0))
+    vector = drawn if found.direction is None else found.direction.vector
+    rows = [chat.prompt_ids(prompt) for prompt in prompts_of(run, ("forms",), "complies")[:32]]
+    copy = baking.copy_of(model)
+    report = baking.bake_ablation(copy, vector)
+    result["hook_and_baked"] = baking.compare(model, copy, vector, rows)._asdict()
+    result["largest_leak"], result["untied"] = report.largest, report.untied
+    result["before"] = max(leak.largest for leak in report.before.values())
+    with tempfile.TemporaryDirectory() as folder:  # `save` loads it again and compares bit for bit
+        baking.save(copy, pretrained.resolve(SMOLLM), Path(folder) / "baked", {"direction": "refusal"})
+    return {"smollm2": result}
+
+
 def personas(run: Path, local: LocalModel, raw: LocalModel) -> dict[str, Any]:
     result, prompts = {}, prompts_of(run, ("forms",), "complies", "helpful-plain")[:HARMLESS]
     for trait in TRAITS:
@@ -197,12 +218,15 @@ def stored(run: Path) -> Direction:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("step", choices=("find", "behaviour", "random", "base", "personas"))
+    parser.add_argument("step", choices=("find", "behaviour", "random", "base", "personas", "smollm"))
     given = parser.parse_args()
     folder, raw = Path(steersman.open_run(given.run)[POLICY]), pretrained.resolve("gemma-3-270m")
     start = time.monotonic()
-    local = LocalModel.load(raw, None if given.step == "base" else folder)
-    steps: dict[str, Any] = {"find": find, "behaviour": behaviour, "random": randomised, "base": base}
+    if given.step in ("base", "smollm"):
+        local = LocalModel.load(raw if given.step == "base" else pretrained.resolve(SMOLLM))
+    else:
+        local = LocalModel.load(raw, folder)
+    steps = {"find": find, "behaviour": behaviour, "random": randomised, "base": base, "smollm": smollm}
     if given.step == "personas":
         part = personas(given.run, local, LocalModel.load(raw))
     else:

@@ -40,6 +40,7 @@ from steersman.interp.anatomy import anatomy_of, norm_form, weight_of
 from steersman.interp.directions import ablating, unit
 from steersman.interp.refusal import first_logprobs, mean_kl
 from steersman.lm import pretrained
+from steersman.lm.export import refuse_existing, write_conversation
 from steersman.lm.head import evaluating, head_of, probe_ids
 from steersman.store import write_json
 
@@ -273,10 +274,12 @@ def copy_of(model: Any) -> Any:
 
 
 # ── a plain checkpoint ───────────────────────────────────────────────────────────────────────────────────────────────
-def save(model: Any, tokenizer: Any, folder: Path, provenance: Mapping[str, Any]) -> None:
+def save(model: Any, base: Path | None, folder: Path, provenance: Mapping[str, Any]) -> None:
     """Write a baked model as a folder that ``AutoModelForCausalLM.from_pretrained`` loads, and load it to see.
 
     Args:
+        base: the folder that the model came from: its tokenizer, with a chat template, its stop ids and the papers of
+            its licence go along. None: the weights alone.
         provenance: what was baked in; written beside the weights as `PROVENANCE`.
 
     Raises:
@@ -284,12 +287,11 @@ def save(model: Any, tokenizer: Any, folder: Path, provenance: Mapping[str, Any]
     """
     from transformers import AutoModelForCausalLM
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError("the target is not an empty folder", where=str(folder), do="choose another one")
+    refuse_existing(folder)
     with pretrained.no_progress_bars():
         model.save_pretrained(folder)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+        if base is not None:
+            write_conversation(base, folder)
         again = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=False)
     write_json(folder / PROVENANCE, dict(provenance))
     ids = torch.tensor([probe_ids(model, 8)])

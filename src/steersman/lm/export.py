@@ -35,7 +35,7 @@ def export(base: Path, trained: Path, target: Path, *, merged: bool, base_name: 
     Raises:
         ModelError: the target exists, an adapter is asked of a fully fine-tuned model, or the base is another one.
     """
-    _refuse_existing(target)
+    refuse_existing(target)
     is_adapter = (trained / ADAPTER).exists()
     if not merged and not is_adapter:
         raise ModelError("all weights were trained, so there is no adapter", do="export with --merged")
@@ -59,7 +59,7 @@ def export(base: Path, trained: Path, target: Path, *, merged: bool, base_name: 
                     "measured only on a base loaded so; --merged needs no such base",
                     soft_wrap=True,
                 )
-    _write_conversation(base, target)
+    write_conversation(base, target)
     return target
 
 
@@ -74,7 +74,7 @@ def export_reward_model(base: Path, trained: Path, target: Path) -> Path:
     """
     from transformers import AutoModelForSequenceClassification
 
-    _refuse_existing(target)
+    refuse_existing(target)
     with device.placed(Hardware(weights=weights_of(trained / "member-0" / ADAPTER))):
         reward = RewardModel.load(base, trained, onto=(load_restored(base), None))
     if len(reward.heads) > 1:
@@ -99,11 +99,16 @@ def export_reward_model(base: Path, trained: Path, target: Path) -> Path:
     _with_noise(config, base)
     with pretrained.no_progress_bars():
         model.save_pretrained(target)
-    _write_conversation(base, target)
+    write_conversation(base, target)
     return target
 
 
-def _refuse_existing(target: Path) -> None:
+def refuse_existing(target: Path) -> None:
+    """Refuse a target that holds something.
+
+    Raises:
+        ModelError: it is a file, or a folder that is not empty.
+    """
     if target.exists() and not target.is_dir():
         raise ModelError("the target is not a folder", where=str(target), do="choose another one with --to")
     if target.exists() and any(target.iterdir()):
@@ -117,7 +122,7 @@ def _with_noise(config: Any, base: Path) -> None:
         setattr(own, name, value)
 
 
-def _write_conversation(base: Path, target: Path) -> None:
+def write_conversation(base: Path, target: Path) -> None:
     """Tokenizer with a chat template, stop ids, and the licence's papers."""
     tokenizer, generation = pretrained.load_tokenizer(base), pretrained.generation_config(base)
     chat = chat_format(tokenizer, generation)

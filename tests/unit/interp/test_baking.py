@@ -15,6 +15,8 @@ from steersman.interp.activations import read
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.baking import bake_ablation, bake_addition, bake_naively, compare, leaks, save
 from steersman.interp.directions import adding, weights_digest
+from steersman.lm.chat_format import chat_format
+from steersman.lm.pretrained import load_model
 
 ROWS = [[1, 5, 9, 11, 3, 8], [1, 7, 2, 30]]
 NAMES = {f"blocks.{n}.{site}" for n in range(LAYERS) for site in ("hook_attn_out", "hook_mlp_out")}
@@ -78,8 +80,19 @@ def test_a_saved_model_is_loaded_by_transformers_bit_for_bit(named: tuple[str, A
             ids = torch.tensor([row])
             assert torch.equal(again(input_ids=ids).logits, baked(input_ids=ids).logits)
     assert (tmp_path / "model" / "steersman.json").read_text(encoding="utf-8").startswith("{")
-    with pytest.raises(ModelError, match="not an empty folder"):
+    with pytest.raises(ModelError, match="not empty"):
         save(baked, None, tmp_path / "model", {})
+
+
+def test_a_saved_model_asks_and_stops_as_the_one_that_it_came_from(tiny_base: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    model = load_model(tiny_base)
+    bake_ablation(model, drawn(model))
+    save(model, tiny_base, tmp_path / "baked", {})
+    chat = chat_format(AutoTokenizer.from_pretrained(tmp_path / "baked"))
+    assert chat.template is not None
+    assert chat.prompt_ids("Why?") == chat_format(AutoTokenizer.from_pretrained(tiny_base)).prompt_ids("Why?")
 
 
 def test_tied_embeddings_may_stay_and_then_bring_the_direction_in() -> None:
