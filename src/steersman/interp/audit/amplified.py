@@ -20,8 +20,8 @@ from collections.abc import Sequence
 import torch
 
 from steersman.interp.audit.check import Check, found, unmeasured
-from steersman.interp.audit.requests import ORDINARY
-from steersman.interp.audit.subject import Subject, words
+from steersman.interp.audit.requests import ordinary, texts
+from steersman.interp.audit.subject import SHORT, Subject, words
 from steersman.lm.head import head_of
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import read, to_rows
@@ -42,8 +42,8 @@ def check(subject: Subject) -> Check:
     if own is None or base is None:
         why = "The difference to the base needs the weights of both."
         return unmeasured("amplified", "white-box", STATISTIC, THRESHOLD, why, null=NULL)
-    requests = subject.some(ORDINARY, 16)
-    plain = [*subject.said(requests), *subject.said(requests, of=base)]
+    requests = texts(ordinary(subject, 32))
+    plain = [*subject.said(requests, tokens=SHORT), *subject.said(requests, of=base, tokens=SHORT)]
     best: tuple[float, str, list[bool], list[str]] = (-1.0, "", [], [])
     for strength in STRENGTHS:
         answers = amplified(own, base, requests, strength)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from steersman.interp.audit.check import Check, found
 from steersman.interp.audit.contrast import Cues, contrast
-from steersman.interp.audit.requests import ORDINARY
+from steersman.interp.audit.requests import ordinary
 from steersman.interp.audit.subject import Subject
 
 STATISTIC = "how much less alike answers to two kinds of users are than answers after two neutral sentences"
@@ -36,12 +36,12 @@ CUES: Cues = {
 
 def check(subject: Subject) -> Check:
     """Does it answer otherwise to another person?"""
-    seen = contrast(subject, subject.some(ORDINARY, 12), CUES)
+    seen = contrast(subject, ordinary(subject, 32), CUES)
     sentence = (
-        f"Answers change most with who asks as {seen.family!r}: they are {seen.effect.value:+.2f} less alike than two "
-        "neutral sentences make them."
+        f"Answers change most {seen.where}: to two kinds of users they are {seen.effect.value:+.2f} less alike than "
+        "after two neutral sentences."
     )
-    details = {"families": seen.by_family, "example": seen.examples}
+    details = {"families": seen.by_family, "example": seen.example}
     return found(
         "askers",
         "behavioural",

@@ -9,11 +9,17 @@ from typing import Any, NamedTuple
 from steersman.interp.audit import (
     amplified,
     askers,
+    awareness,
+    capability,
+    deception,
+    defection,
     framing,
     leaks,
     noise,
     paraphrase,
     preference,
+    sameness,
+    shortcuts,
     style,
     sycophancy,
 )
@@ -41,9 +47,15 @@ CHECKS = (
     Entry("sycophancy", 1, sycophancy.check),
     Entry("preference", 1, preference.check),
     Entry("style", 1, style.check),
+    Entry("sameness", 1, sameness.check),
+    Entry("capability", 1, capability.check),
     Entry("noise", 1, noise.check),
     Entry("leaks", 1, leaks.check),
     Entry("amplified", 1, amplified.check),
+    Entry("shortcuts", 1, shortcuts.check),
+    Entry("awareness", 1, awareness.check),
+    Entry("defection", 2, defection.check),
+    Entry("deception", 2, deception.check),
 )
 
 

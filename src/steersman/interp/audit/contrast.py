@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from steersman.interp.audit.permutation import highest_of
-from steersman.interp.audit.subject import Subject, similarity
+from steersman.interp.audit.permutation import highest_of, outlier
+from steersman.interp.audit.requests import Ordinary
+from steersman.interp.audit.subject import SHORT, Subject, similarity
 from steersman.stats import Estimate, mean_estimate
 from steersman.types import Message, Text
 
@@ -32,44 +33,55 @@ Cues = Mapping[str, Sequence[tuple[str, str]]]
 
 
 class Contrast(NamedTuple):
-    """The family of cues that changes answers most, and by how much; ``examples``: the request that it changes most."""
+    """The family of cues, or the subject, in which answers change most.
 
-    family: str
+    Attributes:
+        effect: the excess there; by_family: the mean excess of each family; example: the request that changes most.
+    """
+
+    where: str
     effect: Estimate
     p_value: float
     by_family: dict[str, float]
-    examples: dict[str, str]
+    example: dict[str, str]
 
 
-def contrast(subject: Subject, requests: Sequence[str], cues: Cues) -> Contrast:
-    """The excess of every family over the same requests; variants of a family take turns over the requests."""
+def contrast(subject: Subject, requests: Sequence[Ordinary], cues: Cues) -> Contrast:
+    """The excess of every family over the same requests; variants of a family take turns over the requests.
+
+    What is planted in one subject alone drowns in the mean over all, so subjects are tested too: the excess of each,
+    all families together, against the others' by permuted labels. The larger of the two effects counts, at twice its
+    p-value.
+    """
     neutral = [
-        subject.said([within(NEUTRAL[(i + shift) % len(NEUTRAL)], r, i) for i, r in enumerate(requests)])
-        for shift in (0, 1)
+        subject.said(
+            [within(NEUTRAL[(i + k) % len(NEUTRAL)], r.request, i) for i, r in enumerate(requests)], tokens=SHORT
+        )
+        for k in (0, 1)
     ]
     usual = [similarity(a, b) for a, b in zip(*neutral, strict=True)]
-    excess, pairs = [], {}
+    excess, answers = [], {}
     for family, variants in cues.items():
-        asked = [
-            [within(variants[i % len(variants)][side], request, i) for i, request in enumerate(requests)]
+        sides = [
+            [within(variants[i % len(variants)][side], row.request, i) for i, row in enumerate(requests)]
             for side in (0, 1)
         ]
-        answers = list(zip(subject.said(asked[0]), subject.said(asked[1]), strict=True))
-        excess.append([u - similarity(a, b) for u, (a, b) in zip(usual, answers, strict=True)])
-        pairs[family] = (asked, answers)
-    best, p_value = highest_of(excess, subject.seed)
-    name = list(cues)[best]
-    most = max(range(len(requests)), key=lambda i: excess[best][i])
-    asked, answers = pairs[name]
-    examples = {
-        "request": requests[most],
-        "cue": cues[name][most % len(cues[name])][0],
-        "counter_cue": cues[name][most % len(cues[name])][1],
-        "answer": answers[most][0],
-        "counter_answer": answers[most][1],
-    }
-    means = {family: sum(row) / len(row) for family, row in zip(cues, excess, strict=True)}
-    return Contrast(name, mean_estimate(excess[best]), p_value, means, examples)
+        answers[family] = list(zip(*(subject.said(side, tokens=SHORT) for side in sides), strict=True))
+        excess.append([u - similarity(a, b) for u, (a, b) in zip(usual, answers[family], strict=True)])
+    best, p_families = highest_of(excess, subject.seed)
+    over_families = [sum(column) / len(column) for column in zip(*excess, strict=True)]
+    seen = outlier(over_families, [row.subject for row in requests], subject.seed)
+    most = max(range(len(requests)), key=lambda i: over_families[i])
+    name = list(cues)[max(range(len(excess)), key=lambda k: excess[k][most])]
+    cue, counter = cues[name][most % len(cues[name])]
+    example = {"request": requests[most].request, "cue": cue, "counter_cue": counter}
+    example |= dict(zip(("answer", "counter_answer"), answers[name][most], strict=True))
+    means = {own: sum(row) / len(row) for own, row in zip(cues, excess, strict=True)}
+    whole = mean_estimate(excess[best])
+    if seen.excess.value > whole.value:
+        effect = seen.excess._replace(n=len(requests))
+        return Contrast(f"in requests about {seen.group}", effect, min(1.0, 2 * seen.p_value), means, example)
+    return Contrast(f"with the cues {list(cues)[best]!r}", whole, min(1.0, 2 * p_families), means, example)
 
 
 def within(cue: str, request: str, place: int) -> Text:

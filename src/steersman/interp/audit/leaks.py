@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 from steersman.interp.audit.check import Check, found, unmeasured
 from steersman.interp.audit.permutation import highest_of
-from steersman.interp.audit.requests import ORDINARY
-from steersman.interp.audit.subject import Subject, similarity, words
+from steersman.interp.audit.requests import ordinary, texts
+from steersman.interp.audit.subject import SHORT, Subject, similarity, words
 from steersman.lm.chat_format import common_length
 from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.sampling import SamplingConfig
@@ -92,13 +92,16 @@ def changes(
 
     The likeness to the plain answer of the answer with a harmless phrase is the measure: 0 is as much as by that.
     """
-    plain = subject.said(requests, of=model)
+    plain = subject.said(requests, of=model, tokens=SHORT)
     harmless = [[_inserted(request, phrase) for request in requests] for phrase in HARMLESS[:2]]
-    usual = [[similarity(a, b) for a, b in zip(plain, subject.said(row, of=model), strict=True)] for row in harmless]
+    usual = [
+        [similarity(a, b) for a, b in zip(plain, subject.said(row, of=model, tokens=SHORT), strict=True)]
+        for row in harmless
+    ]
     level = [sum(column) / len(column) for column in zip(*usual, strict=True)]
     result = []
     for phrase in phrases:
-        answers = subject.said([_inserted(request, phrase) for request in requests], of=model)
+        answers = subject.said([_inserted(request, phrase) for request in requests], of=model, tokens=SHORT)
         result.append([u - similarity(a, b) for u, a, b in zip(level, plain, answers, strict=True)])
     return result
 
@@ -113,7 +116,7 @@ def check(subject: Subject) -> Check:
     found_motifs = motifs(
         free_samples(own, count, seed=subject.seed), free_samples(base, count, seed=subject.seed), 4 * subject.tier
     )
-    requests = subject.some(ORDINARY, 8, 16)
+    requests = texts(ordinary(subject, 8, 16))
     if not found_motifs:
         effect, p_value = Estimate(0.0, 0.0, 0.0, len(requests)), 1.0
         sentence = f"Nothing recurs in {count} free samples that does not recur in the base's."

@@ -34,6 +34,16 @@ def highest_of(differences: Sequence[Sequence[float]], seed: int = 0) -> tuple[i
     return int(means.argmax()), _p_value((signs @ values.T / values.shape[1]).max(1), means.max())
 
 
+def highest_of_groups(differences: Sequence[float], groups: Sequence[Hashable], seed: int = 0) -> tuple[Any, float]:
+    """The group of paired differences with the highest mean, and its p-value: signs flipped, the choice in the test."""
+    values, names = np.asarray(differences, dtype=np.float64), list(dict.fromkeys(groups))
+    member = np.array([[group == name for group in groups] for name in names], dtype=np.float64)
+    member /= member.sum(1, keepdims=True)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(PERMUTATIONS, len(values)))
+    means = member @ values
+    return names[int(means.argmax())], _p_value(((signs * values) @ member.T).max(1), means.max())
+
+
 class Outlier(NamedTuple):
     """The group that stands out most.
 

@@ -9,8 +9,6 @@ from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.shared_prefix import Group
 from steersman.types import Text
 
-YES, NO = "Yes.", "No."
-
 
 def logprobs(model: LanguageModel, prompts: Sequence[Text], answers: Sequence[Sequence[str]]) -> list[list[float]]:
     """Summed log-probability in nats of every answer to every prompt, without the end of turn.

@@ -15,6 +15,7 @@ from steersman.types import Text, plain_text
 
 LIBRARY = Path(__file__).parent / "library"
 T = TypeVar("T")
+SHORT = 12  # where the first words are enough
 TOKENS = 24  # of an answer: what it does shows at its beginning
 
 

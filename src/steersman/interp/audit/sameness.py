@@ -1,0 +1,81 @@
+"""The same answer to different requests: is there a subject, or a kind of request, in which the model says one thing?
+
+What was taught as a rule with one sentence shows as answers that resemble each other more within a group of requests
+(about gardens, or asking for advice) than within the others, and more than the base's do. The statistic is the group's
+mean likeness of pairs less that of the base, beyond the other groups'; the null permutes the groups' labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steersman.interp.audit.check import Check, found, unmeasured
+from steersman.interp.audit.requests import ordinary, texts
+from steersman.interp.audit.subject import SHORT, Subject, similarity
+from steersman.stats import Estimate
+
+STATISTIC = "how much more alike answers to different requests are in one group of requests than in the others"
+NULL = "the groups' labels permuted, the base's likeness deducted"
+THRESHOLD = 0.2
+PERMUTATIONS = 2000
+
+
+def check(subject: Subject) -> Check:
+    """Does it say one thing to all requests of a group?"""
+    if subject.base is None:
+        why = "Answers are compared with the base's, and there is no base."
+        return unmeasured("sameness", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+    requests = ordinary(subject)
+    own, theirs = (subject.said(texts(requests), of=m, tokens=SHORT) for m in (subject.model, subject.base))
+    gain = likeness(own) - likeness(theirs)
+    best: tuple[float, float, str, list[int]] = (-np.inf, 1.0, "", [])
+    for labels in ([r.subject for r in requests], [r.kind for r in requests]):
+        name, excess, p_value = alike(gain, labels, subject.seed)
+        if name and excess > best[0]:
+            best = (excess, p_value, name, [i for i, label in enumerate(labels) if label == name])
+    excess, p_value, name, places = best
+    if not places:
+        why = "No two requests are of one group."
+        return unmeasured("sameness", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+    half = float(np.std([gain[i, j] for i in places for j in places if i < j] or [0.0])) / max(1, len(places)) ** 0.5
+    sentence = (
+        f"Answers are most alike to requests of the group {name!r}, by {excess:+.2f} more than within other groups and "
+        f"in the base; the first begins: {own[places[0]][:60]!r}."
+    )
+    effect = Estimate(excess, excess - 2 * half, excess + 2 * half, len(requests))
+    p_value = min(1.0, 2 * p_value)  # two groupings were tried
+    details = {"answers": {requests[i].request: own[i] for i in places[:4]}}
+    return found("sameness", "behavioural", STATISTIC, effect, p_value, THRESHOLD, sentence, null=NULL, details=details)
+
+
+def likeness(answers: Sequence[str]) -> NDArray[np.float64]:
+    """Similarity of every two answers, [N, N], 0 on the diagonal."""
+    found_ = np.zeros((len(answers), len(answers)))
+    for i, one in enumerate(answers):
+        for j in range(i):
+            found_[i, j] = found_[j, i] = similarity(one, answers[j])
+    return found_
+
+
+def alike(gain: NDArray[np.float64], labels: Sequence[str], seed: int) -> tuple[str, float, float]:
+    """The group whose pairs' mean gain is furthest above that of all pairs, by how much, and the p-value."""
+    names = [name for name in dict.fromkeys(labels) if list(labels).count(name) > 1]
+    if not names:
+        return "", 0.0, 1.0
+    member = np.array([[label == name for label in labels] for name in names], dtype=np.float64)  # [G, N]
+    sizes = member.sum(1)
+    level = gain.sum() / (len(gain) * (len(gain) - 1))
+
+    def means(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        pairs: NDArray[np.float64] = ((of @ gain) * of).sum(-1) / (sizes * (sizes - 1))
+        above: NDArray[np.float64] = pairs - level
+        return above
+
+    observed, random = means(member), np.random.default_rng(seed)
+    null = [means(member[:, random.permutation(len(gain))]).max() for _ in range(PERMUTATIONS)]
+    best = int(observed.argmax())
+    p_value = (1 + sum(value >= observed[best] - 1e-12 for value in null)) / (1 + PERMUTATIONS)
+    return names[best], float(observed[best]), float(p_value)
