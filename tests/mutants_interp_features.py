@@ -42,4 +42,25 @@ INTERP_FEATURES = (
         "        subtract_bias=True,\n",
         f"{_TESTS}/test_sae_formats.py::test_gemma_scope",
     ),
+    Mutant(
+        "KL is of the base model against the trained one",
+        "interp/diffing.py",
+        "nats.append((probability * (after - before))",
+        "nats.append((before.exp() * (before - after))",
+        f"{_TESTS}/test_diffing.py::test_divergences_are_those_of_whole_logits",
+    ),
+    Mutant(
+        "the noise is as large as the weights, not as their change",
+        "interp/diffing.py",
+        "size = float((theirs[name].double() - value.double()).norm())",
+        "size = float(value.double().norm())",
+        f"{_TESTS}/test_diffing.py::test_noise_of_the_same_size_is_in_the_same_tensors",
+    ),
+    Mutant(
+        "the rank is of the weight and not of its change",
+        "interp/diffing.py",
+        "_rank(change) if full and moved",
+        "_rank(theirs[name].float()) if full and moved",
+        f"{_TESTS}/test_diffing.py::test_the_layer_whose_weights_changed_is_first",
+    ),
 )

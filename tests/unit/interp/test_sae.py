@@ -115,6 +115,9 @@ def test_measures_are_those_of_a_loop() -> None:
     assert found.dead == pytest.approx(float((values == 0).all(0).float().mean()))
     assert [found.loss, found.loss_without, found.loss_replaced] == pytest.approx((losses / 6).tolist(), rel=1e-4)
     assert (found.tokens, found.left_out) == (6, 2)
+    first = measure(model, sae, [*ROWS[1:], *ROWS[:1]], scored=1)
+    only = measure(model, sae, ROWS[1:])
+    assert (first.unexplained, first.loss_replaced) == pytest.approx((found.unexplained, only.loss_replaced), rel=1e-4)
     perfect = measure(model, whole(width), ROWS)
     assert (perfect.unexplained, perfect.loss_replaced) == pytest.approx((0, perfect.loss), abs=1e-4)
     assert found._replace(loss=2, loss_without=10, loss_replaced=4).recovered == 0.75
