@@ -36,7 +36,7 @@ def test_the_layer_whose_weights_changed_is_first() -> None:
     trained = copy.deepcopy(base)
     generator = torch.Generator().manual_seed(1)
     weight = trained.model.layers[1].mlp.down_proj.weight.data
-    weight += torch.randn(24, 2, generator=generator) @ torch.randn(2, 40, generator=generator)
+    weight += 0.02 * torch.randn(24, 2, generator=generator) @ torch.randn(2, 40, generator=generator)
     trained.model.layers[2].self_attn.q_proj.weight.data *= 1.001
     trained.model.norm.weight.data += 0.01
     found = weight_changes(base, trained)
