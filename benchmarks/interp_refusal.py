@@ -102,6 +102,11 @@ def find(run: Path, local: LocalModel) -> dict[str, Any]:
             leaks[name] = baking.bake_ablation(copy, one.vector, embeddings=name).leaks  # type: ignore[arg-type]
         kept[name] = baking.compare(model, copy, one.vector, rows)._asdict()
     kept["nothing"] = baking.compare(model, model, one.vector, rows)._asdict()
+    for blend in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0):
+        copy = baking.copy_of(model)
+        baking.bake_ablation(copy, one.vector, blend=blend)
+        kept[f"untie, blend {blend:g}"] = baking.compare(model, copy, one.vector, rows)._asdict()
+        print(blend, kept[f"untie, blend {blend:g}"], flush=True)
     result["leaks"] = {name: {site: leak._asdict() for site, leak in sites.items()} for name, sites in leaks.items()}
     result["hook_and_baked"] = kept
     return result

@@ -24,15 +24,15 @@ INTERP_DIRECTIONS = (
     Mutant(
         "directions are baked past the gain of a post-norm",
         "interp/baking.py",
-        "form.gain.double().cpu() * r.double()",
-        "form.gain.double().cpu() * 0 + r.double()",
+        "form.centre(gain * r.double())",
+        "form.centre(1 * r.double())",
         f"{_TESTS}/test_baking.py::test_nothing_writes_a_baked_direction",
     ),
     Mutant(
         "biases of output projections keep the direction",
         "interp/baking.py",
-        '    if getattr(linear, "bias", None) is not None:\n        _remove(linear.bias, r)\n',
-        "",
+        "        _remove(bias, s, u)\n",
+        "        pass\n",
         f"{_TESTS}/test_baking.py::test_nothing_writes_a_baked_direction",
     ),
     Mutant(

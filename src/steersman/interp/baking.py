@@ -7,13 +7,18 @@ Where norms stand before the sublayers (Llama, Qwen, GPT-2), what a sublayer add
 for every output projection and the embeddings, the stream holds nothing of r: the same as ablating at run time, up to
 rounding (Arditi et al. 2024, arXiv:2406.11717, section 4.1; others call it abliteration). Behind a *post-norm* (Gemma 2
 and 3, OLMo 2) it does not: there the sublayer adds g * y / rms(y), of which W' above takes out r . y and not
-r . (g * y), and the norm writes r all the same. With
+r . (g * y), and the norm writes r all the same. With s = g * r and any u for which s . u = 1,
 
-    s = (g * r) / |g * r|,   W' = (I - s s') W        so that   r . (g * y') / rms(y') = (g * r) . y' / rms(y') = 0
+    W' = (I - u s') W        so that   r . (g * y') / rms(y') = s . y' / rms(y') = 0
 
-it is exactly nothing again. Not the same as the hook, though: y' is another vector than y, and the norm divides it by
-another number; `compare` gives the KL between the two. `leaks` measures the claim, on random token ids, at every
-sublayer: |r . write| / |write|, and `bake_ablation` fails where it does not hold.
+is exactly nothing again. u = s / |s|^2 changes y least. u = r / g makes g * y' = (I - r r') (g * y), what the hook
+leaves, and only the divisor is another one; but where a gain is small it is large. In between,
+
+    u ~ s / ((1 - t) g^2 / mean(g^2) + t)
+
+which is r / g for t = 0 and s for t = 1 (``blend``; `BLEND` was measured to come nearest to the hook on Gemma 3's
+gains). It is never quite the hook; `compare` gives the KL between the two. `leaks` measures the claim, on random token
+ids, at every sublayer: |r . write| / |write|, and `bake_ablation` fails where it does not hold.
 
 Many models tie the embeddings to the output layer, and E' there would change what the model says, too. By default the
 two are untied: the output layer keeps E, the file grows by one E (gemma-3-270m: from 268 to 436 million parameters).
@@ -48,6 +53,7 @@ MOST_LEAK = {torch.float32: 1e-5, torch.float64: 1e-5}  # of a write's length; h
 MOST_LEAK_HALF = 2e-2  # a thousand, coordinate by coordinate
 TEXTS, TOKENS = 4, 24  # random ids, on which leaks are measured
 PROVENANCE = "steersman.json"
+BLEND = 0.1
 Embeddings = Literal["untie", "leave"]
 
 
@@ -84,30 +90,42 @@ class Baked(NamedTuple):
 
 
 # ── ablation ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def bake_ablation(model: Any, vector: Tensor, *, embeddings: Embeddings = "untie") -> Baked:
+def bake_ablation(model: Any, vector: Tensor, *, embeddings: Embeddings = "untie", blend: float = BLEND) -> Baked:
     """Edit a model so that nothing writes a direction, [H]; in place. The model is whole, without adapters.
+
+    Args:
+        embeddings: what becomes of those that are tied to the output layer; see the top of this file.
+        blend: in [0, 1]; matters behind post-norms alone.
 
     Raises:
         ModelError: adapters or packed weights; or something still writes the direction.
     """
     r, anatomy = unit(vector), anatomy_of(model)
-    before, edits = leaks(model, r), _edits(model, r)
+    before, edits = leaks(model, r), _edits(model, r, blend)
     with torch.no_grad():
-        for linear, out, norm in edits:
-            _project(linear, out)
-            if norm is not None and isinstance(bias := getattr(norm, "bias", None), Tensor):
-                _remove(bias, r)
+        for edit in edits:
+            _project(edit.linear, *edit.taken)
+            if edit.norm is not None and isinstance(bias := getattr(edit.norm, "bias", None), Tensor):
+                _remove(bias, r, r)
         untied = embeddings == "untie" and _untie(model)
         if embeddings == "untie":
             for table in _tables(model, anatomy.width):
-                _remove(table.weight, r)
+                _remove(table.weight, r, r)
     after = leaks(model, r)
     _refuse_leaks(model, after, embeddings)
-    return Baked(after, before, sum(norm is not None for *_, norm in edits), untied)
+    return Baked(after, before, sum(edit.norm is not None for edit in edits), untied)
 
 
-def _edits(model: Any, r: Tensor) -> list[tuple[nn.Module, Tensor, nn.Module | None]]:
-    """Each output projection, what to take out of it, and the norm behind it; all found before any is edited."""
+class _Edit(NamedTuple):
+    """A projection, the norm behind it, and (s, u): what is taken out of its outputs is u (s . y)."""
+
+    linear: Any
+    norm: nn.Module | None
+    taken: tuple[Tensor, Tensor]
+
+
+def _edits(model: Any, r: Tensor, blend: float) -> list[_Edit]:
+    """What is to be done; all found before anything is edited."""
     anatomy, found = anatomy_of(model), []
     for block in anatomy.blocks:
         for linear, norm in (
@@ -115,37 +133,42 @@ def _edits(model: Any, r: Tensor) -> list[tuple[nn.Module, Tensor, nn.Module | N
             (block.mlp_output, block.mlp_post_norm),
         ):
             weight_of(linear)
-            found.append((linear, r if norm is None else _through(norm, r, anatomy.width), norm))
+            found.append(_Edit(linear, norm, (r, r) if norm is None else _through(norm, r, anatomy.width, blend)))
     return found
 
 
 def bake_naively(model: Any, vector: Tensor) -> None:
-    """The published edit, W' = (I - r r') W, whatever stands behind; in place. For comparison: see `leaks`."""
+    """The published edit, W' = (I - r r') W, biases too, whatever stands behind; in place. To compare: see `leaks`."""
     r = unit(vector)
     with torch.no_grad():
         for block in anatomy_of(model).blocks:
-            _project(block.attention_output, r)
-            _project(block.mlp_output, r)
+            for linear in (block.attention_output, block.mlp_output):
+                _project(linear, r, r)
 
 
-def _project(linear: Any, r: Tensor) -> None:
-    """Take a unit vector, [out], out of all that a linear module can put out."""
-    _remove(weight_of(linear).T, r)
-    if getattr(linear, "bias", None) is not None:
-        _remove(linear.bias, r)
+def _project(linear: Any, s: Tensor, u: Tensor) -> None:
+    """Take u (s . y) out of all that a linear module can put out."""
+    _remove(weight_of(linear).T, s, u)
+    if (bias := getattr(linear, "bias", None)) is not None:
+        _remove(bias, s, u)
 
 
-def _remove(rows: Tensor, r: Tensor) -> None:
-    """Take r, [H], out of some vectors, [..., H], in place; computed in float64, rounded once."""
-    long, own = rows.data.double(), r.to(rows.device, torch.float64)
-    own = own / own.norm()
-    rows.data.copy_(long - (long @ own)[..., None] * own)
+def _remove(rows: Tensor, s: Tensor, u: Tensor) -> None:
+    """Make y - u (s . y) / (s . u) of some vectors y, [..., H], in place; computed in float64, rounded once."""
+    long = rows.data.double()
+    out, into = (vector.to(rows.device, torch.float64) for vector in (s, u))
+    rows.data.copy_(long - (long @ out)[..., None] * (into / (out @ into)))
 
 
-def _through(norm: nn.Module, r: Tensor, width: int) -> Tensor:
-    """What must be taken out before a post-norm so that r is not there behind it: g * r, of length 1."""
+def _through(norm: nn.Module, r: Tensor, width: int, blend: float) -> tuple[Tensor, Tensor]:
+    """What is to be taken out before a post-norm so that r is not there behind it, s and u, [H] each."""
     form = norm_form(norm, width)
-    return unit(form.centre(form.gain.double().cpu() * r.double()))
+    gain = form.gain.double().cpu()
+    s = form.centre(gain * r.double())
+    if form.centred:
+        return s, s
+    square = gain.square() / gain.square().mean()
+    return s, s / ((1 - blend) * square + blend).clamp(min=1e-12)
 
 
 def _tables(model: Any, width: int) -> list[nn.Embedding]:

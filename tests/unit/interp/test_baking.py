@@ -11,10 +11,10 @@ import torch
 
 from decoder_families import FAMILIES, LAYERS, POST_NORM, family
 from steersman.errors import ModelError
-from steersman.interp.activations import read
+from steersman.interp.activations import hooks, read
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.baking import bake_ablation, bake_addition, bake_naively, compare, leaks, save
-from steersman.interp.directions import adding, weights_digest
+from steersman.interp.directions import adding, unit, weights_digest, without
 from steersman.lm.chat_format import chat_format
 from steersman.lm.pretrained import load_model
 
@@ -63,6 +63,22 @@ def test_baked_is_the_hook_where_norms_come_first(named: tuple[str, Any]) -> Non
     plain = compare(model, model, vector, ROWS)
     assert plain.logprob > 0.1
     assert plain.kl > 2 * found.kl
+
+
+@pytest.mark.parametrize("name", sorted(POST_NORM))
+def test_behind_a_post_norm_a_write_is_parallel_to_what_the_hook_leaves(name: str) -> None:
+    """With blend 0, in the first sublayer, whose input is the same; and no blend writes the direction."""
+    model, site = family(name), "blocks.0.hook_attn_out"
+    r, cosines = unit(drawn(model)), {}
+    with hooks(model, {"blocks.0.hook_resid_pre": without(r), site: without(r)}):
+        hooked = read(model, ROWS, [site])
+    for blend in (0.0, 0.3, 1.0):
+        baked = copy.deepcopy(model)
+        assert bake_ablation(baked, drawn(model), blend=blend).largest <= 1e-5
+        found = read(baked, ROWS, [site]).sites[site]
+        cosines[blend] = float(torch.cosine_similarity(found, hooked.sites[site], dim=-1)[hooked.mask].min())
+    assert cosines[0.0] > 1 - 1e-5
+    assert cosines[0.0] > cosines[0.3] > cosines[1.0]
 
 
 def test_a_saved_model_is_loaded_by_transformers_bit_for_bit(named: tuple[str, Any], tmp_path: Path) -> None:
