@@ -59,44 +59,6 @@ def test_the_best_suffix_is_asked_and_the_search_goes_on_from_the_last(
     assert found["evaluations"] == 4 * STEPS
 
 
-def test_the_best_suffix_is_asked_and_the_search_goes_on_from_the_last(
-    family: Callable[[str], Any], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    losses, seen = (3.0, 1.0, 2.0, 5.0, 4.0), []
-
-    def step(search: Search, suffix: list[int], generator: Any) -> Step:
-        place = len(seen)
-        ids = [*suffix[:place], int(search.usable[20 + place]), *suffix[place + 1 :]]
-        seen.append((search.problem.message(ids), ids))
-        return Step(ids, losses[place], 4, 1)
-
-    monkeypatch.setattr(Search, "step", step)
-    found = stretch(GOAL, weights_of(family("Llama"), tokenizer), None, 7)
-    assert (found["message"], found["loss"]) == (seen[1][0], 1.0)
-    assert found["ids"] == seen[-1][1]
-    assert len({message for message, _ in seen}) == STEPS == len(losses)
-    assert found["evaluations"] == 4 * STEPS
-
-
-def test_the_best_suffix_is_asked_and_the_search_goes_on_from_the_last(
-    family: Callable[[str], Any], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    losses, seen = (3.0, 1.0, 2.0, 5.0, 4.0), []
-
-    def step(search: Search, suffix: list[int], generator: Any) -> Step:
-        place = len(seen)
-        ids = [*suffix[:place], int(search.usable[20 + place]), *suffix[place + 1 :]]
-        seen.append((search.problem.message(ids), ids))
-        return Step(ids, losses[place], 4, 1)
-
-    monkeypatch.setattr(Search, "step", step)
-    found = stretch(GOAL, weights_of(family("Llama"), tokenizer), None, 7)
-    assert (found["message"], found["loss"]) == (seen[1][0], 1.0)
-    assert found["ids"] == seen[-1][1]
-    assert len({message for message, _ in seen}) == STEPS == len(losses)
-    assert found["evaluations"] == 4 * STEPS
-
-
 def test_every_ask_follows_a_stretch_and_a_recorded_one_is_not_done_again(
     family: Callable[[str], Any], tokenizer: Any
 ) -> None:
