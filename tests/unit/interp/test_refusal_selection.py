@@ -121,6 +121,7 @@ def test_it_is_found_and_takes_refusal_away_and_random_ones_do_not(refusing: Any
     assert best.ablation < 0 < found.harmful_score
     assert best.steering > 0 > found.harmless_score
     assert all(preference(best) <= preference(other) for other in found.candidates)
+    assert {one.layer for one in found.candidates} <= set(range(int(0.8 * LAYERS)))  # none of the last fifth
     head, rows = head_of(refusing), [CHAT.prompt_ids(text) for text in prompts(BAD, 5, 16)]
     for one in random_directions(found.direction, 5):
         with ablating(refusing, one.vector):
@@ -181,8 +182,6 @@ def test_candidates_are_as_different_as_can_be() -> None:
     assert spread(every, 3) == spread(every, None) == [(-2, 1), (-1, 0), (-1, 1)]  # the one of zeros never
 
 
-def test_late_layers_are_no_candidates(refusing: Any) -> None:
-    found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), RefusalConfig(candidates=None))
-    assert {one.layer for one in found.candidates} <= set(range(int(0.8 * LAYERS)))
+def test_those_that_pass_come_first() -> None:
     outs = [Candidate(-1, 0, score, 0.0, 0.0, 1.0, out) for score, out in ((1.0, ""), (-9.0, "x"), (0.5, ""))]
     assert [one.ablation for one in sorted(outs, key=preference)] == [0.5, 1.0, -9.0]
