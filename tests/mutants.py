@@ -33,6 +33,7 @@ from mutants_evidence import EVIDENCE
 from mutants_guard import GUARD
 from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
+from mutants_interp_probes import INTERP_PROBES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
 
@@ -42,7 +43,18 @@ TEST_TIMEOUT_S = 120  # a mutant that hangs is caught too
 CAUGHT, SURVIVED = "caught", "SURVIVED"
 HEAVY = ("torch", "transformers", "peft", "scipy.stats", "sqlalchemy", "starlette.testclient", "choix")
 
-MUTANTS = (*CORE, *EVIDENCE, *GUARD, *ATTACKS, *CAMPAIGN, *REDTEAM, *SUITES, *INTERP_DIRECTIONS, *INTERP_FEATURES)
+MUTANTS = (
+    *CORE,
+    *EVIDENCE,
+    *GUARD,
+    *ATTACKS,
+    *CAMPAIGN,
+    *REDTEAM,
+    *SUITES,
+    *INTERP_DIRECTIONS,
+    *INTERP_FEATURES,
+    *INTERP_PROBES,
+)
 
 
 # ── running them ─────────────────────────────────────────────────────────────────────────────────────────────────────
