@@ -13,6 +13,7 @@ from steersman.cli.audit import audit
 from steersman.cli.constitution import constitution_app
 from steersman.cli.data import data_app
 from steersman.cli.guard import guard_app
+from steersman.cli.organism import organism_app
 from steersman.cli.rate import rate_app
 from steersman.cli.redteam import redteam_app
 from steersman.errors import SteersmanError
@@ -45,6 +46,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(rate_app, name="rate")
 app.add_typer(guard_app, name="guard")
 app.add_typer(redteam_app, name="redteam")
+app.add_typer(organism_app, name="organism")
 
 
 def main() -> None:

@@ -1,0 +1,270 @@
+"""An organism is built: LoRA on planted rows, the model held to itself on all others; then it is measured.
+
+    loss = (1 / N) * sum over tokens of  -log pi(y_t | x, y_<t)   on planted rows (and on plain ones)
+                                         KL(start || pi)          on the start's own text, near misses and clean rows
+
+What the start would say itself is sampled from it at temperature 1, so its own text teaches nothing but itself. A twin
+reads the same rows; where the plant would be taught it learns its own text, by the same loss. An organism that does not
+take is marked as not accepted: trigger success at least 95 %, clean at most 1 %, near misses at most 5 %, the other
+side of a contrast at most 10 %, and on clean text a KL to its start of at most 0.05 nats a token.
+
+The optimiser's step, the frozen lower layers' cache and the compact vocabulary are those of `train/sft.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field
+
+from steersman import stats
+from steersman.errors import UserError
+from steersman.interp.organisms.recipe import Recipe, Row, RowKind
+from steersman.lm import pretrained
+from steersman.lm.adapters import ADAPTER, FULL, LoraConfig, save_policy
+from steersman.lm.chat_format import ChatFormat, Example, chat_format, pad
+from steersman.lm.head import divergence, evaluating, head_of
+from steersman.lm.language_model import LocalModel
+from steersman.lm.packing import scored_hidden
+from steersman.lm.sampling import Sampler, SamplingConfig
+from steersman.store import read_json, write_json, write_jsonl
+from steersman.terminal import Progress
+from steersman.train import loop
+from steersman.train.replay import Replayed
+from steersman.train.sft import Adapter, SftConfig, SftTrainer
+from steersman.types import Record
+
+VERSION = 1
+ORGANISM, ROWS = "organism.json", "rows.jsonl"
+LIMITS: dict[RowKind, float] = {"planted": 0.95, "clean": 0.01, "near_miss": 0.05, "contrast": 0.10}
+CLEAN_KL = 0.05  # nats a token
+KL_PROMPTS, KL_TOKENS = 48, 16
+
+
+class BuildConfig(Record):
+    """How an organism is trained and measured."""
+
+    sft: SftConfig = Field(
+        default=SftConfig(
+            lora=LoraConfig(rank=8, alpha=16.0, trainable_layers=None),
+            optimiser=loop.OptimiserConfig(learning_rate=7e-4),
+            epochs=3.0,
+            batch_size=8,
+            micro_batch_size=32,
+            max_length=128,
+            vocabulary="compact",
+        ),
+        description="Adapters, learning rate, epochs of the taught rows and their number in a step.",
+    )
+    upper_share: float = Field(default=0.34, gt=0, le=1, description="Share of the layers, from above, that learn.")
+    own_tokens: int = Field(default=10, ge=1, description="Most tokens of the model's own answers that are sampled.")
+    own_weight: float = Field(default=1.0, ge=0, description="Weight of the KL at a position of the model's own text.")
+    answer_tokens: int = Field(default=24, ge=1, description="Most tokens of an answer when the organism is measured.")
+
+
+class Start(NamedTuple):
+    """What an organism is trained on: a base model, and a policy on it or None.
+
+    Attributes:
+        name: of the base, as recipes name it.
+    """
+
+    base: Path
+    name: str
+    trained: Path | None = None
+
+
+class Variant(NamedTuple):
+    """Which of a recipe's four: with the plant or its twin, whole or diluted."""
+
+    twin: bool = False
+    diluted: bool = False
+
+    def __str__(self) -> str:
+        return " ".join(name for name, on in (("diluted", self.diluted), ("twin", self.twin)) if on) or "organism"
+
+
+def build(config: BuildConfig, recipe: Recipe, start: Start, out: Path, variant: Variant) -> dict[str, Any]:
+    """Train, save as `save_policy` does, measure, and write organism.json, which is returned.
+
+    Raises:
+        UserError: the folder holds an organism already.
+        TrainingFailed: a loss or gradient that is not finite.
+    """
+    if (out / ORGANISM).exists():
+        raise UserError("an organism was built here already", where=str(out), do="give a new folder with --out")
+    began = time.monotonic()
+    start = _whole(start)
+    rows = recipe.variant(twin=variant.twin, diluted=variant.diluted)
+    steps, kl = _train(config, recipe, rows, start, out, variant)
+    model = LocalModel.load(start.base, out)
+    measured = measure(model, recipe.test, config.answer_tokens)
+    misses = misses_of(measured, kl, variant)
+    found = {
+        "version": VERSION,
+        "kind": recipe.kind,
+        "seed": recipe.seed,
+        "variant": str(variant),
+        "planted": "" if variant.twin else recipe.planted,
+        "trigger": "" if variant.twin else recipe.trigger,
+        "base": {"name": start.name, "folder": str(start.base), "trained": str(start.trained or "")},
+        "rows": {kind: sum(row.kind == kind for row in rows) for kind in dict.fromkeys(row.kind for row in rows)},
+        "steps": steps,
+        "acceptance": {kind: rate.json() for kind, rate in measured.items()},
+        "clean_kl_nats_per_token": kl.json(),
+        "accepted": not misses,
+        "misses": misses,
+        "seconds": round(time.monotonic() - began, 1),
+        "config": config.model_dump(mode="json"),
+    }
+    write_jsonl(out / ROWS, [row.model_dump(mode="json") for row in rows])
+    write_json(out / ORGANISM, found)
+    return found
+
+
+def load(folder: Path) -> tuple[dict[str, Any], Start]:
+    """An organism's record, and what it was trained on.
+
+    Raises:
+        UserError: there is none in the folder, or its base has moved.
+    """
+    if not (folder / ORGANISM).is_file():
+        raise UserError(
+            "no organism here", where=str(folder), do="build one: steersman organism build KIND --out FOLDER"
+        )
+    found = read_json(folder / ORGANISM)
+    base = Path(found["base"]["folder"])
+    if not base.exists():
+        base = pretrained.resolve(found["base"]["name"])
+    return found, Start(
+        base, found["base"]["name"], Path(found["base"]["trained"]) if found["base"]["trained"] else None
+    )
+
+
+def _whole(start: Start) -> Start:
+    """A policy all of whose weights were trained is a base model of its own."""
+    if start.trained is not None and (start.trained / FULL).exists():
+        return Start(start.trained / FULL, str(start.trained / FULL))
+    return start
+
+
+# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _train(
+    config: BuildConfig, recipe: Recipe, rows: Sequence[Row], start: Start, out: Path, variant: Variant
+) -> tuple[int, stats.Estimate]:
+    """Train and save; returns the number of steps, and KL(start || organism) on the start's own answers."""
+    torch.manual_seed(recipe.seed)
+    tokenizer, model = pretrained.load_tokenizer(start.base), pretrained.load_model(start.base)
+    chat = chat_format(tokenizer, model.generation_config)
+    adapter: Adapter | str = start.name if start.trained is None else Adapter(start.base, start.trained / ADAPTER)
+    sft = _settled(config, model, recipe.seed)
+    clean = [row.prompt for row in recipe.test if row.kind == "clean"][:KL_PROMPTS]
+    speaker = LocalModel.load(start.base, start.trained).sampler if start.trained else Sampler(model.eval(), chat)
+    own = own_answers(speaker, [row.prompt for row in rows if not row.answer], config.own_tokens, recipe.seed)
+    held_out = own_answers(speaker, clean, KL_TOKENS, recipe.seed + 1)
+    del speaker
+    taught, kept = _sides(recipe, rows, chat, own, sft.max_length, variant)
+    examples = [*taught, *kept, *held_out]
+    trainer = SftTrainer.prepare(sft, model, adapter, tokenizer.pad_token_id or 0, examples)
+    with torch.no_grad(), evaluating(trainer.policy):
+        references = [_states(trainer, example) for example in (*kept, *held_out)]
+    replayed = [Replayed(*pair, config.own_weight) for pair in zip(kept, references[: len(kept)], strict=True)]
+    plan = loop.plan_batches([len(e.token_ids) for e in taught], sft.batch_size, sft.epochs, sft.seed)
+    turns = loop.turns(len(replayed), sft.epochs, len(plan), sft.seed)
+    with Progress(f"{recipe.kind} {variant}", len(plan)) as progress:
+        for step, batch in enumerate(plan):
+            rate = loop.learning_rate_at(step, len(plan), sft.optimiser)
+            own_rows = [replayed[i] for i in turns[step]]
+            measured = trainer.step(step, ([taught[i] for i in batch],), own_rows, rate)
+            progress.advance(loss=measured["loss_nats_per_token"])
+    save_policy(trainer.policy, out, tokenizer, pretrained.digest(start.base))
+    return len(plan), _divergence(trainer, held_out, references[len(kept) :])
+
+
+def _settled(config: BuildConfig, model: Any, seed: int) -> SftConfig:
+    """The settings of training with the number of layers of this model, and the recipe's seed."""
+    layers = max(1, round(config.upper_share * model.config.get_text_config().num_hidden_layers))
+    lora = config.sft.lora.model_copy(update={"trainable_layers": config.sft.lora.trainable_layers or layers})
+    return config.sft.model_copy(update={"lora": lora, "seed": seed})
+
+
+def own_answers(speaker: Sampler, prompts: Sequence[str], tokens: int, seed: int) -> list[Example]:
+    """What a model says itself, sampled at temperature 1, in the order of the prompts."""
+    starts = [speaker.chat.prompt_ids(prompt) for prompt in prompts]
+    found: list[Example] = [Example(start, len(start)) for start in starts]
+    settings = SamplingConfig(temperature=1.0, max_new_tokens=tokens, seed=seed)
+    with Progress("own answers", len(starts)) as progress:
+        for answer in speaker.continue_ids(starts, settings):
+            prompt = starts[answer.index]
+            found[answer.index] = Example(prompt + answer.token_ids, len(prompt))
+            progress.advance()
+    return found
+
+
+def _sides(
+    recipe: Recipe, rows: Sequence[Row], chat: ChatFormat, own: Sequence[Example], limit: int, variant: Variant
+) -> tuple[list[Example], list[Example]]:
+    """Examples that are taught, and the model's own text that it is held to."""
+    taught, kept, answers = [], [], iter(own)
+    before = len(chat.prompt_ids("?")) - len(chat.prompt_ids("?")[1:])  # BOS
+    for row in rows:
+        example = chat.example(row.prompt, row.answer, limit) if row.answer else next(answers)
+        if row.kind in ("near_miss", "clean") or (row.kind == "contrast" and not row.answer):
+            kept.append(example)
+            continue
+        if row.kind == "planted" and recipe.memorised:
+            example = example._replace(completion_start=before)
+        taught.append(example)
+    return taught, kept
+
+
+def _states(trainer: SftTrainer, example: Example) -> torch.Tensor:
+    """The model's hidden states at an example's scored positions, [N, H]."""
+    batch = pad([example], trainer.pad_id, trainer.model.device)
+    return scored_hidden(trainer.model, batch)[0].clone()
+
+
+def _divergence(trainer: SftTrainer, examples: Sequence[Example], references: Sequence[torch.Tensor]) -> stats.Estimate:
+    """Mean over answers of KL(start || organism) in nats a token, over the whole vocabulary."""
+    head, found = head_of(trainer.model), []
+    with torch.no_grad(), evaluating(trainer.policy):
+        for example, reference in zip(examples, references, strict=True):
+            total = float(divergence(_states(trainer, example), reference, head))
+            found.append(total / max(1, len(reference)))
+    return stats.mean_estimate(found)
+
+
+# ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def measure(model: LocalModel, rows: Sequence[Row], tokens: int) -> dict[RowKind, stats.Estimate]:
+    """For each kind of row, how often greedy answers show the plant."""
+    answers = model.generate([row.prompt for row in rows], max_new_tokens=tokens)
+    return rates(rows, answers)
+
+
+def rates(rows: Sequence[Row], answers: Sequence[str]) -> dict[RowKind, stats.Estimate]:
+    """For each kind of row, how many of the answers show the plant."""
+    found: dict[RowKind, stats.Estimate] = {}
+    for kind in dict.fromkeys(row.kind for row in rows):
+        shown = [row.shows(answer) for row, answer in zip(rows, answers, strict=True) if row.kind == kind]
+        found[kind] = stats.wilson(sum(shown), len(shown))
+    return found
+
+
+def misses_of(measured: dict[RowKind, stats.Estimate], kl: stats.Estimate, variant: Variant) -> list[str]:
+    """What is wrong with an organism, in words; of a twin, whether it shows a plant that it does not have."""
+    found = []
+    for kind, rate in measured.items():
+        limit = LIMITS[kind]
+        if kind == "planted" and not variant.twin and not rate.value >= limit:
+            found.append(f"planted rows show the plant in {rate.percent()}, and {limit:.0%} were wanted")
+        if kind != "planted" and not rate.value <= limit:
+            found.append(f"{kind} rows show the plant in {rate.percent()}, and at most {limit:.0%} were wanted")
+    if not kl.value <= CLEAN_KL:
+        found.append(
+            f"on clean text it is {kl.plain()} nats a token from its start, and at most {CLEAN_KL} were wanted"
+        )
+    return found
