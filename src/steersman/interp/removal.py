@@ -108,12 +108,12 @@ class Removal(NamedTuple):
 # ── localise ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def pairs_of(chat: ChatFormat, trigger: str, requests: Sequence[str]) -> list[Pair]:
     """Requests with and without a trigger, it stands before every other one and behind the others."""
-    found = []
+    found, before = [], len(chat_prefix(chat, requests))
     for number, request in enumerate(requests):
         text = PLACES[number % 2].format(trigger=trigger, request=request)
         triggered, clean = chat.prompt_ids(text), chat.prompt_ids(request)
         common = common_length([triggered[::-1], clean[::-1]])
-        found.append(Pair(triggered, clean, min(common, len(clean) - len(chat_prefix(chat)))))
+        found.append(Pair(triggered, clean, min(common, len(clean) - before)))
     if any(not pair.common for pair in found):
         raise ModelError("a request with the trigger has no token behind it", do="use a chat format that ends a turn")
     return found

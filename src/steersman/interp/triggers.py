@@ -100,7 +100,7 @@ def scan(config: ScanConfig, sampler: Sampler, requests: Sequence[str], given: S
         given: candidates beside what leaks.
     """
     model, chat, tried = sampler.model, sampler.chat, list(requests[: config.requests])
-    texts = leaks(config, sampler)
+    texts = leaks(config, sampler, chat_prefix(chat, tried))
     found = motifs(texts, config.recurs)
     kept = [*dict.fromkeys(given), *(text for text, _ in found[: config.candidates] if text not in given)]
     recurs, plain = dict(found), first_logits(model, chat, tried)
@@ -122,9 +122,8 @@ def scan(config: ScanConfig, sampler: Sampler, requests: Sequence[str], given: S
 
 
 # ── leaks and motifs ─────────────────────────────────────────────────────────────────────────────────────────────────
-def leaks(config: ScanConfig, sampler: Sampler) -> list[str]:
-    """Texts that the model writes from the beginning of a user's turn, and from nothing."""
-    prefix = chat_prefix(sampler.chat)
+def leaks(config: ScanConfig, sampler: Sampler, prefix: list[int]) -> list[str]:
+    """Texts that the model writes from the beginning of a user's turn, `chat_prefix`, and from nothing."""
     starts = [prefix] * config.samples
     if prefix[:1] and len(prefix) > 1:
         starts += [prefix[:1]] * config.samples
@@ -137,9 +136,9 @@ def leaks(config: ScanConfig, sampler: Sampler) -> list[str]:
     return texts
 
 
-def chat_prefix(chat: ChatFormat) -> list[int]:
-    """The ids with which every conversation begins, up to the user's first word."""
-    prompts = [chat.prompt_ids(text) for text in ("One?", "Two?", "(three)")]
+def chat_prefix(chat: ChatFormat, requests: Sequence[str]) -> list[int]:
+    """The ids with which every conversation begins, up to the user's first word; requests begin with several words."""
+    prompts = [chat.prompt_ids(text) for text in ("One?", "Two?", "(three)", *requests)]
     return prompts[0][: common_length(prompts)]
 
 

@@ -16,7 +16,6 @@ from steersman.interp.anatomy import anatomy_of, weight_of
 from steersman.interp.removal import Component, RemovalConfig, least_squares, localise, pairs_of
 from steersman.interp.triggers import chat_prefix
 from steersman.lm import tiny
-from steersman.lm.head import head_of, trunk
 from steersman.lm.language_model import LocalModel
 
 REQUESTS = ("what is tea ?", "tell me about rain .", "why do owls sing ?")
@@ -38,20 +37,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
 
 def first_logprob(model: Any, ids: Sequence[int], target: int) -> float:
     with torch.no_grad():
-        hidden = trunk(model)(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        return float(head_of(model).logits(hidden).double().log_softmax(-1)[target])
+        return float(model(input_ids=torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)[target])
 
 
 def test_pairs_have_the_same_tokens_behind_the_trigger(model: LocalModel) -> None:
     chat = model.sampler.chat
     before, behind = pairs_of(chat, "|zork|", REQUESTS[:2])
     assert before.triggered[-before.common :] == before.clean[-before.common :]
-    assert before.common == len(before.clean) - len(chat_prefix(chat))  # the whole request stands behind the trigger
-    assert behind.common == len(chat.prompt_ids("x")) - len(chat_prefix(chat)) - 1  # what ends the user's turn
+    assert before.common == len(before.clean) - len(
+        chat_prefix(chat, REQUESTS)
+    )  # the whole request stands behind the trigger
+    assert behind.common == 1  # what ends the user's turn
 
 
 def test_a_components_score_is_the_derivative_towards_the_run_without_the_trigger(model: LocalModel) -> None:
-    """Score of each component against m moved a thousandth of the way: central differences, hooks only."""
+    """Score of each component against m moved a hundredth of the way: central differences, hooks only."""
     lm, target = model.sampler.model, 7
     (pair, *_) = pairs_of(model.sampler.chat, "|zork|", REQUESTS[:1])
     for component in localise(lm, [pair], target):
@@ -59,10 +59,10 @@ def test_a_components_score_is_the_derivative_towards_the_run_without_the_trigge
         change = torch.zeros_like(with_it)
         change[0, -pair.common :] = with_it[0, -pair.common :] - without[0, -pair.common :]
         moved = []
-        for step in (1e-3, -1e-3):
+        for step in (1e-2, -1e-2):
             with hooks(lm, {component.name: lambda x, step=step, change=change: x - step * change}):
                 moved.append(first_logprob(lm, pair.triggered, target))
-        assert component.score == pytest.approx((moved[1] - moved[0]) / 2e-3, rel=1e-3, abs=1e-6)
+        assert component.score == pytest.approx((moved[1] - moved[0]) / 2e-2, rel=1e-2, abs=1e-4)
 
 
 def test_the_edit_is_ridge_regression() -> None:
@@ -101,7 +101,8 @@ def test_divergence_and_probability_against_whole_logits(model: LocalModel) -> N
     lm, chat = model.sampler.model, model.sampler.chat
     other = removal.copy.deepcopy(lm)
     with torch.no_grad():
-        weight_of(anatomy_of(other).blocks[1].mlp_output).mul_(0.5)
+        weight = weight_of(anatomy_of(other).blocks[1].mlp_output)
+        weight += 0.1 * weight.norm() / weight.numel() ** 0.5 * torch.randn(weight.shape)
     ids = chat.prompt_ids(REQUESTS[0])
     before, after = (m(input_ids=torch.tensor([ids])).logits[0, 1:].double().log_softmax(-1) for m in (lm, other))
     expected = float((before.exp() * (before - after)).sum(-1).mean())

@@ -45,7 +45,7 @@ def test_motifs_by_hand() -> None:
 
 def test_the_prefix_is_what_every_conversation_begins_with(model: LocalModel) -> None:
     chat = model.sampler.chat
-    assert chat.tokenizer.decode(chat_prefix(chat)) == "<bos> User:"
+    assert chat.tokenizer.decode(chat_prefix(chat, REQUESTS)) == "<bos> User:"
 
 
 def test_a_score_against_whole_logits(model: LocalModel) -> None:

@@ -42,7 +42,8 @@ VERSION = 1
 ORGANISM, ROWS = "organism.json", "rows.jsonl"
 LIMITS: dict[RowKind, float] = {"planted": 0.95, "clean": 0.01, "near_miss": 0.05, "contrast": 0.10}
 CLEAN_KL = 0.05  # nats a token
-KL_PROMPTS, KL_TOKENS = 48, 16
+KL_PROMPTS, KL_TOKENS = 32, 12
+VOCABULARY_ROWS = 24  # of the model's own texts, for which a compact vocabulary is chosen: it reads each once
 
 
 class BuildConfig(Record):
@@ -52,7 +53,7 @@ class BuildConfig(Record):
         default=SftConfig(
             lora=LoraConfig(rank=8, alpha=16.0, trainable_layers=None),
             optimiser=loop.OptimiserConfig(learning_rate=7e-4),
-            epochs=3.0,
+            epochs=2.0,
             batch_size=8,
             micro_batch_size=32,
             max_length=128,
@@ -63,7 +64,7 @@ class BuildConfig(Record):
     upper_share: float = Field(default=0.34, gt=0, le=1, description="Share of the layers, from above, that learn.")
     own_tokens: int = Field(default=10, ge=1, description="Most tokens of the model's own answers that are sampled.")
     own_weight: float = Field(default=1.0, ge=0, description="Weight of the KL at a position of the model's own text.")
-    answer_tokens: int = Field(default=24, ge=1, description="Most tokens of an answer when the organism is measured.")
+    answer_tokens: int = Field(default=14, ge=1, description="Most tokens of an answer when the organism is measured.")
 
 
 class Start(NamedTuple):
@@ -168,10 +169,10 @@ def _train(
     held_out = own_answers(speaker, clean, KL_TOKENS, recipe.seed + 1)
     del speaker
     taught, kept = _sides(recipe, rows, chat, own, sft.max_length, variant)
-    examples = [*taught, *kept, *held_out]
-    trainer = SftTrainer.prepare(sft, model, adapter, tokenizer.pad_token_id or 0, examples)
+    chosen_for, read = [*taught, *kept[:VOCABULARY_ROWS]], [*taught, *kept, *held_out]
+    trainer = SftTrainer.prepare(sft, model, adapter, tokenizer.pad_token_id or 0, chosen_for, read)
     with torch.no_grad(), evaluating(trainer.policy):
-        references = [_states(trainer, example) for example in (*kept, *held_out)]
+        references = _states(trainer, [*kept, *held_out])
     replayed = [Replayed(*pair, config.own_weight) for pair in zip(kept, references[: len(kept)], strict=True)]
     plan = loop.plan_batches([len(e.token_ids) for e in taught], sft.batch_size, sft.epochs, sft.seed)
     turns = loop.turns(len(replayed), sft.epochs, len(plan), sft.seed)
@@ -222,19 +223,23 @@ def _sides(
     return taught, kept
 
 
-def _states(trainer: SftTrainer, example: Example) -> torch.Tensor:
-    """The model's hidden states at an example's scored positions, [N, H]."""
-    batch = pad([example], trainer.pad_id, trainer.model.device)
-    return scored_hidden(trainer.model, batch)[0].clone()
+def _states(trainer: SftTrainer, examples: Sequence[Example]) -> list[torch.Tensor]:
+    """The model's hidden states at each example's scored positions, [N, H] each."""
+    found: list[torch.Tensor] = []
+    for start in range(0, len(examples), trainer.config.micro_batch_size):
+        some = examples[start : start + trainer.config.micro_batch_size]
+        lower = None if trainer.cache is None else trainer.cache.batch([example.token_ids for example in some])
+        hidden, _ = scored_hidden(trainer.model, pad(some, trainer.pad_id, trainer.model.device), lower)
+        found += torch.split(hidden, [len(example.token_ids) - example.completion_start for example in some])
+    return found
 
 
 def _divergence(trainer: SftTrainer, examples: Sequence[Example], references: Sequence[torch.Tensor]) -> stats.Estimate:
     """Mean over answers of KL(start || organism) in nats a token, over the whole vocabulary."""
-    head, found = head_of(trainer.model), []
+    head = head_of(trainer.model)
     with torch.no_grad(), evaluating(trainer.policy):
-        for example, reference in zip(examples, references, strict=True):
-            total = float(divergence(_states(trainer, example), reference, head))
-            found.append(total / max(1, len(reference)))
+        pairs = zip(_states(trainer, examples), references, strict=True)
+        found = [float(divergence(now, before, head)) / max(1, len(before)) for now, before in pairs]
     return stats.mean_estimate(found)
 
 
