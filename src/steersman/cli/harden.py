@@ -38,7 +38,7 @@ def harden(
     tamper: Annotated[str, typer.Option(help="Steps of fine-tuning after which refusals are counted.")] = "5,25,100",
     json: Json = False,
 ) -> None:
-    """Train the aligned model to refuse under an intervention; the result is a run for chat, serve, export and audit."""
+    """Train the aligned model to refuse under an intervention; the result is a run, for chat, serve and export."""
     from steersman.interp.hardening.tamper import TamperConfig
     from steersman.runs import open_run
     from steersman.store import read_json, write_json

@@ -14,7 +14,7 @@ from hardened import chat_of, learner_of, recorder, rows_of_tiny
 from steersman.errors import DataError
 from steersman.interp.activations import read
 from steersman.interp.hardening import preventative
-from steersman.interp.hardening.measure import Answers, answers, measure, strongest
+from steersman.interp.hardening.measure import Ablated, Answers, Measured, answers, compared, measure, strongest
 from steersman.interp.hardening.measure import Prompts as Measuring
 from steersman.interp.hardening.preventative import PreventativeConfig, giving_in, preventative_loss, pushed
 from steersman.interp.hardening.rows import examples
@@ -99,6 +99,20 @@ def test_the_attacker_finds_a_direction_of_every_layer_but_the_last(tiny_base: P
     assert measured.json()["ablated"]["layer"] == 1
     assert measured.plain == answers(model, chat, prompts.harmful, 3)
     assert Answers(("refusal", "partial", "nothing")).rate == wilson(1, 3)
+
+
+def test_what_hardening_is_judged_by() -> None:
+    """By hand: 4 of 4 refused before and 1 of 4 ablated; 4 of 4 and 3 of 4 after; one more needless refusal of four."""
+    one = Ablated(3, torch.ones(2), wilson(1, 2), 0.01)
+    no, yes = ("compliance",), ("refusal",)
+    before = Measured(Answers(yes * 4), Answers(yes + no * 3), Answers(no * 4), one)  # type: ignore[arg-type]
+    after = Measured(Answers(yes * 4), Answers(yes * 3 + no), Answers(yes + no * 3), one)  # type: ignore[arg-type]
+    found = compared(before, after)
+    assert found["ablated_share_of_unattacked"] == {"before": 0.25, "after": 0.75}
+    assert found["difference"]["harmless"]["value"] == 0.25
+    assert found["difference"]["ablated"]["value"] == 0.5
+    never = before._replace(plain=Answers(no * 4))  # type: ignore[arg-type]
+    assert compared(never, after)["ablated_share_of_unattacked"]["before"] is None
 
 
 def test_nothing_here_knows_the_audit_or_its_probes() -> None:

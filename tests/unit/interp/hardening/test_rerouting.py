@@ -21,7 +21,7 @@ from steersman.interp.hardening.rerouting import (
     retain_loss,
     target_layers,
 )
-from steersman.interp.hardening.rows import Rows, examples, rows_of
+from steersman.interp.hardening.rows import Rows, drawn_evenly, examples, rows_of
 from steersman.lm import pretrained
 from steersman.lm.adapters import load_policy
 from steersman.lm.chat_format import chat_format
@@ -115,3 +115,11 @@ def test_rows_are_sorted_by_their_tags() -> None:
     assert rows.complying[0].completion == "Yes, first take the thing."  # the worse of the two answers
     with pytest.raises(DataError, match="0 of 10 demonstrations have the tag"):
         rows_of(rows.utility)
+
+
+def test_half_of_the_harmless_rows_are_lookalikes() -> None:
+    rows = [row.model_copy(update={"tags": ("lookalike",) if i < 2 else ()}) for i, row in enumerate(demonstrations())]
+    chosen = drawn_evenly(rows, 4, 0)
+    assert [row.tags for row in chosen] == [("lookalike",)] * 2 + [()] * 2
+    assert len({row.prompt for row in chosen}) == 4
+    assert len(drawn_evenly(rows_of_tiny().harmful, 7, 0)) == 7  # of one kind, all of that
