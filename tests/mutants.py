@@ -34,6 +34,7 @@ from mutants_guard import GUARD
 from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
 from mutants_interp_probes import INTERP_PROBES
+from mutants_interp_hardening import INTERP_HARDENING
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
 
@@ -54,6 +55,7 @@ MUTANTS = (
     *INTERP_DIRECTIONS,
     *INTERP_FEATURES,
     *INTERP_PROBES,
+    *INTERP_HARDENING,
 )
 
 

@@ -6,7 +6,7 @@ from mutants_core import Mutant
 
 _HERE = "unit/interp/hardening"
 
-HARDENING = (
+INTERP_HARDENING = (
     Mutant(
         "ReFAT's harmful rows are read without the ablation",
         "interp/hardening/refat.py",
@@ -47,8 +47,7 @@ HARDENING = (
         "interp/hardening/preventative.py",
         "return layer, -stream_differences",
         "return layer, stream_differences",
-        f"{_HERE}/test_preventative_and_tampering.py::"
-        "test_the_push_is_added_after_its_layer_and_points_away_from_harm",
+        f"{_HERE}/test_preventative_and_tampering.py::test_the_push_is_added_after_its_layer_and_points_away_from_harm",
     ),
     Mutant(
         "a model that was tampered with for the curve keeps its MLP's detour",

@@ -47,6 +47,7 @@ def test_the_push_is_added_after_its_layer_and_points_away_from_harm(tiny_base: 
     assert abs(plain - much) > 1e-3
 
 
+@pytest.mark.slow
 def test_training_under_the_push_leaves_a_policy_without_hooks(
     tiny_base: Path, tiny_policy: Path, tmp_path: Path
 ) -> None:

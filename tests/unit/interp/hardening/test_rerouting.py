@@ -71,6 +71,7 @@ def test_adapters_stand_below_the_highest_target_in_every_family() -> None:
         assert len(found) == 2 * {"Gemma3": 7, "GPT2": 4, "GPTNeoX": 4}[name]
 
 
+@pytest.mark.slow
 def test_answers_turn_away_while_all_else_stays(tiny_base: Path, tmp_path: Path) -> None:
     """Of answers that give in the cosine falls from 1; what else there is moves by much less than without its loss."""
     moved, turned = {}, {}
