@@ -33,8 +33,8 @@ from mutants_evidence import EVIDENCE
 from mutants_guard import GUARD
 from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
-from mutants_interp_probes import INTERP_PROBES
 from mutants_interp_hardening import INTERP_HARDENING
+from mutants_interp_probes import INTERP_PROBES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
 
