@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from steersman.interp.audit import (
+    ablation,
     amplified,
     askers,
     awareness,
@@ -17,6 +18,7 @@ from steersman.interp.audit import (
     leaks,
     noise,
     paraphrase,
+    persona,
     preference,
     sameness,
     shortcuts,
@@ -56,6 +58,8 @@ CHECKS = (
     Entry("awareness", 1, awareness.check),
     Entry("defection", 2, defection.check),
     Entry("deception", 2, deception.check),
+    Entry("persona", 2, persona.check),
+    Entry("ablation", 2, ablation.check),
 )
 
 
