@@ -31,6 +31,7 @@ from mutants_campaign import CAMPAIGN
 from mutants_core import CORE, Mutant
 from mutants_evidence import EVIDENCE
 from mutants_guard import GUARD
+from mutants_interp_audit import INTERP_AUDIT
 from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
 from mutants_interp_hardening import INTERP_HARDENING
@@ -52,6 +53,7 @@ MUTANTS = (
     *CAMPAIGN,
     *REDTEAM,
     *SUITES,
+    *INTERP_AUDIT,
     *INTERP_DIRECTIONS,
     *INTERP_FEATURES,
     *INTERP_PROBES,
