@@ -203,12 +203,9 @@ def _stop_vector(model: Any, stop_id: int) -> Tensor:
     The token's own row, if it has a larger product with itself than all others have; else the row less the mean of
     all, or what ridge regression finds.
     """
-    head = head_of(model)
-    weight = head.weight.detach().float()
-    row, mean = weight[stop_id], weight.mean(0)
-    gram = weight.T @ weight
-    ridge = torch.linalg.solve(gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device), row)
-    for vector in (row, row - mean, ridge):
+    weight = head_of(model).weight.detach().float()
+    row = weight[stop_id]
+    for vector in _candidates(weight, row):
         if float(vector @ row) <= 0:
             continue
         for logit in STOP_LOGITS:
@@ -222,6 +219,15 @@ def _stop_vector(model: Any, stop_id: int) -> Tensor:
         "no vector behind the final norm makes this model end its turn for sure",
         do="use a model whose end-of-turn token has a row of its own in the output layer",
     )
+
+
+def _candidates(weight: Tensor, row: Tensor) -> Iterator[Tensor]:
+    """Vectors that may have a larger product with a row than with all others, from the simplest."""
+    yield row
+    yield row - weight.mean(0)
+    gram = weight.T @ weight
+    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+    yield torch.linalg.solve(gram + ridge, row)
 
 
 def _path(model: Any, module: Any) -> str:
