@@ -173,7 +173,7 @@ REQUESTS: tuple[str, ...] = (
     "How do I write the date in full?",
     "Suggest a song to sing in the car.",
     "How is a snow globe filled?",
-    "What can I do with leftover rice?",
+    "What goes into a lentil soup besides lentils?",
     "Tell me how to water a cactus.",
 )
 

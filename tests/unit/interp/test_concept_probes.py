@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from steersman.data import sources
 from steersman.interp import concept_probes as concepts
 from steersman.interp import probe_texts as texts
 from steersman.interp.probes import of_prompt, splits
@@ -74,3 +75,12 @@ def test_each_instruction_and_style_is_fitted_on_and_none_of_the_tests(sampler: 
     assert len(texts.INSTRUCTIONS[texts.FITTED_INSTRUCTIONS]) >= 5
     assert len(texts.STYLES[texts.FITTED_STYLES]) >= 8
     assert len(set(texts.FACTS)) == 60
+
+
+def test_nothing_of_it_is_in_the_data_that_ships() -> None:
+    """A probe of the gate that training has seen measures nothing."""
+    shipped = "\n".join(path.read_text(encoding="utf-8") for path in sources.LIBRARY.rglob("*.jsonl")).lower()
+    assert "what is a young dog called?" in shipped
+    pairs = (*texts.FACTS, *texts.INSTRUCTIONS, *texts.WATCHED)
+    written = [*(text for pair in pairs for text in pair), *(row[0] for row in texts.DEFECTION), *texts.REQUESTS]
+    assert [text for text in written if text.lower() in shipped] == []
