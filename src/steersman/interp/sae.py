@@ -455,11 +455,11 @@ def direction_words(
     """
     norm = norm_form(anatomy_of(model).final_norm, anatomy_of(model).width)
     head = head_of(model)
-    found = []
     with torch.no_grad():
-        for direction in directions:
-            seen = norm.linear(direction.float(), torch.ones(1, device=direction.device))
-            logits = (head.weight @ seen.to(head.weight.dtype)).float()
-            up, down = logits.topk(count).indices.tolist(), (-logits).topk(count).indices.tolist()
-            found.append((tuple(decode([one]) for one in up), tuple(decode([one]) for one in down)))
-    return found
+        seen = norm.linear(directions.float(), torch.ones(1, device=directions.device))
+        logits = (head.weight @ seen.to(head.weight.dtype).T).float()  # [V, N]
+        up, down = (end.topk(count, dim=0).indices.T.tolist() for end in (logits, -logits))
+    return [
+        (tuple(decode([one]) for one in most), tuple(decode([one]) for one in least))
+        for most, least in zip(up, down, strict=True)
+    ]
