@@ -28,6 +28,7 @@ import torch
 from steersman.interp.activations import hooks
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.diffing import (
+    Divergences,
     activation_difference,
     adding,
     by_layer,
@@ -37,9 +38,10 @@ from steersman.interp.diffing import (
     weight_changes,
 )
 from steersman.runs import open_run
+from steersman.store import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results" / "interp_diffing.json"
-TEXTS, SCORED, LENGTH, WORDS, TRAINED_WORDS, STEERED = 400, 24, 40, 20, 200, 9
+TEXTS, SCORED, LENGTH, WORDS, TRAINED_WORDS, STEERED = 300, 24, 40, 20, 200, 9
 PROMPTS = (
     "What is a good way to spend a rainy Sunday?",
     "Tell me about the history of the bicycle.",
@@ -82,6 +84,33 @@ def lens_of(base: Any, trained: Any, rows: list[list[int]], decode: Any, words: 
     return kept
 
 
+def pushed(base: Any, noisy: Any, aligned: Any, rows: list[list[int]], words: set[str]) -> dict[str, Any]:
+    """What the trained model says with a difference added, and the same length of noise's."""
+    tokenizer, trained, steered = aligned.sampler.chat.tokenizer, aligned.sampler.model, {}
+    norm = stream_norm(trained, rows[:50], STEERED)
+    for what, other in (("trained", trained), ("noise", noisy)):
+        found = activation_difference(base, other, rows, tokenizer.decode, layers=[STEERED], words=1)
+        for strength in (0.0, 0.5, 1.0):
+            edit = adding(found[-1].vector, norm, strength)
+            with hooks(trained, {f"blocks.{STEERED}.hook_resid_post": edit}):
+                said = aligned.generate(PROMPTS, max_new_tokens=32)
+            hits = [word in words for text in said for word in words_of(text)]
+            steered[f"{what} {strength}"] = {"trained_words": sum(hits) / max(1, len(hits)), "answers": said}
+    return steered
+
+
+def moved_most(found: Divergences, rows: list[list[int]], tokenizer: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "before": tokenizer.decode(rows[one.text][max(0, one.position - 7) : one.position + 1]),
+            "nats": one.nats,
+            "rises": [tokenizer.decode([token]) for token in one.rises],
+            "falls": [tokenizer.decode([token]) for token in one.falls],
+        }
+        for one in found.most
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -97,7 +126,10 @@ def main() -> None:
         own = [row for row in map(json.loads, file) if isinstance(row["prompt"], str)]
     words = set(odds([row["completion"] for row in own], texts))
     picked = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
-    rows = [[tokenizer.bos_token_id, *tokenizer(texts[i], add_special_tokens=False)["input_ids"]] for i in picked]
+    rows = [
+        [tokenizer.bos_token_id, *tokenizer(texts[i], add_special_tokens=False)["input_ids"]]
+        for i in picked[: 3 * TEXTS]
+    ]
     rows = [row for row in rows if len(row) >= 8][:TEXTS]
     mine = [chat.example(row["prompt"], row["completion"], LENGTH).token_ids for row in own[:: len(own) // SCORED]][
         :SCORED
@@ -115,18 +147,6 @@ def main() -> None:
         for what, other in (("trained", trained), ("noise", noisy))
     }
     print({name: one.mean.plain() for name, one in kl.items()}, f"{time.perf_counter() - start:.0f} s", flush=True)
-    norm, steered = stream_norm(trained, rows[:50], STEERED), {}
-    vectors = {
-        what: activation_difference(base, other, rows, tokenizer.decode, layers=[STEERED], words=1)[4].vector
-        for what, other in (("trained", trained), ("noise", noisy))
-    }
-    for what, vector in vectors.items():
-        for strength in (0.0, 0.5, 1.0):
-            with hooks(trained, {f"blocks.{STEERED}.hook_resid_post": adding(vector, norm, strength)}):
-                said = aligned.generate(PROMPTS, max_new_tokens=32, temperature=0.0)
-            hits = [word in words for text in said for word in words_of(text)]
-            steered[f"{what} {strength}"] = {"trained_words": sum(hits) / max(1, len(hits)), "answers": said}
-    most = kl["own examples, trained"].most
     figures = {
         "trained_words": sorted(words),
         "by_layer": by_layer(changes),
@@ -137,20 +157,12 @@ def main() -> None:
             name: {**one.mean.json(), "median": statistics.median(value for nats in one.nats for value in nats)}
             for name, one in kl.items()
         },
-        "moved_most": [
-            {
-                "before": tokenizer.decode(mine[one.text][max(0, one.position - 7) : one.position + 1]),
-                "nats": one.nats,
-                "rises": [tokenizer.decode([token]) for token in one.rises],
-                "falls": [tokenizer.decode([token]) for token in one.falls],
-            }
-            for one in most
-        ],
+        "moved_most": moved_most(kl["own examples, trained"], mine, tokenizer),
         "lens": lens,
-        "steered": steered,
+        "steered": pushed(base, noisy, aligned, rows, words),
         "seconds": round(time.perf_counter() - start),
     }
-    RESULTS.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(RESULTS, figures)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """What a small sparse autoencoder on gemma-3-270m reaches, beside random directions and principal components.
 
-    .venv/bin/python benchmarks/interp_features.py read WORK TEXTS RUN      # once: activations, about four minutes
-    .venv/bin/python benchmarks/interp_features.py train WORK TEXTS RUN     # then: train, measure, describe
+    .venv/bin/python benchmarks/interp_features.py WORK TEXTS RUN --tokens 200000
 
 TEXTS is a JSON Lines file, gzipped, with the fields instruction and output (LIMA, which is not in the repository); the
 autoencoder is trained on it and measured on texts of it that it was not trained on. RUN is a finished run, from whose
-own demonstrations the examples of features come: they are ours and may be shown. What is read is kept in WORK. The
-figures go to benchmarks/results/interp_features.json.
+own demonstrations the examples of features come: they are ours and may be shown. What is read is kept in WORK and read
+again. The figures go to benchmarks/results/interp_features.json.
 """
 
 from __future__ import annotations
@@ -25,11 +24,12 @@ from steersman.interp.sae import SparseAutoencoder, describe, features, measure,
 from steersman.interp.sae_formats import save_sae
 from steersman.interp.sae_training import DictionaryConfig, collect, fit
 from steersman.lm import pretrained
+from steersman.store import read_json, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results" / "interp_features.json"
-SITE, CONTEXT, TOKENS, HELD_OUT, SCORED = "blocks.9.hook_resid_post", 128, 200_000, 40, 16
-CONFIG = DictionaryConfig(features=2048, k=32, epochs=2, learning_rate=1e-3)
-OWN_TEXTS, DESCRIBED = 250, 40
+SITE, CONTEXT, HELD_OUT, SCORED = "blocks.9.hook_resid_post", 128, 30, 8
+CONFIG = DictionaryConfig(features=2048, k=32, epochs=3, learning_rate=1e-3)
+OWN_TEXTS, DESCRIBED = 150, 40
 
 
 def rows_of(texts: list[str], tokenizer: Any) -> list[list[int]]:
@@ -50,12 +50,36 @@ def principal(x: torch.Tensor, k: int) -> SparseAutoencoder:
     return SparseAutoencoder(SITE, both, torch.zeros(2 * k), both.T.contiguous(), mean)
 
 
+def activations(model: Any, rows: list[list[int]], kept: Path) -> tuple[torch.Tensor, dict[str, float]]:
+    """What is kept, or is read and kept now; and how long reading took."""
+    if not kept.exists():
+        start = time.perf_counter()
+        x, left_out = collect(model, SITE, rows)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"x": x}, kept)
+        write_json(kept.with_suffix(".json"), {"left_out": left_out, "reading": round(time.perf_counter() - start)})
+    return load_file(kept)["x"], read_json(kept.with_suffix(".json"))
+
+
+def described_on(rows: list[list[int]], model: Any, sae: SparseAutoencoder, tokenizer: Any) -> dict[str, Any]:
+    """Of the features that are active at 0.1 to 2 % of our own tokens, those with the largest mean activation."""
+    every = torch.cat([features(model, sae, [row]).values[0, 1:] for row in rows])
+    share, size = (every > 0).float().mean(0), every.sum(0) / (every > 0).sum(0).clamp(min=1)
+    chosen = torch.where((share > 0.001) & (share < 0.02), size, -1).topk(DESCRIBED).indices.tolist()
+    described = describe(model, sae, rows, tokenizer.decode, chosen)
+    return {
+        "own_tokens": len(every),
+        "never_active_on_own_texts": float((share == 0).float().mean()),
+        "described": [{**one._asdict(), "examples": [e._asdict() for e in one.examples]} for one in described],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["read", "train"])
     parser.add_argument("work", type=Path)
     parser.add_argument("texts", type=Path)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--tokens", type=int, default=200_000)
     arguments = parser.parse_args()
     base = pretrained.resolve("gemma-3-270m")
     tokenizer, model = pretrained.load_tokenizer(base), pretrained.load_model(base).eval().requires_grad_(False)
@@ -65,49 +89,38 @@ def main() -> None:
     held_out, rows = (
         rows_of([texts[place] for place in places], tokenizer) for places in (order[:HELD_OUT], order[HELD_OUT:])
     )
-    while sum(map(len, rows)) > TOKENS:
+    while sum(map(len, rows)) > arguments.tokens:
         rows.pop()
-    kept, start = arguments.work / "activations.safetensors", time.perf_counter()
-    if arguments.step == "read":
-        x, left_out = collect(model, SITE, rows)
-        arguments.work.mkdir(parents=True, exist_ok=True)
-        save_file({"x": x}, kept, {"left_out": str(left_out), "seconds": f"{time.perf_counter() - start:.0f}"})
-        print(len(x), left_out, f"{time.perf_counter() - start:.0f} s")
-        return
-    x = load_file(kept)["x"]
+    x, reading = activations(model, rows, arguments.work / f"activations_{arguments.tokens}.safetensors")
+    start = time.perf_counter()
     found = fit(CONFIG, x, SITE)
-    seconds = time.perf_counter() - start
-    print(f"trained in {seconds:.0f} s: {found.losses[0]:.3f} to {found.losses[-1]:.3f}, dead {found.dead:.3f}")
+    seconds = {"reading": reading["reading"], "training": round(time.perf_counter() - start)}
+    print(f"trained: {seconds}, {found.losses[0]:.3f} to {found.losses[-1]:.3f}, dead {found.dead:.3f}", flush=True)
     save_sae(found.sae, arguments.work / "sae")
-    quality = {"trained": measure(model, found.sae, held_out, SCORED)}
-    active = round(quality["trained"].active)
-    quality["random"] = measure(model, random_dictionary(x[:20_000], CONFIG.features, active, SITE), held_out, SCORED)
-    quality["principal"] = measure(model, principal(x, active), held_out, SCORED)
-    print({name: (one, one.recovered) for name, one in quality.items()})
+    trained = measure(model, found.sae, held_out, SCORED)
+    active = round(trained.active)
+    chance = measure(model, random_dictionary(x[:20_000], CONFIG.features, active, SITE), held_out, SCORED)
+    dense = measure(model, principal(x, active), held_out, SCORED)
+    quality = {"trained": trained, "random": chance, "principal components": dense}
+    print({name: (one, one.recovered) for name, one in quality.items()}, flush=True)
     with (arguments.run / "data" / "train.jsonl").open(encoding="utf-8") as file:
-        own = [json.loads(line) for line in file][::3][:OWN_TEXTS]
-    own_rows = rows_of(
-        [f"{row['prompt']}\n{row['completion']}" for row in own if isinstance(row["prompt"], str)], tokenizer
-    )
-    values = [features(model, found.sae, [row]) for row in own_rows]
-    every = torch.cat([one.values[0, 1:] for one in values])
-    share, size = (every > 0).float().mean(0), every.sum(0) / (every > 0).sum(0).clamp(min=1)
-    chosen = torch.where((share > 0.001) & (share < 0.02), size, -1).topk(DESCRIBED).indices.tolist()
-    described = describe(model, found.sae, own_rows, tokenizer.decode, chosen)
+        own = [row for row in map(json.loads, file) if isinstance(row["prompt"], str)]
+    own = own[:: len(own) // OWN_TEXTS][:OWN_TEXTS]
+    own_rows = rows_of([f"{row['prompt']}\n{row['completion']}" for row in own], tokenizer)
     figures = {
         "site": SITE,
         "config": CONFIG.model_dump(),
         "tokens": len(x),
-        "seconds": {"training": round(seconds)},
+        "left_out": reading["left_out"],
+        "seconds": seconds,
         "loss_first": found.losses[0],
         "loss_last": sum(found.losses[-20:]) / 20,
         "dead_in_training": found.dead,
         "held_out": {name: {**one._asdict(), "recovered": one.recovered} for name, one in quality.items()},
         "scored_texts": SCORED,
-        "never_active_on_own_texts": float((share == 0).float().mean()),
-        "described": [{**one._asdict(), "examples": [e._asdict() for e in one.examples]} for one in described],
+        **described_on(own_rows, model, found.sae, tokenizer),
     }
-    RESULTS.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(RESULTS, figures)
 
 
 if __name__ == "__main__":
