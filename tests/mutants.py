@@ -32,6 +32,7 @@ from mutants_core import CORE, Mutant
 from mutants_evidence import EVIDENCE
 from mutants_guard import GUARD
 from mutants_interp_audit import INTERP_AUDIT
+from mutants_interp_circuits import INTERP_CIRCUITS
 from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
 from mutants_interp_hardening import INTERP_HARDENING
@@ -54,6 +55,7 @@ MUTANTS = (
     *REDTEAM,
     *SUITES,
     *INTERP_AUDIT,
+    *INTERP_CIRCUITS,
     *INTERP_DIRECTIONS,
     *INTERP_FEATURES,
     *INTERP_PROBES,
