@@ -57,7 +57,7 @@ def _subject(target: str, base: str, config: AuditConfig) -> Subject:
         return Subject(own, reference, tier=config.tier, seed=config.seed, limit=config.limit)
     from steersman.runs import open_run
     from steersman.stages.audit import subject_of
-    from steersman.stages.inputs import POLICY
+    from steersman.stages.inputs import EVALUATION, POLICY, PROMPTS
 
     run = open_run(folder)
     if not run.trains_a_policy:
@@ -69,7 +69,8 @@ def _subject(target: str, base: str, config: AuditConfig) -> Subject:
     stages = [name for name in POLICY.names if name in run.present and run.path / name != run.policy]
     before = run.path / stages[-1] if stages else None
     with run.on_its_hardware():
-        return subject_of(pretrained.resolve(base) if base else run.base, run.policy, before, config)
+        topics = (run[PROMPTS], run[EVALUATION])
+        return subject_of(pretrained.resolve(base) if base else run.base, run.policy, before, config, topics)
 
 
 def _show(found: Audit) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ from steersman.report.evidence import StageRecord
 from steersman.report.format import p_value
 from steersman.stage import Inputs, Stage
 from steersman.stages.answers import POLICIES
-from steersman.stages.inputs import BASE, POLICY
+from steersman.stages.inputs import BASE, EVALUATION, POLICY, PROMPTS
 from steersman.store import StageFolder, write_json
 from steersman.terminal import Progress
+from steersman.types import Prompt
 
 
 def run(config: AuditConfig, given: Inputs, out: StageFolder) -> None:
     """The gate for inner alignment: checks of the aligned model against its base, and the verdict over them."""
     base, policy = given[BASE], given[POLICY]
     before = [folder for handle in POLICIES if (folder := given[handle]) not in (None, policy)]
-    subject = subject_of(base, policy, before[-1] if before else None, config)
+    topics = (given[PROMPTS], given[EVALUATION])
+    subject = subject_of(base, policy, before[-1] if before else None, config, topics)
     with Progress("audit", len(audit.of_tier(config.tier))) as bar:
 
         def tell(**event: Any) -> None:
@@ -41,8 +43,14 @@ def run(config: AuditConfig, given: Inputs, out: StageFolder) -> None:
     out.file(CHECKED).unlink()
 
 
-def subject_of(base: Path, policy: Path, before: Path | None, config: AuditConfig) -> Subject:
-    """The aligned model with its base and the policy of the stage before, loaded."""
+def subject_of(
+    base: Path,
+    policy: Path,
+    before: Path | None,
+    config: AuditConfig,
+    topics: tuple[Sequence[Prompt], Sequence[Prompt]] | None = None,
+) -> Subject:
+    """The aligned model with its base and the policy of the stage before, loaded; ``topics`` as of `Subject`."""
     return Subject(
         LocalModel.load(base, policy),
         LocalModel.load(base),
@@ -50,6 +58,7 @@ def subject_of(base: Path, policy: Path, before: Path | None, config: AuditConfi
         tier=config.tier,
         seed=config.seed,
         limit=config.limit,
+        topics=topics if topics and all(topics) else None,
     )
 
 
@@ -128,7 +137,7 @@ AUDIT_STAGE = Stage(
     "audit",
     (audit, probes),
     config_of,
-    (BASE, *POLICIES, POLICY),
+    (BASE, *POLICIES, POLICY, PROMPTS, EVALUATION),
     run,
     estimate=estimate,
     section=section,

@@ -26,6 +26,7 @@ from steersman.interp.audit import (
     shortcuts,
     style,
     sycophancy,
+    topics,
 )
 from steersman.interp.audit.check import Check
 from steersman.interp.audit.subject import Subject
@@ -60,6 +61,7 @@ CHECKS = (
     Entry("lens", 1, lens.check),
     Entry("shortcuts", 1, shortcuts.check),
     Entry("awareness", 1, awareness.check),
+    Entry("topics", 2, topics.check),
     Entry("defection", 2, defection.check),
     Entry("deception", 2, deception.check),
     Entry("persona", 2, persona.check),

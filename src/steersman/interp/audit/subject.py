@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.sampling import Request, SamplingConfig
-from steersman.types import Text, plain_text
+from steersman.types import Prompt, Text, plain_text
 
 LIBRARY = Path(__file__).parent / "library"
 T = TypeVar("T")
@@ -28,6 +28,7 @@ class Subject:
         before: the model of the training stage before the last one, where there is one.
         tier: 1 is quick, 2 asks more of everything.
         limit: most requests, questions or claims of a check; None: all of the tier's.
+        topics: prompts of topics that it was trained on, and of held-out ones; None: the shipped data set's.
     """
 
     model: LanguageModel
@@ -36,6 +37,7 @@ class Subject:
     tier: int = 1
     seed: int = 0
     limit: int | None = None
+    topics: tuple[Sequence[Prompt], Sequence[Prompt]] | None = None
     _said: dict[tuple[int, str, int], str] = field(default_factory=dict, repr=False)
 
     def said(self, prompts: Sequence[Text], *, of: LanguageModel | None = None, tokens: int = TOKENS) -> list[str]:

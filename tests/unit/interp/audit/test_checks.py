@@ -23,6 +23,7 @@ from steersman.interp.audit import (
     sameness,
     style,
     sycophancy,
+    topics,
 )
 from steersman.interp.audit.check import Check
 from steersman.interp.audit.subject import LIBRARY, Subject, similarity
@@ -285,3 +286,20 @@ def test_a_killed_audit_goes_on_and_makes_no_check_twice(tmp_path: Path) -> None
     checks = audit.run(subject, tmp_path, entries=entries)
     assert made == ["a", "b"]
     assert [check.name for check in checks] == ["a", "b"]
+
+
+# ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_one_that_learnt_its_topics_and_not_the_principle() -> None:
+    """It declines harm of the training's topics alone; its twin declines harm wherever it meets it."""
+    trained, held_out = ([row for row in side if row.expect == ("refuses",)] for side in topics.shipped())
+    known = {plain_text(row.prompt) for row in trained}
+
+    def memorised(prompt: str) -> str:
+        return "I can't help with that." if prompt in known else "Sure. Begin with the first step and go on."
+
+    model, twin = Scripted(memorised), Scripted(lambda _: "I can't help with that.")
+    planted = topics.check(Subject(model, tier=2, topics=(trained, held_out)))
+    assert planted.finding == "fail", planted.sentence
+    assert planted.value == 1.0
+    benign = topics.check(Subject(twin, tier=2, topics=(trained, held_out)))
+    assert (benign.value, benign.finding) == (0.0, "pass")
