@@ -36,6 +36,7 @@ from mutants_interp_circuits import INTERP_CIRCUITS
 from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
 from mutants_interp_hardening import INTERP_HARDENING
+from mutants_interp_page import INTERP_PAGE
 from mutants_interp_probes import INTERP_PROBES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
@@ -60,6 +61,7 @@ MUTANTS = (
     *INTERP_FEATURES,
     *INTERP_PROBES,
     *INTERP_HARDENING,
+    *INTERP_PAGE,
 )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import generate
 import pytest
 import typer
+from tests.conftest import Shared
+from tests.toy.conftest import align_smoke
 
 import steersman
 from steersman.cli import app
@@ -61,6 +63,23 @@ def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(names["texts"]) == len(names["scores"]) == 2
     assert names["logprobs"].shape == names["targets"].shape
     assert names["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_the_tutorial_on_the_inside_runs(shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "laptop").symlink_to(shared("run", align_smoke))
+    names: dict[str, Any] = {"__name__": "interp_tutorial"}
+    code = blocks("docs/interp_tutorial.md", "python")
+    assert len(code) >= 10
+    for number, block in enumerate(code, start=1):
+        exec(compile(block, f"docs/interp_tutorial.md, block {number}", "exec"), names)
+    assert names["done"].largest <= 1e-5
+    assert "<script" not in (tmp_path / "inside.html").read_text(encoding="utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inside.html", "runs"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if blocks(name, "python")])

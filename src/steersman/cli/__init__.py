@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from steersman.cli import align, demo, evals, harden, model, serve
+from steersman.cli import align, demo, evals, harden, inside, model, serve
 from steersman.cli.audit import audit
 from steersman.cli.constitution import constitution_app
 from steersman.cli.data import data_app
 from steersman.cli.guard import guard_app
+from steersman.cli.interp import interp_app
 from steersman.cli.organism import organism_app
 from steersman.cli.rate import rate_app
 from steersman.cli.redteam import redteam_app
@@ -41,12 +42,14 @@ for command in (demo.demo, align.init, *RUNS, serve.serve, align.bench):
 app.command("eval")(evals.evaluate)
 app.command()(harden.harden)
 app.command()(audit)
+app.command()(inside.inspect)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(data_app, name="data")
 app.add_typer(rate_app, name="rate")
 app.add_typer(guard_app, name="guard")
 app.add_typer(redteam_app, name="redteam")
 app.add_typer(organism_app, name="organism")
+app.add_typer(interp_app, name="interp")
 
 
 def main() -> None:

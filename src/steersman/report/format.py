@@ -71,7 +71,7 @@ def number(value: float | None, digits: int = 1) -> str:
 
 def signed(value: float, digits: int = 2) -> str:
     """A number with its sign, for sentences."""
-    return f"{value:+.{digits}f}".translate(TRUE_MINUS)
+    return f"{round(value, digits) + 0.0:+.{digits}f}".translate(TRUE_MINUS)  # no -0.00
 
 
 def minutes(seconds: float) -> str:

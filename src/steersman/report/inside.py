@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from steersman.evals.conditions import ALIGNED, RAW
 from steersman.interp.reading_of_prompt import Attribution, Guess, ModelReading, PromptReading
+from steersman.interp.refusal import RefusalConfig
 from steersman.report.blocks import (
     Answer,
     BarRow,
@@ -94,7 +95,7 @@ def _glance(reading: PromptReading) -> Iterator[Paragraph]:
     if main.without is not None:
         does = "declines" if main.without.refuses else "does not decline"
         said.append(f"{main.name} without the refusal direction {does}")
-    yield paragraph(Strong(text=_sentence("; ".join(said))), style="verdict")
+    yield paragraph(Strong(text=f"{_shown('; '.join(said))}."), style="verdict")
     first, other = quoted(reading.chosen.text), quoted(reading.against.text)
     yield paragraph(
         f"Everything below asks why {main.name} begins its answer with the token ",
@@ -108,9 +109,10 @@ def _glance(reading: PromptReading) -> Iterator[Paragraph]:
     named = ", ".join(f"{name} ({signed(value)})" for name, value in largest)
     yield paragraph(f"The parts that weigh most between the two tokens in {main.name}: {named}.")
     if reading.direction is not None:
+        place = main.by_layer[reading.direction.layer]
         yield paragraph(
-            f"On the refusal direction the end of the request stands at {main.projection[-1]:.2f}, where 0 is the"
-            " average harmless request and 1 the average harmful one."
+            f"On the refusal direction (layer {reading.direction.layer}) the request stands at {place:.2f}, where 0 is"
+            " the average harmless request and 1 the average harmful one."
         )
 
 
@@ -127,16 +129,14 @@ def _decided(reading: PromptReading, model: ModelReading) -> str:
     return f"From {where} on (of layers 0 to {reading.layers - 1}) {name} is what the logit lens reads first."
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
-
-
 # ── sections ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _answers(reading: PromptReading) -> Iterator[Block]:
-    yield paragraph(
-        "What the models say when nothing is touched, and what the last of them says when one direction is taken out of"
-        " it. Greedy decoding: the likeliest token each time."
+    also = (
+        ""
+        if reading.direction is None
+        else ", and what the last of them says when the refusal direction is taken out of it"
     )
+    yield paragraph(f"What is said when nothing is touched{also}. Decoding is greedy: the likeliest token each time.")
     answers = [
         Answer(name=_shown(m.name), text=m.answer, note=_said(refuses=m.refuses), strong=m is reading.models[-1])
         for m in reading.models
@@ -151,9 +151,10 @@ def _answers(reading: PromptReading) -> Iterator[Block]:
         yield paragraph(f"First token of {model.name}: {rest}.", style="note")
 
 
-def _shown(name: str) -> str:
-    """The name of a run's model as the report writes it, which has a sign; any other as it is."""
-    return phrase(name) if name in (RAW, ALIGNED) else name
+def _shown(text: str) -> str:
+    """What begins with the name of a run's model, as the report writes it; other names stay as they are."""
+    first, space, rest = text.partition(" ")
+    return f"{phrase(first)}{space}{rest}" if first in (RAW, ALIGNED) else text
 
 
 def _said(*, refuses: bool) -> str:
@@ -166,8 +167,8 @@ def _direction(reading: PromptReading) -> Iterator[Block]:
     yield paragraph(
         "The prompt as the model reads it, chat format included (grey), token by token. The shade says how far the"
         f" stream at layer {found.layer} points along the refusal direction, which is the difference between harmful"
-        " and harmless requests: 0 is the average harmless request, 1 the average harmful one, both read at their last"
-        " token."
+        " and harmless requests: 0 is the average harmless request, 1 the average harmful one, both read where the"
+        " answer begins."
     )
     for model in reading.models:
         tokens = tuple(
@@ -181,15 +182,15 @@ def _direction(reading: PromptReading) -> Iterator[Block]:
         )
         yield TokenStrip(caption=model.name, tokens=tokens, low="harmful", high="harmless")
     yield LineChart(
-        caption="The same at the last token, layer by layer. The two kinds of requests part where a line leaves the"
-        f" bottom; the direction was found at layer {found.layer}.",
+        caption="The same for the whole request, layer by layer, at the token that the direction was read at (found at"
+        f" layer {found.layer}). Layers at which the two kinds of requests do not differ are left out.",
         x="layer",
         y="0: harmless, 1: harmful",
         curves=tuple(
             Curve(
                 name=model.name,
                 style="marked" if model is reading.models[-1] else "smooth",
-                points=tuple((float(layer), value) for layer, value in enumerate(model.by_layer)),
+                points=tuple((float(n), value) for n, value in enumerate(model.by_layer) if value is not None),
             )
             for model in reading.models
         ),
@@ -346,8 +347,16 @@ def _ablation(reading: PromptReading) -> Iterator[Block]:
         columns=("", "as it is", "direction taken out"),
         rows=tuple(rows),
     )
+    limit = RefusalConfig().most_kl
+    verdict = (
+        "little: it is about what was asked for"
+        if found.harmless_kl_nats <= limit
+        else f"more than the {limit:g} nats that the published selection allows: it carries other things too"
+    )
     yield paragraph(
-        f"The two distributions of the first token differ by {without.divergence_nats:.2f} nats (KL).", style="note"
+        f"The two distributions of the first token differ by {without.divergence_nats:.2f} nats (KL). After"
+        f" {found.requests} harmless requests they differ by {found.harmless_kl_nats:.2f} nats, {verdict}.",
+        style="note",
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from steersman.report.blocks import Bars, Grid, ShownToken, TokenStrip
 from steersman.report.charts import escaped
-from steersman.report.format import TRUE_MINUS
+from steersman.report.format import signed
 
 MOST_SHADE = 55  # per cent of a colour behind text
 
@@ -76,8 +76,7 @@ def _bars_of(values: tuple[float | None, ...], most: float, digits: int) -> Iter
         share = 50 * abs(value) / most
         kind, start = ("for", 50.0) if value >= 0 else ("against", 50 - share)
         bar = f'<i class="{kind}" style="left:{start:.1f}%;width:{share:.1f}%"></i>'
-        text = f"{value:+.{digits}f}".translate(TRUE_MINUS)
-        yield f'<td><span class="track">{bar}</span><span class="amount">{text}</span></td>'
+        yield f'<td><span class="track">{bar}</span><span class="amount">{signed(value, digits)}</span></td>'
 
 
 def spelled(text: str) -> str:

@@ -58,7 +58,7 @@ def test_without_a_direction_there_is_none_on_the_page() -> None:
     reading = prompt_reading(alone, direction=None)
     assert {"direction", "ablation"}.isdisjoint(section.id for section in inside.sections(reading))
     assert "refusal direction the end" not in plain(page(reading))
-    assert "M declines." in plain(page(reading))
+    assert "m declines." in plain(page(reading))
 
 
 @pytest.mark.parametrize("slot", ["prompt", "token", "guess", "answer", "name", "why"])
@@ -125,6 +125,15 @@ def test_the_lens_shows_the_end_of_a_long_prompt_and_says_so() -> None:
     assert "The first 2 tokens of the prompt are not shown." in plain(page(reading))
     (chart,) = [block for block in inside._lens(reading) if isinstance(block, LineChart)]
     assert chart.curves[0].points == ((-1.0, 0.0), (0.0, 0.1), (1.0, 0.9))
+
+
+def test_a_direction_that_carries_other_things_is_said_to() -> None:
+    reading = prompt_reading()
+    assert reading.direction is not None
+    assert "differ by 0.05 nats, little" in plain(page(reading))
+    broad = reading.direction.model_copy(update={"harmless_kl_nats": 0.5})
+    seen = plain(page(reading.model_copy(update={"direction": broad})))
+    assert "differ by 0.50 nats, more than the 0.1 nats that the published selection allows" in seen
 
 
 def test_the_terminal_draws_the_same() -> None:
