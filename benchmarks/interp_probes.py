@@ -33,8 +33,9 @@ from steersman.evals import public_prompts
 from steersman.evals.detectors.refusal import refusal
 from steersman.interp import concept_probes as concepts
 from steersman.interp import probe_evidence as measured
+from steersman.interp import probes
 from steersman.interp.probe_texts import FACTS
-from steersman.interp.probes import Example, Probe, Sets, features, fit, gather, log_odds, of_prompt, of_text, parted
+from steersman.interp.probes import Example, Probe, Sets, fit, gather, log_odds, of_prompt, of_text, parted
 from steersman.lm import pretrained
 from steersman.lm.chat_format import ChatFormat
 from steersman.lm.language_model import LocalModel
@@ -58,6 +59,23 @@ def loaded(run: Path | None) -> tuple[Any, ChatFormat, str]:
     return sampler.model, sampler.chat, "gemma-3-270m, aligned"
 
 
+def read_once() -> None:
+    """Let both kinds of probe, and every set, share what was read of a row at a site."""
+    read, kept = probes.features, dict[tuple[Any, ...], np.ndarray]()
+
+    def features(model: Any, rows: Sequence[Example], sites: Sequence[str], pooling: Any) -> dict[str, np.ndarray]:
+        def key(row: Example, site: str) -> tuple[Any, ...]:
+            return id(model), row.ids, row.response, site, pooling
+
+        new = list({row.ids: row for row in rows if any(key(row, site) not in kept for site in sites)}.values())
+        if new:
+            for site, values in read(model, new, sites, pooling).items():
+                kept.update(zip((key(row, site) for row in new), values, strict=True))
+        return {site: np.stack([kept[key(row, site)] for row in rows]) for site in sites}
+
+    probes.features = features
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
@@ -65,7 +83,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def beyond(model: Any, probe: Probe, rows: Sequence[Example], fitted: Sequence[Example]) -> dict[str, Any]:
     """What a probe finds on rows of another kind, with its random directions and what words alone find there."""
-    found, truth = features(model, rows, [probe.site], probe.pooling)[probe.site], [row.label for row in rows]
+    found, truth = probes.features(model, rows, [probe.site], probe.pooling)[probe.site], [row.label for row in rows]
     separation = measured.separation(probe.of_features(found).tolist(), truth, [row.group for row in rows])
     scale = probe.scale.double().numpy()
     random = measured.random_directions(found, truth, scale, separation.auroc.value)
@@ -124,6 +142,7 @@ def truth(model: Any, chat: ChatFormat, data: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind in ("logistic", "mean_difference"):
         probe = fit(model, sets, name="truth", sites=sites, kind=kind)  # type: ignore[arg-type]
+        sites = [probe.site]  # of the logistic one; the other is compared with it there
         report = probe.report(gather(model, probe, sets, behaviour))
         print(report)
         found[kind] = report.json() | {
@@ -176,8 +195,10 @@ def refuses(model: Any, chat: ChatFormat, run: Path) -> dict[str, Any]:
     i, others = chat.completion_ids("I")[:1], [chat.completion_ids(word)[0] for word in ("The", "A", "To", "You")]
     behaviour = log_odds(model, [row.ids for row in xstest[:16]], i, others)
     found: dict[str, Any] = {"dropped": dropped}
+    sites: list[str] | None = None
     for kind in ("logistic", "mean_difference"):
-        probe = fit(model, sets, name="refusal", kind=kind)  # type: ignore[arg-type]
+        probe = fit(model, sets, name="refusal", sites=sites, kind=kind)  # type: ignore[arg-type]
+        sites = [probe.site]
         report = probe.report(gather(model, probe, sets, behaviour))
         print(report)
         found[kind] = report.json()
@@ -213,6 +234,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with interpretability/ and deception_ai_risk/")
     arguments = parser.parse_args()
     np.seterr(all="raise", under="ignore")
+    read_once()
     model, chat, name = loaded(arguments.run)
     began = time.perf_counter()
     if arguments.part == "truth":
