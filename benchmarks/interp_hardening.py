@@ -118,11 +118,16 @@ def measure(given: argparse.Namespace) -> None:
     plain, harmless = asked(prompts.harmful), asked(prompts.harmless)
     print(given.name, "plain", plain.rate.percent(), "harmless", harmless.rate.percent(), flush=True)
     found = strongest(model, chat, prompts.finding_harmful, prompts.finding_harmless, 16)
-    tried = [{"layer": one.layer, "refused": one.refused.json(), "kl_nats": one.divergence} for one in found]
+    tried = [
+        {"layer": one.layer, "form": one.form, "refused": one.refused.json(), "kl_nats": one.divergence}
+        for one in found
+    ]
     attacked = []
     for one in found[: given.directions]:
-        said = asked(prompts.harmful, everywhere(model, one.vector))
-        attacked.append({"layer": one.layer, "kl_nats": one.divergence, **said.json(), "each": said.refused})
+        said = asked(prompts.harmful, one.edits)
+        attacked.append(
+            {"layer": one.layer, "form": one.form, "kl_nats": one.divergence, **said.json(), "each": said.refused}
+        )
         print(
             f"  layer {one.layer}: {said.rate.percent()} {said.json()['classes']} KL {one.divergence:.3f}", flush=True
         )

@@ -45,8 +45,8 @@ INTERP_HARDENING = (
     Mutant(
         "the push points at refusing",
         "interp/hardening/preventative.py",
-        "return layer, -stream_differences",
-        "return layer, stream_differences",
+        "return layer, -streams",
+        "return layer, streams",
         f"{_HERE}/test_preventative_and_tampering.py::test_the_push_is_added_after_its_layer_and_points_away_from_harm",
     ),
     Mutant(

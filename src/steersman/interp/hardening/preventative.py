@@ -25,7 +25,7 @@ from torch import Tensor
 from steersman.interp.activations import Edit, hooks
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.hardening import learner
-from steersman.interp.hardening.direction import stream_differences
+from steersman.interp.hardening.direction import streams
 from steersman.interp.hardening.learner import Learner, TrainingConfig
 from steersman.interp.hardening.rows import Rows, drawn, drawn_evenly, examples
 from steersman.lm.chat_format import Example
@@ -69,7 +69,7 @@ def giving_in(config: PreventativeConfig, state: Learner, rows: Rows) -> tuple[i
         kinds.append([state.chat.prompt_within(prompts[i], config.max_length) for i in chosen])
     layers = anatomy_of(state.model).layers
     layer = min(int(config.layer * layers), layers - 2)
-    return layer, -stream_differences(state.model, *kinds)[layer + 1]
+    return layer, -streams(state.model, *kinds).difference[layer + 1]
 
 
 def run(

@@ -5,15 +5,16 @@ refuse while that is taken out,
 
     loss = NLL(refusal | harmful request, under ablation) + w * NLL(answer | other request)
 
-with, at layer l, r_l = the mean stream before it at the last token of harmful prompts minus that of others, and
-x - r_l (r_l . x) / |r_l|^2 in the place of x. r is computed afresh every few steps, of prompts drawn anew: it moves
+with r_l, at layer l, the mean stream before it at the last token of harmful prompts minus that of others, and x without
+its component along r_l in the place of x. r is computed afresh every few steps, of prompts drawn anew: it moves
 with the model. A harmful batch is ablated with probability 1/2, so that the model goes on refusing as it is, too.
 Gradients pass through the ablation.
 
 What differs from the paper. There, each of the upper three quarters of the layers loses its own direction. Whoever has
 the weights does something else (Arditi et al. 2024): takes *one* layer's direction out of everything that is written.
-A share of the ablated batches, ``single``, is of that kind, with a layer drawn at random. The policy goes on learning
-in its own shape (LoRA or whole), and answers are cut off after their beginnings.
+A share of the ablated batches, ``single``, is of that kind, with a layer drawn at random. The component is put to where
+harmless prompts have it and not to zero, which breaks a model with massive activations (`direction.py`; ``form: zero``
+is the paper's). The policy goes on learning in its own shape, and answers are cut off after their beginnings.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ from torch import Tensor
 
 from steersman.interp.activations import Edit, hooks
 from steersman.interp.anatomy import anatomy_of
-from steersman.interp.directions import without
 from steersman.interp.hardening import learner
-from steersman.interp.hardening.direction import everywhere, stream_differences
+from steersman.interp.hardening.direction import Form, Streams, own, single, streams
 from steersman.interp.hardening.learner import Learner, TrainingConfig
 from steersman.interp.hardening.rows import Rows, drawn_evenly, examples
 from steersman.lm.chat_format import Example
@@ -50,6 +50,7 @@ class RefatConfig(TrainingConfig):
     single: float = Field(
         default=0.5, ge=0, le=1, description="Share of these in which one layer's direction leaves the whole stream."
     )
+    form: Form = Field(default="level", description="Where an ablated component is put: see direction.py.")
     from_layer: float = Field(default=0.25, ge=0, lt=1, description="Share of lower layers that are not ablated.")
     every_steps: int = Field(default=4, ge=1, description="Optimiser steps after which directions are found afresh.")
     prompts: int = Field(default=32, ge=2, description="Prompts of each kind, drawn, that directions are found with.")
@@ -80,16 +81,11 @@ def draw_ablation(config: RefatConfig, layers: int, generator: torch.Generator) 
     return Ablation("single", first + int(place * (last - first)))
 
 
-def edits_of(model: Any, directions: Tensor, ablation: Ablation) -> list[tuple[str, Edit]]:
-    """The ablation as hooks.
-
-    Args:
-        directions: unit vectors of the stream before each layer, [layers, H].
-    """
+def edits_of(model: Any, found: Streams, ablation: Ablation, form: Form) -> list[tuple[str, Edit]]:
+    """The ablation as hooks."""
     if ablation.kind == "single":
-        return everywhere(model, directions[ablation.layer])
-    layers = range(ablation.layer, anatomy_of(model).layers)
-    return [(f"blocks.{layer}.hook_resid_pre", without(directions[layer])) for layer in layers]
+        return single(model, found, ablation.layer, form)
+    return own(found, ablation.layer, form)
 
 
 def refat_loss(
@@ -112,26 +108,25 @@ def refat_loss(
 
 
 class Directions:
-    """The refusal direction of each layer, found afresh every few steps."""
+    """What refusal directions are made of, found afresh every few steps."""
 
     def __init__(self, config: RefatConfig, state: Learner, rows: Rows) -> None:
         self.config, self.state, self.found_at = config, state, -1
         self._prompts = [rows.prompts(harmful=True), rows.prompts(harmful=False)]
-        self._vectors = torch.zeros(0)
+        self._found: Streams | None = None
 
-    def at(self, step: int) -> Tensor:
-        """Unit vectors, [layers, H], as of the last step that is a multiple of ``every_steps``."""
+    def at(self, step: int) -> Streams:
+        """As of the last step that is a multiple of ``every_steps``."""
         wanted = step - step % self.config.every_steps
-        if wanted != self.found_at:
+        if self._found is None or wanted != self.found_at:
             self.found_at, chat = wanted, self.state.chat
             generator = random_stream(self.config.seed, 1, wanted)
             kinds = []
             for prompts in self._prompts:
                 chosen = torch.randperm(len(prompts), generator=generator)[: self.config.prompts].tolist()
                 kinds.append([chat.prompt_within(prompts[i], self.config.max_length) for i in chosen])
-            difference = stream_differences(self.state.model, *kinds)
-            self._vectors = difference / difference.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return self._vectors
+            self._found = streams(self.state.model, *kinds)
+        return self._found
 
 
 def run(config: RefatConfig, base: Path, trained: Path, rows: Rows, out: StageFolder) -> None:
@@ -169,7 +164,7 @@ def train(
         for step in range(config.steps):
             start, generator = time.perf_counter(), random_stream(config.seed, 2, step)
             ablation = draw_ablation(config, layers, generator)
-            edits = [] if ablation is None else edits_of(state.model, directions.at(step), ablation)
+            edits = [] if ablation is None else edits_of(state.model, directions.at(step), ablation, config.form)
             batches = [learner.turn(kind, step, config.batch_size, config.seed) for kind in (harmful, utility)]
             refusing, helping = refat_loss(state, batches[0], batches[1], edits, generator, config.utility_weight)
             (refusing + helping).backward()  # type: ignore[no-untyped-call]

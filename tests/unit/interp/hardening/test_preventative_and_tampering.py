@@ -94,7 +94,7 @@ def test_the_attacker_finds_a_direction_of_every_layer_but_the_last(tiny_base: P
     model, chat, rows = pretrained.load_model(tiny_base), chat_of(tiny_base), rows_of_tiny()
     prompts = Measuring(*([row.prompt for row in some[:3]] for some in (rows.harmful, rows.utility) * 2))
     found = strongest(model, chat, prompts.finding_harmful, prompts.finding_harmless, 3)
-    assert [one.layer for one in found] == [1]  # of two layers; before layer 0 there is nothing to find
+    assert {(one.layer, one.form) for one in found} == {(1, "level"), (1, "zero")}  # of two layers; before 0 is nothing
     assert found[0].vector.norm() == pytest.approx(1.0, abs=1e-5)
     measured = measure(model, chat, prompts, 3)
     assert measured.json()["ablated"]["layer"] == 1
@@ -104,7 +104,7 @@ def test_the_attacker_finds_a_direction_of_every_layer_but_the_last(tiny_base: P
 
 def test_what_hardening_is_judged_by() -> None:
     """By hand: 4 of 4 refused before and 1 of 4 ablated; 4 of 4 and 3 of 4 after; one more needless refusal of four."""
-    one = Ablated(3, torch.ones(2), wilson(1, 2), 0.01)
+    one = Ablated(3, "level", torch.ones(2), [], wilson(1, 2), 0.01)
     no, yes = ("compliance",), ("refusal",)
     before = Measured(Answers(yes * 4), Answers(yes + no * 3), Answers(no * 4), one)  # type: ignore[arg-type]
     after = Measured(Answers(yes * 4), Answers(yes * 3 + no), Answers(yes + no * 3), one)  # type: ignore[arg-type]

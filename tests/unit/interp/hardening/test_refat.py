@@ -13,7 +13,7 @@ from hardened import PROMPTS, learner_of, recorder, rows_of_tiny
 from steersman.interp.activations import hooks, read
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.directions import ablating
-from steersman.interp.hardening.direction import everywhere, stream_differences
+from steersman.interp.hardening.direction import Streams, everywhere, levelled, streams
 from steersman.interp.hardening.refat import (
     Ablation,
     Directions,
@@ -45,7 +45,19 @@ def test_differences_are_those_of_hidden_states(name: str) -> None:
             ]
             means.append(torch.stack([torch.stack([layer[0, -1] for layer in one]) for one in states]).mean(0))
     expected = means[0] - means[1]
-    torch.testing.assert_close(stream_differences(model, harmful, harmless), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(streams(model, harmful, harmless).difference, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_component_is_put_where_harmless_prompts_have_it() -> None:
+    """By hand: along (0.6, 0.8) the level is 1 and the gap 2, so that no token moves by more than 4."""
+    r = torch.tensor([0.6, 0.8])
+    found = Streams(torch.tensor([[5.0, 0.0]]), torch.tensor([[3.0, -1.0]]))  # 3 and 1 along r
+    x = torch.tensor([[2.0, 1.0], [60.0, 80.0], [1.0, 0.5]])  # 2, 100 (a massive one) and 1
+    edited = levelled(found, 0, r)(x)
+    assert edited is not None
+    torch.testing.assert_close(edited @ r, torch.tensor([1.0, 96.0, 1.0]))
+    across = torch.tensor([0.8, -0.6])
+    torch.testing.assert_close(edited @ across, x @ across)
 
 
 @pytest.mark.parametrize("name", ["Gemma3", "Llama", "Phi"])
@@ -65,12 +77,13 @@ def test_taken_out_everywhere_no_layer_reads_it(name: str) -> None:
     torch.testing.assert_close(found.sites[last][0, :3], again.sites[last][0, :3], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["own", "single"])
-def test_the_ablation_is_in_the_graph(kind: Any) -> None:
+@pytest.mark.parametrize(("kind", "form"), [("own", "level"), ("own", "zero"), ("single", "level"), ("single", "zero")])
+def test_the_ablation_is_in_the_graph(kind: Any, form: Any) -> None:
     """The gradient for the embeddings is that of finite differences of the *ablated* loss, and not of the plain one."""
     model = family("Gemma3").double().requires_grad_(False)
-    directions = torch.nn.functional.normalize(torch.randn(3, anatomy_of(model).width), dim=-1)
-    edits = edits_of(model, directions, Ablation(kind, 1))
+    drawn = torch.randn(2, 3, anatomy_of(model).width, generator=torch.Generator().manual_seed(0))
+    means = Streams(2 * drawn[0], 0.1 * drawn[1])
+    edits = edits_of(model, means, Ablation(kind, 1), form)
     ids = torch.tensor([[5, 9, 11, 3, 8]])
     start = torch.zeros(1, 5, anatomy_of(model).width, dtype=torch.float64)
 
@@ -91,7 +104,7 @@ def test_the_loss_is_ablated_on_harmful_rows_alone(tiny_base: Path) -> None:
     state, rows = learner_of(tiny_base, CONFIG), rows_of_tiny()
     harmful, utility = (examples(state.chat, some, 12, 64) for some in (rows.harmful[:3], rows.utility[:3]))
     generator = torch.Generator()
-    edits = edits_of(state.model, Directions(CONFIG, state, rows).at(0), Ablation("single", 1))
+    edits = edits_of(state.model, Directions(CONFIG, state, rows).at(0), Ablation("single", 1), "zero")
     plain = [one.item() for one in refat_loss(state, harmful, utility, [], generator)]
     ablated = [one.item() for one in refat_loss(state, harmful, utility, edits, generator, utility_weight=0.5)]
     assert plain == [pytest.approx(state.loss(some, generator).item()) for some in (harmful, utility)]
@@ -103,7 +116,7 @@ def test_directions_are_found_afresh_on_schedule_and_follow_the_model(tiny_base:
     state, rows = learner_of(tiny_base, CONFIG), rows_of_tiny()
     directions = Directions(CONFIG, state, rows)
     first = directions.at(0)
-    torch.testing.assert_close(first[1:].norm(dim=-1), torch.ones(len(first) - 1))
+    torch.testing.assert_close(first.directions[1:].norm(dim=-1), torch.ones(1))
     with torch.no_grad():
         for name, parameter in state.parameters.items():
             if "lora_B" in name:
@@ -111,8 +124,9 @@ def test_directions_are_found_afresh_on_schedule_and_follow_the_model(tiny_base:
     assert all(directions.at(step) is first for step in (1, 2, 3))
     second = directions.at(4)
     assert second is not first
-    assert float((second[1] - first[1]).norm()) > 1e-3
-    assert Directions(CONFIG, state, rows).at(5).equal(second)  # the same prompts, whoever asks first
+    assert float((second.directions[1] - first.directions[1]).norm()) > 1e-3
+    again = Directions(CONFIG, state, rows).at(5)  # the same prompts, whoever asks first
+    assert again.difference.equal(second.difference)
 
 
 def test_ablations_are_drawn_as_often_as_wanted() -> None:
@@ -132,7 +146,7 @@ def test_training_learns_to_refuse_under_the_ablation(tiny_base: Path, tmp_path:
     state, rows = learner_of(tiny_base, config), rows_of_tiny()
     harmful, utility = (examples(state.chat, some, 12, 64) for some in (rows.harmful, rows.utility))
     edits, generator = (
-        edits_of(state.model, Directions(config, state, rows).at(0), Ablation("single", 1)),
+        edits_of(state.model, Directions(config, state, rows).at(0), Ablation("single", 1), "zero"),
         torch.Generator(),
     )
     start = [one.item() for one in refat_loss(state, harmful, utility, edits, generator)]
