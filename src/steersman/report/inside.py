@@ -46,7 +46,7 @@ LIMITS = (
     "The logit lens reads the middle of the model with the end's glasses. That a token is not to be read in a layer"
     " does not say that the layer does not know it.",
     "A direction is a summary of its examples. It is the difference between two sets of requests, and may carry what"
-    " else differs between them; steersman interp direction compares it with random ones.",
+    " else differs between them. Random directions of the same length are the comparison that it has to stand.",
     "One prompt is an anecdote. What is seen here is a guess that other prompts should confirm.",
 )
 
