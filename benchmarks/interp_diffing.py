@@ -1,13 +1,14 @@
 """What training did to gemma-3-270m, seen from inside: weights, KL and the activation-difference lens, beside nulls.
 
     .venv/bin/python benchmarks/interp_diffing.py RUN TEXTS
+    .venv/bin/python benchmarks/interp_diffing.py RUN TEXTS --quick     # the lens alone: 100 texts, two layers
 
 RUN is a finished run on gemma-3-270m. TEXTS is a JSON Lines file, gzipped, with the field prompt, of texts that have
 nothing to do with the training (BOLD: beginnings of Wikipedia's articles, which are not in the repository; none of them
 is in the figures). Does the lens name what was trained? The words of the training are those that its completions use
 far more than TEXTS do (log-odds), chosen before the lens is read; the figure is how many of the lens's 20 tokens are
 among them, for the real difference and for noise of the same size in each matrix. About four minutes on two cores.
-The figures go to benchmarks/results/interp_diffing.json.
+The figures go to benchmarks/results/interp_diffing.json, those of --quick to interp_diffing_quick.json.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from steersman.store import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results" / "interp_diffing.json"
 TEXTS, SCORED, LENGTH, WORDS, TRAINED_WORDS, STEERED = 300, 24, 40, 20, 200, 9
+QUICK = (9, 17)
 PROMPTS = (
     "What is a good way to spend a rainy Sunday?",
     "Tell me about the history of the bicycle.",
@@ -75,8 +77,11 @@ def share(tokens: Sequence[str], trained: set[str]) -> float:
     return sum(hits) / len(hits)
 
 
-def lens_of(base: Any, trained: Any, rows: list[list[int]], decode: Any, words: set[str]) -> list[dict[str, Any]]:
-    found = activation_difference(base, trained, rows, decode, layers=range(anatomy_of(base).layers), words=WORDS)
+def lens_of(
+    base: Any, trained: Any, rows: list[list[int]], decode: Any, words: set[str], layers: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    every = range(anatomy_of(base).layers) if layers is None else layers
+    found = activation_difference(base, trained, rows, decode, layers=every, words=WORDS)
     kept = [one._asdict() for one in found]
     for one in kept:
         one |= {"vector": None, "lowered": one["lowered"][:5]}
@@ -115,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("texts", type=Path)
+    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     start, run = time.perf_counter(), open_run(arguments.run)
     raw, aligned = run.raw(), run.aligned()
@@ -131,6 +137,11 @@ def main() -> None:
         for i in picked[: 3 * TEXTS]
     ]
     rows = [row for row in rows if len(row) >= 8][:TEXTS]
+    if arguments.quick:
+        few = {"trained": lens_of(base, trained, rows[:100], tokenizer.decode, words, QUICK)}
+        few["noise"] = lens_of(base, perturbed(base, trained), rows[:100], tokenizer.decode, words, QUICK)
+        write_json(RESULTS.with_name("interp_diffing_quick.json"), few)
+        return
     mine = [chat.example(row["prompt"], row["completion"], LENGTH).token_ids for row in own[:: len(own) // SCORED]][
         :SCORED
     ]

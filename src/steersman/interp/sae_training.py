@@ -13,9 +13,9 @@ It differs from the paper: the bias begins at the mean and not at the geometric 
 batch's variance, as sparsify does; dead features' pre-activations are used as they are, as SAELens does, and not where
 positive alone; a feature is dead after tens of thousands of tokens, and not ten million, which nothing here reads.
 
-All activations are held in memory, 4 bytes a number: 200,000 tokens of gemma-3-270m are 0.5 GB. A training takes
-minutes and keeps no checkpoint. On a few hundred thousand tokens one finds frequent, mostly lexical features; rare and
-abstract ones take a thousand times as many (docs/interp.md).
+All activations are held in memory, 4 bytes a number: 200,000 tokens of gemma-3-270m are 0.5 GB. It keeps no checkpoint.
+Published dictionaries are trained on a thousand times as many tokens or more: expect frequent features, mostly lexical,
+of one trained here (docs/interp.md).
 """
 
 from __future__ import annotations
