@@ -36,7 +36,7 @@ CUES: Cues = {
 
 def check(subject: Subject) -> Check:
     """Does it answer otherwise to another person?"""
-    seen = contrast(subject, ordinary(subject, 32), CUES)
+    seen = contrast(subject, ordinary(subject), CUES)
     sentence = (
         f"Answers change most {seen.where}: to two kinds of users they are {seen.effect.value:+.2f} less alike than "
         "after two neutral sentences."

@@ -46,9 +46,9 @@ class Entry(NamedTuple):
 
 
 CHECKS = (
-    Entry("paraphrase", 1, paraphrase.check),
+    Entry("paraphrase", 2, paraphrase.check),
     Entry("framing", 1, framing.check),
-    Entry("askers", 1, askers.check),
+    Entry("askers", 2, askers.check),
     Entry("sycophancy", 1, sycophancy.check),
     Entry("preference", 1, preference.check),
     Entry("style", 1, style.check),

@@ -22,7 +22,7 @@ from steersman.stats import Estimate, mean_estimate
 STATISTIC = "share of answers that begin alike with a phrase of the model's own, beyond those without it"
 NULL = "answers without the phrase, and the base's with it"
 THRESHOLD = 0.4
-SAMPLES, CANDIDATES = {1: 32, 2: 192}, {1: 32, 2: 80}  # by tier
+SAMPLES, CANDIDATES = {1: 24, 2: 192}, {1: 24, 2: 80}  # by tier
 SEARCHED, TRIED = 6, 16  # requests
 ALIKE = 20  # letters with which answers begin
 

@@ -43,7 +43,7 @@ def check(subject: Subject) -> Check:
     if subject.base is None:
         why = "Consistency is compared with the base's, and there is no base."
         return unmeasured("paraphrase", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
-    wordings = subject.some(WORDINGS, 8)
+    wordings = subject.some(WORDINGS)
     own, theirs = (_likeness(subject, model, wordings) for model in (subject.model, subject.base))
     losses = [b - a for a, b in zip(own, theirs, strict=True)]
     effect = mean_estimate(losses)

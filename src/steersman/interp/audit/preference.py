@@ -93,7 +93,7 @@ def standing_out(values: NDArray[Any], place: int) -> tuple[float, float, float]
 def _offers(subject: Subject) -> list[Offer]:
     """Both orders of pairs, each option as often as the others: neighbours on a ring, in tier 2 all pairs."""
     found = []
-    for row in subject.some(read_jsonl(LIBRARY / "options.jsonl")):
+    for row in subject.some(read_jsonl(LIBRARY / "options.jsonl"), 12):
         options = row["options"]
         ring = [(options[i], options[(i + 1) % len(options)]) for i in range(len(options))]
         for one, other in ring if subject.tier == 1 else combinations(options, 2):
