@@ -113,8 +113,7 @@ def test_raising_a_version_of_any_code_behind_it_changes_the_key(name: str, monk
 
 
 def test_no_version_of_the_code_is_forgotten() -> None:
-    """Every module with a VERSION is behind a stage; the tiny model, the votes' store and what verbs of interp/ make have
-    keys of their own."""
+    """Every module with a VERSION is behind a stage, or its product is no stage's and has a record of its own."""
     behind = {module.__name__ for stage in STAGES for module in stage.code}
     behind |= {"steersman.lm.tiny", "steersman.rating.schema", "steersman.interp.organisms.organism"}
     behind |= {f"steersman.interp.hardening.{name}" for name in ("preventative", "refat", "rerouting", "tamper")}
