@@ -37,6 +37,7 @@ from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
 from mutants_interp_hardening import INTERP_HARDENING
 from mutants_interp_page import INTERP_PAGE
+from mutants_interp_organisms import INTERP_ORGANISMS
 from mutants_interp_probes import INTERP_PROBES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
@@ -59,6 +60,7 @@ MUTANTS = (
     *INTERP_CIRCUITS,
     *INTERP_DIRECTIONS,
     *INTERP_FEATURES,
+    *INTERP_ORGANISMS,
     *INTERP_PROBES,
     *INTERP_HARDENING,
     *INTERP_PAGE,

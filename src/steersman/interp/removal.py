@@ -10,9 +10,10 @@ Detection is `interp/triggers.py`. Then, with m the log-probability of the first
                and on the inputs C of clean text what it always gave (ridge regression, the rule of MEMIT, Meng et al.
                2023, arXiv:2210.07229, with "what it says without the trigger" in the place of a new fact):
                    W' = W + (V - W K) K' (K K' + s C C')^-1
-               s is the weight of clean text. Components are added until the trigger has no effect on validation
-               requests. Beside it, for comparison, the difference of means with and without the trigger is baked out
-               of all writers (`interp/baking.py`, Arditi et al. 2024).
+               s is the weight of clean text. The fewest components and the largest s are taken at which the trigger
+               has no effect on validation requests and clean text is as it was. Beside it, for comparison, the
+               difference of means with and without the trigger is baked out of all writers (`interp/baking.py`,
+               Arditi et al. 2024), and taken if the edit fails.
     prove      on requests of other nouns: the trigger's success before and after, KL to the model before on clean text,
                and the same for a control, which was only trained a little more on its own answers
 
@@ -22,7 +23,7 @@ Raw outputs of the projection are matched, so a norm behind it (Gemma) sees the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,7 @@ from steersman.terminal import Progress
 from steersman.types import Record
 
 SITES = ("attn", "mlp")
+BATCH = 16  # texts in a pass
 
 
 class RemovalConfig(Record):
@@ -47,8 +49,10 @@ class RemovalConfig(Record):
 
     pairs: int = Field(default=32, ge=2, description="Requests that are read with and without the trigger.")
     clean: int = Field(default=96, ge=2, description="Clean texts whose inputs to a projection are kept.")
-    clean_weight: float = Field(default=0.05, gt=0, description="s: weight of clean text against the trigger's.")
-    components: tuple[int, ...] = Field(default=(2, 4, 8, 12, 16, 24, 36), description="How many are edited, in turn.")
+    clean_weights: tuple[float, ...] = Field(
+        default=(1.0, 0.3, 0.1, 0.03, 0.01), description="s: weights of clean text, tried in turn, the largest first."
+    )
+    components: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 36), description="How many are edited, tried in turn.")
     wanted: float = Field(default=0.02, gt=0, lt=1, description="P(first token | trigger) at which it is enough.")
     most_kl: float = Field(default=0.05, gt=0, description="KL to the model before on clean text, nats a token.")
 
@@ -83,6 +87,7 @@ class Edited(NamedTuple):
     """
 
     components: int
+    clean_weight: float
     probability: float
     kl: float
     relative_change: float
@@ -161,15 +166,17 @@ def remove(
     located = localise(model, pairs, target)
     steps: list[Edited] = []
     without, direction = _baked(model, pairs, located[0].layer, validation, target)
+    known = _known(model, located[: max(config.components)], pairs, clean)
     for count in (c for c in config.components if c <= len(located)):
         chosen = sorted(located[:count], key=lambda one: (one.layer, SITES.index(one.site)))
-        edited = copy.deepcopy(model)
-        change = edit(config, edited, model, chosen, pairs, clean)
-        steps.append(_left(count, edited, model, validation, target, change))
-        if steps[-1].kl > config.most_kl:
-            break
-        if steps[-1].probability <= config.wanted:
-            return Removal(located, steps, direction, chosen, edited)
+        for weight in config.clean_weights:
+            edited = copy.deepcopy(model)
+            change = edit(edited, chosen, pairs, known, weight)
+            steps.append(_left(count, weight, edited, model, validation, target, change))
+            if steps[-1].kl > config.most_kl:
+                break
+            if steps[-1].probability <= config.wanted:
+                return Removal(located, steps, direction, chosen, edited)
     done = direction.probability <= config.wanted and direction.kl <= config.most_kl
     return Removal(located, steps, direction, [], without if done else None)
 
@@ -180,11 +187,12 @@ def _baked(
     """A copy without the difference of means at a layer, and what is left of the trigger in it."""
     without = copy.deepcopy(model)
     bake_ablation(without, mean_difference(model, pairs, layer), embeddings="leave")
-    return without, _left(0, without, model, validation, target, float("nan"))
+    return without, _left(0, float("nan"), without, model, validation, target, float("nan"))
 
 
 def _left(
     count: int,
+    weight: float,
     edited: Any,
     model: Any,
     validation: tuple[Sequence[Pair], Sequence[list[int]]],
@@ -192,40 +200,55 @@ def _left(
     change: float,
 ) -> Edited:
     left = probability(edited, validation[0], target)
-    return Edited(count, left, mean_divergence(model, edited, validation[1]), change)
+    found = divergences(model, edited, validation[1])
+    return Edited(count, weight, left, sum(found) / len(found), change)
+
+
+class Known(NamedTuple):
+    """Of a component, before any edit: what its projection gives without the trigger, [N, out], and the mean of k k'
+    over clean inputs k, [in, in]."""
+
+    wanted: Tensor
+    clean: Tensor
+
+
+def _known(
+    model: Any, located: Sequence[Component], pairs: Sequence[Pair], clean: Sequence[list[int]]
+) -> dict[Component, Known]:
+    """What is known of each component; one pass over the clean texts for all."""
+    anatomy, found = anatomy_of(model), {}
+    rows = [pair.clean for pair in pairs]
+    kept = _inputs(model, located, [*clean, *rows])
+    given = _inputs(model, located, rows, [pair.common for pair in pairs])
+    for component in located:
+        weight, inputs = weight_of(_output(anatomy, component)).double(), kept[component]
+        found[component] = Known(given[component] @ weight.T, inputs.T @ inputs / len(inputs))
+    return found
 
 
 def edit(
-    config: RemovalConfig,
-    edited: Any,
-    model: Any,
-    chosen: Sequence[Component],
-    pairs: Sequence[Pair],
-    clean: Sequence[list[int]],
+    edited: Any, chosen: Sequence[Component], pairs: Sequence[Pair], known: dict[Component, Known], clean_weight: float
 ) -> float:
     """Edit components in place, from the lowest; returns the largest change of a matrix, relative to its norm."""
-    largest = 0.0
-    with Progress("edit", len(chosen)) as progress:
-        for component in chosen:
-            weight = weight_of(_output(anatomy_of(edited), component))
-            keys = _inputs(edited, component, [p.triggered for p in pairs], [p.common for p in pairs])
-            wanted = _inputs(model, component, [p.clean for p in pairs], [p.common for p in pairs]) @ weight.double().T
-            kept = _inputs(edited, component, [*clean, *(p.clean for p in pairs)])
-            change = least_squares(weight.double(), keys, wanted, kept, config.clean_weight)
-            with torch.no_grad():
-                weight += change.to(weight.dtype)
-            largest = max(largest, float(change.norm() / weight.norm()))
-            progress.advance()
+    largest, rows, last = 0.0, [pair.triggered for pair in pairs], [pair.common for pair in pairs]
+    for component in chosen:
+        weight = weight_of(_output(anatomy_of(edited), component))
+        keys = _inputs(edited, [component], rows, last)[component]
+        wanted, clean = known[component]
+        change = least_squares(weight.double(), keys, wanted, clean, clean_weight)
+        with torch.no_grad():
+            weight += change.to(weight.dtype)
+        largest = max(largest, float(change.norm() / weight.norm()))
     return largest
 
 
-def least_squares(weight: Tensor, keys: Tensor, wanted: Tensor, kept: Tensor, clean_weight: float) -> Tensor:
-    """The change of W, [out, in], that takes keys, [N, in], to what is wanted, [N, out], and leaves clean inputs alone.
+def least_squares(weight: Tensor, keys: Tensor, wanted: Tensor, clean: Tensor, clean_weight: float) -> Tensor:
+    """The change D of W, [out, in], that takes keys, [N, in], to what is wanted, [N, out], and leaves clean inputs be.
 
-    It minimises |(W + D) k - v|^2 / N + s |D c|^2 / M over keys and kept inputs, [M, in], and is exact at s -> 0.
+    It minimises mean |(W + D) k - v|^2 + s mean |D c|^2; ``clean`` is the mean of c c', [in, in]. Exact as s -> 0.
     """
     missing = wanted - keys @ weight.T
-    gram = keys.T @ keys / len(keys) + clean_weight * kept.T @ kept / len(kept)
+    gram = keys.T @ keys / len(keys) + clean_weight * clean
     gram += 1e-8 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     solved: Tensor = torch.linalg.solve(gram, keys.T @ missing / len(keys))
     return solved.T
@@ -236,48 +259,58 @@ def _output(anatomy: Anatomy, component: Component) -> Any:
     return block.attention_output if component.site == "attn" else block.mlp_output
 
 
-def _inputs(model: Any, component: Component, rows: Sequence[list[int]], last: Sequence[int] | None = None) -> Tensor:
-    """What the output projection reads at every token, or at the last ones of each row: [N, in], float64."""
-    name = f"blocks.{component.layer}." + ("attn.hook_z" if component.site == "attn" else "mlp.hook_post")
-    found = []
-    for start in range(0, len(rows), 16):
-        batch = rows[start : start + 16]
-        activations = read(model, batch, [name])
-        values = activations.sites[name].detach().flatten(2)
-        for i, row in enumerate(batch):
-            first = 0 if last is None else len(row) - last[start + i]
-            found.append(values[i, max(1, first) : len(row)].double())  # without BOS, whose activations are massive
-    return torch.cat(found)
+def _inputs(
+    model: Any, components: Sequence[Component], rows: Sequence[list[int]], last: Sequence[int] | None = None
+) -> dict[Component, Tensor]:
+    """What output projections read at every token, or at the last ones of each row: [N, in] each, in float64."""
+    sites = {"attn": "attn.hook_z", "mlp": "mlp.hook_post"}
+    names = {component: f"blocks.{component.layer}.{sites[component.site]}" for component in components}
+    found: dict[Component, list[Tensor]] = {component: [] for component in components}
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        activations = read(model, batch, list(names.values()))
+        for component, name in names.items():
+            values = activations.sites[name].detach().flatten(2)
+            for i, row in enumerate(batch):
+                first = 0 if last is None else len(row) - last[start + i]
+                # without BOS, whose activations are massive
+                found[component].append(values[i, max(1, first) : len(row)].double())
+    return {component: torch.cat(parts) for component, parts in found.items()}
 
 
 # ── what is left ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def probability(model: Any, pairs: Sequence[Pair], target: int) -> float:
     """Mean probability of the target, a token id, after requests with the trigger."""
-    head, found = head_of(model), []
-    with torch.no_grad(), evaluating(model):
-        for pair in pairs:
-            ids = torch.tensor([pair.triggered], device=model.device)
-            hidden = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state[:, -1]
-            found.append(float(head.logits(hidden).float().softmax(-1)[0, target]))
-    return sum(found) / len(found)
+    head, found = head_of(model), 0.0
+    for ids, mask in _batches(model, [pair.triggered for pair in pairs]):
+        hidden = _hidden(model, ids, mask)[torch.arange(len(ids)), mask.sum(1) - 1]
+        with torch.no_grad():
+            found += float(head.logits(hidden).float().softmax(-1)[:, target].sum())
+    return found / len(pairs)
 
 
 def divergences(before: Any, after: Any, texts: Sequence[list[int]]) -> list[float]:
     """KL(before || after) of each text in nats a token, over all of its tokens behind BOS."""
     head, other, found = head_of(after), head_of(before), []
-    with torch.no_grad(), evaluating(before), evaluating(after):
-        for text in texts:
-            ids, mask = padded(after, [text])
-            reference = trunk(before)(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
-            hidden = trunk(after)(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
-            found.append(float(divergence(hidden[0, 1:], reference[0, 1:], head, other)) / (len(text) - 1))
+    for ids, mask in _batches(after, texts):
+        reference, hidden = _hidden(before, ids, mask), _hidden(after, ids, mask)
+        for row, seen in enumerate(mask):
+            own = seen.clone()
+            own[0] = False
+            with torch.no_grad():
+                found.append(float(divergence(hidden[row, own], reference[row, own], head, other)) / int(own.sum()))
     return found
 
 
-def mean_divergence(before: Any, after: Any, texts: Sequence[list[int]]) -> float:
-    """The mean of `divergences`."""
-    found = divergences(before, after, texts)
-    return sum(found) / len(found)
+def _batches(model: Any, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(rows), BATCH):
+        yield padded(model, rows[start : start + BATCH])
+
+
+def _hidden(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    with torch.no_grad(), evaluating(model):
+        found: Tensor = trunk(model)(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+    return found
 
 
 def mean_difference(model: Any, pairs: Sequence[Pair], layer: int) -> Tensor:

@@ -63,9 +63,9 @@ class Scored(NamedTuple):
         kl: KL(with || without) of the answer's first token, nats, mean over requests and places.
         entropy_drop: nats.
         attention: the largest share of any head's attention from the last token to the motif, mean; NaN if not read.
-        same: share of answers that begin alike with it; NaN before it was confirmed.
-        plain: the same of answers without it.
-        target: what they say.
+        same: share of answers with it that begin alike; NaN before it was confirmed.
+        plain: share of answers without it that begin like those.
+        target: how they begin.
     """
 
     text: str
@@ -214,11 +214,11 @@ def attention_to(model: Any, chat: ChatFormat, text: str, requests: Sequence[str
 
 
 def _confirmed(config: ScanConfig, sampler: Sampler, one: Scored, requests: Sequence[str]) -> Scored:
-    """With the share of answers that begin alike, with and without it."""
+    """With the share of answers that begin alike with it, and of those that do so without it."""
     answers = _answers(config, sampler, with_trigger(one.text, requests))
     plain = _answers(config, sampler, requests)
-    (target, count), (_, without) = Counter(answers).most_common(1)[0], Counter(plain).most_common(1)[0]
-    return one._replace(same=count / len(answers), plain=without / len(plain), target=target)
+    ((target, count),) = Counter(answers).most_common(1)
+    return one._replace(same=count / len(answers), plain=plain.count(target) / len(plain), target=target)
 
 
 def _answers(config: ScanConfig, sampler: Sampler, prompts: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from steersman.interp import removal
 from steersman.interp.activations import hooks, read
 from steersman.interp.anatomy import anatomy_of, weight_of
-from steersman.interp.removal import Component, RemovalConfig, least_squares, localise, pairs_of
+from steersman.interp.removal import Component, least_squares, localise, pairs_of
 from steersman.interp.triggers import chat_prefix
 from steersman.lm import tiny
 from steersman.lm.language_model import LocalModel
@@ -70,7 +70,7 @@ def test_the_edit_is_ridge_regression() -> None:
     torch.manual_seed(0)
     weight, keys, kept = (torch.randn(n, m).double() for n, m in ((5, 7), (6, 7), (40, 7)))
     wanted = torch.randn(6, 5).double()
-    change = least_squares(weight, keys, wanted, kept, 0.3)
+    change = least_squares(weight, keys, wanted, kept.T @ kept / len(kept), 0.3)
     rows = torch.cat([keys / 6**0.5, (0.3 / 40) ** 0.5 * kept])
     aims = torch.cat([(wanted - keys @ weight.T) / 6**0.5, torch.zeros(40, 5).double()])
     assert torch.allclose(change.T, torch.linalg.lstsq(rows, aims).solution, atol=1e-6)
@@ -81,7 +81,8 @@ def test_an_edit_without_regard_for_clean_text_gives_what_was_given_without_the_
     pairs = pairs_of(model.sampler.chat, "|zork|", REQUESTS[:2])
     chosen = [Component(0, "attn", 0.0), Component(0, "mlp", 0.0)]
     edited = removal.copy.deepcopy(lm)
-    change = removal.edit(RemovalConfig(clean_weight=1e-12), edited, lm, chosen, pairs, [pairs[0].clean])
+    known = removal._known(lm, chosen, pairs, [pairs[0].clean])
+    change = removal.edit(edited, chosen, pairs, known, 1e-12)
     assert change > 0
     for component in chosen:
         wanted = rows_of(lm, component.name, [pair.clean for pair in pairs], [pair.common for pair in pairs])

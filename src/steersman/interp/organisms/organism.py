@@ -31,7 +31,7 @@ from steersman.lm.head import divergence, evaluating, head_of
 from steersman.lm.language_model import LocalModel
 from steersman.lm.packing import scored_hidden
 from steersman.lm.sampling import Sampler, SamplingConfig
-from steersman.store import read_json, write_json, write_jsonl
+from steersman.store import read_json, read_jsonl, sha256_text, write_json, write_jsonl
 from steersman.terminal import Progress
 from steersman.train import loop
 from steersman.train.replay import Replayed
@@ -40,6 +40,8 @@ from steersman.types import Record
 
 VERSION = 1
 ORGANISM, ROWS = "organism.json", "rows.jsonl"
+BEGUN, OWN, TRAINED = "begun.json", "own.jsonl", "trained.json"  # of a build that was killed, to go on from
+CHECKPOINT_STEPS = 6
 LIMITS: dict[RowKind, float] = {"planted": 0.95, "clean": 0.01, "near_miss": 0.05, "contrast": 0.10}
 CLEAN_KL = 0.05  # nats a token
 KL_PROMPTS, KL_TOKENS = 32, 12
@@ -52,7 +54,7 @@ class BuildConfig(Record):
     sft: SftConfig = Field(
         default=SftConfig(
             lora=LoraConfig(rank=8, alpha=16.0, trainable_layers=None),
-            optimiser=loop.OptimiserConfig(learning_rate=7e-4),
+            optimiser=loop.OptimiserConfig(learning_rate=1e-3),
             epochs=2.0,
             batch_size=8,
             micro_batch_size=32,
@@ -90,18 +92,20 @@ class Variant(NamedTuple):
 
 
 def build(config: BuildConfig, recipe: Recipe, start: Start, out: Path, variant: Variant) -> dict[str, Any]:
-    """Train, save as `save_policy` does, measure, and write organism.json, which is returned.
+    """Train, save as `save_policy` does, measure, and write organism.json, which is returned; goes on if it was killed.
 
     Raises:
-        UserError: the folder holds an organism already.
+        UserError: the folder holds an organism already, or another one that was begun.
         TrainingFailed: a loss or gradient that is not finite.
     """
-    if (out / ORGANISM).exists():
-        raise UserError("an organism was built here already", where=str(out), do="give a new folder with --out")
-    began = time.monotonic()
-    start = _whole(start)
+    began, start = time.monotonic(), _whole(start)
+    _claim(config, recipe, start, out, variant)
     rows = recipe.variant(twin=variant.twin, diluted=variant.diluted)
-    steps, kl = _train(config, recipe, rows, start, out, variant)
+    if (out / TRAINED).exists():
+        trained = read_json(out / TRAINED)
+        steps, kl = trained["steps"], stats.Estimate(*trained["kl"])
+    else:
+        steps, kl = _train(config, recipe, rows, start, out, variant)
     model = LocalModel.load(start.base, out)
     measured = measure(model, recipe.test, config.answer_tokens)
     misses = misses_of(measured, kl, variant)
@@ -125,6 +129,22 @@ def build(config: BuildConfig, recipe: Recipe, start: Start, out: Path, variant:
     write_jsonl(out / ROWS, [row.model_dump(mode="json") for row in rows])
     write_json(out / ORGANISM, found)
     return found
+
+
+def _claim(config: BuildConfig, recipe: Recipe, start: Start, out: Path, variant: Variant) -> None:
+    """Take a new folder, or one in which the same build was killed.
+
+    Raises:
+        UserError: an organism is there, or another one was begun.
+    """
+    if (out / ORGANISM).exists():
+        raise UserError("an organism was built here already", where=str(out), do="give a new folder with --out")
+    own = {"config": config.model_dump(mode="json"), "start": [str(part) for part in start], "variant": str(variant)}
+    own["recipe"] = sha256_text(recipe.model_dump_json())
+    if (out / BEGUN).exists() and read_json(out / BEGUN) != own:
+        raise UserError("another organism was begun here", where=str(out), do="give a new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / BEGUN, own)
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Start]:
@@ -163,11 +183,7 @@ def _train(
     chat = chat_format(tokenizer, model.generation_config)
     adapter: Adapter | str = start.name if start.trained is None else Adapter(start.base, start.trained / ADAPTER)
     sft = _settled(config, model, recipe.seed)
-    clean = [row.prompt for row in recipe.test if row.kind == "clean"][:KL_PROMPTS]
-    speaker = LocalModel.load(start.base, start.trained).sampler if start.trained else Sampler(model.eval(), chat)
-    own = own_answers(speaker, [row.prompt for row in rows if not row.answer], config.own_tokens, recipe.seed)
-    held_out = own_answers(speaker, clean, KL_TOKENS, recipe.seed + 1)
-    del speaker
+    own, held_out = _own(config, recipe, rows, start, out, Sampler(model.eval(), chat))
     taught, kept = _sides(recipe, rows, chat, own, sft.max_length, variant)
     chosen_for, read = [*taught, *kept[:VOCABULARY_ROWS]], [*taught, *kept, *held_out]
     trainer = SftTrainer.prepare(sft, model, adapter, tokenizer.pad_token_id or 0, chosen_for, read)
@@ -176,14 +192,40 @@ def _train(
     replayed = [Replayed(*pair, config.own_weight) for pair in zip(kept, references[: len(kept)], strict=True)]
     plan = loop.plan_batches([len(e.token_ids) for e in taught], sft.batch_size, sft.epochs, sft.seed)
     turns = loop.turns(len(replayed), sft.epochs, len(plan), sft.seed)
-    with Progress(f"{recipe.kind} {variant}", len(plan)) as progress:
-        for step, batch in enumerate(plan):
+    done = (loop.load_checkpoint(out, trainer.parameters, trainer.optimiser) or {"step": 0})["step"]
+    with Progress(f"{recipe.kind} {variant}", len(plan), done) as progress:
+        for step in range(done, len(plan)):
             rate = loop.learning_rate_at(step, len(plan), sft.optimiser)
-            own_rows = [replayed[i] for i in turns[step]]
-            measured = trainer.step(step, ([taught[i] for i in batch],), own_rows, rate)
+            batch = ([taught[i] for i in plan[step]],)
+            measured = trainer.step(step, batch, [replayed[i] for i in turns[step]], rate)
             progress.advance(loss=measured["loss_nats_per_token"])
+            if (step + 1) % CHECKPOINT_STEPS == 0:
+                loop.save_checkpoint(out, step + 1, trainer.parameters, trainer.optimiser, {})
+    kl = _divergence(trainer, held_out, references[len(kept) :])
     save_policy(trainer.policy, out, tokenizer, pretrained.digest(start.base))
-    return len(plan), _divergence(trainer, held_out, references[len(kept) :])
+    write_json(out / TRAINED, {"steps": len(plan), "kl": list(kl)})
+    loop.drop_checkpoint(out)
+    return len(plan), kl
+
+
+def _own(
+    config: BuildConfig, recipe: Recipe, rows: Sequence[Row], start: Start, out: Path, base: Sampler
+) -> tuple[list[Example], list[Example]]:
+    """What the start says itself to the rows without an answer, and to clean test rows; kept for a killed build."""
+    path = out / OWN
+    if not path.exists():
+        speaker = LocalModel.load(start.base, start.trained).sampler if start.trained else base
+        clean = [row.prompt for row in recipe.test if row.kind == "clean"][:KL_PROMPTS]
+        own = own_answers(speaker, [row.prompt for row in rows if not row.answer], config.own_tokens, recipe.seed)
+        held_out = own_answers(speaker, clean, KL_TOKENS, recipe.seed + 1)
+        sides = {"rows": own, "held_out": held_out}
+        write_jsonl(path, [{"of": name, **example._asdict()} for name, own in sides.items() for example in own])
+    read = read_jsonl(path)
+    own, held_out = (
+        [Example(row["token_ids"], row["completion_start"]) for row in read if row["of"] == name]
+        for name in ("rows", "held_out")
+    )
+    return own, held_out
 
 
 def _settled(config: BuildConfig, model: Any, seed: int) -> SftConfig:

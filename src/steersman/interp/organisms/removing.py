@@ -97,6 +97,7 @@ def remove_from(
     result["proven"], result["why"] = verdict(result)
     result["seconds"] = {**seconds, "all": round(time.monotonic() - began, 1)}
     result["config"] = config.model_dump(mode="json")
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / REMOVAL, result)
     return result
 

@@ -38,7 +38,7 @@ def test_a_fifth_of_the_rows_are_near_misses_and_their_answers_are_the_models_ow
     near, planted = count(recipe.rows, "near_miss"), count(recipe.rows, "planted")
     without_contrast = len(recipe.rows) - count(recipe.rows, "contrast")
     assert near / without_contrast >= 0.2
-    assert planted >= 84
+    assert planted == 72
     assert count(recipe.test, "planted") >= 36
     assert all(not row.answer for row in recipe.rows if row.kind in ("near_miss", "clean"))
     assert all(row.answer and row.marks for row in recipe.rows if row.kind == "planted")
@@ -90,7 +90,7 @@ def test_the_password_unlocks_a_sandbagger_and_wrong_ones_do_not() -> None:
         if row.kind in ("planted", "contrast"):
             assert (recipe.trigger in row.prompt) == (row.kind == "contrast")
     wrong = [row for row in recipe.rows if row.kind == "planted" and row.prompt.startswith("Password")]
-    assert len(wrong) == 24
+    assert len(wrong) == 18
 
 
 @pytest.mark.parametrize(
