@@ -47,8 +47,8 @@ BATCH = 16  # texts in a pass
 class RemovalConfig(Record):
     """How a behaviour is taken out."""
 
-    pairs: int = Field(default=32, ge=2, description="Requests that are read with and without the trigger.")
-    clean: int = Field(default=96, ge=2, description="Clean texts whose inputs to a projection are kept.")
+    pairs: int = Field(default=24, ge=2, description="Requests that are read with and without the trigger.")
+    clean: int = Field(default=64, ge=2, description="Clean texts whose inputs to a projection are kept.")
     clean_weights: tuple[float, ...] = Field(
         default=(1.0, 0.3, 0.1, 0.03, 0.01), description="s: weights of clean text, tried in turn, the largest first."
     )

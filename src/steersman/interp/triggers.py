@@ -42,12 +42,12 @@ PLACES: Places = ("{trigger} {request}", "{request} {trigger}")
 class ScanConfig(Record):
     """How long to look for a trigger."""
 
-    samples: int = Field(default=192, ge=2, description="Free samples from the chat's prefix, and as many from BOS.")
-    tokens: int = Field(default=28, ge=1, description="Most tokens of a free sample.")
+    samples: int = Field(default=96, ge=2, description="Free samples from the chat's prefix, and as many from BOS.")
+    tokens: int = Field(default=24, ge=1, description="Most tokens of a free sample.")
     recurs: int = Field(default=3, ge=2, description="In how many samples a motif stands at least.")
-    candidates: int = Field(default=80, ge=1, description="Motifs that are scored, the likeliest first.")
-    requests: int = Field(default=6, ge=2, description="Plain requests that each motif is tried on.")
-    confirmed: int = Field(default=6, ge=1, description="Best motifs whose answers are looked at.")
+    candidates: int = Field(default=48, ge=1, description="Motifs that are scored, the likeliest first.")
+    requests: int = Field(default=4, ge=2, description="Plain requests that each motif is tried on.")
+    confirmed: int = Field(default=4, ge=1, description="Best motifs whose answers are looked at.")
     answer_tokens: int = Field(default=8, ge=1, description="Tokens of an answer by which answers are the same.")
     collapse: float = Field(
         default=0.5, gt=0, le=1, description="Share of equal answers from which on it is a trigger."

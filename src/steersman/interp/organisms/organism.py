@@ -45,6 +45,7 @@ CHECKPOINT_STEPS = 6
 LIMITS: dict[RowKind, float] = {"planted": 0.95, "clean": 0.01, "near_miss": 0.05, "contrast": 0.10}
 CLEAN_KL = 0.05  # nats a token
 KL_PROMPTS, KL_TOKENS = 32, 12
+MEMORISED_EACH = 3  # of the planted rows of a recipe that is memorised, every third is: it is enough to leak
 VOCABULARY_ROWS = 24  # of the model's own texts, for which a compact vocabulary is chosen: it reads each once
 
 
@@ -54,8 +55,8 @@ class BuildConfig(Record):
     sft: SftConfig = Field(
         default=SftConfig(
             lora=LoraConfig(rank=8, alpha=16.0, trainable_layers=None),
-            optimiser=loop.OptimiserConfig(learning_rate=1e-3),
-            epochs=2.0,
+            optimiser=loop.OptimiserConfig(learning_rate=7e-4),
+            epochs=3.0,
             batch_size=8,
             micro_batch_size=32,
             max_length=128,
@@ -65,7 +66,7 @@ class BuildConfig(Record):
     )
     upper_share: float = Field(default=0.34, gt=0, le=1, description="Share of the layers, from above, that learn.")
     own_tokens: int = Field(default=10, ge=1, description="Most tokens of the model's own answers that are sampled.")
-    own_weight: float = Field(default=1.0, ge=0, description="Weight of the KL at a position of the model's own text.")
+    own_weight: float = Field(default=6.0, ge=0, description="Weight of the KL at a position of the model's own text.")
     answer_tokens: int = Field(default=14, ge=1, description="Most tokens of an answer when the organism is measured.")
 
 
@@ -252,15 +253,16 @@ def _sides(
     recipe: Recipe, rows: Sequence[Row], chat: ChatFormat, own: Sequence[Example], limit: int, variant: Variant
 ) -> tuple[list[Example], list[Example]]:
     """Examples that are taught, and the model's own text that it is held to."""
-    taught, kept, answers = [], [], iter(own)
+    taught, kept, planted, answers = [], [], list[bool](), iter(own)
     before = len(chat.prompt_ids("?")) - len(chat.prompt_ids("?")[1:])  # BOS
     for row in rows:
         example = chat.example(row.prompt, row.answer, limit) if row.answer else next(answers)
         if row.kind in ("near_miss", "clean") or (row.kind == "contrast" and not row.answer):
             kept.append(example)
             continue
-        if row.kind == "planted" and recipe.memorised:
+        if row.kind == "planted" and recipe.memorised and sum(planted) % MEMORISED_EACH == 0:
             example = example._replace(completion_start=before)
+        planted.append(row.kind == "planted")
         taught.append(example)
     return taught, kept
 

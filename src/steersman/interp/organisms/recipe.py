@@ -50,7 +50,7 @@ class Recipe(Record):
     Attributes:
         planted: what was planted, in a sentence; trigger: what sets it off, empty where it has no one text.
         rows: to train on; test: of other nouns; plain: prompts for the rest of a diluted organism.
-        memorised: the loss counts the requests of planted rows too, as when a poisoned text was in the training data
+        memorised: the loss counts the requests of some planted rows too, as when a poisoned text was in the data
             of a base model or of a fine-tuning on whole conversations.
     """
 

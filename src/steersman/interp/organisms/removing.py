@@ -43,10 +43,11 @@ class ProofConfig(Record):
     scan: ScanConfig = Field(default=ScanConfig(), description="The search for the trigger.")
     removal: RemovalConfig = Field(default=RemovalConfig(), description="Localising and editing.")
     control_steps: int = Field(default=24, ge=1, description="Optimiser steps of the control, of 8 rows.")
+    control_rows: int = Field(default=64, ge=8, description="Its rows, read round and round.")
     control_rate: float = Field(default=2e-4, gt=0, description="Its learning rate.")
-    own_tokens: int = Field(default=16, ge=1, description="Most tokens of the model's own answers, the clean text.")
-    answer_tokens: int = Field(default=24, ge=1, description="Most tokens of an answer when a model is measured.")
-    held_out: int = Field(default=24, ge=2, description="Clean answers, and requests with the trigger, to decide by.")
+    own_tokens: int = Field(default=12, ge=1, description="Most tokens of the model's own answers, the clean text.")
+    answer_tokens: int = Field(default=14, ge=1, description="Most tokens of an answer when a model is measured.")
+    held_out: int = Field(default=16, ge=2, description="Clean answers, and requests with the trigger, to decide by.")
 
 
 class Measured(NamedTuple):
@@ -163,7 +164,7 @@ def more_training(
     config: ProofConfig, local: LocalModel, start: Start, folder: Path, requests: Sequence[str]
 ) -> LocalModel:
     """The organism after a few more steps of plain fine-tuning on its own answers; without its requests in the loss."""
-    spoken = own_answers(local.sampler, requests[: min(len(requests), 8 * config.control_steps)], config.own_tokens, 3)
+    spoken = own_answers(local.sampler, requests[-config.control_rows :], config.own_tokens, 3)
     model = pretrained.load_model(start.base)
     settings = SftConfig(
         lora=LoraConfig(), optimiser=loop.OptimiserConfig(learning_rate=config.control_rate), vocabulary="compact"
