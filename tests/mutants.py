@@ -36,8 +36,8 @@ from mutants_interp_circuits import INTERP_CIRCUITS
 from mutants_interp_directions import INTERP_DIRECTIONS
 from mutants_interp_features import INTERP_FEATURES
 from mutants_interp_hardening import INTERP_HARDENING
-from mutants_interp_page import INTERP_PAGE
 from mutants_interp_organisms import INTERP_ORGANISMS
+from mutants_interp_page import INTERP_PAGE
 from mutants_interp_probes import INTERP_PROBES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
