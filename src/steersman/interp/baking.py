@@ -54,6 +54,7 @@ MOST_LEAK_HALF = 2e-2  # a thousand, coordinate by coordinate
 TEXTS, TOKENS = 4, 24  # random ids, on which leaks are measured
 PROVENANCE = "steersman.json"
 BLEND = 0.1
+ROWS = 8192  # that are edited at once: an embedding in float64 takes gigabytes
 Embeddings = Literal["untie", "leave"]
 
 
@@ -155,9 +156,11 @@ def _project(linear: Any, s: Tensor, u: Tensor) -> None:
 
 def _remove(rows: Tensor, s: Tensor, u: Tensor) -> None:
     """Make y - u (s . y) / (s . u) of some vectors y, [..., H], in place; computed in float64, rounded once."""
-    long = rows.data.double()
     out, into = (vector.to(rows.device, torch.float64) for vector in (s, u))
-    rows.data.copy_(long - (long @ out)[..., None] * (into / (out @ into)))
+    into = into / (out @ into)
+    for part in torch.split(torch.atleast_2d(rows.data), ROWS):  # type: ignore[no-untyped-call]
+        long = part.double()
+        part.copy_(long - (long @ out)[..., None] * into)
 
 
 def _through(norm: nn.Module, r: Tensor, width: int, blend: float) -> tuple[Tensor, Tensor]:

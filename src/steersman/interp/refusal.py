@@ -15,16 +15,21 @@ A candidate is out if a number is not finite, it is of the last fifth of the lay
 below 0. Of the others the one with the lowest ablation score is the refusal direction. Prompts whose own score has the
 wrong sign (harmful ones that are answered, harmless ones that are declined) are dropped before, and counted.
 
-What differs: R is counted from the model's own greedy answers, not written by hand; of candidates that are nearly
-parallel one is tried (`RefusalConfig.candidates`; null tries all, as the paper does); the KL has no epsilon; and where
-the paper's code fails, because every candidate is out or the model does not refuse, the result says so: there is no
-single direction.
+What differs: R is counted from the model's own first tokens, each with its probability, not written by hand; of
+candidates that are nearly parallel one is tried (`RefusalConfig.candidates`; null tries all, as the paper does); the KL
+has no epsilon; and where the paper's code fails, because every candidate is out or the model does not refuse, the
+result says so: there is no single direction.
+
+*Cleared candidates.* In models with massive activations (Gemma 3) a difference of means holds much of what all tokens
+have in common, and taking that out breaks the model: no candidate passes the KL. Then a second round tries the same
+differences without their part in the span of the stream's means over harmless prompts, at every layer, of the first
+token and of the others ("projected abliteration", grimjim 2025, does so with the mean at one layer). The result says
+which round a direction is from.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -34,9 +39,18 @@ from pydantic import Field
 from torch import Tensor
 
 from steersman.errors import DataError
-from steersman.interp.activations import padded
+from steersman.interp.activations import padded, read
 from steersman.interp.anatomy import anatomy_of
-from steersman.interp.directions import BATCH, Differences, Direction, ablating, adding, differences, post_instruction
+from steersman.interp.directions import (
+    BATCH,
+    Differences,
+    Direction,
+    ablating,
+    adding,
+    batches,
+    differences,
+    post_instruction,
+)
 from steersman.lm.chat_format import ChatFormat
 from steersman.lm.head import Head, evaluating, head_of, trunk
 from steersman.store import sha256_text
@@ -44,6 +58,7 @@ from steersman.types import Record, Text, plain_text
 
 EPSILON = 1e-8  # added to masses before their logarithm
 FEWEST = 4  # prompts of a kind, to take a mean over or to compare candidates with
+SPAN = 1e-3  # of the largest singular value: smaller ones are no part of a span
 KL_ROWS = 8  # distributions over the whole vocabulary that are compared at once
 
 
@@ -58,8 +73,11 @@ class RefusalConfig(Record):
     most_kl: float = Field(default=0.1, gt=0, description="Nats of the first token after harmless prompts.")
     last_share: float = Field(default=0.2, ge=0, lt=1, description="Of the layers, from which no direction is taken.")
     least_steering: float = Field(default=0.0, description="Refusal score of harmless prompts with it added, at least.")
+    clear: bool = Field(
+        default=True, description="If none passes: a second round, with what all tokens have in common taken out."
+    )
     token_share: float = Field(
-        default=0.05, gt=0, le=1, description="A refusal token begins this share of the answers to harmful prompts,"
+        default=0.01, gt=0, le=1, description="A refusal token begins this share of the answers to harmful prompts,"
     )
     token_ratio: float = Field(default=4.0, ge=1, description="and so many times the share of those to harmless ones.")
 
@@ -79,6 +97,7 @@ class Candidate(NamedTuple):
         ablation, steering, kl: as of `Measures`.
         norm: of the difference of the means.
         out: why it was left out; empty if it was not.
+        cleared: of the second round.
     """
 
     position: int
@@ -88,6 +107,7 @@ class Candidate(NamedTuple):
     kl: float
     norm: float
     out: str
+    cleared: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +175,7 @@ class _Trial:
             for side in (harmful, harmless)
         )
         first_bad, first_good = (first_logprobs(self.model, self.head, rows) for rows in (bad, good))
-        shares = refusal_tokens(first_bad.argmax(-1), first_good.argmax(-1), self.config)
+        shares = refusal_tokens(first_bad.exp().mean(0), first_good.exp().mean(0), self.config)
         self.tokens = list(shares)
         scores_bad, scores_good = (refusal_scores(first, self.tokens) for first in (first_bad, first_good))
         refused = [row for row, score in zip(bad, scores_bad.tolist(), strict=True) if score > 0]
@@ -178,15 +198,23 @@ class _Trial:
         if reason := self._nothing_to_find(refused, answered):
             return replace(found, reason=reason)
         every = differences(self.model, fit_bad, fit_good, positions=post_instruction(self.chat), layers=self.layers())
-        picked = spread(every, self.config.candidates)
-        plain = first_logprobs(self.model, self.head, val_good)
-        ranked = sorted((self.candidate(every, p, n, val_bad, val_good, plain) for p, n in picked), key=preference)
-        untried = len(every.positions) * len(every.layers) - len(picked)
-        found = replace(found, candidates=tuple(ranked), untried=untried)
-        best = ranked[0]
+        rounds = [every]
+        tried = self.round(every, val_bad, val_good)
+        if tried[0].out and self.config.clear:
+            rounds.append(every._replace(vectors=clear_of(every.vectors, common_stream(self.model, fit_good))))
+            tried += [one._replace(cleared=True) for one in self.round(rounds[1], val_bad, val_good)]
+        ranked = sorted(tried, key=preference)
+        untried = len(rounds) * len(every.positions) * len(every.layers) - len(ranked)
+        found, best = replace(found, candidates=tuple(ranked), untried=untried), ranked[0]
         if best.out:
             return replace(found, reason=f"no single direction: of {len(ranked)} candidates none passes the filters")
-        return replace(found, direction=every.direction("refusal", best.position, best.layer))
+        return replace(found, direction=rounds[best.cleared].direction("refusal", best.position, best.layer))
+
+    def round(self, every: Differences, harmful: list[Any], harmless: list[Any]) -> list[Candidate]:
+        """Some of the candidates with their numbers, best first."""
+        plain = first_logprobs(self.model, self.head, harmless)
+        picked = spread(every, self.config.candidates)
+        return sorted((self.candidate(every, *place, harmful, harmless, plain) for place in picked), key=preference)
 
     def layers(self) -> range:
         """Those whose inputs are candidates: not the last fifth (the paper tries them, and drops them)."""
@@ -252,18 +280,14 @@ def refusal_tokens(harmful: Tensor, harmless: Tensor, config: RefusalConfig) -> 
     """Tokens that begin answers to harmful prompts often and to harmless ones seldom, most frequent first.
 
     Args:
-        harmful, harmless: [N] ids of the first tokens of the model's greedy answers.
+        harmful, harmless: [V] mean probability of each token to be an answer's first: expected shares.
 
     Returns:
         their shares among both.
     """
-    bad, good = Counter(harmful.tolist()), Counter(harmless.tolist())
-    shares = {token: (count / len(harmful), good[token] / len(harmless)) for token, count in bad.most_common()}
-    return {
-        token: (of_bad, of_good)
-        for token, (of_bad, of_good) in shares.items()
-        if of_bad >= config.token_share and of_bad >= config.token_ratio * of_good
-    }
+    often = (harmful >= config.token_share) & (harmful >= config.token_ratio * harmless)
+    found = [(int(token), (float(harmful[token]), float(harmless[token]))) for token in often.nonzero()[:, 0]]
+    return dict(sorted(found, key=lambda item: -item[1][0]))
 
 
 def refusal_scores(logprobs: Tensor, tokens: Sequence[int]) -> Tensor:
@@ -293,6 +317,31 @@ def mean_kl(plain: Tensor, changed: Tensor) -> float:
         for p, q in zip(torch.split(plain, KL_ROWS), torch.split(changed, KL_ROWS), strict=True)
     ]
     return float(torch.cat(parts).mean())
+
+
+def common_stream(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
+    """What all tokens have in common: the mean of the stream before each layer, of texts' first tokens and of the
+    others, [2 L, H] in float64."""
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(anatomy_of(model).layers)]
+    first = torch.zeros(len(names), anatomy_of(model).width, dtype=torch.float64)
+    others, count = torch.zeros_like(first), 0
+    for batch in batches(rows):
+        seen = read(model, batch, names)
+        stream = torch.stack([seen.sites[name].double().cpu() for name in names])  # [L, B, T, H]
+        mask = seen.mask.cpu()
+        first += stream[:, :, 0].sum(1)
+        others += (stream[:, :, 1:] * mask[:, 1:, None]).sum((1, 2))
+        count += int(mask[:, 1:].sum())
+    return torch.cat([first / len(rows), others / max(count, 1)])
+
+
+def clear_of(vectors: Tensor, others: Tensor) -> Tensor:
+    """Vectors, [..., H], without their part in the span of some others, [K, H]; of these only directions matter."""
+    units = others / others.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    _, sizes, basis = torch.linalg.svd(units, full_matrices=False)
+    basis = basis[sizes > SPAN * sizes[0]]
+    cleared: Tensor = vectors - (vectors @ basis.T) @ basis
+    return cleared
 
 
 def spread(every: Differences, count: int | None) -> list[tuple[int, int]]:

@@ -11,11 +11,14 @@ import torch
 
 from decoder_families import LAYERS, family
 from steersman.errors import DataError
+from steersman.interp.activations import read
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.directions import Differences, Direction, ablating, random_directions
 from steersman.interp.refusal import (
     Candidate,
     RefusalConfig,
+    clear_of,
+    common_stream,
     first_logprobs,
     mean_kl,
     measure,
@@ -115,7 +118,7 @@ def published(model: Any, harmful: list[list[int]], harmless: list[list[int]], o
 def test_it_is_found_and_takes_refusal_away_and_random_ones_do_not(refusing: Any) -> None:
     loose = RefusalConfig(most_kl=50, candidates=None)
     found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), loose)
-    assert list(found.tokens) == [NO]
+    assert next(iter(found.tokens)) == NO
     assert found.direction is not None
     best = found.candidates[0]
     assert best.ablation < 0 < found.harmful_score
@@ -138,7 +141,7 @@ def test_its_numbers_are_those_of_the_published_procedure(refusing: Any) -> None
 
 
 def test_where_all_are_filtered_or_nothing_is_refused_it_says_so(refusing: Any) -> None:
-    strict = RefusalConfig(most_kl=50, least_steering=1e6, candidates=3)
+    strict = RefusalConfig(most_kl=50, least_steering=1e6, candidates=3, clear=False)
     found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), strict)
     assert found.direction is None
     assert found.reason == "no single direction: of 3 candidates none passes the filters"
@@ -160,9 +163,29 @@ def test_prompts_of_the_wrong_sign_are_dropped_and_counted(refusing: Any) -> Non
 
 
 def test_refusal_tokens_are_counted() -> None:
-    bad = torch.tensor([5] * 60 + [6] * 30 + [7] * 6 + [8] * 4)
-    good = torch.tensor([6] * 10 + [9] * 90)
-    assert refusal_tokens(bad, good, RefusalConfig()) == {5: (0.6, 0.0), 7: (0.06, 0.0)}  # 6: three times, 8: seldom
+    bad, good = torch.tensor([0.30, 0.60, 0.06, 0.005, 0.0]), torch.tensor([0.10, 0.0, 0.01, 0.0, 0.89])
+    found = refusal_tokens(bad, good, RefusalConfig())  # the first only three times as often, the fourth seldom
+    assert list(found) == [1, 2]
+    assert found[2] == pytest.approx((0.06, 0.01))
+
+
+def test_what_all_tokens_share_is_taken_out_in_a_second_round(refusing: Any) -> None:
+    rows = [CHAT.prompt_ids(text) for text in prompts(GOOD, 8, 9)]
+    common = common_stream(refusing, rows)
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(LAYERS)]
+    alone = [read(refusing, [row], names).sites for row in rows]
+    for layer, name in enumerate(names):
+        torch.testing.assert_close(common[layer], alone[0][name][0, 0].double(), rtol=1e-4, atol=1e-4)
+        others = torch.cat([one[name][0, 1:] for one in alone]).double().mean(0)
+        torch.testing.assert_close(common[LAYERS + layer], others, rtol=1e-4, atol=1e-4)
+    vectors = torch.randn(2, 3, common.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    cleared = clear_of(vectors, common)
+    assert float((cleared @ common.T).abs().max()) < 1e-2 * float(common.norm(dim=-1).max())
+    torch.testing.assert_close(clear_of(cleared, common), cleared)
+    assert 0.1 < float(cleared.norm() / vectors.norm()) < 1
+    strict = RefusalConfig(most_kl=1e-9, candidates=2)
+    found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), strict)
+    assert sorted(one.cleared for one in found.candidates) == [False, False, True, True]
 
 
 def test_scores_and_divergences_by_hand() -> None:
