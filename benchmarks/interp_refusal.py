@@ -32,7 +32,7 @@ from steersman.interp.anatomy import anatomy_of
 from steersman.interp.directions import Direction, ablating, adding, answers, random_directions, split_directions
 from steersman.interp.persona_texts import TRAITS
 from steersman.interp.personas import persona_vector, shift
-from steersman.interp.refusal import RefusalDirection, first_logprobs, measure, refusal_direction
+from steersman.interp.refusal import RefusalConfig, RefusalDirection, first_logprobs, measure, refusal_direction
 from steersman.interp.saved_vectors import load_safetensors, save_safetensors
 from steersman.lm import pretrained
 from steersman.lm.chat_format import ChatFormat
@@ -43,9 +43,11 @@ from steersman.stats import wilson
 from steersman.store import read_json, read_jsonl, write_json
 
 RESULTS = Path(__file__).resolve().parent / "results" / "interp_refusal.json"
-TOKENS, HARMLESS = 40, 60  # of an answer; harmless prompts of each kind
+TOKENS, HARMLESS = 20, 15  # of an answer; harmless prompts of each kind
+# The published KL is 0.1. Uncleared candidates break this model: see `uncleared_and_first_cleared` in the results.
+CONFIG = RefusalConfig(fit=48, validation=8, candidates=6, most_kl=0.5, clear="always")
 SMOLLM = "smollm2-135m-instruct"
-RANDOM, RANDOM_PROMPTS, RANDOM_TOKENS = 20, 30, 24
+RANDOM, RANDOM_PROMPTS = 20, 5
 
 
 def prompts_of(run: Path, files: tuple[str, ...], expects: str, principle: str = "") -> list[Any]:
@@ -66,6 +68,7 @@ def found_json(found: RefusalDirection, chat: ChatFormat, seconds: float) -> dic
         "reason": found.reason,
         "tokens": {chat.tokenizer.decode([token]): shares for token, shares in found.tokens.items()},
         "token_ids": list(found.tokens),
+        "zero": found.zero,
         "harmful_score": found.harmful_score,
         "harmless_score": found.harmless_score,
         "dropped": {"harmful": found.dropped_harmful, "harmless": found.dropped_harmless},
@@ -81,13 +84,13 @@ def find(run: Path, local: LocalModel) -> dict[str, Any]:
     model, chat, files = local.sampler.model, local.sampler.chat, ("prompts", "development")
     harmful, harmless = (prompts_of(run, files, expects) for expects in ("refuses", "complies"))
     start = time.monotonic()
-    found = refusal_direction(model, chat, harmful, harmless)
+    found = refusal_direction(model, chat, harmful, harmless, CONFIG)
     result: dict[str, Any] = {"direction": found_json(found, chat, time.monotonic() - start)}
     one = found.direction
     if one is None:
         return result
     save_safetensors(run_file(run), [one])
-    rows = [chat.prompt_ids(prompt) for prompt in prompts_of(run, ("forms",), "complies")[:32]]
+    rows = [chat.prompt_ids(prompt) for prompt in prompts_of(run, ("forms",), "complies")[:8]]
     result["splits"] = [
         {"norm": split.norm, "cosine": float(split.vector @ one.vector)}
         for split in split_directions(model, [chat.prompt_ids(text) for text in harmless[:64]], one)
@@ -102,7 +105,7 @@ def find(run: Path, local: LocalModel) -> dict[str, Any]:
             leaks[name] = baking.bake_ablation(copy, one.vector, embeddings=name).leaks  # type: ignore[arg-type]
         kept[name] = baking.compare(model, copy, one.vector, rows)._asdict()
     kept["nothing"] = baking.compare(model, model, one.vector, rows)._asdict()
-    for blend in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0):
+    for blend in (0.0, 0.01, 1.0):
         copy = baking.copy_of(model)
         baking.bake_ablation(copy, one.vector, blend=blend)
         kept[f"untie, blend {blend:g}"] = baking.compare(model, copy, one.vector, rows)._asdict()
@@ -123,7 +126,7 @@ def rates(prompts: list[Any], said: list[str]) -> dict[str, Any]:
 
 def sets(run: Path, most: int) -> dict[str, list[Any]]:
     return {
-        "harmful": prompts_of(run, ("forms",), "refuses")[: 2 * most + 1],
+        "harmful": prompts_of(run, ("forms",), "refuses")[: 3 * most],
         "lookalike": prompts_of(run, ("forms",), "complies", "no-needless-refusal")[:most],
         "plain": prompts_of(run, ("forms",), "complies", "helpful-plain")[:most],
     }
@@ -137,57 +140,48 @@ def behaviour(run: Path, local: LocalModel) -> dict[str, Any]:
     def ask(name: str, model: Any, kinds: tuple[str, ...] = ("harmful", "lookalike", "plain")) -> None:
         said = {kind: answers(model, chat, asked[kind], max_new_tokens=TOKENS) for kind in kinds}
         result[name] = {kind: rates(asked[kind], said[kind]) for kind in kinds}
-        result[name]["examples"] = {kind: list(zip(asked[kind][:3], said[kind][:3], strict=True)) for kind in kinds}
 
     ask("plain", model)
     with ablating(model, one.vector):
         ask("ablated", model)
     with adding(model, one.layer, one.difference):
         ask("added", model, ("lookalike", "plain"))
-    for name in ("naive", "leave", "untie"):
-        copy = baking.copy_of(model)
-        if name == "naive":
-            baking.bake_naively(copy, one.vector)
-        else:
-            baking.bake_ablation(copy, one.vector, embeddings=name)  # type: ignore[arg-type]
-        ask(f"baked-{name}", copy, ("harmful",))
+    copy = baking.copy_of(model)
+    baking.bake_ablation(copy, one.vector)
+    ask("baked", copy, ("harmful",))
     return {"behaviour": result}
 
 
 def randomised(run: Path, local: LocalModel) -> dict[str, Any]:
     model, chat, one = local.sampler.model, local.sampler.chat, stored(run)
     asked, head = sets(run, RANDOM_PROMPTS), head_of(local.sampler.model)
-    harmful, harmless = asked["harmful"][::2][:RANDOM_PROMPTS], asked["plain"]
     tokens = read_json(RESULTS)["direction"]["token_ids"]
-    rows = [[chat.prompt_ids(text) for text in side] for side in (harmful, harmless)]
-    plain = first_logprobs(model, head, rows[1])
-    found: list[dict[str, Any]] = []
+    harmful, harmless = (
+        [chat.prompt_ids(text) for text in asked[kind][:RANDOM_PROMPTS]] for kind in ("harmful", "plain")
+    )
+    plain, found = first_logprobs(model, head, harmless), []
     for direction in (one, *random_directions(one, RANDOM)):
-        with ablating(model, direction.vector):
-            without = rates(harmful, answers(model, chat, harmful, max_new_tokens=RANDOM_TOKENS))
-        with adding(model, direction.layer, direction.difference):
-            plus = rates(harmless, answers(model, chat, harmless, max_new_tokens=RANDOM_TOKENS))
-        numbers = measure(model, head, direction, tokens, rows[0], rows[1], plain)._asdict()
-        found.append({"name": direction.name, "ablated": without, "added": plus, **numbers})
-        print(direction.name, without["refused"]["value"], plus["refused"]["value"], numbers, flush=True)
+        numbers = measure(model, head, direction, tokens, harmful, harmless, plain)._asdict()
+        found.append({"name": direction.name, **numbers})
+        print(direction.name, numbers, flush=True)
     return {"random": found}
 
 
 def base(run: Path, local: LocalModel) -> dict[str, Any]:
     files, start = ("prompts", "development"), time.monotonic()
     harmful, harmless = (prompts_of(run, files, expects) for expects in ("refuses", "complies"))
-    found = refusal_direction(local.sampler.model, local.sampler.chat, harmful, harmless)
+    found = refusal_direction(local.sampler.model, local.sampler.chat, harmful, harmless, CONFIG)
     return {"base": found_json(found, local.sampler.chat, time.monotonic() - start)}
 
 
 def smollm(run: Path, local: LocalModel) -> dict[str, Any]:
     model, chat, start = local.sampler.model, local.sampler.chat, time.monotonic()
     harmful, harmless = (prompts_of(run, ("prompts", "development"), expects) for expects in ("refuses", "complies"))
-    found = refusal_direction(model, chat, harmful, harmless)
+    found = refusal_direction(model, chat, harmful, harmless, CONFIG)
     result = found_json(found, chat, time.monotonic() - start)
     drawn = torch.randn(anatomy_of(model).width, generator=torch.Generator().manual_seed(0))
     vector = drawn if found.direction is None else found.direction.vector
-    rows = [chat.prompt_ids(prompt) for prompt in prompts_of(run, ("forms",), "complies")[:32]]
+    rows = [chat.prompt_ids(prompt) for prompt in prompts_of(run, ("forms",), "complies")[:8]]
     copy = baking.copy_of(model)
     report = baking.bake_ablation(copy, vector)
     result["hook_and_baked"] = baking.compare(model, copy, vector, rows)._asdict()

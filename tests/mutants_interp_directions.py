@@ -45,14 +45,14 @@ INTERP_DIRECTIONS = (
     Mutant(
         "harmless prompts that are refused count as harmless",
         "interp/refusal.py",
-        "zip(bad, scores_bad.tolist(), strict=True) if score > 0]",
+        "zip(bad, scores_bad.tolist(), strict=True) if score > self.zero]",
         "zip(bad, scores_bad.tolist(), strict=True)]",
         f"{_TESTS}/test_refusal_selection.py::test_prompts_of_the_wrong_sign_are_dropped_and_counted",
     ),
     Mutant(
         "a direction that does not induce refusal passes",
         "interp/refusal.py",
-        "if found.steering < self.config.least_steering else",
+        "if found.steering < self.zero + self.config.least_steering else",
         "if found.steering < -1e9 else",
         f"{_TESTS}/test_refusal_selection.py::test_where_all_are_filtered_or_nothing_is_refused_it_says_so",
     ),

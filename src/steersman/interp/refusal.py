@@ -15,6 +15,9 @@ A candidate is out if a number is not finite, it is of the last fifth of the lay
 below 0. Of the others the one with the lowest ablation score is the refusal direction. Prompts whose own score has the
 wrong sign (harmful ones that are answered, harmless ones that are declined) are dropped before, and counted.
 
+The zero is the paper's where most harmful prompts are above it. A model that declines in many words puts less than half
+of its mass on any few tokens; then zero is the middle between the mean scores of both kinds (`RefusalDirection.zero`).
+
 What differs: R is counted from the model's own first tokens, each with its probability, not written by hand; of
 candidates that are nearly parallel one is tried (`RefusalConfig.candidates`; null tries all, as the paper does); the KL
 has no epsilon; and where the paper's code fails, because every candidate is out or the model does not refuse, the
@@ -32,7 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -72,9 +75,11 @@ class RefusalConfig(Record):
     )
     most_kl: float = Field(default=0.1, gt=0, description="Nats of the first token after harmless prompts.")
     last_share: float = Field(default=0.2, ge=0, lt=1, description="Of the layers, from which no direction is taken.")
-    least_steering: float = Field(default=0.0, description="Refusal score of harmless prompts with it added, at least.")
-    clear: bool = Field(
-        default=True, description="If none passes: a second round, with what all tokens have in common taken out."
+    least_steering: float = Field(
+        default=0.0, description="Refusal score of harmless prompts with it added, over zero."
+    )
+    clear: Literal["if_none_passes", "always", "never"] = Field(
+        default="if_none_passes", description="Whether candidates lose what all tokens have in common."
     )
     token_share: float = Field(
         default=0.01, gt=0, le=1, description="A refusal token begins this share of the answers to harmful prompts,"
@@ -117,6 +122,7 @@ class RefusalDirection:
     Attributes:
         direction: None if there is no single direction; ``reason`` says why.
         tokens: first tokens of refusals, each with its share among answers to harmful and to harmless prompts.
+        zero: the score from which on a prompt counts as refused.
         harmful_score, harmless_score: mean refusal scores of the prompts that candidates were compared with.
         candidates: those that were tried, best first; ``untried`` were nearly parallel to one of them.
         dropped_harmful, dropped_harmless: prompts whose own score has the wrong sign.
@@ -125,6 +131,7 @@ class RefusalDirection:
     direction: Direction | None
     reason: str
     tokens: dict[int, tuple[float, float]]
+    zero: float
     harmful_score: float
     harmless_score: float
     candidates: tuple[Candidate, ...]
@@ -167,6 +174,7 @@ class _Trial:
     def __init__(self, model: Any, chat: ChatFormat, config: RefusalConfig, head: Head) -> None:
         self.model, self.chat, self.config, self.head = model, chat, config, head
         self.tokens: list[int] = []
+        self.zero = 0.0
 
     def find(self, harmful: list[Text], harmless: list[Text]) -> RefusalDirection:
         """The whole procedure."""
@@ -178,16 +186,18 @@ class _Trial:
         shares = refusal_tokens(first_bad.exp().mean(0), first_good.exp().mean(0), self.config)
         self.tokens = list(shares)
         scores_bad, scores_good = (refusal_scores(first, self.tokens) for first in (first_bad, first_good))
-        refused = [row for row, score in zip(bad, scores_bad.tolist(), strict=True) if score > 0]
-        answered = [row for row, score in zip(good, scores_good.tolist(), strict=True) if score < 0]
+        self.zero = zero_of(scores_bad, scores_good)
+        refused = [row for row, score in zip(bad, scores_bad.tolist(), strict=True) if score > self.zero]
+        answered = [row for row, score in zip(good, scores_good.tolist(), strict=True) if score < self.zero]
         fit_bad, val_bad = self.split(refused)
         fit_good, val_good = self.split(answered)
         found = RefusalDirection(
             direction=None,
             reason="",
             tokens=shares,
-            harmful_score=float(scores_bad[scores_bad > 0].mean()),
-            harmless_score=float(scores_good[scores_good < 0].mean()),
+            zero=self.zero,
+            harmful_score=float(scores_bad[scores_bad > self.zero].mean()),
+            harmless_score=float(scores_good[scores_good < self.zero].mean()),
             candidates=(),
             untried=0,
             dropped_harmful=len(bad) - len(refused),
@@ -198,13 +208,15 @@ class _Trial:
         if reason := self._nothing_to_find(refused, answered):
             return replace(found, reason=reason)
         every = differences(self.model, fit_bad, fit_good, positions=post_instruction(self.chat), layers=self.layers())
-        rounds = [every]
-        tried = self.round(every, val_bad, val_good)
-        if tried[0].out and self.config.clear:
-            rounds.append(every._replace(vectors=clear_of(every.vectors, common_stream(self.model, fit_good))))
-            tried += [one._replace(cleared=True) for one in self.round(rounds[1], val_bad, val_good)]
+        rounds, tried = {False: every}, list[Candidate]()
+        if self.config.clear != "always":
+            tried += self.round(every, val_bad, val_good)
+        if self.config.clear == "always" or (self.config.clear == "if_none_passes" and tried[0].out):
+            rounds[True] = every._replace(vectors=clear_of(every.vectors, common_stream(self.model, fit_good)))
+            tried += [one._replace(cleared=True) for one in self.round(rounds[True], val_bad, val_good)]
         ranked = sorted(tried, key=preference)
-        untried = len(rounds) * len(every.positions) * len(every.layers) - len(ranked)
+        kinds = len({one.cleared for one in ranked})
+        untried = kinds * len(every.positions) * len(every.layers) - len(ranked)
         found, best = replace(found, candidates=tuple(ranked), untried=untried), ranked[0]
         if best.out:
             return replace(found, reason=f"no single direction: of {len(ranked)} candidates none passes the filters")
@@ -250,7 +262,7 @@ class _Trial:
             return "late layer"
         if found.kl > self.config.most_kl:
             return "changes harmless answers"
-        return "does not induce refusal" if found.steering < self.config.least_steering else ""
+        return "does not induce refusal" if found.steering < self.zero + self.config.least_steering else ""
 
 
 def measure(
@@ -294,6 +306,13 @@ def refusal_scores(logprobs: Tensor, tokens: Sequence[int]) -> Tensor:
     """Log-odds that an answer begins with one of the tokens, [N] in float64; logprobs is [N, V]."""
     mass = logprobs[:, list(tokens)].double().exp().sum(-1).clamp(max=1.0)
     return (mass + EPSILON).log() - (1 - mass + EPSILON).log()
+
+
+def zero_of(harmful: Tensor, harmless: Tensor) -> float:
+    """From which score on a prompt counts as refused, given those of both kinds, [N] each."""
+    if float((harmful > 0).double().mean()) > 0.5 or not float(harmful.mean()) > float(harmless.mean()):
+        return 0.0
+    return float(harmful.mean() + harmless.mean()) / 2
 
 
 def first_logprobs(model: Any, head: Head, rows: Sequence[Sequence[int]]) -> Tensor:

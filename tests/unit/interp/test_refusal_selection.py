@@ -27,6 +27,7 @@ from steersman.interp.refusal import (
     refusal_scores,
     refusal_tokens,
     spread,
+    zero_of,
 )
 from steersman.lm.head import head_of
 
@@ -141,7 +142,7 @@ def test_its_numbers_are_those_of_the_published_procedure(refusing: Any) -> None
 
 
 def test_where_all_are_filtered_or_nothing_is_refused_it_says_so(refusing: Any) -> None:
-    strict = RefusalConfig(most_kl=50, least_steering=1e6, candidates=3, clear=False)
+    strict = RefusalConfig(most_kl=50, least_steering=1e6, candidates=3, clear="never")
     found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), strict)
     assert found.direction is None
     assert found.reason == "no single direction: of 3 candidates none passes the filters"
@@ -169,6 +170,12 @@ def test_refusal_tokens_are_counted() -> None:
     assert found[2] == pytest.approx((0.06, 0.01))
 
 
+def test_zero_is_the_middle_where_refusals_begin_in_many_ways() -> None:
+    assert zero_of(torch.tensor([2.0, 1.0, -1.0]), torch.tensor([-5.0])) == 0
+    assert zero_of(torch.tensor([0.5, -1.0, -1.0]), torch.tensor([-4.0, -5.0])) == pytest.approx(-2.5)
+    assert zero_of(torch.tensor([-9.0]), torch.tensor([-5.0])) == 0  # no refusal at all
+
+
 def test_what_all_tokens_share_is_taken_out_in_a_second_round(refusing: Any) -> None:
     rows = [CHAT.prompt_ids(text) for text in prompts(GOOD, 8, 9)]
     common = common_stream(refusing, rows)
@@ -186,6 +193,11 @@ def test_what_all_tokens_share_is_taken_out_in_a_second_round(refusing: Any) -> 
     strict = RefusalConfig(most_kl=1e-9, candidates=2)
     found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), strict)
     assert sorted(one.cleared for one in found.candidates) == [False, False, True, True]
+    always = RefusalConfig(most_kl=50, candidates=2, clear="always", least_steering=-50)
+    found = refusal_direction(refusing, CHAT, prompts(BAD, 3), prompts(GOOD, 4), always)
+    assert [one.cleared for one in found.candidates] == [True, True]
+    assert found.direction is not None
+    assert found.direction.norm == pytest.approx(found.candidates[0].norm)
 
 
 def test_scores_and_divergences_by_hand() -> None:
