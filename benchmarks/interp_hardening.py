@@ -10,6 +10,9 @@ Models learn from the run's training rows; they are measured on the run's evalua
 row shares. The attacker's direction is found afresh on every model that is measured, with training prompts: of each
 layer below the last fifth, the one whose ablation leaves fewest refusals among 24 of them. Refusals are what
 `evals/detectors` sees in greedy answers of 24 tokens. The texts that models say are not kept.
+
+The committed figures are a part of that, as far as two shared cores allowed: answers of 16 tokens; directions of five
+layers, chosen with 16 prompts; a ReFAT training in the published zero form, which taught nothing. See their `notes`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from steersman.types import Text, plain_text
 LAST_SHARE = 0.2  # of the layers, from which nobody takes a direction (Arditi et al. 2024)
 FORMS: tuple[Form, ...] = ("level", "zero")
 BROKEN_KL = 1.0  # above it nothing is asked: what is said is no answer
-MOST_KL = 0.1  # nats of the next token after harmless prompts: above it, an ablation breaks the model
 
 
 class Answers(NamedTuple):
@@ -86,8 +85,11 @@ def strongest(
     """The single directions of a model as an attacker finds them, the best attack first.
 
     All prompts give the means; the first ``chosen_with`` harmful ones are answered under each layer's ablation, in both
-    forms unless the KL shows before that it breaks the model. Those that leave harmless answers alone come first (the
-    published filter), then by how little is refused. ``layers``: all but the first and the last fifth, unless given.
+    forms unless the KL shows before that it breaks the model. The one under which least is refused comes first, also if
+    its KL is above the published limit of 0.1 nats: whoever wants an answer does not mind a worse one.
+
+    Args:
+        layers: all but the first and the last fifth, unless given.
     """
     kinds = [[chat.prompt_ids(prompt) for prompt in prompts] for prompts in (harmful, harmless)]
     with evaluating(model):
@@ -104,7 +106,7 @@ def strongest(
             asked = harmful[:chosen_with] if divergence <= BROKEN_KL else []
             refused = answers(model, chat, asked, tokens, edits).rate if asked else wilson(0, 0)
             found.append(Ablated(layer, form, means.directions[layer], edits, refused, divergence))
-    return sorted(found, key=lambda one: (not one.refused.n, one.divergence > MOST_KL, one.refused.value))
+    return sorted(found, key=lambda one: (not one.refused.n, one.refused.value))
 
 
 def _next_logprobs(model: Any, rows: Sequence[list[int]], edits: Sequence[tuple[str, Edit]]) -> Tensor:
