@@ -18,7 +18,7 @@ FOR, AGAINST, GREY = "#2563a8", "#c2571a", "#8a8a8a"
 
 def place(name: str, layers: int, heads: int) -> tuple[float, float]:
     """Where a writer is drawn: layers from left to right, a row for each head and one for the MLPs."""
-    middle = TOP + ROW * heads / 2
+    middle = TOP + ROW * (heads + 1) / 2
     if name == "input":
         return LEFT - 40, middle
     if name == "logits":
@@ -32,7 +32,7 @@ def place(name: str, layers: int, heads: int) -> tuple[float, float]:
 
 
 def readers(name: str, heads: int) -> list[str]:
-    """The parts that a reader belongs to; all heads of a group for its key and value."""
+    """The parts that a reader belongs to; a key or value to all heads, which share one in gemma-3-270m."""
     found = re.fullmatch(r"(a\d+)\.kv(\d+)<[kv]>", name)
     if found is None:
         return [name.partition("<")[0]]
@@ -67,20 +67,15 @@ def drawn(found: dict[str, Any]) -> str:
         x, y = place(name, layers, heads)
         radius = 2 + 11 * (weight / most) ** 0.5
         parts.append(f'<circle cx="{x}" cy="{y}" r="{radius:.1f}" fill="{GREY}"><title>{name}</title></circle>')
-    for head in range(heads):
-        parts.append(
-            f'<text x="{LEFT - 62}" y="{TOP + ROW * head + 4}" fill="#444">head {head}</text>'
-            if head != heads / 2
-            else ""
-        )
-    parts.append(f'<text x="8" y="{TOP + ROW * heads + 4}" fill="#444">MLP</text>')
+    for row, label in enumerate([*(f"head {head}" for head in range(heads)), "MLP"]):
+        parts.append(f'<text x="8" y="{TOP + ROW * row + 4}" fill="#444">{label}</text>')
     parts += [
         f'<text x="{LEFT + STEP * layer}" y="{height - 22}" text-anchor="middle" fill="#444">{layer}</text>'
         for layer in range(layers)
     ]
     parts.append(f'<text x="{LEFT}" y="{height - 6}" fill="#444">layer</text>')
-    middle = TOP + ROW * heads / 2
-    parts.append(f'<text x="{LEFT - 62}" y="{middle - 18}">request</text>')
+    middle = TOP + ROW * (heads + 1) / 2
+    parts.append(f'<text x="{LEFT - 62}" y="{middle - 14}">request</text>')
     parts.append(f'<text x="{LEFT + STEP * layers + 40}" y="{middle + 4}">first word</text></svg>')
     return "\n".join(parts) + "\n"
 

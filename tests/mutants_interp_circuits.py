@@ -26,7 +26,7 @@ INTERP_CIRCUITS = (
         "interp/writes.py",
         "before.append(first if anatomy.parallel else len(writers))",
         "before.append(len(writers))",
-        f"{_TESTS}/test_circuits.py::test_all_edges_are_the_model_and_none_the_corrupted_one",
+        f"{_TESTS}/test_circuits.py::test_all_edges_out_of_one_writer_are_patching_of_its_activation",
     ),
     Mutant(
         "heads are mixed behind the norm instead of in front of it",
