@@ -75,7 +75,7 @@ def drawn(found: dict[str, Any]) -> str:
     ]
     parts.append(f'<text x="{LEFT}" y="{height - 6}" fill="#444">layer</text>')
     middle = TOP + ROW * (heads + 1) / 2
-    parts.append(f'<text x="{LEFT - 62}" y="{middle - 14}">request</text>')
+    parts.append(f'<text x="{LEFT - 62}" y="{middle + 28}">request</text>')
     parts.append(f'<text x="{LEFT + STEP * layers + 40}" y="{middle + 4}">first word</text></svg>')
     return "\n".join(parts) + "\n"
 
