@@ -2,7 +2,7 @@
 
     python benchmarks/interp_refusal.py RUN find        # the direction by the published selection, leaks, the bake
     python benchmarks/interp_refusal.py RUN behaviour   # refusals plain, ablated, added, baked; with 95 % Wilson limits
-    python benchmarks/interp_refusal.py RUN random      # the same interventions with 20 random directions of its norm
+    python benchmarks/interp_refusal.py RUN random      # the three numbers of 20 random directions of its norm, cleared alike
     python benchmarks/interp_refusal.py RUN base        # the same search in the base model
     python benchmarks/interp_refusal.py RUN personas    # three persona vectors of the base, and the aligned one's shift
     python benchmarks/interp_refusal.py RUN smollm      # a model with norms first: its direction, hook and baked
@@ -32,7 +32,15 @@ from steersman.interp.anatomy import anatomy_of
 from steersman.interp.directions import Direction, ablating, adding, answers, random_directions, split_directions
 from steersman.interp.persona_texts import TRAITS
 from steersman.interp.personas import persona_vector, shift
-from steersman.interp.refusal import RefusalConfig, RefusalDirection, first_logprobs, measure, refusal_direction
+from steersman.interp.refusal import (
+    RefusalConfig,
+    RefusalDirection,
+    clear_of,
+    common_stream,
+    first_logprobs,
+    measure,
+    refusal_direction,
+)
 from steersman.interp.saved_vectors import load_safetensors, save_safetensors
 from steersman.lm import pretrained
 from steersman.lm.chat_format import ChatFormat
@@ -160,7 +168,14 @@ def randomised(run: Path, local: LocalModel) -> dict[str, Any]:
         [chat.prompt_ids(text) for text in asked[kind][:RANDOM_PROMPTS]] for kind in ("harmful", "plain")
     )
     plain, found = first_logprobs(model, head, harmless), []
-    for direction in (one, *random_directions(one, RANDOM)):
+    common = common_stream(
+        model, harmless
+    )  # random ones that hold what all tokens share break Gemma, whatever they are
+    nulls = [
+        Direction(each.name, clear_of(each.vector.double(), common), each.layer, each.position, each.norm, each.model)
+        for each in random_directions(one, RANDOM)
+    ]
+    for direction in (one, *nulls):
         numbers = measure(model, head, direction, tokens, harmful, harmless, plain)._asdict()
         found.append({"name": direction.name, **numbers})
         print(direction.name, numbers, flush=True)
