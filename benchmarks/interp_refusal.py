@@ -2,7 +2,7 @@
 
     python benchmarks/interp_refusal.py RUN find        # the direction by the published selection, leaks, the bake
     python benchmarks/interp_refusal.py RUN behaviour   # refusals plain, ablated, added, baked; with 95 % Wilson limits
-    python benchmarks/interp_refusal.py RUN random      # the three numbers of 20 random directions of its norm, cleared alike
+    python benchmarks/interp_refusal.py RUN random      # the three numbers of 20 random ones of its norm, cleared
     python benchmarks/interp_refusal.py RUN base        # the same search in the base model
     python benchmarks/interp_refusal.py RUN personas    # three persona vectors of the base, and the aligned one's shift
     python benchmarks/interp_refusal.py RUN smollm      # a model with norms first: its direction, hook and baked
@@ -124,7 +124,7 @@ def find(run: Path, local: LocalModel) -> dict[str, Any]:
 
 
 def run_file(run: Path) -> Path:
-    return Path("/tmp") / f"interp_refusal-{run.name}.safetensors"
+    return Path(tempfile.gettempdir()) / f"interp_refusal-{run.name}.safetensors"
 
 
 def rates(prompts: list[Any], said: list[str]) -> dict[str, Any]:
