@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -24,9 +23,8 @@ ABOUT = {
     REFUSAL: "The direction was found by the published selection: of several differences between harmful requests that"
     " the model refuses and harmless ones that it answers, one whose removal leaves few refusals and most harmless"
     " answers.",
-    DIFFERENCE: "No single direction passes the published filters. What is shown is the plain difference between"
-    " harmful and harmless requests, at the layer whose candidate changes harmless answers least: read it as what sets"
-    " these requests apart, and not as the model's one switch.",
+    DIFFERENCE: "No single direction passes the published filters. What is shown is the difference between harmful and"
+    " harmless requests that leaves least refusal when it is brought to where harmless requests have it.",
 }
 SCALE = 16  # requests of a kind that the ends of a direction's scale are taken from
 DATA = "assistant"  # the data set whose requests serve where a run has none
@@ -186,14 +184,10 @@ def refusal_axis(subjects: Subjects, file: str | None) -> Axis | str:
 
 def _search(subjects: Subjects, sides: tuple[list[Text], list[Text]]) -> Direction | str:
     """The refusal direction, or the nearest to one; where the model does not refuse, why there is none."""
-    from steersman.interp.directions import differences
-    from steersman.interp.refusal import RefusalConfig, refusal_direction
+    from steersman.interp.refusal import RefusalConfig, nearest, refusal_direction
 
     model, chat = subjects.main.sampler.model, subjects.main.sampler.chat
     found = refusal_direction(model, chat, *sides, RefusalConfig(candidates=CANDIDATES))
     if found.direction is not None or not found.candidates:
         return found.direction or found.reason
-    best = min(found.candidates, key=lambda one: one.kl if math.isfinite(one.kl) else math.inf)
-    rows = [[chat.prompt_ids(text) for text in side[: RefusalConfig().fit]] for side in sides]
-    every = differences(model, *rows, positions=(best.position,), layers=(best.layer,))
-    return every.direction(DIFFERENCE, best.position, best.layer)
+    return nearest(model, chat, found, *sides)[0]

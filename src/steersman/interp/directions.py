@@ -5,7 +5,12 @@ arXiv:2310.06824; Arditi et al. 2024, arXiv:2406.11717): the mean of the stream 
 the other, at one layer and one token. Means are taken in float64, because they are large and their difference is small.
 
     ablating   x - r (r . x) at every block's input and at what attention and MLP write: nothing holds r any more
+    levelling  x + r clamp(m - r . x, -2 g, 2 g) at every block's input: r is where it is on one kind of text
     adding     x + c v at one layer's input, at every token
+
+The second is affine concept editing (Marshall et al. 2024, arXiv:2411.09003), m the mean projection of that kind of
+text and g the gap to the other one, at each layer. A model with massive activations (Gemma 3) has a part of nearly
+every direction in them, and does not survive the first; levelled, no token moves by more than two gaps.
 
 Both are hooks (`activations.hooks`): they act under ``generate``, under Steersman's sampler and in training, and fail
 if they never fire. A `Sampler` keeps the KV cache of a common prefix: make a new one within the hooks, as `answers`
@@ -36,6 +41,7 @@ from steersman.store import canonical, sha256_text
 from steersman.types import Text
 
 BATCH = 16  # texts in one forward pass
+GAPS = 2.0  # between two kinds of text, by which `levelling` moves a token at most
 ENDS = ("Why?", "Do it.", "word", "(so)", "3", '"so"')  # with which a template's tokens might merge
 Rows = Sequence[Sequence[int]]
 
@@ -190,6 +196,33 @@ def without(r: Tensor) -> Edit:
     def edit(x: Tensor) -> Tensor:
         own = r.to(x)
         return x - (x @ own)[..., None] * own
+
+    return edit
+
+
+@contextmanager
+def levelling(model: Any, vector: Tensor, levels: Tensor, gaps: Tensor) -> Iterator[dict[str, int]]:
+    """The model with a direction, [H], brought to a level before every layer, as far as `GAPS` gaps.
+
+    Args:
+        levels: [L] projections on the unit vector that are wanted, such as the mean of harmless prompts at each layer.
+        gaps: [L] how far the other kind of text is from there.
+    """
+    r = _of_width(model, vector)
+    edits = {
+        f"blocks.{layer}.hook_resid_pre": to_level(r, float(level), GAPS * abs(float(gap)))
+        for layer, (level, gap) in enumerate(zip(levels, gaps, strict=True))
+    }
+    with hooks(model, edits) as fired:
+        yield fired
+
+
+def to_level(r: Tensor, level: float, most: float) -> Edit:
+    """The edit that brings an activation, [..., H], to a level along a unit vector, moving it by ``most`` at most."""
+
+    def edit(x: Tensor) -> Tensor:
+        own = r.to(x)
+        return x + (level - x @ own).clamp(-most, most)[..., None] * own
 
     return edit
 

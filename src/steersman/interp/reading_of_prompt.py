@@ -7,7 +7,8 @@ are compared throughout: the first one of the last model's answer, and an altern
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -17,15 +18,17 @@ from steersman.evals.detectors.refusal import refusal
 from steersman.interp.activations import read, self_test
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.attribution import logit_attribution
-from steersman.interp.directions import Direction, ablating, answers, means
+from steersman.interp.directions import Direction, ablating, answers, levelling, means
 from steersman.interp.lens import Lens, logit_lens
-from steersman.interp.refusal import first_logprobs, mean_kl
+from steersman.interp.refusal import RefusalConfig, first_logprobs, mean_kl
 from steersman.lm.chat_format import ChatFormat, common_length
 from steersman.lm.head import head_of
 from steersman.lm.language_model import LocalModel
 from steersman.types import Record, Text, plain_text
 
 OPENINGS = ("I can't", "I cannot", "I won't", "I'm sorry", "Sorry", "No", "As an AI")  # of refusals
+Form = Literal["zero", "level"]
+FORMS: tuple[Form, ...] = ("zero", "level")
 LEAST_SPAN = 1e-4  # of the largest one, between harmless and harmful requests: below, the rest is rounding
 NEXT = 8  # likeliest first tokens that are kept
 
@@ -112,11 +115,14 @@ class DirectionUsed(Record):
 
     Attributes:
         about: where it is from, in a sentence.
+        form: how it is taken out: to zero, or, where harmless requests do not survive that, to the level of harmless
+            requests (`directions.levelling`).
         harmless_kl_nats: KL of the first token after harmless requests when it is taken out, mean over ``requests``.
     """
 
     layer: int
     about: str
+    form: Form
     harmless_kl_nats: float
     requests: int
 
@@ -158,6 +164,12 @@ class Axis(NamedTuple):
     harmful: Tensor
     used: DirectionUsed
 
+    def removing(self, model: Any) -> AbstractContextManager[Any]:
+        """The model without the direction, in the form that the axis says."""
+        if self.used.form == "zero":
+            return ablating(model, self.direction.vector)
+        return levelling(model, self.direction.vector, self.harmless, self.harmful - self.harmless)
+
     def scaled(self, projections: Tensor, layer: int) -> list[float | None]:
         """Projections at a layer's input, [N], where harmless requests are at 0 and harmful ones at 1 on average.
 
@@ -193,10 +205,16 @@ def axis_of(
         )
     rows, head = [chat.prompt_ids(text) for text in harmless], head_of(model)
     plain = first_logprobs(model, head, rows)
-    with ablating(model, direction.vector):
-        changed = mean_kl(plain, first_logprobs(model, head, rows))
-    used = DirectionUsed(layer=direction.layer, about=about, harmless_kl_nats=changed, requests=len(rows))
-    return Axis(direction, ends[0], ends[1], used)
+    found: dict[Form, Axis] = {}
+    for form in FORMS:
+        used = DirectionUsed(layer=direction.layer, about=about, form=form, harmless_kl_nats=0.0, requests=len(rows))
+        axis = Axis(direction, ends[0], ends[1], used)
+        with axis.removing(model):
+            changed = mean_kl(plain, first_logprobs(model, head, rows))
+        found[form] = axis._replace(used=used.model_copy(update={"harmless_kl_nats": changed}))
+    if found["zero"].used.harmless_kl_nats <= RefusalConfig().most_kl:
+        return found["zero"]
+    return min(found.values(), key=lambda axis: axis.used.harmless_kl_nats)
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,7 +246,7 @@ def read_prompt(
     said = [_answer(one, prompt, ids, config) for _, one in models]
     without = None
     if axis is not None:
-        with ablating(main.model, axis.direction.vector):
+        with axis.removing(main.model):
             without = _answer(models[-1][1], prompt, ids, config)
     chosen = int(said[-1].logprobs.argmax())
     against, why = _against(main.chat, chosen, said, without, config)

@@ -52,7 +52,11 @@ from steersman.interp.directions import (
     adding,
     batches,
     differences,
+    levelling,
+    means,
     post_instruction,
+    rows_digest,
+    weights_digest,
 )
 from steersman.lm.chat_format import ChatFormat
 from steersman.lm.head import Head, evaluating, head_of, trunk
@@ -62,6 +66,9 @@ from steersman.types import Record, Text, plain_text
 EPSILON = 1e-8  # added to masses before their logarithm
 FEWEST = 4  # prompts of a kind, to take a mean over or to compare candidates with
 SPAN = 1e-3  # of the largest singular value: smaller ones are no part of a span
+LEVEL_PROMPTS = 48  # of each kind, for `nearest`
+MOST_LEVEL_KL = 0.3  # nats of the first token after harmless prompts
+NEAREST = "difference"  # the name of what `nearest` finds
 KL_ROWS = 8  # distributions over the whole vocabulary that are compared at once
 
 
@@ -281,6 +288,36 @@ def measure(
     with adding(model, one.layer, one.difference):
         steering = float(refusal_scores(first_logprobs(model, head, harmless), tokens).mean())
     return Measures(ablation, steering, kl)
+
+
+def nearest(
+    model: Any, chat: ChatFormat, found: RefusalDirection, harmful: Sequence[Text], harmless: Sequence[Text]
+) -> tuple[Direction, Measures]:
+    """Where no candidate passes: the one with which levelling (`directions.levelling`) leaves the least refusal.
+
+    Among those that change harmless answers by at most `MOST_LEVEL_KL`, if there are any; steering is not measured.
+
+    Args:
+        found: a search that tried candidates.
+        harmful, harmless: prompts; the first `LEVEL_PROMPTS` of each serve.
+    """
+    bad, good = ([chat.prompt_ids(text) for text in side[:LEVEL_PROMPTS]] for side in (harmful, harmless))
+    head, layers, tokens = head_of(model), range(anatomy_of(model).layers), list(found.tokens)
+    places = sorted({(one.position, one.layer) for one in found.candidates})
+    tried = []
+    with torch.no_grad(), evaluating(model):
+        plain = first_logprobs(model, head, good)
+        positions = tuple(sorted({position for position, _ in places}))
+        ends = [means(model, rows, positions, layers) for rows in (good, bad)]  # [P, L, H] each
+        digests = weights_digest(model), rows_digest(bad, good)
+        every = Differences(ends[1] - ends[0], positions, tuple(layers), *digests)
+        for position, layer in places:
+            one, at = every.direction(NEAREST, position, layer), positions.index(position)
+            levels, gaps = (side[at] @ one.vector.double() for side in (ends[0], every.vectors))
+            with levelling(model, one.vector, levels, gaps):
+                left = float(refusal_scores(first_logprobs(model, head, bad), tokens).mean())
+                tried.append((one, Measures(left, math.nan, mean_kl(plain, first_logprobs(model, head, good)))))
+    return min(tried, key=lambda pair: (pair[1].kl > MOST_LEVEL_KL, pair[1].ablation))
 
 
 def preference(one: Candidate) -> tuple[bool, float]:

@@ -330,9 +330,15 @@ def _ablation(reading: PromptReading) -> Iterator[Block]:
     without, found = main.without, reading.direction
     assert without is not None
     assert found is not None
+    how = (
+        f"the direction is taken out of everything that {main.name} reads and writes in its stream, at every layer and"
+        " token"
+        if found.form == "zero"
+        else f"at every layer and token of {main.name} the direction is brought to where it is after harmless requests"
+        " (taking it out whole would break this model, whose tokens all have much of it)"
+    )
     yield paragraph(
-        f"An intervention, and so a proof of more than the figures above: the direction is taken out of everything that"
-        f" {main.name} reads and writes in its stream, at every layer and token, and the model answers again. What"
+        f"An intervention, and so a proof of more than the figures above: {how}, and the model answers again. What"
         " changes depended on the direction; what stays did not."
     )
     rows: list[tuple[Cell, ...]] = [

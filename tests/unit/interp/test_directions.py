@@ -18,9 +18,11 @@ from steersman.interp.directions import (
     answers,
     cosines,
     differences,
+    levelling,
     post_instruction,
     random_directions,
     split_directions,
+    to_level,
     unit,
     weights_digest,
 )
@@ -181,3 +183,17 @@ def test_the_digest_of_weights_follows_them() -> None:
     assert before == weights_digest(family("Llama"))
     next(model.parameters()).data[3, 3] += 1e-3
     assert weights_digest(model) != before
+
+
+def test_levelling_moves_every_layer_to_its_level_and_no_token_too_far() -> None:
+    model = family("Gemma3")
+    r, levels = drawn(model), torch.tensor([0.5, -1.0, 2.0])
+    row, u = [POSITIVE[0]], unit(r)
+    with levelling(model, r, levels, torch.full((LAYERS,), 1e6)):
+        seen = read(model, row, [f"blocks.{n}.hook_resid_pre" for n in range(LAYERS)])
+    for n in range(LAYERS):
+        along = seen.sites[f"blocks.{n}.hook_resid_pre"] @ u
+        torch.testing.assert_close(along, torch.full_like(along, float(levels[n])), rtol=1e-4, atol=1e-4)
+    x = torch.tensor([[3.0, 1.0], [0.2, 1.0], [-9.0, 1.0]])
+    edited = to_level(torch.tensor([1.0, 0.0]), 0.5, 2.0)(x)
+    assert torch.equal(edited, torch.tensor([[1.0, 1.0], [0.5, 1.0], [-7.0, 1.0]]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steersman.errors import DataError, UserError
-from steersman.interp.directions import Direction, ablating
+from steersman.interp.directions import Direction
 from steersman.interp.reading_of_prompt import (
     OPENINGS,
     Axis,
@@ -122,7 +122,7 @@ def test_only_the_last_model_is_asked_without_the_direction(
     assert reading.models[0].without is None
     assert without is not None
     assert without.divergence_nats > 0
-    with ablating(local.sampler.model, axis.direction.vector):
+    with axis.removing(local.sampler.model):
         _, logits = states(local, PROMPT)
     assert [guess.id for guess in without.next[:3]] == logits[-1].topk(3).indices.tolist()
     assert read_prompt([("m", local)], PROMPT, axis, FEW).models[0].answer == reading.models[1].answer

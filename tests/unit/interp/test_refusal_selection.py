@@ -13,7 +13,7 @@ from decoder_families import LAYERS, family
 from steersman.errors import DataError
 from steersman.interp.activations import read
 from steersman.interp.anatomy import anatomy_of
-from steersman.interp.directions import Differences, Direction, ablating, random_directions
+from steersman.interp.directions import Differences, Direction, ablating, levelling, means, random_directions
 from steersman.interp.refusal import (
     Candidate,
     RefusalConfig,
@@ -22,6 +22,7 @@ from steersman.interp.refusal import (
     first_logprobs,
     mean_kl,
     measure,
+    nearest,
     preference,
     refusal_direction,
     refusal_scores,
@@ -154,6 +155,25 @@ def test_where_all_are_filtered_or_nothing_is_refused_it_says_so(refusing: Any) 
     assert none.reason.startswith("no refusal")
     with pytest.raises(DataError, match="3 different harmful prompts"):
         refusal_direction(refusing, CHAT, ["10", "11", "12", "12"], prompts(GOOD, 4))
+
+
+def test_the_nearest_one_takes_refusal_away_where_none_passes(refusing: Any) -> None:
+    harmful, harmless = prompts(BAD, 3), prompts(GOOD, 4)
+    narrow = RefusalConfig(most_kl=1e-9, candidates=4, clear="never")
+    found = refusal_direction(refusing, CHAT, harmful, harmless, narrow)
+    assert found.direction is None
+    one, measured = nearest(refusing, CHAT, found, harmful, harmless)
+    assert (one.position, one.layer) in {(tried.position, tried.layer) for tried in found.candidates}
+    assert measured.ablation < found.harmful_score - 1
+    # By its own means, on other prompts: harmful ones are brought to where harmless ones are, which stay there.
+    rows = [[CHAT.prompt_ids(text) for text in prompts(kind, 8, 16)] for kind in (BAD, GOOD)]
+    ends = [means(refusing, side, (one.position,), range(LAYERS))[0] @ one.vector.double() for side in rows]
+    head = head_of(refusing)
+    plain = [refusal_scores(first_logprobs(refusing, head, side), [NO]) for side in rows]
+    with levelling(refusing, one.vector, ends[1], ends[0] - ends[1]):
+        changed = [refusal_scores(first_logprobs(refusing, head, side), [NO]) for side in rows]
+    assert float(changed[0].mean()) < float(plain[0].mean()) - 1
+    assert float((changed[1] - plain[1]).abs().mean()) < float((changed[0] - plain[0]).abs().mean()) / 2
 
 
 def test_prompts_of_the_wrong_sign_are_dropped_and_counted(refusing: Any) -> None:

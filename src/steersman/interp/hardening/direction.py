@@ -18,9 +18,8 @@ from torch import Tensor
 
 from steersman.interp.activations import Edit
 from steersman.interp.anatomy import anatomy_of
-from steersman.interp.directions import means, without
+from steersman.interp.directions import GAPS, means, to_level, without
 
-GAPS = 2.0  # of which a token is moved at most
 Form = Literal["level", "zero"]
 
 
@@ -56,14 +55,8 @@ def streams(model: Any, harmful: Sequence[list[int]], harmless: Sequence[list[in
 
 def levelled(found: Streams, layer: int, direction: Tensor) -> Edit:
     """The edit of a layer's input that puts it, along a unit vector, where harmless prompts are. Gradients pass."""
-    level = float(found.harmless[layer] @ direction)
-    most = GAPS * abs(float(found.difference[layer] @ direction))
-
-    def edit(x: Tensor) -> Tensor:
-        r = direction.to(x)
-        return x + (level - x @ r).clamp(-most, most)[..., None] * r
-
-    return edit
+    gap = abs(float(found.difference[layer] @ direction))
+    return to_level(direction, float(found.harmless[layer] @ direction), GAPS * gap)
 
 
 def own(found: Streams, first: int, form: Form) -> list[tuple[str, Edit]]:
