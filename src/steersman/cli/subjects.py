@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 INSIDE = "inside"  # folder of a run: pages, and the direction that was found for them
 REFUSAL = "refusal"  # the name of a direction, and of its file
 FEWEST = 8  # requests of a kind
-CANDIDATES = 6  # of the search that `inspect` makes when there is no direction
+# Of the search that `inspect` makes when there is no direction: directions that are tried, prompts of a kind.
+CANDIDATES, FIT, VALIDATION = 4, 64, 16
 DIFFERENCE = "difference"  # the name of what is shown where no direction passes the published filters
 ABOUT = {
     REFUSAL: "The direction was found by the published selection: of several differences between harmful requests that"
@@ -187,7 +188,7 @@ def _search(subjects: Subjects, sides: tuple[list[Text], list[Text]]) -> Directi
     from steersman.interp.refusal import RefusalConfig, nearest, refusal_direction
 
     model, chat = subjects.main.sampler.model, subjects.main.sampler.chat
-    found = refusal_direction(model, chat, *sides, RefusalConfig(candidates=CANDIDATES))
+    found = refusal_direction(model, chat, *sides, RefusalConfig(candidates=CANDIDATES, fit=FIT, validation=VALIDATION))
     if found.direction is not None or not found.candidates:
         return found.direction or found.reason
     return nearest(model, chat, found, *sides)[0]

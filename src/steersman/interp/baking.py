@@ -16,9 +16,10 @@ leaves, and only the divisor is another one; but where a gain is small it is lar
 
     u ~ s / ((1 - t) g^2 / mean(g^2) + t)
 
-which is r / g for t = 0 and s for t = 1 (``blend``; `BLEND` was measured to come nearest to the hook on Gemma 3's
-gains). It is never quite the hook; `compare` gives the KL between the two. `leaks` measures the claim, on random token
-ids, at every sublayer: |r . write| / |write|, and `bake_ablation` fails where it does not hold.
+which is r / g for t = 0 and s for t = 1 (``blend``). None is the hook: on an aligned gemma-3-270m KL(hook || baked) is
+0.06 nats at `BLEND`, 0.07 at t = 0.1, 0.10 at 1 and 1.7 at 0; that of the model as it was is 0.07. `compare` gives it.
+`leaks` measures the claim, on random token ids, at every sublayer: |r . write| / |write|, and `bake_ablation` fails
+where it does not hold.
 
 Many models tie the embeddings to the output layer, and E' there would change what the model says, too. By default the
 two are untied: the output layer keeps E, the file grows by one E (gemma-3-270m: from 268 to 436 million parameters).
@@ -53,7 +54,7 @@ MOST_LEAK = {torch.float32: 1e-5, torch.float64: 1e-5}  # of a write's length; h
 MOST_LEAK_HALF = 2e-2  # a thousand, coordinate by coordinate
 TEXTS, TOKENS = 4, 24  # random ids, on which leaks are measured
 PROVENANCE = "steersman.json"
-BLEND = 0.1
+BLEND = 0.01
 ROWS = 8192  # that are edited at once: an embedding in float64 takes gigabytes
 Embeddings = Literal["untie", "leave"]
 

@@ -66,7 +66,7 @@ from steersman.types import Record, Text, plain_text
 EPSILON = 1e-8  # added to masses before their logarithm
 FEWEST = 4  # prompts of a kind, to take a mean over or to compare candidates with
 SPAN = 1e-3  # of the largest singular value: smaller ones are no part of a span
-LEVEL_PROMPTS = 48  # of each kind, for `nearest`
+LEVEL_PROMPTS = 32  # of each kind, for `nearest`
 MOST_LEVEL_KL = 0.3  # nats of the first token after harmless prompts
 NEAREST = "difference"  # the name of what `nearest` finds
 KL_ROWS = 8  # distributions over the whole vocabulary that are compared at once
