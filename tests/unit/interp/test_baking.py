@@ -56,7 +56,7 @@ def test_baked_is_the_hook_where_norms_come_first(named: tuple[str, Any]) -> Non
     bake_ablation(baked, vector)
     found = compare(model, baked, vector, ROWS)
     if name in POST_NORM:
-        assert found.kl > 1e-4  # another function: the norm behind divides by another number
+        assert found.kl > 1e-5  # another function: the norm behind divides by another number
     else:
         assert found.logprob <= 1e-3
         assert found.kl <= 1e-6
