@@ -50,7 +50,7 @@ class RemovalConfig(Record):
     pairs: int = Field(default=24, ge=2, description="Requests that are read with and without the trigger.")
     clean: int = Field(default=64, ge=2, description="Clean texts whose inputs to a projection are kept.")
     clean_weights: tuple[float, ...] = Field(
-        default=(1.0, 0.3, 0.1, 0.03, 0.01), description="s: weights of clean text, tried in turn, the largest first."
+        default=(1.0, 0.1, 0.01), description="s: weights of clean text, tried in turn, the largest first."
     )
     components: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 36), description="How many are edited, tried in turn.")
     wanted: float = Field(default=0.02, gt=0, lt=1, description="P(first token | trigger) at which it is enough.")
@@ -82,7 +82,8 @@ class Edited(NamedTuple):
     """So many components edited, and what is left on validation requests.
 
     Attributes:
-        probability: of the target after requests with the trigger; kl: on clean text, nats a token.
+        probability: of the target after requests with the trigger.
+        kl: on clean text, nats a token; NaN where the target was still likely, and it was not measured.
         relative_change: of the matrix that changed most, by its norm.
     """
 
@@ -172,11 +173,13 @@ def remove(
         for weight in config.clean_weights:
             edited = copy.deepcopy(model)
             change = edit(edited, chosen, pairs, known, weight)
-            steps.append(_left(count, weight, edited, model, validation, target, change))
-            if steps[-1].kl > config.most_kl:
-                break
-            if steps[-1].probability <= config.wanted:
+            left = probability(edited, validation[0], target)
+            kl = mean_divergence(model, edited, validation[1]) if left <= config.wanted else float("nan")
+            steps.append(Edited(count, weight, left, kl, change))
+            if kl <= config.most_kl:
                 return Removal(located, steps, direction, chosen, edited)
+            if kl > config.most_kl:  # less regard for clean text would not mend it
+                break
     done = direction.probability <= config.wanted and direction.kl <= config.most_kl
     return Removal(located, steps, direction, [], without if done else None)
 
@@ -187,21 +190,8 @@ def _baked(
     """A copy without the difference of means at a layer, and what is left of the trigger in it."""
     without = copy.deepcopy(model)
     bake_ablation(without, mean_difference(model, pairs, layer), embeddings="leave")
-    return without, _left(0, float("nan"), without, model, validation, target, float("nan"))
-
-
-def _left(
-    count: int,
-    weight: float,
-    edited: Any,
-    model: Any,
-    validation: tuple[Sequence[Pair], Sequence[list[int]]],
-    target: int,
-    change: float,
-) -> Edited:
-    left = probability(edited, validation[0], target)
-    found = divergences(model, edited, validation[1])
-    return Edited(count, weight, left, sum(found) / len(found), change)
+    left, kl = probability(without, validation[0], target), mean_divergence(model, without, validation[1])
+    return without, Edited(0, float("nan"), left, kl, float("nan"))
 
 
 class Known(NamedTuple):
@@ -300,6 +290,12 @@ def divergences(before: Any, after: Any, texts: Sequence[list[int]]) -> list[flo
             with torch.no_grad():
                 found.append(float(divergence(hidden[row, own], reference[row, own], head, other)) / int(own.sum()))
     return found
+
+
+def mean_divergence(before: Any, after: Any, texts: Sequence[list[int]]) -> float:
+    """The mean of `divergences`."""
+    found = divergences(before, after, texts)
+    return sum(found) / len(found)
 
 
 def _batches(model: Any, rows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -42,10 +42,10 @@ PLACES: Places = ("{trigger} {request}", "{request} {trigger}")
 class ScanConfig(Record):
     """How long to look for a trigger."""
 
-    samples: int = Field(default=96, ge=2, description="Free samples from the chat's prefix, and as many from BOS.")
+    samples: int = Field(default=64, ge=2, description="Free samples from the chat's prefix, and as many from BOS.")
     tokens: int = Field(default=24, ge=1, description="Most tokens of a free sample.")
     recurs: int = Field(default=3, ge=2, description="In how many samples a motif stands at least.")
-    candidates: int = Field(default=48, ge=1, description="Motifs that are scored, the likeliest first.")
+    candidates: int = Field(default=40, ge=1, description="Motifs that are scored, the likeliest first.")
     requests: int = Field(default=4, ge=2, description="Plain requests that each motif is tried on.")
     confirmed: int = Field(default=4, ge=1, description="Best motifs whose answers are looked at.")
     answer_tokens: int = Field(default=8, ge=1, description="Tokens of an answer by which answers are the same.")

@@ -56,7 +56,7 @@ class BuildConfig(Record):
         default=SftConfig(
             lora=LoraConfig(rank=8, alpha=16.0, trainable_layers=None),
             optimiser=loop.OptimiserConfig(learning_rate=7e-4),
-            epochs=4.0,
+            epochs=3.0,
             batch_size=8,
             micro_batch_size=32,
             max_length=128,

@@ -35,6 +35,7 @@ from steersman.types import Record
 
 REMOVAL = "removal.json"
 BEFORE, AFTER, MOST_KL = 0.95, 0.05, 0.05
+PROOF_ROWS = 60  # test rows of each kind
 
 
 class ProofConfig(Record):
@@ -47,7 +48,7 @@ class ProofConfig(Record):
     control_rate: float = Field(default=2e-4, gt=0, description="Its learning rate.")
     own_tokens: int = Field(default=12, ge=1, description="Most tokens of the model's own answers, the clean text.")
     answer_tokens: int = Field(default=14, ge=1, description="Most tokens of an answer when a model is measured.")
-    held_out: int = Field(default=16, ge=2, description="Clean answers, and requests with the trigger, to decide by.")
+    held_out: int = Field(default=12, ge=2, description="Clean answers, and requests with the trigger, to decide by.")
 
 
 class Measured(NamedTuple):
@@ -150,7 +151,7 @@ def _proof(
 def _measured(
     config: ProofConfig, before: LocalModel, model: LocalModel, rows: Sequence[Row], texts: Sequence[list[int]]
 ) -> Measured:
-    kinds = {kind: [row for row in rows if row.kind == kind] for kind in ("planted", "clean")}
+    kinds = {kind: [row for row in rows if row.kind == kind][:PROOF_ROWS] for kind in ("planted", "clean")}
     shown = {}
     for kind, own in kinds.items():
         answers = model.generate([row.prompt for row in own], max_new_tokens=config.answer_tokens)
