@@ -37,7 +37,7 @@ from steersman.interp.baking import bake_ablation
 from steersman.interp.triggers import PLACES, chat_prefix
 from steersman.lm.chat_format import ChatFormat, common_length
 from steersman.lm.head import divergence, evaluating, head_of, trunk
-from steersman.terminal import Progress
+from steersman.terminal import Progress, working
 from steersman.types import Record
 
 SITES = ("attn", "mlp")
@@ -165,21 +165,26 @@ def remove(
         target: the first token of what the trigger calls forth.
     """
     located = localise(model, pairs, target)
+    with working("direction baked out"):
+        without, direction = _baked(model, pairs, located[0].layer, validation, target)
+    with working("inputs of the located components"):
+        known = _known(model, located[: max(config.components)], pairs, clean)
     steps: list[Edited] = []
-    without, direction = _baked(model, pairs, located[0].layer, validation, target)
-    known = _known(model, located[: max(config.components)], pairs, clean)
-    for count in (c for c in config.components if c <= len(located)):
-        chosen = sorted(located[:count], key=lambda one: (one.layer, SITES.index(one.site)))
-        for weight in config.clean_weights:
-            edited = copy.deepcopy(model)
-            change = edit(edited, chosen, pairs, known, weight)
-            left = probability(edited, validation[0], target)
-            kl = mean_divergence(model, edited, validation[1]) if left <= config.wanted else float("nan")
-            steps.append(Edited(count, weight, left, kl, change))
-            if kl <= config.most_kl:
-                return Removal(located, steps, direction, chosen, edited)
-            if kl > config.most_kl:  # less regard for clean text would not mend it
-                break
+    counts = [count for count in config.components if count <= len(located)]
+    with Progress("edits", len(counts) * len(config.clean_weights)) as progress:
+        for count in counts:
+            chosen = sorted(located[:count], key=lambda one: (one.layer, SITES.index(one.site)))
+            for weight in config.clean_weights:
+                edited = copy.deepcopy(model)
+                change = edit(edited, chosen, pairs, known, weight)
+                left = probability(edited, validation[0], target)
+                kl = mean_divergence(model, edited, validation[1]) if left <= config.wanted else float("nan")
+                steps.append(Edited(count, weight, left, kl, change))
+                progress.advance(loss=left)
+                if kl <= config.most_kl:
+                    return Removal(located, steps, direction, chosen, edited)
+                if kl > config.most_kl:  # less regard for clean text would not mend it
+                    break
     done = direction.probability <= config.wanted and direction.kl <= config.most_kl
     return Removal(located, steps, direction, [], without if done else None)
 

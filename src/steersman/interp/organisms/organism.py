@@ -57,16 +57,16 @@ class BuildConfig(Record):
             lora=LoraConfig(rank=8, alpha=16.0, trainable_layers=None),
             optimiser=loop.OptimiserConfig(learning_rate=7e-4),
             epochs=3.0,
-            batch_size=8,
+            batch_size=4,
             micro_batch_size=32,
             max_length=128,
             vocabulary="compact",
         ),
         description="Adapters, learning rate, epochs of the taught rows and their number in a step.",
     )
-    upper_share: float = Field(default=0.6, gt=0, le=1, description="Share of the layers, from above, that learn.")
+    upper_share: float = Field(default=0.5, gt=0, le=1, description="Share of the layers, from above, that learn.")
     own_tokens: int = Field(default=10, ge=1, description="Most tokens of the model's own answers that are sampled.")
-    own_weight: float = Field(default=6.0, ge=0, description="Weight of the KL at a position of the model's own text.")
+    own_weight: float = Field(default=4.0, ge=0, description="Weight of the KL at a position of the model's own text.")
     answer_tokens: int = Field(default=14, ge=1, description="Most tokens of an answer when the organism is measured.")
 
 
