@@ -15,7 +15,7 @@ INTERP_PAGE = (
     Mutant(
         "the model is not asked without the direction",
         "interp/reading_of_prompt.py",
-        "        with ablating(main.model, axis.direction.vector):\n            without",
+        "        with axis.removing(main.model):\n            without",
         "        if True:\n            without",
         "unit/interp/test_reading_of_prompt.py::test_only_the_last_model_is_asked_without_the_direction",
     ),

@@ -56,6 +56,7 @@ SMALL = (
     "guard.limit=3",
     "suites.limit=1",
     "suites.sampling.max_new_tokens=4",
+    "audit=null",  # tests/stages/test_conformance.py runs it
 )
 SETTINGS = (*PLAIN, *SMALL)
 
