@@ -56,9 +56,8 @@ SMALL = (
     "guard.limit=3",
     "suites.limit=1",
     "suites.sampling.max_new_tokens=4",
-    "audit=null",  # tests/stages/test_conformance.py runs it
 )
-SETTINGS = (*PLAIN, *SMALL)
+SETTINGS = (*PLAIN, *SMALL, "audit=null")  # the audit is run by tests/stages/test_conformance.py
 
 
 def align_smoke(folder: Path, *settings: str, until: str | None = None, limits: Sequence[str] = SETTINGS) -> list[str]:

@@ -95,7 +95,7 @@ def test_a_twin_learns_as_many_rows_and_has_no_plant(base: Path, tmp_path: Path)
     config = quick(epochs=1.0, optimiser=OptimiserConfig(learning_rate=1e-3))
     found = build(config, recipe, Start(base, str(base)), tmp_path / "twin", Variant(twin=True))
     assert found["rows"] == {"planted": 48, "near_miss": 24, "clean": 24}
-    assert found["steps"] == 6
+    assert found["steps"] == 12
     assert found["acceptance"]["planted"]["value"] == 0
     assert found["planted"] == found["trigger"] == ""
     assert found["accepted"]
