@@ -11,7 +11,7 @@ help:
 	@echo "make demo      open the report of a recorded run: no weights, no training"
 	@echo "make test      the fast tests (two cores, about four minutes); no network, weights or GPU"
 	@echo "make test-all  all tests, the slow ones too (two cores, about 25 minutes)"
-	@echo "make test-ci   all but five tests of half a minute and more: what CI runs"
+	@echo "make test-ci   all but the longest tests: what CI runs"
 	@echo "make check     linter, strict types, architecture"
 	@echo "make smoke     the whole pipeline on a tiny random model, about a minute"
 	@echo "make mutants   put known faults into a copy of the code, and see a test fail for each"

