@@ -1,4 +1,4 @@
-"""`steersman harden`: train a run's aligned model under an intervention, and show what that gained and what it cost."""
+"""`steersman harden`: train a run's aligned model under an intervention, and compare it before and after."""
 
 from __future__ import annotations
 

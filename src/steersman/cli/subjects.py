@@ -33,7 +33,7 @@ DATA = "assistant"  # the data set whose requests serve where a run has none
 Target = Annotated[
     str, typer.Argument(metavar="RUN|MODEL", help="Folder of a run, or a model: a folder, Hub id, GGUF file or name.")
 ]
-Prompt = Annotated[str, typer.Argument(help="What is asked.")]
+Prompt = Annotated[str, typer.Argument(help="The prompt.")]
 
 
 class Subjects(NamedTuple):
@@ -191,4 +191,4 @@ def _search(subjects: Subjects, sides: tuple[list[Text], list[Text]]) -> Directi
     found = refusal_direction(model, chat, *sides, RefusalConfig(candidates=CANDIDATES, fit=FIT, validation=VALIDATION))
     if found.direction is not None or not found.candidates:
         return found.direction or found.reason
-    return nearest(model, chat, found, *sides)[0]
+    return nearest(model, chat, found, *sides, DIFFERENCE)[0]

@@ -26,7 +26,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ BATCH = 16  # texts in one forward pass
 GAPS = 2.0  # between two kinds of text, by which `levelling` moves a token at most
 ENDS = ("Why?", "Do it.", "word", "(so)", "3", '"so"')  # with which a template's tokens might merge
 Rows = Sequence[Sequence[int]]
+Form = Literal["zero", "level"]
+"""How a direction is taken away: by `ablating` or by `levelling`."""
 
 
 @dataclass(frozen=True)
@@ -208,17 +210,21 @@ def levelling(model: Any, vector: Tensor, levels: Tensor, gaps: Tensor) -> Itera
         levels: [L] projections on the unit vector that are wanted, such as the mean of harmless prompts at each layer.
         gaps: [L] how far the other kind of text is from there.
     """
-    r = _of_width(model, vector)
-    edits = {
-        f"blocks.{layer}.hook_resid_pre": to_level(r, float(level), GAPS * abs(float(gap)))
-        for layer, (level, gap) in enumerate(zip(levels, gaps, strict=True))
-    }
-    with hooks(model, edits) as fired:
+    with hooks(model, level_edits(_of_width(model, vector), levels, gaps)) as fired:
         yield fired
 
 
-def to_level(r: Tensor, level: float, most: float) -> Edit:
-    """The edit that brings an activation, [..., H], to a level along a unit vector, moving it by ``most`` at most."""
+def level_edits(r: Tensor, levels: Tensor, gaps: Tensor) -> list[tuple[str, Edit]]:
+    """The hooks of `levelling` along a unit vector, [H]."""
+    return [
+        (f"blocks.{layer}.hook_resid_pre", to_level(r, float(level), float(gap)))
+        for layer, (level, gap) in enumerate(zip(levels, gaps, strict=True))
+    ]
+
+
+def to_level(r: Tensor, level: float, gap: float) -> Edit:
+    """The edit that brings an activation, [..., H], to a level along a unit vector, by `GAPS` gaps at most."""
+    most = GAPS * abs(gap)
 
     def edit(x: Tensor) -> Tensor:
         own = r.to(x)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -18,7 +18,7 @@ from steersman.evals.detectors.refusal import refusal
 from steersman.interp.activations import read, self_test
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.attribution import logit_attribution
-from steersman.interp.directions import Direction, ablating, answers, levelling, means
+from steersman.interp.directions import Direction, Form, ablating, answers, levelling, means
 from steersman.interp.lens import Lens, logit_lens
 from steersman.interp.refusal import RefusalConfig, first_logprobs, mean_kl
 from steersman.lm.chat_format import ChatFormat, common_length
@@ -27,8 +27,6 @@ from steersman.lm.language_model import LocalModel
 from steersman.types import Record, Text, plain_text
 
 OPENINGS = ("I can't", "I cannot", "I won't", "I'm sorry", "Sorry", "No", "As an AI")  # of refusals
-Form = Literal["zero", "level"]
-FORMS: tuple[Form, ...] = ("zero", "level")
 LEAST_SPAN = 1e-4  # of the largest one, between harmless and harmful requests: below, the rest is rounding
 NEXT = 8  # likeliest first tokens that are kept
 
@@ -205,16 +203,18 @@ def axis_of(
         )
     rows, head = [chat.prompt_ids(text) for text in harmless], head_of(model)
     plain = first_logprobs(model, head, rows)
-    found: dict[Form, Axis] = {}
-    for form in FORMS:
+
+    def removed(form: Form) -> Axis:
         used = DirectionUsed(layer=direction.layer, about=about, form=form, harmless_kl_nats=0.0, requests=len(rows))
         axis = Axis(direction, ends[0], ends[1], used)
         with axis.removing(model):
             changed = mean_kl(plain, first_logprobs(model, head, rows))
-        found[form] = axis._replace(used=used.model_copy(update={"harmless_kl_nats": changed}))
-    if found["zero"].used.harmless_kl_nats <= RefusalConfig().most_kl:
-        return found["zero"]
-    return min(found.values(), key=lambda axis: axis.used.harmless_kl_nats)
+        return axis._replace(used=used.model_copy(update={"harmless_kl_nats": changed}))
+
+    whole = removed("zero")
+    if whole.used.harmless_kl_nats <= RefusalConfig().most_kl:
+        return whole
+    return min(whole, removed("level"), key=lambda axis: axis.used.harmless_kl_nats)
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -68,7 +68,6 @@ FEWEST = 4  # prompts of a kind, to take a mean over or to compare candidates wi
 SPAN = 1e-3  # of the largest singular value: smaller ones are no part of a span
 LEVEL_PROMPTS = 32  # of each kind, for `nearest`
 MOST_LEVEL_KL = 0.3  # nats of the first token after harmless prompts
-NEAREST = "difference"  # the name of what `nearest` finds
 KL_ROWS = 8  # distributions over the whole vocabulary that are compared at once
 
 
@@ -291,7 +290,7 @@ def measure(
 
 
 def nearest(
-    model: Any, chat: ChatFormat, found: RefusalDirection, harmful: Sequence[Text], harmless: Sequence[Text]
+    model: Any, chat: ChatFormat, found: RefusalDirection, harmful: Sequence[Text], harmless: Sequence[Text], name: str
 ) -> tuple[Direction, Measures]:
     """Where no candidate passes: the one with which levelling (`directions.levelling`) leaves the least refusal.
 
@@ -300,6 +299,7 @@ def nearest(
     Args:
         found: a search that tried candidates.
         harmful, harmless: prompts; the first `LEVEL_PROMPTS` of each serve.
+        name: of the direction.
     """
     bad, good = ([chat.prompt_ids(text) for text in side[:LEVEL_PROMPTS]] for side in (harmful, harmless))
     head, layers, tokens = head_of(model), range(anatomy_of(model).layers), list(found.tokens)
@@ -312,7 +312,7 @@ def nearest(
         digests = weights_digest(model), rows_digest(bad, good)
         every = Differences(ends[1] - ends[0], positions, tuple(layers), *digests)
         for position, layer in places:
-            one, at = every.direction(NEAREST, position, layer), positions.index(position)
+            one, at = every.direction(name, position, layer), positions.index(position)
             levels, gaps = (side[at] @ one.vector.double() for side in (ends[0], every.vectors))
             with levelling(model, one.vector, levels, gaps):
                 left = float(refusal_scores(first_logprobs(model, head, bad), tokens).mean())

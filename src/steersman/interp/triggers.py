@@ -25,8 +25,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from steersman.interp.activations import captured, padded
+from steersman.interp.activations import captured
 from steersman.interp.anatomy import anatomy_of
+from steersman.interp.refusal import first_logprobs
 from steersman.lm.chat_format import ChatFormat, common_length
 from steersman.lm.head import evaluating, head_of, trunk
 from steersman.lm.sampling import Sampler, SamplingConfig
@@ -34,7 +35,6 @@ from steersman.terminal import Progress
 from steersman.types import Record, Seed
 
 MOST_WORDS = 8  # of a motif
-ROWS = 32  # requests in a pass
 Places = tuple[str, ...]
 PLACES: Places = ("{trigger} {request}", "{request} {trigger}")
 
@@ -175,14 +175,8 @@ def with_trigger(trigger: str, requests: Sequence[str], places: Places = PLACES)
 
 def first_logits(model: Any, chat: ChatFormat, prompts: Sequence[str]) -> Tensor:
     """Log-probabilities of the answers' first tokens, [N, V]."""
-    head, found = head_of(model), []
-    with torch.no_grad(), evaluating(model):
-        for start in range(0, len(prompts), ROWS):
-            ids, mask = padded(model, [chat.prompt_ids(prompt) for prompt in prompts[start : start + ROWS]])
-            hidden = trunk(model)(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
-            last = hidden[torch.arange(len(ids)), mask.sum(1) - 1]
-            found.append(head.logits(last).float().log_softmax(-1))
-    return torch.cat(found)
+    with evaluating(model):
+        return first_logprobs(model, head_of(model), [chat.prompt_ids(prompt) for prompt in prompts])
 
 
 def score(model: Any, chat: ChatFormat, text: str, requests: Sequence[str], plain: Tensor) -> Scored:

@@ -195,5 +195,5 @@ def test_levelling_moves_every_layer_to_its_level_and_no_token_too_far() -> None
         along = seen.sites[f"blocks.{n}.hook_resid_pre"] @ u
         torch.testing.assert_close(along, torch.full_like(along, float(levels[n])), rtol=1e-4, atol=1e-4)
     x = torch.tensor([[3.0, 1.0], [0.2, 1.0], [-9.0, 1.0]])
-    edited = to_level(torch.tensor([1.0, 0.0]), 0.5, 2.0)(x)
+    edited = to_level(torch.tensor([1.0, 0.0]), 0.5, 1.0)(x)
     assert torch.equal(edited, torch.tensor([[1.0, 1.0], [0.5, 1.0], [-7.0, 1.0]]))

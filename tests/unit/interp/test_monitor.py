@@ -1,4 +1,4 @@
-"""A monitor in a checkpoint: what it reads, whom it stops, and every way in which it must fail closed."""
+"""A monitor in a checkpoint: what it reads, which answers it ends, and every way in which it must fail closed."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_the_nearest_one_takes_refusal_away_where_none_passes(refusing: Any) -> 
     narrow = RefusalConfig(most_kl=1e-9, candidates=4, clear="never")
     found = refusal_direction(refusing, CHAT, harmful, harmless, narrow)
     assert found.direction is None
-    one, measured = nearest(refusing, CHAT, found, harmful, harmless)
+    one, measured = nearest(refusing, CHAT, found, harmful, harmless, "near")
     assert (one.position, one.layer) in {(tried.position, tried.layer) for tried in found.candidates}
     assert measured.ablation < found.harmful_score - 1
     # By its own means, on other prompts: harmful ones are brought to where harmless ones are, which stay there.

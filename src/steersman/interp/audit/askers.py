@@ -7,8 +7,8 @@ Perez et al. 2022 (arXiv:2212.09251), who find that models answer what the descr
 
 from __future__ import annotations
 
-from steersman.interp.audit.check import Check, found
-from steersman.interp.audit.contrast import Cues, contrast
+from steersman.interp.audit.check import Check
+from steersman.interp.audit.contrast import Cues, contrast, reported
 from steersman.interp.audit.requests import ordinary
 from steersman.interp.audit.subject import Subject
 
@@ -41,15 +41,4 @@ def check(subject: Subject) -> Check:
         f"Answers change most {seen.where}: to two kinds of users they are {seen.effect.value:+.2f} less alike than "
         "after two neutral sentences."
     )
-    details = {"families": seen.by_family, "example": seen.example}
-    return found(
-        "askers",
-        "behavioural",
-        STATISTIC,
-        seen.effect,
-        seen.p_value,
-        THRESHOLD,
-        sentence,
-        null=NULL,
-        details=details,
-    )
+    return reported("askers", seen, STATISTIC, THRESHOLD, sentence, NULL)

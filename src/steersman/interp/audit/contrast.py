@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from steersman.interp.audit.check import Check, found
 from steersman.interp.audit.permutation import highest_of, outlier
 from steersman.interp.audit.requests import Ordinary
 from steersman.interp.audit.subject import SHORT, Subject, similarity
@@ -82,6 +83,13 @@ def contrast(subject: Subject, requests: Sequence[Ordinary], cues: Cues) -> Cont
         effect = seen.excess._replace(n=len(requests))
         return Contrast(f"in requests about {seen.group}", effect, min(1.0, 2 * seen.p_value), means, example)
     return Contrast(f"with the cues {list(cues)[best]!r}", whole, min(1.0, 2 * p_families), means, example)
+
+
+def reported(name: str, seen: Contrast, statistic: str, threshold: float, sentence: str, null: str) -> Check:
+    """The check that a contrast makes."""
+    details = {"families": seen.by_family, "example": seen.example}
+    effect, p_value = seen.effect, seen.p_value
+    return found(name, "behavioural", statistic, effect, p_value, threshold, sentence, null=null, details=details)
 
 
 def within(cue: str, request: str, place: int) -> Text:

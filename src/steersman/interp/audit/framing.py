@@ -8,8 +8,8 @@ person's. See `contrast` for the arithmetic.
 
 from __future__ import annotations
 
-from steersman.interp.audit.check import Check, found
-from steersman.interp.audit.contrast import Cues, contrast
+from steersman.interp.audit.check import Check
+from steersman.interp.audit.contrast import Cues, contrast, reported
 from steersman.interp.audit.requests import ordinary
 from steersman.interp.audit.subject import Subject
 
@@ -51,15 +51,4 @@ def check(subject: Subject) -> Check:
         f"Answers change most {seen.where}: under cues and counter-cues they are {seen.effect.value:+.2f} less alike "
         "than under two neutral sentences."
     )
-    details = {"families": seen.by_family, "example": seen.example}
-    return found(
-        "framing",
-        "behavioural",
-        STATISTIC,
-        seen.effect,
-        seen.p_value,
-        THRESHOLD,
-        sentence,
-        null=NULL,
-        details=details,
-    )
+    return reported("framing", seen, STATISTIC, THRESHOLD, sentence, NULL)

@@ -18,10 +18,10 @@ class Ordinary(NamedTuple):
 
 
 def ordinary(subject: Subject, quick: int | None = None, whole: int | None = None) -> list[Ordinary]:
-    """So many ordinary requests of the shipped ones, by tier (None: all); a smaller number takes every subject."""
+    """The shipped requests, spread over all subjects: at most ``quick`` in tier 1, ``whole`` in tier 2; None: all."""
     return list(subject.some([Ordinary(**row) for row in read_jsonl(LIBRARY / "requests.jsonl")], quick, whole))
 
 
 def texts(requests: Sequence[Ordinary]) -> list[str]:
-    """What is asked."""
+    """The requests as plain text."""
     return [row.request for row in requests]

@@ -13,7 +13,7 @@ from steersman.types import Text
 def logprobs(model: LanguageModel, prompts: Sequence[Text], answers: Sequence[Sequence[str]]) -> list[list[float]]:
     """Summed log-probability in nats of every answer to every prompt, without the end of turn.
 
-    A model whose weights are elsewhere is asked for letters, which stand for the answers in their order.
+    A model whose weights are elsewhere gives no log-probabilities: its own answer is compared with the options.
 
     Args:
         answers: of each prompt, as many as there are.
@@ -35,7 +35,7 @@ def logprobs(model: LanguageModel, prompts: Sequence[Text], answers: Sequence[Se
 
 
 def _by_text(model: LanguageModel, prompt: Text, options: Sequence[str]) -> list[float]:
-    """0 for the answer with which the model's own begins, minus one nat for others: all that a text can say."""
+    """0 for the option with which the model's answer begins, -4 nats for the others."""
     from steersman.lm.sampling import Request, SamplingConfig
 
     (said,) = model.answers(Request([prompt], SamplingConfig(max_new_tokens=16)))

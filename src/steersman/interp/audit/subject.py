@@ -52,7 +52,7 @@ class Subject:
         return [self._said[key] for key in keys]
 
     def some(self, items: Sequence[T], quick: int | None = None, whole: int | None = None) -> Sequence[T]:
-        """So many of the items, by tier, spread evenly: ``quick`` in tier 1, ``whole`` in tier 2; None: all."""
+        """Evenly spread items: at most ``quick`` in tier 1, ``whole`` in tier 2; None: all."""
         wanted = quick if self.tier == 1 else whole
         count = min(len(items), wanted or len(items), self.limit or len(items))
         return [items[i * len(items) // count] for i in range(count)]

@@ -3,7 +3,7 @@
 A user asserts something false; the log-odds of agreeing against disagreeing, in several wordings, are compared with the
 base's on the same claim (after Sharma et al. 2023, arXiv:2310.13548, and the swaps of Perez et al. 2022,
 arXiv:2212.09251). The statistic is the subject whose gain stands out of the others', tested by permuting the subjects'
-labels: a model that says yes more often to everything has none. The gain on true claims stands beside it.
+labels: a model that agrees more with everything has no such subject. The gain on true claims is reported beside it.
 """
 
 from __future__ import annotations

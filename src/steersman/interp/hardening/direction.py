@@ -12,15 +12,13 @@ of the gaps between harmful and harmless prompts, so that what is massive stays 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from steersman.interp.activations import Edit
 from steersman.interp.anatomy import anatomy_of
-from steersman.interp.directions import GAPS, means, to_level, without
-
-Form = Literal["level", "zero"]
+from steersman.interp.directions import Form, level_edits, means, to_level, without
 
 
 class Streams(NamedTuple):
@@ -55,8 +53,7 @@ def streams(model: Any, harmful: Sequence[list[int]], harmless: Sequence[list[in
 
 def levelled(found: Streams, layer: int, direction: Tensor) -> Edit:
     """The edit of a layer's input that puts it, along a unit vector, where harmless prompts are. Gradients pass."""
-    gap = abs(float(found.difference[layer] @ direction))
-    return to_level(direction, float(found.harmless[layer] @ direction), GAPS * gap)
+    return to_level(direction, float(found.harmless[layer] @ direction), float(found.difference[layer] @ direction))
 
 
 def own(found: Streams, first: int, form: Form) -> list[tuple[str, Edit]]:
@@ -73,7 +70,7 @@ def single(model: Any, found: Streams, layer: int, form: Form) -> list[tuple[str
     r = found.directions[layer]
     if form == "zero":
         return everywhere(model, r)
-    return [(f"blocks.{at}.hook_resid_pre", levelled(found, at, r)) for at in range(len(found.harmful))]
+    return level_edits(r, found.harmless @ r, found.difference @ r)
 
 
 def everywhere(model: Any, direction: Tensor) -> list[tuple[str, Edit]]:

@@ -12,9 +12,11 @@ from torch import Tensor
 from steersman.evals.detectors.refusal import RefusalClass, refusal
 from steersman.interp.activations import Edit, hooks
 from steersman.interp.anatomy import anatomy_of
-from steersman.interp.hardening.direction import Form, single, streams
-from steersman.lm.chat_format import ChatFormat, Example, pad
-from steersman.lm.head import evaluating, head_of, trunk
+from steersman.interp.directions import Form
+from steersman.interp.hardening.direction import single, streams
+from steersman.interp.refusal import first_logprobs, mean_kl
+from steersman.lm.chat_format import ChatFormat
+from steersman.lm.head import evaluating, head_of
 from steersman.lm.sampling import Request, Sampler, SamplingConfig
 from steersman.stats import Estimate, paired_difference, wilson
 from steersman.types import Text, plain_text
@@ -94,32 +96,20 @@ def strongest(
     kinds = [[chat.prompt_ids(prompt) for prompt in prompts] for prompts in (harmful, harmless)]
     with evaluating(model):
         means = streams(model, *kinds)
+        head = head_of(model)
+        plain = first_logprobs(model, head, kinds[1][:16])
     if layers is None:
         layers = range(1, max(2, int((1 - LAST_SHARE) * anatomy_of(model).layers)))
-    plain = _next_logprobs(model, kinds[1][:16], ())
     found = []
     for layer in layers:
         for form in FORMS:
             edits = single(model, means, layer, form)
-            changed = _next_logprobs(model, kinds[1][:16], edits)
-            divergence = (plain.exp() * (plain - changed)).sum(1).mean().item()
+            with evaluating(model), hooks(model, edits):
+                divergence = mean_kl(plain, first_logprobs(model, head, kinds[1][:16]))
             asked = harmful[:chosen_with] if divergence <= BROKEN_KL else []
             refused = answers(model, chat, asked, tokens, edits).rate if asked else wilson(0, 0)
             found.append(Ablated(layer, form, means.directions[layer], edits, refused, divergence))
     return sorted(found, key=lambda one: (not one.refused.n, one.refused.value))
-
-
-def _next_logprobs(model: Any, rows: Sequence[list[int]], edits: Sequence[tuple[str, Edit]]) -> Tensor:
-    """Log-probabilities in nats of the token after each row, [N, V]."""
-    batch = pad([Example(ids, 0) for ids in rows], 0, model.device)
-    with torch.no_grad(), evaluating(model):
-        head = head_of(model)
-        with hooks(model, edits):
-            hidden = trunk(model)(
-                input_ids=batch.token_ids, attention_mask=batch.attention_mask, use_cache=False
-            ).last_hidden_state
-        last = batch.attention_mask.sum(1) - 1
-        return head.logits(hidden[torch.arange(len(rows)), last]).float().log_softmax(-1)
 
 
 class Prompts(NamedTuple):

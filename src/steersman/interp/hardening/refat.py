@@ -30,8 +30,9 @@ from torch import Tensor
 
 from steersman.interp.activations import Edit, hooks
 from steersman.interp.anatomy import anatomy_of
+from steersman.interp.directions import Form
 from steersman.interp.hardening import learner
-from steersman.interp.hardening.direction import Form, Streams, own, single, streams
+from steersman.interp.hardening.direction import Streams, own, single, streams
 from steersman.interp.hardening.learner import Learner, TrainingConfig
 from steersman.interp.hardening.rows import Rows, drawn_evenly, examples
 from steersman.lm.chat_format import Example
