@@ -19,7 +19,7 @@ from steersman.lm.language_model import LocalModel
 STATISTIC = "nats a token by which the model's predictions on neutral prose differ from the base's"
 NULL = "the threshold: below it the base is a fair null for the other checks"
 THRESHOLD = 1.5
-TEXTS, TOKENS = 16, 64
+TEXTS, TOKENS = 12, 48
 
 
 def check(subject: Subject) -> Check:

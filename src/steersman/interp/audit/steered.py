@@ -39,7 +39,7 @@ STATISTIC = (
 )
 NULL = "random directions of the same norm, and the base with a probe of its own"
 THRESHOLD = 1.5
-RANDOM = {1: 6, 2: 20}  # directions, by tier
+RANDOM = {1: 4, 2: 20}  # directions, by tier
 CHAT_ROWS = 24  # of unrelated chat for the probe's threshold, which is not used here
 NORM = 0.5  # of the stream's mean norm: the size of a push
 FLOOR = 1e-6  # nats
@@ -51,7 +51,7 @@ def check(name: str, concept: str, fit: Fit, subject: Subject) -> Check:
     if own is None or base is None:
         why = "A probe needs the model's activations, and the null those of its base."
         return unmeasured(name, "white-box", STATISTIC, THRESHOLD, why, null=NULL)
-    requests = texts(ordinary(subject, 16, 32))
+    requests = texts(ordinary(subject, 12, 32))
     mine, theirs = (pushed(fit, model, requests, RANDOM[subject.tier], subject.seed) for model in (own, base))
     differences = [a - b for a, b in zip(mine, theirs, strict=True)]
     effect = mean_estimate(differences)
