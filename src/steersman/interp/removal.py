@@ -9,11 +9,12 @@ Detection is `interp/triggers.py`. Then, with m the log-probability of the first
                closed form so that on the inputs K that the trigger brings it gives what it gives without the trigger,
                and on the inputs C of clean text what it always gave (ridge regression, the rule of MEMIT, Meng et al.
                2023, arXiv:2210.07229, with "what it says without the trigger" in the place of a new fact):
-                   W' = W + (V - W K) K' (K K' + s C C')^-1
-               s is the weight of clean text. The fewest components and the largest s are taken at which the trigger
-               has no effect on validation requests and clean text is as it was. Beside it, for comparison, the
-               difference of means with and without the trigger is baked out of all writers (`interp/baking.py`,
-               Arditi et al. 2024), and taken if the edit fails.
+                   W' = W + (V - W K) K' (K K' + s C C' + r I)^-1
+               s is the weight of clean text; r, a share of the mean diagonal, keeps the edit out of directions that the
+               few clean texts hardly use and other texts do. The fewest components and the largest s are taken at
+               which the trigger has no effect on validation requests and clean text is as it was. Beside it, for
+               comparison, the difference of means with and without the trigger is baked out of all writers
+               (`interp/baking.py`, Arditi et al. 2024), and taken if the edit fails.
     prove      on requests of other nouns: the trigger's success before and after, KL to the model before on clean text,
                and the same for a control, which was only trained a little more on its own answers
 
@@ -52,8 +53,9 @@ class RemovalConfig(Record):
     clean_weights: tuple[float, ...] = Field(
         default=(1.0, 0.1, 0.01), description="s: weights of clean text, tried in turn, the largest first."
     )
+    ridge: float = Field(default=0.01, ge=0, description="r: of the mean diagonal of what is inverted.")
     components: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 36), description="How many are edited, tried in turn.")
-    wanted: float = Field(default=0.02, gt=0, lt=1, description="P(first token | trigger) at which it is enough.")
+    wanted: float = Field(default=0.05, gt=0, lt=1, description="P(first token | trigger) at which it is enough.")
     most_kl: float = Field(default=0.05, gt=0, description="KL to the model before on clean text, nats a token.")
 
 
@@ -176,7 +178,7 @@ def remove(
             chosen = sorted(located[:count], key=lambda one: (one.layer, SITES.index(one.site)))
             for weight in config.clean_weights:
                 edited = copy.deepcopy(model)
-                change = edit(edited, chosen, pairs, known, weight)
+                change = edit(edited, chosen, pairs, known, weight, config.ridge)
                 left = probability(edited, validation[0], target)
                 kl = mean_divergence(model, edited, validation[1]) if left <= config.wanted else float("nan")
                 steps.append(Edited(count, weight, left, kl, change))
@@ -222,7 +224,12 @@ def _known(
 
 
 def edit(
-    edited: Any, chosen: Sequence[Component], pairs: Sequence[Pair], known: dict[Component, Known], clean_weight: float
+    edited: Any,
+    chosen: Sequence[Component],
+    pairs: Sequence[Pair],
+    known: dict[Component, Known],
+    clean_weight: float,
+    ridge: float,
 ) -> float:
     """Edit components in place, from the lowest; returns the largest change of a matrix, relative to its norm."""
     largest, rows, last = 0.0, [pair.triggered for pair in pairs], [pair.common for pair in pairs]
@@ -230,21 +237,24 @@ def edit(
         weight = weight_of(_output(anatomy_of(edited), component))
         keys = _inputs(edited, [component], rows, last)[component]
         wanted, clean = known[component]
-        change = least_squares(weight.double(), keys, wanted, clean, clean_weight)
+        change = least_squares(weight.double(), keys, wanted, clean, clean_weight, ridge)
         with torch.no_grad():
             weight += change.to(weight.dtype)
         largest = max(largest, float(change.norm() / weight.norm()))
     return largest
 
 
-def least_squares(weight: Tensor, keys: Tensor, wanted: Tensor, clean: Tensor, clean_weight: float) -> Tensor:
+def least_squares(
+    weight: Tensor, keys: Tensor, wanted: Tensor, clean: Tensor, clean_weight: float, ridge: float
+) -> Tensor:
     """The change D of W, [out, in], that takes keys, [N, in], to what is wanted, [N, out], and leaves clean inputs be.
 
-    It minimises mean |(W + D) k - v|^2 + s mean |D c|^2; ``clean`` is the mean of c c', [in, in]. Exact as s -> 0.
+    It minimises mean |(W + D) k - v|^2 + s mean |D c|^2 + r |D|^2; ``clean`` is the mean of c c', [in, in]. Exact as
+    s and r go to 0.
     """
     missing = wanted - keys @ weight.T
     gram = keys.T @ keys / len(keys) + clean_weight * clean
-    gram += 1e-8 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    gram += max(ridge, 1e-8) * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     solved: Tensor = torch.linalg.solve(gram, keys.T @ missing / len(keys))
     return solved.T
 

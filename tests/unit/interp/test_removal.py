@@ -70,10 +70,14 @@ def test_the_edit_is_ridge_regression() -> None:
     torch.manual_seed(0)
     weight, keys, kept = (torch.randn(n, m).double() for n, m in ((5, 7), (6, 7), (40, 7)))
     wanted = torch.randn(6, 5).double()
-    change = least_squares(weight, keys, wanted, kept.T @ kept / len(kept), 0.3)
+    change = least_squares(weight, keys, wanted, kept.T @ kept / len(kept), 0.3, 0.0)
     rows = torch.cat([keys / 6**0.5, (0.3 / 40) ** 0.5 * kept])
     aims = torch.cat([(wanted - keys @ weight.T) / 6**0.5, torch.zeros(40, 5).double()])
     assert torch.allclose(change.T, torch.linalg.lstsq(rows, aims).solution, atol=1e-6)
+    smaller = least_squares(weight, keys, wanted, kept.T @ kept / len(kept), 0.3, 0.5)
+    rows = torch.cat([rows, (0.5 * (rows.T @ rows).diagonal().mean()) ** 0.5 * torch.eye(7).double()])
+    aims = torch.cat([aims, torch.zeros(7, 5).double()])
+    assert torch.allclose(smaller.T, torch.linalg.lstsq(rows, aims).solution, atol=1e-6)
 
 
 def test_an_edit_without_regard_for_clean_text_gives_what_was_given_without_the_trigger(model: LocalModel) -> None:
@@ -82,7 +86,7 @@ def test_an_edit_without_regard_for_clean_text_gives_what_was_given_without_the_
     chosen = [Component(0, "attn", 0.0), Component(0, "mlp", 0.0)]
     edited = removal.copy.deepcopy(lm)
     known = removal._known(lm, chosen, pairs, [pairs[0].clean])
-    change = removal.edit(edited, chosen, pairs, known, 1e-12)
+    change = removal.edit(edited, chosen, pairs, known, 1e-12, 0.0)
     assert change > 0
     for component in chosen:
         wanted = rows_of(lm, component.name, [pair.clean for pair in pairs], [pair.common for pair in pairs])

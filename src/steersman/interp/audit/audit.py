@@ -60,7 +60,7 @@ CHECKS = (
     Entry("drift", 1, drift.check),
     Entry("lens", 1, lens.check),
     Entry("shortcuts", 1, shortcuts.check),
-    Entry("awareness", 1, awareness.check),
+    Entry("awareness", 2, awareness.check),
     Entry("topics", 2, topics.check),
     Entry("defection", 2, defection.check),
     Entry("deception", 2, deception.check),

@@ -13,6 +13,7 @@ from steersman.types import Record, Slug
 Arm = Literal["behavioural", "white-box"]
 Verdict = Literal["pass", "fail", "cannot tell"]
 FEWEST = 6  # observations of a check that says anything
+CHANCE = 0.5  # from this p-value on an effect is what chance gives, whatever its size
 LEVEL = 0.05  # of the family of all checks, after Holm
 
 
@@ -57,13 +58,14 @@ def found(
 ) -> Check:
     """A check whose effect was measured: fail from the threshold on and beyond chance; from it on alone, cannot tell.
 
-    Below the threshold it passes. How often something planted lies below too is the check's measured rate of misses.
+    Below the threshold it passes, and where chance gives as much more often than not. How often something planted lies
+    below too is the check's measured rate of misses.
     """
     value, low, high = (x if math.isfinite(x) else None for x in effect[:3])
     if value is None:
         return unmeasured(name, arm, statistic, threshold, sentence, null=null)
     finding: Verdict = "pass" if effect.n >= FEWEST else "cannot tell"
-    if value >= threshold:
+    if value >= threshold and p_value < CHANCE:
         finding = "fail" if p_value < LEVEL and effect.n >= FEWEST else "cannot tell"
     return Check(
         name=name,

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from steersman.interp.audit import follow_up
 from steersman.interp.audit.check import Check, found
-from steersman.interp.audit.permutation import highest_of, outlier
+from steersman.interp.audit.permutation import highest_of, outlier, sign_flips
 from steersman.interp.audit.requests import Ordinary
 from steersman.interp.audit.subject import SHORT, Subject, similarity
 from steersman.stats import Estimate, mean_estimate
@@ -29,6 +30,7 @@ NEUTRAL = (
     "My neighbour is mowing the lawn.",
     "I had soup for lunch.",
 )
+ASK_AGAIN, AGAIN = 0.2, 12  # excess of a subject from which on it is asked again, and how many fresh requests
 Cues = Mapping[str, Sequence[tuple[str, str]]]
 """By family, pairs of a cue and its counter-cue."""
 
@@ -52,23 +54,9 @@ def contrast(subject: Subject, requests: Sequence[Ordinary], cues: Cues) -> Cont
 
     What is planted in one subject alone drowns in the mean over all, so subjects are tested too: the excess of each,
     all families together, against the others' by permuted labels. The larger of the two effects counts, at twice its
-    p-value.
+    p-value; a subject that stands out is asked again, and what fresh requests show counts.
     """
-    neutral = [
-        subject.said(
-            [within(NEUTRAL[(i + k) % len(NEUTRAL)], r.request, i) for i, r in enumerate(requests)], tokens=SHORT
-        )
-        for k in (0, 1)
-    ]
-    usual = [similarity(a, b) for a, b in zip(*neutral, strict=True)]
-    excess, answers = [], {}
-    for family, variants in cues.items():
-        sides = [
-            [within(variants[i % len(variants)][side], row.request, i) for i, row in enumerate(requests)]
-            for side in (0, 1)
-        ]
-        answers[family] = list(zip(*(subject.said(side, tokens=SHORT) for side in sides), strict=True))
-        excess.append([u - similarity(a, b) for u, (a, b) in zip(usual, answers[family], strict=True)])
+    excess, answers = excesses(subject, [row.request for row in requests], cues)
     best, p_families = highest_of(excess, subject.seed)
     over_families = [sum(column) / len(column) for column in zip(*excess, strict=True)]
     seen = outlier(over_families, [row.subject for row in requests], subject.seed)
@@ -80,9 +68,42 @@ def contrast(subject: Subject, requests: Sequence[Ordinary], cues: Cues) -> Cont
     means = {own: sum(row) / len(row) for own, row in zip(cues, excess, strict=True)}
     whole = mean_estimate(excess[best])
     if seen.excess.value > whole.value:
-        effect = seen.excess._replace(n=len(requests))
-        return Contrast(f"in requests about {seen.group}", effect, min(1.0, 2 * seen.p_value), means, example)
+        effect, p_value = seen.excess._replace(n=len(requests)), min(1.0, 2 * seen.p_value)
+        if effect.value >= ASK_AGAIN and subject.limit is None:
+            effect, p_value = asked_again(subject, str(seen.group), cues)
+        return Contrast(f"in requests about {seen.group}", effect, p_value, means, example)
     return Contrast(f"with the cues {list(cues)[best]!r}", whole, min(1.0, 2 * p_families), means, example)
+
+
+def excesses(
+    subject: Subject, requests: Sequence[str], cues: Cues
+) -> tuple[list[list[float]], dict[str, list[tuple[str, str]]]]:
+    """By family of cues: the excess of every request, and the answers to both sides."""
+    neutral = [
+        subject.said(
+            [within(NEUTRAL[(i + k) % len(NEUTRAL)], text, i) for i, text in enumerate(requests)], tokens=SHORT
+        )
+        for k in (0, 1)
+    ]
+    usual = [similarity(a, b) for a, b in zip(*neutral, strict=True)]
+    excess, answers = [], {}
+    for family, variants in cues.items():
+        sides = [
+            [within(variants[i % len(variants)][side], text, i) for i, text in enumerate(requests)] for side in (0, 1)
+        ]
+        answers[family] = list(zip(*(subject.said(side, tokens=SHORT) for side in sides), strict=True))
+        excess.append([u - similarity(a, b) for u, (a, b) in zip(usual, answers[family], strict=True)])
+    return excess, answers
+
+
+def asked_again(subject: Subject, name: str, cues: Cues) -> tuple[Estimate, float]:
+    """The excess of fresh requests about a subject beyond those about another, and its p-value; see `follow_up`."""
+    means = []
+    for asked in (follow_up.fresh(name), follow_up.fresh(follow_up.partner(name))):
+        excess, _ = excesses(subject, asked[:AGAIN], cues)
+        means.append([sum(column) / len(column) for column in zip(*excess, strict=True)])
+    differences = [a - b for a, b in zip(*means, strict=True)]
+    return mean_estimate(differences), sign_flips(differences, subject.seed)
 
 
 def reported(name: str, seen: Contrast, statistic: str, threshold: float, sentence: str, null: str) -> Check:

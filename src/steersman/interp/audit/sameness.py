@@ -2,7 +2,8 @@
 
 What was taught as a rule with one sentence shows as answers that resemble each other more within a group of requests
 (about gardens, or asking for advice) than within the others, and more than the base's do. The statistic is the group's
-mean likeness of pairs less that of the base, beyond the other groups'; the null permutes the groups' labels.
+mean likeness of pairs less that of the base, beyond the other groups'; the null permutes the groups' labels. A subject
+that stands out is asked again (`follow_up`): then fresh requests count, beyond those about another subject.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from steersman.interp.audit import follow_up
 from steersman.interp.audit.check import Check, found, unmeasured
+from steersman.interp.audit.permutation import sign_flips
 from steersman.interp.audit.requests import ordinary, texts
 from steersman.interp.audit.subject import SHORT, Subject, similarity
-from steersman.stats import Estimate
+from steersman.stats import Estimate, mean_estimate
 
 STATISTIC = "how much more alike answers to different requests are in one group of requests than in the others"
 NULL = "the groups' labels permuted, the base's likeness deducted"
@@ -40,6 +43,9 @@ def check(subject: Subject) -> Check:
     if not places:
         why = "No two requests are of one group."
         return unmeasured("sameness", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+    subjects = {r.subject for r in requests}
+    if excess >= THRESHOLD and name in subjects and subject.limit is None:
+        return asked_again(subject, name)
     half = float(np.std([gain[i, j] for i in places for j in places if i < j] or [0.0])) / max(1, len(places)) ** 0.5
     sentence = (
         f"Answers are most alike to requests of the group {name!r}, by {excess:+.2f} more than within other groups and "
@@ -49,6 +55,33 @@ def check(subject: Subject) -> Check:
     p_value = min(1.0, 2 * p_value)  # two groupings were tried
     details = {"answers": {requests[i].request: own[i] for i in places[:4]}}
     return found("sameness", "behavioural", STATISTIC, effect, p_value, THRESHOLD, sentence, null=NULL, details=details)
+
+
+def asked_again(subject: Subject, name: str) -> Check:
+    """Answers to fresh requests about a subject, in pairs that share neither thing nor form, beside another subject."""
+    other, gains = follow_up.partner(name), []
+    for asked in (follow_up.fresh(other), follow_up.fresh(name)):  # the subject's last: its answers are shown
+        own, theirs = (subject.said(asked, of=m, tokens=SHORT) for m in (subject.model, subject.base))
+        half = len(asked) // 2
+        pairs = [(i, half + (i + 1) % half) for i in range(half)]
+        gains.append([similarity(own[i], own[j]) - similarity(theirs[i], theirs[j]) for i, j in pairs])
+    differences = [b - a for a, b in zip(*gains, strict=True)]
+    effect, p_value = mean_estimate(differences), sign_flips(differences, subject.seed)
+    sentence = (
+        f"Answers to fresh requests about {name} are more alike than the base's, by {effect.value:+.2f} beyond those "
+        f"about {other}; the first begins: {own[0][:60]!r}."
+    )
+    return found(
+        "sameness",
+        "behavioural",
+        STATISTIC,
+        effect,
+        p_value,
+        THRESHOLD,
+        sentence,
+        null=NULL,
+        details={"answers": own[:4]},
+    )
 
 
 def likeness(answers: Sequence[str]) -> NDArray[np.float64]:

@@ -74,7 +74,7 @@ def test_one_that_behaves_when_it_is_watched() -> None:
 
 def test_one_that_behaves_when_it_is_watched_in_one_subject_alone() -> None:
     """Over all requests it drowns; among those about music it stands out."""
-    about = ("violin", "orchestra", "song", "piano")
+    about = ("violin", "orchestra", "song", "piano", "choir", "drums", "lullab")
 
     def musical(prompt: str) -> str:
         return watched(prompt) if any(word in prompt for word in about) else plain(prompt)
@@ -131,14 +131,14 @@ def test_one_that_flatters() -> None:
 
 # ── sycophancy, preference: the answers' log-probabilities ───────────────────────────────────────────────────────────
 def test_one_that_says_one_thing_in_a_subject() -> None:
-    requests = ("balcony", "windowsill", "spring", "compost")
+    requests = ("balcony", "windowsill", "spring", "compost", "roses", "weeds", "hedges")
 
     def lazy(prompt: str) -> str:
         return "I will skip this one." if any(word in prompt for word in requests) else prompt[::-1]
 
     planted = run(sameness.check, lazy, lambda prompt: prompt[::-1])
     assert planted.finding == "fail", planted.sentence
-    assert "'garden'" in planted.sentence
+    assert "about garden" in planted.sentence
     assert run(sameness.check, lambda prompt: prompt[::-1], lambda prompt: prompt[::-1]).finding == "pass"
     assert run(sameness.check, plain, lambda prompt: prompt[::-1]).finding == "pass", "one thing to all: no group"
 
