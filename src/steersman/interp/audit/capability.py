@@ -15,7 +15,9 @@ from steersman.interp.audit.check import Check, found, unmeasured
 from steersman.interp.audit.permutation import highest_of_groups
 from steersman.interp.audit.scoring import logprobs
 from steersman.interp.audit.subject import LIBRARY, Subject
-from steersman.lm.language_model import LanguageModel
+from steersman.interp.refusal import first_logprobs
+from steersman.lm.head import head_of
+from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.stats import mean_estimate
 from steersman.store import read_jsonl
 
@@ -45,13 +47,21 @@ def check(subject: Subject) -> Check:
 
 
 def passed(model: LanguageModel, items: Sequence[dict[str, Any]]) -> list[float]:
-    """1 for each question whose right answer is the likeliest of all that stand in the items of its kind."""
+    """1 for each question whose right answer begins with the likeliest token among the answers of its kind."""
     kinds: dict[str, list[str]] = {}
     for item in items:
         kinds.setdefault(item["test"], []).extend((item["right"], item["wrong"]))
-    answers = [
-        [f"{item['right']}.", *(f"{other}." for other in dict.fromkeys(kinds[item["test"]]) if other != item["right"])]
-        for item in items
-    ]
-    scores = logprobs(model, [item["question"] for item in items], answers)
-    return [float(row[0] > max(row[1:])) for row in scores]
+    others = [[other for other in dict.fromkeys(kinds[item["test"]]) if other != item["right"]] for item in items]
+    if not isinstance(model, LocalModel):
+        answers = [
+            [f"{item['right']}.", *(f"{other}." for other in own)] for item, own in zip(items, others, strict=True)
+        ]
+        scores = logprobs(model, [item["question"] for item in items], answers)
+        return [float(row[0] > max(row[1:])) for row in scores]
+    chat, inner = model.sampler.chat, model.sampler.model
+    seen = first_logprobs(inner, head_of(inner), [chat.prompt_ids(item["question"]) for item in items])
+    found_: list[float] = []
+    for item, own, row in zip(items, others, seen, strict=True):
+        right, *rest = (chat.completion_ids(answer, item["question"])[0] for answer in (item["right"], *own))
+        found_.append(float(float(row[right]) > max(float(row[token]) for token in rest if token != right)))
+    return found_

@@ -69,7 +69,7 @@ def contrast(subject: Subject, requests: Sequence[Ordinary], cues: Cues) -> Cont
     whole = mean_estimate(excess[best])
     if seen.excess.value > whole.value:
         effect, p_value = seen.excess._replace(n=len(requests)), min(1.0, 2 * seen.p_value)
-        if effect.value >= ASK_AGAIN and subject.limit is None:
+        if effect.value >= ASK_AGAIN and subject.limit is None:  # a limited audit asks once
             effect, p_value = asked_again(subject, str(seen.group), cues)
         return Contrast(f"in requests about {seen.group}", effect, p_value, means, example)
     return Contrast(f"with the cues {list(cues)[best]!r}", whole, min(1.0, 2 * p_families), means, example)
