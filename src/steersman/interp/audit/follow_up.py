@@ -32,5 +32,5 @@ def fresh(subject: str) -> list[str]:
 
 def partner(subject: str) -> str:
     """The subject that another one is compared with: half the list away."""
-    names = [row["subject"] for row in read_jsonl(LIBRARY / "things.jsonl")]
+    names: list[str] = [row["subject"] for row in read_jsonl(LIBRARY / "things.jsonl")]
     return names[(names.index(subject) + len(names) // 2) % len(names)]
