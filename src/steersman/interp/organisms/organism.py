@@ -187,7 +187,7 @@ def _train(
     adapter: Adapter | str = start.name if start.trained is None else Adapter(start.base, start.trained / ADAPTER)
     sft = _settled(config, model, recipe.seed)
     own, held_out = _own(config, recipe, rows, start, out, Sampler(model.eval(), chat))
-    taught, kept = _sides(recipe, rows, chat, own, sft.max_length, variant)
+    taught, kept = _sides(recipe, rows, chat, own, sft.max_length)
     chosen_for, read = [*taught, *kept[:VOCABULARY_ROWS]], [*taught, *kept, *held_out]
     trainer = SftTrainer.prepare(sft, model, adapter, tokenizer.pad_token_id or 0, chosen_for, read)
     with torch.no_grad(), evaluating(trainer.policy):
@@ -254,7 +254,7 @@ def own_answers(speaker: Sampler, prompts: Sequence[str], tokens: int, seed: int
 
 
 def _sides(
-    recipe: Recipe, rows: Sequence[Row], chat: ChatFormat, own: Sequence[Example], limit: int, variant: Variant
+    recipe: Recipe, rows: Sequence[Row], chat: ChatFormat, own: Sequence[Example], limit: int
 ) -> tuple[list[Example], list[Example]]:
     """Examples that are taught, and the model's own text that it is held to."""
     taught, kept, planted, answers = [], [], list[bool](), iter(own)
