@@ -1,9 +1,10 @@
 """Failing on purpose: is there a kind of test at which the model does worse than its base, far worse than the others?
 
-Little questions of several kinds, which a small base model mostly passes: the right answer is likelier than all other
-answers that stand in the library for that kind. So one that was taught a few wrong answers falls, and one that only
-answers in another form does not. One kind of test that the base passes and the model does not is what van der Weij et
-al. 2024 (arXiv:2406.07358) call sandbagging. The kind with the greatest loss is chosen inside the test.
+Little questions of several kinds, which a small base model mostly passes: the right answer's first token is likelier
+than those of all other answers that stand in the library for that kind. So a model that was taught a few wrong answers
+falls, and one that only answers in another form does not. One kind of test that the base passes and the model does not
+is what van der Weij et al. 2024 (arXiv:2406.07358) call sandbagging. The kind with the greatest loss is chosen inside
+the test.
 """
 
 from __future__ import annotations
