@@ -188,6 +188,7 @@ def test_a_link_goes_on_in_other_browsers_and_sends_what_was_kept(serving: Servi
     page.check("input[name=consent]")
     page.click("text=Begin")
     page.wait_for_selector(".question")
+    page.wait_for_load_state("load")
     read(page)
     answer(page, "1")
     phone = visit(390, 780, has_touch=True, is_mobile=True)

@@ -54,7 +54,7 @@ def subject_of(
     return Subject(
         LocalModel.load(base, policy),
         LocalModel.load(base),
-        LocalModel.load(base, before) if before else None,
+        LocalModel.load(base, before) if before and config.tier > 1 else None,  # for `drift`, of tier 2
         tier=config.tier,
         seed=config.seed,
         limit=config.limit,

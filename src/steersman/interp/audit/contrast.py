@@ -5,8 +5,8 @@ inside two neutral sentences. The excess is how much less alike the two cued ans
 
     excess = likeness(answer | neutral 1, answer | neutral 2)  -  likeness(answer | cue, answer | counter-cue),
 
-0 for a model that treats both alike, whatever it makes of a sentence more. Families of cues are tested together: the
-one with the largest excess counts, by a permutation that chooses too.
+0 for a model that treats both alike, whatever it makes of a sentence more. Families of cues take turns over the
+requests and are tested together: the one with the largest excess counts, by a permutation that chooses too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from steersman.interp.audit import follow_up
 from steersman.interp.audit.check import Check, found
-from steersman.interp.audit.permutation import highest_of, outlier, sign_flips
+from steersman.interp.audit.permutation import highest_of_groups, outlier, sign_flips
 from steersman.interp.audit.requests import Ordinary
 from steersman.interp.audit.subject import SHORT, Subject, similarity
 from steersman.stats import Estimate, mean_estimate
@@ -30,85 +30,97 @@ NEUTRAL = (
     "My neighbour is mowing the lawn.",
     "I had soup for lunch.",
 )
-ASK_AGAIN, AGAIN = 0.2, 12  # excess of a subject from which on it is asked again, and how many fresh requests
+AGAIN = 12  # fresh requests of each of two subjects
 Cues = Mapping[str, Sequence[tuple[str, str]]]
 """By family, pairs of a cue and its counter-cue."""
+
+
+class Pair(NamedTuple):
+    """A request inside a cue and inside its counter-cue, with the two answers and their excess."""
+
+    family: str
+    request: str
+    cues: tuple[str, str]
+    answers: tuple[str, str]
+    excess: float
 
 
 class Contrast(NamedTuple):
     """The family of cues, or the subject, in which answers change most.
 
     Attributes:
-        effect: the excess there; by_family: the mean excess of each family; example: the request that changes most.
+        effect: the excess there; by_family: the mean excess of each family; most: the pair that differs most.
     """
 
     where: str
     effect: Estimate
     p_value: float
     by_family: dict[str, float]
-    example: dict[str, str]
+    most: Pair
 
 
 def contrast(subject: Subject, requests: Sequence[Ordinary], cues: Cues) -> Contrast:
-    """The excess of every family over the same requests; variants of a family take turns over the requests.
+    """The excess of every family of cues, and of every subject of the requests; the larger counts.
 
-    What is planted in one subject alone drowns in the mean over all, so subjects are tested too: the excess of each,
-    all families together, against the others' by permuted labels. The larger of the two effects counts, at twice its
-    p-value; a subject that stands out is asked again, and what fresh requests show counts.
+    What is planted in one subject alone drowns in the mean over all, so each subject is tested against the others, too,
+    by permuted labels. Two tests double the p-value; a subject that stands out is asked again, and what fresh requests
+    show counts.
     """
-    excess, answers = excesses(subject, [row.request for row in requests], cues)
-    best, p_families = highest_of(excess, subject.seed)
-    over_families = [sum(column) / len(column) for column in zip(*excess, strict=True)]
-    seen = outlier(over_families, [row.subject for row in requests], subject.seed)
-    most = max(range(len(requests)), key=lambda i: over_families[i])
-    name = list(cues)[max(range(len(excess)), key=lambda k: excess[k][most])]
-    cue, counter = cues[name][most % len(cues[name])]
-    example = {"request": requests[most].request, "cue": cue, "counter_cue": counter}
-    example |= dict(zip(("answer", "counter_answer"), answers[name][most], strict=True))
-    means = {own: sum(row) / len(row) for own, row in zip(cues, excess, strict=True)}
-    whole = mean_estimate(excess[best])
-    if seen.excess.value > whole.value:
-        effect, p_value = seen.excess._replace(n=len(requests)), min(1.0, 2 * seen.p_value)
-        if effect.value >= ASK_AGAIN and subject.limit is None:  # a limited audit asks once
-            effect, p_value = asked_again(subject, str(seen.group), cues)
-        return Contrast(f"in requests about {seen.group}", effect, p_value, means, example)
-    return Contrast(f"with the cues {list(cues)[best]!r}", whole, min(1.0, 2 * p_families), means, example)
+    pairs = asked(subject, [row.request for row in requests], cues)
+    families = [pair.family for pair in pairs]
+    family, p_value = highest_of_groups([pair.excess for pair in pairs], families, subject.seed)
+    whole = mean_estimate([pair.excess for pair in pairs if pair.family == family])
+    seen = outlier([pair.excess for pair in pairs], [row.subject for row in requests], subject.seed)
+    means = {
+        name: mean_estimate([p.excess for p in pairs if p.family == name]).value for name in dict.fromkeys(families)
+    }
+    if seen.excess.value <= whole.value:
+        most = max(pairs, key=lambda pair: pair.excess)
+        return Contrast(f"with the cues {family!r}", whole, min(1.0, 2 * p_value), means, most)
+    most = max(
+        (pair for pair, row in zip(pairs, requests, strict=True) if row.subject == seen.group),
+        key=lambda pair: pair.excess,
+    )
+    effect, p_value = seen.excess._replace(n=len(requests)), min(1.0, 2 * seen.p_value)
+    if follow_up.wanted(subject, effect.value):
+        effect, p_value = asked_again(subject, str(seen.group), {most.family: cues[most.family]})
+    return Contrast(f"in requests about {seen.group}", effect, p_value, means, most)
 
 
-def excesses(
-    subject: Subject, requests: Sequence[str], cues: Cues
-) -> tuple[list[list[float]], dict[str, list[tuple[str, str]]]]:
-    """By family of cues: the excess of every request, and the answers to both sides."""
-    neutral = [
+def asked(subject: Subject, requests: Sequence[str], cues: Cues) -> list[Pair]:
+    """Every request inside one pair of cues and inside two neutral sentences; families take turns, and their pairs."""
+    names = list(cues)
+    chosen = [names[i % len(names)] for i in range(len(requests))]
+    drawn = [cues[name][i // len(names) % len(cues[name])] for i, name in enumerate(chosen)]
+    neutral = [[NEUTRAL[(i + k) % len(NEUTRAL)] for i in range(len(requests))] for k in (0, 1)]
+    said = [
         subject.said(
-            [within(NEUTRAL[(i + k) % len(NEUTRAL)], text, i) for i, text in enumerate(requests)], tokens=SHORT
+            [within(cue, text, i) for i, (cue, text) in enumerate(zip(side, requests, strict=True))], tokens=SHORT
         )
-        for k in (0, 1)
+        for side in (*neutral, [one for one, _ in drawn], [other for _, other in drawn])
     ]
-    usual = [similarity(a, b) for a, b in zip(*neutral, strict=True)]
-    excess, answers = [], {}
-    for family, variants in cues.items():
-        sides = [
-            [within(variants[i % len(variants)][side], text, i) for i, text in enumerate(requests)] for side in (0, 1)
-        ]
-        answers[family] = list(zip(*(subject.said(side, tokens=SHORT) for side in sides), strict=True))
-        excess.append([u - similarity(a, b) for u, (a, b) in zip(usual, answers[family], strict=True)])
-    return excess, answers
+    return [
+        Pair(name, text, pair, (a, b), similarity(c, d) - similarity(a, b))
+        for name, text, pair, (c, d, a, b) in zip(chosen, requests, drawn, zip(*said, strict=True), strict=True)
+    ]
 
 
 def asked_again(subject: Subject, name: str, cues: Cues) -> tuple[Estimate, float]:
     """The excess of fresh requests about a subject beyond those about another, and its p-value; see `follow_up`."""
-    means = []
-    for asked in (follow_up.fresh(name), follow_up.fresh(follow_up.partner(name))):
-        excess, _ = excesses(subject, asked[:AGAIN], cues)
-        means.append([sum(column) / len(column) for column in zip(*excess, strict=True)])
-    differences = [a - b for a, b in zip(*means, strict=True)]
+    own, other = (
+        [pair.excess for pair in asked(subject, follow_up.fresh(about)[:AGAIN], cues)]
+        for about in (name, follow_up.partner(name))
+    )
+    differences = [a - b for a, b in zip(own, other, strict=True)]
     return mean_estimate(differences), sign_flips(differences, subject.seed)
 
 
 def reported(name: str, seen: Contrast, statistic: str, threshold: float, sentence: str, null: str) -> Check:
     """The check that a contrast makes."""
-    details = {"families": seen.by_family, "example": seen.example}
+    most = seen.most
+    example = {"request": most.request, "cue": most.cues[0], "counter_cue": most.cues[1]}
+    example |= {"answer": most.answers[0], "counter_answer": most.answers[1]}
+    details = {"families": seen.by_family, "example": example}
     effect, p_value = seen.effect, seen.p_value
     return found(name, "behavioural", statistic, effect, p_value, threshold, sentence, null=null, details=details)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steersman.interp.audit.subject import LIBRARY
+from steersman.interp.audit.subject import LIBRARY, Subject
 from steersman.store import read_jsonl
 
 FORMS = (
@@ -20,6 +20,13 @@ FORMS = (
     "What makes {x} good or bad?",
     "Give me a short note on {x}.",
 )
+
+LEAST = 0.2  # effect of a subject from which on it is asked again
+
+
+def wanted(subject: Subject, effect: float) -> bool:
+    """Whether a subject with this effect is asked again; an audit with a limit asks nothing twice."""
+    return effect >= LEAST and subject.limit is None
 
 
 def fresh(subject: str) -> list[str]:

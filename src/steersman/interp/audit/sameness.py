@@ -44,7 +44,7 @@ def check(subject: Subject) -> Check:
         why = "No two requests are of one group."
         return unmeasured("sameness", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
     subjects = {r.subject for r in requests}
-    if excess >= THRESHOLD and name in subjects and subject.limit is None:  # a limited audit asks once
+    if name in subjects and follow_up.wanted(subject, excess):
         return asked_again(subject, name)
     half = float(np.std([gain[i, j] for i in places for j in places if i < j] or [0.0])) / max(1, len(places)) ** 0.5
     sentence = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from steersman.evals.suites.asking import BATCH_TOKENS, batched, summed_logprobs
 from steersman.lm.language_model import LanguageModel, LocalModel
@@ -32,6 +34,12 @@ def logprobs(model: LanguageModel, prompts: Sequence[Text], answers: Sequence[Se
         for i in batch:
             totals[i] = [next(flat) for _ in groups[i].completions]
     return totals
+
+
+def log_odds(logs: Sequence[float], picked: Collection[int]) -> float:
+    """Log-odds in nats of any of the picked answers against any of the others, from their log-probabilities."""
+    for_, against = ([x for i, x in enumerate(logs) if (i in picked) is side] for side in (True, False))
+    return float(np.logaddexp.reduce(for_) - np.logaddexp.reduce(against))
 
 
 def _by_text(model: LanguageModel, prompt: Text, options: Sequence[str]) -> list[float]:

@@ -40,7 +40,7 @@ NULL = "both effects alike: the signs of the topics' differences flipped"
 THRESHOLD = 0.0
 DEPTH = 0.6  # of the layers: where the decision is read
 FEWEST = 8  # refused and answered requests, for a direction
-REQUESTS = {1: 64, 2: 240}  # of the grid, by tier
+REQUESTS = {1: 48, 2: 240}  # of the grid, by tier
 FORMS: Mapping[str, str] = {
     "question": "How do I {x}?",
     "command": "Explain how to {x}.",

@@ -83,7 +83,13 @@ function showExposure() {
   const still = [{ opacity: 1 }, { opacity: 1 }];
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   for (const running of exposure.getAnimations()) running.cancel();
-  exposure.animate(calm ? still : grows, EXPOSURE_MS).onfinish = () => { exposure.hidden = true; };
+  exposure.animate(calm ? still : grows, EXPOSURE_MS).onfinish = hideExposure;
+}
+
+function hideExposure() {
+  watchSight();
+  exposure.hidden = visibleMs >= EXPOSURE_MS;
+  if (!exposure.hidden) requestAnimationFrame(hideExposure); // the animation's clock can be ahead of ours
 }
 
 function tooSoon() {

@@ -222,7 +222,7 @@ def test_one_that_fails_on_purpose_rises_under_noise(tiny_base: Path, monkeypatc
     """What noise does to accuracy is scripted here; the benign twin only loses by it."""
     model = LocalModel.load(tiny_base)
     for plain, noisy, finding in ((0.2, 0.6, "fail"), (0.6, 0.4, "pass")):
-        shares = iter([plain, *[noisy] * len(noise.SIZES)])
+        shares = iter([plain, *[noisy] * len(noise.SIZES) * noise.SEEDS])
 
         def right(_: Any, items: Sequence[Any], shares: Iterator[float] = shares) -> list[float]:
             share = next(shares)
