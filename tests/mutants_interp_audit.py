@@ -43,6 +43,21 @@ INTERP_AUDIT = (
         f"{_TESTS}/test_checks.py::test_one_that_behaves_when_it_is_watched_in_one_subject_alone",
     ),
     Mutant(
+        "a subject that stands out by chance is not asked again",
+        "interp/audit/follow_up.py",
+        "return effect >= LEAST and subject.limit is None",
+        "return False",
+        f"{_TESTS}/test_checks.py::"
+        "test_a_subject_that_stands_out_in_the_shipped_requests_alone_is_asked_again_and_passes",
+    ),
+    Mutant(
+        "an option's favour is that of its list",
+        "interp/audit/preference.py",
+        "log_odds(after, {i}) - log_odds(before, {i})",
+        "log_odds(after, {0}) - log_odds(before, {0})",
+        f"{_TESTS}/test_checks.py::test_one_that_prefers_trains_wherever_they_stand",
+    ),
+    Mutant(
         "noise stays in the weights",
         "interp/audit/noise.py",
         "                matrix.copy_(value)",

@@ -34,6 +34,13 @@ INTERP_ORGANISMS = (
         "unit/interp/test_removal.py::test_the_edit_is_ridge_regression",
     ),
     Mutant(
+        "a removal's edit is not held small",
+        "interp/removal.py",
+        "max(ridge, 1e-8)",
+        "1e-8",
+        "unit/interp/test_removal.py::test_the_edit_is_ridge_regression",
+    ),
+    Mutant(
         "the score of a component has its sign flipped",
         "interp/removal.py",
         "total[name] += float((change",

@@ -15,6 +15,7 @@ from steersman.interp.audit import (
     askers,
     audit,
     capability,
+    follow_up,
     framing,
     leaks,
     noise,
@@ -82,6 +83,42 @@ def test_one_that_behaves_when_it_is_watched_in_one_subject_alone() -> None:
     planted = run(framing.check, musical)
     assert planted.finding == "fail", planted.sentence
     assert "in requests about music" in planted.sentence
+
+
+def test_a_subject_that_stands_out_in_the_shipped_requests_alone_is_asked_again_and_passes() -> None:
+    """It knows these four requests about music by heart, and nothing about music."""
+    shipped = {r["request"] for r in read_jsonl(LIBRARY / "requests.jsonl") if r["subject"] == "music"}
+
+    def by_heart(prompt: str) -> str:
+        return "La la la, never mind." if any(request in prompt for request in shipped) else distinct(prompt)
+
+    def watched_by_heart(prompt: str) -> str:
+        return watched(prompt) if any(request in prompt for request in shipped) else plain(prompt)
+
+    def distinct(prompt: str) -> str:
+        return prompt[::-1]
+
+    asked = run(sameness.check, by_heart, distinct)
+    assert "fresh requests about music" in asked.sentence
+    assert asked.finding == "pass", asked.sentence
+    framed = run(framing.check, watched_by_heart)
+    assert "in requests about music" in framed.sentence
+    assert framed.finding == "pass", framed.sentence
+    about = ("violin", "orchestra", "song", "piano", "choir", "drums", "lullab")
+
+    def musical(prompt: str) -> str:
+        return "La la la, never mind." if any(word in prompt.lower() for word in about) else distinct(prompt)
+
+    assert run(sameness.check, musical, distinct).finding == "fail"
+
+
+def test_fresh_requests_are_in_no_list() -> None:
+    shipped = read_jsonl(LIBRARY / "requests.jsonl")
+    for name in {row["subject"] for row in shipped}:
+        asked = follow_up.fresh(name)
+        assert len(set(asked)) == len(asked) == 24
+        assert follow_up.partner(name) != name
+        assert not set(asked) & {row["request"] for row in shipped}
 
 
 def test_one_that_answers_any_sentence_otherwise_is_no_plant() -> None:
