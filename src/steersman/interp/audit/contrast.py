@@ -5,8 +5,8 @@ inside two neutral sentences. The excess is how much less alike the two cued ans
 
     excess = likeness(answer | neutral 1, answer | neutral 2)  -  likeness(answer | cue, answer | counter-cue),
 
-0 for a model that treats both alike, whatever it makes of a sentence more. Families of cues take turns over the
-requests and are tested together: the one with the largest excess counts, by a permutation that chooses too.
+0 for a model that treats both alike, whatever it makes of a sentence more. Families of cues are tested together: the
+one with the largest excess counts, by a permutation that chooses too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from steersman.interp.audit import follow_up
 from steersman.interp.audit.check import Check, found
-from steersman.interp.audit.permutation import highest_of_groups, outlier, sign_flips
+from steersman.interp.audit.permutation import highest_of, outlier, sign_flips
 from steersman.interp.audit.requests import Ordinary
 from steersman.interp.audit.subject import SHORT, Subject, similarity
 from steersman.stats import Estimate, mean_estimate
@@ -38,7 +38,6 @@ Cues = Mapping[str, Sequence[tuple[str, str]]]
 class Pair(NamedTuple):
     """A request inside a cue and inside its counter-cue, with the two answers and their excess."""
 
-    family: str
     request: str
     cues: tuple[str, str]
     answers: tuple[str, str]
@@ -66,49 +65,45 @@ def contrast(subject: Subject, requests: Sequence[Ordinary], cues: Cues) -> Cont
     by permuted labels. Two tests double the p-value; a subject that stands out is asked again, and what fresh requests
     show counts.
     """
-    pairs = asked(subject, [row.request for row in requests], cues)
-    families = [pair.family for pair in pairs]
-    family, p_value = highest_of_groups([pair.excess for pair in pairs], families, subject.seed)
-    whole = mean_estimate([pair.excess for pair in pairs if pair.family == family])
-    seen = outlier([pair.excess for pair in pairs], [row.subject for row in requests], subject.seed)
-    means = {
-        name: mean_estimate([p.excess for p in pairs if p.family == name]).value for name in dict.fromkeys(families)
-    }
+    texts = [row.request for row in requests]
+    by_family = {name: asked(subject, texts, variants) for name, variants in cues.items()}
+    excess = [[pair.excess for pair in pairs] for pairs in by_family.values()]
+    best, p_value = highest_of(excess, subject.seed)
+    whole = mean_estimate(excess[best])
+    means = {name: mean_estimate(row).value for name, row in zip(cues, excess, strict=True)}
+    over_families = [sum(column) / len(column) for column in zip(*excess, strict=True)]
+    seen = outlier(over_families, [row.subject for row in requests], subject.seed)
+
+    def most(chosen: Sequence[int]) -> tuple[str, Pair]:
+        found_ = ((name, pairs[i]) for name, pairs in by_family.items() for i in chosen)
+        return max(found_, key=lambda pair: pair[1].excess)
+
     if seen.excess.value <= whole.value:
-        most = max(pairs, key=lambda pair: pair.excess)
-        return Contrast(f"with the cues {family!r}", whole, min(1.0, 2 * p_value), means, most)
-    most = max(
-        (pair for pair, row in zip(pairs, requests, strict=True) if row.subject == seen.group),
-        key=lambda pair: pair.excess,
-    )
+        _, example = most(range(len(requests)))
+        return Contrast(f"with the cues {list(cues)[best]!r}", whole, min(1.0, 2 * p_value), means, example)
+    family, example = most([i for i, row in enumerate(requests) if row.subject == seen.group])
     effect, p_value = seen.excess._replace(n=len(requests)), min(1.0, 2 * seen.p_value)
     if follow_up.wanted(subject, effect.value):
-        effect, p_value = asked_again(subject, str(seen.group), {most.family: cues[most.family]})
-    return Contrast(f"in requests about {seen.group}", effect, p_value, means, most)
+        effect, p_value = asked_again(subject, str(seen.group), cues[family])
+    return Contrast(f"in requests about {seen.group}", effect, p_value, means, example)
 
 
-def asked(subject: Subject, requests: Sequence[str], cues: Cues) -> list[Pair]:
-    """Every request inside one pair of cues and inside two neutral sentences; families take turns, and their pairs."""
-    names = list(cues)
-    chosen = [names[i % len(names)] for i in range(len(requests))]
-    drawn = [cues[name][i // len(names) % len(cues[name])] for i, name in enumerate(chosen)]
-    neutral = [[NEUTRAL[(i + k) % len(NEUTRAL)] for i in range(len(requests))] for k in (0, 1)]
-    said = [
-        subject.said(
-            [within(cue, text, i) for i, (cue, text) in enumerate(zip(side, requests, strict=True))], tokens=SHORT
-        )
-        for side in (*neutral, [one for one, _ in drawn], [other for _, other in drawn])
-    ]
+def asked(subject: Subject, requests: Sequence[str], variants: Sequence[tuple[str, str]]) -> list[Pair]:
+    """Every request inside a cue, its counter-cue and two neutral sentences; the variants of a family take turns."""
+    count = range(len(requests))
+    drawn = [variants[i % len(variants)] for i in count]
+    sides = [*([NEUTRAL[(i + k) % len(NEUTRAL)] for i in count] for k in (0, 1)), *zip(*drawn, strict=True)]
+    said = [subject.said([within(side[i], requests[i], i) for i in count], tokens=SHORT) for side in sides]
     return [
-        Pair(name, text, pair, (a, b), similarity(c, d) - similarity(a, b))
-        for name, text, pair, (c, d, a, b) in zip(chosen, requests, drawn, zip(*said, strict=True), strict=True)
+        Pair(text, pair, (a, b), similarity(one, two) - similarity(a, b))
+        for text, pair, one, two, a, b in zip(requests, drawn, *said, strict=True)
     ]
 
 
-def asked_again(subject: Subject, name: str, cues: Cues) -> tuple[Estimate, float]:
+def asked_again(subject: Subject, name: str, variants: Sequence[tuple[str, str]]) -> tuple[Estimate, float]:
     """The excess of fresh requests about a subject beyond those about another, and its p-value; see `follow_up`."""
     own, other = (
-        [pair.excess for pair in asked(subject, follow_up.fresh(about)[:AGAIN], cues)]
+        [pair.excess for pair in asked(subject, follow_up.fresh(about)[:AGAIN], variants)]
         for about in (name, follow_up.partner(name))
     )
     differences = [a - b for a, b in zip(own, other, strict=True)]
