@@ -8,6 +8,20 @@ _TESTS = "unit/interp"
 
 INTERP_CIRCUITS = (
     Mutant(
+        "heads are not looked for where they are taken from",
+        "interp/activations.py",
+        "        _check_heads(model, layer, ids)\n",
+        "        pass\n",
+        "unit/interp/test_activations.py::test_heads_that_are_not_where_they_are_looked_for_are_refused",
+    ),
+    Mutant(
+        "a norm that does not name its epsilon has none",
+        "interp/anatomy.py",
+        "if eps is None:",
+        "if False:",
+        "unit/interp/test_activations.py::test_many_more_families_are_taken_apart_by_arithmetic",
+    ),
+    Mutant(
         "a head's write leaves out the norm behind the attention",
         "interp/writes.py",
         "return norm.linear(heads, scale), norm.linear(bias, scale) + norm.bias",

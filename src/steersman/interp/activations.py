@@ -82,9 +82,12 @@ class Activations(NamedTuple):
 def site_names(model: Any) -> list[str]:
     """All names of a model's sites, from the embedding up; paths of modules are names too."""
     anatomy = anatomy_of(model)
-    inner = [name for name in OF_BLOCK if not (anatomy.parallel and name == "hook_resid_mid")]
-    blocks = [f"blocks.{layer}.{name}" for layer in range(anatomy.layers) for name in inner]
-    return ["hook_embed", *blocks, "ln_final.hook_normalized"]
+    found = ["hook_embed"]
+    for layer, block in enumerate(anatomy.blocks):
+        lacks = ["hook_resid_mid"] if anatomy.parallel else []
+        lacks += ["mlp.hook_pre", "mlp.hook_post"] if block.first is None else []
+        found += [f"blocks.{layer}.{name}" for name in OF_BLOCK if name not in lacks]
+    return [*found, "ln_final.hook_normalized"]
 
 
 @contextmanager
@@ -249,8 +252,47 @@ def self_test(model: Any) -> SelfTest:
             f"{type(model).__name__}'s layers do not sum up to its residual stream (off by {error:.2g})",
             do="choose another model, or mend interp/anatomy.py",
         )
+    for layer in sorted({0, anatomy.layers - 1}):
+        _check_heads(model, layer, ids)
     found = model.__dict__[_CHECKED] = SelfTest(len(names), error, anatomy.post_norm, anatomy.parallel)
     return found
+
+
+def _check_heads(model: Any, layer: int, ids: Tensor) -> None:
+    """Queries, keys and values of each head are where they are taken from: what an edit of one changes, and what not.
+
+    With the sign of a head's value turned at one token, its query heads give something else from there on; with that of
+    its key, too; with that of a query, at this token alone. A sign, because a norm over all heads does not see it.
+
+    Raises:
+        ModelError: they are not.
+    """
+    anatomy, z, middle = anatomy_of(model), f"blocks.{layer}.attn.hook_z", PROBE_TOKENS // 2
+    plain = read(model, ids.tolist(), [z]).sites[z][0]  # [T, heads, head_dim]
+    group = anatomy.heads // anatomy.key_value_heads
+
+    def at(head: int) -> Edit:
+        def edit(x: Tensor) -> Tensor:
+            new = x.clone()
+            new[:, middle, head] *= -1
+            return new
+
+        return edit
+
+    heads = {"q": anatomy.heads, "k": anatomy.key_value_heads, "v": anatomy.key_value_heads}
+    for letter, count in heads.items():
+        for head in range(count):
+            with torch.no_grad(), evaluating(model), hooks(model, {f"blocks.{layer}.attn.hook_{letter}": at(head)}):
+                moved = (read(model, ids.tolist(), [z]).sites[z][0] - plain).abs().amax(-1) > 1e-6 * plain.abs().max()
+            own = [head] if letter == "q" else list(range(head * group, (head + 1) * group))
+            others = [other for other in range(anatomy.heads) if other not in own]
+            spread = moved[middle + 1 :, own].any() == (letter != "q")
+            if moved[:, others].any() or moved[:middle].any() or not moved[middle:, own].any(0).all() or not spread:
+                raise ModelError(
+                    f"the {letter} of head {head} in layer {layer} of {type(model).__name__} is not where it is looked"
+                    " for: an edit of it changes other heads or tokens",
+                    do="choose another model, or teach interp/anatomy.py how its attention packs them",
+                )
 
 
 # ── sites ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -284,9 +326,8 @@ def _attach(stack: ExitStack, model: Any, name: str, edit: Edit) -> None:
         "hook_attn_out": block.attention_writer,
         "hook_mlp_out": block.mlp_writer,
         "hook_resid_post": block.module,
-        "mlp.hook_pre": block.mlp_input,
     }
-    return _at_output(stack, outputs[site], edit)
+    return _at_output(stack, block.mlp_input if site == "mlp.hook_pre" else outputs[site], edit)
 
 
 def _at_output(stack: ExitStack, module: nn.Module, edit: Edit) -> None:

@@ -27,12 +27,12 @@ from steersman.lm.head import evaluating, probe_ids, trunk
 
 PROBE_TOKENS = 8
 STREAM_ERROR = 1e-4  # of what a block adds, relative: more, and the parts that were found are not all of it
-_ATTENTION = ("self_attn", "attn", "attention")
-_MLP = ("mlp", "feed_forward", "ffn")
+_ATTENTION = ("self_attn", "attn.attention", "attn", "attention", "self_attention")
+_MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 _ATTENTION_OUTPUT = ("o_proj", "c_proj", "dense", "out_proj")
-_MLP_OUTPUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "w2")
-_MLP_INPUT = ("gate_proj", "c_fc", "dense_h_to_4h", "fc1", "w1", "gate_up_proj")
-_FUSED_QKV = ("c_attn", "query_key_value", "qkv_proj")
+_MLP_OUTPUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "w2", "fc_out")
+_MLP_INPUT = ("gate_proj", "c_fc", "dense_h_to_4h", "fc1", "w1", "gate_up_proj", "up_proj", "fc_in")
+_INTERLEAVED, _IN_TURN = ("query_key_value",), ("c_attn", "qkv_proj")  # packed queries, keys and values
 _KEPT = "_steersman_anatomy"
 
 
@@ -81,8 +81,8 @@ class Block:
             norms behind them.
         attention_norm, mlp_norm: those before the sublayers; None in a model that has none there.
         attention_post_norm, mlp_post_norm: those behind them; None in most models.
-        attention_output, mlp_output: the last linear modules of the sublayers.
-        mlp_input: the MLP's first one; of a gated MLP, the gate.
+        attention_output: the last linear module of the attention.
+        first, last: those of the MLP, of a gated one the gate; None in a mixture of experts, which has many.
     """
 
     module: nn.Module
@@ -98,8 +98,27 @@ class Block:
     key: Part
     value: Part
     attention_output: nn.Module
-    mlp_input: nn.Module
-    mlp_output: nn.Module
+    first: nn.Module | None
+    last: nn.Module | None
+
+    @property
+    def mlp_input(self) -> nn.Module:
+        """The MLP's first linear module, or an error."""
+        return self._dense(self.first)
+
+    @property
+    def mlp_output(self) -> nn.Module:
+        """The MLP's last linear module, or an error."""
+        return self._dense(self.last)
+
+    def _dense(self, projection: nn.Module | None) -> nn.Module:
+        if projection is None:
+            raise ModelError(
+                f"{type(self.mlp).__name__} is a mixture of experts, and its projections are many",
+                expected="an MLP with one first and one last projection",
+                do="work with what the whole MLP writes (hook_mlp_out), or choose another model",
+            )
+        return projection
 
 
 @dataclass(frozen=True)
@@ -165,16 +184,20 @@ def norm_form(module: nn.Module, width: int) -> Norm:
     Raises:
         ModelError: it is neither an RMS norm nor a layer norm.
     """
-    eps = float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)))
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     like = next(iter(module.parameters()), torch.zeros(0))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, width, generator=generator).to(like.device, torch.float32) + 0.5
     with torch.no_grad():
         zero = module(torch.zeros(1, width, device=x.device, dtype=like.dtype)).float()[0]
         for centred in (False, True):
-            plain = Norm(torch.ones_like(zero), zero, centred, eps)
+            plain = Norm(torch.ones_like(zero), zero, centred, float(eps or 0.0))
             unit = plain.centre(x[0]) / plain.scale(x[0])
             norm = plain._replace(gain=(module(x[:1].to(like.dtype)).float()[0] - zero) / unit)
+            if eps is None:  # OLMo keeps it in its code: what it does to a small input says how large it is
+                small = plain.centre(1e-3 * x[0])
+                scale = (norm.gain * small / (module(1e-3 * x[:1].to(like.dtype)).float()[0] - zero)).abs().median()
+                norm = norm._replace(eps=float((scale.square() - small.square().mean()).clamp_min(0)))
             ours = norm.linear(3 * x[1], norm.scale(3 * x[1])) + zero
             theirs = module((3 * x[1:]).to(like.dtype)).float()[0]
             if (ours - theirs).norm() <= (1e-3 if like.dtype == torch.float32 else 5e-2) * theirs.norm():
@@ -196,7 +219,7 @@ def _find(model: Any) -> Anatomy:
     heads = int(config.num_attention_heads)
     output = _named(_named(blocks[0], _ATTENTION, "attention"), _ATTENTION_OUTPUT, "output projection")
     head_dim = seen[output].given.shape[-1] // heads  # type: ignore[union-attr]
-    key_value_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    key_value_heads = _key_value_heads(_named(blocks[0], _ATTENTION, "attention"), seen, heads, head_dim)
     sizes = heads, key_value_heads, head_dim
     found = tuple(_block(block, seen, sizes) for block in blocks)
     last = seen[blocks[-1]].made
@@ -232,6 +255,7 @@ def _block(block: nn.Module, seen: dict[nn.Module, _Seen], sizes: tuple[int, int
     attention, mlp = _named(block, _ATTENTION, "attention"), _named(block, _MLP, "MLP")
     output = _named(attention, _ATTENTION_OUTPUT, "output projection")
     attention_writer, mlp_writer = _writers(block, attention, mlp, seen)
+    experts = isinstance(getattr(mlp, "experts", None), nn.Module)
     norms = [child for child in block.children() if child in seen and child not in (attention, mlp)]
 
     def before(sublayer: nn.Module) -> nn.Module | None:
@@ -252,8 +276,8 @@ def _block(block: nn.Module, seen: dict[nn.Module, _Seen], sizes: tuple[int, int
         mlp_post_norm=behind(mlp_writer, mlp),
         **_projections(attention, seen, sizes),
         attention_output=output,
-        mlp_input=_named(mlp, _MLP_INPUT, "first projection of the MLP"),
-        mlp_output=_named(mlp, _MLP_OUTPUT, "last projection of the MLP"),
+        first=None if experts else _named(mlp, _MLP_INPUT, "first projection of the MLP"),
+        last=None if experts else _named(mlp, _MLP_OUTPUT, "last projection of the MLP"),
     )
 
 
@@ -291,13 +315,13 @@ def _projections(attention: nn.Module, seen: dict[nn.Module, _Seen], sizes: tupl
     """Where queries, keys and values are in the outputs of modules."""
     heads, key_value_heads, head_dim = sizes
     counts = (heads, key_value_heads, key_value_heads)
-    fused = next((getattr(attention, name) for name in _FUSED_QKV if hasattr(attention, name)), None)
+    fused = _packed(attention, (*_INTERLEAVED, *_IN_TURN))
     if fused is None:
         parts = [
             Part(_named(attention, (f"{letter}_proj",), f"{letter}_proj"), _columns(0, count, head_dim, head_dim))
             for letter, count in zip("qkv", counts, strict=True)
         ]
-    elif hasattr(attention, "query_key_value"):  # GPT-NeoX: each head's query, key and value side by side
+    elif fused is _packed(attention, _INTERLEAVED):  # GPT-NeoX: each head's query, key and value side by side
         parts = [Part(fused, _columns(i * head_dim, heads, head_dim, 3 * head_dim)) for i in range(3)]
     else:  # GPT-2, Phi-3: all queries, all keys, all values
         starts = (0, heads * head_dim, (heads + key_value_heads) * head_dim)
@@ -313,6 +337,20 @@ def _projections(attention: nn.Module, seen: dict[nn.Module, _Seen], sizes: tupl
     return dict(zip(("query", "key", "value"), parts, strict=True))
 
 
+def _key_value_heads(attention: nn.Module, seen: dict[nn.Module, _Seen], heads: int, head_dim: int) -> int:
+    """Counted in the outputs: not every configuration says how many."""
+    if (packed := _packed(attention, _IN_TURN)) is not None:
+        return int((seen[packed].made.shape[-1] // head_dim - heads) // 2)
+    if _packed(attention, _INTERLEAVED) is not None:
+        return heads
+    return int(seen[_named(attention, ("k_proj",), "k_proj")].made.shape[-1] // head_dim)
+
+
+def _packed(attention: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    """The module that gives queries, keys and values together, if the attention has one of these names."""
+    return next((getattr(attention, name) for name in names if hasattr(attention, name)), None)
+
+
 def _columns(start: int, count: int, size: int, step: int) -> Tensor:
     return start + step * torch.arange(count)[:, None] + torch.arange(size)
 
@@ -320,7 +358,10 @@ def _columns(start: int, count: int, size: int, step: int) -> Tensor:
 def _named(module: nn.Module, names: Sequence[str], what: str) -> nn.Module:
     """The first child that has one of the names."""
     for name in names:
-        if isinstance(child := getattr(module, name, None), nn.Module):
+        child: Any = module
+        for step in name.split("."):
+            child = getattr(child, step, None)
+        if isinstance(child, nn.Module):
             return child
     raise ModelError(
         f"{type(module).__name__} has no {what} that is known here",

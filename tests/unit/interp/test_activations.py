@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from decoder_families import FAMILIES, HEADS, LAYERS, PARALLEL, POST_NORM, family
+from decoder_families import EXPERTS, FAMILIES, HEADS, LAYERS, MORE, PARALLEL, POST_NORM, by_type, family
 from steersman.errors import ModelError
 from steersman.interp.activations import captured, hooks, read, run_with_cache, self_test, site_names
 from steersman.interp.anatomy import anatomy_of, norm_form, weight_of
+from steersman.interp.attribution import logit_attribution
 from steersman.lm.head import trunk
 
 ROWS = [[5, 9, 11, 3, 8], [7, 2, 30]]
@@ -27,6 +28,28 @@ def test_self_test_recognises_how_the_blocks_are_built(named: tuple[str, Any]) -
     assert found.stream < 1e-5
     assert (found.post_norm, found.parallel) == (name in POST_NORM, name in PARALLEL)
     assert found.sites == 2 + LAYERS * (10 if name in PARALLEL else 11)
+
+
+@pytest.mark.parametrize("name", [*MORE, *EXPERTS])
+def test_many_more_families_are_taken_apart_by_arithmetic(name: str) -> None:
+    model = by_type(name)
+    assert self_test(model).stream < 1e-5
+    found = logit_attribution(model, ROWS, [[3], [4]], [[6], [7]])  # an error unless it sums to the logit difference
+    assert found.difference.abs().min() > 0
+    if name in EXPERTS:
+        assert "blocks.0.mlp.hook_post" not in site_names(model)
+        with (
+            pytest.raises(ModelError, match="mixture of experts"),
+            hooks(model, {"blocks.0.mlp.hook_post": torch.clone}),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("name", ["codegen", "diffllama"])
+def test_heads_that_are_not_where_they_are_looked_for_are_refused(name: str) -> None:
+    """CodeGen packs queries, values and keys by parts for TPUs; in DiffLlama two heads make one."""
+    with pytest.raises(ModelError, match="is not where it is looked for"):
+        self_test(by_type(name))
 
 
 def test_sites_hold_what_their_names_say(named: tuple[str, Any]) -> None:
