@@ -198,3 +198,23 @@ def test_mistakes_are_one_sentence(
     places = {"BASE": str(tiny_base), "DIRECTION": direction.partition("#")[0], "HALF": str(half)}
     with pytest.raises(SteersmanError, match=said):
         run(*(places.get(word, word) for word in words))
+
+
+def test_a_monitor_ships_inside_the_checkpoint(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steersman.cli import interp_probe
+    from steersman.interp.alignment_monitor import load
+
+    monkeypatch.setattr(interp_probe, "CONVERSATIONS", 20)
+    refused = run("interp", "monitor", tiny_base, "defection", "--to", tmp_path / "no")
+    assert refused.exit_code == 1
+    assert "No monitor was made" in refused.output
+    assert not (tmp_path / "no").exists()
+    folder = tmp_path / "monitored"
+    found = shown("interp", "monitor", tiny_base, "defection", "--to", folder, "--anyway")
+    assert found["monitor"]["names"] == ["defection"]
+    model = load(folder, gate="stop")
+    assert model(torch.tensor([[5, 6, 7]])).monitor_scores.shape == (1, 3, 1)
+    with pytest.raises(SteersmanError, match=r"monitored"):
+        run("interp", "monitor", tiny_base, "defection", "--to", folder, "--anyway")

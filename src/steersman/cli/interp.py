@@ -10,7 +10,7 @@ import typer
 from steersman.cli.interp_diff import interp_diff
 from steersman.cli.interp_directions import interp_bake, interp_direction, interp_steer
 from steersman.cli.interp_features import interp_sae
-from steersman.cli.interp_probe import interp_probe
+from steersman.cli.interp_probe import interp_monitor, interp_probe
 from steersman.cli.options import Json, print_json
 from steersman.cli.subjects import Prompt, Target, first_token, load_subjects, said
 
@@ -254,6 +254,7 @@ interp_app.command("steer")(interp_steer)
 interp_app.command("bake")(interp_bake)
 interp_app.command("sae")(interp_sae)
 interp_app.command("probe")(interp_probe)
+interp_app.command("monitor")(interp_monitor)
 interp_app.command("diff")(interp_diff)
 
 

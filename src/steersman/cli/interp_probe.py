@@ -1,32 +1,90 @@
-"""`steersman interp probe`: the audit's three probes, fitted on a model, with all that a figure of theirs needs."""
+"""`steersman interp probe` and `monitor`: the audit's three probes, fitted, and shipped inside a checkpoint."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from steersman.cli.options import Json, print_json
 from steersman.cli.subjects import Target, load_subjects
 
+if TYPE_CHECKING:
+    from steersman.interp.probe_evidence import Report
+    from steersman.interp.probes import Probe
+
 NOT_DEPLOYABLE = 1  # the exit code
+CONVERSATIONS = 200  # harmless ones, that a monitor's threshold is set with
+
+Concept = Annotated[
+    Literal["defection", "deception", "evaluation-awareness"], typer.Argument(help="What the probe is about.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the split into fit, threshold and test.")]
 
 
-def interp_probe(
+def interp_probe(target: Target, concept: Concept, seed: Seed = 0, json: Json = False) -> None:
+    """Fit a probe and print its figures with their nulls; exit code 1 where they do not allow to rely on it."""
+    model = load_subjects(target).main
+    _, found = _fitted(concept, model.sampler.model, model.sampler.chat, seed)
+    if json:
+        print_json(found.json())
+    else:
+        typer.echo(str(found))
+    if not found.deployable:
+        raise typer.Exit(NOT_DEPLOYABLE)
+
+
+def interp_monitor(
     target: Target,
-    concept: Annotated[
-        Literal["defection", "deception", "evaluation-awareness"], typer.Argument(help="What the probe is about.")
-    ],
-    seed: Annotated[int, typer.Option(help="Seed of the split into fit, threshold and test.")] = 0,
+    concept: Concept,
+    to: Annotated[Path, typer.Option(help="A new or empty folder for the model with its monitor.")],
+    seed: Seed = 0,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also where the probe's figures forbid it.")] = False,
     json: Json = False,
 ) -> None:
-    """Fit a probe and print its figures with their nulls; exit code 1 where they do not allow to rely on it."""
+    """Ship a probe inside the checkpoint: plain transformers load it, and answers end where it is above its threshold.
+
+    Exit code 1, and nothing is written, where the probe's figures do not allow to rely on it.
+    """
+    from steersman.interp import alignment_monitor, baking, monitor
+    from steersman.interp.concept_probes import unrelated_chat
+    from steersman.lm.export import refuse_existing
+    from steersman.terminal import working
+
+    refuse_existing(to)  # before minutes are spent
+    subjects = load_subjects(target)
+    inner, chat = subjects.main.sampler.model, subjects.main.sampler.chat
+    probe, found = _fitted(concept, inner, chat, seed)
+    if not (found.deployable or anyway):
+        typer.echo(str(found))
+        typer.echo("No monitor was made: these figures do not allow to rely on it. --anyway makes one all the same.")
+        raise typer.Exit(NOT_DEPLOYABLE)
+    with working("setting the threshold"):
+        plain = baking.copy_of(inner)  # a policy with adapters becomes a whole model
+        conversations, _ = unrelated_chat(chat, CONVERSATIONS, seed, replies=True)
+        made = monitor.make(plain, chat, [probe], conversations)
+    about = {"monitor": made.entry, "probe": found.json()}
+    baking.save(plain, subjects.base, to, about)
+    monitor.save(made, to)
+    alignment_monitor.load(to)  # as others will, or an error
+    if json:
+        print_json(about | {"folder": str(to)})
+        return
+    typer.echo(str(found))
+    typer.echo(
+        f"Layer {made.layer}; threshold {float(made.threshold):.3g}: at most {made.entry['rate']:.0%} of"
+        f" {made.entry['conversations']} harmless conversations have a flagged token."
+    )
+    typer.echo(f"Model: {to}\nLoad it in plain transformers, from its folder: from alignment_monitor import load")
+
+
+def _fitted(concept: str, inner: Any, chat: Any, seed: int) -> tuple[Probe, Report]:
+    """The probe of a concept, and its figures."""
     from steersman.interp import concept_probes as made
     from steersman.interp.probes import gather
     from steersman.terminal import working
 
-    model = load_subjects(target).main
-    inner, chat = model.sampler.model, model.sampler.chat
     fit, sets, behaviour = {
         "defection": (made.fit_defection, made.defection_sets, made.defection_behaviour),
         "deception": (made.fit_deception, made.deception_sets, made.deception_behaviour),
@@ -38,10 +96,5 @@ def interp_probe(
     }[concept]
     with working("fitting and testing the probe"):
         probe = fit(inner, chat, seed=seed)
-        found = probe.report(gather(inner, probe, sets(chat, seed=seed), behaviour(inner, chat, seed), seed=seed))
-    if json:
-        print_json(found.json())
-    else:
-        typer.echo(str(found))
-    if not found.deployable:
-        raise typer.Exit(NOT_DEPLOYABLE)
+        evidence = gather(inner, probe, sets(chat, seed=seed), behaviour(inner, chat, seed), seed=seed)
+        return probe, probe.report(evidence)
