@@ -8,6 +8,20 @@ _TESTS = "unit/interp"
 
 INTERP_DIRECTIONS = (
     Mutant(
+        "a direction is added to embeddings as if nothing multiplied them",
+        "interp/baking.py",
+        "(push / _embedding_scale(model, table, push))",
+        "push",
+        f"{_TESTS}/test_baking.py::test_addition_is_a_bias_where_norms_come_first",
+    ),
+    Mutant(
+        "what a block multiplies its layers' outputs by is forgotten",
+        "interp/writes.py",
+        "return block.scale * torch.einsum",
+        "return torch.einsum",
+        f"{_TESTS}/test_activations.py::test_many_more_families_are_taken_apart_by_arithmetic",
+    ),
+    Mutant(
         "what attention and MLP write keeps the ablated direction",
         "interp/directions.py",
         'inner = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")',

@@ -327,6 +327,8 @@ def _attach(stack: ExitStack, model: Any, name: str, edit: Edit) -> None:
         "hook_mlp_out": block.mlp_writer,
         "hook_resid_post": block.module,
     }
+    if site in ("hook_attn_out", "hook_mlp_out"):
+        edit = _scaled(block, edit)
     return _at_output(stack, block.mlp_input if site == "mlp.hook_pre" else outputs[site], edit)
 
 
@@ -364,7 +366,7 @@ def _at_middle(stack: ExitStack, block: Block, edit: Edit) -> None:
         return None if new is None else write + (new - middle)
 
     _at_input(stack, block.module, entered)
-    _at_output(stack, block.attention_writer, added)
+    _at_output(stack, block.attention_writer, _scaled(block, added))
 
 
 def _at_pattern(stack: ExitStack, attention: nn.Module, edit: Edit) -> None:
@@ -377,6 +379,19 @@ def _at_pattern(stack: ExitStack, attention: nn.Module, edit: Edit) -> None:
             )
 
     stack.callback(attention.register_forward_hook(hook).remove)
+
+
+def _scaled(block: Block, edit: Edit) -> Edit:
+    """An edit of what is added to the stream as one of the module's output, which the block multiplies."""
+    if block.scale == 1:
+        return edit
+
+    def run(value: Tensor) -> Tensor | None:
+        added = block.scale * value
+        new = edit(added)
+        return None if new is None else value + (new - added) / block.scale  # bit for bit where nothing changed
+
+    return run
 
 
 def _by_head(anatomy: Anatomy, edit: Edit) -> Edit:

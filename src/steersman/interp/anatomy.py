@@ -83,6 +83,7 @@ class Block:
         attention_post_norm, mlp_post_norm: those behind them; None in most models.
         attention_output: the last linear module of the attention.
         first, last: those of the MLP, of a gated one the gate; None in a mixture of experts, which has many.
+        scale: what both writers' outputs are multiplied by before they are added: 1, but in Granite.
     """
 
     module: nn.Module
@@ -100,6 +101,13 @@ class Block:
     attention_output: nn.Module
     first: nn.Module | None
     last: nn.Module | None
+    scale: float
+
+    @property
+    def attention_bias(self) -> Tensor | None:
+        """The bias of `attention_output`, [H], as it is added."""
+        bias = getattr(self.attention_output, "bias", None)
+        return None if bias is None else self.scale * bias
 
     @property
     def mlp_input(self) -> nn.Module:
@@ -254,7 +262,7 @@ def _block(block: nn.Module, seen: dict[nn.Module, _Seen], sizes: tuple[int, int
     """One layer's parts; the writers are found by what they sum up to."""
     attention, mlp = _named(block, _ATTENTION, "attention"), _named(block, _MLP, "MLP")
     output = _named(attention, _ATTENTION_OUTPUT, "output projection")
-    attention_writer, mlp_writer = _writers(block, attention, mlp, seen)
+    attention_writer, mlp_writer, scale = _writers(block, attention, mlp, seen)
     experts = isinstance(getattr(mlp, "experts", None), nn.Module)
     norms = [child for child in block.children() if child in seen and child not in (attention, mlp)]
 
@@ -278,13 +286,14 @@ def _block(block: nn.Module, seen: dict[nn.Module, _Seen], sizes: tuple[int, int
         attention_output=output,
         first=None if experts else _named(mlp, _MLP_INPUT, "first projection of the MLP"),
         last=None if experts else _named(mlp, _MLP_OUTPUT, "last projection of the MLP"),
+        scale=scale,
     )
 
 
 def _writers(
     block: nn.Module, attention: nn.Module, mlp: nn.Module, seen: dict[nn.Module, _Seen]
-) -> tuple[nn.Module, nn.Module]:
-    """The modules whose outputs sum up to what a block adds, the sublayers themselves if they do."""
+) -> tuple[nn.Module, nn.Module, float]:
+    """The modules whose outputs sum up to what a block adds, the sublayers themselves if they do; and times what."""
     given, made = seen[block].given, seen[block].made
     added = (made - given).float()
     others = [child for child in block.children() if child in seen and child not in (attention, mlp)]
@@ -294,10 +303,13 @@ def _writers(
     tolerance = STREAM_ERROR if made.dtype == torch.float32 else 2e-2
     errors = []
     for one, other in itertools.product([attention, *others], [mlp, *others]):
-        error = float((seen[one].made.float() + seen[other].made.float() - added).norm() / added.norm())
+        both = seen[one].made.float() + seen[other].made.float()
+        scale = float((both * added).sum() / both.square().sum())
+        scale = 1.0 if abs(scale - 1) < 10 * tolerance else scale
+        error = float((scale * both - added).norm() / added.norm())
         errors.append(error)
         if one is not other and error <= tolerance and _behind(one, attention, seen) and _behind(other, mlp, seen):
-            return one, other
+            return one, other, scale
     raise ModelError(
         f"what a {type(block).__name__} adds to the residual stream is not the sum of two of its modules' outputs"
         f" (off by {min(errors):.2g})",

@@ -216,12 +216,34 @@ def bake_addition(model: Any, layer: int, vector: Tensor, coefficient: float = 1
         if layer == 0:
             _untie(model)
             table = _tables(model, anatomy.width)[0]
-            table.weight.data.add_(push.to(table.weight))
+            table.weight.data.add_((push / _embedding_scale(model, table, push)).to(table.weight))
             return
-        output: Any = anatomy.blocks[layer - 1].mlp_output
+        block = anatomy.blocks[layer - 1]
+        output: Any = block.mlp_output
         if getattr(output, "bias", None) is None:
             _give_biases(model)
-        output.bias.data.add_(push.to(output.bias))
+        output.bias.data.add_((push / block.scale).to(output.bias))
+
+
+def _embedding_scale(model: Any, table: Any, push: Tensor) -> float:
+    """What embeddings are multiplied by on their way into the stream (Gemma, Granite), seen by moving them.
+
+    Raises:
+        ModelError: something else happens to them.
+    """
+    start, ids = "blocks.0.hook_resid_pre", [probe_ids(model, 8)]
+    before, weight = read(model, ids, [start]).sites[start].float(), table.weight.data.clone()
+    table.weight.data.add_(push.to(weight))
+    moved = (read(model, ids, [start]).sites[start].float() - before).mean((0, 1))
+    table.weight.data.copy_(weight)
+    scale = float((moved @ push) / push.square().sum())
+    if (moved - scale * push).norm() > 1e-3 * moved.norm():
+        raise ModelError(
+            f"an addition cannot be baked into {type(model).__name__}'s embeddings: they are not only scaled on their"
+            " way into the first layer",
+            do="add it at another layer, or at run time (interp.directions.adding)",
+        )
+    return scale
 
 
 def _give_biases(model: Any) -> None:

@@ -147,7 +147,7 @@ class _Run:
         def run(z: Tensor) -> None:
             own = raw_heads(block, z)
             self.lies[first : first + len(own)] = self.other[first : first + len(own)] - own
-            bias = getattr(block.attention_output, "bias", None)
+            bias = block.attention_bias
             self.summed.append(own.sum(0) if bias is None else own.sum(0) + bias)
 
         return run

@@ -155,10 +155,10 @@ def written(model: Any, rows: Sequence[Sequence[int]], positions: Tensor | None 
 
 
 def raw_heads(block: Block, z: Tensor) -> Tensor:
-    """[B, T, heads, head_dim] -> [heads, B, T, H], W_O^h z_h of each head, without the bias."""
+    """[B, T, heads, head_dim] -> [heads, B, T, H], W_O^h z_h of each head as the block scales it, without the bias."""
     heads, size = z.shape[-2:]
     weight = weight_of(block.attention_output)
-    return torch.einsum("bthd,ohd->hbto", z, weight.view(weight.shape[0], heads, size))
+    return block.scale * torch.einsum("bthd,ohd->hbto", z, weight.view(weight.shape[0], heads, size))
 
 
 def through_post_norm(block: Block, heads: Tensor, fixed: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -171,7 +171,7 @@ def through_post_norm(block: Block, heads: Tensor, fixed: Tensor, width: int) ->
     Returns:
         [heads, B, T, H] what reaches the stream of each, and [B, T, H] what the biases add.
     """
-    bias = getattr(block.attention_output, "bias", None)
+    bias = block.attention_bias
     bias = torch.zeros_like(heads[0]) if bias is None else bias.expand_as(heads[0])
     if block.attention_post_norm is None:
         return heads, bias

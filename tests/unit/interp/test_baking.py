@@ -22,7 +22,7 @@ ROWS = [[1, 5, 9, 11, 3, 8], [1, 7, 2, 30]]
 NAMES = {f"blocks.{n}.{site}" for n in range(LAYERS) for site in ("hook_attn_out", "hook_mlp_out")}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, "granite", "gemma"])
 def named(request: pytest.FixtureRequest) -> tuple[str, Any]:
     return request.param, family(request.param)
 
@@ -133,7 +133,7 @@ def test_addition_is_a_bias_where_norms_come_first(named: tuple[str, Any], tmp_p
     final = "ln_final.hook_normalized"
     for layer in (0, 2):
         baked, vector = copy.deepcopy(model), drawn(model, layer)
-        if name in POST_NORM or (name in ("Qwen2", "Qwen3", "Mistral") and layer):
+        if name in POST_NORM or (name in ("Qwen2", "Qwen3", "Mistral", "gemma") and layer):
             with pytest.raises(ModelError, match="cannot be baked"):
                 bake_addition(baked, layer, vector, 0.7)
             continue

@@ -28,7 +28,7 @@ from steersman.interp.writes import graph_of
 PAIRS = [Pair([5, 9, 11, 3, 8], [5, 9, 21, 3, 8], [4], [6]), Pair([7, 2, 30], [7, 2, 31], [9], [10])]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, "granite"])
 def named(request: pytest.FixtureRequest) -> tuple[str, Any, Pairs]:
     model = family(request.param)
     return request.param, model, pairs_of(model, PAIRS, least=0.001)
