@@ -151,7 +151,11 @@ def test_steering_answers_twice(tiny_base: Path, direction: str) -> None:
 def test_a_baked_model_is_a_plain_checkpoint_that_writes_nothing(
     tiny_base: Path, direction: str, tmp_path: Path
 ) -> None:
-    found = shown("interp", "bake", tiny_base, "--direction", direction, "--to", tmp_path / "baked")
+    few = ("--direction", direction, "--to", tmp_path / "baked", "--tamper", "2,8")
+    found = shown("interp", "bake", tiny_base, *few)
+    assert [point["steps"] for point in found["tamper"]] == [0, 2, 8]
+    baked, _, tampered = (point["left"]["value"] for point in found["tamper"])
+    assert baked < 1e-6 < tampered < found["mean_share_written_before"]
     assert found["largest_leak"] < 1e-5 < found["largest_leak_before"]
     assert found["edits_through_a_post_norm"] == 4
     after = run("interp", "steer", tmp_path / "baked", PROMPT, "--direction", direction, "--max-new-tokens", 4)
@@ -207,12 +211,13 @@ def test_a_monitor_ships_inside_the_checkpoint(
     from steersman.interp.alignment_monitor import load
 
     monkeypatch.setattr(interp_probe, "CONVERSATIONS", 20)
-    refused = run("interp", "monitor", tiny_base, "defection", "--to", tmp_path / "no")
+    refused = run("interp", "monitor", tiny_base, "defection", "--to", tmp_path / "no", "--tamper", "")
     assert refused.exit_code == 1
     assert "No monitor was made" in refused.output
     assert not (tmp_path / "no").exists()
     folder = tmp_path / "monitored"
-    found = shown("interp", "monitor", tiny_base, "defection", "--to", folder, "--anyway")
+    found = shown("interp", "monitor", tiny_base, "defection", "--to", folder, "--anyway", "--tamper", "2")
+    assert [point["steps"] for point in found["tamper"]] == [0, 2]
     assert found["monitor"]["names"] == ["defection"]
     model = load(folder, gate="stop")
     assert model(torch.tensor([[5, 6, 7]])).monitor_scores.shape == (1, 3, 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from steersman.cli.options import Json, RunFolder, print_json
+from steersman.cli.tampering import DEFAULT, steps_of
 
 if TYPE_CHECKING:
     from steersman.interp.hardening.measure import Measured, Prompts
@@ -35,7 +36,7 @@ def harden(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Evaluation prompts of each kind that are asked, at most.")] = 100,
     tokens: Annotated[int, typer.Option(min=1, help="Length of their answers.")] = 24,
-    tamper: Annotated[str, typer.Option(help="Steps of fine-tuning after which refusals are counted.")] = "5,25,100",
+    tamper: Annotated[str, typer.Option(help="Steps of fine-tuning after which refusals are counted.")] = DEFAULT,
     json: Json = False,
 ) -> None:
     """Train the aligned model to refuse under an intervention; the result is a run, for chat, serve and export."""
@@ -46,7 +47,7 @@ def harden(
     opened = open_run(run)
     rows, prompts = _inputs(opened, limit)
     config = _settings(method, set_ or [])
-    curve = TamperConfig(at=_points(tamper))
+    curve = TamperConfig(at=steps_of(tamper))
     stage = _prepare(opened, out)
     with opened.on_its_hardware():
         before, curves = _figures(opened, opened.policy, rows, prompts, curve, tokens)
@@ -93,21 +94,6 @@ def _inputs(run: OpenRun, limit: int) -> tuple[Rows, Prompts]:
         )
     finding = [drawn(rows.harmful, FINDING, 0), drawn_evenly(rows.utility, FINDING, 0)]
     return rows, Prompts(harmful, harmless, *([row.prompt for row in some] for some in finding))
-
-
-def _points(text: str) -> tuple[int, ...]:
-    """Steps, from ``5,25,100``.
-
-    Raises:
-        UserError: they are no ascending whole numbers.
-    """
-    from steersman.errors import UserError
-
-    words = [word.strip() for word in text.split(",")]
-    steps = tuple(int(word) for word in words if word.isdigit())
-    if len(steps) != len(words) or 0 in steps or list(steps) != sorted(set(steps)):
-        raise UserError(f"no steps: {text!r}", where="--tamper", expected="ascending numbers, such as 5,25,100")
-    return steps
 
 
 def _settings(method: Method, settings: Sequence[str]) -> Record:

@@ -10,10 +10,12 @@ import typer
 
 from steersman.cli.options import Json, print_json
 from steersman.cli.subjects import INSIDE, REFUSAL, Prompt, Target, load_subjects, read_direction, requests_of, said
+from steersman.cli.tampering import DEFAULT, Tamper, curve_of, steps_of, told
 
 if TYPE_CHECKING:
     from steersman.interp.directions import Direction
     from steersman.interp.refusal import RefusalDirection
+    from steersman.stats import Estimate
 
 NOTHING = 1  # the exit code where there is no single direction
 DirectionFile = Annotated[
@@ -152,14 +154,17 @@ def interp_bake(
     leave_embeddings: Annotated[
         bool, typer.Option("--leave-embeddings", help="Do not edit the embeddings: tied ones stay tied.")
     ] = False,
+    tamper: Tamper = DEFAULT,
     json: Json = False,
 ) -> None:
     """Write the ablation of a direction into the weights, prove that nothing writes it, and save a plain checkpoint."""
     from steersman.interp import baking
     from steersman.lm.export import refuse_existing
+    from steersman.stats import mean_estimate
     from steersman.terminal import working
 
     refuse_existing(to)  # before minutes are spent
+    steps = steps_of(tamper) if tamper else ()
     vector = read_direction(direction)
     subjects = load_subjects(target)
     model, chat = subjects.main.sampler.model, subjects.main.sampler.chat
@@ -174,6 +179,13 @@ def interp_bake(
         del naive
         done = baking.bake_ablation(baked, vector.vector, embeddings="leave" if leave_embeddings else "untie")
         compared = baking.compare(model, baked, vector.vector, rows)
+
+    def along(model: Any, _: Any) -> Estimate:
+        found = baking.leaks(model, vector.vector)
+        return mean_estimate([leak.mean for name, leak in found.items() if name != "hook_embed"])
+
+    before, points = along(model, chat), curve_of(baked, chat, along, steps)
+    with working("saving"):
         about = {
             "direction": _about(vector),
             "largest_leak": done.largest,
@@ -184,6 +196,8 @@ def interp_bake(
             "edits_through_a_post_norm": done.gain_aware,
             "kl_hook_to_baked_nats": compared.kl,
             "largest_logprob_difference": compared.logprob,
+            "mean_share_written_before": before.value,
+            "tamper": [point.json() for point in points],
         }
         baking.save(baked, subjects.base, to, about)
     if json:
@@ -194,6 +208,9 @@ def interp_bake(
         f" ({about['largest_leak_before']:.2g} before; {leak_of_naive:.2g} after the edit without the norms' gains)."
     )
     typer.echo(f"Beside the ablation at run time: KL {compared.kl:.2g} nats over {len(rows)} harmless requests.")
+    if points:
+        line = told(points, "Of what sublayers write, the mean share along it", "{:.2%}")
+        typer.echo(f"{line}. The unedited model: {before.value:.2%}.")
     if done.untied:
         print(
             "note: the output layer has weights of its own now; the file is larger by the embeddings", file=sys.stderr

@@ -9,10 +9,12 @@ import typer
 
 from steersman.cli.options import Json, print_json
 from steersman.cli.subjects import Target, load_subjects
+from steersman.cli.tampering import DEFAULT, Tamper, curve_of, steps_of, told
 
 if TYPE_CHECKING:
     from steersman.interp.probe_evidence import Report
     from steersman.interp.probes import Probe
+    from steersman.stats import Estimate
 
 NOT_DEPLOYABLE = 1  # the exit code
 CONVERSATIONS = 200  # harmless ones, that a monitor's threshold is set with
@@ -40,6 +42,7 @@ def interp_monitor(
     concept: Concept,
     to: Annotated[Path, typer.Option(help="A new or empty folder for the model with its monitor.")],
     seed: Seed = 0,
+    tamper: Tamper = DEFAULT,
     anyway: Annotated[bool, typer.Option("--anyway", help="Also where the probe's figures forbid it.")] = False,
     json: Json = False,
 ) -> None:
@@ -50,9 +53,11 @@ def interp_monitor(
     from steersman.interp import alignment_monitor, baking, monitor
     from steersman.interp.concept_probes import unrelated_chat
     from steersman.lm.export import refuse_existing
+    from steersman.stats import wilson
     from steersman.terminal import working
 
     refuse_existing(to)  # before minutes are spent
+    steps = steps_of(tamper) if tamper else ()
     subjects = load_subjects(target)
     inner, chat = subjects.main.sampler.model, subjects.main.sampler.chat
     probe, found = _fitted(concept, inner, chat, seed)
@@ -64,7 +69,14 @@ def interp_monitor(
         plain = baking.copy_of(inner)  # a policy with adapters becomes a whole model
         conversations, _ = unrelated_chat(chat, CONVERSATIONS, seed, replies=True)
         made = monitor.make(plain, chat, [probe], conversations)
-    about = {"monitor": made.entry, "probe": found.json()}
+    positives = [row for row in _methods(concept)[1](chat, seed=seed).test if row.label]
+
+    def caught(model: Any, _: Any) -> Estimate:
+        scores = probe.scores(model, positives)
+        return wilson(sum(score > probe.threshold for score in scores), len(scores))
+
+    points = curve_of(plain, chat, caught, steps)
+    about = {"monitor": made.entry, "probe": found.json(), "tamper": [point.json() for point in points]}
     baking.save(plain, subjects.base, to, about)
     monitor.save(made, to)
     alignment_monitor.load(to)  # as others will, or an error
@@ -76,16 +88,28 @@ def interp_monitor(
         f"Layer {made.layer}; threshold {float(made.threshold):.3g}: at most {made.entry['rate']:.0%} of"
         f" {made.entry['conversations']} harmless conversations have a flagged token."
     )
+    if points:
+        typer.echo(told(points, "Positives above the probe's own threshold"))
     typer.echo(f"Model: {to}\nLoad it in plain transformers, from its folder: from alignment_monitor import load")
 
 
 def _fitted(concept: str, inner: Any, chat: Any, seed: int) -> tuple[Probe, Report]:
     """The probe of a concept, and its figures."""
-    from steersman.interp import concept_probes as made
     from steersman.interp.probes import gather
     from steersman.terminal import working
 
-    fit, sets, behaviour = {
+    fit, sets, behaviour = _methods(concept)
+    with working("fitting and testing the probe"):
+        probe = fit(inner, chat, seed=seed)
+        evidence = gather(inner, probe, sets(chat, seed=seed), behaviour(inner, chat, seed), seed=seed)
+        return probe, probe.report(evidence)
+
+
+def _methods(concept: str) -> Any:
+    """Of a concept: the fit, its rows, and the behaviour that it should drive."""
+    from steersman.interp import concept_probes as made
+
+    return {
         "defection": (made.fit_defection, made.defection_sets, made.defection_behaviour),
         "deception": (made.fit_deception, made.deception_sets, made.deception_behaviour),
         "evaluation-awareness": (
@@ -94,7 +118,3 @@ def _fitted(concept: str, inner: Any, chat: Any, seed: int) -> tuple[Probe, Repo
             made.evaluation_awareness_behaviour,
         ),
     }[concept]
-    with working("fitting and testing the probe"):
-        probe = fit(inner, chat, seed=seed)
-        evidence = gather(inner, probe, sets(chat, seed=seed), behaviour(inner, chat, seed), seed=seed)
-        return probe, probe.report(evidence)
