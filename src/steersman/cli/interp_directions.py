@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from steersman.cli.tampering import DEFAULT, Tamper, curve_of, steps_of, told
 
 if TYPE_CHECKING:
     from steersman.interp.directions import Direction
+    from steersman.interp.hardening.tamper import Point
     from steersman.interp.refusal import RefusalDirection
     from steersman.stats import Estimate
 
@@ -171,48 +173,57 @@ def interp_bake(
     rows = [chat.prompt_ids(text) for text in requests_of(subjects.run)[1][:32]]
     with working("baking"):
         baked = baking.copy_of(model)
-        naive = baking.copy_of(model)
-        baking.bake_naively(naive, vector.vector)
-        leak_of_naive = max(
-            leak.largest for name, leak in baking.leaks(naive, vector.vector).items() if name != "hook_embed"
-        )
-        del naive
         done = baking.bake_ablation(baked, vector.vector, embeddings="leave" if leave_embeddings else "untie")
         compared = baking.compare(model, baked, vector.vector, rows)
+        leak_of_naive = _leak_of_the_naive_edit(model, vector.vector)
 
     def along(model: Any, _: Any) -> Estimate:
         found = baking.leaks(model, vector.vector)
         return mean_estimate([leak.mean for name, leak in found.items() if name != "hook_embed"])
 
     before, points = along(model, chat), curve_of(baked, chat, along, steps)
+    about = {
+        "direction": _about(vector),
+        "largest_leak": done.largest,
+        "largest_leak_of_the_naive_edit": leak_of_naive,
+        "largest_leak_before": max(leak.largest for name, leak in done.before.items() if name != "hook_embed"),
+        "embeddings_leak": done.leaks["hook_embed"].largest,
+        "untied": done.untied,
+        "edits_through_a_post_norm": done.gain_aware,
+        "kl_hook_to_baked_nats": compared.kl,
+        "largest_logprob_difference": compared.logprob,
+        "mean_share_written_before": before.value,
+        "tamper": [point.json() for point in points],
+    }
     with working("saving"):
-        about = {
-            "direction": _about(vector),
-            "largest_leak": done.largest,
-            "largest_leak_of_the_naive_edit": leak_of_naive,
-            "largest_leak_before": max(leak.largest for name, leak in done.before.items() if name != "hook_embed"),
-            "embeddings_leak": done.leaks["hook_embed"].largest,
-            "untied": done.untied,
-            "edits_through_a_post_norm": done.gain_aware,
-            "kl_hook_to_baked_nats": compared.kl,
-            "largest_logprob_difference": compared.logprob,
-            "mean_share_written_before": before.value,
-            "tamper": [point.json() for point in points],
-        }
         baking.save(baked, subjects.base, to, about)
     if json:
         print_json(about | {"folder": str(to)})
         return
+    _tell_baked(about, points)
+    typer.echo(f"Model: {to}")
+
+
+def _tell_baked(about: Mapping[str, Any], points: Sequence[Point]) -> None:
     typer.echo(
-        f"Of what any sublayer writes, {about['largest_leak']:.1e} at most is along {vector.name}"
-        f" ({about['largest_leak_before']:.2g} before; {leak_of_naive:.2g} after the edit without the norms' gains)."
+        f"Of what any sublayer writes, {about['largest_leak']:.1e} at most is along {about['direction']['name']}"
+        f" ({about['largest_leak_before']:.2g} before; {about['largest_leak_of_the_naive_edit']:.2g} after the edit"
+        " without the norms' gains)."
     )
-    typer.echo(f"Beside the ablation at run time: KL {compared.kl:.2g} nats over {len(rows)} harmless requests.")
+    typer.echo(f"Beside the ablation at run time: KL {about['kl_hook_to_baked_nats']:.2g} nats on harmless requests.")
     if points:
         line = told(points, "Of what sublayers write, the mean share along it", "{:.2%}")
-        typer.echo(f"{line}. The unedited model: {before.value:.2%}.")
-    if done.untied:
+        typer.echo(f"{line}. The unedited model: {about['mean_share_written_before']:.2%}.")
+    if about["untied"]:
         print(
             "note: the output layer has weights of its own now; the file is larger by the embeddings", file=sys.stderr
         )
-    typer.echo(f"Model: {to}")
+
+
+def _leak_of_the_naive_edit(model: Any, vector: Any) -> float:
+    """What a sublayer still writes along the direction after the edit that ignores norms behind it."""
+    from steersman.interp import baking
+
+    naive = baking.copy_of(model)
+    baking.bake_naively(naive, vector)
+    return max(leak.largest for name, leak in baking.leaks(naive, vector).items() if name != "hook_embed")
