@@ -179,7 +179,25 @@ def randomised(run: Path, local: LocalModel) -> dict[str, Any]:
         numbers = measure(model, head, direction, tokens, harmful, harmless, plain)._asdict()
         found.append({"name": direction.name, **numbers})
         print(direction.name, numbers, flush=True)
-    return {"random": found}
+    return {"random": found, "random_behaviour": behaviour_under(run, local, one, nulls)}
+
+
+def behaviour_under(run: Path, local: LocalModel, one: Direction, nulls: list[Direction]) -> dict[str, Any]:
+    """Answers with each random direction ablated (harmful requests) and added (plain ones), as rates in their order."""
+    model, chat, asked = local.sampler.model, local.sampler.chat, sets(run, HARMLESS)
+    harmful, plain = asked["harmful"][:HARMLESS], asked["plain"]
+    left, added = [], []
+    for direction in nulls:
+        with ablating(model, direction.vector):
+            left.append(rates(harmful, answers(model, chat, harmful, max_new_tokens=TOKENS))["refused"]["value"])
+        with adding(model, one.layer, direction.difference):
+            added.append(rates(plain, answers(model, chat, plain, max_new_tokens=TOKENS))["refused"]["value"])
+        print(direction.name, left[-1], added[-1], flush=True)
+    return {
+        "prompts": [len(harmful), len(plain)],
+        "harmful_refused_ablated": sorted(left),
+        "plain_refused_added": sorted(added, reverse=True),
+    }
 
 
 def base(run: Path, local: LocalModel) -> dict[str, Any]:
