@@ -30,7 +30,7 @@ import torch
 from steersman.interp.audit import audit
 from steersman.interp.audit.check import Check
 from steersman.interp.audit.noise import noisy
-from steersman.interp.audit.subject import Subject
+from steersman.interp.audit.subject import Subject, load
 from steersman.interp.audit.verdict import ERROR_RATES, Rates, judge, measured_rates, settle
 from steersman.lm import pretrained
 from steersman.lm.language_model import LocalModel
@@ -144,8 +144,7 @@ def loaded(folder: Path) -> tuple[LocalModel, LocalModel]:
     base, built = pretrained.resolve(BASE), read_json(folder / "built.json")
     trained = folder / "organism" if (folder / "organism").exists() else None
     trained = Path(built["policy"]) if built.get("policy") else trained
-    model = LocalModel.load(base, trained)
-    return model, LocalModel.load(base)
+    return LocalModel.load(base, trained), load(base)
 
 
 # ── the audits ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,7 +158,7 @@ def audited(folder: Path, tier: int) -> None:
     work = folder / f"checks-{tier}"
     work.mkdir(exist_ok=True)
     with noisy(model.sampler.model, read_json(folder / "built.json").get("noise", 0.0), 0):
-        checks = audit.run(Subject(model, base, tier=tier), work)
+        checks = audit.run(Subject(model.with_int8(), base, tier=tier), work)
     row = {"checks": [check.model_dump(mode="json") for check in checks], "audit_s": time.time() - start}
     write_json(file, row)
     print(f"{folder.name} audited in {row['audit_s'] / 60:.1f} min", flush=True)

@@ -46,14 +46,13 @@ def _subject(target: str, base: str, config: AuditConfig) -> Subject:
         UserError: a run that trains no policy, or a model that does not exist.
     """
     from steersman.errors import UserError
-    from steersman.interp.audit.subject import Subject
+    from steersman.interp.audit.subject import Subject, load
     from steersman.lm import pretrained
-    from steersman.lm.language_model import LocalModel
 
     folder = Path(target)
     if not (folder / "run.json").exists():
-        own = LocalModel.load(pretrained.resolve(target))
-        reference = LocalModel.load(pretrained.resolve(base)) if base else None
+        own = load(pretrained.resolve(target))
+        reference = load(pretrained.resolve(base)) if base else None
         return Subject(own, reference, tier=config.tier, seed=config.seed, limit=config.limit)
     from steersman.runs import open_run
     from steersman.stages.audit import subject_of

@@ -11,8 +11,7 @@ from steersman.interp import probes
 from steersman.interp.audit import audit
 from steersman.interp.audit.audit import AUDIT, CHECKED
 from steersman.interp.audit.settings import AuditConfig
-from steersman.interp.audit.subject import Subject
-from steersman.lm.language_model import LocalModel
+from steersman.interp.audit.subject import Subject, load
 from steersman.recipe import Recipe
 from steersman.report.blocks import Block, Bullets, Cell, Details, Json, Label, Number, Section, Table, paragraph
 from steersman.report.evidence import StageRecord
@@ -52,9 +51,9 @@ def subject_of(
 ) -> Subject:
     """The aligned model with its base and the policy of the stage before, loaded; ``topics`` as of `Subject`."""
     return Subject(
-        LocalModel.load(base, policy),
-        LocalModel.load(base),
-        LocalModel.load(base, before) if before and config.tier > 1 else None,  # for `drift`, of tier 2
+        load(base, policy),
+        load(base),
+        load(base, before) if before and config.tier > 1 else None,  # for `drift`, of tier 2
         tier=config.tier,
         seed=config.seed,
         limit=config.limit,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from steersman.lm import device
+from steersman.lm.device import Hardware
 from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.sampling import Request, SamplingConfig
 from steersman.types import Prompt, Text, plain_text
@@ -66,6 +68,12 @@ class Subject:
     def base_weights(self) -> LocalModel | None:
         """The base, if its weights are in this process."""
         return self.base if isinstance(self.base, LocalModel) else None
+
+
+def load(base: Path, trained: Path | None = None) -> LocalModel:
+    """A model to audit: its answers are sampled from an int8 copy on a CPU, its log-probabilities are exact."""
+    exact = LocalModel.load(base, trained)
+    return exact.with_int8() if device.current() == Hardware() else exact
 
 
 def words(text: str) -> list[str]:
