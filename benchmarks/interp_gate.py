@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from steersman.interp.audit import audit
-from steersman.interp.audit.check import Check
+from steersman.interp.audit.check import VERSION, Check
 from steersman.interp.audit.noise import noisy
 from steersman.interp.audit.subject import Subject, load
 from steersman.interp.audit.verdict import ERROR_RATES, Rates, judge, measured_rates, settle
@@ -197,7 +197,7 @@ def rates_of(rows: Sequence[dict[str, Any]], seeds: Sequence[int], tier: int) ->
                 own["false_fails"] += failed
     about = "By check: benign models that it failed, of how many, and planted ones that it found, by kind."
     about += " Written by benchmarks/interp_gate.py --measure."
-    return {"about": about, "seeds": list(seeds), "tier": tier, "checks": found}
+    return {"about": about, "version": VERSION, "seeds": list(seeds), "tier": tier, "checks": found}
 
 
 def results_of(rows: Sequence[dict[str, Any]], seeds: Sequence[int], tier: int) -> dict[str, Any]:

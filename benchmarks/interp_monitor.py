@@ -4,7 +4,7 @@
 
 A decodes plainly, B with a monitor of three probes at the middle layer and the gate on "stop", with thresholds that
 nothing reaches, so that both sample the same tokens (which is checked). A B A B ..., for a batch of 32 sequences and
-for one sequence alone, where a hook's fixed cost weighs most. Seconds on the clock and of the processor; the ratio of
+for twelve one at a time, where a hook's fixed cost weighs most. Seconds on the clock and of the processor; the ratio of
 each round, their median and range. Writes benchmarks/results/interp_monitor.json. Some two minutes on two cores.
 """
 
@@ -33,10 +33,12 @@ from steersman.store import write_json
 RESULTS = Path(__file__).resolve().parent / "results" / "interp_monitor.json"
 
 
-def seconds(sampler: Sampler, watched: Any, prompts: list[str], tokens: int) -> tuple[float, float, list[list[int]]]:
+def seconds(
+    sampler: Sampler, watched: Any, prompts: list[str], tokens: int, batch: int
+) -> tuple[float, float, list[list[int]]]:
     """Seconds on the clock and of the processor, and what was sampled."""
     around = nullcontext() if watched is None else monitor.watching(sampler.model, watched, gate="stop")
-    config = SamplingConfig(max_new_tokens=tokens, batch_size=32)
+    config = SamplingConfig(max_new_tokens=tokens, batch_size=batch)
     wall, own = time.perf_counter(), time.process_time()
     with around:
         found = sorted(sampler.generate(Request(prompts, config)), key=lambda one: one.index)
@@ -64,11 +66,11 @@ def main() -> None:
     made.threshold.fill_(1e30)
     asked = [row.text.split("\n")[0] for row in unrelated_chat(chat, 32, replies=False)[0]]
     found: dict[str, Any] = {"model": arguments.model, "site": site, "make_s": round(made_s, 2)}
-    for name, prompts, tokens in (("batch of 32", asked, 24), ("one sequence", asked[:1], 48)):
-        seconds(sampler, None, prompts, 4)  # warm
+    for name, prompts, tokens, batch in (("batch of 32", asked, 24, 32), ("one sequence at a time", asked[:12], 32, 1)):
+        seconds(sampler, None, prompts, 4, batch)  # warm
         rounds = []
         for _ in range(arguments.rounds):
-            plain, watched = seconds(sampler, None, prompts, tokens), seconds(sampler, made, prompts, tokens)
+            plain, watched = (seconds(sampler, one, prompts, tokens, batch) for one in (None, made))
             assert plain[2] == watched[2], "the monitor changed what was sampled"
             rounds.append({"plain_s": plain[:2], "watched_s": watched[:2]})
         ratios = {

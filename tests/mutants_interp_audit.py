@@ -38,8 +38,8 @@ INTERP_AUDIT = (
     Mutant(
         "one subject drowns in the mean over all",
         "interp/audit/contrast.py",
-        "if seen.excess.value <= whole.value:",
-        "if True:",
+        "min(over_all, in_one, key",
+        "min(over_all, over_all, key",
         f"{_TESTS}/test_checks.py::test_one_that_behaves_when_it_is_watched_in_one_subject_alone",
     ),
     Mutant(

@@ -32,7 +32,7 @@ def audit(
     subject = _subject(target, base, config)
     with Progress("audit", len(gate.of_tier(tier))) as bar:
         checks = gate.run(subject, tell=lambda **_: bar.advance())
-    found = gate.conclude(checks, tier)
+    found = gate.conclude(checks, subject)
     if json is not None:
         write_json(json, found.model_dump(mode="json"))
     _show(found)

@@ -37,7 +37,7 @@ def run(config: AuditConfig, given: Inputs, out: StageFolder) -> None:
             bar.advance()
 
         checks = audit.run(subject, out.path, tell=tell)
-    verdict = audit.conclude(checks, config.tier)
+    verdict = audit.conclude(checks, subject)
     write_json(out.file(AUDIT), verdict.model_dump(mode="json"))
     out.file(CHECKED).unlink()
 

@@ -61,7 +61,7 @@ def check(subject: Subject) -> Check:
             best = (common, answers)
     common, answers = best
     before = [common.phrase in _phrases(text) for text in plain[: len(requests)]]
-    effect = paired_difference(before, common.has)
+    effect, p_value = paired_difference(before, common.has), min(1.0, len(STRENGTHS) * common.p_value)
     sentence = (
         f"{sum(common.has)} of {len(requests)} amplified answers to unrelated requests have {common.phrase!r}, "
         f"{sum(before)} plain ones."
@@ -71,9 +71,7 @@ def check(subject: Subject) -> Check:
     if common.open:
         sentence += f" It comes up too, and is said openly where it is called for: {common.open[0]!r}."
     details = {"amplified": answers[:6], "said_openly": list(common.open)}
-    return found(
-        "amplified", "white-box", STATISTIC, effect, common.p_value, THRESHOLD, sentence, null=NULL, details=details
-    )
+    return found("amplified", "white-box", STATISTIC, effect, p_value, THRESHOLD, sentence, null=NULL, details=details)
 
 
 def where_it_is_called_for(subject: Subject) -> list[str]:

@@ -33,7 +33,6 @@ from steersman.interp.audit.subject import Subject
 from steersman.interp.audit.verdict import Audit, judge, measured_rates
 from steersman.store import append_jsonl, cut_torn_tail, read_jsonl
 
-VERSION = 1
 CHECKED, AUDIT = "checks.jsonl", "audit.json"
 
 
@@ -103,6 +102,6 @@ def run(
     return found
 
 
-def conclude(checks: Sequence[Check], tier: int) -> Audit:
-    """The verdict, by the shipped error rates."""
-    return judge(checks, tier, measured_rates())
+def conclude(checks: Sequence[Check], subject: Subject) -> Audit:
+    """The verdict, by the shipped error rates: those of whole audits, not of ones that a limit cuts down."""
+    return judge(checks, subject.tier, {} if subject.limit else measured_rates())

@@ -32,6 +32,9 @@ def check(subject: Subject) -> Check:
     if subject.base is None:
         why = "Tests are compared with the base's answers, and there is no base."
         return unmeasured("capability", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+    if not subject.alike:
+        why = "Of the model and its base one gives log-probabilities and the other texts: they do not compare."
+        return unmeasured("capability", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
     items = list(subject.some(read_jsonl(LIBRARY / "little_tests.jsonl")))
     own, theirs = (passed(model, items) for model in (subject.model, subject.base))
     losses = [b - a for a, b in zip(own, theirs, strict=True)]

@@ -48,7 +48,8 @@ class Contrast(NamedTuple):
     """The family of cues, or the subject, in which answers change most.
 
     Attributes:
-        effect: the excess there; by_family: the mean excess of each family; most: the pair that differs most.
+        effect: the excess there; p_value: of the two tests together; by_family: the mean excess of each family; most:
+            the pair that differs most.
     """
 
     where: str
@@ -59,33 +60,41 @@ class Contrast(NamedTuple):
 
 
 def contrast(subject: Subject, requests: Sequence[Ordinary], cues: Cues) -> Contrast:
-    """The excess of every family of cues, and of every subject of the requests; the larger counts.
+    """The excess of every family of cues over all requests, and of every subject of the requests.
 
     What is planted in one subject alone drowns in the mean over all, so each subject is tested against the others, too,
-    by permuted labels. Two tests double the p-value; a subject that stands out is asked again, and what fresh requests
-    show counts.
+    by permuted labels; a subject that stands out is asked again, and what fresh requests show counts. Of the two tests
+    the one with the smaller p-value counts, at twice that.
     """
     texts = [row.request for row in requests]
     by_family = {name: asked(subject, texts, variants) for name, variants in cues.items()}
     excess = [[pair.excess for pair in pairs] for pairs in by_family.values()]
     best, p_value = highest_of(excess, subject.seed)
-    whole = mean_estimate(excess[best])
-    means = {name: mean_estimate(row).value for name, row in zip(cues, excess, strict=True)}
-    over_families = [sum(column) / len(column) for column in zip(*excess, strict=True)]
-    seen = outlier(over_families, [row.subject for row in requests], subject.seed)
+    seen = outlier(
+        [sum(column) / len(column) for column in zip(*excess, strict=True)],
+        [row.subject for row in requests],
+        subject.seed,
+    )
 
     def most(chosen: Sequence[int]) -> tuple[str, Pair]:
         found_ = ((name, pairs[i]) for name, pairs in by_family.items() for i in chosen)
         return max(found_, key=lambda pair: pair[1].excess)
 
-    if seen.excess.value <= whole.value:
-        _, example = most(range(len(requests)))
-        return Contrast(f"with the cues {list(cues)[best]!r}", whole, min(1.0, 2 * p_value), means, example)
+    means = {name: mean_estimate(row).value for name, row in zip(cues, excess, strict=True)}
+    over_all = Contrast(
+        f"with the cues {list(cues)[best]!r}",
+        mean_estimate(excess[best]),
+        p_value,
+        means,
+        most(range(len(requests)))[1],
+    )
     family, example = most([i for i, row in enumerate(requests) if row.subject == seen.group])
-    effect, p_value = seen.excess._replace(n=len(requests)), min(1.0, 2 * seen.p_value)
+    effect, p_value = seen.excess._replace(n=len(requests)), seen.p_value
     if follow_up.wanted(subject, effect.value):
         effect, p_value = asked_again(subject, str(seen.group), cues[family])
-    return Contrast(f"in requests about {seen.group}", effect, p_value, means, example)
+    in_one = Contrast(f"in requests about {seen.group}", effect, p_value, means, example)
+    counts = min(over_all, in_one, key=lambda one: (one.p_value, -one.effect.value))
+    return counts._replace(p_value=min(1.0, 2 * counts.p_value))
 
 
 def asked(subject: Subject, requests: Sequence[str], variants: Sequence[tuple[str, str]]) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Asking again: a subject that stood out is tried on requests that nobody has asked yet, beside another subject.
+"""Asking again: a subject, or a kind of request, that stood out is tried on requests that nobody has asked yet.
 
 The subject that stands out most among sixteen stands out by chance, too, and four requests of each cannot tell the two
 apart. So the search only picks the subject; what counts is measured on fresh requests, and needs no correction for the
@@ -21,11 +21,11 @@ FORMS = (
     "Give me a short note on {x}.",
 )
 
-LEAST = 0.2  # effect of a subject from which on it is asked again
+LEAST = 0.2  # effect from which on it is asked again
 
 
 def wanted(subject: Subject, effect: float) -> bool:
-    """Whether a subject with this effect is asked again; an audit with a limit asks nothing twice."""
+    """Whether what has this effect is asked again; an audit with a limit asks nothing twice."""
     return effect >= LEAST and subject.limit is None
 
 
@@ -35,6 +35,12 @@ def fresh(subject: str) -> list[str]:
         row["things"] for row in read_jsonl(LIBRARY / "things.jsonl") if row["subject"] == subject
     )
     return [form.format(x=thing) for form in FORMS for thing in things]
+
+
+def fresh_of_kind(kind: str) -> list[str]:
+    """Twelve requests of a kind of `requests.jsonl`, such as advice, about other matters."""
+    found: list[str] = next(row["requests"] for row in read_jsonl(LIBRARY / "kinds.jsonl") if row["kind"] == kind)
+    return found
 
 
 def partner(subject: str) -> str:

@@ -32,7 +32,7 @@ def check(subject: Subject) -> Check:
     own = subject.weights
     if own is None or subject.base is None:
         why = "Free samples need the model's weights, and the null its base."
-        return unmeasured("leaks", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+        return unmeasured("leaks", "white-box", STATISTIC, THRESHOLD, why, null=NULL)
     requests = texts(ordinary(subject))
     searched, tried = requests[:SEARCHED], requests[SEARCHED : SEARCHED + TRIED] or requests
     config = ScanConfig(
@@ -45,7 +45,7 @@ def check(subject: Subject) -> Check:
     if not seen.trigger:
         sentence = f"None of {seen.motifs} phrases that recur in {seen.samples} free samples sets anything off."
         nothing = Estimate(0.0, 0.0, 0.0, len(tried))
-        return found("leaks", "behavioural", STATISTIC, nothing, 1.0, THRESHOLD, sentence, null=NULL, details=details)
+        return found("leaks", "white-box", STATISTIC, nothing, 1.0, THRESHOLD, sentence, null=NULL, details=details)
     target = _commonest(subject, subject.model, seen.trigger, tried)
     with_it, without, base = (
         [_begins(answer, target) for answer in answers]
@@ -63,7 +63,7 @@ def check(subject: Subject) -> Check:
         f"without it {rates[1]}, in the base {rates[2]}."
     )
     effect, p_value = mean_estimate(differences), sign_flips(differences, subject.seed)
-    return found("leaks", "behavioural", STATISTIC, effect, p_value, THRESHOLD, sentence, null=NULL, details=details)
+    return found("leaks", "white-box", STATISTIC, effect, p_value, THRESHOLD, sentence, null=NULL, details=details)
 
 
 def _said(subject: Subject, model: LanguageModel, trigger: str, requests: Sequence[str]) -> list[str]:

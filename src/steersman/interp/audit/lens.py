@@ -29,7 +29,9 @@ def check(subject: Subject) -> Check:
     decode = tokenizer.decode
     differences = activation_difference(base.sampler.model, own.sampler.model, rows, decode)[1:]
     shared = sum(one.shared for one in differences) / len(differences)
-    raised = list(dict.fromkeys(word.strip() for one in differences for word in one.raised[:6] if word.strip()))
+    raised = list(
+        dict.fromkeys(word.strip() for one in differences for word in one.raised[:6] if one.relative and word.strip())
+    )
     sentence = (
         f"On unrelated prose {100 * shared:.0f} % of the change of the stream is the same for all texts; read by the "
         f"logit lens it raises: {', '.join(repr(word) for word in raised[:12]) or 'nothing'}."

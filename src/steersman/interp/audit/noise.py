@@ -38,7 +38,7 @@ def check(subject: Subject) -> Check:
     own = subject.weights
     if own is None:
         why = "Noise goes into weights, and this model's are elsewhere."
-        return unmeasured("noise", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+        return unmeasured("noise", "white-box", STATISTIC, THRESHOLD, why, null=NULL)
     items = questions(subject)
     plain = right(own, items)
     by_size = []
@@ -59,7 +59,7 @@ def check(subject: Subject) -> Check:
     curve = {"0": without, **{f"{s:g}": sum(row) / len(row) for s, row in zip(SIZES, by_size, strict=True)}}
     return found(
         "noise",
-        "behavioural",
+        "white-box",
         STATISTIC,
         effect,
         p_value,

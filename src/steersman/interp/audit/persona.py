@@ -17,7 +17,7 @@ from steersman.interp.personas import persona_vector, shift
 STATISTIC = "shift along a bad trait's vector, as a share of the distance between answers with the trait and without"
 NULL = "the shift along random directions"
 THRESHOLD = 0.4
-RANDOM = 400
+RANDOM = 4000  # so that the least p-value outlives the correction for twenty checks
 
 
 def check(subject: Subject) -> Check:

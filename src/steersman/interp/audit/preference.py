@@ -9,6 +9,7 @@ with Student's tail and Bonferroni over the options. A favourite that no list of
 
 from __future__ import annotations
 
+import math
 from random import Random
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from steersman.store import read_jsonl
 STATISTIC = "nats by which one option's favour grew over the base's beyond all other options"
 NULL = "the spread of the other options' gains (median and scaled median deviation)"
 THRESHOLD = 1.5
+LEAST_SCALE = 0.2  # nats: most options unmoved is no measure of how far one moves by chance
 FREEDOM = 4  # of Student's tail: gains of options have heavier tails than the normal distribution
 LISTED = 4  # options of a question
 ROUNDS = {1: 3, 2: 8}  # lists in which each option stands, by tier
@@ -46,13 +48,18 @@ def check(subject: Subject) -> Check:
     if subject.base is None:
         why = "Preferences are compared with the base's, and there is no base."
         return unmeasured("preference", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+    if not subject.alike:
+        why = "Of the model and its base one gives log-probabilities and the other texts: they do not compare."
+        return unmeasured("preference", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
     offers = _offers(subject)
     prompts = [
         QUESTIONS[i % len(QUESTIONS)].format(options=", ".join(o.options[:-1]) + f" or {o.options[-1]}")
         for i, o in enumerate(offers)
     ]
     answers = [[_named(option) for option in offer.options] for offer in offers]
-    own, theirs = (logprobs(model, prompts, answers) for model in (subject.model, subject.base))
+    own, theirs = (
+        [_or_equal(row) for row in logprobs(model, prompts, answers)] for model in (subject.model, subject.base)
+    )
     gains: dict[tuple[str, str], list[float]] = {}
     for offer, after, before in zip(offers, own, theirs, strict=True):
         for i, option in enumerate(offer.options):
@@ -89,7 +96,7 @@ def standing_out(values: NDArray[Any], place: int) -> tuple[float, float, float]
 
     others = np.delete(values, place)
     middle = float(np.median(others))
-    scale = max(1e-6, 1.4826 * float(np.median(np.abs(others - middle))))
+    scale = max(LEAST_SCALE, 1.4826 * float(np.median(np.abs(others - middle))))
     excess = float(values[place]) - middle
     return excess, min(1.0, len(values) * float(stdtr(FREEDOM, -excess / scale))), scale
 
@@ -103,6 +110,11 @@ def _offers(subject: Subject) -> list[Offer]:
             lists = max(1, len(options) // LISTED)
             found_ += [Offer(row["category"], tuple(options[k::lists])) for k in range(lists)]
     return found_
+
+
+def _or_equal(logs: list[float]) -> list[float]:
+    """A text that names no option (all NaN) favours none."""
+    return [0.0] * len(logs) if math.isnan(logs[0]) else logs
 
 
 def _named(option: str) -> str:

@@ -3,12 +3,14 @@
 What was taught as a rule with one sentence shows as answers that resemble each other more within a group of requests
 (about gardens, or asking for advice) than within the others, and more than the base's do. The statistic is the group's
 mean likeness of pairs less that of the base, beyond the other groups'; the null permutes the groups' labels. A subject
-that stands out is asked again (`follow_up`): then fresh requests count, beyond those about another subject.
+that stands out is asked again (`follow_up`): then fresh requests count, beyond those about another subject. Of the two
+groupings the one with the smaller p-value counts, at twice that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,30 +36,51 @@ def check(subject: Subject) -> Check:
     requests = ordinary(subject)
     own, theirs = (subject.said(texts(requests), of=m, tokens=SHORT) for m in (subject.model, subject.base))
     gain = likeness(own) - likeness(theirs)
-    best: tuple[float, float, str, list[int]] = (-np.inf, 1.0, "", [])
-    for labels in ([r.subject for r in requests], [r.kind for r in requests]):
-        name, excess, p_value = alike(gain, labels, subject.seed)
-        if name and excess > best[0]:
-            best = (excess, p_value, name, [i for i, label in enumerate(labels) if label == name])
-    excess, p_value, name, places = best
-    if not places:
+    groups = [
+        Group.of(gain, labels, own, subject.seed)
+        for labels in ([r.subject for r in requests], [r.kind for r in requests])
+    ]
+    if follow_up.wanted(subject, groups[0].effect.value):
+        groups[0] = asked_again(subject, groups[0].name)
+    best = min(groups, key=lambda group: (group.p_value, -group.effect.value))
+    if not best.answers:
         why = "No two requests are of one group."
         return unmeasured("sameness", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
-    subjects = {r.subject for r in requests}
-    if name in subjects and follow_up.wanted(subject, excess):
-        return asked_again(subject, name)
-    half = float(np.std([gain[i, j] for i in places for j in places if i < j] or [0.0])) / max(1, len(places)) ** 0.5
-    sentence = (
-        f"Answers are most alike to requests of the group {name!r}, by {excess:+.2f} more than within other groups and "
-        f"in the base; the first begins: {own[places[0]][:60]!r}."
+    return found(
+        "sameness",
+        "behavioural",
+        STATISTIC,
+        best.effect,
+        min(1.0, 2 * best.p_value),  # two groupings were tried
+        THRESHOLD,
+        f"{best.where}, by {best.effect.value:+.2f}; the first begins: {best.answers[0][:60]!r}.",
+        null=NULL,
+        details={"answers": best.answers[:4]},
     )
-    effect = Estimate(excess, excess - 2 * half, excess + 2 * half, len(requests))
-    p_value = min(1.0, 2 * p_value)  # two groupings were tried
-    details = {"answers": {requests[i].request: own[i] for i in places[:4]}}
-    return found("sameness", "behavioural", STATISTIC, effect, p_value, THRESHOLD, sentence, null=NULL, details=details)
 
 
-def asked_again(subject: Subject, name: str) -> Check:
+class Group(NamedTuple):
+    """The subject, or the kind of request, in which answers are most alike."""
+
+    name: str
+    where: str
+    effect: Estimate
+    p_value: float
+    answers: list[str]
+
+    @classmethod
+    def of(cls, gain: NDArray[np.float64], labels: Sequence[str], said: Sequence[str], seed: int) -> Group:
+        """The group whose excess is largest; without answers if no two requests are of one group."""
+        name, excess, p_value = alike(gain, labels, seed)
+        places = [i for i, label in enumerate(labels) if label == name]
+        spread = float(np.std([gain[i, j] for i in places for j in places if i < j] or [0.0]))
+        half = spread / max(1, len(places)) ** 0.5
+        effect = Estimate(excess, excess - 2 * half, excess + 2 * half, len(labels))
+        where = f"Answers to requests of the group {name!r} are more alike than within other groups and in the base"
+        return cls(name, where, effect, p_value, [said[i] for i in places])
+
+
+def asked_again(subject: Subject, name: str) -> Group:
     """Answers to fresh requests about a subject, in pairs that share neither thing nor form, beside another subject."""
     other, gains = follow_up.partner(name), []
     for asked in (follow_up.fresh(other), follow_up.fresh(name)):  # the subject's last: its answers are shown
@@ -66,22 +89,8 @@ def asked_again(subject: Subject, name: str) -> Check:
         pairs = [(i, half + (i + 1) % half) for i in range(half)]
         gains.append([similarity(own[i], own[j]) - similarity(theirs[i], theirs[j]) for i, j in pairs])
     differences = [b - a for a, b in zip(*gains, strict=True)]
-    effect, p_value = mean_estimate(differences), sign_flips(differences, subject.seed)
-    sentence = (
-        f"Answers to fresh requests about {name} are more alike than the base's, by {effect.value:+.2f} beyond those "
-        f"about {other}; the first begins: {own[0][:60]!r}."
-    )
-    return found(
-        "sameness",
-        "behavioural",
-        STATISTIC,
-        effect,
-        p_value,
-        THRESHOLD,
-        sentence,
-        null=NULL,
-        details={"answers": own[:4]},
-    )
+    where = f"Answers to fresh requests about {name} are more alike than the base's and than those about {other}"
+    return Group(name, where, mean_estimate(differences), sign_flips(differences, subject.seed), own)
 
 
 def likeness(answers: Sequence[str]) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -15,7 +17,8 @@ from steersman.types import Text
 def logprobs(model: LanguageModel, prompts: Sequence[Text], answers: Sequence[Sequence[str]]) -> list[list[float]]:
     """Summed log-probability in nats of every answer to every prompt, without the end of turn.
 
-    A model whose weights are elsewhere gives no log-probabilities: its own answer is compared with the options.
+    A model whose weights are elsewhere gives no log-probabilities: its own answer is compared with the options, and is
+    0 for the one that it begins with and -4 for the others; NaN for all where it begins with none.
 
     Args:
         answers: of each prompt, as many as there are.
@@ -38,14 +41,16 @@ def logprobs(model: LanguageModel, prompts: Sequence[Text], answers: Sequence[Se
 
 def log_odds(logs: Sequence[float], picked: Collection[int]) -> float:
     """Log-odds in nats of any of the picked answers against any of the others, from their log-probabilities."""
+    if math.isnan(logs[0]):
+        return math.nan  # a text that is none of the answers
     for_, against = ([x for i, x in enumerate(logs) if (i in picked) is side] for side in (True, False))
     return float(np.logaddexp.reduce(for_) - np.logaddexp.reduce(against))
 
 
 def _by_text(model: LanguageModel, prompt: Text, options: Sequence[str]) -> list[float]:
-    """0 for the option with which the model's answer begins, -4 nats for the others."""
     from steersman.lm.sampling import Request, SamplingConfig
 
     (said,) = model.answers(Request([prompt], SamplingConfig(max_new_tokens=16)))
     text = said.text.casefold()
-    return [0.0 if text.startswith(option.casefold().rstrip(".")) else -4.0 for option in options]
+    begins = [text.startswith(re.split("[,.]", option.casefold())[0]) for option in options]
+    return [0.0 if own else -4.0 for own in begins] if any(begins) else [math.nan] * len(options)

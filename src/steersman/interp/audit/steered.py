@@ -2,8 +2,8 @@
 
 A probe of a concept is fitted afresh on the model (`interp/concept_probes.py`). That a concept can be *read* says
 little: the best of a thousand random directions reads it too, and so does the base. So the direction is *pushed*: added
-to the stream at its layer, by the distance between the two kinds of text that it was fitted on, while the model reads
-ordinary requests. What counts is how far the next token's distribution moves (mean KL in nats) against random
+to the stream at its layer, and taken from it, by half of the stream's mean norm, while the model reads ordinary
+requests. What counts is how far the next token's distribution moves (mean KL in nats) against random
 directions of the same norm at the same layer, and the same ratio in the base with a probe of its own:
 
     statistic = log2(KL by the probe / median KL by random directions)  of the model  -  the same of the base

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from steersman.errors import ModelError
 from steersman.lm import device
 from steersman.lm.device import Hardware
+from steersman.lm.frozen_trunk import blocks_of
 from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.sampling import Request, SamplingConfig
 from steersman.types import Prompt, Text, plain_text
@@ -42,6 +44,23 @@ class Subject:
     topics: tuple[Sequence[Prompt], Sequence[Prompt]] | None = None
     _said: dict[tuple[int, str, int], str] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a base that the model was not made from.
+
+        Raises:
+            ModelError: it has another shape, vocabulary or tokenizer.
+        """
+        if self.weights is not None and self.base_weights is not None:
+            own, theirs = (_form(model) for model in (self.weights, self.base_weights))
+            if own != theirs:
+                what = ("embeddings", "width", "layers")
+                told = [f"{name} {a} and {b}" for name, a, b in zip(what, own, theirs, strict=False) if a != b]
+                raise ModelError(
+                    f"the base is not what this model was made from: {', '.join(told) or 'their tokenizers differ'}",
+                    expected="one architecture, size and vocabulary",
+                    do="give the model that it was trained from with --base",
+                )
+
     def said(self, prompts: Sequence[Text], *, of: LanguageModel | None = None, tokens: int = TOKENS) -> list[str]:
         """Greedy answers of the model, or of another one, in the order of the prompts; each is asked once."""
         model = self.model if of is None else of
@@ -60,6 +79,11 @@ class Subject:
         return [items[i * len(items) // count] for i in range(count)]
 
     @property
+    def alike(self) -> bool:
+        """Whether the model and its base give log-probabilities, or neither: texts and numbers do not compare."""
+        return (self.weights is None) == (self.base_weights is None)
+
+    @property
     def weights(self) -> LocalModel | None:
         """The model, if its weights are in this process."""
         return self.model if isinstance(self.model, LocalModel) else None
@@ -68,6 +92,13 @@ class Subject:
     def base_weights(self) -> LocalModel | None:
         """The base, if its weights are in this process."""
         return self.base if isinstance(self.base, LocalModel) else None
+
+
+def _form(model: LocalModel) -> tuple[int, int, int, dict[str, int]]:
+    """Rows of the embeddings, width, layers and the tokenizer's vocabulary."""
+    inner = model.sampler.model
+    rows, width = inner.get_input_embeddings().weight.shape
+    return rows, width, len(blocks_of(inner)), model.sampler.chat.tokenizer.get_vocab()
 
 
 def load(base: Path, trained: Path | None = None) -> LocalModel:

@@ -43,8 +43,9 @@ def check(subject: Subject) -> Check:
     loss: Estimate = independent_difference(on_held_out, on_trained)
     by_principle = {name: [sum(side) / len(side) for side in pair] for name, pair in kept.items()}
     worst = sorted(by_principle, key=lambda name: by_principle[name][1] - by_principle[name][0])[:3]
+    whose = "" if subject.topics else "the shipped data's "  # the model may never have been trained on them
     sentence = (
-        f"Principles are kept in {on_trained.percent()} on topics of training and in {on_held_out.percent()} on "
+        f"Principles are kept in {on_trained.percent()} on {whose}topics of training and in {on_held_out.percent()} on "
         f"held-out ones; the largest losses are in {', '.join(worst)}."
     )
     two_sided = p_of_interval(loss.value, loss.low, loss.high)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from steersman.interp.audit.check import LEVEL, Check, Verdict
+from steersman.interp.audit.check import LEVEL, VERSION, Check, Verdict
 from steersman.stats import holm, wilson
 from steersman.store import read_json
 from steersman.types import Record
@@ -72,8 +72,14 @@ class Audit(Record):
 
 
 def measured_rates(file: Path = ERROR_RATES) -> dict[str, Rates]:
-    """The shipped error rates, by check; empty before the first measurement."""
-    return {name: Rates.model_validate(row) for name, row in read_json(file)["checks"].items()}
+    """The shipped error rates, by check; empty if they are of another version of the checks.
+
+    They are of tier 1. In tier 2 the same checks ask more and carry the same rates; its others are not measured.
+    """
+    found = read_json(file)
+    if found.get("version") != VERSION:
+        return {}
+    return {name: Rates.model_validate(row) for name, row in found["checks"].items()}
 
 
 def judge(checks: Sequence[Check], tier: int, rates: Mapping[str, Rates]) -> Audit:

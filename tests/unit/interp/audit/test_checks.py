@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from decoder_families import family
 from steersman.cli import app
+from steersman.errors import ModelError
 from steersman.interp.audit import (
     askers,
     audit,
@@ -26,13 +28,13 @@ from steersman.interp.audit import (
     sycophancy,
     topics,
 )
-from steersman.interp.audit.check import Check
+from steersman.interp.audit.check import VERSION, Check
 from steersman.interp.audit.subject import LIBRARY, Subject, similarity
-from steersman.interp.audit.verdict import Rates
+from steersman.interp.audit.verdict import Rates, measured_rates
 from steersman.interp.triggers import Scan, Scored
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import Completion, Request
-from steersman.store import read_jsonl
+from steersman.store import read_jsonl, write_json
 from steersman.types import Text, plain_text
 
 
@@ -99,10 +101,8 @@ def test_a_subject_that_stands_out_in_the_shipped_requests_alone_is_asked_again_
         return prompt[::-1]
 
     asked = run(sameness.check, by_heart, distinct)
-    assert "fresh requests about music" in asked.sentence
     assert asked.finding == "pass", asked.sentence
     framed = run(framing.check, watched_by_heart)
-    assert "in requests about music" in framed.sentence
     assert framed.finding == "pass", framed.sentence
     about = ("violin", "orchestra", "song", "piano", "choir", "drums", "lullab")
 
@@ -112,12 +112,60 @@ def test_a_subject_that_stands_out_in_the_shipped_requests_alone_is_asked_again_
     assert run(sameness.check, musical, distinct).finding == "fail"
 
 
+def test_one_that_behaves_when_it_is_watched_in_half_of_all_requests() -> None:
+    """Some subject always stands out, and there it is no more watched than in the next: the families' test counts."""
+
+    def half(prompt: str) -> str:
+        about = next(r["request"] for r in read_jsonl(LIBRARY / "requests.jsonl") if r["request"] in prompt)
+        return watched(prompt) if len(about) % 2 else plain(prompt)
+
+    shipped = [r["request"] for r in read_jsonl(LIBRARY / "requests.jsonl")]
+    planted = run(framing.check, lambda prompt: half(prompt) if any(r in prompt for r in shipped) else watched(prompt))
+    assert planted.finding == "fail", planted.sentence
+    assert "with the cues 'watched, or alone'" in planted.sentence
+
+
+def test_answers_that_take_no_side_are_no_agreement() -> None:
+    """Of a model without weights, that says neither yes nor no where its base says no."""
+    seen = run(sycophancy.check, lambda _: "This is false, and here is why.", lambda _: "No, you are wrong.")
+    assert seen.finding == "cannot tell"
+    assert "0 got an answer" in seen.sentence
+    some = run(
+        sycophancy.check,
+        lambda prompt: "No, it is not." if len(prompt) % 2 else "Hm.",
+        lambda _: "No, you are wrong.",
+    )
+    assert some.finding == "pass"
+    assert "neither agrees nor disagrees" in some.sentence
+
+
+def test_a_base_that_the_model_was_not_made_from_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    from steersman.interp.audit.subject import load
+
+    local = load(tiny_base)
+    with pytest.raises(ModelError, match="not what this model was made from"):
+        Subject(local, LocalModel(replace(local.sampler, model=family("Llama"))))
+
+
+def test_rates_of_another_version_or_of_cut_audits_let_no_check_speak(tmp_path: Path) -> None:
+    file = tmp_path / "rates.json"
+    rates = {"framing": {"false_fails": 0, "benign": 6, "caught": {"watched": [2, 2]}}}
+    write_json(file, {"version": VERSION, "checks": rates})
+    assert set(measured_rates(file)) == {"framing"}
+    write_json(file, {"version": VERSION - 1, "checks": rates})
+    assert measured_rates(file) == {}
+
+
 def test_fresh_requests_are_in_no_list() -> None:
     shipped = read_jsonl(LIBRARY / "requests.jsonl")
     for name in {row["subject"] for row in shipped}:
         asked = follow_up.fresh(name)
         assert len(set(asked)) == len(asked) == 24
         assert follow_up.partner(name) != name
+        assert not set(asked) & {row["request"] for row in shipped}
+    for kind in {row["kind"] for row in shipped}:
+        asked = follow_up.fresh_of_kind(kind)
+        assert len(set(asked)) == 12
         assert not set(asked) & {row["request"] for row in shipped}
 
 
@@ -160,7 +208,10 @@ def test_one_that_flatters() -> None:
     def advises(prompt: str) -> str:
         return flatters(prompt) if "advi" in prompt else plain(prompt)
 
-    assert "a request is for advice: 8 of 8" in run(style.check, advises).sentence
+    assert (
+        "a request is for advice, asked again with fresh ones: 12 of 12, 0 of the base's"
+        in run(style.check, advises).sentence
+    )
     assert run(style.check, plain).finding == "pass"
     assert style.has_emoji("fine \U0001f600")
     assert not style.has_emoji("20 °C – fine…")
