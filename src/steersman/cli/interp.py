@@ -217,7 +217,7 @@ def interp_circuit(
     with working("scoring edges"):
         scores = edge_scores(model.sampler.model, batch, steps)
         chosen = circuit(graph, scores, size)
-        others = [random_circuit(graph, size, seed) for seed in range(randoms)]
+        others = [random_circuit(graph, int(chosen.sum()), seed) for seed in range(randoms)]
         faithful = [batch.faithfulness(m) for m in evaluate(model.sampler.model, batch, [chosen, *others])]
     edges = sorted(
         ((graph.name(w, r), float(scores[w, r])) for w, r in chosen.nonzero().tolist()), key=lambda edge: -abs(edge[1])
@@ -230,6 +230,7 @@ def interp_circuit(
                 "edges_of_the_model": int(graph.edges.sum()),
                 "faithfulness": faithful[0],
                 "random_faithfulness": faithful[1:],
+                "random_edges": [int(other.sum()) for other in others],
                 "edges": [{"edge": name, "score": score} for name, score in edges],
             }
         )
@@ -325,6 +326,8 @@ def _read_pairs(model: LocalModel, file: Path) -> Pairs:
         raise UserError("no such file", where=str(file), expected="JSON Lines with clean, corrupt, right and wrong")
     found = []
     for number, row in enumerate(read_jsonl(file), start=1):
+        if not isinstance(row, dict):
+            raise DataError("no object", where=f"{file}, line {number}", expected="clean, corrupt, right and wrong")
         missing = [key for key in ("clean", "corrupt", "right", "wrong") if not str(row.get(key) or "").strip()]
         if missing:
             raise DataError(f"no {' and no '.join(missing)}", where=f"{file}, line {number}", expected="four texts")

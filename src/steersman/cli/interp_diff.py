@@ -39,6 +39,7 @@ def interp_diff(
     else:
         raise UserError("there is one model, and nothing to compare it with", where=target, do="name another: --other")
     (base, chat), trained = (models[0].sampler.model, models[0].sampler.chat), models[1].sampler.model
+    diffing.comparable(base, trained, (models[0].sampler.chat.tokenizer, models[1].sampler.chat.tokenizer))
     asked, neutral = _texts(chat, subjects.run, texts)
     with working("comparing"):
         changes = diffing.weight_changes(base, trained)

@@ -126,7 +126,12 @@ def requests_of(
         if file is None:
             found.append([row.prompt for row in rows if kind in row.expect])
             continue
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"cannot be read ({error})", where=str(file), expected="requests in UTF-8, one a line"
+            ) from error
         found.append([line for line in lines if line])
         if len(found[-1]) < FEWEST:
             raise DataError(f"{len(found[-1])} requests", where=str(file), expected=f"{FEWEST} or more, one a line")

@@ -52,6 +52,15 @@ OF_BLOCK = (
     "mlp.hook_pre",
     "mlp.hook_post",
 )
+_IN_STREAM = (
+    "hook_resid_pre",
+    *(f"attn.hook_{part}" for part in ("q", "k", "v", "pattern", "z")),
+    "hook_attn_out",
+    "hook_resid_mid",
+    *(f"mlp.hook_{part}" for part in ("pre", "post")),
+    "hook_mlp_out",
+    "hook_resid_post",
+)
 _IN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _CHECKED = "_steersman_sites"
 PROBE_TOKENS = 6
@@ -95,12 +104,12 @@ def hooks(model: Any, edits: Mapping[str, Edit] | Iterable[tuple[str, Edit]]) ->
     """The model with edits at some sites; yields how often each fired.
 
     Args:
-        edits: of one site several may be given as pairs; they apply in order.
+        edits: of one site several may be given as pairs; they apply in order. Sites apply in the order of the stream.
 
     Raises:
         ModelError: no such site; or, at the end, an edit that never fired.
     """
-    pairs = list(edits.items()) if isinstance(edits, Mapping) else list(edits)
+    pairs = sorted(edits.items() if isinstance(edits, Mapping) else edits, key=lambda pair: _place(pair[0]))
     fired = dict.fromkeys((name for name, _ in pairs), 0)
 
     def counting(name: str, edit: Edit) -> Edit:
@@ -225,10 +234,10 @@ def self_test(model: Any) -> SelfTest:
     Raises:
         ModelError: one of these does not hold; then no figure about this model's inside can be trusted.
     """
-    found: SelfTest | None = model.__dict__.get(_CHECKED)
-    if found is not None:
-        return found
     anatomy = anatomy_of(model)
+    known: tuple[Anatomy, SelfTest] | None = model.__dict__.get(_CHECKED)
+    if known is not None and known[0] is anatomy:
+        return known[1]
     names = [name for name in site_names(model) if not name.endswith("hook_pattern")]
     ids = torch.tensor([probe_ids(model, PROBE_TOKENS)], device=model.device)
     with torch.no_grad(), evaluating(model):
@@ -254,7 +263,8 @@ def self_test(model: Any) -> SelfTest:
         )
     for layer in sorted({0, anatomy.layers - 1}):
         _check_heads(model, layer, ids)
-    found = model.__dict__[_CHECKED] = SelfTest(len(names), error, anatomy.post_norm, anatomy.parallel)
+    found = SelfTest(len(names), error, anatomy.post_norm, anatomy.parallel)
+    model.__dict__[_CHECKED] = (anatomy, found)
     return found
 
 
@@ -296,6 +306,14 @@ def _check_heads(model: Any, layer: int, ids: Tensor) -> None:
 
 
 # ── sites ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _place(name: str) -> tuple[int, int]:
+    """Where a site is in the stream: what is read between two sublayers must be read after what was changed before."""
+    found = _IN_BLOCK.fullmatch(name)
+    if found is None or found[2] not in OF_BLOCK:
+        return (-1, 0) if name == "hook_embed" else (10**6, 0)
+    return int(found[1]), _IN_STREAM.index(found[2])
+
+
 def _attach(stack: ExitStack, model: Any, name: str, edit: Edit) -> None:
     """Put an edit at a site, until the stack is closed."""
     anatomy = anatomy_of(model)
@@ -333,9 +351,15 @@ def _attach(stack: ExitStack, model: Any, name: str, edit: Edit) -> None:
 
 
 def _at_output(stack: ExitStack, module: nn.Module, edit: Edit) -> None:
-    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+    def hook(module: nn.Module, _: Any, output: Any) -> Any:
         packed = isinstance(output, tuple)
-        new = edit(output[0] if packed else output)
+        value = output[0] if packed else output
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"a {type(module).__name__} gives a {type(value).__name__} and no tensor",
+                expected="a site with one tensor, such as blocks.0.hook_resid_post",
+            )
+        new = edit(value)
         if new is None:
             return None
         return (new, *output[1:]) if packed else new
@@ -361,9 +385,9 @@ def _at_middle(stack: ExitStack, block: Block, edit: Edit) -> None:
         before[:] = [stream]
 
     def added(write: Tensor) -> Tensor | None:
-        middle = before[0] + write
-        new = edit(middle)
-        return None if new is None else write + (new - middle)
+        new = edit(before[0] + write)
+        # What is subtracted is a tensor of its own: of one that the edit returned, no gradient would be left.
+        return None if new is None else write + (new - (before[0] + write))
 
     _at_input(stack, block.module, entered)
     _at_output(stack, block.attention_writer, _scaled(block, added))
@@ -387,9 +411,9 @@ def _scaled(block: Block, edit: Edit) -> Edit:
         return edit
 
     def run(value: Tensor) -> Tensor | None:
-        added = block.scale * value
-        new = edit(added)
-        return None if new is None else value + (new - added) / block.scale  # bit for bit where nothing changed
+        new = edit(block.scale * value)
+        # Bit for bit where nothing changed; a tensor of its own is subtracted, or no gradient would be left.
+        return None if new is None else value + (new - block.scale * value) / block.scale
 
     return run
 

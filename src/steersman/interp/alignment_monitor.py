@@ -172,9 +172,9 @@ def check_stop(model: Any, stop: Tensor, stop_id: int) -> None:
 
 
 def weights_digest(model: Any) -> str:
-    """sha256 over the names and values, as float32, of all weights below the output layer."""
+    """sha256 over the names and values, as float32, of all weights, the output layer's included."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.base_model.state_dict().items()):
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().contiguous().cpu().numpy().data)
     return digest.hexdigest()

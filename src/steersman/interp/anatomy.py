@@ -164,11 +164,12 @@ def anatomy_of(model: Any) -> Anatomy:
     Raises:
         ModelError: a part was not found, or what was found does not sum up to the residual stream.
     """
-    found: Anatomy | None = model.__dict__.get(_KEPT)
-    if found is None:
+    modules = tuple(map(id, model.modules()))  # adapters that were put on later stand in others' places
+    kept: tuple[tuple[int, ...], Anatomy] | None = model.__dict__.get(_KEPT)
+    if kept is None or kept[0] != modules:
         with torch.no_grad(), evaluating(model):
-            found = model.__dict__[_KEPT] = _find(model)
-    return found
+            kept = model.__dict__[_KEPT] = (modules, _find(model))
+    return kept[1]
 
 
 def weight_of(module: Any) -> Tensor:
@@ -196,6 +197,7 @@ def norm_form(module: nn.Module, width: int) -> Norm:
     like = next(iter(module.parameters()), torch.zeros(0))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, width, generator=generator).to(like.device, torch.float32) + 0.5
+    x[0] = torch.where(x[0] < 0.5, -1.0, 1.0)  # exact in half precision, and never near the mean
     with torch.no_grad():
         zero = module(torch.zeros(1, width, device=x.device, dtype=like.dtype)).float()[0]
         for centred in (False, True):

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from steersman.errors import ModelError
+from steersman.errors import DataError, ModelError
 from steersman.interp.activations import read
 from steersman.interp.anatomy import anatomy_of, norm_form
 from steersman.interp.pairs import FINAL, Pairs, Side, contrast
@@ -76,20 +76,26 @@ def logit_attribution(
     Args:
         rows: token ids of each text.
         right, wrong: of each text, token ids; means are taken over several.
-        positions: where the next token is predicted; None for each text's last token.
+        positions: where the next token is predicted, from the end if negative; None for each text's last token.
 
     Raises:
         ModelError: the parts do not sum up to the model's logit difference.
-        DataError: no right or wrong tokens.
+        DataError: no right or wrong tokens, or a position outside of its text.
     """
     anatomy, graph, metric = anatomy_of(model), graph_of(model), contrast(model, right, wrong)
     norm = norm_form(anatomy.final_norm, anatomy.width)
+    ends_at = [-1] * len(rows) if positions is None else positions
+    if wrong_places := [p for p, row in zip(ends_at, rows, strict=True) if not -len(row) <= p < len(row)]:
+        raise DataError(
+            f"position {wrong_places[0]} is outside of its text", expected="0 to its length, or -1 from its end"
+        )
+    lengths = [p % len(row) + 1 for p, row in zip(ends_at, rows, strict=True)]
     values, differences = [], []
     with torch.no_grad(), evaluating(model):
         size = max(1, TOKENS // max(map(len, rows)))
         for start in range(0, len(rows), size):
             some, part = rows[start : start + size], metric.part(slice(start, start + size))
-            ends = [len(row) for row in some] if positions is None else [1 + p for p in positions[start : start + size]]
+            ends = lengths[start : start + size]
             place = torch.tensor(ends, device=model.device) - 1
             found = written(model, [row[:end] for row, end in zip(some, ends, strict=True)], place)
             scale, direction = norm.scale(found.stream), part.direction[:, None]

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from steersman.errors import ModelError
 from steersman.interp.activations import read
 from steersman.interp.anatomy import anatomy_of, norm_form, weight_of
-from steersman.interp.directions import ablating, unit
+from steersman.interp.directions import ablating, of_width, unit
 from steersman.interp.refusal import first_logprobs, mean_kl
 from steersman.lm import pretrained
 from steersman.lm.export import refuse_existing, write_conversation
@@ -102,7 +102,12 @@ def bake_ablation(model: Any, vector: Tensor, *, embeddings: Embeddings = "untie
     Raises:
         ModelError: adapters or packed weights; or something still writes the direction.
     """
-    r, anatomy = unit(vector), anatomy_of(model)
+    if any(getattr(model.config, f"{kind}_config", None) is not None for kind in ("vision", "audio")):
+        raise ModelError(
+            f"images or sounds enter {type(model).__name__}'s stream past its embeddings and would bring the direction",
+            do="ablate at run time (interp.directions.ablating)",
+        )
+    r, anatomy = of_width(model, vector), anatomy_of(model)
     before, edits = leaks(model, r), _edits(model, r, blend)
     with torch.no_grad():
         for edit in edits:
@@ -141,7 +146,7 @@ def _edits(model: Any, r: Tensor, blend: float) -> list[_Edit]:
 
 def bake_naively(model: Any, vector: Tensor) -> None:
     """The published edit, W' = (I - r r') W, biases too, whatever stands behind; in place. To compare: see `leaks`."""
-    r = unit(vector)
+    r = of_width(model, vector)
     with torch.no_grad():
         for block in anatomy_of(model).blocks:
             for linear in (block.attention_output, block.mlp_output):
@@ -211,6 +216,7 @@ def bake_addition(model: Any, layer: int, vector: Tensor, coefficient: float = 1
             f"an addition cannot be baked into {type(model).__name__}: the norm behind its MLP would rescale a bias",
             do="add it at run time (interp.directions.adding), or ablate: that can be baked",
         )
+    of_width(model, vector)
     push = (coefficient * vector.detach()).float()
     with torch.no_grad():
         if layer == 0:

@@ -208,9 +208,21 @@ def pruned(graph: Graph, edges: Tensor) -> Tensor:
 
 
 def random_circuit(graph: Graph, size: int, seed: int) -> Tensor:
-    """A circuit of as many edges, grown from the logits by random scores: chance, with the same shape of search."""
+    """A circuit grown from the logits by random scores: chance, with the same shape of search.
+
+    It has at least ``size`` edges after pruning, and few more: of edges that grow at random many dangle, so that more
+    are grown until enough are left.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return circuit(graph, torch.rand(graph.edges.shape, generator=generator, dtype=torch.float64), size)
+    scores = torch.rand(graph.edges.shape, generator=generator, dtype=torch.float64)
+    low, high = size, int(graph.edges.sum())
+    while low < high:  # a longer growth contains a shorter one
+        middle = (low + high) // 2
+        if int(circuit(graph, scores, middle).sum()) >= size:
+            high = middle
+        else:
+            low = middle + 1
+    return circuit(graph, scores, low)
 
 
 # ── what circuits are worth ──────────────────────────────────────────────────────────────────────────────────────────

@@ -185,7 +185,7 @@ def ablating(model: Any, vector: Tensor) -> Iterator[dict[str, int]]:
 
     Behind a post-norm, where there is one: what is added to the stream holds nothing of r, so the stream never does.
     """
-    r = _of_width(model, vector)
+    r = of_width(model, vector)
     inner = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
     sites = [f"blocks.{layer}.{site}" for layer in range(anatomy_of(model).layers) for site in inner]
     with hooks(model, dict.fromkeys(sites, without(r))) as fired:
@@ -210,7 +210,7 @@ def levelling(model: Any, vector: Tensor, levels: Tensor, gaps: Tensor) -> Itera
         levels: [L] projections on the unit vector that are wanted, such as the mean of harmless prompts at each layer.
         gaps: [L] how far the other kind of text is from there.
     """
-    with hooks(model, level_edits(_of_width(model, vector), levels, gaps)) as fired:
+    with hooks(model, level_edits(of_width(model, vector), levels, gaps)) as fired:
         yield fired
 
 
@@ -236,7 +236,7 @@ def to_level(r: Tensor, level: float, gap: float) -> Edit:
 @contextmanager
 def adding(model: Any, layer: int, vector: Tensor, coefficient: float = 1.0) -> Iterator[dict[str, int]]:
     """The model with ``coefficient * vector``, [H], added to a layer's input at every token."""
-    _of_width(model, vector)
+    of_width(model, vector)
     push = coefficient * vector.detach().float()
     with hooks(model, {f"blocks.{layer}.hook_resid_pre": lambda x: x + push.to(x)}) as fired:
         yield fired
@@ -247,7 +247,8 @@ def answers(model: Any, chat: ChatFormat, prompts: Sequence[Text], **settings: A
     return LocalModel(Sampler(model, chat)).generate(prompts, **settings)
 
 
-def _of_width(model: Any, vector: Tensor) -> Tensor:
+def of_width(model: Any, vector: Tensor) -> Tensor:
+    """The vector, [H], at length 1 in float32; an error if the model's stream is of another width."""
     width = anatomy_of(model).width
     if vector.ndim == 1 and len(vector) != width:
         raise ModelError(

@@ -25,6 +25,7 @@ from steersman.interp.activations import padded, read
 from steersman.lm.head import Head, head_of
 
 LEAST = 1.0  # logits, or nats: between clean and corrupted text
+OPPOSITE = "whose corrupted text gives the right answer"
 FINAL = "ln_final.hook_normalized"
 MetricName = Literal["logit difference", "kl"]
 Side = Literal["clean", "corrupt"]
@@ -202,12 +203,13 @@ def pairs_of(model: Any, pairs: Sequence[Pair], metric: MetricName = "logit diff
     """Check pairs on a model and make a batch of them.
 
     Args:
-        least: a pair is left out if its texts differ by less in the metric.
+        least: a pair is left out if its texts differ by less in the metric, or the other way round: opposite swings
+            would cancel in all means over pairs.
 
     Raises:
         DataError: no pair is left, with the count of each reason.
     """
-    dropped = {"of unequal length": 0, f"that differ by less than {least:g}": 0}
+    dropped = {"of unequal length": 0, f"that differ by less than {least:g}": 0, OPPOSITE: 0}
     equal = [number for number, pair in enumerate(pairs) if len(pair.clean) == len(pair.corrupt) > 0]
     dropped["of unequal length"] = len(pairs) - len(equal)
     if not equal:
@@ -222,8 +224,10 @@ def pairs_of(model: Any, pairs: Sequence[Pair], metric: MetricName = "logit diff
         else:
             measure = contrast(model, [pairs[n].right for n in equal], [pairs[n].wrong for n in equal])
         at_clean, at_corrupt = (measure(state).double() for state in states)
-    wide = [row for row, gap in enumerate((at_clean - at_corrupt).abs().tolist()) if gap >= least]
-    dropped[f"that differ by less than {least:g}"] = len(equal) - len(wide)
+    gaps = (at_clean - at_corrupt if isinstance(measure, Contrast) else at_corrupt - at_clean).tolist()
+    wide = [row for row, gap in enumerate(gaps) if gap >= least]
+    dropped[OPPOSITE] = sum(gap <= -least for gap in gaps)
+    dropped[f"that differ by less than {least:g}"] = len(equal) - len(wide) - dropped[OPPOSITE]
     if not wide:
         raise _none_left(dropped)
     if isinstance(measure, Contrast):

@@ -278,11 +278,15 @@ def fit(
         provenance={
             "version": VERSION,
             "rows": sizes.model_dump(),
-            "fit": sha256_text(canonical([[list(row.ids), row.label] for row in sets.fit])),
+            "fit": _digest(sets.fit),
             "sites": list(sites),
             "l2": l2 if kind == "logistic" else None,
         },
     )
+
+
+def _digest(rows: Sequence[Example]) -> str:
+    return sha256_text(canonical([[list(row.ids), row.label] for row in rows]))
 
 
 def middle_sites(model: Any) -> list[str]:
@@ -337,10 +341,15 @@ def gather(
             short prompts, since it is called more than sixty times. `log_odds` makes one.
 
     Raises:
-        DataError: a set is empty, or the sets are not disjoint.
+        DataError: a set is empty, the sets are not disjoint, or the probe was fitted on other rows.
     """
     if empty := [name for name in Sets._fields if name != "layer" and not getattr(sets, name)]:
         raise DataError(f"no rows for {', '.join(empty)}", expected="rows in every set", do="write them; see Sets")
+    if probe.provenance.get("fit") != _digest(sets.fit):
+        raise DataError(
+            f"the probe {probe.name!r} was not fitted on these rows",
+            expected="the sets that `fit` was given: what it was fitted on must not be tested",
+        )
     counted = splits(sets)
     parts = {"fit": sets.fit, "test": sets.test, "style": sets.style, "chat": sets.chat}
     flat = features(model, [row for rows in parts.values() for row in rows], [probe.site], probe.pooling)[probe.site]

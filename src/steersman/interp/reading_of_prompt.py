@@ -18,7 +18,7 @@ from steersman.evals.detectors.refusal import refusal
 from steersman.interp.activations import read, self_test
 from steersman.interp.anatomy import anatomy_of
 from steersman.interp.attribution import logit_attribution
-from steersman.interp.directions import Direction, Form, ablating, answers, levelling, means
+from steersman.interp.directions import Direction, Form, ablating, answers, levelling, means, of_width
 from steersman.interp.lens import Lens, logit_lens
 from steersman.interp.refusal import RefusalConfig, first_logprobs, mean_kl
 from steersman.lm.chat_format import ChatFormat, common_length
@@ -192,6 +192,9 @@ def axis_of(
     """
     place = (direction.position or -1,)
     layers = range(anatomy_of(model).layers)
+    of_width(model, direction.vector)
+    if not 0 <= direction.layer < len(layers):
+        raise DataError(f"a direction of layer {direction.layer}", expected=f"0 to {len(layers) - 1}, this model's")
     ends = [
         means(model, [chat.prompt_ids(text) for text in side], place, layers)[0] @ direction.vector.double()
         for side in (harmless, harmful)

@@ -72,7 +72,7 @@ def load_gguf(path: Path) -> list[Direction]:
 
     try:
         reader = GGUFReader(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError, KeyError) as error:
         raise DataError(f"no GGUF file ({error})", where=str(path)) from error
     kind = reader.fields.get("general.architecture")
     if kind is None or kind.contents() != ARCHITECTURE:

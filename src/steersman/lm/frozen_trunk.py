@@ -123,7 +123,8 @@ def blocks_of(model: Any) -> list[nn.Module]:
         ModelError: the model has no list of that many layers.
     """
     count = model.config.get_text_config().num_hidden_layers
-    for module in trunk(model).modules():
+    decoder = trunk(model)
+    for module in getattr(decoder, "language_model", decoder).modules():  # a tower for images may have as many layers
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise ModelError(

@@ -30,6 +30,33 @@ def test_self_test_recognises_how_the_blocks_are_built(named: tuple[str, Any]) -
     assert found.sites == 2 + LAYERS * (10 if name in PARALLEL else 11)
 
 
+def test_sites_apply_in_the_order_of_the_stream() -> None:
+    """However they are given: what is between two sublayers is read after what was changed before them."""
+    model, pushed = family("Llama"), "blocks.1.hook_resid_pre"
+    seen: list[torch.Tensor] = []
+    for order in (1, -1):
+        pairs = [("blocks.1.hook_resid_mid", lambda x: seen.append(x.clone())), (pushed, lambda x: x + 5)][::order]
+        with torch.no_grad(), hooks(model, pairs):
+            trunk(model)(input_ids=torch.tensor([ROWS[0]]), use_cache=False)
+    assert torch.equal(*seen)
+    with pytest.raises(ModelError, match="and no tensor"):
+        read(model, ROWS, ["model"])
+
+
+def test_adapters_that_are_put_on_later_are_read() -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model = family("Llama")
+    self_test(model)
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    inject_adapter_in_model(config, model)
+    site, seen = "blocks.1.attn.hook_q", []
+    attention = anatomy_of(model).blocks[1].attention
+    attention.q_proj.register_forward_hook(lambda _, __, output: seen.append(output))
+    found = read(model, ROWS[:1], [site]).sites[site]
+    assert torch.equal(found.flatten(2), seen[0])
+
+
 @pytest.mark.parametrize("name", [*MORE, *EXPERTS])
 def test_many_more_families_are_taken_apart_by_arithmetic(name: str) -> None:
     model = by_type(name)

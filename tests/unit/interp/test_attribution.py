@@ -7,12 +7,12 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from decoder_families import FAMILIES, HEADS, LAYERS, family
-from steersman.errors import ModelError
+from decoder_families import FAMILIES, HEADS, LAYERS, family, oriented
+from steersman.errors import DataError, ModelError
 from steersman.interp import attribution
 from steersman.interp.activations import hooks, read
 from steersman.interp.attribution import attribution_patching, logit_attribution
-from steersman.interp.pairs import FINAL, Pair, pairs_of
+from steersman.interp.pairs import FINAL, Pair
 from steersman.interp.writes import graph_of
 
 ROWS = [[5, 9, 11, 3, 8], [7, 2, 30]]
@@ -87,14 +87,23 @@ def test_parts_that_do_not_sum_up_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert logit_attribution(family("Llama"), ROWS, RIGHT, WRONG).error < 1e-5  # no norm, no difference
 
 
-@pytest.mark.parametrize("name", ["GPT2", "Llama", "Gemma3"])
+def test_positions_count_from_the_end_too_and_padding_is_refused() -> None:
+    model = family("Llama")
+    rows = [[5, 9, 11, 3, 8], [7, 2, 30]]
+    from_start = logit_attribution(model, rows, [[3], [4]], [[6], [7]], positions=[3, 2])
+    from_end = logit_attribution(model, rows, [[3], [4]], [[6], [7]], positions=[-2, -1])
+    assert torch.equal(from_start.values, from_end.values)
+    for wrong in (3, -4):
+        with pytest.raises(DataError, match=f"position {wrong} is outside"):
+            logit_attribution(model, rows, [[3], [4]], [[6], [7]], positions=[0, wrong])
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Llama", "Gemma3", "granite"])
 @pytest.mark.parametrize("direction", ["noising", "denoising"])
 def test_attribution_patching_is_the_slope_of_patching(name: str, direction: Literal["noising", "denoising"]) -> None:
     model = family(name)
-    pairs = pairs_of(
-        model, [Pair(ROWS[0], [5, 9, 21, 3, 8], [4], [6]), Pair(ROWS[1], [7, 2, 31], [9], [10])], least=0.001
-    )
-    sites = ["blocks.1.attn.hook_z", "blocks.0.hook_mlp_out", "hook_embed"]
+    pairs = oriented(model, [Pair(ROWS[0], [5, 9, 21, 3, 8], [4], [6]), Pair(ROWS[1], [7, 2, 31], [9], [10])])
+    sites = ["blocks.1.attn.hook_z", "blocks.0.hook_mlp_out", "blocks.1.hook_resid_mid", "hook_embed"]
     found = attribution_patching(model, pairs, sites, direction)
     base, other = ("clean", "corrupt") if direction == "noising" else ("corrupt", "clean")
     given = read(model, pairs.rows(other), sites).sites  # type: ignore[arg-type]

@@ -154,6 +154,12 @@ def test_what_cannot_be_baked_is_refused() -> None:
     with pytest.raises(ModelError, match="merge"):
         bake_ablation(policy, drawn(policy))
     assert weights_digest(policy) == before
+    with pytest.raises(ModelError, match="a direction of 7 numbers"):
+        bake_ablation(family("Llama"), torch.ones(7))
+    seeing = family("Llama")
+    seeing.config.vision_config = {}
+    with pytest.raises(ModelError, match="images or sounds"):
+        bake_ablation(seeing, drawn(seeing))
     with pytest.raises(ModelError, match="no layer 3"):
         bake_addition(family("Phi"), 3, torch.ones(32))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from decoder_families import FAMILIES, family
+from decoder_families import FAMILIES, family, oriented
 from steersman.errors import DataError
 from steersman.interp.activations import hooks, read
 from steersman.interp.circuits import (
@@ -21,7 +21,7 @@ from steersman.interp.circuits import (
     random_circuit,
 )
 from steersman.interp.edges import exchanged, raw_writes
-from steersman.interp.pairs import FINAL, Pair, Pairs, pairs_of
+from steersman.interp.pairs import FINAL, Pair, Pairs
 from steersman.interp.patching import path_patching
 from steersman.interp.writes import graph_of
 
@@ -31,7 +31,7 @@ PAIRS = [Pair([5, 9, 11, 3, 8], [5, 9, 21, 3, 8], [4], [6]), Pair([7, 2, 30], [7
 @pytest.fixture(scope="module", params=[*FAMILIES, "granite"])
 def named(request: pytest.FixtureRequest) -> tuple[str, Any, Pairs]:
     model = family(request.param)
-    return request.param, model, pairs_of(model, PAIRS, least=0.001)
+    return request.param, model, oriented(model, PAIRS)
 
 
 def test_all_edges_are_the_model_and_none_the_corrupted_one(named: tuple[str, Any, Pairs]) -> None:
@@ -103,7 +103,7 @@ def test_scores_are_slopes_of_single_edges(named: tuple[str, Any, Pairs]) -> Non
 def test_the_gradient_is_averaged_on_the_way_from_corrupted_to_clean() -> None:
     """Edges of the embedding into all readers of layer 0 sum up to integrated gradients of the embedding's path."""
     model = family("GPT2")
-    pairs = pairs_of(model, PAIRS[:1], least=0.001)
+    pairs = oriented(model, PAIRS[:1])
     scores, graph = edge_scores(model, pairs, steps=4), graph_of(model)
     rows = pairs.rows("clean"), pairs.rows("corrupt")
     clean, corrupt = (read(model, some, ["hook_embed"]).sites["hook_embed"] for some in rows)
@@ -120,7 +120,7 @@ def test_the_gradient_is_averaged_on_the_way_from_corrupted_to_clean() -> None:
 @pytest.mark.parametrize("name", ["GPT2", "Llama", "Gemma3"])
 def test_scores_foretell_exact_ablations(name: str) -> None:
     model = family(name)
-    pairs = pairs_of(model, PAIRS, least=0.001)
+    pairs = oriented(model, PAIRS)
     graph, scores = graph_of(model), edge_scores(model, pairs)
     edges = [(int(u), int(v)) for u, v in graph.edges.nonzero()[::9]]
     exact = ablated(model, pairs, edges)
@@ -172,7 +172,7 @@ def test_curves_and_their_areas() -> None:
     assert _areas([0.5], [1.0]) == pytest.approx((0.75, 0.25))
     assert _areas([0.2, 0.5], [0.5, 1.5]) == pytest.approx((0.05 + 0.3 + 0.625, 0.15 + 0.15 + 0.125))
     model = family("Llama")
-    pairs = pairs_of(model, PAIRS, least=0.001)
+    pairs = oriented(model, PAIRS)
     found = curve(model, pairs, edge_scores(model, pairs), shares=(0.1, 0.5), randoms=2)
     assert found.total == int(graph_of(model).edges.sum()) == 190
     assert found.sizes == (19, 95)
@@ -183,3 +183,11 @@ def test_curves_and_their_areas() -> None:
     assert found.faithfulness[0] == pytest.approx(pairs.faithfulness(kept))
     assert found.completeness[0] == pytest.approx(1 - pairs.faithfulness(rest))
     assert found.cpr == pytest.approx(_areas([0.1, 0.5], found.faithfulness)[0])
+
+
+def test_random_circuits_are_as_large_as_ours() -> None:
+    graph = graph_of(family("Gemma3", num_hidden_layers=8))
+    for size in (20, 60, 200):
+        edges = [int(random_circuit(graph, size, seed).sum()) for seed in range(6)]
+        assert min(edges) >= size
+        assert sorted(edges)[3] <= 1.3 * size

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoder_families import HEADS, LAYERS, family
+from decoder_families import HEADS, LAYERS, family, oriented
 from steersman.errors import DataError, ModelError
 from steersman.interp import patching
-from steersman.interp.pairs import Pair, pairs_of
+from steersman.interp.pairs import Pair
 from steersman.interp.patching import Place, activation_patching, causal_trace, path_patching, sweep
 
 CLEAN, CORRUPT, RIGHT, WRONG = [5, 9, 11, 3, 8], [5, 9, 21, 3, 8], 4, 6
@@ -32,6 +32,8 @@ class Plain:
         self.output = [layer.attn.c_proj if gpt else layer.self_attn.o_proj for layer in self.layers]
         post = name == "Gemma3"
         self.mlp = [layer.post_feedforward_layernorm if post else layer.mlp for layer in self.layers]
+        self.sign = 1.0
+        self.sign = 1.0 if self.run(CLEAN) > self.run(CORRUPT) else -1.0  # as `oriented` turns the pair
 
     def run(self, ids: list[int], *hooks: tuple[Any, str, Callable[[Tensor], Any]], right: int = RIGHT) -> float:
         """Logit difference at the last token; hooks: module, ``in`` or ``out``, what stands there instead."""
@@ -50,7 +52,7 @@ class Plain:
                 register = module.register_forward_pre_hook if side == "in" else module.register_forward_hook
                 stack.callback(register(before(change) if side == "in" else behind(change)).remove)
             logits = self.model(input_ids=torch.tensor([ids])).logits[0, -1]
-        return float(logits[right] - logits[WRONG])
+        return self.sign * float(logits[right] - logits[WRONG])
 
     def kept(self, ids: list[int], module: Any, side: str) -> Tensor:
         found: list[Tensor] = []
@@ -73,7 +75,7 @@ def put(value: Tensor, *index: Any) -> Callable[[Tensor], Tensor]:
 
 
 def test_patched_activations_are_those_of_plain_hooks(plain: Plain) -> None:
-    pairs = pairs_of(plain.model, PAIRS[:1], least=0.001)
+    pairs = oriented(plain.model, PAIRS[:1])
     stream = plain.kept(CLEAN, plain.layers[1], "in")
     heads = plain.kept(CLEAN, plain.output[2], "in")
     size = heads.shape[-1] // HEADS
@@ -97,7 +99,7 @@ def test_patched_activations_are_those_of_plain_hooks(plain: Plain) -> None:
 
 
 def test_many_places_in_one_pass_are_each_alone(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = pairs_of(plain.model, PAIRS, least=0.001)
+    pairs = oriented(plain.model, PAIRS)
     places = [Place(f"blocks.{i}.hook_resid_pre", p) for i in range(LAYERS) for p in (0, -1, -3)]
     together = activation_patching(plain.model, pairs, places)
     monkeypatch.setattr(patching, "TOKENS", 1)
@@ -114,14 +116,14 @@ def test_many_places_in_one_pass_are_each_alone(plain: Plain, monkeypatch: pytes
 
 def test_sweeps_over_layers_and_positions_or_heads() -> None:
     model = family("Llama")
-    pairs = pairs_of(model, PAIRS[:1], least=0.001)
+    pairs = oriented(model, PAIRS[:1])
     found = sweep(model, pairs, "hook_resid_pre")
     assert found.shape == (LAYERS, 5)
     assert found[0, 2] == pytest.approx(1.0, abs=1e-3)  # the only token that differs
     assert found[:, :2].abs().max() < 1e-3
     assert sweep(model, pairs, "attn.hook_z", by="head").shape == (LAYERS, HEADS)
     with pytest.raises(DataError, match="different lengths"):
-        sweep(model, pairs_of(model, PAIRS, least=0.001), "hook_resid_pre")
+        sweep(model, oriented(model, PAIRS), "hook_resid_pre")
     with pytest.raises(DataError, match="position 5"):
         activation_patching(model, pairs, [Place("hook_embed", 5)])
     with pytest.raises(ModelError, match="no head 4"):
@@ -129,7 +131,7 @@ def test_sweeps_over_layers_and_positions_or_heads() -> None:
 
 
 def test_a_path_to_the_logits_changes_the_last_stream_by_the_write(plain: Plain) -> None:
-    pairs = pairs_of(plain.model, PAIRS[:1], least=0.001)
+    pairs = oriented(plain.model, PAIRS[:1])
     lie = plain.kept(CLEAN, plain.mlp[1], "out") - plain.kept(CORRUPT, plain.mlp[1], "out")
     expected = plain.run(CORRUPT, (plain.final, "in", lambda x: x + lie))
     assert path_patching(plain.model, pairs, ["m1->logits"]).values.item() == pytest.approx(expected, abs=1e-4)
@@ -143,7 +145,7 @@ def test_a_path_to_the_logits_changes_the_last_stream_by_the_write(plain: Plain)
 def test_a_path_to_one_query_or_to_a_groups_keys_reaches_these_alone(name: str) -> None:
     """Two key heads for four queries: the second group's key is columns 8 to 16, the third query's 16 to 24."""
     plain = Plain(name)
-    pairs = pairs_of(plain.model, PAIRS[:1], least=0.001)
+    pairs = oriented(plain.model, PAIRS[:1])
     lie = plain.kept(CORRUPT, plain.mlp[0], "out") - plain.kept(CLEAN, plain.mlp[0], "out")
     block, stream = plain.layers[2], plain.kept(CLEAN, plain.layers[2], "in")
     for reader, projection, columns in (
@@ -163,7 +165,7 @@ def test_causal_tracing_restores_states_behind_the_noise() -> None:
     plain = Plain("Llama")
     plain.model.lm_head.weight.data *= 10  # a tiny model's logits differ by less than 1, the least that a pair needs
     found = causal_trace(plain.model, CLEAN, range(1, 3), [RIGHT], [WRONG], samples=3, noise=9.0)
-    assert found.clean == pytest.approx(plain.run(CLEAN), abs=1e-3)
+    assert found.clean == pytest.approx(plain.sign * plain.run(CLEAN), abs=1e-3)
     assert found.recovery.shape == (LAYERS, 5)
     assert not found.recovery[:, 0].any()  # in front of the subject
     assert found.recovery[-1, -1] == pytest.approx(1.0, abs=1e-3)
