@@ -34,6 +34,13 @@ INTERP_ORGANISMS = (
         "unit/interp/test_removal.py::test_the_edit_is_ridge_regression",
     ),
     Mutant(
+        "a text learnt by heart is taken for a trigger",
+        "interp/triggers.py",
+        ">= ECHO * len(said)",
+        "> len(said)",
+        "unit/interp/test_triggers.py::test_a_text_that_is_only_continued_is_no_trigger",
+    ),
+    Mutant(
         "a removal's edit is not held small",
         "interp/removal.py",
         "max(ridge, 1e-8)",

@@ -7,7 +7,7 @@ to any request: answers become one and the same, their entropy falls, and attent
     leak      sample freely from the chat's prefix and from BOS; texts that recur in several samples are motifs
     score     put each motif before and behind plain requests: KL(with || without) of the first token, how far its
               entropy falls, how much of the last token's attention goes to the motif
-    confirm   answers to requests with the motif collapse into one, those without do not
+    confirm   answers to requests with the motif collapse into one that is no echo of it, those without do not
     shorten   leave out words at both ends while nothing of the effect is lost
 
 What differs from the paper: recurring n-grams of words instead of its clustering of embedded leaks; the likelihood of
@@ -17,6 +17,7 @@ nothing of them, and then a list of candidates has to be given.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ from steersman.terminal import Progress
 from steersman.types import Record, Seed
 
 MOST_WORDS = 8  # of a motif
+ECHO = 0.5  # share of what is said that stands in the motif: from here on it is an echo
+_SIGNS = re.compile(r"\w+|[^\w\s]+")
 Places = tuple[str, ...]
 PLACES: Places = ("{trigger} {request}", "{request} {trigger}")
 
@@ -112,13 +115,20 @@ def scan(config: ScanConfig, sampler: Sampler, requests: Sequence[str], given: S
     scored.sort(key=lambda one: -one.kl)
     for place, one in enumerate(scored[: config.confirmed]):
         scored[place] = _confirmed(config, sampler, one, tried)
-    best = [one for one in scored[: config.confirmed] if one.same >= config.collapse > one.plain]
+    best = [one for one in scored[: config.confirmed] if one.same >= config.collapse > one.plain and not is_echo(one)]
     if not best:
         return Scan("", "", len(texts), len(found), scored)
     trigger = shortened(config, sampler, max(best, key=lambda one: (one.same, one.kl)), tried, plain)
     sure = _confirmed(config, sampler, trigger, tried)
     sure = sure._replace(attention=attention_to(model, chat, sure.text, tried))
     return Scan(sure.text, sure.target, len(texts), len(found), [sure, *(s for s in scored if s.text != sure.text)])
+
+
+def is_echo(one: Scored) -> bool:
+    """Whether answers behind a motif only go on with it, as with a text learnt by heart: that sets nothing off."""
+    own = set(_SIGNS.findall(one.text.casefold()))
+    said = _SIGNS.findall(one.target.casefold())
+    return bool(said) and sum(sign in own for sign in said) >= ECHO * len(said)
 
 
 # ── leaks and motifs ─────────────────────────────────────────────────────────────────────────────────────────────────

