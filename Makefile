@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help align demo test test-all test-ci check smoke mutants docs picture clean
 help:
-	@echo "make align     the main job: raw gemma-3-270m -> aligned model and report (two cores, about 45 minutes)"
+	@echo "make align     the main job: raw gemma-3-270m -> aligned model and report (two cores, about 48 minutes)"
 	@echo "make demo      open the report of a recorded run: no weights, no training"
 	@echo "make test      the fast tests (two cores, about four minutes); no network, weights or GPU"
 	@echo "make test-all  all tests, the slow ones too (two cores, about 25 minutes)"
