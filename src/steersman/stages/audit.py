@@ -9,6 +9,7 @@ from typing import Any
 from steersman.cost.work import Counts, PeakSizes, Work, Workload
 from steersman.interp import probes
 from steersman.interp.audit import audit
+from steersman.interp.audit import check as checks
 from steersman.interp.audit.audit import AUDIT, CHECKED
 from steersman.interp.audit.settings import AuditConfig
 from steersman.interp.audit.subject import Subject, load
@@ -36,8 +37,8 @@ def run(config: AuditConfig, given: Inputs, out: StageFolder) -> None:
             out.emit(event="check", **event)
             bar.advance()
 
-        checks = audit.run(subject, out.path, tell=tell)
-    verdict = audit.conclude(checks, subject)
+        made = audit.run(subject, out.path, tell=tell)
+    verdict = audit.conclude(made, subject)
     write_json(out.file(AUDIT), verdict.model_dump(mode="json"))
     out.file(CHECKED).unlink()
 
@@ -133,7 +134,7 @@ def blocks(found: Mapping[str, Any]) -> tuple[Block, ...]:
 
 AUDIT_STAGE = Stage(
     "audit",
-    (audit, probes),
+    (checks, probes),
     config_of,
     (BASE, *POLICIES, POLICY, PROMPTS, EVALUATION),
     run,
