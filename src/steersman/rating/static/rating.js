@@ -17,6 +17,7 @@ let busy = false;
 let visibleMs = 0;
 let visibleSince = null;
 let shownByUndo = false;
+let hiding; // the timer that takes a message away
 
 const $ = (selector, within = task) => within.querySelector(selector);
 const $$ = (selector, within = task) => [...within.querySelectorAll(selector)];
@@ -97,7 +98,8 @@ function tooSoon() {
   if (visibleMs >= EXPOSURE_MS) return false;
   const told = `Not counted: this came within ${EXPOSURE_MS / 1000} s of the question. Choose when you have read it.`;
   say(told);
-  setTimeout(() => { if (notice.textContent === told) say(""); }, 3000);
+  clearTimeout(hiding); // of the same message before: it would take this one away early
+  hiding = setTimeout(() => { if (notice.textContent === told) say(""); }, 3000);
   return true;
 }
 
