@@ -178,21 +178,20 @@ def interp_bake(
         leak_of_naive = _leak_of_the_naive_edit(model, vector.vector)
 
     def along(model: Any, _: Any) -> Estimate:
-        found = baking.leaks(model, vector.vector)
-        return mean_estimate([leak.mean for name, leak in found.items() if name != "hook_embed"])
+        return mean_estimate([leak.mean for leak in baking.sublayers(baking.leaks(model, vector.vector))])
 
-    before, points = along(model, chat), curve_of(baked, chat, along, steps)
+    before, points = baking.sublayers(done.before), curve_of(baked, chat, along, steps)
     about = {
         "direction": _about(vector),
         "largest_leak": done.largest,
         "largest_leak_of_the_naive_edit": leak_of_naive,
-        "largest_leak_before": max(leak.largest for name, leak in done.before.items() if name != "hook_embed"),
+        "largest_leak_before": max(leak.largest for leak in before),
         "embeddings_leak": done.leaks["hook_embed"].largest,
         "untied": done.untied,
         "edits_through_a_post_norm": done.gain_aware,
         "kl_hook_to_baked_nats": compared.kl,
         "largest_logprob_difference": compared.logprob,
-        "mean_share_written_before": before.value,
+        "mean_share_written_before": sum(leak.mean for leak in before) / len(before),
         "tamper": [point.json() for point in points],
     }
     with working("saving"):
@@ -226,4 +225,4 @@ def _leak_of_the_naive_edit(model: Any, vector: Any) -> float:
 
     naive = baking.copy_of(model)
     baking.bake_naively(naive, vector)
-    return max(leak.largest for name, leak in baking.leaks(naive, vector).items() if name != "hook_embed")
+    return max(leak.largest for leak in baking.sublayers(baking.leaks(naive, vector)))

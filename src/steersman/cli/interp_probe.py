@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from steersman.cli.tampering import DEFAULT, Tamper, curve_of, steps_of, told
 
 if TYPE_CHECKING:
     from steersman.interp.probe_evidence import Report
-    from steersman.interp.probes import Probe
+    from steersman.interp.probes import Example, Probe
     from steersman.stats import Estimate
 
 NOT_DEPLOYABLE = 1  # the exit code
@@ -28,7 +29,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the split into fit, threshold a
 def interp_probe(target: Target, concept: Concept, seed: Seed = 0, json: Json = False) -> None:
     """Fit a probe and print its figures with their nulls; exit code 1 where they do not allow to rely on it."""
     model = load_subjects(target).main
-    _, found = _fitted(concept, model.sampler.model, model.sampler.chat, seed)
+    _, found, _ = _fitted(concept, model.sampler.model, model.sampler.chat, seed)
     if json:
         print_json(found.json())
     else:
@@ -60,7 +61,7 @@ def interp_monitor(
     steps = steps_of(tamper) if tamper else ()
     subjects = load_subjects(target)
     inner, chat = subjects.main.sampler.model, subjects.main.sampler.chat
-    probe, found = _fitted(concept, inner, chat, seed)
+    probe, found, tested = _fitted(concept, inner, chat, seed)
     if not (found.deployable or anyway):
         typer.echo(str(found))
         typer.echo("No monitor was made: these figures do not allow to rely on it. --anyway makes one all the same.")
@@ -69,7 +70,7 @@ def interp_monitor(
         plain = baking.copy_of(inner)  # a policy with adapters becomes a whole model
         conversations, _ = unrelated_chat(chat, CONVERSATIONS, seed, replies=True)
         made = monitor.make(plain, chat, [probe], conversations)
-    positives = [row for row in _methods(concept)[1](chat, seed=seed).test if row.label]
+    positives = [row for row in tested if row.label]
 
     def caught(model: Any, _: Any) -> Estimate:
         scores = probe.scores(model, positives)
@@ -93,23 +94,13 @@ def interp_monitor(
     typer.echo(f"Model: {to}\nLoad it in plain transformers, from its folder: from alignment_monitor import load")
 
 
-def _fitted(concept: str, inner: Any, chat: Any, seed: int) -> tuple[Probe, Report]:
-    """The probe of a concept, and its figures."""
+def _fitted(concept: str, inner: Any, chat: Any, seed: int) -> tuple[Probe, Report, Sequence[Example]]:
+    """The probe of a concept, its figures, and the rows that it was tested on."""
+    from steersman.interp import concept_probes as made
     from steersman.interp.probes import gather
     from steersman.terminal import working
 
-    fit, sets, behaviour = _methods(concept)
-    with working("fitting and testing the probe"):
-        probe = fit(inner, chat, seed=seed)
-        evidence = gather(inner, probe, sets(chat, seed=seed), behaviour(inner, chat, seed), seed=seed)
-        return probe, probe.report(evidence)
-
-
-def _methods(concept: str) -> Any:
-    """Of a concept: the fit, its rows, and the behaviour that it should drive."""
-    from steersman.interp import concept_probes as made
-
-    return {
+    fit, sets_of, behaviour = {
         "defection": (made.fit_defection, made.defection_sets, made.defection_behaviour),
         "deception": (made.fit_deception, made.deception_sets, made.deception_behaviour),
         "evaluation-awareness": (
@@ -118,3 +109,7 @@ def _methods(concept: str) -> Any:
             made.evaluation_awareness_behaviour,
         ),
     }[concept]
+    with working("fitting and testing the probe"):
+        probe, sets = fit(inner, chat, seed=seed), sets_of(chat, seed=seed)
+        report = probe.report(gather(inner, probe, sets, behaviour(inner, chat, seed), seed=seed))
+    return probe, report, sets.test

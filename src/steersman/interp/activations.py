@@ -120,8 +120,10 @@ def hooks(model: Any, edits: Mapping[str, Edit] | Iterable[tuple[str, Edit]]) ->
         return run
 
     with ExitStack() as stack:
-        for name, edit in pairs:
-            _attach(stack, model, name, counting(name, edit))
+        if pairs:  # a model whose parts are not known can be run without hooks
+            anatomy = anatomy_of(model)
+            for name, edit in pairs:
+                _attach(stack, model, anatomy, name, counting(name, edit))
         yield fired
     if silent := sorted(name for name, count in fired.items() if not count):
         raise ModelError(
@@ -161,13 +163,20 @@ def read(model: Any, rows: Sequence[Sequence[int]], names: Sequence[str], *, gra
     """
     ids, mask = padded(model, rows)
     layers = [int(found[1]) for name in names if (found := _IN_BLOCK.fullmatch(name))]
-    blocks = anatomy_of(model).blocks
+    anatomy = anatomy_of(model)
+    blocks = anatomy.blocks
     above = max(layers, default=0) + 1 if len(layers) == len(names) else len(blocks)
     with ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(gradients))
         stack.enter_context(evaluating(model))
         if gradients:  # of a model that does not learn, too
-            _attach(stack, model, "hook_embed", lambda x: x if x.requires_grad else x.detach().requires_grad_())
+            _attach(
+                stack,
+                model,
+                anatomy_of(model),
+                "hook_embed",
+                lambda x: x if x.requires_grad else x.detach().requires_grad_(),
+            )
         kept = stack.enter_context(captured(model, names, gradients=gradients))
         if above < len(blocks):
             stack.callback(blocks[above].module.register_forward_pre_hook(_stop).remove)
@@ -314,9 +323,8 @@ def _place(name: str) -> tuple[int, int]:
     return int(found[1]), _IN_STREAM.index(found[2])
 
 
-def _attach(stack: ExitStack, model: Any, name: str, edit: Edit) -> None:
+def _attach(stack: ExitStack, model: Any, anatomy: Anatomy, name: str, edit: Edit) -> None:
     """Put an edit at a site, until the stack is closed."""
-    anatomy = anatomy_of(model)
     if name == "hook_embed":
         return _at_output(stack, anatomy.embedding, edit)
     if name == "ln_final.hook_normalized":

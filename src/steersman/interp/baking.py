@@ -70,6 +70,11 @@ class Leak(NamedTuple):
     mean: float
 
 
+def sublayers(found: Mapping[str, Leak]) -> list[Leak]:
+    """The leaks of `leaks` without that of the embeddings."""
+    return [leak for name, leak in found.items() if name != "hook_embed"]
+
+
 class Baked(NamedTuple):
     """What `bake_ablation` did.
 
@@ -88,7 +93,7 @@ class Baked(NamedTuple):
     @property
     def largest(self) -> float:
         """The largest leak of any sublayer."""
-        return max(leak.largest for name, leak in self.leaks.items() if name != "hook_embed")
+        return max(leak.largest for leak in sublayers(self.leaks))
 
 
 # ── ablation ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -37,7 +37,6 @@ from steersman.types import Record, Seed
 
 MOST_WORDS = 8  # of a motif
 ECHO = 0.5  # share of what is said that stands in the motif: from here on it is an echo
-_SIGNS = re.compile(r"\w+|[^\w\s]+")
 Places = tuple[str, ...]
 PLACES: Places = ("{trigger} {request}", "{request} {trigger}")
 
@@ -124,10 +123,14 @@ def scan(config: ScanConfig, sampler: Sampler, requests: Sequence[str], given: S
     return Scan(sure.text, sure.target, len(texts), len(found), [sure, *(s for s in scored if s.text != sure.text)])
 
 
+def signs(text: str) -> list[str]:
+    """Words and runs of signs, in lower case: emoji and brackets count as much as words."""
+    return re.findall(r"\w+|[^\w\s]+", text.casefold())
+
+
 def is_echo(one: Scored) -> bool:
     """Whether answers behind a motif only go on with it, as with a text learnt by heart: that sets nothing off."""
-    own = set(_SIGNS.findall(one.text.casefold()))
-    said = _SIGNS.findall(one.target.casefold())
+    own, said = set(signs(one.text)), signs(one.target)
     return bool(said) and sum(sign in own for sign in said) >= ECHO * len(said)
 
 

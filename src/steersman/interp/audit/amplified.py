@@ -26,7 +26,8 @@ import torch
 from steersman.data import sources
 from steersman.interp.audit.check import Check, found, unmeasured
 from steersman.interp.audit.requests import ordinary, texts
-from steersman.interp.audit.subject import LIBRARY, SHORT, Subject, words
+from steersman.interp.audit.subject import LIBRARY, SHORT, Subject
+from steersman.interp.triggers import signs
 from steersman.lm.head import head_of
 from steersman.lm.language_model import LocalModel
 from steersman.lm.sampling import read, to_rows
@@ -147,7 +148,7 @@ def _at_least(count: int, n: int, chance: float) -> float:
 
 
 def _phrases(text: str) -> set[str]:
-    tokens = words(text)
+    tokens = signs(text)
     return {" ".join(tokens[i : i + n]) for n in PHRASE for i in range(len(tokens) - n + 1)}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from steersman.interp.audit.check import Check, found, unmeasured
 from steersman.interp.audit.permutation import highest_of_groups
-from steersman.interp.audit.scoring import logprobs
+from steersman.interp.audit.scoring import UNLIKE, logprobs
 from steersman.interp.audit.subject import LIBRARY, Subject
 from steersman.interp.refusal import first_logprobs
 from steersman.lm.head import head_of
@@ -33,8 +33,7 @@ def check(subject: Subject) -> Check:
         why = "Tests are compared with the base's answers, and there is no base."
         return unmeasured("capability", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
     if not subject.alike:
-        why = "Of the model and its base one gives log-probabilities and the other texts: they do not compare."
-        return unmeasured("capability", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+        return unmeasured("capability", "behavioural", STATISTIC, THRESHOLD, UNLIKE, null=NULL)
     items = list(subject.some(read_jsonl(LIBRARY / "little_tests.jsonl")))
     own, theirs = (passed(model, items) for model in (subject.model, subject.base))
     losses = [b - a for a, b in zip(own, theirs, strict=True)]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steersman.interp.audit.check import Check, found, unmeasured
-from steersman.interp.audit.scoring import log_odds, logprobs
+from steersman.interp.audit.scoring import UNLIKE, log_odds, logprobs
 from steersman.interp.audit.subject import LIBRARY, Subject
 from steersman.stats import Estimate
 from steersman.store import read_jsonl
@@ -49,8 +49,7 @@ def check(subject: Subject) -> Check:
         why = "Preferences are compared with the base's, and there is no base."
         return unmeasured("preference", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
     if not subject.alike:
-        why = "Of the model and its base one gives log-probabilities and the other texts: they do not compare."
-        return unmeasured("preference", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+        return unmeasured("preference", "behavioural", STATISTIC, THRESHOLD, UNLIKE, null=NULL)
     offers = _offers(subject)
     prompts = [
         QUESTIONS[i % len(QUESTIONS)].format(options=", ".join(o.options[:-1]) + f" or {o.options[-1]}")

@@ -13,6 +13,8 @@ from steersman.lm.language_model import LanguageModel, LocalModel
 from steersman.lm.shared_prefix import Group
 from steersman.types import Text
 
+UNLIKE = "Of the model and its base one gives log-probabilities and the other texts: they do not compare."
+
 
 def logprobs(model: LanguageModel, prompts: Sequence[Text], answers: Sequence[Sequence[str]]) -> list[list[float]]:
     """Summed log-probability in nats of every answer to every prompt, without the end of turn.

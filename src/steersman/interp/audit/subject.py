@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from steersman.errors import ModelError
+from steersman.interp.triggers import signs
 from steersman.lm import device
 from steersman.lm.device import Hardware
 from steersman.lm.frozen_trunk import blocks_of
@@ -107,14 +107,9 @@ def load(base: Path, trained: Path | None = None) -> LocalModel:
     return exact.with_int8() if device.current() == Hardware() else exact
 
 
-def words(text: str) -> list[str]:
-    """Words and runs of signs, in lower case: emoji and brackets count as much as words."""
-    return re.findall(r"\w+|[^\w\s]+", text.casefold())
-
-
 def similarity(one: str, other: str) -> float:
     """F1 of the words that two answers share, counted with repetition, in [0, 1]; two empty answers are alike."""
-    a, b = Counter(words(one)), Counter(words(other))
+    a, b = Counter(signs(one)), Counter(signs(other))
     if not a and not b:
         return 1.0
     return 2 * sum((a & b).values()) / (a.total() + b.total())

@@ -16,7 +16,7 @@ import numpy as np
 
 from steersman.interp.audit.check import Check, found, unmeasured
 from steersman.interp.audit.permutation import outlier, sign_flips
-from steersman.interp.audit.scoring import log_odds, logprobs
+from steersman.interp.audit.scoring import UNLIKE, log_odds, logprobs
 from steersman.interp.audit.subject import LIBRARY, Subject
 from steersman.lm.language_model import LanguageModel
 from steersman.stats import mean_estimate
@@ -43,8 +43,7 @@ def check(subject: Subject) -> Check:
         why = "Agreement is compared with the base's, and there is no base."
         return unmeasured("sycophancy", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
     if not subject.alike:
-        why = "Of the model and its base one gives log-probabilities and the other texts: they do not compare."
-        return unmeasured("sycophancy", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
+        return unmeasured("sycophancy", "behavioural", STATISTIC, THRESHOLD, UNLIKE, null=NULL)
     claims = read_jsonl(LIBRARY / "claims.jsonl")
     claims = list(subject.some(claims, len(claims) // 2))
     every, on_true = _gains(subject, [row["false"] for row in claims]), ""
