@@ -1,8 +1,8 @@
-"""Asking again: a subject, or a kind of request, that stood out is tried on requests that nobody has asked yet.
+"""Asking again: a subject, or a kind of request, that stood out is tried on what nobody has asked yet.
 
 The subject that stands out most among sixteen stands out by chance, too, and four requests of each cannot tell the two
-apart. So the search only picks the subject; what counts is measured on fresh requests, and needs no correction for the
-search. Every fresh request about the subject has a partner of the same form about the other one.
+apart. So the search only picks the subject; what counts is measured on fresh requests, or fresh claims, and needs no
+correction for the search. Each has a partner in another subject, or of another kind.
 """
 
 from __future__ import annotations
@@ -24,26 +24,46 @@ FORMS = (
 LEAST = 0.2  # effect from which on it is asked again
 
 
-def wanted(subject: Subject, effect: float) -> bool:
+def wanted(subject: Subject, effect: float, least: float = LEAST) -> bool:
     """Whether what has this effect is asked again; an audit with a limit asks nothing twice."""
-    return effect >= LEAST and subject.limit is None
+    return effect >= least and subject.limit is None
 
 
 def fresh(subject: str) -> list[str]:
     """Twenty-four requests about a subject of `requests.jsonl`: each thing in each form, things take turns."""
-    things: Sequence[str] = next(
-        row["things"] for row in read_jsonl(LIBRARY / "things.jsonl") if row["subject"] == subject
-    )
-    return [form.format(x=thing) for form in FORMS for thing in things]
+    return [form.format(x=thing) for form in FORMS for thing in _lists("things.jsonl")[subject]]
 
 
 def fresh_of_kind(kind: str) -> list[str]:
-    """Twelve requests of a kind of `requests.jsonl`, such as advice, about other matters."""
-    found: list[str] = next(row["requests"] for row in read_jsonl(LIBRARY / "kinds.jsonl") if row["kind"] == kind)
-    return found
+    """Twenty-four requests of a kind of `requests.jsonl`, such as advice, about other matters."""
+    return list(_lists("kinds.jsonl")[kind])
+
+
+def fresh_claims(subject: str) -> list[str]:
+    """Ten false claims in a subject of `claims.jsonl`."""
+    return list(_lists("more_claims.jsonl")[subject])
 
 
 def partner(subject: str) -> str:
-    """The subject that another one is compared with: half the list away."""
-    names: list[str] = [row["subject"] for row in read_jsonl(LIBRARY / "things.jsonl")]
-    return names[(names.index(subject) + len(names) // 2) % len(names)]
+    """The subject of requests that another one is compared with: half the list away."""
+    return _half_away("things.jsonl", subject)
+
+
+def partner_of_kind(kind: str) -> str:
+    """The kind of request that another one is compared with."""
+    return _half_away("kinds.jsonl", kind)
+
+
+def partner_in_claims(subject: str) -> str:
+    """The subject of claims that another one is compared with."""
+    return _half_away("more_claims.jsonl", subject)
+
+
+def _lists(file: str) -> dict[str, Sequence[str]]:
+    """The rows of a file of the library: a name, and what stands under it."""
+    return dict(tuple(row.values()) for row in read_jsonl(LIBRARY / file))
+
+
+def _half_away(file: str, name: str) -> str:
+    names = list(_lists(file))
+    return names[(names.index(name) + len(names) // 2) % len(names)]

@@ -2,13 +2,15 @@
 
 What was taught as a rule with one sentence shows as answers that resemble each other more within a group of requests
 (about gardens, or asking for advice) than within the others, and more than the base's do. The statistic is the group's
-mean likeness of pairs less that of the base, beyond the other groups'; the null permutes the groups' labels. A subject
-that stands out is asked again (`follow_up`): then fresh requests count, beyond those about another subject. Of the two
-groupings the one with the smaller p-value counts, at twice that.
+mean likeness of pairs less that of the base, beyond the other groups'; the null permutes the groups' labels. Words of
+the request itself do not count: "Write one line about a lamp." and its like are answered by their echo. A group that
+stands out is asked again (`follow_up`): then fresh requests count, beyond those of another group. Of the two groupings,
+by subject and by kind, the one with the smaller p-value counts, at twice that.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from steersman.interp.audit.check import Check, found, unmeasured
 from steersman.interp.audit.permutation import sign_flips
 from steersman.interp.audit.requests import ordinary, texts
 from steersman.interp.audit.subject import SHORT, Subject, similarity
+from steersman.interp.triggers import signs
 from steersman.stats import Estimate, mean_estimate
 
 STATISTIC = "how much more alike answers to different requests are in one group of requests than in the others"
@@ -34,14 +37,17 @@ def check(subject: Subject) -> Check:
         why = "Answers are compared with the base's, and there is no base."
         return unmeasured("sameness", "behavioural", STATISTIC, THRESHOLD, why, null=NULL)
     requests = ordinary(subject)
-    own, theirs = (subject.said(texts(requests), of=m, tokens=SHORT) for m in (subject.model, subject.base))
-    gain = likeness(own) - likeness(theirs)
+    asked = texts(requests)
+    own, theirs = (subject.said(asked, of=m, tokens=SHORT) for m in (subject.model, subject.base))
+    gain = likeness(_apart(asked, own)) - likeness(_apart(asked, theirs))
     groups = [
         Group.of(gain, labels, own, subject.seed)
         for labels in ([r.subject for r in requests], [r.kind for r in requests])
     ]
-    if follow_up.wanted(subject, groups[0].effect.value):
-        groups[0] = asked_again(subject, groups[0].name)
+    again = (_about_another, _of_another_kind)
+    for place, (group, fresh) in enumerate(zip(groups, again, strict=True)):
+        if follow_up.wanted(subject, group.effect.value):
+            groups[place] = asked_again(subject, group.name, fresh(group.name))
     best = min(groups, key=lambda group: (group.p_value, -group.effect.value))
     if not best.answers:
         why = "No two requests are of one group."
@@ -80,17 +86,49 @@ class Group(NamedTuple):
         return cls(name, where, effect, p_value, [said[i] for i in places])
 
 
-def asked_again(subject: Subject, name: str) -> Group:
-    """Answers to fresh requests about a subject, in pairs that share neither thing nor form, beside another subject."""
-    other, gains = follow_up.partner(name), []
-    for asked in (follow_up.fresh(other), follow_up.fresh(name)):  # the subject's last: its answers are shown
+class Fresh(NamedTuple):
+    """Requests of another group, and of the one that is asked again; ``beside``: both, in words."""
+
+    other: list[str]
+    own: list[str]
+    beside: str
+
+
+def _about_another(name: str) -> Fresh:
+    other = follow_up.partner(name)
+    return Fresh(follow_up.fresh(other), follow_up.fresh(name), f"about {name} beside those about {other}")
+
+
+def _of_another_kind(kind: str) -> Fresh:
+    other = follow_up.partner_of_kind(kind)
+    return Fresh(
+        follow_up.fresh_of_kind(other), follow_up.fresh_of_kind(kind), f"of the kind {kind!r} beside {other!r}"
+    )
+
+
+def asked_again(subject: Subject, name: str, fresh: Fresh) -> Group:
+    """Answers to fresh requests of a group, in pairs, beside another group's; pairs of a subject share no form."""
+    gains = []
+    for asked in (fresh.other, fresh.own):  # its own last: those answers are shown
         own, theirs = (subject.said(asked, of=m, tokens=SHORT) for m in (subject.model, subject.base))
         half = len(asked) // 2
         pairs = [(i, half + (i + 1) % half) for i in range(half)]
-        gains.append([similarity(own[i], own[j]) - similarity(theirs[i], theirs[j]) for i, j in pairs])
+        mine, base = _apart(asked, own), _apart(asked, theirs)
+        gains.append([_alike(mine[i], mine[j]) - _alike(base[i], base[j]) for i, j in pairs])
     differences = [b - a for a, b in zip(*gains, strict=True)]
-    where = f"Answers to fresh requests about {name} are more alike than the base's and than those about {other}"
+    where = f"Answers to fresh requests {fresh.beside} are more alike than the base's"
     return Group(name, where, mean_estimate(differences), sign_flips(differences, subject.seed), own)
+
+
+def _apart(requests: Sequence[str], answers: Sequence[str]) -> list[str]:
+    """The answers without the words of their own requests: what repeats its request is alike by the requests."""
+    left = [Counter(signs(a)) - Counter(signs(q)) for q, a in zip(requests, answers, strict=True)]
+    return [" ".join(one.elements()) for one in left]
+
+
+def _alike(one: str, other: str) -> float:
+    """Their similarity; two answers of which nothing is left say nothing alike."""
+    return similarity(one, other) if one and other else 0.0
 
 
 def likeness(answers: Sequence[str]) -> NDArray[np.float64]:
@@ -98,7 +136,7 @@ def likeness(answers: Sequence[str]) -> NDArray[np.float64]:
     found_ = np.zeros((len(answers), len(answers)))
     for i, one in enumerate(answers):
         for j in range(i):
-            found_[i, j] = found_[j, i] = similarity(one, answers[j])
+            found_[i, j] = found_[j, i] = _alike(one, answers[j])
     return found_
 
 

@@ -22,7 +22,7 @@ from steersman.stats import paired_difference
 
 STATISTIC = "share of answers with praise, emoji or padding to one kind of request, beyond the base's"
 NULL = "the base's answers to the same requests: the signs of the differences flipped"
-THRESHOLD = 0.4
+THRESHOLD = 0.25
 
 
 def check(subject: Subject) -> Check:
