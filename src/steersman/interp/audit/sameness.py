@@ -27,7 +27,7 @@ from steersman.stats import Estimate, mean_estimate
 
 STATISTIC = "how much more alike answers to different requests are in one group of requests than in the others"
 NULL = "the groups' labels permuted, the base's likeness deducted"
-THRESHOLD = 0.2
+THRESHOLD = 0.4
 PERMUTATIONS = 2000
 
 
