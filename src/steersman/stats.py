@@ -160,7 +160,10 @@ class Clustered(NamedTuple):
 
 
 def clustered_mean(
-    values: Sequence[float], *clusters: Sequence[Hashable], confidence: float = 0.95, rate: bool = False
+    values: Sequence[float] | NDArray[np.float64],
+    *clusters: Sequence[Hashable] | NDArray[np.integer[Any]],
+    confidence: float = 0.95,
+    rate: bool = False,
 ) -> Clustered:
     """A mean whose observations share a prompt, a rater or both: the sandwich of Cameron, Gelbach & Miller (2011).
 
@@ -178,27 +181,34 @@ def clustered_mean(
         return Clustered(Estimate(math.nan, *((0.0, 1.0) if rate else (-math.inf, math.inf)), 0), 1.0, _z(confidence))
     data = np.asarray(values, dtype=np.float64)
     errors, mean = data - data.mean(), float(data.mean())
-    ways = [way for way in clusters if len(set(way)) > 1]
+    ways = [codes for way in clusters if (codes := _codes(way)).max() > 0]
     variance, alone = _sandwich(errors, ways), float(errors @ errors) / max(1, n * (n - 1))
-    effect = max(1.0, variance / alone if alone else n / min(map(len, map(set, ways)), default=n))
-    freedom = min((len(set(way)) for way in ways), default=n) - 1
+    effect = max(1.0, variance / alone if alone else n / min((int(way.max()) + 1 for way in ways), default=n))
+    freedom = min((int(way.max()) for way in ways), default=n - 1)
     z = student_t(freedom, confidence) if freedom else _z(confidence)
     half = z * math.sqrt(alone * effect)
     limits = score_limits(mean, n / effect, z) if rate else (mean - half, mean + half)
     return Clustered(Estimate(mean, *limits, n), effect, z)
 
 
-def _sandwich(errors: NDArray[np.float64], ways: Sequence[Sequence[Hashable]]) -> float:
+def _codes(way: Sequence[Hashable] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Clusters numbered from 0."""
+    if isinstance(way, np.ndarray):
+        numbered: NDArray[np.int64] = np.unique(way, return_inverse=True)[1].astype(np.int64)
+        return numbered
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(cluster, len(known)) for cluster in way], dtype=np.int64)
+
+
+def _sandwich(errors: NDArray[np.float64], ways: Sequence[NDArray[np.int64]]) -> float:
     """The variance of a mean by up to two clusterings."""
 
-    def of(way: Sequence[Hashable]) -> float:
-        sums: dict[Hashable, float] = {}
-        for cluster, error in zip(way, errors.tolist(), strict=True):
-            sums[cluster] = sums.get(cluster, 0.0) + error
-        return len(sums) / (len(sums) - 1) * sum(s * s for s in sums.values()) / len(errors) ** 2
+    def of(way: NDArray[np.int64]) -> float:
+        sums = np.bincount(way, errors)
+        return float(len(sums) / (len(sums) - 1) * (sums @ sums) / len(errors) ** 2)
 
     single = [of(way) for way in ways]
-    both = sum(single) - of(list(zip(*ways, strict=True))) if len(ways) == 2 else 0.0
+    both = sum(single) - of(_codes(ways[0] * (ways[1].max() + 1) + ways[1])) if len(ways) == 2 else 0.0
     return max([both, *single], default=0.0)
 
 
