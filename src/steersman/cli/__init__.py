@@ -17,6 +17,7 @@ from steersman.cli.interp import interp_app
 from steersman.cli.organism import organism_app
 from steersman.cli.rate import rate_app
 from steersman.cli.redteam import redteam_app
+from steersman.cli.values import values
 from steersman.errors import SteersmanError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ for command in (demo.demo, align.init, *RUNS, serve.serve, align.bench):
 app.command("eval")(evals.evaluate)
 app.command()(harden.harden)
 app.command()(audit)
+app.command()(values)
 app.command()(inside.inspect)
 app.add_typer(constitution_app, name="constitution")
 app.add_typer(data_app, name="data")

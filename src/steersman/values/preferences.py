@@ -134,7 +134,8 @@ def word_differences(given: Ballots) -> NDArray[np.float32]:
     for i, (question, a, b) in enumerate(zip(given.pair_question, given.first, given.second, strict=True)):
         found[i] = of(question, a) - of(question, b)
     spread = found.std(0)
-    return found / np.where(spread > 0, spread, 1)
+    scaled: NDArray[np.float32] = (found / np.where(spread > 0, spread, 1)).astype(np.float32)
+    return scaled
 
 
 def hashed(text: str) -> NDArray[np.float32]:
@@ -143,8 +144,7 @@ def hashed(text: str) -> NDArray[np.float32]:
     for word in text.casefold().split():
         code = zlib.crc32(word.encode())
         counts[code % WORDS] += 1 if code & 1 << 20 else -1
-    found = np.empty(len(features("")) + WORDS, dtype=np.float32)
-    found[:-WORDS], found[-WORDS:] = features(text), np.sign(counts) * np.sqrt(np.abs(counts))
+    found: NDArray[np.float32] = np.array([*features(text), *(np.sign(counts) * np.sqrt(np.abs(counts)))], np.float32)
     return found
 
 
