@@ -76,7 +76,7 @@ def ballots(rows: Sequence[Comparison]) -> Ballots:
         raise DataError(
             "no comparison names a group of its rater",
             expected="a field 'group', for example \"rural; over 60\"",
-            do="add it, or let hidden groups be found with --groups hidden",
+            do="add it; of a file with another name for it: --columns group=NAME",
         )
     return reader.whole()
 
