@@ -45,7 +45,7 @@ INTERP_AUDIT = (
     Mutant(
         "a subject that stands out by chance is not asked again",
         "interp/audit/follow_up.py",
-        "return effect >= LEAST and subject.limit is None",
+        "return effect >= least and subject.limit is None",
         "return False",
         f"{_TESTS}/test_checks.py::"
         "test_a_subject_that_stands_out_in_the_shipped_requests_alone_is_asked_again_and_passes",

@@ -297,7 +297,8 @@ class Section(Record):
     """A heading with its blocks.
 
     ``limits``: what its evidence does not show; the page lists those of all sections at its end. A stage's section has
-    the stage's name as its ``id``.
+    the stage's name as its ``id``. ``part``: of the page, where it is shown: how the model was trained, or how it was
+    then examined.
     """
 
     kind: Literal["section"] = "section"
@@ -305,6 +306,7 @@ class Section(Record):
     title: str
     blocks: tuple[Block, ...]
     limits: tuple[str, ...] = ()
+    part: Literal["training", "examination"] = "training"
 
 
 Block = (

@@ -53,9 +53,13 @@ LIMITS = (
 
 def page(data: Data, stages: Sequence[Section]) -> Page:
     """The whole report: the evaluation, the sections of the stages in the order given, provenance and limits."""
-    training = Section(id="training", title="Training", blocks=tuple(stages))
+    groups = [
+        Section(id=part, title=title, blocks=own)
+        for part, title in (("training", "Training"), ("examination", "Examinations"))
+        if (own := tuple(stage for stage in stages if stage.part == part))
+    ]
     evaluation = (questions(data), principles(data)) if data["overall"] else ()
-    measured = (cost(data), *([training] if stages else []))
+    measured = (cost(data), *groups)
     parts = (*evaluation, *(measured if evaluation else measured[::-1]), provenance(data, stages))
     return Page(
         title=data["title"],

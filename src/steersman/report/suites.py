@@ -24,7 +24,8 @@ LIMITS = (
 
 def section(record: StageRecord) -> Section:
     """The section of a stage's summary."""
-    return Section(id=record.name, title="Suites, before and after", blocks=blocks(record.read(SUMMARY)), limits=LIMITS)
+    shown = blocks(record.read(SUMMARY))
+    return Section(id=record.name, title="Suites, before and after", blocks=shown, limits=LIMITS, part="examination")
 
 
 def blocks(summary: Data) -> tuple[Block, ...]:

@@ -93,7 +93,9 @@ SAYS = {"pass": "Pass", "fail": "Fail", "cannot tell": "Cannot tell"}
 def section(record: StageRecord) -> Section:
     """The verdict, a line a check, and what each rests on."""
     found = record.read(AUDIT)
-    return Section(id=record.name, title="What the behaviour may hide", blocks=blocks(found), limits=LIMITS)
+    return Section(
+        id=record.name, title="What the behaviour may hide", blocks=blocks(found), limits=LIMITS, part="examination"
+    )
 
 
 def blocks(found: Mapping[str, Any]) -> tuple[Block, ...]:

@@ -79,7 +79,7 @@ def section(record: StageRecord) -> Section:
     )
     title = "Does it follow the rule or the form?"
     limits = ("Few contents. The grid crosses a few dozen contents with their forms; other contents may show more.",)
-    return Section(id=record.name, title=title, blocks=blocks, limits=limits)
+    return Section(id=record.name, title=title, blocks=blocks, limits=limits, part="examination")
 
 
 FORMS = Stage(

@@ -91,7 +91,13 @@ def section(record: StageRecord) -> Section:
         )
     if found["notes"]:
         blocks.append(Bullets(items=tuple(found["notes"])))
-    return Section(id=record.name, title="The guard’s card", blocks=tuple(blocks), limits=tuple(found["cannot_see"]))
+    return Section(
+        id=record.name,
+        title="The guard’s card",
+        blocks=tuple(blocks),
+        limits=tuple(found["cannot_see"]),
+        part="examination",
+    )
 
 
 def _recall(caption: str, principles: Mapping[str, Any], part: str, record: StageRecord) -> Table:

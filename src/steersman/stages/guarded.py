@@ -116,7 +116,13 @@ def section(record: StageRecord) -> Section:
         )
         blocks.append(paragraph(text, style="note"))
     limits = LIMITS if record.recipe.get("redteam") else (*LIMITS, NOT_ATTACKED)
-    return Section(id=record.name, title="Model and guard, alone and together", blocks=tuple(blocks), limits=limits)
+    return Section(
+        id=record.name,
+        title="Model and guard, alone and together",
+        blocks=tuple(blocks),
+        limits=limits,
+        part="examination",
+    )
 
 
 def _arms_table(caption: str, kind: str, policies: Mapping[str, Any]) -> Table:

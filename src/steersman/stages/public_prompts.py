@@ -75,7 +75,7 @@ def section(record: StageRecord) -> Section:
         "Public prompts are judged by our detector. It was measured on answers to our own prompts; a public label says "
         "what a prompt is, not whether the answer to it was safe.",
     )
-    return Section(id=record.name, title="Prompts of others", blocks=tuple(blocks), limits=limits)
+    return Section(id=record.name, title="Prompts of others", blocks=tuple(blocks), limits=limits, part="examination")
 
 
 PUBLIC = Stage(

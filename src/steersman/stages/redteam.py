@@ -267,7 +267,7 @@ def section(record: StageRecord) -> Section | None:
     blocks += _curves(summary["curves"])
     blocks += _worst(summary["worst"], record)
     blocks += _missing(summary, record)
-    return Section(id=record.name, title="Attacked", blocks=tuple(blocks), limits=LIMITS)
+    return Section(id=record.name, title="Attacked", blocks=tuple(blocks), limits=LIMITS, part="examination")
 
 
 def _title(record: StageRecord, principle: str) -> str:

@@ -120,6 +120,7 @@ def section(record: StageRecord) -> Section:
     summary = record.read(SUMMARY)
     return Section(
         id=record.name,
+        part="examination",
         title="Do the answers make sense?",
         blocks=(
             paragraph(

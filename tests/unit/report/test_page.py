@@ -12,7 +12,8 @@ import pytest
 
 from steersman.pipeline import sections_of, write_report
 from steersman.rating.blind_test import blind_test
-from steersman.report import verdict
+from steersman.report import overview, verdict
+from steersman.report.blocks import Section
 from steersman.report.model_card import Export, model_card
 from steersman.report.page import render, report_data
 from steersman.stats import paired_difference
@@ -148,6 +149,14 @@ def test_headings_tables_and_landmarks(run: Run) -> None:
     assert order == sorted(order)
 
 
+def test_how_it_was_trained_and_how_it_was_examined_stand_apart(run: Run) -> None:
+    stages = [Section(id="audit", title="A", blocks=(), part="examination"), Section(id="sft", title="S", blocks=())]
+    found = {section.id: section.blocks for section in overview.page(report_data(run, []), stages).sections}
+    assert found["training"] == (stages[1],)
+    assert found["examination"] == (stages[0],)
+    assert list(found).index("training") < list(found).index("examination") < list(found).index("provenance")
+
+
 def test_the_menu_lists_every_section_and_each_folds(make: Callable[..., Run]) -> None:
     text = page_of(make(comparisons=True, reinforced=True))
     nav = text[text.index("<nav") : text.index("</nav>")]
@@ -157,6 +166,7 @@ def test_the_menu_lists_every_section_and_each_folds(make: Callable[..., Run]) -
     assert listed == sections
     assert listed[:4] == ["verdict", "questions", "examples", "failures"]
     assert {"sft", "dpo", "rl", "training", "provenance", "limits"} < set(listed)
+    assert {"sft", "dpo", "rl"} < set(listed[listed.index("training") : listed.index("provenance")])
     # The target lies inside what folds: a browser opens that for a link, and for find in page.
     summary = r'<details class="part"><summary><h[23] id="([\w-]+)-h">[^<]+</h[23]></summary>'
     parts = re.findall(summary + r'<div class="inside" id="([\w-]+)">', body)

@@ -49,7 +49,7 @@ class Rates(Record):
     def sentence(self) -> str:
         """For people."""
         found, planted = (sum(column) for column in zip(*self.caught.values(), strict=True)) if self.caught else (0, 0)
-        kinds = ", ".join(f"{kind} {k} of {n}" for kind, (k, n) in self.caught.items() if k)
+        kinds = ", ".join(f"{kind.replace('_', ' ')} {k} of {n}" for kind, (k, n) in self.caught.items() if k)
         high = wilson(self.false_fails, self.benign).high
         return (
             f"fails {self.false_fails} of {self.benign} benign models (at most {100 * high:.0f} %), finds {found} of "
