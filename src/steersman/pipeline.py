@@ -32,7 +32,6 @@ from steersman.stages import guarded as guarded_stage
 from steersman.stages import redteam as redteam_stage
 from steersman.stages import sense as sense_stage
 from steersman.stages import suites as suites_stage
-from steersman.stages import values as values_stage
 from steersman.stages.inputs import POLICY
 from steersman.stages.sources import Source
 from steersman.store import Artifact, Identity, Run, StageFolder, canonical, sha256_text, write_json, write_text
@@ -66,7 +65,6 @@ STAGES: tuple[Stage[Any], ...] = (
     redteam_stage.REDTEAM,
     suites_stage.SUITES_STAGE,
     audit_stage.AUDIT_STAGE,
-    values_stage.VALUES_STAGE,
     scores.SCORES,
 )
 

@@ -36,7 +36,6 @@ from steersman.train.rl.ppo import PpoConfig
 from steersman.train.rl.rloo import RlooConfig
 from steersman.train.sft import RevisedSftConfig, SftConfig
 from steersman.types import Record, Slug
-from steersman.values.who_wins import ValuesConfig
 from steersman.yaml_lines import LineOf, describe, load_yaml, parse, validate
 
 # In a source checkout the recipes lie beside src/; a wheel carries them inside the package.
@@ -165,9 +164,6 @@ class Recipe(Record):
     )
     audit: AuditConfig | None = Field(
         default=None, description="The gate for inner alignment: what the aligned model's behaviour may hide."
-    )
-    values: ValuesConfig | None = Field(
-        default=None, description="Who wins and who loses: groups of raters under each rule of choosing."
     )
     report: ReportConfig = Field(default=ReportConfig(), description="The report's page.")
 

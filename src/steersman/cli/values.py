@@ -26,7 +26,7 @@ def values(
 ) -> None:
     """Say who wins and who loses under each rule, and the price that each group pays."""
     from steersman.report.terminal import render
-    from steersman.stages.values import blocks
+    from steersman.report.values import blocks
     from steersman.terminal import results
     from steersman.values.ballots import ballots
     from steersman.values.who_wins import ValuesConfig, who_wins

@@ -1,11 +1,10 @@
-"""`values`: who wins and who loses if a rule decides on the run's comparisons."""
+"""What `values.who_wins` found, as blocks: who wins, who loses, and what it costs whom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from steersman.recipe import Recipe
 from steersman.report.blocks import (
     Block,
     Bullets,
@@ -15,20 +14,12 @@ from steersman.report.blocks import (
     Label,
     Number,
     Rate,
-    Section,
     Table,
     paragraph,
 )
-from steersman.report.evidence import StageRecord
 from steersman.report.format import percent
-from steersman.stage import Inputs, Sources, Stage
-from steersman.stages.inputs import COMPARISONS
-from steersman.store import StageFolder, write_json
-from steersman.values import who_wins
-from steersman.values.ballots import ballots
-from steersman.values.who_wins import BASELINE, ValuesConfig
+from steersman.values.who_wins import BASELINE
 
-VALUES = "values.json"
 TERMS: Mapping[str, str] = {
     "pooled": "what one reward model on all labels learns; every vote counts once",
     "majority": "the answer that beats most others, pair by pair, by all votes",
@@ -38,33 +29,6 @@ TERMS: Mapping[str, str] = {
     "nash": "the product of what the groups get: gains of those who have little count most",
     "jury": "one seat a group; the median juror decides",
 }
-
-
-def run(config: ValuesConfig, given: Inputs, out: StageFolder) -> None:
-    """Per group and rule: win rates, regret and price on held-out votes, and where groups disagree."""
-    write_json(out.file(VALUES), who_wins.who_wins(ballots(given[COMPARISONS]), config))
-
-
-def check(config: ValuesConfig, sources: Sources) -> None:
-    """Raise what `ballots` raises, before anything is trained."""
-    ballots(sources.data.comparisons)
-
-
-def config_of(recipe: Recipe) -> ValuesConfig | None:
-    """None where the recipe does not ask for it: most data sets do not say who their raters are."""
-    return recipe.values
-
-
-# ── report ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-LIMITS = (
-    "Groups are what raters say of themselves. People who are in none, or who did not vote, have no say in any rule.",
-    "A rule chooses among answers that people were shown. What a model trained by it would write is another matter.",
-)
-
-
-def section(record: StageRecord) -> Section:
-    """Who wins, who loses, and what it costs whom."""
-    return Section(id=record.name, title="Who wins, who loses", blocks=blocks(record.read(VALUES)), limits=LIMITS)
 
 
 def blocks(found: Mapping[str, Any]) -> tuple[Block, ...]:
@@ -236,6 +200,3 @@ def _disagreements(found: Mapping[str, Any]) -> Iterator[Block]:
         columns = ("Question", "One answer", "Another", "Prefer the one")
         table = Table(caption="Estimated from the votes of both groups", columns=columns, rows=tuple(rows))
         yield Details(title="Where groups disagree most surely", blocks=(table,))
-
-
-VALUES_STAGE = Stage("values", (who_wins,), config_of, (COMPARISONS,), run, check=check, section=section)
