@@ -83,11 +83,14 @@ def test_a_step_weighs_votes_by_their_raters() -> None:
 
 
 def test_hidden_groups_are_found_with_twenty_comparisons_a_rater() -> None:
-    """Adjusted Rand 0.95 or more in each of 4 seeds; a rater who has nothing to say has the shares."""
+    """Three in ten of 100 raters, four seeds; a rater who has nothing to say has the shares as responsibilities.
+
+    In benchmarks/values_toy.py the index is 1.00 in each of ten seeds; here the features are 4 instead of 8.
+    """
     for seed in range(4):
         votes, group = world(100, 20, seed)
         found = fit_mixture(votes)
-        assert adjusted_rand_score(group, found.assigned) >= 0.85
+        assert adjusted_rand_score(group, found.assigned) >= 0.9
         assert found.shares == pytest.approx([0.7, 0.3], abs=0.06)
         assert found.converged
     silent = preferences(votes.differences, np.where(votes.rater == 50, 51, votes.rater), votes.share)
