@@ -10,7 +10,7 @@ Axioms: monotone; Pareto (what each group agrees with more has the higher score)
 statement's score depends on another's. Groups' sizes do not matter but for the smoothing, so one large group cannot
 outvote a small one: that is the point, and it fails Condorcet. Invariant to the number of people in a group at the same
 shares, up to the smoothing. Found groups (k-means of the votes) are part of the outcome; people without a group do not
-count.
+count, and everybody else counts once, whatever their weight.
 """
 
 from __future__ import annotations

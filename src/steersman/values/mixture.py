@@ -2,17 +2,17 @@
 
     P(votes of rater r) = sum_k pi_k prod_n sigmoid(w_k . (x_first - x_second))^p_n sigmoid(-...)^(1 - p_n)
 
-The reward learning of MaxMin-RLHF (Chakraborty et al. 2024, arXiv:2402.08925, Algorithm 2) by expectation maximisation,
-for rewards linear in features (answers' measures, or the last layer of a frozen model):
+The reward learning of MaxMin-RLHF (Chakraborty et al. 2024, arXiv:2402.08925) by expectation maximisation, for
+rewards linear in features (answers' measures, or the last layer of a frozen model):
 
     E   responsibilities q_rk ~ pi_k P(votes of r | w_k)
     M   pi_k = mean_r q_rk,   w_k: logistic regression with ridge, each vote weighted by its rater's q_rk
 
-What differs: the paper assigns each rater to its likeliest group (hard EM) and the groups all count alike; here the
-responsibilities are soft and shares are learnt, so that a small group is not blown up by raters who fit neither. The
-penalised likelihood never falls from step to step. It has local maxima: several short runs from random weights, the
-best of which goes on (Biernacki, Celeux & Govaert 2003). An M step is one step of Newton's method, which suffices to
-climb. The groups' names are arbitrary; the largest comes first.
+What differs: rewards are linear instead of language models, with a ridge. Responsibilities are soft and the shares are
+learnt, so that a small group is not blown up by raters who fit neither. The penalised likelihood never falls from step
+to step. It has local maxima: several short runs from random weights, the best of which goes on (Biernacki, Celeux &
+Govaert 2003). An M step is one step of Newton's method, which suffices to climb. The groups' names are arbitrary; the
+largest comes first.
 
 A rater with few votes is hardly known: ``responsibilities`` says how well. The number of groups is an assumption.
 Memory: beside the votes themselves, a few numbers a vote and group.
