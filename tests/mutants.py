@@ -42,6 +42,7 @@ from mutants_interp_probes import INTERP_PROBES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
 from mutants_values_rules import VALUES_RULES
+from mutants_values_statements import VALUES_STATEMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "steersman"
@@ -66,6 +67,7 @@ MUTANTS = (
     *INTERP_HARDENING,
     *INTERP_PAGE,
     *VALUES_RULES,
+    *VALUES_STATEMENTS,
 )
 
 

@@ -164,7 +164,7 @@ EVIDENCE = (
     ),
     Mutant(
         "a cookie is of the whole host",
-        "rating/app.py",
+        "rating/membership.py",
         '"secure": secure, "path": None}',
         '"secure": secure, "path": "/"}',
         "unit/rating/test_hosting.py::test_everything_works_below_a_path",

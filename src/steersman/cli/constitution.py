@@ -67,6 +67,24 @@ def check(
 
 
 @constitution_app.command()
+def draft(
+    votes: Annotated[Path, typer.Argument(metavar="VOTES", help="Folder of a Polis export, or of our own export.")],
+    to: Annotated[Path, typer.Option("--to", help="Constitution to write: a new .yaml file.")],
+    title: Annotated[str, typer.Option(help="Title of the document.")] = "What people agreed on",
+    publisher: Annotated[str, typer.Option(help="Who answers for the document.")] = "To be named",
+    consensus: Annotated[
+        float, typer.Option(min=0, max=1, help="Least group-aware consensus: geometric mean over the groups.")
+    ] = 0.75,
+    fewest: Annotated[int, typer.Option(min=1, help="Fewest votes of every group on a statement.")] = 5,
+) -> None:
+    """Draft a constitution from votes: what every opinion group agrees on, each principle with its support."""
+    from steersman.cli.drafting import drafted
+
+    for line in drafted(votes, to, title, publisher, consensus, fewest):
+        typer.echo(line)
+
+
+@constitution_app.command()
 def judge(
     run: RunFolder,
     measure: Annotated[

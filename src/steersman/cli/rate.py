@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from steersman.lm.language_model import LanguageModel
     from steersman.rating.session import Votes
     from steersman.store import Run
+    from steersman.values.opinion_groups import OpinionMap
 
 REUSED = ("base", "data", "raw_answers", "raw_capability", "sft")  # stages of a run that its votes do not change
 
@@ -124,6 +125,59 @@ def rate_export(
     from steersman.rating.session import export
 
     for line in export(run, out, store, to):
+        typer.echo(line)
+
+
+@rate_app.command("statements")
+def rate_statements(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Statements, one a line, or Polis' comments.csv.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder of the conversation: its statements, votes and exports.")],
+    rater: Annotated[
+        list[str] | None, typer.Option(help="Participant as NAME; repeat for several. Default: you.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting as KEY=VALUE, such as title=... or proposals=0; repeat for several."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8642,
+    url: Annotated[
+        str | None, typer.Option(help="Public URL with its path, if participants reach the server through a proxy.")
+    ] = None,
+    participants: Annotated[
+        int, typer.Option(min=0, help="Most participants by one shared link with an id each. 0: no such link.")
+    ] = 0,
+    completion: Annotated[str, typer.Option(help="URL or code that they get at the end. Default: none.")] = "",
+) -> None:
+    """Let people vote on statements, and add some; opinion groups are found. The same command continues it."""
+    from steersman.http_server import Address
+    from steersman.rating.participants import SharedLink
+    from steersman.rating.session import given, parse_settings
+    from steersman.rating.statement_round import StatementRound
+    from steersman.rating.statement_session import serve_conversation
+
+    changed = given(StatementRound, **parse_settings(set_ or [], StatementRound)).model_dump(exclude_unset=True)
+    address = Address(host=host, port=port, url=url)
+    shared = SharedLink(participants=participants, completion=completion)
+    serve_conversation(file, to, changed, rater or [], address, analyse, shared)
+
+
+def analyse(votes: Any, min_votes: int, seed: int) -> OpinionMap:
+    """What votes on statements say, for the rating application, which does not know how it is found."""
+    from steersman.values.opinion_groups import opinion_map
+
+    return opinion_map(votes, min_votes=min_votes, seed=seed)
+
+
+@rate_app.command("export-statements")
+def rate_export_statements(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a conversation on statements.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder. Default: FOLDER/votes.")] = None,
+) -> None:
+    """Write the votes on statements in the form of a Polis export, with the opinion groups found."""
+    from steersman.rating.statement_session import export_conversation
+
+    for line in export_conversation(folder, out, analyse):
         typer.echo(line)
 
 

@@ -113,6 +113,29 @@ class GuardSettings(Record):
         return own if isinstance(own, str) else own.input if side == "input" else own.output
 
 
+class GroupSupport(Record):
+    """How one opinion group voted on a statement; votes are agreement, disagreement and passes."""
+
+    group: Prose
+    votes: Annotated[int, Field(ge=0)]
+    agree: Annotated[int, Field(ge=0)]
+    disagree: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.agree + self.disagree > self.votes:
+            raise ValueError(f"{self.agree} agree and {self.disagree} disagree, of {self.votes} votes")
+        return self
+
+
+class Support(Record):
+    """Who stands behind a principle: the votes on the statement that it comes from."""
+
+    statement: Prose  # as it was voted on
+    consensus: Annotated[float, Field(ge=0, le=1)]  # geometric mean over groups of (1 + agree) / (2 + votes)
+    groups: Annotated[tuple[GroupSupport, ...], Field(min_length=1)]
+
+
 class Principle(Record):
     """One rule: what the model does, why, and how it is detected."""
 
@@ -128,6 +151,9 @@ class Principle(Record):
     examples: tuple[CritiqueExample, ...] = ()  # for models that learn from examples and follow no request
     # Left out of the digest where it says nothing, as all that came later.
     guard: GuardRule = Field(default=GuardRule(), exclude_if=lambda rule: rule == GuardRule())
+    support: Support | None = Field(
+        default=None, exclude_if=lambda own: own is None
+    )  # of a principle that was voted on
 
     @property
     def enforced(self) -> Enforced:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from steersman.constitution.document import Constitution
 from steersman.data.check import leaks
 from steersman.errors import closest
+from steersman.stats import wilson
 from steersman.types import Comparison, Demonstration, Prompt, Record
 
 
@@ -53,6 +54,8 @@ def lint(
         *_unlisted_behaviours(constitution, evaluation or ()),
         *_without_examples(constitution),
         *_leaking_examples(constitution, evaluation or ()),
+        *_rejected_by_a_group(constitution),
+        *_reworded(constitution),
     ]
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 
@@ -245,3 +248,35 @@ def _leaking_examples(constitution: Constitution, evaluation: Sequence[Prompt]) 
                 message=f'an example of {principle.id} ("{example}") is near the evaluation prompt "{near}": {reason}',
                 do="write the example about something else, or take the prompt out of the evaluation",
             )
+
+
+FEWEST_VOTES = 5  # of a group, below which its votes on a principle say nothing
+
+
+def _rejected_by_a_group(constitution: Constitution) -> Iterator[Finding]:
+    """Principles against which most of an opinion group voted, or that a group was hardly asked about."""
+    for principle in constitution.principles:
+        for group in principle.support.groups if principle.support else ():
+            against, votes = wilson(group.disagree, group.votes), group.votes
+            if votes < FEWEST_VOTES:
+                message = f"{votes} vote(s) of group {group.group} on {principle.id} say nothing about that group"
+                do = "ask more of them before you publish it in their name"
+                yield Finding(rule="group-not-heard", severity="note", principle=principle.id, message=message, do=do)
+            elif against.low > 0.5:
+                message = (
+                    f"group {group.group} rejects {principle.id}: {group.disagree} of its {votes} votes are against"
+                )
+                do = "reword it with them and vote again, leave it out, or say to them why it stays"
+                yield Finding(
+                    rule="rejected-by-group", severity="warning", principle=principle.id, message=message, do=do
+                )
+
+
+def _reworded(constitution: Constitution) -> Iterator[Finding]:
+    """Principles whose statement is not the one that people voted on."""
+    for principle in constitution.principles:
+        own = principle.support
+        if own and " ".join(own.statement.split()) != " ".join(principle.statement.split()):
+            message = f"the votes on {principle.id} were cast on another wording"
+            do = "put the new wording to a vote, or take `support` out"
+            yield Finding(rule="reworded", severity="note", principle=principle.id, message=message, do=do)

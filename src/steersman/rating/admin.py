@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -24,23 +24,21 @@ from steersman.rating.votes import arms, comparisons
 from steersman.stats import Estimate
 
 
-class AdminPages:
-    """The administrator's handlers."""
+class Desk:
+    """The administrator's session, and the raters' links."""
 
-    def __init__(self, store: RatingStore, accounts: RaterAccounts, token: str, *, cookie: str, secure: bool) -> None:
-        self.store, self.accounts, self.cookie, self.secure = store, accounts, cookie, secure
+    def __init__(self, accounts: RaterAccounts, token: str, *, cookie: str, secure: bool) -> None:
+        self.accounts, self.cookie, self.secure = accounts, cookie, secure
         self._token = hashed(token)
         self._sessions: set[str] = set()
 
     def routes(self) -> list[Route]:
-        """All routes below /admin."""
+        """The routes below /admin that all applications have."""
         return [
-            Route("/admin", self.show),
             Route("/admin/enter", posted(Enter, lambda request: request, self.enter), methods=["POST"]),
             Route("/admin/invite", posted(Invite, self.require_session, self.invite), methods=["POST"]),
             Route("/admin/again", posted(RaterRef, self.require_session, self.invite_again), methods=["POST"]),
             Route("/admin/revoke", posted(RaterRef, self.require_session, self.revoke), methods=["POST"]),
-            Route("/admin/ask", posted(Ask, self.require_session, self.ask), methods=["POST"]),
         ]
 
     def has_session(self, request: Request) -> bool:
@@ -52,29 +50,9 @@ class AdminPages:
         if not self.has_session(request):
             raise Refused("The administrator's token is needed.", status=401)
 
-    def show(self, request: Request) -> Response:
-        """The page, or the login form."""
-        if not self.has_session(request):
-            return HTMLResponse(page("enter.html", title="Administration"))
-        from steersman.rating.active import gain  # brings torch
-        from steersman.rating.raters import card
-
-        votes = self.store.votes()
-        rows = comparisons(votes)
-        stats, rated = round_stats(votes), card(rows)
-        values = {
-            "round": self.store.round,
-            "raters": self.accounts.all(),
-            "stats": stats,
-            "stats_of": {one.rater: one for one in stats.raters},
-            "card": rated,
-            "first_of_equals": {name: _first_of_equals(one) for name, one in rated["raters"].items()},
-            "gain": gain(rows, arms(rows)),
-            "questions": dict(self.store.questions()),
-            "answered": sum(vote.kind == "vote" for vote in votes),
-            "replies": self.accounts.replies(),
-        }
-        return HTMLResponse(page("admin.html", **values))
+    def shown(self, request: Request, figures: Callable[[], str]) -> Response:
+        """A page of the administrator, or the login form."""
+        return HTMLResponse(figures() if self.has_session(request) else page("enter.html", title="Administration"))
 
     def enter(self, request: Request, body: Enter) -> Response:
         """Exchange the token for a session."""
@@ -103,6 +81,48 @@ class AdminPages:
         """End a rater's session."""
         self.accounts.revoke(body.rater)
         return JSONResponse({"next": "admin"})
+
+
+class AdminPages(Desk):
+    """The administrator's handlers of a round of questions."""
+
+    def __init__(self, store: RatingStore, accounts: RaterAccounts, token: str, *, cookie: str, secure: bool) -> None:
+        super().__init__(accounts, token, cookie=cookie, secure=secure)
+        self.store = store
+
+    def routes(self) -> list[Route]:
+        """All routes below /admin."""
+        return [
+            *super().routes(),
+            Route("/admin", self.show),
+            Route("/admin/ask", posted(Ask, self.require_session, self.ask), methods=["POST"]),
+        ]
+
+    def show(self, request: Request) -> Response:
+        """The page, or the login form."""
+        return self.shown(request, self.figures)
+
+    def figures(self) -> str:
+        """Statistics of the raters, disputed questions, replies."""
+        from steersman.rating.active import gain  # brings torch
+        from steersman.rating.raters import card
+
+        votes = self.store.votes()
+        rows = comparisons(votes)
+        stats, rated = round_stats(votes), card(rows)
+        values = {
+            "round": self.store.round,
+            "raters": self.accounts.all(),
+            "stats": stats,
+            "stats_of": {one.rater: one for one in stats.raters},
+            "card": rated,
+            "first_of_equals": {name: _first_of_equals(one) for name, one in rated["raters"].items()},
+            "gain": gain(rows, arms(rows)),
+            "questions": dict(self.store.questions()),
+            "answered": sum(vote.kind == "vote" for vote in votes),
+            "replies": self.accounts.replies(),
+        }
+        return page("admin.html", **values)
 
     def ask(self, _: None, body: Ask) -> Response:
         """Send a query to the raters of an item."""

@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from pydantic import Field
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import exists, func, insert, select, update
 from starlette.datastructures import URL, QueryParams
 
 from steersman.errors import UserError
 from steersman.rating.accounts import begin_session, hashed
-from steersman.rating.schema import Database, assignments, participants, raters, shared_links
+from steersman.rating.schema import Database, assignments, participants, raters, shared_links, statement_votes
 from steersman.rating.store import Refused
 from steersman.types import Record
 
@@ -194,14 +194,21 @@ class Participants:
 def participants_table(database: Database) -> str:
     """The participants as CSV, one a line, those who withdrew too; empty if there are none.
 
-    ``answered`` and ``skipped`` count questions, and ``rater`` is the name of these votes in the exports.
+    ``answered`` and ``skipped`` count questions or statements, and ``rater`` is the name of these votes in
+    the exports.
     """
 
     def settled(state: str) -> Any:
         of_rater = select(func.count()).where(assignments.c.rater_id == raters.c.id, assignments.c.state == state)
-        return of_rater.scalar_subquery().label(state)
+        return of_rater.scalar_subquery()
 
-    counts = (settled("answered"), settled("skipped"))
+    later = statement_votes.alias()
+    standing = ~exists().where(later.c.supersedes == statement_votes.c.id)
+    of_rater = select(func.count()).where(
+        statement_votes.c.rater_id == raters.c.id, statement_votes.c.vote.is_not(None)
+    )
+    voted = of_rater.where(standing).scalar_subquery()  # a store has questions or statements, and none of the other
+    counts = ((settled("answered") + voted).label("answered"), settled("skipped").label("skipped"))
     query = select(participants, raters.c.joined_at, raters.c.withdrawn_at, raters.c.revoked_at, *counts)
     with database.reading() as c:
         joined = query.join(raters, raters.c.id == participants.c.rater_id).order_by(participants.c.rater_id)

@@ -179,6 +179,49 @@ replies = Table(
     Column("replied_at", Float, nullable=False),
     UniqueConstraint("query_id", "rater_id", name="one_reply"),
 )
+# Votes on statements, in a store of their own beside its raters; append-only like the others.
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("begun_at", Float, nullable=False),
+)
+statements = Table(
+    "statements",
+    metadata,
+    _id(),
+    Column("public", String(64), nullable=False, unique=True),  # the only name that a page knows it by
+    Column("digest", String(64), nullable=False, unique=True),  # of the text without its case: once is enough
+    Column("text", Text, nullable=False),
+    Column("author_id", _key, ForeignKey("raters.id")),  # null: of those who began the conversation
+    Column("decision", String(16), nullable=False),  # waiting, accepted, rejected
+    Column("written_at", Float, nullable=False),
+    Column("decided_at", Float),
+)
+statement_votes = Table(
+    "statement_votes",
+    metadata,
+    _id(),
+    Column("submission", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("rater_id", _key, ForeignKey("raters.id"), nullable=False),
+    Column("statement_id", _key, ForeignKey("statements.id"), nullable=False),
+    Column("vote", Integer),  # 1 agree, -1 disagree, 0 pass; null: the vote that `supersedes` names is undone
+    Column("supersedes", _key, ForeignKey("statement_votes.id"), unique=True),
+    Column("seconds", Float),  # that the page was visible, as the browser reports it
+    Column("voted_at", Float, nullable=False),
+    UniqueConstraint("rater_id", "submission", name="statement_vote_counts_once"),
+)
+Index("statement_votes_of_rater", statement_votes.c.rater_id)
+shown_statements = Table(
+    "shown_statements",
+    metadata,
+    Column("rater_id", _key, ForeignKey("raters.id"), primary_key=True, autoincrement=False),
+    Column("statement_id", _key, ForeignKey("statements.id"), nullable=False),
+    Column("shown_at", Float, nullable=False),
+)
 
 
 def superseded() -> Select[tuple[int | None]]:

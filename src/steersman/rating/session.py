@@ -214,13 +214,13 @@ def given(record: type[R], **options: Any) -> R:
         raise UserError(detail["msg"].lower().removeprefix("value error, "), where=name) from error
 
 
-def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
-    """Settings of a `Round` from ``--set``, such as ``gold_share=0.2`` or ``title=Which is kinder?``.
+def parse_settings(assignments: Sequence[str], record: type[Record] = Round) -> dict[str, Any]:
+    """Settings of a round from ``--set``, such as ``gold_share=0.2`` or ``title=Which is kinder?``.
 
     Raises:
         UserError: no such setting, or not of the form key=value.
     """
-    known = [name for name in Round.model_fields if name not in ("principles", "source")]
+    known = [name for name in record.model_fields if name not in ("principles", "source")]
     settings = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -230,7 +230,7 @@ def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
                 where=f"--set {assignment}",
                 do=closest(name, known),
             )
-        settings[name] = text if Round.model_fields[name].annotation is str else parse(text)
+        settings[name] = text if record.model_fields[name].annotation is str else parse(text)
     return settings
 
 

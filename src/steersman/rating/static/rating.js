@@ -22,6 +22,7 @@ let hiding; // the timer that takes a message away
 const $ = (selector, within = task) => within.querySelector(selector);
 const $$ = (selector, within = task) => [...within.querySelectorAll(selector)];
 const isPair = () => question.classList.contains("pair");
+const isStatement = () => question.classList.contains("statement");
 const count = () => Number(question.dataset.count);
 const name = () => crypto.getRandomValues(new Uint32Array(4)).reduce((text, n) => text + n.toString(16).padStart(8, "0"), "");
 
@@ -286,6 +287,7 @@ const acts = {
     $(".edit").hidden = false;
     $("#better").focus();
   },
+  vote: (value) => tooSoon() || submit({ vote: value }),
   withdraw: () => location.assign("leave"),
 };
 
@@ -318,6 +320,10 @@ function act(event) {
   if (key === "u") return acts.undo;
   if (!question) return null;
   const digit = /^[0-9]$/.test(key) ? Number(key) : NaN;
+  if (isStatement()) {
+    const value = { 1: 1, 2: -1, 3: 0 }[key];
+    return value === undefined ? null : () => acts.vote(value);
+  }
   if (isPair()) {
     // Without Num Lock, the arrows of a number pad are arrows.
     const index = { 1: 0, 2: 1 }[key] ?? { ArrowLeft: 0, ArrowRight: 1 }[event.key];
@@ -336,7 +342,7 @@ document.addEventListener("keydown", (event) => {
   if (help.open || ranking.dragging() || event.repeat || event.isComposing || event.keyCode === 229) return;
   if (event.altKey || event.getModifierState("AltGraph")) return;
   const sends = event.key === "Enter" && (event.ctrlKey || event.metaKey);
-  const open = question && !$(".details").hidden;
+  const open = $(".question .details")?.hidden === false;
   if (open) {
     if (event.key === "Escape") closeDetails();
     else if (sends && !busy) sendDetails();
