@@ -144,10 +144,10 @@ def parts(count: int, seed: int) -> Tensor:
 def comparisons_of(ratings: Ratings) -> tuple[Tensor, list[Ranked]]:
     """Features [2 P, F] and rows: of each rater up to `PAIRS_EACH` pairs of texts that they rated differently."""
     features, rows = [], []
-    draw = random.Random("values comparisons")
+    draw, values = random.Random("values comparisons"), ratings.value.tolist()
     for rater in ratings.rater.unique().tolist():
         own = (ratings.rater == rater).nonzero()[:, 0].tolist()
-        pairs = [(i, j) for i, j in itertools.permutations(own, 2) if ratings.value[i] > ratings.value[j]]
+        pairs = [(i, j) for i, j in itertools.permutations(own, 2) if values[i] > values[j]]
         for i, j in draw.sample(pairs, min(PAIRS_EACH, len(pairs))):
             features += [ratings.item[i], ratings.item[j]]
             rows.append(Ranked(Group([], [[], []]), (1, 2), [], number=len(rows), rater=str(rater)))
@@ -250,24 +250,34 @@ def _by_key(values: Sequence[int]) -> list[tuple[int, range]]:
 
 
 # ── ratings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def left_out(ratings: Ratings, by: str, known: int, specs: dict[str, Spec], precision: float) -> dict[str, Tensor]:
-    """[N, top] by model: P(above each threshold) of ratings whose rater, or item, was left out of the fit."""
+def left_out(ratings: Ratings, by: str, precision: float) -> dict[int, dict[str, Tensor]]:
+    """[N, top] by model: P(above each threshold) of ratings whose rater, or item, was left out of the fit.
+
+    Of raters twice: with nothing known of them (0), and with their first `KNOWN` ratings.
+    """
     column = ratings.rater if by == "raters" else ratings.item
-    fold = parts(int(column.max()) + 1, 1)[column]
-    order = torch.zeros(len(column), dtype=torch.long)
+    fold, order = parts(int(column.max()) + 1, 1)[column], first_ones(ratings)
+    knowns = (0, KNOWN) if by == "raters" else (0,)
+    found = {known: {name: torch.zeros(len(column), ratings.top) for name in SPECS} for known in knowns}
+    for part, (name, spec) in itertools.product(range(FOLDS), SPECS.items()):
+        inside, outside, at = ratings.where(fold != part), ratings.where(fold == part), fold == part
+        fit = fit_ratings(inside, spec, precision)
+        for known in knowns:
+            if by == "raters":
+                p = new_raters(fit, outside, order[at] < known, inside.rater.unique())
+            else:
+                p = known_raters(fit, outside)
+            found[known][name][at] = p.detach()
+    return found
+
+
+def first_ones(ratings: Ratings) -> Tensor:
+    """[N] how many ratings of the same rater precede each."""
+    order = torch.zeros(len(ratings.rater), dtype=torch.long)
     for rater in ratings.rater.unique():
         own = (ratings.rater == rater).nonzero()[:, 0]
         order[own] = torch.arange(len(own))
-    found = {name: torch.zeros(len(column), ratings.top) for name in specs}
-    for part in range(FOLDS):
-        inside, outside = ratings.where(fold != part), ratings.where(fold == part)
-        for name, spec in specs.items():
-            fit = fit_ratings(inside, spec, precision)
-            found[name][fold == part] = (
-                new_raters(fit, outside, order[fold == part] < known, inside.rater.unique())
-                if by == "raters" else known_raters(fit, outside)
-            ).detach()  # fmt: skip
-    return found
+    return order
 
 
 def best_precision(ratings: Ratings) -> float:
@@ -301,19 +311,15 @@ def ratings_figures(ratings: Ratings) -> Figures:
     """Left-out raters, cold and after some of their ratings, and left-out items."""
     precision = best_precision(ratings)
     found: Figures = {"precision": precision, "ratings": len(ratings.value), "raters": len(ratings.levels)}
-    for by, known in (("raters", 0), ("raters", KNOWN), ("items", 0)):
-        above = left_out(ratings, by, known, SPECS, precision)
-        base = _base_rates(ratings)
-        counted = torch.ones(len(ratings.value), dtype=torch.bool)
-        if known:
-            places = {r: (ratings.rater == r).nonzero()[:, 0][:known] for r in ratings.rater.unique()}
-            counted[torch.cat(list(places.values()))] = False
-        losses = {n: nll_of(a, ratings.value)[counted] for n, a in {**above, "base rates": base}.items()}
-        name = f"left_out_{by}" + f"_after_{known}" * bool(known)
-        print(f"  {name}")
-        found[name] = table(losses, ratings.rater[counted])
-        for spec in ("pooled", "raters", "groups, raters and spread"):
-            found[name][spec]["calibration"] = calibration(above[spec][counted], ratings.where(counted))
+    base, order = _base_rates(ratings), first_ones(ratings)
+    for by in ("raters", "items"):
+        for known, above in left_out(ratings, by, precision).items():
+            name, counted = f"left_out_{by}" + f"_after_{known}" * bool(known), order >= known
+            losses = {n: nll_of(a, ratings.value)[counted] for n, a in {**above, "base rates": base}.items()}
+            print(f"  {name}")
+            found[name] = table(losses, ratings.rater[counted])
+            for spec in ("pooled", "raters", "groups, raters and spread"):
+                found[name][spec]["calibration"] = calibration(above[spec][counted], ratings.where(counted))
     return found
 
 
@@ -385,15 +391,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    found["machine"] = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
-    found["versions"] = {name: version(name) for name in ("torch", "numpy")}
     for name, measure in sections(arguments.data, arguments.cache).items():
         if not arguments.only or name in arguments.only:
             start = time.process_time()
-            print(name)
-            found[name] = {**measure(), "processor_seconds": round(time.process_time() - start, 1)}
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            print(name, flush=True)
+            own = {**measure(), "processor_seconds": round(time.process_time() - start, 1)}
+            found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+            found["machine"] = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+            found["versions"] = {package: version(package) for package in ("torch", "numpy")}
+            RESULTS.write_text(json.dumps({**found, name: own}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

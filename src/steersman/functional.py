@@ -193,7 +193,7 @@ def mean_variance_nll(means: Tensor, variances: Tensor, labels: Tensor | None = 
         [P] in nats.
     """
     z = (means[:, 0] - means[:, 1]) * torch.rsqrt(variances.sum(1))
-    nll = -torch.special.log_ndtr(z)
+    nll: Tensor = -torch.special.log_ndtr(z)
     return nll if labels is None else labels * nll - (1 - labels) * torch.special.log_ndtr(-z)
 
 
@@ -225,7 +225,8 @@ def entropy_of_mean(logits: Tensor) -> Tensor:
 
     High if a batch as a whole uses all atoms, however certain each distribution is.
     """
-    return torch.special.entr(logits.softmax(-1).mean(0)).sum()
+    entropy: Tensor = torch.special.entr(logits.softmax(-1).mean(0)).sum()
+    return entropy
 
 
 def responsibilities(log_likelihoods: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steersman.functional import categorical_nll, mean_variance_nll
-from steersman.lm.reward_heads import RewardHeads
+from steersman.lm.reward_heads import Question, RewardHeads
 from steersman.types import Text
 
 Kind = Literal["mean_variance", "categorical"]
@@ -63,7 +63,8 @@ def quantile(outputs: Tensor, kind: Kind, level: float) -> Tensor:
     """
     if kind == "mean_variance":
         own = utilities(outputs, kind)
-        return own.mean + torch.special.ndtri(torch.tensor(level)).to(outputs) * own.variance.sqrt()
+        low: Tensor = own.mean + torch.special.ndtri(torch.tensor(level)).to(outputs) * own.variance.sqrt()
+        return low
     probabilities = outputs.softmax(-1)
     above = probabilities.cumsum(-1)
     index = (above >= level).int().argmax(-1, keepdim=True)
@@ -120,10 +121,15 @@ class DistributionalRewardModel:
 
         1: raters split evenly on some two of the answers; 0: they all say the same of any two.
         """
-        outputs = self.heads.outputs(prompt, answers).T
-        pairs = torch.combinations(torch.arange(len(outputs)))
-        p = preferred(outputs[pairs], self.kind)
-        return float(2 * torch.minimum(p, 1 - p).max())
+        return self.disagreements([(prompt, answers)])[0]
+
+    def disagreements(self, questions: Sequence[Question]) -> list[float]:
+        """`disagreement` on the answers to each of some prompts, read in batches."""
+        found = []
+        for outputs in self.heads.outputs_to(questions):
+            p = preferred(outputs.T[torch.combinations(torch.arange(outputs.shape[1]))], self.kind)
+            found.append(float(2 * torch.minimum(p, 1 - p).max()))
+        return found
 
 
 def preferred(outputs: Tensor, kind: Kind) -> Tensor:

@@ -28,6 +28,7 @@ from steersman.lm.shared_prefix import Group, GroupStates, shared_prefix_batch, 
 from steersman.types import Text
 
 ABOUT = "reward_heads.json"
+Question = tuple[Text, Sequence[str]]  # a prompt and answers to it
 EVERYONE = "everyone"  # the score that all groups share, for raters whose group is not known
 
 
@@ -78,7 +79,13 @@ class RewardHeads:
 
     def outputs(self, prompt: Text, answers: Sequence[str]) -> Tensor:
         """[D, A] outputs for some answers to one prompt."""
-        return self.outputs_of([tokenised(prompt, answers, self.chat, self.about["max_length"])])
+        return self.outputs_to([(prompt, answers)])[0]
+
+    def outputs_to(self, questions: Sequence[Question]) -> list[Tensor]:
+        """[D, A] outputs for the answers to each of some prompts."""
+        groups = [tokenised(*question, self.chat, self.about["max_length"]) for question in questions]
+        counts = [len(group.completions) for group in groups]
+        return list(self.outputs_of(groups).split(counts, 1)) if groups else []
 
     def outputs_of(self, groups: Sequence[Group], below: GroupStates | None = None) -> Tensor:
         """[D, S] outputs for all answers, in the order of the groups.
@@ -122,7 +129,12 @@ class GroupRewardModel:
 
     def scores(self, prompt: Text, answers: Sequence[str]) -> Tensor:
         """[groups, answers] scores in nats; demonstrations average 0 in every group."""
-        return self.heads.outputs(prompt, answers) - self._of("centre")[:, None]
+        return self.scores_to([(prompt, answers)])[0]
+
+    def scores_to(self, questions: Sequence[Question]) -> list[Tensor]:
+        """`scores` of the answers to each of some prompts, read in batches."""
+        centre = self._of("centre")[:, None]
+        return [outputs - centre for outputs in self.heads.outputs_to(questions)]
 
     def standardised(self, prompt: Text, answers: Sequence[str]) -> Tensor:
         """[groups, answers] scores divided by each group's deviation over the training answers.

@@ -136,10 +136,9 @@ def disputed(
     model: DistributionalRewardModel, rows: Sequence[Comparison], most: int = DISPUTED
 ) -> list[dict[str, Any]]:
     """The questions on which raters are said to differ most: prompt, answers, and the model's `disagreement`."""
-    questions = {(row.prompt, frozenset(row.options)): row for row in rows}.values()
-    found = [(model.disagreement(row.prompt, row.options), row) for row in questions]
-    found.sort(key=lambda pair: -pair[0])
+    questions = list({(row.prompt, frozenset(row.options)): (row.prompt, row.options) for row in rows}.values())
+    found = sorted(zip(model.disagreements(questions), questions, strict=True), key=lambda pair: -pair[0])
     return [
-        {"prompt": plain_text(row.prompt), "options": list(row.options), "disagreement": value}
-        for value, row in found[:most]
+        {"prompt": plain_text(prompt), "options": list(options), "disagreement": value}
+        for value, (prompt, options) in found[:most]
     ]

@@ -15,7 +15,7 @@ held out, whether it is more accurate than everyone's, and of a group that is to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,11 @@ def _of_group(
     trained = [row for row in trained_on if row.group == name and row.pairs()]
     measured = [row for row in held_out if row.group == name and row.pairs()]
     right: dict[str, list[float]] = {EVERYONE: [], name: []}
-    for row in measured:
-        scores = model.scores(row.prompt, row.options)
+    for row, scores in zip(measured, model.scores_to([(row.prompt, row.options) for row in measured]), strict=True):
         for who, found in right.items():
             found.append(_share_right(scores[model.groups.index(who)].tolist(), row))
-    clusters = [[row.rater or str(i) for i, row in enumerate(measured)], [row.prompt for row in measured]]
+    raters_of = [row.rater or str(i) for i, row in enumerate(measured)]
+    clusters: tuple[Sequence[Hashable], ...] = (raters_of, [row.prompt for row in measured])
     own, everyone = (clustered_mean(right[who], *clusters, rate=True).estimate for who in (name, EVERYONE))
     differences = [a - b for a, b in zip(right[name], right[EVERYONE], strict=True)]
     gain = clustered_mean(differences, *clusters).estimate

@@ -1,4 +1,4 @@
-"""Distributions of utility: both losses against plain references, moments, quantiles, and where raters split."""
+"""Distributions of utility: both losses against plain references, and where raters split."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 
 from steersman.functional import categorical_nll, entropy_of_mean, mean_variance_nll
-from steersman.lm.distributional_reward import (
-    UNIT_SPREAD,
-    DistributionalRewardModel,
-    Kind,
-    explained,
-    preferred,
-    quantile,
-    utilities,
-)
+from steersman.lm.distributional_reward import DistributionalRewardModel, Kind, preferred, utilities
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train import distributional_reward
@@ -73,27 +65,6 @@ def test_entropy_is_of_the_mean_distribution() -> None:
     """Two certain answers on different atoms of two: the batch uses both, log 2."""
     assert float(entropy_of_mean(torch.tensor([[50.0, 0.0], [0.0, 50.0]]))) == pytest.approx(math.log(2))
     assert float(entropy_of_mean(torch.tensor([[50.0, 0.0], [50.0, 0.0]]))) == pytest.approx(0, abs=1e-6)
-
-
-# ── moments and quantiles ────────────────────────────────────────────────────────────────────────────────────────────
-def test_moments_and_quantiles_by_hand() -> None:
-    """Two atoms, 0 and 1, with masses 0.3 and 0.7: mean 0.7, variance 0.21; the 0.15-quantile is in the middle of the
-    first half of [0, 1]."""
-    outputs = torch.tensor([[0.3, 0.7]]).log()
-    own = utilities(outputs, "categorical")
-    assert (float(own.mean), float(own.variance)) == pytest.approx((0.7, 0.21))
-    assert float(quantile(outputs, "categorical", 0.15)) == pytest.approx(0.25)
-    assert float(quantile(outputs, "categorical", 0.65)) == pytest.approx(0.75)
-    normal = torch.tensor([[2.0, 0.0]])
-    assert float(utilities(normal, "mean_variance").variance) == pytest.approx(0.5)
-    low = 2 + NormalDist().inv_cdf(0.1) * math.sqrt(0.5)
-    assert float(quantile(normal, "mean_variance", 0.1)) == pytest.approx(low, rel=1e-5)
-    assert math.log1p(math.exp(UNIT_SPREAD)) == pytest.approx(math.sqrt(0.5))
-
-
-def test_explained_variance_by_hand() -> None:
-    """Means 0 and 2 vary by 1; mean variance 3: a quarter is explained."""
-    assert explained(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 4.0])) == pytest.approx(0.25)
 
 
 # ── where people split ───────────────────────────────────────────────────────────────────────────────────────────────

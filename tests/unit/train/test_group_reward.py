@@ -17,7 +17,7 @@ from steersman.store import StageFolder
 from steersman.train import group_reward
 from steersman.train.group_reward import GroupRewardConfig, group_nll, objective, summed
 from steersman.train.loop import OptimiserConfig
-from steersman.train.reward_heads import Scale, fit_head, pairs_of
+from steersman.train.reward_heads import fit_head, pairs_of
 from steersman.train.reward_model import Ranked
 from steersman.types import Comparison
 
@@ -32,18 +32,6 @@ def row(of: str, first_is_better: bool = True, number: int = 0) -> Ranked:
 
 
 # ── the loss ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-def test_pairs_of_rows_by_hand() -> None:
-    """Three answers with a tie make two pairs of half the weight; two equally likely ones make one pair."""
-    three = Ranked(Group([1], [[2], [3], [4]]), (2, 1, 2), [], weight=3.0)
-    even = Ranked(TWO, (1, 1), [], certainty=0.5)
-    pairs = pairs_of([three, even])
-    assert pairs.better.tolist() == [1, 1, 3]
-    assert pairs.worse.tolist() == [0, 2, 4]
-    assert pairs.row.tolist() == [0, 0, 1]
-    assert pairs.weight.tolist() == [1.5, 1.5, 1.0]
-    assert pairs.label.tolist() == [1.0, 1.0, 0.5]
-
-
 def test_a_group_is_scored_by_everyones_score_and_its_own_deviation() -> None:
     """By hand: everyone's margin is 1; group 0 adds -3, group 1 adds 0.5, a rater without a group nothing."""
     outputs = torch.tensor([[1.0, -3.0, 0.5], [0.0, 0.0, 0.0]] * 3)
@@ -100,15 +88,6 @@ def test_infinite_shrinkage_is_the_pooled_model_and_none_is_a_head_each() -> Non
     apart = summed(fit_head(features, rows, goal, torch.zeros(3, 4)))
     assert apart[1, 0] > 1
     assert apart[2, 0] < -1
-
-
-def test_scaled_weights_and_the_head_on_hidden_units_agree() -> None:
-    hidden = 5 + 3 * torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
-    hidden[:, 3] = 2.0  # never moves
-    scale, weights = Scale.of(hidden), torch.randn(2, 8)
-    head = scale.head(weights)
-    torch.testing.assert_close(head(hidden), scale.scaled(hidden) @ weights.T, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(scale.weights(head.weight), weights, atol=1e-5, rtol=1e-4)
 
 
 # ── the whole method ─────────────────────────────────────────────────────────────────────────────────────────────────
