@@ -4,12 +4,15 @@
 
 On POPQUORN (offensiveness 1 to 5 by 262 people with gender, race, age, occupation, education) and LeWiDi (SemEval-2023
 task 11, English sets). Frozen features from values_features.py; where a set's hidden states are not complete, the mean
-of its token embeddings (``features`` says which). Raters, or items, are left out in five parts. Log loss in nats, in
-pairs by rater: the difference from the pooled model is that of each rater's mean, its interval a bootstrap over raters.
+of its token embeddings (``features`` says which). Raters, or items, are left out in five parts
+(comparisons: three). Log loss in nats, in pairs by rater: the difference from the pooled model is that of each rater's
+mean, its interval a bootstrap over raters.
 
-    comparisons   pairs of texts that a rater rated differently, by the objectives of train/: groups, hidden groups,
-                  mean-variance and categorical. Severity cancels; taste alone is left.
+    distributions, groups_*, hidden_groups
+                  pairs of texts that a rater rated differently, by the objectives of train/. Severity cancels; taste
+                  alone is left. Settings are chosen on training raters who are left out
     ratings       the ratings themselves, by values_rating_model.py: text, groups, severity and scale of raters, spread
+    rating_groups groups alone, with a prior that is chosen in the same way
     lewidi        soft labels of the development sets; cross-entropy as in the shared task
 
 Results go to benchmarks/results/values_disagreement.json: figures alone, no text. Sections that were not run are kept.
@@ -26,7 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,19 +38,19 @@ from values_features import MOST, embeddings, sample, spelled, texts
 from values_rating_model import Ratings, Spec, fit_ratings, known_raters, new_raters, nll_of
 
 from steersman.functional import preference_nll, responsibilities
-from steersman.lm.distributional_reward import explained, pair_nll, utilities
+from steersman.lm.distributional_reward import Kind, pair_nll
 from steersman.lm.shared_prefix import Group
 from steersman.stats import mean_estimate, wilson
 from steersman.train import distributional_reward, group_reward
 from steersman.train.distributional_reward import DistributionalConfig
-from steersman.train.group_reward import GroupRewardConfig, summed
+from steersman.train.group_reward import summed
 from steersman.train.reward_heads import fit_head
-from steersman.train.reward_mixture import MixtureConfig, Votes, by_rater, choose, em, log_likelihoods, votes_of
+from steersman.train.reward_mixture import MixtureConfig, by_rater, choose, em, log_likelihoods, votes_of
 from steersman.train.reward_model import Ranked
 
 RESULTS = Path(__file__).resolve().parent / "results" / "values_disagreement.json"
 ATTRIBUTES = ("gender", "race", "age", "occupation", "education")
-FOLDS, DIMENSIONS, PAIRS_EACH, KNOWN = 5, 32, 20, 10
+FOLDS, PARTS, DIMENSIONS, PAIRS_EACH, KNOWN = 5, 3, 32, 20, 10
 SMALLEST = 10  # raters of a level; smaller ones have no effect of their own
 SPECS = {
     "pooled": Spec(),
@@ -66,7 +69,9 @@ def features_of(data: Path, cache: Path, names: Sequence[str]) -> tuple[list[dic
     files = [cache / f"{name}.npy" for name in names]
     found = [np.load(file) if file.exists() else np.full((1, 1), np.nan) for file in files]
     hidden = all(len(a) == len(w) and not np.isnan(a).any() for a, w in zip(found, wanted, strict=True))
-    table = np.concatenate(found) if hidden else np.concatenate([embeddings(own) for own in wanted])
+    table = np.concatenate(
+        found if hidden else [_kept(cache / f"{n}_embeddings.npy", w) for n, w in zip(names, wanted, strict=True)]
+    )
     table = (table - table.mean(0)) / (table.std(0) + 1e-6)
     left, size, _ = np.linalg.svd(table, full_matrices=False)
     kept = torch.tensor(left[:, :DIMENSIONS] * np.sqrt(len(table)), dtype=torch.float32)
@@ -75,6 +80,12 @@ def features_of(data: Path, cache: Path, names: Sequence[str]) -> tuple[list[dic
     kind = "hidden states of layer 12 at the last token" if hidden else "mean token embeddings"
     share = float((size[:DIMENSIONS] ** 2).sum() / (size**2).sum())
     return places, kept, f"gemma-3-270m, {kind}; {DIMENSIONS} principal components ({100 * share:.0f} % of variance)"
+
+
+def _kept(file: Path, wanted: list[str]) -> np.ndarray:
+    if not file.exists():
+        np.save(file, embeddings(wanted))
+    return np.load(file)
 
 
 def popquorn(data: Path, places: dict[str, int], features: Tensor) -> tuple[Ratings, dict[str, dict[int, str]]]:
@@ -155,98 +166,141 @@ def comparisons_of(ratings: Ratings) -> tuple[Tensor, list[Ranked]]:
     return scaled, rows
 
 
-def _pooled(scaled: Tensor, rows: Sequence[Ranked], test: Tensor, precision: float) -> Tensor:
-    goal = group_reward.objective(GroupRewardConfig(precision=precision), [])
-    weights = fit_head(scaled, rows, goal, torch.zeros(1, DIMENSIONS))
-    return preference_nll((test[0::2] - test[1::2]) @ weights[0])
+PRECISIONS = (0.1, 0.3, 1.0, 3.0)  # that are tried for a model's weights, on training raters who are left out
 
 
-def _by_group(
-    scaled: Tensor, rows: Sequence[Ranked], test: Tensor, held: Sequence[Ranked], of: dict[int, str]
-) -> Tensor:
-    names = sorted(set(of.values()))
-    own = [row._replace(of=of[int(row.rater)]) for row in rows]
-    goal = group_reward.objective(GroupRewardConfig(precision=PRECISION, shrinkage=4 * PRECISION), names)
-    heads = summed(fit_head(scaled, own, goal, torch.zeros(1 + len(names), DIMENSIONS)))
-    which = torch.tensor([1 + names.index(of[int(row.rater)]) for row in held])
-    return preference_nll(((test[0::2] - test[1::2]) * heads[which]).sum(1))
+class Split(NamedTuple):
+    """Comparisons of some raters to learn from, and of others to predict: features [2 P, F], rows, features, rows."""
+
+    features: Tensor
+    rows: list[Ranked]
+    new_features: Tensor
+    new_rows: list[Ranked]
+
+    @property
+    def differences(self) -> Tensor:
+        """[P, F], of the pairs to predict."""
+        return self.new_features[0::2] - self.new_features[1::2]
 
 
-def _distribution(scaled: Tensor, rows: Sequence[Ranked], test: Tensor, kind: Any) -> tuple[Tensor, float]:
-    config = DistributionalConfig(kind=kind, precision=PRECISION)
+def split(scaled: Tensor, rows: Sequence[Ranked], count: int, part: int, seed: int) -> Split:
+    """One of ``count`` parts of the raters is left out."""
+    names = sorted({row.rater for row in rows})
+    fold = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)) % count
+    own = fold[torch.tensor([names.index(row.rater) for row in rows])]
+    sides = [(own != part).nonzero()[:, 0], (own == part).nonzero()[:, 0]]
+    found = [(scaled.view(-1, 2, DIMENSIONS)[at].flatten(0, 1), [rows[i] for i in at]) for at in sides]
+    return Split(*found[0], *found[1])
+
+
+def pooled(data: Split, precision: float) -> Tensor:
+    """[P] log loss of one model for all."""
+    weights = fit_head(data.features, data.rows, group_reward.objective([], precision, 1.0), torch.zeros(1, DIMENSIONS))
+    return preference_nll(data.differences @ weights[0])
+
+
+def distribution(data: Split, precision: float, kind: Kind) -> Tensor:
+    """[P] log loss of a distribution of utility."""
+    config = DistributionalConfig(kind=kind, precision=precision)
     goal = distributional_reward.objective(config)
-    weights = fit_head(scaled, rows, goal, torch.zeros(config.outputs, DIMENSIONS))
-    outputs = test @ weights.T
-    own = utilities(outputs, kind)
-    return pair_nll(outputs.view(-1, 2, config.outputs), kind), explained(own.mean, own.variance)
+    weights = fit_head(data.features, data.rows, goal, torch.zeros(config.outputs, DIMENSIONS))
+    return pair_nll((data.new_features @ weights.T).view(-1, 2, config.outputs), kind)
 
 
-def _mixture(votes: Votes, test: Votes, raters: int, groups: int, known: Tensor) -> dict[str, Tensor]:
-    """Log loss of new raters by a mixture, without and with the first comparisons of each."""
-    config = MixtureConfig(precision=PRECISION, starts=3)
-    mixture = em(votes, raters, groups, config, 0)
-    of_pairs = log_likelihoods(test, mixture.weights)
-    seen = by_rater(torch.where(known[:, None], of_pairs, 0.0), test.rater, int(test.rater.max()) + 1)
-    warm = responsibilities(seen, mixture.shares.log())[0][test.rater]
-    return {
-        "cold": -torch.logsumexp(of_pairs + mixture.shares.log(), 1),
-        "warm": -torch.logsumexp(of_pairs + warm.clamp(min=1e-12).log(), 1),
-    }
+def tuned(model: Callable[[Split, float], Tensor], data: Split) -> float:
+    """The precision that predicts left-out raters of the training part best."""
+    inner = split(data.features, data.rows, 4, 0, 3)
+    return min(PRECISIONS, key=lambda precision: float(model(inner, precision).mean()))
 
 
-PRECISION = 0.1
+def by_group(data: Split, of: dict[int, str], precision: float) -> tuple[Tensor, float]:
+    """[P] log loss of scores by group, as `group_reward` chooses their shrinkage, and that."""
+    names = sorted(set(of.values()))
+    own = [row._replace(of=of[int(row.rater)]) for row in data.rows]
+    shrinkage, _ = group_reward.choose_shrinkage(data.features, own, names, precision, 0)
+    goal = group_reward.objective(names, precision, shrinkage)
+    heads = summed(fit_head(data.features, own, goal, torch.zeros(1 + len(names), DIMENSIONS)))
+    which = torch.tensor([1 + names.index(of[int(row.rater)]) for row in data.new_rows])
+    return preference_nll((data.differences * heads[which]).sum(1)), shrinkage
 
 
-def comparisons(ratings: Ratings, people: dict[str, dict[int, str]]) -> Figures:
-    """Left-out raters' comparisons, by the objectives of train/."""
+def left_out_comparisons(ratings: Ratings, models: dict[str, Callable[[Split], tuple[Tensor, float]]]) -> Figures:
+    """Each model on the comparisons of raters who were left out, in `PARTS` parts; beside it what was chosen."""
     scaled, rows = comparisons_of(ratings)
-    fold = parts(len(ratings.levels), 0)[torch.tensor([int(row.rater) for row in rows])]
-    losses: dict[str, list[Tensor]] = {}
-    raters, place, r2 = [], torch.tensor([int(row.rater) for row in rows]), []
-    chosen, tried = 0, []
-    for part in range(FOLDS):
-        train, test = (fold != part).nonzero()[:, 0], (fold == part).nonzero()[:, 0]
-        own, held = [rows[i] for i in train], [rows[i] for i in test]
-        some, new = (scaled.view(-1, 2, DIMENSIONS)[index].flatten(0, 1) for index in (train, test))
-        found = {"pooled": _pooled(some, own, new, PRECISION)}
-        for attribute in ATTRIBUTES:
-            found[f"groups by {attribute}"] = _by_group(some, own, new, held, people[attribute])
-        for kind in ("mean_variance", "categorical"):
-            found[kind], value = _distribution(some, own, new, kind)
-            r2.append((kind, value))
-        names, new_names = (sorted({row.rater for row in some_rows}) for some_rows in (own, held))
-        votes, later = votes_of(some, own, names), votes_of(new, held, new_names)
-        if not chosen:
-            config = MixtureConfig(precision=PRECISION, starts=2, max_groups=3)
+    losses: dict[str, list[Tensor]] = {name: [] for name in models}
+    chosen: dict[str, list[float]] = {name: [] for name in models}
+    raters = []
+    for part in range(PARTS):
+        data = split(scaled, rows, PARTS, part, 0)
+        raters.append(torch.tensor([int(row.rater) for row in data.new_rows]))
+        for name, model in models.items():
+            loss, setting = model(data)
+            losses[name].append(loss.detach())
+            chosen[name].append(setting)
+    found = table({name: torch.cat(own) for name, own in losses.items()}, torch.cat(raters))
+    return {"comparisons": len(rows), "raters": len(ratings.levels), "chosen": chosen, "left_out_raters": found}
+
+
+def _of_pooled(data: Split) -> tuple[Tensor, float]:
+    precision = tuned(pooled, data)
+    return pooled(data, precision), precision
+
+
+def distributions(ratings: Ratings, _: Any) -> Figures:
+    """Mean-variance and categorical beside pooled, each with the precision that is best for it."""
+
+    def of(kind: Kind) -> Callable[[Split], tuple[Tensor, float]]:
+        def model(data: Split) -> tuple[Tensor, float]:
+            precision = tuned(lambda inner, p: distribution(inner, p, kind), data)
+            return distribution(data, precision, kind), precision
+
+        return model
+
+    models = {"pooled": _of_pooled, "mean_variance": of("mean_variance"), "categorical": of("categorical")}
+    return left_out_comparisons(ratings, models)
+
+
+def groups(ratings: Ratings, people: dict[str, dict[int, str]], attribute: str) -> Figures:
+    """Scores by the groups of one attribute beside pooled, with pooled's precision."""
+
+    def model(data: Split) -> tuple[Tensor, float]:
+        return by_group(data, people[attribute], tuned(pooled, data))
+
+    return left_out_comparisons(ratings, {"pooled": _of_pooled, f"by {attribute}": model})
+
+
+def hidden_groups(ratings: Ratings, _: Any) -> Figures:
+    """Two hidden groups beside pooled, for raters of whom nothing is known and after `KNOWN` comparisons; how many."""
+    scaled, rows = comparisons_of(ratings)
+    config, losses, warm, raters = MixtureConfig(precision=0.1, starts=3, max_groups=3), [], [], []
+    for part in range(PARTS):
+        data = split(scaled, rows, PARTS, part, 0)
+        names, new_names = (sorted({row.rater for row in own}) for own in (data.rows, data.new_rows))
+        votes, later = votes_of(data.features, data.rows, names), votes_of(data.new_features, data.new_rows, new_names)
+        if part == 0:
             chosen, tried = choose(votes, len(names), config)
-        order = torch.tensor([i - run.start for _, run in _by_key(later.rater.tolist()) for i in run])
-        known = order < KNOWN
-        of_mixture = _mixture(votes, later, len(names), 2, known)
-        found["hidden groups, 2"] = of_mixture["cold"]
-        found[f"hidden groups, 2, after {KNOWN}"] = of_mixture["warm"]
-        raters.append(torch.stack([place[test], (~known).long()]))
-        for name, values in found.items():
-            losses.setdefault(name, []).append(values.detach())
-    rater, later_ones = torch.cat(raters, 1)
-    joined = {name: torch.cat(values) for name, values in losses.items()}
-    print("  comparisons of left-out raters")
-    cold = table({name: own for name, own in joined.items() if "after" not in name}, rater)
-    after = later_ones.bool()
-    warm = table({name: joined[name][after] for name in joined if "hidden" in name or name == "pooled"}, rater[after])
-    spread = {kind: float(np.mean([value for name, value in r2 if name == kind])) for kind, _ in r2}
-    counts = {"comparisons": len(rows), "raters": len(ratings.levels)}
-    return {**counts, "left_out_raters": cold, f"after_{KNOWN}_comparisons": warm, "explained_variance": spread,
-            "hidden_groups_chosen": chosen, "hidden_groups_tried": tried}  # fmt: skip
-
-
-def _by_key(values: Sequence[int]) -> list[tuple[int, range]]:
-    """Runs of equal values as (value, their places)."""
-    found, start = [], 0
-    for value, run in itertools.groupby(values):
-        length = len(list(run))
-        found.append((value, range(start, start + length)))
-        start += length
-    return found
+        mixture = em(votes, len(names), 2, config, 0)
+        of_pairs = log_likelihoods(later, mixture.weights)
+        before = torch.zeros(len(later.rater), dtype=torch.long)
+        for rater in range(len(new_names)):
+            own = (later.rater == rater).nonzero()[:, 0]
+            before[own] = torch.arange(len(own))
+        seen = by_rater(torch.where((before < KNOWN)[:, None], of_pairs, 0.0), later.rater, len(new_names))
+        shares = responsibilities(seen, mixture.shares.log())[0][later.rater]
+        cold = -torch.logsumexp(of_pairs + mixture.shares.log(), 1)
+        after = -torch.logsumexp(of_pairs + shares.clamp(min=1e-12).log(), 1)
+        losses.append(torch.stack([pooled(data, 0.1).detach(), cold, after], 1))
+        warm.append(before >= KNOWN)
+        raters.append(torch.tensor([int(row.rater) for row in data.new_rows]))
+    found, later_ones, rater = torch.cat(losses), torch.cat(warm), torch.cat(raters)
+    names = ("pooled", "hidden groups", f"hidden groups, after {KNOWN}")
+    first = dict(zip(names, found.T, strict=True))
+    return {
+        "left_out_raters": table({name: first[name] for name in names[:2]}, rater),
+        f"after_{KNOWN}_comparisons": table({name: own[later_ones] for name, own in first.items()}, rater[later_ones]),
+        "number_chosen": chosen,
+        "numbers_tried": tried,
+    }
 
 
 # ── ratings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -278,6 +332,27 @@ def first_ones(ratings: Ratings) -> Tensor:
         own = (ratings.rater == rater).nonzero()[:, 0]
         order[own] = torch.arange(len(own))
     return order
+
+
+def tight_groups(ratings: Ratings) -> Figures:
+    """What groups add to the pooled model for left-out raters, with the prior that is best on training raters."""
+    precision, fold = best_precision(ratings), parts(len(ratings.levels), 1)[ratings.rater]
+    above = {name: torch.zeros(len(fold), ratings.top) for name in ("pooled", "groups")}
+    chosen = []
+    for part in range(FOLDS):
+        inside, outside = ratings.where(fold != part), ratings.where(fold == part)
+        inner = parts(len(ratings.levels), 5)[inside.rater]
+        kept, left = inside.where(inner != 0), inside.where(inner == 0)
+
+        def cost(tight: float, kept: Ratings = kept, left: Ratings = left) -> float:
+            fit = fit_ratings(kept, Spec(groups=True, tight=tight), precision)
+            return float(nll_of(known_raters(fit, left), left.value).mean())
+
+        chosen.append(min((1.0, 10.0, 100.0, 1000.0), key=cost))
+        for name, spec in (("pooled", Spec()), ("groups", Spec(groups=True, tight=chosen[-1]))):
+            above[name][fold == part] = known_raters(fit_ratings(inside, spec, precision), outside).detach()
+    losses = {name: nll_of(p, ratings.value) for name, p in above.items()}
+    return {"precision": precision, "tightness_chosen": chosen, "left_out_raters": table(losses, ratings.rater)}
 
 
 def best_precision(ratings: Ratings) -> float:
@@ -363,23 +438,24 @@ def soft_labels(train: Ratings, dev: Ratings) -> Figures:
 def sections(data: Path, cache: Path) -> dict[str, Callable[[], Figures]]:
     """By name."""
 
-    def of_popquorn(figures: Callable[..., Figures], whole: bool) -> Figures:
+    def of_popquorn(figures: Callable[..., Figures], *arguments: Any) -> Figures:
         places, features, kind = features_of(data, cache, ["popquorn"])
-        ratings, people = popquorn(data, places[0], features)
-        return {"features": kind, **(figures(ratings, people) if whole else figures(ratings))}
+        return {"features": kind, **figures(*popquorn(data, places[0], features), *arguments)}
 
-    def of_lewidi(name: str) -> Figures:
+    def of_lewidi(name: str, figures: Callable[..., Figures] = soft_labels) -> Figures:
         places, features, kind = features_of(data, cache, [f"{name}_train", f"{name}_dev"])
         train, dev = lewidi(data, name, places, features)
-        found = {"features": kind, "development": soft_labels(train, dev)}
-        if name == "MD-Agreement":  # the other two have 6 and 8 raters: too few to leave some out
-            found["ratings"] = ratings_figures(train)
-        return found
+        return {"features": kind, **figures(train, dev)}
 
     return {
-        "popquorn_comparisons": lambda: of_popquorn(comparisons, True),
-        "popquorn_ratings": lambda: of_popquorn(ratings_figures, False),
+        "popquorn_distributions": lambda: of_popquorn(distributions),
+        **{f"popquorn_groups_{name}": lambda name=name: of_popquorn(groups, name) for name in ATTRIBUTES},
+        "popquorn_hidden_groups": lambda: of_popquorn(hidden_groups),
+        "popquorn_ratings": lambda: of_popquorn(lambda ratings, _: ratings_figures(ratings)),
+        "popquorn_rating_groups": lambda: of_popquorn(lambda ratings, _: tight_groups(ratings)),
         **{f"lewidi_{name}": lambda name=name: of_lewidi(name) for name in MOST},
+        # The other two have 6 and 8 raters: too few to leave some out.
+        "lewidi_MD-Agreement_raters": lambda: of_lewidi("MD-Agreement", lambda train, _: ratings_figures(train)),
     }
 
 

@@ -11,6 +11,7 @@ on from there in the next call: pieces of a few minutes on a shared machine.
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import random
@@ -71,12 +72,17 @@ def read(model: Any, tokenizer: Any, some: list[str]) -> np.ndarray:
     return found[torch.arange(len(rows)), mask.sum(1) - 1].float().numpy()
 
 
-def embeddings(wanted: list[str]) -> np.ndarray:
-    """[N, 640]: mean token embeddings, rare tokens weighing more (Arora et al. 2017); cheap, and without context."""
+@functools.cache
+def _table() -> tuple[Any, torch.Tensor]:
     base = pretrained.resolve("gemma-3-270m")
-    tokenizer = pretrained.load_tokenizer(base)
     with safe_open(base / "model.safetensors", "pt") as file:
         table = file.get_tensor(next(name for name in file.keys() if "embed_tokens" in name))  # noqa: SIM118
+    return pretrained.load_tokenizer(base), table
+
+
+def embeddings(wanted: list[str]) -> np.ndarray:
+    """[N, 640]: mean token embeddings, rare tokens weighing more (Arora et al. 2017); cheap, and without context."""
+    tokenizer, table = _table()
     ids = [tokenizer(text)["input_ids"] or [0] for text in wanted]
     counts = np.bincount([i for row in ids for i in row], minlength=len(table)) / sum(map(len, ids))
     weights = [torch.tensor(1e-3 / (1e-3 + counts[row]), dtype=torch.float32) for row in ids]

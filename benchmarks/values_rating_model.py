@@ -41,6 +41,7 @@ class Spec(NamedTuple):
     groups: bool = False
     raters: bool = False
     spread: bool = False
+    tight: float = 1.0  # factor of the precision of what groups add
 
 
 class Fit(NamedTuple):
@@ -90,7 +91,7 @@ def fit_ratings(ratings: Ratings, spec: Spec, precision: float) -> Fit:
     raters, levels = ratings.levels.shape
     shapes = ((features,), (ratings.top,), (levels,), (levels, features), (raters,), (raters,), (features,))
     values = [torch.zeros(shape).requires_grad_() for shape in shapes]
-    precisions = (precision, 1e-3, 4.0, 4 * precision, 1.0, 4.0, 4 * precision)
+    precisions = (precision, 1e-3, 4 * spec.tight, 4 * spec.tight * precision, 1.0, 4.0, 4 * precision)
 
     def loss() -> Tensor:
         fit = Fit(spec, *values)._replace(thresholds=_ordered(values[1]))

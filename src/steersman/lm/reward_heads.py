@@ -85,7 +85,7 @@ class RewardHeads:
         """[D, A] outputs for the answers to each of some prompts."""
         groups = [tokenised(*question, self.chat, self.about["max_length"]) for question in questions]
         counts = [len(group.completions) for group in groups]
-        return list(self.outputs_of(groups).split(counts, 1)) if groups else []
+        return list(torch.split(self.outputs_of(groups), counts, 1)) if groups else []
 
     def outputs_of(self, groups: Sequence[Group], below: GroupStates | None = None) -> Tensor:
         """[D, S] outputs for all answers, in the order of the groups.

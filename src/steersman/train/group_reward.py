@@ -5,8 +5,9 @@
 Multi-annotator models have a head for each rater or group on a shared encoder (Davani et al. 2022, TACL 10; jury
 learning, Gordon et al. 2022, arXiv:2202.02950). Heads that know nothing of one another starve where a group has rated
 little; here a group's head is everyone's plus a deviation that is shrunk towards 0, a hierarchical (random-effects)
-Bradley-Terry model. Without shrinkage it is a head per group, with infinite shrinkage the pooled model. Comparisons
-without a group teach w alone.
+Bradley-Terry model. Without shrinkage it is a head per group, with infinite shrinkage the pooled model; how much is
+chosen on raters who are left out, so that groups whose raters do not agree among themselves stay with everyone.
+Comparisons without a group teach w alone.
 
 `lm.reward_heads.GroupRewardModel` gives the scores, [groups, answers]; the first group is everyone. ``groups.json``
 says of every group how many raters and comparisons are behind it, how accurate its score is on comparisons that were
@@ -26,6 +27,7 @@ from torch import Tensor
 from steersman.errors import DataError
 from steersman.functional import preference_nll
 from steersman.lm.reward_heads import EVERYONE, GroupRewardModel
+from steersman.lm.sampling import random_stream
 from steersman.stats import Estimate, clustered_mean
 from steersman.store import StageFolder, write_json
 from steersman.train import distributed
@@ -38,6 +40,7 @@ from steersman.train.reward_heads import (
     fit_head,
     hidden_states,
     open_trunk,
+    pairs_of,
     save,
     train,
 )
@@ -46,13 +49,17 @@ from steersman.types import Comparison, Demonstration
 
 VERSION = 1
 CARD = "groups.json"
+SHRINKAGES = (1024.0, 256.0, 64.0, 16.0, 4.0, 1.0)  # that are tried
+FOLDS = 3  # parts of the raters, each left out once
 
 
 class GroupRewardConfig(HeadsConfig):
     """A score per recorded group of raters on one adapter."""
 
-    shrinkage: float = Field(
-        default=4.0, ge=0, description="Inverse variance of a group's deviation from everyone's score, per nat squared."
+    shrinkage: float | None = Field(
+        default=None,
+        ge=0,
+        description="Inverse variance of a group's deviation from everyone's score, per nat squared; null: chosen.",
     )
     smallest_raters: int = Field(default=5, ge=2, description="Below so many raters nothing is said of a group.")
     smallest_comparisons: int = Field(
@@ -79,7 +86,7 @@ def group_penalty(weights: Tensor, precision: float, shrinkage: float) -> Tensor
     return 0.5 * (precision * weights[0].square().sum() + shrinkage * weights[1:].square().sum())
 
 
-def objective(config: GroupRewardConfig, groups: Sequence[str]) -> Objective:
+def objective(groups: Sequence[str], precision: float, shrinkage: float) -> Objective:
     """Of a head with everyone's output and one for each group."""
     index = {name: i for i, name in enumerate(groups)}
 
@@ -87,12 +94,45 @@ def objective(config: GroupRewardConfig, groups: Sequence[str]) -> Objective:
         own = torch.tensor([index.get(row.of, -1) for row in rows], device=outputs.device)
         return group_nll(outputs, pairs, own)
 
-    return Objective(nll, lambda weights: group_penalty(weights, config.precision, config.shrinkage))
+    return Objective(nll, lambda weights: group_penalty(weights, precision, shrinkage))
 
 
 def summed(weights: Tensor) -> Tensor:
     """[1 + G, H] weights of the groups' scores, everyone's first, of those of everyone's score and the deviations."""
     return torch.cat([weights[:1], weights[:1] + weights[1:]])
+
+
+# ── how much groups borrow ───────────────────────────────────────────────────────────────────────────────────────────
+def choose_shrinkage(
+    scaled: Tensor, rows: Sequence[Ranked], groups: Sequence[str], precision: float, seed: int
+) -> tuple[float, list[dict[str, float]]]:
+    """The shrinkage that predicts raters who were left out best, and what each one tried costs there.
+
+    Raters of a group need not agree with one another: where they do not, their group says nothing, and the largest
+    shrinkage, nearly the pooled model, wins. A row without a rater is a rater of its own.
+
+    Args:
+        scaled: [S, H], `Scale.scaled` hidden states of all answers of the rows.
+    """
+    names = [row.rater or f"row {i}" for i, row in enumerate(rows)]
+    people = {name: i for i, name in enumerate(sorted(set(names)))}
+    fold = torch.randperm(len(people), generator=random_stream(seed, len(people))) % FOLDS
+    of_rows = fold[torch.tensor([people[name] for name in names])]
+    of_answers = of_rows.repeat_interleave(torch.tensor([len(row.ranks) for row in rows]))
+    costs = dict.fromkeys(SHRINKAGES, 0.0)
+    for part in range(FOLDS):
+        inside = [row for row, own in zip(rows, of_rows.tolist(), strict=True) if own != part]
+        outside = [row for row, own in zip(rows, of_rows.tolist(), strict=True) if own == part]
+        weights = torch.zeros(1 + len(groups), scaled.shape[1])
+        for shrinkage in SHRINKAGES:  # from the largest on: each fit starts from the last one
+            goal = objective(groups, precision, shrinkage)
+            weights = fit_head(scaled[of_answers != part], inside, goal, weights)
+            if outside:
+                left = scaled[of_answers == part] @ weights.T
+                costs[shrinkage] += float(goal.nll(left, pairs_of(outside), outside))
+    weight = sum(row.weight for row in rows)
+    tried = [{"shrinkage": value, "nll_nats_per_comparison": cost / weight} for value, cost in costs.items()]
+    return min(costs, key=costs.__getitem__), tried
 
 
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,9 +176,12 @@ def run(
     """
     names = group_names([row for row in comparisons if row.pairs() or row.soft_label == 0.5])
     trunk = open_trunk(config, base, start, comparisons, out.stage)
-    goal, answers = objective(config, names), [row.group for row in trunk.rows]
+    answers = [row.group for row in trunk.rows]
     hidden = hidden_states(trunk, answers, config.micro_batch_size)
-    scale = Scale.of(hidden)
+    scale, shrinkage, tried = Scale.of(hidden), config.shrinkage, list[dict[str, float]]()
+    if shrinkage is None:
+        shrinkage, tried = choose_shrinkage(scale.scaled(hidden), trunk.rows, names, config.precision, config.seed)
+    goal = objective(names, config.precision, shrinkage)
     weights = fit_head(scale.scaled(hidden), trunk.rows, goal, torch.zeros(1 + len(names), hidden.shape[1]))
     if config.epochs:
         train(config, trunk, scale.head(weights), scale, goal, out)
@@ -151,6 +194,8 @@ def run(
         "kind": "groups",
         "groups": [EVERYONE, *names],
         "deviation": scores.std(0).tolist(),
+        "shrinkage": shrinkage,
+        "shrinkages_tried": tried,
         "distance_from_everyone": dict(zip(names, distances.tolist(), strict=True)),
     }
     save(config, trunk, scale.head(summed(weights)), demonstrations, about, out)

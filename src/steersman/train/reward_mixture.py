@@ -10,8 +10,9 @@ Hinton 1998); responsibilities are soft; and the number of groups is the smalles
 as well as the best does. The likelihood of a rater who was left out is that of all answers of theirs together, so that
 it rises only if people come in kinds, and not if the same people err at random.
 
-Raters with one comparison say nothing about groups. A rater's group is no fact about a person:
-``responsibilities.json`` says how sure the mixture is of each.
+Raters with one comparison say nothing about groups. People who answer carelessly, or the opposite of what they think,
+form a group as well: gold questions tell them from people of another taste (`data/rater_model.py`). A rater's group is
+no fact about a person: ``responsibilities.json`` says how sure the mixture is of each.
 """
 
 from __future__ import annotations

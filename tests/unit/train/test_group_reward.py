@@ -15,7 +15,7 @@ from steersman.lm.reward_heads import EVERYONE, GroupRewardModel
 from steersman.lm.shared_prefix import Group
 from steersman.store import StageFolder
 from steersman.train import group_reward
-from steersman.train.group_reward import GroupRewardConfig, group_nll, objective, summed
+from steersman.train.group_reward import GroupRewardConfig, choose_shrinkage, group_nll, objective, summed
 from steersman.train.loop import OptimiserConfig
 from steersman.train.reward_heads import fit_head, pairs_of
 from steersman.train.reward_model import Ranked
@@ -23,7 +23,7 @@ from steersman.types import Comparison
 
 from .conftest import recorder
 
-FAST = GroupRewardConfig(epochs=0, smallest_comparisons=10)
+FAST = GroupRewardConfig(epochs=0, shrinkage=4.0, smallest_comparisons=10)
 TWO = Group([1], [[2], [3]])
 
 
@@ -72,8 +72,8 @@ def test_a_small_group_borrows_from_all_and_a_large_one_keeps_its_own() -> None:
         fresh = torch.randn(1000, 4, generator=torch.Generator().manual_seed(100 + seed))
         labels, errors = (fresh @ truth).sigmoid(), []
         for shrinkage in (4.0, 0.0):
-            config = FAST.model_copy(update={"shrinkage": shrinkage, "precision": 0.1})
-            heads = summed(fit_head(features, rows, objective(config, ["many", "few"]), torch.zeros(3, 4)))
+            goal = objective(["many", "few"], 0.1, shrinkage)
+            heads = summed(fit_head(features, rows, goal, torch.zeros(3, 4)))
             errors.append(float(preference_nll(fresh @ heads[2], labels).mean()))
         gains.append(errors[1] - errors[0])
     assert min(gains) > 0.05, gains
@@ -81,13 +81,23 @@ def test_a_small_group_borrows_from_all_and_a_large_one_keeps_its_own() -> None:
 
 def test_infinite_shrinkage_is_the_pooled_model_and_none_is_a_head_each() -> None:
     features, rows = votes({"a": 60, "b": 60}, {"a": [2.0, 0, 0, 0], "b": [-2.0, 0, 0, 0]}, 0)
-    goal = objective(FAST.model_copy(update={"shrinkage": 1e6}), ["a", "b"])
+    goal = objective(["a", "b"], 1.0, 1e6)
     pooled = summed(fit_head(features, rows, goal, torch.zeros(3, 4)))
     torch.testing.assert_close(pooled[1], pooled[0], atol=1e-2, rtol=0)
-    goal = objective(FAST.model_copy(update={"shrinkage": 0.1}), ["a", "b"])
+    goal = objective(["a", "b"], 1.0, 0.1)
     apart = summed(fit_head(features, rows, goal, torch.zeros(3, 4)))
     assert apart[1, 0] > 1
     assert apart[2, 0] < -1
+
+
+@pytest.mark.parametrize(("taste", "expected"), [(2.0, 64.0), (-2.0, 16.0)])
+def test_groups_that_agree_are_shrunk_and_groups_that_do_not_are_not(taste: float, expected: float) -> None:
+    tastes = {"a": [2.0, 0, 0, 0], "b": [taste, 0, 0, 0]}
+    features, rows = votes({"a": 120, "b": 120}, tastes, 0)
+    rows = [row._replace(rater=f"{row.of} {row.number % 8}") for row in rows]
+    chosen, tried = choose_shrinkage(features, rows, ["a", "b"], 0.1, 0)
+    assert chosen >= expected if taste > 0 else chosen <= expected, tried
+    assert [entry["shrinkage"] for entry in tried] == [1024, 256, 64, 16, 4, 1]
 
 
 # ── the whole method ─────────────────────────────────────────────────────────────────────────────────────────────────

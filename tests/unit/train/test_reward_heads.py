@@ -47,7 +47,7 @@ def test_micro_batches_change_nothing(
         config = GroupRewardConfig(micro_batch_size=size)
         trunk = open_trunk(config, tiny_base, start, divided[:12], "reward")
         answers = [row.group for row in trunk.rows]
-        scale, goal = Scale.of(hidden_states(trunk, answers, 4)), objective(config, ["few", "many"])
+        scale, goal = Scale.of(hidden_states(trunk, answers, 4)), objective(["few", "many"], 1.0, 4.0)
         head = scale.head(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)))
         trainer = HeadsTrainer.prepare(config, trunk, head, scale, goal)
         with monkeypatch.context() as patch:
