@@ -8,7 +8,7 @@ of its token embeddings (``features`` says which). Raters, or items, are left ou
 (comparisons: three). Log loss in nats, in pairs by rater: the difference from the pooled model is that of each rater's
 mean, its interval a bootstrap over raters.
 
-    distributions, groups_*, hidden_groups
+    mean_variance, categorical, groups_*, hidden_groups
                   pairs of texts that a rater rated differently, by the objectives of train/. Severity cancels; taste
                   alone is left. Settings are chosen on training raters who are left out
     ratings       the ratings themselves, by values_rating_model.py: text, groups, severity and scale of raters, spread
@@ -40,6 +40,7 @@ from values_rating_model import Ratings, Spec, fit_ratings, known_raters, new_ra
 from steersman.functional import preference_nll, responsibilities
 from steersman.lm.distributional_reward import Kind, pair_nll
 from steersman.lm.shared_prefix import Group
+from steersman.stats import calibration as of_confidence
 from steersman.stats import mean_estimate, wilson
 from steersman.train import distributional_reward, group_reward
 from steersman.train.distributional_reward import DistributionalConfig
@@ -59,6 +60,7 @@ SPECS = {
     "raters": Spec(raters=True),
     "groups, raters and spread": Spec(True, True, True),
 }
+ALONE = ("pooled", "spread", "raters")
 Figures = dict[str, Any]
 
 
@@ -83,7 +85,7 @@ def features_of(data: Path, cache: Path, names: Sequence[str]) -> tuple[list[dic
 
 
 def _kept(file: Path, wanted: list[str]) -> np.ndarray:
-    if not file.exists():
+    if not file.exists() or len(np.load(file)) != len(wanted):
         np.save(file, embeddings(wanted))
     return np.load(file)
 
@@ -166,7 +168,7 @@ def comparisons_of(ratings: Ratings) -> tuple[Tensor, list[Ranked]]:
     return scaled, rows
 
 
-PRECISIONS = (0.1, 0.3, 1.0, 3.0)  # that are tried for a model's weights, on training raters who are left out
+PRECISIONS = (0.3, 3.0, 10.0, 30.0)  # that are tried for a model's weights, on training raters who are left out
 
 
 class Split(NamedTuple):
@@ -237,7 +239,10 @@ def left_out_comparisons(ratings: Ratings, models: dict[str, Callable[[Split], t
             loss, setting = model(data)
             losses[name].append(loss.detach())
             chosen[name].append(setting)
-    found = table({name: torch.cat(own) for name, own in losses.items()}, torch.cat(raters))
+    joined = {name: torch.cat(own) for name, own in losses.items()}
+    found = table(joined, torch.cat(raters))
+    for name, own in joined.items():  # the lowest bin, up to 60 % sure, is where people split
+        found[name]["calibration"] = of_confidence(torch.logit(torch.exp(-own).clamp(1e-6, 1 - 1e-6)).tolist())
     return {"comparisons": len(rows), "raters": len(ratings.levels), "chosen": chosen, "left_out_raters": found}
 
 
@@ -246,18 +251,14 @@ def _of_pooled(data: Split) -> tuple[Tensor, float]:
     return pooled(data, precision), precision
 
 
-def distributions(ratings: Ratings, _: Any) -> Figures:
-    """Mean-variance and categorical beside pooled, each with the precision that is best for it."""
+def distributions(ratings: Ratings, _: Any, kind: Kind) -> Figures:
+    """A distribution of utility beside pooled, each with the precision that is best for it."""
 
-    def of(kind: Kind) -> Callable[[Split], tuple[Tensor, float]]:
-        def model(data: Split) -> tuple[Tensor, float]:
-            precision = tuned(lambda inner, p: distribution(inner, p, kind), data)
-            return distribution(data, precision, kind), precision
+    def model(data: Split) -> tuple[Tensor, float]:
+        precision = tuned(lambda inner, p: distribution(inner, p, kind), data)
+        return distribution(data, precision, kind), precision
 
-        return model
-
-    models = {"pooled": _of_pooled, "mean_variance": of("mean_variance"), "categorical": of("categorical")}
-    return left_out_comparisons(ratings, models)
+    return left_out_comparisons(ratings, {"pooled": _of_pooled, kind: model})
 
 
 def groups(ratings: Ratings, people: dict[str, dict[int, str]], attribute: str) -> Figures:
@@ -304,7 +305,7 @@ def hidden_groups(ratings: Ratings, _: Any) -> Figures:
 
 
 # ── ratings ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def left_out(ratings: Ratings, by: str, precision: float) -> dict[int, dict[str, Tensor]]:
+def left_out(ratings: Ratings, by: str, precision: float, specs: dict[str, Spec]) -> dict[int, dict[str, Tensor]]:
     """[N, top] by model: P(above each threshold) of ratings whose rater, or item, was left out of the fit.
 
     Of raters twice: with nothing known of them (0), and with their first `KNOWN` ratings.
@@ -312,8 +313,8 @@ def left_out(ratings: Ratings, by: str, precision: float) -> dict[int, dict[str,
     column = ratings.rater if by == "raters" else ratings.item
     fold, order = parts(int(column.max()) + 1, 1)[column], first_ones(ratings)
     knowns = (0, KNOWN) if by == "raters" else (0,)
-    found = {known: {name: torch.zeros(len(column), ratings.top) for name in SPECS} for known in knowns}
-    for part, (name, spec) in itertools.product(range(FOLDS), SPECS.items()):
+    found = {known: {name: torch.zeros(len(column), ratings.top) for name in specs} for known in knowns}
+    for part, (name, spec) in itertools.product(range(FOLDS), specs.items()):
         inside, outside, at = ratings.where(fold != part), ratings.where(fold == part), fold == part
         fit = fit_ratings(inside, spec, precision)
         for known in knowns:
@@ -334,8 +335,12 @@ def first_ones(ratings: Ratings) -> Tensor:
     return order
 
 
-def tight_groups(ratings: Ratings) -> Figures:
-    """What groups add to the pooled model for left-out raters, with the prior that is best on training raters."""
+def tight_groups(ratings: Ratings, taste: bool) -> Figures:
+    """What groups add to the pooled model for left-out raters, with the prior that is best on training raters.
+
+    Args:
+        taste: groups differ in what they mind, and not only in how severe they are.
+    """
     precision, fold = best_precision(ratings), parts(len(ratings.levels), 1)[ratings.rater]
     above = {name: torch.zeros(len(fold), ratings.top) for name in ("pooled", "groups")}
     chosen = []
@@ -345,11 +350,11 @@ def tight_groups(ratings: Ratings) -> Figures:
         kept, left = inside.where(inner != 0), inside.where(inner == 0)
 
         def cost(tight: float, kept: Ratings = kept, left: Ratings = left) -> float:
-            fit = fit_ratings(kept, Spec(groups=True, tight=tight), precision)
+            fit = fit_ratings(kept, Spec(groups=True, tight=tight, taste=taste), precision)
             return float(nll_of(known_raters(fit, left), left.value).mean())
 
         chosen.append(min((1.0, 10.0, 100.0, 1000.0), key=cost))
-        for name, spec in (("pooled", Spec()), ("groups", Spec(groups=True, tight=chosen[-1]))):
+        for name, spec in (("pooled", Spec()), ("groups", Spec(groups=True, tight=chosen[-1], taste=taste))):
             above[name][fold == part] = known_raters(fit_ratings(inside, spec, precision), outside).detach()
     losses = {name: nll_of(p, ratings.value) for name, p in above.items()}
     return {"precision": precision, "tightness_chosen": chosen, "left_out_raters": table(losses, ratings.rater)}
@@ -382,18 +387,20 @@ def calibration(above: Tensor, ratings: Ratings) -> Figures:
     return {"bins": bins, "expected_error": gap, "where_people_split": near_half}
 
 
-def ratings_figures(ratings: Ratings) -> Figures:
+def ratings_figures(
+    ratings: Ratings, specs: dict[str, Spec] = SPECS, sides: Sequence[str] = ("raters", "items")
+) -> Figures:
     """Left-out raters, cold and after some of their ratings, and left-out items."""
     precision = best_precision(ratings)
     found: Figures = {"precision": precision, "ratings": len(ratings.value), "raters": len(ratings.levels)}
     base, order = _base_rates(ratings), first_ones(ratings)
-    for by in ("raters", "items"):
-        for known, above in left_out(ratings, by, precision).items():
+    for by in sides:
+        for known, above in left_out(ratings, by, precision, specs).items():
             name, counted = f"left_out_{by}" + f"_after_{known}" * bool(known), order >= known
             losses = {n: nll_of(a, ratings.value)[counted] for n, a in {**above, "base rates": base}.items()}
             print(f"  {name}")
             found[name] = table(losses, ratings.rater[counted])
-            for spec in ("pooled", "raters", "groups, raters and spread"):
+            for spec in {"pooled", "raters", "groups, raters and spread"} & specs.keys():
                 found[name][spec]["calibration"] = calibration(above[spec][counted], ratings.where(counted))
     return found
 
@@ -448,14 +455,18 @@ def sections(data: Path, cache: Path) -> dict[str, Callable[[], Figures]]:
         return {"features": kind, **figures(train, dev)}
 
     return {
-        "popquorn_distributions": lambda: of_popquorn(distributions),
+        "popquorn_mean_variance": lambda: of_popquorn(distributions, "mean_variance"),
+        "popquorn_categorical": lambda: of_popquorn(distributions, "categorical"),
         **{f"popquorn_groups_{name}": lambda name=name: of_popquorn(groups, name) for name in ATTRIBUTES},
         "popquorn_hidden_groups": lambda: of_popquorn(hidden_groups),
         "popquorn_ratings": lambda: of_popquorn(lambda ratings, _: ratings_figures(ratings)),
-        "popquorn_rating_groups": lambda: of_popquorn(lambda ratings, _: tight_groups(ratings)),
+        "popquorn_rating_groups": lambda: of_popquorn(lambda ratings, _: tight_groups(ratings, True)),
+        "popquorn_rating_groups_severity": lambda: of_popquorn(lambda ratings, _: tight_groups(ratings, False)),
         **{f"lewidi_{name}": lambda name=name: of_lewidi(name) for name in MOST},
-        # The other two have 6 and 8 raters: too few to leave some out.
-        "lewidi_MD-Agreement_raters": lambda: of_lewidi("MD-Agreement", lambda train, _: ratings_figures(train)),
+        # The other two have 6 and 8 raters, too few to leave some out; groups are not recorded here.
+        "lewidi_MD-Agreement_raters": lambda: of_lewidi(
+            "MD-Agreement", lambda train, _: ratings_figures(train, {k: SPECS[k] for k in ALONE}, ("raters",))
+        ),
     }
 
 

@@ -29,7 +29,7 @@ from steersman.lm.head import trunk
 
 QUESTION, LAYERS, TOKENS, BATCH = "\nIs this offensive? Answer:", 12, 64, 16
 # Texts read of a training set; all of a development set.
-MOST = {"MD-Agreement": 1600, "HS-Brexit": 784, "ConvAbuse": 900}
+MOST = {"MD-Agreement": 3000, "HS-Brexit": 784, "ConvAbuse": 2398}
 SETS = ("popquorn", *(f"{name}_{split}" for name in MOST for split in ("train", "dev")))
 
 

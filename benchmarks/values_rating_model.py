@@ -42,6 +42,7 @@ class Spec(NamedTuple):
     raters: bool = False
     spread: bool = False
     tight: float = 1.0  # factor of the precision of what groups add
+    taste: bool = True  # groups differ in what they mind, and not only in how severe they are
 
 
 class Fit(NamedTuple):
@@ -76,7 +77,8 @@ def _parts(fit: Fit, ratings: Ratings) -> tuple[Tensor, Tensor, Tensor]:
     if fit.spec.groups:
         levels = ratings.levels[ratings.rater]
         shift = levels @ fit.level
-        text = text + ((levels @ fit.level_taste) * x).sum(1)
+        if fit.spec.taste:
+            text = text + ((levels @ fit.level_taste) * x).sum(1)
     narrow = torch.exp(-(x @ fit.spread).clamp(-3, 3)) if fit.spec.spread else torch.ones(len(x))
     return text, shift, narrow
 

@@ -33,10 +33,11 @@ def row(of: str, first_is_better: bool = True, number: int = 0) -> Ranked:
 
 # ── the loss ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_group_is_scored_by_everyones_score_and_its_own_deviation() -> None:
-    """By hand: everyone's margin is 1; group 0 adds -3, group 1 adds 0.5, a rater without a group nothing."""
+    """By hand: everyone's margin is 1; group 0 adds -3, group 1 adds 0.5, a rater without a group nothing. Weights of
+    1, 2 and 3 tell them apart."""
     outputs = torch.tensor([[1.0, -3.0, 0.5], [0.0, 0.0, 0.0]] * 3)
-    pairs = pairs_of([row("a"), row("b"), row("")])
-    expected = sum(math.log1p(math.exp(-margin)) for margin in (-2.0, 1.5, 1.0))
+    pairs = pairs_of([row(of)._replace(weight=i + 1.0) for i, of in enumerate(("a", "b", ""))])
+    expected = sum((i + 1) * math.log1p(math.exp(-margin)) for i, margin in enumerate((-2.0, 1.5, 1.0)))
     assert float(group_nll(outputs, pairs, torch.tensor([0, 1, -1]))) == pytest.approx(expected)
 
 
