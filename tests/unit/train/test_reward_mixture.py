@@ -25,7 +25,7 @@ from steersman.types import Comparison
 
 from .conftest import Stopped, recorder
 
-FAST = MixtureConfig(starts=3, max_groups=3, epochs=0)
+FAST = MixtureConfig(starts=2, max_groups=3, epochs=0)
 
 
 def toy(tastes: Tensor, raters: int, each: int, seed: int) -> tuple[Votes, list[int]]:
@@ -60,12 +60,11 @@ def test_responsibilities_are_those_of_bayes() -> None:
         assert float(evidence[row]) == pytest.approx(math.log(sum(joint)))
 
 
-@pytest.mark.parametrize("cosine", [-1.0, -0.6])
-def test_two_opposed_groups_are_recovered_at_20_comparisons_a_rater(cosine: float) -> None:
-    """Adjusted Rand on each of five seeds; 1.00 measured at cosine -1."""
+def test_two_opposed_groups_are_recovered_at_20_comparisons_a_rater() -> None:
+    """Adjusted Rand on each of five seeds, of 60 raters whose tastes have a cosine of -0.6."""
     found = []
     for seed in range(5):
-        votes, group = toy(opposed(cosine), raters=60, each=20, seed=seed)
+        votes, group = toy(opposed(-0.6), raters=60, each=20, seed=seed)
         mixture = em(votes, 60, 2, FAST, seed)
         found.append(adjusted_rand_score(group, mixture.responsibilities.argmax(1).tolist()))
     assert min(found) >= 0.9, found
@@ -86,7 +85,7 @@ def test_em_never_falls_and_ends_at_a_fixed_point() -> None:
 @pytest.mark.parametrize(("tastes", "expected"), [(opposed(-0.6), 2), (opposed(-0.6)[:1], 1)])
 def test_the_number_of_groups_is_what_left_out_raters_show(tastes: Tensor, expected: int) -> None:
     votes, _ = toy(tastes, raters=30, each=20, seed=1)
-    chosen, tried = choose(votes, 30, FAST.model_copy(update={"starts": 2}))
+    chosen, tried = choose(votes, 30, FAST)
     assert chosen == expected, tried
     assert [row["groups"] for row in tried] == [1, 2, 3]
 
