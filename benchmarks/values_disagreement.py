@@ -35,13 +35,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from values_features import MOST, embeddings, sample, spelled, texts
-from values_rating_model import Ratings, Spec, fit_ratings, known_raters, new_raters, nll_of
+from values_rating_model import Ratings, Spec, calibration, fit_ratings, known_raters, new_raters, nll_of
 
-from steersman.functional import preference_nll, responsibilities
-from steersman.lm.distributional_reward import Kind, pair_nll
+from steersman.functional import minimise, preference_nll, responsibilities
+from steersman.lm.distributional_reward import Kind, pair_nll, utilities
 from steersman.lm.shared_prefix import Group
 from steersman.stats import calibration as of_confidence
-from steersman.stats import mean_estimate, wilson
+from steersman.stats import mean_estimate
 from steersman.train import distributional_reward, group_reward
 from steersman.train.distributional_reward import DistributionalConfig
 from steersman.train.group_reward import summed
@@ -201,12 +201,17 @@ def pooled(data: Split, precision: float) -> Tensor:
     return preference_nll(data.differences @ weights[0])
 
 
-def distribution(data: Split, precision: float, kind: Kind) -> Tensor:
-    """[P] log loss of a distribution of utility."""
+def distribution(data: Split, precision: float, kind: Kind, spread: bool = True) -> Tensor:
+    """[P] log loss of a distribution of utility; without its spread, of a Bradley-Terry model on its means."""
     config = DistributionalConfig(kind=kind, precision=precision)
     goal = distributional_reward.objective(config)
     weights = fit_head(data.features, data.rows, goal, torch.zeros(config.outputs, DIMENSIONS))
-    return pair_nll((data.new_features @ weights.T).view(-1, 2, config.outputs), kind)
+    if spread:
+        return pair_nll((data.new_features @ weights.T).view(-1, 2, config.outputs), kind)
+    learnt, new = (utilities(x @ weights.T, kind).mean.view(-1, 2) for x in (data.features, data.new_features))
+    unit = torch.ones(1, requires_grad=True)
+    minimise([unit], lambda: preference_nll(unit * (learnt[:, 0] - learnt[:, 1])).mean())
+    return preference_nll(unit * (new[:, 0] - new[:, 1]))
 
 
 def tuned(model: Callable[[Split, float], Tensor], data: Split) -> float:
@@ -258,7 +263,11 @@ def distributions(ratings: Ratings, _: Any, kind: Kind) -> Figures:
         precision = tuned(lambda inner, p: distribution(inner, p, kind), data)
         return distribution(data, precision, kind), precision
 
-    return left_out_comparisons(ratings, {"pooled": _of_pooled, kind: model})
+    def means(data: Split) -> tuple[Tensor, float]:
+        precision = tuned(lambda inner, p: distribution(inner, p, kind), data)
+        return distribution(data, precision, kind, spread=False), precision
+
+    return left_out_comparisons(ratings, {"pooled": _of_pooled, kind: model, f"{kind}, means alone": means})
 
 
 def groups(ratings: Ratings, people: dict[str, dict[int, str]], attribute: str) -> Figures:
@@ -369,22 +378,6 @@ def best_precision(ratings: Ratings) -> float:
         fit = fit_ratings(inside, Spec(), precision)
         scores[precision] = float(nll_of(known_raters(fit, outside), outside.value).mean())
     return min(scores, key=scores.__getitem__)
-
-
-def calibration(above: Tensor, ratings: Ratings) -> Figures:
-    """Predicted and observed shares of ratings above the first threshold, in five bins; those near one half apart."""
-    p, rated = above[:, 0], ratings.value > 0
-    bins, gap = [], 0.0
-    for low in (0.0, 0.2, 0.4, 0.6, 0.8):
-        own = (p >= low) & (p < low + 0.2 + 1e-6 * (low == 0.8))
-        if own.any():
-            observed = wilson(int(rated[own].sum()), int(own.sum()))
-            bins.append({"predicted": float(p[own].mean()), "observed": observed.json()})
-            gap += observed.n / len(p) * abs(observed.value - float(p[own].mean()))
-    split = (p > 0.35) & (p < 0.65)
-    observed = wilson(int(rated[split].sum()), int(split.sum()))
-    near_half = {"predicted": float(p[split].mean()), "observed": observed.json()}
-    return {"bins": bins, "expected_error": gap, "where_people_split": near_half}
 
 
 def ratings_figures(

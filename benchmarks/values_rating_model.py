@@ -10,12 +10,13 @@ are known, none or a few: an integral on a grid.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from steersman.functional import minimise
+from steersman.stats import wilson
 
 SEVERITIES, SCALES = torch.linspace(-3, 3, 13), torch.linspace(-1.5, 1.5, 5)  # grid, in deviations of the raters
 
@@ -147,3 +148,19 @@ def nll_of(above: Tensor, value: Tensor) -> Tensor:
     edges = torch.nn.functional.pad(torch.nn.functional.pad(above, (1, 0), value=1.0), (0, 1), value=0.0)
     cells = (edges[:, :-1] - edges[:, 1:]).clamp(min=1e-7)
     return -cells.gather(1, value[:, None])[:, 0].log()
+
+
+def calibration(above: Tensor, ratings: Ratings) -> dict[str, Any]:
+    """Predicted and observed shares of ratings above the first threshold, in five bins; those near one half apart."""
+    p, rated = above[:, 0], ratings.value > 0
+    bins, gap = [], 0.0
+    for low in (0.0, 0.2, 0.4, 0.6, 0.8):
+        own = (p >= low) & (p < low + 0.2 + 1e-6 * (low == 0.8))
+        if own.any():
+            observed = wilson(int(rated[own].sum()), int(own.sum()))
+            bins.append({"predicted": float(p[own].mean()), "observed": observed.json()})
+            gap += observed.n / len(p) * abs(observed.value - float(p[own].mean()))
+    split = (p > 0.35) & (p < 0.65)
+    observed = wilson(int(rated[split].sum()), int(split.sum()))
+    near_half = {"predicted": float(p[split].mean()), "observed": observed.json()}
+    return {"bins": bins, "expected_error": gap, "where_people_split": near_half}

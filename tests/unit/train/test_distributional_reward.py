@@ -102,7 +102,7 @@ def test_it_finds_the_pairs_where_people_split(kind: Kind) -> None:
 
 
 # ── the whole method ─────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize("kind", ["mean_variance", "categorical"])
+@pytest.mark.parametrize("kind", ["mean_variance", pytest.param("categorical", marks=pytest.mark.slow)])
 def test_a_model_says_how_raters_differ(
     kind: Kind, tiny_base: Path, start: Path, divided: list[Comparison], tmp_path: Path
 ) -> None:
