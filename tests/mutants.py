@@ -30,6 +30,7 @@ from mutants_attacks import ATTACKS
 from mutants_campaign import CAMPAIGN
 from mutants_core import CORE, Mutant
 from mutants_evidence import EVIDENCE
+from mutants_group_models import GROUP_MODELS
 from mutants_guard import GUARD
 from mutants_interp_audit import INTERP_AUDIT
 from mutants_interp_circuits import INTERP_CIRCUITS
@@ -53,6 +54,7 @@ HEAVY = ("torch", "transformers", "peft", "scipy.stats", "sqlalchemy", "starlett
 MUTANTS = (
     *CORE,
     *EVIDENCE,
+    *GROUP_MODELS,
     *GUARD,
     *ATTACKS,
     *CAMPAIGN,

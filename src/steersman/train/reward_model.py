@@ -106,7 +106,8 @@ class Ranked(NamedTuple):
     """A prompt's tokenised answers, their ranks (1 is best, equal ranks are ties) and their style features.
 
     ``certainty``: of two answers, the probability that the better one is better; ``margin``: by how much, in nats;
-    ``number``: index of the row; ``places``: positions at which the rater was shown the answers.
+    ``number``: index of the row; ``places``: positions at which the rater was shown the answers; ``of``: the group of
+    the rater.
     """
 
     group: Group
@@ -118,6 +119,7 @@ class Ranked(NamedTuple):
     number: int = 0
     rater: str = ""
     places: Sequence[float] = (0.0, 0.0)
+    of: str = ""
 
 
 def ranked(rows: Sequence[Comparison], chat: ChatFormat, config: RewardConfig) -> tuple[list[Ranked], int]:
@@ -145,6 +147,7 @@ def ranked(rows: Sequence[Comparison], chat: ChatFormat, config: RewardConfig) -
             number,
             row.rater,
             rater_model.places(row),
+            row.group,
         )
         for number, (row, group) in enumerate(kept)
     ]
