@@ -30,7 +30,7 @@ LEVELS = (
     {"types"},
     {"store", "stats", "terminal", "yaml_lines", "provenance", "functional", "typography", "reasoning", "http_server"},
     {"lm", "data"},
-    {"train", "constitution", "rating", "evals"},  # the methods
+    {"train", "constitution", "rating", "evals", "values"},  # the methods
     {"interp"},
     {"guard", "serving", "redteam"},
     {"report", "recipe"},

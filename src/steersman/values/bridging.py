@@ -23,8 +23,8 @@ the code looks once. Left out: pseudo-raters (intervals of intercepts), raters' 
 tags, inertia, and the models of regions and topics. So a status is what the core rule says, not what X would show.
 
 Axioms: none of the ordinal ones. Not monotone: another person's praise can move the factors. Not invariant to
-rescaling: ratings are on [0, 1]. Pooled approval that comes from one side alone is discounted, by design; so is a statement on
-which there is only one view in the data. If people do not differ along one line it is a shrunken mean.
+rescaling: ratings are on [0, 1]. Pooled approval that comes from one side alone is discounted, by design; so is a
+statement on which there is only one view in the data. If people do not differ along one line it is a shrunken mean.
 """
 
 from __future__ import annotations

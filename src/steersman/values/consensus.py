@@ -3,8 +3,8 @@
     P_g(agree, c) = (1 + agrees of g) / (2 + people of g who saw c)        score_c = (prod_g P_g)^(1 / G)
 
 Polis (Small et al. 2021, "Polis: Scaling deliberation by mapping high dimensional opinion spaces") ranks by the
-product. The geometric mean has the same order and does not fall with the number of groups, so that scores of different rounds
-can be compared. A pass is a vote that was seen. What a group has not seen counts as 1/2.
+product. The geometric mean has the same order and does not fall with the number of groups, so that scores of different
+rounds can be compared. A pass is a vote that was seen. What a group has not seen counts as 1/2.
 
 Axioms: monotone; Pareto (what each group agrees with more has the higher score); clones change nothing, since no
 statement's score depends on another's. Groups' sizes do not matter but for the smoothing, so one large group cannot

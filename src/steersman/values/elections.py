@@ -42,13 +42,16 @@ def smith_set(pairwise: Pairwise) -> tuple[str, ...]:
 
     By Copeland's scores: the set is a prefix of their order, for a member has more wins than anybody outside.
     """
-    margins = pairwise.margins
+    return tuple(pairwise.alternatives[i] for i in _smith(pairwise.margins))
+
+
+def _smith(margins: Array) -> list[int]:
     scores = (margins > 0).sum(1) + 0.5 * (margins == 0).sum(1)
     order = np.argsort(-scores, kind="stable")
     size = 1
     while not (margins[np.ix_(order[:size], order[size:])] > 0).all():
         size += 1
-    return tuple(pairwise.alternatives[i] for i in sorted(order[:size].tolist()))
+    return sorted(order[:size].tolist())
 
 
 def borda(pairwise: Pairwise) -> Choice:
@@ -141,8 +144,9 @@ def _least_disagreement(against: Array, members: Flags) -> tuple[Array, Array]:
 def schulze(pairwise: Pairwise) -> Choice:
     """Schulze 1997, beatpaths: i beats j if the strongest chain of majorities from i to j is stronger than any back.
 
-    A majority is as strong as the weight of those who are for it ("winning votes", ties as half; over full ballots the
-    order is that of the margins). The score is the negative number of alternatives that beat one: 0 for all winners.
+    A majority is as strong as the weight of those who are for it, with ties as half: over full ballots the order is that
+    of the margins. Schulze's own "winning votes" count a tie for neither: without ties it is the same, and W without
+    the halves gives it. The score is the negative number of alternatives that beat one: 0 for all winners.
     Beating is transitive, so who is beaten always has a lower score than who beats; two of which neither beats the
     other may differ in it further down.
 
@@ -170,17 +174,17 @@ def maximal_lottery(pairwise: Pairwise) -> Choice:
     (Brandl, Brandt & Seedig 2016, doi:10.3982/ECTA13337; Brandl, Brandt & Hofbauer 2019); no lottery is preferred to
     it by everybody. Fails monotone: more support may lower a probability. The score is the probability.
     """
-    count = len(pairwise.alternatives)
-    scale = float(np.abs(pairwise.margins).max(initial=0.0))
-    margins = pairwise.margins / (scale or 1.0)
-    fixed = np.zeros(count)
-    free = np.ones(count, dtype=bool)
+    inside = _smith(pairwise.margins)  # whoever is outside loses to each of them, and has no chance
+    margins = pairwise.margins[np.ix_(inside, inside)]
+    margins = margins / (float(np.abs(margins).max()) or 1.0)
+    fixed = np.zeros(len(inside))
+    free = np.ones(len(inside), dtype=bool)
     while free.any():  # each round settles the smallest probability that can still grow, and all that cannot
         lowest, stuck = _lift(margins, fixed, free)
         fixed[stuck] = lowest
         free &= ~stuck
-    chances = np.where(fixed < 1e-8, 0.0, fixed)
-    chances = chances / chances.sum()
+    chances = np.zeros(len(pairwise.alternatives))
+    chances[inside] = np.where(fixed < 1e-8, 0.0, fixed) / fixed[fixed >= 1e-8].sum()
     return by_score("maximal_lottery", pairwise.alternatives, chances, ties=1e-7, probabilities=chances)
 
 

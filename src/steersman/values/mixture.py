@@ -11,7 +11,8 @@ for rewards linear in features (answers' measures, or the last layer of a frozen
 What differs: the paper assigns each rater to its likeliest group (hard EM) and the groups all count alike; here the
 responsibilities are soft and shares are learnt, so that a small group is not blown up by raters who fit neither. The
 penalised likelihood never falls from step to step. It has local maxima: several short runs from random weights, the
-best of which goes on (Biernacki, Celeux & Govaert 2003). The groups' names are arbitrary; the largest comes first.
+best of which goes on (Biernacki, Celeux & Govaert 2003). An M step is one step of Newton's method, which suffices to
+climb. The groups' names are arbitrary; the largest comes first.
 
 A rater with few votes is hardly known: ``responsibilities`` says how well. The number of groups is an assumption.
 Memory: beside the votes themselves, a few numbers a vote and group.
@@ -32,7 +33,7 @@ from steersman.types import Record
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 BLOCK = 65536  # votes whose features are weighted at once
-NEWTON_STEPS = 3  # within one M step: EM climbs anyway
+SCREENED = 100_000  # votes that the short runs read, of raters drawn at random
 
 
 class MixtureConfig(Record):
@@ -109,7 +110,8 @@ def fit_mixture(votes: Preferences, config: MixtureConfig | None = None) -> Mixt
     generator = np.random.default_rng(config.seed)
     features = votes.differences.shape[1]
     shares = np.full(config.groups, 1.0 / config.groups)
-    pooled = _climb(votes, np.ones(len(votes.rater)), np.zeros(features), config.ridge, 20)
+    some = _screened(votes, generator)
+    pooled = _climb(some, np.ones(len(some.rater)), np.zeros(features), config.ridge, 20)
     length = float(np.linalg.norm(pooled)) or 1.0
     runs = []
     for start in range(config.starts):
@@ -117,13 +119,24 @@ def fit_mixture(votes: Preferences, config: MixtureConfig | None = None) -> Mixt
         weights = length * directions / np.linalg.norm(directions, axis=1, keepdims=True)
         if start == 0:  # one run begins near the pooled weights
             weights = pooled + 0.5 * weights
-        runs.append(_expectation_maximisation(votes, weights, shares, config, config.short))
+        runs.append(_expectation_maximisation(some, weights, shares, config, config.short))
     best = max(runs, key=lambda run: run.path[-1])
     found = _expectation_maximisation(votes, best.weights, best.shares, config, config.steps)
     order = np.argsort(-found.shares, kind="stable")
     return found._replace(
         weights=found.weights[order], shares=found.shares[order], responsibilities=found.responsibilities[:, order]
     )
+
+
+def _screened(votes: Preferences, generator: np.random.Generator) -> Preferences:
+    """The votes of so many raters that there are about `SCREENED`."""
+    if len(votes.rater) <= SCREENED:
+        return votes
+    raters = int(votes.rater.max()) + 1
+    kept = generator.permutation(raters)[: max(1, raters * SCREENED // len(votes.rater))]
+    mine = np.isin(votes.rater, kept)
+    rater = np.unique(votes.rater[mine], return_inverse=True)[1]
+    return Preferences(votes.differences[mine], rater, votes.share[mine], votes.weight[mine])
 
 
 def _expectation_maximisation(
@@ -139,10 +152,7 @@ def _expectation_maximisation(
         shares = np.maximum(responsibilities.mean(0), 1e-12)
         shares = shares / shares.sum()
         weights = np.stack(
-            [
-                _climb(votes, responsibilities[votes.rater, k], weights[k], config.ridge, NEWTON_STEPS)
-                for k in range(len(shares))
-            ]
+            [_climb(votes, responsibilities[votes.rater, k], weights[k], config.ridge, 1) for k in range(len(shares))]
         )
     return Mixture(weights, shares, responsibilities, tuple(path), converged)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ from steersman.values.aggregate import (
 )
 
 
-def row(ranking: tuple[int, ...] | None, rater: str = "", group: str = "", **more: object) -> Comparison:
+def row(ranking: tuple[int, ...] | None, rater: str = "", group: str = "", **more: Any) -> Comparison:
     options = ("x", "y", "z")[: len(ranking) if ranking else 2]
     return Comparison(prompt="q", options=options, ranking=ranking, rater=rater, group=group, **more)
 

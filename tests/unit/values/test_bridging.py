@@ -58,7 +58,7 @@ def test_what_both_camps_like_scores_above_what_one_does() -> None:
         assert min(found.intercepts[16:18]) > max(found.intercepts[:16]) + 0.2
         assert max(found.intercepts[18:]) < min(found.intercepts[:16]) - 0.2
         assert set(found.choice.order[0] + found.choice.order[1]) == {16, 17}
-        assert np.abs(found.factors[:16]).min() > 3 * np.abs(found.factors[16:]).max()
+        assert np.abs(found.factors[:16]).min() > 2 * np.abs(found.factors[16:]).max()
         signs = np.sign(found.person_factors)
         assert np.nanmin(signs[:30]) == np.nanmax(signs[:30]) == -np.nanmin(signs[30:]) == -np.nanmax(signs[30:])
         assert (found.person_factors > 0).mean() <= 0.5

@@ -111,7 +111,7 @@ def test_schulze_compares_the_strongest_of_all_paths() -> None:
         def strength(i: int, j: int, links: np.ndarray = links) -> float:
             rest = [k for k in range(5) if k not in (i, j)]
             paths = [(i, *middle, j) for n in range(4) for middle in itertools.permutations(rest, n)]
-            return max(min(links[a, b] for a, b in itertools.pairwise(path)) for path in paths)
+            return float(max(min(links[a, b] for a, b in itertools.pairwise(path)) for path in paths))
 
         beaten_by = [sum(strength(i, j) > strength(j, i) for i in range(5) if j != i) for j in range(5)]
         assert schulze(votes).scores == pytest.approx([-number for number in beaten_by])
@@ -138,6 +138,24 @@ def test_of_many_maximal_lotteries_it_is_the_one_without_a_favourite() -> None:
     assert maximal_lottery(election("1 ABCD, 1 DCBA")).scores == pytest.approx([0.25] * 4)
     # A and B tie, both beat C: every mixture of A and B is maximal.
     assert maximal_lottery(election("1 ABC, 1 BAC")).scores == pytest.approx([0.5, 0.5, 0])
+
+
+def test_lotteries_of_habermas_machine() -> None:
+    """The unique maximal lotteries that habermas-machine 1.0.2 finds for random profiles (benchmarks/results/
+    values_aggregate.json, where Schulze's rule and approval are compared with it too)."""
+    three = [[0, 3, -1], [-3, 0, 1], [1, -1, 0]]
+    six = [
+        [0, -5, -3, -5, -11, -7],
+        [5, 0, -1, -3, -3, -3],
+        [3, 1, 0, -3, 1, -3],
+        [5, 3, 3, 0, -5, -5],
+        [11, 3, -1, 5, 0, 1],
+        [7, 3, 3, 5, -1, 0],
+    ]
+    for margins, lottery in ((three, [0.2, 0.2, 0.6]), (six, [0, 0, 0.2, 0, 0.6, 0.2])):
+        wins = np.maximum(np.array(margins, dtype=np.float64), 0)
+        found = maximal_lottery(Pairwise(tuple("ABCDEF"[: len(wins)]), wins))
+        assert found.probabilities == pytest.approx(lottery)
 
 
 # ── axioms ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from steersman.errors import DataError
 from steersman.values.mixture import (
+    Ints,
     MixtureConfig,
+    Preferences,
     _climb,
     _curvature,
     _expectation,
@@ -20,7 +22,7 @@ from steersman.values.mixture import (
 )
 
 
-def world(raters: int, each: int, seed: int, minority: float = 0.3, features: int = 4) -> tuple:
+def world(raters: int, each: int, seed: int, minority: float = 0.3, features: int = 4) -> tuple[Preferences, Ints]:
     """Votes of two groups of opposite tastes (cosine -0.6), and each rater's group."""
     generator = np.random.default_rng(seed)
     one = np.eye(features)[0]

@@ -1,0 +1,157 @@
+"""Rules of social choice: against habermas-machine, and their cost at a million comparisons.
+
+    python benchmarks/values_aggregate.py --only habermas   # in an environment with habermas-machine and pydantic
+    .venv/bin/python benchmarks/values_aggregate.py --only growth
+
+habermas-machine 1.0.2 (PyPI) has Schulze's rule, approval and maximal lotteries; it reads the same 200 random profiles,
+of which half have ties. A maximal lottery is unique for an odd number of people without ties. Otherwise theirs is some
+vertex of the optimum and ours the one without a favourite: both must be optimal, and ours must keep alive whatever
+theirs does. Results go to benchmarks/results/values_aggregate.json; sections that were not run are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steersman.values.aggregate import Choice, Pairwise, Ratings, Votes, ballots, pairwise
+from steersman.values.bradley_terry import bradley_terry
+from steersman.values.bridging import bridging
+from steersman.values.elections import borda, copeland, maximal_lottery, schulze
+from steersman.values.mixture import fit_mixture, preferences
+from steersman.values.welfare import approval, max_min, mean_utility, utilities_of_votes
+
+RESULTS = Path(__file__).resolve().parent / "results" / "values_aggregate.json"
+PROFILES, PEOPLE, ALTERNATIVES = 200, 10_000, 20
+Figures = dict[str, Any]
+
+
+def dense(choice: Choice) -> list[int]:
+    """Each alternative's place from 0, as habermas-machine writes a social ranking."""
+    return [choice.place(name) - 1 for name in choice.alternatives]
+
+
+def habermas() -> Figures:
+    from habermas_machine.social_choice import approval_method, base_method, maximal_lotteries, schulze_method
+    from habermas_machine.social_choice.utils import TieBreakingMethod
+
+    allowed = TieBreakingMethod.TIES_ALLOWED
+    generator = np.random.default_rng(0)
+    kinds = ("schulze, profiles without ties", "schulze, profiles with ties", "schulze, ties counted as theirs")
+    same = dict.fromkeys((*kinds, "approval", "maximal lottery"), 0)
+    unique = kept = optimal = 0
+    kept_examples: list[Figures] = []
+    for profile in range(PROFILES):
+        people, count = int(generator.integers(1, 30)), int(generator.integers(2, 8))
+        utilities = generator.random((people, count))
+        if profile % 2:  # ties
+            utilities = np.round(3 * utilities)
+        ranks = np.stack([np.unique(-row, return_inverse=True)[1] for row in utilities])
+        approved = ranks <= ranks.max(1, keepdims=True) // 2
+        names = [chr(65 + i) for i in range(count)]
+        theirs = base_method.Ballots(rankings=ranks, approvals=approved.astype(int))
+        ours = ballots(names, ranks.astype(np.float64))
+
+        order = schulze_method.Schulze(allowed).aggregate(theirs).social_ranking
+        for_one = (ranks[:, :, None] < ranks[:, None, :]).sum(0).astype(np.float64)  # ties for neither, as theirs
+        key = "schulze, profiles with ties" if profile % 2 else "schulze, profiles without ties"
+        same[key] += dense(schulze(ours)) == order.tolist()
+        same["schulze, ties counted as theirs"] += dense(schulze(Pairwise(tuple(names), for_one))) == order.tolist()
+
+        order = approval_method.Approval(allowed).aggregate(theirs).social_ranking
+        ratings = Ratings(tuple(names), (), np.full(people, -1), approved.astype(np.float64), np.ones(people))
+        mine = approval(ratings, at_least=1)
+        same["approval"] += dense(mine) == order.tolist()
+
+        method = maximal_lotteries.MaximalLottery(allowed)
+        lottery = method._compute_maximal_lottery(method._compute_pairwise_margin(ranks))
+        chances = maximal_lottery(ours).scores
+        optimal += bool((chances @ ours.margins).min() >= -1e-6)
+        kept += bool((chances[lottery > 0] > 0).all())
+        if people % 2 and not profile % 2:
+            unique += 1
+            same["maximal lottery"] += bool(np.allclose(lottery, chances, atol=1e-6))
+            if len(kept_examples) < 3 and (chances > 0).sum() >= 3:
+                kept_examples.append({"margins": ours.margins.tolist(), "lottery": lottery.tolist()})
+    return {
+        "version": version("habermas-machine"),
+        "profiles": PROFILES,
+        "equal": {**same, "of unique lotteries": unique},
+        "our lottery is optimal": optimal,
+        "ours keeps all that theirs does": kept,
+        "lotteries of theirs": kept_examples,
+    }
+
+
+def measured(name: str, found: Figures, call: Any) -> Any:
+    start = time.process_time()
+    result = call()
+    found[name] = {
+        "cpu_s": round(time.process_time() - start, 2),
+        "peak_MB_so_far": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    return result
+
+
+def growth() -> Figures:
+    """Time of each call, and the process' highest memory until then; sizes ascend in one process."""
+    sizes = {}
+    for comparisons in (10_000, 100_000, 1_000_000):
+        generator = np.random.default_rng(0)
+        found: Figures = {}
+        rater = generator.integers(0, PEOPLE, comparisons)
+        first = generator.integers(0, ALTERNATIVES, comparisons)
+        second = (first + generator.integers(1, ALTERNATIVES, comparisons)) % ALTERNATIVES
+        group = generator.integers(0, 5, PEOPLE)
+        taste = generator.normal(size=(5, ALTERNATIVES))
+        margin = taste[group[rater], first] - taste[group[rater], second]
+        share = (generator.random(comparisons) < 1 / (1 + np.exp(-margin))).astype(np.float64)
+        names = tuple(f"a{i}" for i in range(ALTERNATIVES))
+        votes = Votes(names, tuple("abcde"), group, rater, first, second, share, np.ones(comparisons))
+        matrix = measured("pairwise", found, lambda v=votes: pairwise(v))
+        for rule in (borda, copeland, schulze, maximal_lottery, bradley_terry):
+            measured(rule.__name__, found, lambda r=rule, m=matrix: r(m))
+        utilities = measured("utilities of 5 groups", found, lambda v=votes: utilities_of_votes(v))
+        measured("max_min and mean", found, lambda u=utilities: (max_min(u), mean_utility(u)))
+        tastes = generator.normal(size=(2, 8))
+        differences = generator.normal(size=(comparisons, 8))
+        logits = (differences * tastes[(group[rater] == 0).astype(int)]).sum(1)
+        said = (generator.random(comparisons) < 1 / (1 + np.exp(-logits))).astype(np.float64)
+        columns = preferences(differences, rater, said)
+        measured("mixture of 2 groups, 8 features", found, lambda c=columns: fit_mixture(c))
+        statements = comparisons // PEOPLE
+        if statements >= 10:  # each person rates all of them
+            side = np.sign(generator.normal(size=(PEOPLE, 1)) * generator.normal(size=statements))
+            values = (side + generator.integers(-1, 2, side.shape)).clip(-1, 1) / 2 + 0.5
+            table = Ratings(tuple(map(str, range(statements))), (), np.full(PEOPLE, -1), values, np.ones(PEOPLE))
+            measured("bridging", found, lambda t=table: bridging(t))
+        sizes[f"{comparisons} comparisons"] = found
+        print(comparisons, found, flush=True)
+    return sizes
+
+
+def main() -> None:
+    sections = {"habermas": habermas, "growth": growth}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=list(sections), default=list(sections))
+    given = parser.parse_args()
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results["machine"] = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    results["versions"] = {name: version(name) for name in ("numpy", "scipy")}
+    for name in given.only:
+        results[name] = sections[name]()
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if "habermas" in given.only:
+        print({key: value for key, value in results["habermas"].items() if key != "lotteries of theirs"})
+
+
+if __name__ == "__main__":
+    main()
