@@ -144,9 +144,9 @@ def _least_disagreement(against: Array, members: Flags) -> tuple[Array, Array]:
 def schulze(pairwise: Pairwise) -> Choice:
     """Schulze 1997, beatpaths: i beats j if the strongest chain of majorities from i to j is stronger than any back.
 
-    A majority is as strong as the weight of those who are for it, with ties as half: over full ballots the order is that
-    of the margins. Schulze's own "winning votes" count a tie for neither: without ties it is the same, and W without
-    the halves gives it. The score is the negative number of alternatives that beat one: 0 for all winners.
+    A majority is as strong as the weight of those who are for it, with ties as half: over full ballots the order is
+    that of the margins. Schulze's own "winning votes" count a tie for neither: without ties it is the same, and W
+    without the halves gives it. The score is the negative number of alternatives that beat one: 0 for all winners.
     Beating is transitive, so who is beaten always has a lower score than who beats; two of which neither beats the
     other may differ in it further down.
 
