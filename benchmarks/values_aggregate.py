@@ -94,10 +94,11 @@ def habermas() -> Figures:
 def measured(name: str, found: Figures, call: Any) -> Any:
     start = time.process_time()
     result = call()
-    found[name] = {
+    found[name] = figures = {
         "cpu_s": round(time.process_time() - start, 2),
         "peak_MB_so_far": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+    print(name, figures, flush=True)
     return result
 
 
@@ -134,7 +135,6 @@ def growth() -> Figures:
             table = Ratings(tuple(map(str, range(statements))), (), np.full(PEOPLE, -1), values, np.ones(PEOPLE))
             measured("bridging", found, lambda t=table: bridging(t))
         sizes[f"{comparisons} comparisons"] = found
-        print(comparisons, found, flush=True)
     return sizes
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from steersman.stats import mean_estimate
-from steersman.values.mixture import Preferences, fit_mixture, fit_pooled, preferences
+from steersman.values.mixture import MixtureConfig, Preferences, fit_mixture, fit_pooled, preferences
 
 RESULTS = Path(__file__).resolve().parent / "results" / "values_toy.json"
 FEATURES, SCALE = 8, 2.0  # of an answer; log-odds of a comparison for one unit of taste
@@ -44,14 +44,14 @@ class World(NamedTuple):
     group: NDArray[np.int64]
 
 
-def world(cosine: float, minority: float, each: int, seed: int) -> World:
+def world(cosine: float, minority: float, each: int, seed: int, scale: float = SCALE) -> World:
     generator = np.random.default_rng([seed, int(100 * minority), int(100 + 100 * cosine), each])
     basis = np.linalg.qr(generator.normal(size=(FEATURES, 2)))[0].T
     tastes = np.stack([basis[0], cosine * basis[0] + np.sqrt(1 - cosine**2) * basis[1]])
     group = (np.arange(RATERS) < round(minority * RATERS)).astype(np.int64)
     rater = np.repeat(np.arange(RATERS), each)
     differences = generator.normal(size=(len(rater), FEATURES)) - generator.normal(size=(len(rater), FEATURES))
-    margins = SCALE * (differences * tastes[group[rater]]).sum(1)
+    margins = scale * (differences * tastes[group[rater]]).sum(1)
     share = (generator.random(len(rater)) < 1 / (1 + np.exp(-margins))).astype(np.float64)
     return World(tastes, preferences(differences, rater, share), group)
 
@@ -61,12 +61,12 @@ def chosen(rewards: Array, answers: Array) -> Array:
     return np.asarray(answers[np.arange(len(answers)), rewards.argmax(1)])
 
 
-def win_rates(given: World, seed: int) -> dict[str, tuple[float, float]]:
+def win_rates(given: World, seed: int, groups: int = 2) -> dict[str, tuple[float, float]]:
     """By rule, the share of prompts on which majority and minority prefer the chosen answer to a random one."""
     generator = np.random.default_rng([seed, 1])
     answers = generator.normal(size=(PROMPTS, BEST_OF, FEATURES))
     random_ones = generator.normal(size=(PROMPTS, FEATURES))
-    pooled, mixture = fit_pooled(given.votes), fit_mixture(given.votes)
+    pooled, mixture = fit_pooled(given.votes), fit_mixture(given.votes, MixtureConfig(groups=groups))
     pool = generator.normal(size=(4000, FEATURES))  # what rewards are standardised on: answers of the raw model
 
     def standard(weights: Array) -> Array:
@@ -126,8 +126,42 @@ def recovery(seeds: int) -> Figures:
     return found
 
 
+def noise(seeds: int) -> Figures:
+    """Recovery from noisier raters; with it how often a rater contradicts their own taste."""
+    found = {}
+    for scale in (0.5, 1.0, 2.0):
+        for each in (20, 40):
+            values, wrong = [], []
+            for seed in range(seeds):
+                given = world(-0.6, 0.1, each, seed, scale)
+                values.append(float(adjusted_rand_score(given.group, fit_mixture(given.votes).assigned)))
+                margins = (given.votes.differences * given.tastes[given.group[given.votes.rater]]).sum(1)
+                wrong.append(float(((margins > 0) != (given.votes.share > 0.5)).mean()))
+            key = f"scale {scale}, {each} comparisons"
+            found[key] = {**figure(values), "least": min(values), "errors of raters": float(np.mean(wrong))}
+    return found
+
+
+def wrong_number(seeds: int) -> Figures:
+    """Max-min of the mixture where there are two groups, and the learner believes in another number."""
+    found = {}
+    for groups in (1, 2, 3, 4):
+        runs = [win_rates(world(-0.6, 0.1, EACH, seed), seed, groups)["mixture, max-min"] for seed in range(seeds)]
+        found[f"{groups} groups"] = {
+            "majority": figure([run[0] for run in runs]),
+            "minority": figure([run[1] for run in runs]),
+        }
+    return found
+
+
 def main() -> None:
-    sections = {"opposed": opposed, "sweep": sweep, "recovery": recovery}
+    sections = {
+        "opposed": opposed,
+        "sweep": sweep,
+        "recovery": recovery,
+        "noise": noise,
+        "wrong_number": wrong_number,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", nargs="*", choices=list(sections), default=list(sections))

@@ -41,7 +41,7 @@ from steersman.types import Record
 from steersman.values.aggregate import Array, Choice, Ints, Ratings, by_score
 
 HELPFUL, NOT_HELPFUL, SLOPE, POLARISED = 0.40, -0.05, 0.8, 0.5  # thresholds of the statuses
-TOLERANCE = 1e-9
+SHORT, LONG = 25, 1000  # steps of a start, and of the best one
 
 
 class BridgingConfig(Record):
@@ -181,23 +181,23 @@ def _enough(said: NDArray[np.bool_], config: BridgingConfig) -> tuple[Ints, Ints
 
 
 def _best_of_starts(table: _Table, config: BridgingConfig) -> tuple[Array, float]:
-    """The parameters with the least loss. Factors of 0 are a saddle, so each start draws them at random."""
+    """The parameters with the least loss: short runs, the best of which goes on.
+
+    Factors of 0 are a saddle, so each start draws them at random.
+    """
     generator = np.random.default_rng(config.seed)
-    found = []
-    size = 1 + 2 * (table.people + table.statements)
+    intercepts, factors = 1 + table.people + table.statements, table.people + table.statements
+    runs = []
     for _ in range(config.starts):
-        start = np.zeros(size)
-        start[1 + table.people + table.statements :] = generator.normal(0, 0.3, table.people + table.statements)
-        fit = minimize(
-            objective,
-            start,
-            (table, config),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-12, "gtol": TOLERANCE},
-        )
-        found.append((float(fit.fun), np.asarray(fit.x)))
-    loss, flat = min(found, key=lambda pair: pair[0])
+        start = np.concatenate([np.zeros(intercepts), generator.normal(0, 0.3, factors)])
+        runs.append(_descend(start, table, config, SHORT))
+    flat, loss = _descend(min(runs, key=lambda run: run[1])[0], table, config, LONG)
     if not np.isfinite(loss):
         raise RunError("the bridging model did not converge")
     return flat, loss
+
+
+def _descend(start: Array, table: _Table, config: BridgingConfig, steps: int) -> tuple[Array, float]:
+    options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-11, "gtol": 1e-9}
+    fit = minimize(objective, start, (table, config), jac=True, method="L-BFGS-B", options=options)
+    return np.asarray(fit.x), float(fit.fun)
