@@ -1,7 +1,7 @@
 """Rules of social choice: against habermas-machine, and their cost at a million comparisons.
 
     python benchmarks/values_aggregate.py --only habermas   # in an environment with habermas-machine and pydantic
-    .venv/bin/python benchmarks/values_aggregate.py --only growth
+    .venv/bin/python benchmarks/values_aggregate.py --only rules mixture bridging
 
 habermas-machine 1.0.2 (PyPI) has Schulze's rule, approval and maximal lotteries; it reads the same 200 random profiles,
 of which half have ties. A maximal lottery is unique for an odd number of people without ties. Otherwise theirs is some
@@ -16,6 +16,7 @@ import json
 import platform
 import resource
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 
 from steersman.values.aggregate import Choice, Pairwise, Ratings, Votes, ballots, pairwise
 from steersman.values.bradley_terry import bradley_terry
-from steersman.values.bridging import bridging
+from steersman.values.bridging import BridgingConfig, bridging
 from steersman.values.elections import borda, copeland, maximal_lottery, schulze
 from steersman.values.mixture import fit_mixture, preferences
 from steersman.values.welfare import approval, max_min, mean_utility, utilities_of_votes
@@ -102,52 +103,66 @@ def measured(name: str, found: Figures, call: Any) -> Any:
     return result
 
 
-def growth() -> Figures:
+def of_rules(comparisons: int, found: Figures) -> None:
+    """Votes of 10,000 people in 5 groups on 20 alternatives."""
+    generator = np.random.default_rng(0)
+    rater = generator.integers(0, PEOPLE, comparisons)
+    first = generator.integers(0, ALTERNATIVES, comparisons)
+    second = (first + generator.integers(1, ALTERNATIVES, comparisons)) % ALTERNATIVES
+    group = generator.integers(0, 5, PEOPLE)
+    taste = generator.normal(size=(5, ALTERNATIVES))
+    margin = taste[group[rater], first] - taste[group[rater], second]
+    share = (generator.random(comparisons) < 1 / (1 + np.exp(-margin))).astype(np.float64)
+    names = tuple(f"a{i}" for i in range(ALTERNATIVES))
+    votes = Votes(names, tuple("abcde"), group, rater, first, second, share, np.ones(comparisons))
+    matrix = measured("pairwise", found, lambda: pairwise(votes))
+    for rule in (borda, copeland, schulze, maximal_lottery, bradley_terry):
+        measured(rule.__name__, found, lambda r=rule: r(matrix))
+    utilities = measured("utilities of 5 groups", found, lambda: utilities_of_votes(votes))
+    measured("max-min and mean", found, lambda: (max_min(utilities), mean_utility(utilities)))
+
+
+def of_mixture(comparisons: int, found: Figures) -> None:
+    """Two hidden groups, one in five of 10,000 people in the second; 8 features."""
+    generator = np.random.default_rng(0)
+    rater, tastes = generator.integers(0, PEOPLE, comparisons), generator.normal(size=(2, 8))
+    differences = generator.normal(size=(comparisons, 8))
+    logits = (differences * tastes[(rater % 5 == 0).astype(int)]).sum(1)
+    said = (generator.random(comparisons) < 1 / (1 + np.exp(-logits))).astype(np.float64)
+    votes = preferences(differences, rater, said)
+    measured("mixture of 2 groups, 8 features", found, lambda: fit_mixture(votes))
+
+
+def of_bridging(comparisons: int, found: Figures) -> None:
+    """As many ratings: of 10,000 people, who each rate all statements."""
+    generator = np.random.default_rng(0)
+    statements = comparisons // PEOPLE
+    side = np.sign(generator.normal(size=(PEOPLE, 1)) * generator.normal(size=statements))
+    values = (side + generator.integers(-1, 2, side.shape)).clip(-1, 1) / 2 + 0.5
+    table = Ratings(tuple(map(str, range(statements))), (), np.full(PEOPLE, -1), values, np.ones(PEOPLE))
+    measured("bridging", found, lambda: bridging(table, BridgingConfig(fewest_of_rater=1)))
+
+
+def growing(measure: Callable[[int, Figures], None], sizes: list[int]) -> Figures:
     """Time of each call, and the process' highest memory until then; sizes ascend in one process."""
-    sizes = {}
-    for comparisons in (10_000, 100_000, 1_000_000):
-        generator = np.random.default_rng(0)
-        found: Figures = {}
-        rater = generator.integers(0, PEOPLE, comparisons)
-        first = generator.integers(0, ALTERNATIVES, comparisons)
-        second = (first + generator.integers(1, ALTERNATIVES, comparisons)) % ALTERNATIVES
-        group = generator.integers(0, 5, PEOPLE)
-        taste = generator.normal(size=(5, ALTERNATIVES))
-        margin = taste[group[rater], first] - taste[group[rater], second]
-        share = (generator.random(comparisons) < 1 / (1 + np.exp(-margin))).astype(np.float64)
-        names = tuple(f"a{i}" for i in range(ALTERNATIVES))
-        votes = Votes(names, tuple("abcde"), group, rater, first, second, share, np.ones(comparisons))
-        matrix = measured("pairwise", found, lambda v=votes: pairwise(v))
-        for rule in (borda, copeland, schulze, maximal_lottery, bradley_terry):
-            measured(rule.__name__, found, lambda r=rule, m=matrix: r(m))
-        utilities = measured("utilities of 5 groups", found, lambda v=votes: utilities_of_votes(v))
-        measured("max_min and mean", found, lambda u=utilities: (max_min(u), mean_utility(u)))
-        tastes = generator.normal(size=(2, 8))
-        differences = generator.normal(size=(comparisons, 8))
-        logits = (differences * tastes[(group[rater] == 0).astype(int)]).sum(1)
-        said = (generator.random(comparisons) < 1 / (1 + np.exp(-logits))).astype(np.float64)
-        columns = preferences(differences, rater, said)
-        measured("mixture of 2 groups, 8 features", found, lambda c=columns: fit_mixture(c))
-        statements = comparisons // PEOPLE
-        if statements >= 10:  # each person rates all of them
-            side = np.sign(generator.normal(size=(PEOPLE, 1)) * generator.normal(size=statements))
-            values = (side + generator.integers(-1, 2, side.shape)).clip(-1, 1) / 2 + 0.5
-            table = Ratings(tuple(map(str, range(statements))), (), np.full(PEOPLE, -1), values, np.ones(PEOPLE))
-            measured("bridging", found, lambda t=table: bridging(t))
-        sizes[f"{comparisons} comparisons"] = found
-    return sizes
+    grown = {}
+    for comparisons in sorted(sizes):
+        measure(comparisons, grown.setdefault(f"{comparisons} comparisons", {}))
+    return grown
 
 
 def main() -> None:
-    sections = {"habermas": habermas, "growth": growth}
+    sections = {"rules": of_rules, "mixture": of_mixture, "bridging": of_bridging}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=list(sections), default=list(sections))
+    parser.add_argument("--only", nargs="*", choices=["habermas", *sections], default=["habermas", *sections])
+    parser.add_argument("--sizes", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
     given = parser.parse_args()
+    found = {name: habermas() if name == "habermas" else growing(sections[name], given.sizes) for name in given.only}
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results["machine"] = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
     results["versions"] = {name: version(name) for name in ("numpy", "scipy")}
-    for name in given.only:
-        results[name] = sections[name]()
+    for name, section in found.items():  # sizes that were not run are kept
+        results[name] = section if name == "habermas" else {**results.get(name, {}), **section}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if "habermas" in given.only:
         print({key: value for key, value in results["habermas"].items() if key != "lotteries of theirs"})
