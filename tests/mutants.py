@@ -41,6 +41,7 @@ from mutants_interp_page import INTERP_PAGE
 from mutants_interp_probes import INTERP_PROBES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
+from mutants_values_raters import VALUES_RATERS
 from mutants_values_rules import VALUES_RULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +66,7 @@ MUTANTS = (
     *INTERP_PROBES,
     *INTERP_HARDENING,
     *INTERP_PAGE,
+    *VALUES_RATERS,
     *VALUES_RULES,
 )
 
