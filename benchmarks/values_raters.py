@@ -350,7 +350,7 @@ def tiring() -> Figures:
 def influences() -> Figures:
     """12 raters, 60 votes each, 8 features of which one is quality and one is length; held out: 300 pairs of the truth.
 
-    One rater (or two) prefers the longer answer. Leave-one-out refits of 100 pairs; 30 seeds.
+    One rater (or two) prefers the longer answer. Leave-one-out refits of 100 pairs; 30 seeds, 120 without such a rater.
     """
 
     def drawn(seed: int, planted: int) -> tuple[Any, Any]:
@@ -379,7 +379,8 @@ def influences() -> Figures:
     for planted in (0, 1, 2):
         first = flagged = 0
         false, gained = 0, []
-        for seed in range(30):
+        rounds = 30 if planted else 120
+        for seed in range(rounds):
             pairs, test = drawn(seed, planted)
             head, names = fit_head(pairs), {f"r{i:02}" for i in range(planted)}
             told = traces(head, pairs, test)
@@ -392,7 +393,7 @@ def influences() -> Figures:
         found[f"{planted} planted"] = {
             "most_harmful_are_planted": _plain(wilson(first, 30)) if planted else None,
             "planted_are_outliers": _plain(wilson(flagged, 30 * planted)),
-            "rounds_with_an_honest_outlier": _plain(wilson(false, 30)),
+            "rounds_with_an_honest_outlier": _plain(wilson(false, rounds)),
             "accuracy_gained_by_removal": _plain(mean_estimate(gained)),
         }
     return found

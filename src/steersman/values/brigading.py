@@ -131,8 +131,9 @@ def explained(values: Array, reliability: Array) -> Explained:
 
 # ── co-agreement ─────────────────────────────────────────────────────────────────────────────────────────────────────
 class Suspect(NamedTuple):
-    """A rater with whom they agree, how often (and how often like-minded raters of the round do), and the adjusted
-    p-values: beyond what quality explains, and beyond what like minds explain."""
+    """A rater with whom they agree, how often (and how often like-minded raters of the round do), and the p-values:
+    beyond what quality explains, adjusted for all raters, and beyond what like minds explain, adjusted for those who
+    passed the first."""
 
     rater: str
     neighbours: tuple[str, ...]
@@ -184,11 +185,20 @@ def co_agreement(votes: VoteMatrix, level: float = LEVEL, neighbours: int = NEIG
     usual = float(np.median(agreement))
     chance = np.sqrt(usual * (1 - usual) / counted[known].sum(1))  # one question a look: neighbours share r's answer
     quality = holm(_upper_tail(beyond[known].sum(1) / math.sqrt(2), np.ones(len(known))))
-    minds = holm(_upper_tail(agreement, chance))
+    minds = _upper_tail(agreement, chance)
+    first = [k for k, p in enumerate(quality) if p <= level]  # the second question is asked about these alone
+    second = dict(zip(first, holm([minds[k] for k in first]), strict=True))
     suspects = [
-        Suspect(votes.raters[r], tuple(votes.raters[s] for s in sorted(chosen[r])), float(a), usual, p_quality, p_minds)
-        for r, a, p_quality, p_minds in zip(known.tolist(), agreement, quality, minds, strict=True)
-        if max(p_quality, p_minds) <= level
+        Suspect(
+            votes.raters[known[k]],
+            tuple(votes.raters[s] for s in sorted(chosen[int(known[k])])),
+            float(agreement[k]),
+            usual,
+            quality[k],
+            second[k],
+        )
+        for k in first
+        if second[k] <= level
     ]
     return CoAgreement(suspects, len(known), too_few)
 

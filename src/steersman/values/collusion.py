@@ -52,7 +52,7 @@ class Shift(NamedTuple):
     """What so many colluders do under a rule: the target's place (1 is best) and its chance to win before and after.
 
     ``moved`` is how far the target's score rose, in standard deviations of the scores of all options without them; NaN
-    where these have none. ``loss`` is what honest people lose in mean utility of the outcome (above 0 for a loss), and
+    where these have none or it is not finite. ``loss`` is what honest people lose in mean utility of the outcome (above 0 for a loss), and
     ``ballot`` and ``group`` are what the colluders cast and claimed.
     """
 
@@ -83,18 +83,25 @@ def shift(rule: Rule, honest: Ratings, target: int, colluders: int, groups: Sequ
         raise DataError(f"{colluders} colluders for option {target}", expected="one or more, and an option's index")
     before = rule(honest)
     chance, name = outcome(before), honest.alternatives[target]
-    spread = float(np.std(before.scores))
+    spread = _spread(before.scores)
     found = []
     for group in range(-1, len(honest.groups)) if groups is None else groups:
         for ballot, cast in ballots(before, target).items():
             after = rule(joined(honest, cast, colluders, group))
             new = outcome(after)
-            moved = float(after.scores[target] - before.scores[target]) / spread if spread > 0 else np.nan
+            scores = float(before.scores[target]), float(after.scores[target])
+            moved = (scores[1] - scores[0]) / spread if spread > 0 and np.isfinite(scores).all() else np.nan
             loss = float(np.nanmean(honest.values, axis=0) @ (chance - new))
             claimed = honest.groups[group] if group >= 0 else ""
             places = before.place(name), after.place(name), float(chance[target]), float(new[target])
             found.append(Shift(before.rule, name, colluders, *places, moved, loss, ballot, claimed))
-    return max(found, key=lambda s: (s.chance_after, -s.place_after, s.moved))
+    return max(found, key=lambda s: (s.chance_after, -s.place_after, np.nan_to_num(s.moved, nan=-np.inf)))
+
+
+def _spread(scores: Array) -> float:
+    """The standard deviation of the scores that are finite; 0 if there are none."""
+    finite = scores[np.isfinite(scores)]
+    return float(finite.std()) if len(finite) else 0.0
 
 
 class VotesToMove(NamedTuple):

@@ -94,11 +94,11 @@ def pairs_of(rows: Sequence[Comparison], features: Sequence[Array]) -> Pairs:
         raise DataError("no comparison orders two answers", do="give rows with a ranking or a soft label")
     if len({len(difference) for difference, *_ in found}) > 1:
         raise DataError("features of different sizes", expected="one model's features")
-    difference, label, weight, number_of = zip(*found, strict=True)
+    differences, labels, weights, number_of = zip(*found, strict=True)
     return Pairs(
-        np.array(difference, dtype=np.float64),
-        np.array(label, dtype=np.float64),
-        np.array(weight, dtype=np.float64),
+        np.array(differences, dtype=np.float64),
+        np.array(labels, dtype=np.float64),
+        np.array(weights, dtype=np.float64),
         np.array(number_of),
         tuple(rows[n].rater for n in number_of),
         tuple(rows[n].group for n in number_of),

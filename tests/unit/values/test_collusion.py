@@ -96,6 +96,17 @@ def test_where_groups_have_a_say_colluders_claim_the_small_one() -> None:
     assert votes_to_move(rule, people, 1).votes < votes_to_move(rule, people, 1, groups=[0]).votes  # type: ignore[operator]
 
 
+def test_scores_of_minus_infinity_do_not_move() -> None:
+    """As Nash welfare has them for what is no gain for a group."""
+
+    def rule(given: Ratings) -> Choice:
+        scores = mean(given).scores
+        return by_score("floor", given.alternatives, np.where(scores > 0.1, scores, -np.inf))
+
+    assert np.isnan(shift(rule, TEN, 2, 5).moved)
+    assert shift(rule, TEN, 1, 5).moved == pytest.approx((11 / 15 - 0.6) / np.std([1, 0.6]))
+
+
 def test_what_is_no_option_is_refused() -> None:
     for target, count in ((3, 1), (0, 0)):
         with pytest.raises(DataError, match="colluders for option"):

@@ -15,7 +15,7 @@ from steersman.values.drift import Observed, drift, fatigue, observed, order_eff
 
 
 def votes(seed: int, raters: int = 8, each: int = 60, **change: float) -> Observed:
-    """Raters of reliability 1. Of rater 0, reliability or side bias moves by so much in the session, the bias about 0."""
+    """Raters of reliability 1. Rater 0's reliability or side bias moves by so much in the session."""
     generator = np.random.default_rng(seed)
     columns = []
     for rater in range(raters):
