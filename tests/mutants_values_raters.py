@@ -38,8 +38,8 @@ VALUES_RATERS = (
     Mutant(
         "who agrees as like minds do is suspected",
         "values/brigading.py",
-        "        if second[k] <= level\n",
-        "",
+        "if max(p_quality, p_minds) <= level",
+        "if p_quality <= level",
         f"{_VALUES}/test_brigading.py::test_those_who_follow_a_list_are_found_and_a_minority_of_one_mind_is_left_in_peace",
     ),
     Mutant(

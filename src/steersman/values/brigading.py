@@ -131,9 +131,8 @@ def explained(values: Array, reliability: Array) -> Explained:
 
 # ── co-agreement ─────────────────────────────────────────────────────────────────────────────────────────────────────
 class Suspect(NamedTuple):
-    """A rater with whom they agree, how often (and how often like-minded raters of the round do), and the p-values:
-    beyond what quality explains, adjusted for all raters, and beyond what like minds explain, adjusted for those who
-    passed the first."""
+    """A rater with whom they agree, how often (and how often like-minded raters of the round do), and the adjusted
+    p-values: beyond what quality explains, and beyond what like minds explain."""
 
     rater: str
     neighbours: tuple[str, ...]
@@ -156,7 +155,9 @@ def co_agreement(votes: VoteMatrix, level: float = LEVEL, neighbours: int = NEIG
 
     Neighbours are chosen on half of the questions and agreement is measured on the other half, and the other way round:
     the best of many is no evidence on the data that it was chosen by. Both statistics are put beside those of all
-    raters of the round, in robust standard deviations, and never in smaller ones than chance alone gives.
+    raters of the round, in robust standard deviations, and never in smaller ones than chance alone gives. The choice
+    is what limits it: three who follow a list are found from 15 shared questions a half if they never slip, and from
+    more if they do. To ask the second question about suspects alone found more of them, and too many honest raters.
     """
     reliability = reliabilities(votes.values)
     side = np.random.default_rng(seed).permutation(votes.values.shape[1]) % 2
@@ -185,20 +186,11 @@ def co_agreement(votes: VoteMatrix, level: float = LEVEL, neighbours: int = NEIG
     usual = float(np.median(agreement))
     chance = np.sqrt(usual * (1 - usual) / counted[known].sum(1))  # one question a look: neighbours share r's answer
     quality = holm(_upper_tail(beyond[known].sum(1) / math.sqrt(2), np.ones(len(known))))
-    minds = _upper_tail(agreement, chance)
-    first = [k for k, p in enumerate(quality) if p <= level]  # the second question is asked about these alone
-    second = dict(zip(first, holm([minds[k] for k in first]), strict=True))
+    minds = holm(_upper_tail(agreement, chance))
     suspects = [
-        Suspect(
-            votes.raters[known[k]],
-            tuple(votes.raters[s] for s in sorted(chosen[int(known[k])])),
-            float(agreement[k]),
-            usual,
-            quality[k],
-            second[k],
-        )
-        for k in first
-        if second[k] <= level
+        Suspect(votes.raters[r], tuple(votes.raters[s] for s in sorted(chosen[r])), float(a), usual, p_quality, p_minds)
+        for r, a, p_quality, p_minds in zip(known.tolist(), agreement, quality, minds, strict=True)
+        if max(p_quality, p_minds) <= level
     ]
     return CoAgreement(suspects, len(known), too_few)
 

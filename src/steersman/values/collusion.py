@@ -52,8 +52,8 @@ class Shift(NamedTuple):
     """What so many colluders do under a rule: the target's place (1 is best) and its chance to win before and after.
 
     ``moved`` is how far the target's score rose, in standard deviations of the scores of all options without them; NaN
-    where these have none or it is not finite. ``loss`` is what honest people lose in mean utility of the outcome (above 0 for a loss), and
-    ``ballot`` and ``group`` are what the colluders cast and claimed.
+    where these have none or it is not finite. ``loss`` is what honest people lose in mean utility of the outcome (above
+    0 for a loss); ``ballot`` and ``group`` are what the colluders cast and claimed.
     """
 
     rule: str
