@@ -16,12 +16,16 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from steersman.data import toy_world as world
+from steersman.data.toy_world import ToyQuestion, ToyRater
+from steersman.rating.raters import Fit, fit, fit_qualities
 from steersman.stats import Estimate, mean_estimate, wilson
 from steersman.types import Comparison
 from steersman.values.aggregate import Choice, Ratings, group_utilities
@@ -163,60 +167,70 @@ def principles() -> Figures:
     return found
 
 
+def _targeted(rows: Sequence[Comparison], names: set[str], worst: dict[str, str]) -> list[Comparison]:
+    """The rows, in which these raters prefer each prompt's worst answer to any other."""
+    return [
+        row.model_copy(update={"ranking": tuple(1 if t == worst[row.prompt] else 2 for t in row.options)})
+        if row.rater in names and worst.get(str(row.prompt)) in row.options
+        else row
+        for row in rows
+    ]
+
+
+def _accuracy_and_wins(model: Fit, pool: Sequence[ToyQuestion], worst: dict[str, str]) -> tuple[float, float]:
+    """Of pairs without a target, the share in the true order; of the others, the share that the target wins."""
+    right, wins = [], []
+    for q in pool:
+        margin = model.margin(q.prompt, *q.options)[0]
+        true = world.true_reward(q.prompt, q.options[0]) - world.true_reward(q.prompt, q.options[1])
+        if worst[q.prompt] in q.options:
+            wins.append(float((margin > 0) == (q.options[0] == worst[q.prompt])))
+        elif true:
+            right.append(float((margin > 0) == (true > 0)))
+    return float(np.mean(right)), float(np.mean(wins))
+
+
 def signed_trust() -> Figures:
-    """40 raters, 30 votes each on 60 questions of 4 prompts; 2 of them (5 %) collude for each prompt's worst answer.
+    """2 of 40 raters collude."""
+    return _trust(2, 8)
+
+
+def signed_trust_of_many() -> Figures:
+    """18 of 40 raters collude."""
+    return _trust(18, 4)
+
+
+def _trust(colluders: int, seeds: int) -> Figures:
+    """40 raters, 30 votes each on 60 questions of 4 prompts; some of them collude for each prompt's worst answer.
 
     ``accuracy``: of pairs without a target, in the true order; ``lift``: how much more often the target beats the other
     answers, of all its pairs, than without colluders, whose places honest raters take there. Liars also say the
-    opposite on all other questions; targeted colluders are honest there. Gold answered right or wrong, 3 each.
+    opposite on all other questions; targeted colluders are honest there, and on the gold questions, 3 each.
     """
-    from steersman.data import toy_world as world
-    from steersman.data.toy_world import ToyRater
-    from steersman.rating.raters import Fit, fit, fit_qualities
-
     pool = world.pool(6, prompts=world.PROMPTS[::9])
-    texts: dict[str, list[str]] = defaultdict(list)
-    for question in pool:
-        texts[question.prompt] += [text for text in question.options if text not in texts[question.prompt]]
-    worst = {prompt: min(own, key=lambda t: world.true_reward(prompt, t)) for prompt, own in texts.items()}
-
-    def targeted(rows: list[Comparison], names: set[str]) -> list[Comparison]:
-        return [
-            row.model_copy(update={"ranking": tuple(1 if t == worst[row.prompt] else 2 for t in row.options)})
-            if row.rater in names and worst.get(str(row.prompt)) in row.options
-            else row
-            for row in rows
-        ]
-
-    def figures(model: Fit) -> tuple[float, float]:
-        wins: tuple[list[float], list[float]] = ([], [])
-        for q in pool:
-            margin, target = model.margin(q.prompt, *q.options)[0], worst[q.prompt]
-            if target in q.options:
-                wins[1].append(float((margin > 0) == (q.options[0] == target)))
-            elif abs(true := world.true_reward(q.prompt, q.options[0]) - world.true_reward(q.prompt, q.options[1])) > 0:
-                wins[0].append(float((margin > 0) == (true > 0)))
-        return float(np.mean(wins[0])), float(np.mean(wins[1]))
-
+    worst: dict[str, str] = {}
+    for q in pool:
+        worst[q.prompt] = min((*q.options, worst.get(q.prompt, q.options[0])), key=partial(world.true_reward, q.prompt))
     kinds = {"honest": "honest", "liars, gold wrong": "liar", "liars, gold right": "liar", "targeted": "honest"}
     found: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    caught: dict[str, list[float]] = defaultdict(list)
-    for seed in range(8):
+    believed: dict[tuple[str, str], list[float]] = defaultdict(list)
+    names = {f"r{i:02}" for i in range(colluders)}
+    for seed in range(seeds):
         asked = world.gold_questions(3, seed)
         for name, kind in kinds.items():
-            people = [ToyRater(name=f"r{i:02}", kind=kind if i < 2 else "honest") for i in range(40)]  # type: ignore[arg-type]
-            colluders = {"r00", "r01"}
+            people = [ToyRater(name=f"r{i:02}", kind=kind if i < colluders else "honest") for i in range(40)]  # type: ignore[arg-type]
             rows = [vote.comparison() for vote in world.votes(people, pool, 30, seed)]
-            if name != "honest":
-                rows = targeted(rows, colluders)
+            rows = rows if name == "honest" else _targeted(rows, names, worst)
             on_gold = [p.model_copy(update={"kind": "honest"}) if name == "liars, gold right" else p for p in people]
             gold = [q.key() for q in asked] + [v.comparison() for v in world.votes(on_gold, asked, 3, seed)]
-            plain = [row.model_copy(update={"rater": ""}) for row in rows]
-            found[name]["pooled"].append(figures(Fit(fit_qualities(plain, {}), {})))
-            for method, given in (("signed", rows), ("signed, 3 gold questions", [*rows, *gold])):
-                model = fit(given)
-                found[name][method].append(figures(model))
-                caught[f"{name}: {method}"].append(float(np.mean([model.raters[c].reliability for c in colluders])))
+            plain = Fit(fit_qualities([row.model_copy(update={"rater": ""}) for row in rows], {}), {})
+            for method, model in (
+                ("pooled", plain),
+                ("signed", fit(rows)),
+                ("signed, 3 gold questions", fit([*rows, *gold])),
+            ):
+                found[name][method].append(_accuracy_and_wins(model, pool, worst))
+                believed[name, method].append(float(np.mean([model.reliability(c) for c in sorted(names)])))
     return {
         name: {
             method: {
@@ -224,9 +238,7 @@ def signed_trust() -> Figures:
                 "lift": _plain(
                     mean_estimate([t - h for (_, t), (_, h) in zip(own, found["honest"][method], strict=True)])
                 ),
-                "colluders_reliability": _plain(mean_estimate(caught[f"{name}: {method}"]))
-                if method != "pooled"
-                else None,
+                "colluders_reliability": _plain(mean_estimate(believed[name, method])),
             }
             for method, own in methods.items()
         }
@@ -432,6 +444,7 @@ SECTIONS: dict[str, Callable[[], Figures]] = {
     "overlap": overlap,
     "drifting": drifting,
     "signed_trust": signed_trust,
+    "signed_trust_of_many": signed_trust_of_many,
     "principles": principles,
     "tiring": tiring,
 }
