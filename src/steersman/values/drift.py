@@ -10,7 +10,10 @@ how far their sums ever get, max_t |S_t - t / n S_n| / (sd sqrt n) (Page 1954; Z
 change for good and a slow trend all show. It is compared with that of permutations of the rater's own votes, and the
 p-values hold for all raters and both parameters at once, by the largest statistic of each permutation (Westfall & Young
 1993): 5 % is the rate at which *anybody* in a round without drift is said to drift, if a rater's votes could have come
-in any order. Windows of equal numbers of votes, with the parameters in each, show what changed.
+in any order. Often they could not: an active sampler asks hard questions last, and everybody seems to drift. So, with
+`MIN_RATERS` or more, what the other raters do in the same tenth of their sessions is taken out first: drift is what one
+does and the others do not, and what all do is in `fatigue`. Windows of equal numbers of votes, with the parameters in
+each, show what changed.
 
 **Fatigue** is agreement with the others, and seconds, against the position in the rater's session, the session being
 all votes of a rater in the file. Slopes are within raters, with standard errors clustered by rater. Who becomes quicker
@@ -39,6 +42,7 @@ from steersman.types import Comparison
 
 WINDOWS = 4
 MIN_VOTES = 10  # of a window
+MIN_RATERS, TENTHS = 8, 10  # to tell what all raters do, and the parts of a session in which they do it
 MIN_S = 0.05  # a time of 0 has no logarithm
 PER = 100  # votes, of a slope over a session
 Array = NDArray[np.float64]
@@ -140,6 +144,7 @@ def drift(votes: Observed, windows: int = WINDOWS, draws: int = 999, seed: int =
         raise DataError(f"{windows} windows", expected="2 or more")
     generator = np.random.default_rng(seed)
     statistics, drawn, kept = [], [], []
+    scored: list[Array] = []
     too_few: dict[str, int] = {}
     for name in sorted(set(votes.rater.tolist())):
         own = Observed(*(column[votes.rater == name] for column in votes))
@@ -149,21 +154,39 @@ def drift(votes: Observed, windows: int = WINDOWS, draws: int = 999, seed: int =
             continue
         fitted = _fit(own)
         residual = own.weight * (own.label - expit(fitted.reliability * own.margin + fitted.side_bias * own.side))
-        scores = np.stack([np.bincount(own.position, residual * x, count) for x in (own.margin, own.side)])
-        order = np.vstack([np.arange(count), generator.permuted(np.tile(np.arange(count), (draws, 1)), axis=1)])
-        wandered = np.stack([_wandering(row[order]) for row in scores])  # [2, 1 + draws]
-        statistics.append(wandered[:, 0])
-        drawn.append(wandered[:, 1:].max(0))
+        scored.append(np.stack([np.bincount(own.position, residual * x, count) for x in (own.margin, own.side)]))
         edges = np.linspace(0, count, windows + 1).round().astype(np.int64)
         parts = [(own.position >= low) & (own.position < high) for low, high in pairwise(edges)]
         fits = tuple(_fit(Observed(*(column[part] for column in own))) for part in parts)
         kept.append((name, fits, bool(own.side.any())))
+    for scores in _without_what_all_do(scored):
+        count = scores.shape[1]
+        order = np.vstack([np.arange(count), generator.permuted(np.tile(np.arange(count), (draws, 1)), axis=1)])
+        wandered = np.stack([_wandering(row[order]) for row in scores])  # [2, 1 + draws]
+        # What was taken out is itself estimated from the others, which adds to the first and not to the permutations.
+        statistics.append(wandered[:, 0] / (math.sqrt(1 + 1 / (len(kept) - 1)) if len(kept) >= MIN_RATERS else 1))
+        drawn.append(wandered[:, 1:].max(0))
     largest = np.max(drawn, axis=0) if drawn else np.zeros(draws)
     raters = []
     for (name, fits, has_sides), own_statistics in zip(kept, statistics, strict=True):
         p = [float((1 + (largest >= value).sum()) / (1 + draws)) for value in own_statistics]
         raters.append(RaterDrift(name, fits, p[0], p[1] if has_sides else None))
     return Drift(sorted(raters, key=lambda r: min(r.reliability_p, 1.0 if r.side_p is None else r.side_p)), too_few)
+
+
+def _without_what_all_do(scored: Sequence[Array]) -> list[Array]:
+    """Each rater's scores [2, N] less the mean of the other raters' in the same tenth of their sessions."""
+    if len(scored) < MIN_RATERS:
+        return list(scored)
+    tenths = [np.arange(scores.shape[1]) * TENTHS // scores.shape[1] for scores in scored]
+    means = np.stack(
+        [
+            np.stack([np.bincount(tenth, row, TENTHS) / np.bincount(tenth, minlength=TENTHS) for row in scores])
+            for scores, tenth in zip(scored, tenths, strict=True)
+        ]
+    )  # [R, 2, 10]
+    others = (means.sum(0) - means) / (len(scored) - 1)
+    return [scores - own[:, tenth] for scores, own, tenth in zip(scored, others, tenths, strict=True)]
 
 
 def _wandering(scores: Array) -> Array:

@@ -14,7 +14,7 @@ What differs from the paper:
 - **a rater is held against the other raters.** Somebody is always the most harmful, and many honest raters are a little
   harmful on any held-out set. So an effect, over the root of the number of its pairs, stands beside its distance from
   the other raters' in robust standard deviations. It is an outlier only beyond what the lowest of as many normal
-  numbers exceeds in one round of twenty.
+  numbers exceeds in one round of a hundred: effects have heavier tails.
 
 The features are those of the model that is traced, for example the last hidden state of each answer: what a rater did
 to the layers below is not seen. Held-out pairs decide what "harm" is: their labels have to be better than the rest,
@@ -38,7 +38,7 @@ from steersman.errors import DataError, RunError
 from steersman.stats import Estimate, clustered_mean, paired_difference, wilson
 from steersman.types import Comparison
 
-LEVEL = 0.05  # of rounds without harm in which somebody is an outlier
+LEVEL = 0.01  # of rounds in which the lowest of normal numbers is one; effects have heavier tails than these
 MIN_RATERS = 8  # to hold one against
 STEPS, TOLERANCE = 100, 1e-9  # of Newton's method, and of the gradient a pair
 Array = NDArray[np.float64]

@@ -75,7 +75,7 @@ def test_who_becomes_careless_or_leans_to_a_side_is_found_with_the_windows() -> 
         found = drift(votes(seed, each=160, reliability=-2.0), draws=199).raters[0]
         assert (found.rater, found.reliability_p <= 0.05) == ("r0", True)
         assert found.windows[0].reliability - found.windows[-1].reliability > 0.5
-        found = drift(votes(seed, each=160, side=3.0), draws=199).raters[0]
+        found = drift(votes(seed, each=160, side=4.0), draws=199).raters[0]
         assert found.rater == "r0"
         assert found.side_p is not None
         assert found.side_p <= 0.05
@@ -90,6 +90,18 @@ def test_without_drift_few_rounds_have_an_alarm() -> None:
         raters = drift(votes(seed, raters=6, each=40), draws=99, seed=seed).raters
         alarms += any(min(r.reliability_p, r.side_p or 0) <= 0.05 for r in raters)
     assert alarms <= 5
+
+
+def test_what_all_raters_do_is_taken_out_of_each_by_hand() -> None:
+    """Eight raters of 20 votes with scores of 1 in the first tenth; rater 0 has 2 there, and is left with 1."""
+    scores = [np.zeros((2, 20)) for _ in range(module.MIN_RATERS)]
+    for own in scores:
+        own[0, :2] = 1
+    scores[0][0, :2] = 2
+    found = module._without_what_all_do(scores)
+    assert found[0][0].tolist() == [1, 1, *[0] * 18]
+    assert found[1][0, :2] == pytest.approx(-1 / 7)  # the mean of the seven others is 8/7
+    assert module._without_what_all_do(scores[:3])[1][0, 0] == 1
 
 
 def test_how_far_sums_wander_by_hand() -> None:
