@@ -44,6 +44,8 @@ from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
 from mutants_values_rules import VALUES_RULES
 from mutants_values_statements import VALUES_STATEMENTS
+from mutants_values_raters import VALUES_RATERS
+from mutants_values_rules import VALUES_RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "steersman"
@@ -70,6 +72,8 @@ MUTANTS = (
     *INTERP_PAGE,
     *VALUES_RULES,
     *VALUES_STATEMENTS,
+    *VALUES_RATERS,
+    *VALUES_RULES,
 )
 
 
