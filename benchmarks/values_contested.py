@@ -1,13 +1,13 @@
 """Contested questions: what the raw and the aligned model of a run do with them, and whom alignment moved towards.
 
-    .venv/bin/python benchmarks/values_contested.py ask RUN FOLDER --seconds 240   # again until it says "all asked"
+    .venv/bin/python benchmarks/values_contested.py ask RUN FOLDER     # again until it says "all asked"
     .venv/bin/python benchmarks/values_contested.py figures RUN FOLDER
     .venv/bin/python benchmarks/values_contested.py sheet RUN FOLDER --answers 40    # to be read and marked by a person
 
-The suites `cultures`, `cultures-swaps` and `cultures-choices`, greedy (`--limit`: of a part of the questions), at most 80 new tokens. Asking
-ends by itself after so many seconds, between two batches, and goes on where it stopped. `figures` writes
-`benchmarks/results/values_contested.json`: every metric with its interval and nulls, the paired change, what got worse,
-and the movement towards each group beside its null of shuffled groups. Marks on the sheet are read by `figures`.
+The suites `cultures`, `cultures-swaps` and `cultures-choices`, greedy, at most 80 new tokens; `--limit`: a part of the
+questions. Asking ends by itself after so many seconds, between two batches, and goes on where it stopped. `figures`
+writes `benchmarks/results/values_contested.json`: every metric with its interval and nulls, the paired change, what got
+worse, and the movement towards each group beside its null of shuffled groups. Marks on the sheet are read by `figures`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def figures(out: Path, limit: int) -> dict[str, Any]:
         if name == "cultures-choices":
             moved = [
                 {"value": m.value, "change": m.change.json(), "beyond": m.beyond.json(), "p": m.p, "p_holm": m.p_holm}
-                for m in movement(questions, *replies.values())
+                for m in movement(questions, replies[ARMS[0]], replies[ARMS[1]])
             ]
     changes = [
         {"suite": row["suite"], "metric": row["metric"], "outcome": row["outcome"], "p_holm": row["p_holm"]}

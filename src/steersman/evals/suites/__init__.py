@@ -56,8 +56,8 @@ SUITES: tuple[Suite, ...] = (
     AI_RISK,
     SYCOPHANCY_SURVEYS,
     HHH,
-    CULTURES_CHOICES,
     *FREE,
+    CULTURES_CHOICES,
 )
 
 

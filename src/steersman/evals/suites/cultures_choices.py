@@ -81,7 +81,11 @@ class ByRow(NamedTuple):
 
 
 def by_row(columns: Columns) -> ByRow:
-    """The mean probability of each position over orders and wordings. A bootstrap draws a row several times."""
+    """The mean probability of each position over orders and wordings. A bootstrap draws a row several times.
+
+    An order that has no reply is not in the mean, which is then a little less balanced.
+    """
+    columns = _where(columns, ~np.isnan(columns["row"]))
     row = columns["row"].astype(int)
     size = int(row.max(initial=-1)) + 1
     times = np.bincount(row, columns["share"], size)
@@ -91,7 +95,11 @@ def by_row(columns: Columns) -> ByRow:
         np.stack([np.bincount(row, columns[f"{name}{i}"], size)[kept] / count[kept] for i in range(MOST)], axis=1)
         for name in ("p", "v")
     )
-    return ByRow(p, v, times[kept])
+    return ByRow(p, v, times[kept].astype(np.float64))
+
+
+def _where(columns: Columns, kept: NDArray[np.bool_]) -> dict[str, Floats]:
+    return {name: column[kept] for name, column in columns.items()}
 
 
 def similarity(p: Floats, q: Floats) -> Floats:
@@ -138,10 +146,11 @@ def decided(columns: Columns) -> float:
 
 def wording_shift(columns: Columns) -> float:
     """How far another wording of the same answers moves the probabilities: total variation, mean over questions."""
-    if not len(columns["wording"]):
+    rows = [columns["row"][columns["wording"] == which] for which in (0, 1)]
+    columns = _where(columns, np.isin(columns["row"], np.intersect1d(*rows)))
+    if not len(columns["row"]):
         return math.nan
-    some = [{name: column[columns["wording"] == which] for name, column in columns.items()} for which in (0, 1)]
-    first, second = (by_row(part) for part in some)
+    first, second = (by_row(_where(columns, columns["wording"] == which)) for which in (0, 1))
     moved = np.abs(np.nan_to_num(first.p) - np.nan_to_num(second.p)).sum(1) / 2
     return float(np.average(moved, weights=first.times))
 
@@ -206,8 +215,8 @@ def movement(
     rows = []
     for number, (value, one, adjusted) in enumerate(zip(VALUES, p, holm(p), strict=True)):
         of_value = old.v == number
-        estimates = [mean_estimate(_means_of_rows(each, of_value)) for each in (shift, relative)]
-        rows.append(Moved(value, *estimates, one, adjusted))
+        change, beyond = (mean_estimate(_means_of_rows(each, of_value)) for each in (shift, relative))
+        rows.append(Moved(value, change, beyond, one, adjusted))
     return rows
 
 

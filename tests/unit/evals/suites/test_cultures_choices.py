@@ -97,6 +97,21 @@ def test_a_row_that_a_bootstrap_draws_twice_counts_twice() -> None:
     assert formula(drawn) == pytest.approx((2 * by_hand[0] + by_hand[1]) / 3)
 
 
+def test_an_order_without_a_reply_is_left_out() -> None:
+    """As of an endpoint that names no answer; a wording without any is no shift."""
+    first = [first_choice(question, 0) for question in QUESTIONS]
+    gone = {0, *(i for i, q in enumerate(QUESTIONS) if q.facts["row"] == 1 and q.facts["wording"] == 1)}
+    some = [None if i in gone else reply for i, reply in enumerate(first)]
+    found = measure.figures(CHOICES, QUESTIONS[:22], {"raw": some[:22]})["metrics"]
+    values = {row["metric"]: row["arms"]["raw"]["value"] for row in found}
+    p = by_row(measure.observe(CHOICES, QUESTIONS[:22], some[:22]).columns).p
+    assert p[0, :3] == pytest.approx([1 / 5, 2 / 5, 2 / 5])  # the first of six is gone
+    assert values["wording"] == pytest.approx(
+        1 / 3 * 1 / 3 / (1 / 3 + 3 / 2)
+    )  # one question of four, two orders of three
+    assert all(value is not None for value in values.values())
+
+
 def noisy(seed: int, towards: str = "", by: float = 0.0, sharper: float = 1.0) -> list[Reply]:
     """A model of its own mind, the same in every order and wording; moved towards a value, and sharper."""
     generator = np.random.default_rng(seed)
@@ -118,6 +133,9 @@ def test_movement_towards_one_value_is_found_and_sharpness_alone_is_not() -> Non
     assert moved["custom"].p_holm < 0.01
     assert moved["custom"].change.value > 0
     assert moved["choice"].beyond.value < 0
+    sharper = movement(QUESTIONS, noisy(0), noisy(0, sharper=3))
+    assert max(abs(m.change.value) for m in sharper) > 0.01
+    assert min(m.p_holm for m in sharper) > 0.05
     still = movement(QUESTIONS, noisy(0), noisy(0))
     assert [(m.change.value, m.p) for m in still] == [(0, 1)] * len(VALUES)
 
