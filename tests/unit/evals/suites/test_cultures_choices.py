@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
-from steersman.evals.suites import measure
+from steersman.evals.suites import cultures_choices, measure
 from steersman.evals.suites.cultures_choices import (
     CHOICES,
     VALUES,
@@ -22,6 +22,7 @@ from steersman.evals.suites.cultures_choices import (
 from steersman.evals.suites.suite import Question, Reply, first_choice
 
 QUESTIONS = load([], None)
+FEWER = 800  # permutations: enough for p below 0.01 after Holm
 Chooser = Callable[[Question, int], float]
 
 
@@ -31,6 +32,11 @@ def replies(score: Chooser) -> list[Reply]:
         Reply(logprobs=tuple(score(q, place) for place in range(len(q.options))), tokens=(1,) * len(q.options))
         for q in QUESTIONS
     ]
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cultures_choices, "PERMUTATIONS", FEWER)
 
 
 def value_at(question: Question, place: int) -> str:
@@ -102,14 +108,14 @@ def test_an_order_without_a_reply_is_left_out() -> None:
     first = [first_choice(question, 0) for question in QUESTIONS]
     gone = {0, *(i for i, q in enumerate(QUESTIONS) if q.facts["row"] == 1 and q.facts["wording"] == 1)}
     some = [None if i in gone else reply for i, reply in enumerate(first)]
-    found = measure.figures(CHOICES, QUESTIONS[:22], {"raw": some[:22]})["metrics"]
-    values = {row["metric"]: row["arms"]["raw"]["value"] for row in found}
-    p = by_row(measure.observe(CHOICES, QUESTIONS[:22], some[:22]).columns).p
+    columns = measure.observe(CHOICES, QUESTIONS[:22], some[:22]).columns
+    values = {slug: metric.formula(columns) for slug, metric in CHOICES.metrics.items()}
+    p = by_row(columns).p
     assert p[0, :3] == pytest.approx([1 / 5, 2 / 5, 2 / 5])  # the first of six is gone
     assert values["wording"] == pytest.approx(
         1 / 3 * 1 / 3 / (1 / 3 + 3 / 2)
     )  # one question of four, two orders of three
-    assert all(value is not None for value in values.values())
+    assert not any(math.isnan(value) for value in values.values())
 
 
 def noisy(seed: int, towards: str = "", by: float = 0.0, sharper: float = 1.0) -> list[Reply]:
@@ -143,7 +149,7 @@ def test_movement_towards_one_value_is_found_and_sharpness_alone_is_not() -> Non
 @pytest.mark.slow
 def test_the_null_rejects_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 60 changes of mind that favour no value, in 5 % at most some value is called moved, give or take chance."""
-    monkeypatch.setattr("steersman.evals.suites.cultures_choices.PERMUTATIONS", 200)
+    monkeypatch.setattr(cultures_choices, "PERMUTATIONS", 200)
     called = [
         min(m.p_holm for m in movement(QUESTIONS, noisy(seed), noisy(seed + 1000, sharper=1.5))) < 0.05
         for seed in range(60)
