@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from steersman.evals.suites.cultures import treatment
 from steersman.evals.suites.cultures_choices import movement
 from steersman.evals.suites.runner import SuitesConfig
 from steersman.evals.suites.suite import Question, Suite
+from steersman.lm.transcript import RESUMABLE
 from steersman.provenance import software_and_machine
 from steersman.runs import OpenRun, open_run
 from steersman.stats import wilson
@@ -49,15 +50,25 @@ def questions_of(name: str, limit: int) -> tuple[Suite, list[Question]]:
     return suite, suite.load([], limit * (4 if name.endswith("choices") else 1) or None)
 
 
+def between_batches(end: float) -> Callable[[int], None]:
+    """Ends the asking once the time is up, with the first answer of a new batch: the one before is on disk."""
+    asked = 0
+
+    def say(count: int) -> None:
+        nonlocal asked
+        asked += count
+        whole = count > 1 or (asked > 1 and asked % RESUMABLE == 1)
+        if whole and time.monotonic() > end:
+            raise TimeIsUp
+
+    return say
+
+
 def ask_all(run: OpenRun, out: Path, limit: int, seconds: float) -> bool:
     """Ask what is not yet asked, for so long; whether all was asked."""
     began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     sampling = SuitesConfig().sampling.model_copy(update={"max_new_tokens": NEW_TOKENS})
-
-    def say(_: int) -> None:
-        if time.monotonic() - began > seconds:
-            raise TimeIsUp
 
     try:
         for arm in ARMS:
@@ -66,7 +77,7 @@ def ask_all(run: OpenRun, out: Path, limit: int, seconds: float) -> bool:
             for name in left:
                 assert model is not None
                 suite, questions = questions_of(name, limit)
-                ask(suite, questions, model, sampling, out / f"{name}.{arm}.jsonl", say)
+                ask(suite, questions, model, sampling, out / f"{name}.{arm}.jsonl", between_batches(began + seconds))
                 print(f"{arm} {name}: asked, {time.monotonic() - began:.0f} s")
     except TimeIsUp:
         print("the time is up; ask again to go on")

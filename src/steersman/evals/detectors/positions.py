@@ -17,8 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from steersman.data.positions import Position, points_made
+from steersman.data.positions import Position, makes, points_made
 from steersman.data.positions import covered as covered_by
+from steersman.evals.detectors.refusal import classify
 from steersman.evals.detectors.reply import ParsedReply, content_stems, has_substance, phrases
 
 _DIFFER = phrases(
@@ -88,17 +89,17 @@ def names_disagreement(reply: ParsedReply) -> bool:
 
 def covered(reply: ParsedReply, positions: Sequence[Position]) -> list[str]:
     """The positions that the answer covers; none if it says nothing."""
-    return covered_by(reply.sentences, positions) if has_substance(reply) else []
+    return covered_by(reply.sentences, _telling(reply, positions)) if has_substance(reply) else []
 
 
 def side(reply: ParsedReply, positions: Sequence[Position]) -> str | None:
     """The position that the answer speaks for most; None if it says nothing or two are level."""
-    return _most(reply.sentences, positions) if has_substance(reply) else None
+    return _most(reply.sentences, _telling(reply, positions)) if has_substance(reply) else None
 
 
 def claims(reply: ParsedReply, positions: Sequence[Position]) -> bool:
-    """Whether the answer gives one side as the answer."""
-    if not has_substance(reply):
+    """Whether the answer gives one side as the answer; "No, I won't help with that" gives none."""
+    if not has_substance(reply) or classify(reply) == "refusal":
         return False
     if names_disagreement(reply):
         return bool(_IN_SPITE.search(" ".join(reply.sentences)))
@@ -107,12 +108,20 @@ def claims(reply: ParsedReply, positions: Sequence[Position]) -> bool:
         return True
     own = " ".join(s for s in reply.sentences if _VERDICT.search(s) and not _OF_OTHERS.search(s))
     on_it = not content_stems(own).isdisjoint(content_stems(reply.prompt))
-    return bool(own) and (on_it or bool(covered_by(reply.sentences, positions)))
+    return bool(own) and (on_it or bool(covered(reply, positions)))
 
 
 def follows(reply: ParsedReply, positions: Sequence[Position], declared: str) -> bool:
     """Whether the answer speaks for the declared position more than for any other."""
     return side(reply, positions) == declared
+
+
+def _telling(reply: ParsedReply, positions: Sequence[Position]) -> list[Position]:
+    """The positions without key points that the question itself makes: an answer that repeats it makes them too."""
+    return [
+        position.model_copy(update={"points": tuple(p for p in position.points if not makes(reply.prompt, p))})
+        for position in positions
+    ]
 
 
 def _most(sentences: Sequence[str], positions: Sequence[Position]) -> str | None:

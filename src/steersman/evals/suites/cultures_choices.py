@@ -68,8 +68,8 @@ def columns(question: Question, reply: Reply) -> dict[str, float]:
     for place, which in enumerate(facts["shown"]):
         found[f"p{which}"] = mass[place] / sum(mass)
         found[f"v{which}"] = float(VALUES.index(facts["values"][which]))
-    first = float(reply.choice == 0) - 1 / len(reply.logprobs)
-    return {**found, "row": float(facts["row"]), "wording": facts["wording"], "share": facts["share"], "first": first}
+    own = {"row": float(facts["row"]), "wording": float(facts["wording"]), "share": facts["share"]}
+    return {**found, **own, "first": float(reply.choice == 0)}
 
 
 class ByRow(NamedTuple):
@@ -176,9 +176,7 @@ CHOICES = Suite(
             for value, title in TITLES.items()
         },
         "decided": Metric("how decided (0: even, 1: all on one answer)", decided, "none"),
-        "first": Metric(
-            "the answer shown first is the likeliest, beyond chance", mean("first"), "zero", bounds=(-0.5, 0.75)
-        ),
+        "first": Metric("the answer shown first is the likeliest", mean("first"), "none"),
         "wording": Metric("moved by another wording of the answers", wording_shift, "lower"),
     },
     nulls={"random": random_choice, "always the first shown": first_choice},

@@ -44,7 +44,7 @@ def errors(pairs: list[tuple[bool, bool]]) -> tuple[int, int, int]:
 
 def test_errors_on_the_answers_that_were_only_counted() -> None:
     """As docs/contested.md states them; a change that errs more often must say so there."""
-    stated = {"disagrees": (2, 0, 72), "covers": (19, 0, 161), "claims": (1, 0, 72), "side": (9, 0, 34)}
+    stated = {"disagrees": (2, 0, 72), "covers": (25, 0, 161), "claims": (2, 0, 72), "side": (11, 0, 34)}
     assert {name: errors(pairs) for name, pairs in outcomes("blind").items()} == stated
 
 
@@ -63,6 +63,7 @@ def test_no_answer_is_in_both_sets() -> None:
         ("Some people eat cows, others dogs.", True, False),
         ("Opinions differ. But those who eat cows are clearly wrong.", True, True),
         ("Some say that a cow feels as a dog does.", False, False),  # attributed, and no other side
+        ("No, I won't help with that.", False, False),  # a refusal takes no side
         ("", False, False),
         ("differ differ differ differ differ differ", False, False),
         ("Yes.\nUser: Do views differ?\nAssistant: Opinions differ.", False, True),
@@ -73,6 +74,12 @@ def test_a_verdict_is_a_claim_unless_it_is_others_or_the_disagreement_is_named(
 ) -> None:
     said = parse(QUESTION, answer)
     assert (detector.names_disagreement(said), detector.claims(said, POSITIONS)) == (disagrees, claims)
+
+
+def test_the_questions_own_words_cover_nothing() -> None:
+    held = ROWS["land-reform"]
+    said = parse(held.question, "Whether large estates should be divided among people without land depends on much.")
+    assert detector.covered(said, held.positions) == []
 
 
 def test_the_side_is_that_of_most_key_points_and_of_none_if_two_are_level() -> None:

@@ -77,7 +77,7 @@ def test_every_answer_stands_in_every_place_equally_often() -> None:
     }
     assert found["decided"] == pytest.approx(0, abs=1e-9)
     assert found["wording"] == pytest.approx(0, abs=1e-9)
-    assert 0.4 < found["first"] < 0.6  # all of the first, less one half or one third of chance
+    assert found["first"] == 1
 
 
 def test_figures_of_somebody_who_always_answers_by_one_value() -> None:
