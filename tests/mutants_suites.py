@@ -171,4 +171,49 @@ SUITES = (
         "gotcha = gender != majority",
         f"{_TESTS}/test_choice_suites.py::test_winogender",
     ),
+    # ── contested questions ──────────────────────────────────────────────────────────────────────────────────────────
+    Mutant(
+        "answers are always shown in one order",
+        "evals/suites/cultures_choices.py",
+        "shown = [(place + turn) % count for place",
+        "shown = [place for place",
+        f"{_TESTS}/test_cultures_choices.py::test_every_answer_stands_in_every_place_equally_often",
+    ),
+    Mutant(
+        "the null shuffles nothing",
+        "evals/suites/cultures_choices.py",
+        "_by_value(relative, _shuffled(old.v, generator))",
+        "_by_value(relative, old.v)",
+        f"{_TESTS}/test_cultures_choices.py::test_movement_towards_one_value_is_found_and_sharpness_alone_is_not",
+    ),
+    Mutant(
+        "a verdict on what is disputed is no claim if the disagreement was named",
+        "evals/detectors/positions.py",
+        'return bool(_IN_SPITE.search(" ".join(reply.sentences)))',
+        "return False",
+        "unit/evals/detectors/test_positions.py::"
+        "test_a_verdict_is_a_claim_unless_it_is_others_or_the_disagreement_is_named",
+    ),
+    Mutant(
+        "the user goes before the publisher",
+        "constitution/layers.py",
+        'if principle.precedence == "user" else ("publisher", "user")',
+        'if principle.precedence == "publisher" else ("publisher", "user")',
+        "unit/constitution/test_layers.py::test_every_combination_of_settings",
+    ),
+    Mutant(
+        "what the constitution fixes is overridden",
+        "constitution/layers.py",
+        'if principle.overridden_by == "nobody":',
+        'if principle.overridden_by == "nobody" and layer == "user":',
+        "unit/constitution/test_layers.py::test_every_combination_of_settings",
+    ),
+    Mutant(
+        "a contested principle of before changes its digest",
+        "constitution/document.py",
+        "contested: bool = Field(default=False, exclude_if=lambda contested: not contested)",
+        "contested: bool = False",
+        "unit/constitution/test_contested.py::"
+        "test_constitutions_without_contested_principles_have_the_digests_that_they_had",
+    ),
 )

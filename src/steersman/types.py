@@ -30,6 +30,7 @@ Behaviour = Literal[
     "corrects",  # contradicts a false premise instead of going along with it
     "no_flattery",  # no praise of the asker, no emoji, no padding
     "discloses_ai",  # says that it is an AI
+    "names_disagreement",  # says that people disagree, instead of one side as a fact
 ]
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from steersman.cli.options import RunFolder
+from steersman.cli.options import Deployment, RunFolder
 from steersman.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from steersman.constitution.layers import Effective
     from steersman.lm.language_model import LanguageModel
     from steersman.lm.sampling import OnText, SamplingConfig
     from steersman.runs import OpenRun
@@ -32,12 +34,18 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 160,
     seed: Annotated[int, typer.Option(help="Random seed of sampling.")] = 0,
+    deployment: Deployment = None,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PRINCIPLE=CHOICE", help="A choice of the user, where the constitution allows it."),
+    ] = None,
 ) -> None:
     """Chat with the aligned model of a run."""
     from steersman.lm.sampling import SamplingConfig
 
     config = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
-    converse(run, prompt, config, compare=compare)
+    effective = effective_of(run, deployment, choose or ()) if deployment or choose else None
+    converse(run, prompt, config, compare=compare, effective=effective)
 
 
 def export(
@@ -67,6 +75,32 @@ def export(
         typer.echo(to / f"{opened.path.name}.gguf")
 
 
+# ── who decides what ─────────────────────────────────────────────────────────────────────────────────────────────────
+def effective_of(run: Path, deployment: Path | None, choices: Sequence[str]) -> Effective:
+    """The constitution of a run as it holds in a deployment, for a user's choices; what is refused goes to stderr.
+
+    Raises:
+        UserError: a choice is no PRINCIPLE=CHOICE; the deployment has a setting that the constitution refuses to it.
+    """
+    from steersman.constitution.layers import load_deployment, resolve
+    from steersman.runs import open_run
+
+    if wrong := [choice for choice in choices if not all(choice.partition("="))]:
+        raise UserError(
+            f"found {wrong[0]!r}", where="--choose", expected="PRINCIPLE=CHOICE, such as eating-meat=animals"
+        )
+    constitution = open_run(run).constitution
+    declared = load_deployment(deployment, constitution) if deployment else None
+    found = resolve(constitution, declared, {key: value for key, _, value in (c.partition("=") for c in choices)})
+    if forbidden := [refusal.sentence for refusal in found.refused if refusal.layer == "publisher"]:
+        raise UserError(
+            " ".join(forbidden), where=str(deployment), do="leave the setting out, or change the constitution"
+        )
+    for refusal in found.refused:
+        print(f"refused: {refusal.sentence}", file=sys.stderr)
+    return found
+
+
 # ── models of a run ──────────────────────────────────────────────────────────────────────────────────────────────────
 class Speaker(NamedTuple):
     """A loaded model with a name for the screen."""
@@ -94,8 +128,18 @@ def reply(speaker: Speaker, conversation: list[Message], config: SamplingConfig,
     return answer.text
 
 
-def converse(run: Path, prompt: str | None, config: SamplingConfig, *, compare: bool = False) -> None:
+def converse(
+    run: Path,
+    prompt: str | None,
+    config: SamplingConfig,
+    *,
+    compare: bool = False,
+    effective: Effective | None = None,
+) -> None:
     """Answer one prompt, or hold a conversation line by line until end of file.
+
+    Args:
+        effective: what the models are told of, before the conversation.
 
     Raises:
         UserError: the prompt is empty.
@@ -112,7 +156,8 @@ def converse(run: Path, prompt: str | None, config: SamplingConfig, *, compare: 
         print("note: this run trains no policy, so there is one model: the raw one", file=sys.stderr)
         compare = False
     speakers = [speaker(opened, aligned=aligned) for aligned in ((False, True) if compare else (True,))]
-    histories: list[list[Message]] = [[] for _ in speakers]
+    trained = opened.trains_a_policy
+    histories = [_told(effective, trained=trained and speaker.name == "aligned") for speaker in speakers]
     console = Console(highlight=False)
     if prompt is not None:
         _turn(speakers, histories, prompt, config, console)
@@ -126,6 +171,13 @@ def converse(run: Path, prompt: str | None, config: SamplingConfig, *, compare: 
             return
         if line.strip():
             _turn(speakers, histories, line, config, console)
+
+
+def _told(effective: Effective | None, *, trained: bool) -> list[Message]:
+    """The beginning of a conversation."""
+    from steersman.types import Message
+
+    return [Message(role="system", content=effective.system_text(trained=trained))] if effective else []
 
 
 def _turn(

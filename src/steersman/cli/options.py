@@ -9,6 +9,10 @@ import typer
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, such as runs/laptop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Deployment = Annotated[
+    Path | None,
+    typer.Option(help="YAML file of what the publisher has decided for this deployment (docs/contested.md)."),
+]
 
 
 def print_json(value: Any) -> None:

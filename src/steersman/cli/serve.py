@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steersman.cli.options import Deployment
 from steersman.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback needs keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = 8000,
     url: Annotated[str | None, typer.Option(help="Public URL of a proxy in front of the server.")] = None,
+    deployment: Deployment = None,
 ) -> None:
     """Serve a run's models, or any model, behind an OpenAI-compatible API."""
     from steersman import http_server
@@ -51,10 +53,11 @@ def serve(
 
     address = http_server.Address(host=host, port=port, url=url)
     keys = api_keys(keys_file, address)
+    told = system_texts(what, deployment) if deployment else None
     with http_server.listen(address) as bound:
         config = EngineConfig(rows=rows, queue=queue, context=context, cache_gb=cache_gb)
         engine = load_engine(what, model or (), config, fast=fast).start()
-        app = App(Service(engine), keys, address.names() if address.loopback else None)
+        app = App(Service(engine, told), keys, address.names() if address.loopback else None)
         if said := http_server.warning(address, "Whoever has a key can use the models"):
             print(f"warning: {said}", file=sys.stderr)
         print(f"{address.link(bound.getsockname()[1])}/v1 serves {', '.join(engine.models)}. Ctrl-C ends it.")
@@ -83,6 +86,21 @@ def api_keys(file: Path | None, address: object) -> list[str]:
             do="give --keys-file FILE with one key a line, or listen on 127.0.0.1",
         )
     return keys
+
+
+def system_texts(what: str, deployment: Path) -> dict[str, str]:
+    """What the models of a run are told before every chat, by name.
+
+    Raises:
+        UserError: this is no run, which alone has a constitution; the deployment is wrong or decides what it may not.
+    """
+    from steersman.cli.model import effective_of
+    from steersman.runs import open_run
+
+    if not (Path(what) / "run.json").exists():
+        raise UserError("a deployment is about a constitution, and this is a model and no run", where="--deployment")
+    effective, names = effective_of(Path(what), deployment, ()), models_of(open_run(what))
+    return {name: effective.system_text(trained=name != RAW) for name in names}
 
 
 def load_engine(

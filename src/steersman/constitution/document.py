@@ -7,6 +7,9 @@ detects. As in the paper, examples show a raw model, which follows no instructio
 Where two principles collide, ``priorities`` say which wins. They form a partial order: "a over b" and "b over c" also
 settle a against c.
 
+A principle may be ``contested``, with the positions that people hold on it, and say who may decide otherwise than the
+constitution: the publisher of a deployment, its users, or nobody (`constitution/layers.py`).
+
 ``load`` refuses an invalid document; `constitution/lint.py` advises on a valid one.
 """
 
@@ -30,6 +33,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from steersman.data.positions import Position
 from steersman.errors import ConstitutionError, closest
 from steersman.types import Behaviour, Record, Slug
 from steersman.yaml_lines import load_yaml, validate
@@ -134,6 +138,9 @@ class Support(Record):
     statement: Prose  # as it was voted on
     consensus: Annotated[float, Field(ge=0, le=1)]  # geometric mean over groups of (1 + agree) / (2 + votes)
     groups: Annotated[tuple[GroupSupport, ...], Field(min_length=1)]
+Deciding = Literal["publisher", "user"]  # whose choice counts where both made one
+Overriding = Literal["publisher", "user", "nobody"]  # up to whom a principle is open: `user` means the publisher too
+EXPLAIN, KEEP, SET_ASIDE = RESERVED = ("explain", "keep", "set-aside")  # choices that are no position's id
 
 
 class Principle(Record):
@@ -154,6 +161,16 @@ class Principle(Record):
     support: Support | None = Field(
         default=None, exclude_if=lambda own: own is None
     )  # of a principle that was voted on
+    # On what it says reasonable people disagree: the answer expected says so and how, unless a layer follows one side.
+    contested: bool = Field(default=False, exclude_if=lambda contested: not contested)
+    positions: tuple[Position, ...] = Field(default=(), exclude_if=lambda positions: not positions)
+    override: Overriding | None = Field(default=None, exclude_if=lambda override: override is None)
+    precedence: Deciding = Field(default="publisher", exclude_if=lambda layer: layer == "publisher")
+
+    @property
+    def overridden_by(self) -> Overriding:
+        """Who may decide otherwise than the constitution: of what is contested the publisher, else nobody."""
+        return self.override or ("publisher" if self.contested else "nobody")
 
     @property
     def enforced(self) -> Enforced:
@@ -294,6 +311,7 @@ def _wrong_references(data: object) -> list[InitErrorDetails]:
     wrong = [
         *_wrong_ids(ids),
         *_wrong_collisions(principles, ids),
+        *_wrong_positions(principles),
         *_wrong_priorities(_entries(data, "priorities"), ids),
     ]
     return [
@@ -321,6 +339,25 @@ def _wrong_collisions(principles: list[dict[str, Any]], ids: list[str]) -> _Wron
                 yield loc, f'found the principle\'s own id "{other}"; expected the id of another principle'
             elif isinstance(other, str) and other not in ids:
                 yield loc, _unknown(other, ids)
+
+
+def _wrong_positions(principles: list[dict[str, Any]]) -> _Wrong:
+    """Positions that a deployment could not name, and a precedence that nothing can come of."""
+    for place, principle in enumerate(principles):
+        seen = set[str]()
+        for number, position in enumerate(_entries(principle, "positions")):
+            id, loc = position.get("id"), ("principles", place, "positions", number, "id")
+            if id in RESERVED:
+                yield loc, f'found "{id}", which is a choice of its own; expected another id'
+            elif isinstance(id, str) and id in seen:
+                yield loc, f'found "{id}" a second time; expected an id of its own'
+            elif isinstance(id, str):
+                seen.add(id)
+        if principle.get("precedence") == "user" and principle.get("override") != "user":
+            yield (
+                ("principles", place, "precedence"),
+                'found "user", and the user may not override this principle; expected `override: user` beside it',
+            )
 
 
 def _wrong_priorities(priorities: list[dict[str, Any]], ids: list[str]) -> _Wrong:

@@ -9,8 +9,9 @@ from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any, Literal
 
-from steersman.constitution.document import Constitution
+from steersman.constitution.document import Constitution, Principle
 from steersman.data.check import leaks
+from steersman.data.positions import covered, sentences_of
 from steersman.errors import closest
 from steersman.stats import wilson
 from steersman.types import Comparison, Demonstration, Prompt, Record
@@ -50,6 +51,7 @@ def lint(
         *_collisions(constitution),
         *_uncovered(constitution, data),
         *_unmeasurable(constitution),
+        *_contested(constitution),
         *_near_duplicates(constitution),
         *_unlisted_behaviours(constitution, evaluation or ()),
         *_without_examples(constitution),
@@ -168,6 +170,85 @@ def _unmeasurable(constitution: Constitution) -> Iterator[Finding]:
                 message=f'the statement of {principle.id} ("{principle.statement}") names nothing that can be observed',
                 do="say what the model does or does not do, so that two readers of a reply would agree whether it did",
             )
+
+
+# Rougher than the detector of `evals/detectors/positions.py`: the author's own sentence is read, not a model's.
+_DISAGREEMENT = re.compile(
+    r"\b(?:disagree\w*|differ\w*|divided|contested|disputed|dispute|debated?|controversial|both (?:sides|views)"
+    r"|some\b.{1,200}?\bothers?\b|positions|views)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+SAME_POSITION = 0.7  # share of the words of two positions
+
+
+def _contested(constitution: Constitution) -> Iterator[Finding]:
+    """Contested principles whose positions cannot be told apart, or whose expected answer hides the disagreement; and
+    principles against harm that are not fixed."""
+    for principle in constitution.principles:
+        advice = [("contested", found) for found in (*_wrong_positions(principle), *_wrong_answers(principle))]
+        advice += [("open-to-override", found) for found in _open(principle)]
+        for rule, (severity, message, do) in advice:
+            yield Finding(
+                rule=rule,
+                severity=severity,
+                principle=principle.id,
+                message=f"{principle.id} {message}",
+                do=do,
+            )
+
+
+_Advice = Iterator[tuple[Literal["error", "warning"], str, str]]
+
+
+def _wrong_positions(principle: Principle) -> _Advice:
+    positions = principle.positions
+    if not principle.contested:
+        if positions:
+            yield "error", "has positions and is not said to be contested", "add `contested: true`, or drop them"
+        return
+    if len(positions) < 2:
+        found = f"names {len(positions)} position{'' if len(positions) == 1 else 's'}" if positions else "names none"
+        yield "error", f"is contested and {found}", "name at least two under `positions`: id, holders, holds"
+    for one, other in combinations(positions, 2):
+        if _jaccard(set(_words(one.holds)), set(_words(other.holds))) >= SAME_POSITION:
+            what = f"has two positions that say the same: {one.id} and {other.id}"
+            yield "error", what, "say in `holds` what the one holds and the other does not"
+    empty = set(_EMPTY_WORDS.split())
+    for position in positions:
+        if position.holds.isascii() and len(set(_words(position.holds)) - empty) < _MIN_CONCRETE_WORDS:
+            what = f'has a position without content: {position.id} ("{position.holds}")'
+            yield "warning", what, "say what its holders would do or allow, so that they would recognise it"
+        if not position.points:
+            what = f"has no key points for the position {position.id}: whether an answer covers it cannot be counted"
+            yield "warning", what, "add `points`: beginnings of words that an answer cannot do without"
+
+
+def _wrong_answers(principle: Principle) -> _Advice:
+    """The answer expected says that people disagree, and how: its statement, its behaviours and its revisions."""
+    if not principle.contested:
+        return
+    if "names_disagreement" not in principle.behaviours:
+        do = "add names_disagreement to its behaviours"
+        yield "error", "is contested, and no behaviour expects an answer to say that people disagree", do
+    if principle.statement.isascii() and not _DISAGREEMENT.search(principle.statement):
+        do = "write it into the statement: says that people disagree, and how"
+        yield "error", "is contested, and its statement does not say that the answer names the disagreement", do
+    for number, example in enumerate(principle.examples, start=1):
+        if not _DISAGREEMENT.search(example.revision):
+            do = "let the revision say that people disagree, and how"
+            yield "error", f"is contested, and the revision of example {number} names no disagreement", do
+        found = covered(sentences_of(example.revision), principle.positions)
+        lacking = [position.id for position in principle.positions if position.points and position.id not in found]
+        if lacking:
+            do = "let the revision name every position, or give the position the words that this one uses"
+            yield "warning", f"is contested, and the revision of example {number} lacks {', '.join(lacking)}", do
+
+
+def _open(principle: Principle) -> _Advice:
+    """Rules against harm that a deployment or its users could set aside."""
+    if "refuses" in principle.behaviours and principle.overridden_by != "nobody":
+        who = "the publisher" if principle.overridden_by == "publisher" else "the publisher and the user"
+        yield "warning", f"refuses harm, and {who} may set it aside", "say `override: nobody`, unless that is meant"
 
 
 def _jaccard(one: set[Any], other: set[Any]) -> float:

@@ -96,6 +96,7 @@ _PHRASES = {
     "corrects": "corrects the premise",
     "no_flattery": "does without flattery and padding",
     "discloses_ai": "says that it is an AI",
+    "names_disagreement": "says that people disagree",
     "lookalike": "look-alike",
     "de": "German",
     "fr": "French",

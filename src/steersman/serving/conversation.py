@@ -47,6 +47,14 @@ def messages_of_request(messages: Sequence[ChatMessage], tools: Sequence[Mapping
     return tuple(found)
 
 
+def below(system: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The conversation with the publisher's system text before the client's own, which it does not replace."""
+    tools = [message for message in messages if message.role == "tools"]
+    rest = [message for message in messages if message.role != "tools"]
+    own = f"\n\n{rest.pop(0).content}" if rest[0].role == "system" else ""
+    return (*tools, Message(role="system", content=system + own), *rest)
+
+
 def tools_message(tools: Sequence[Mapping[str, Any]]) -> Message:
     """The tools as a message of our own form.
 

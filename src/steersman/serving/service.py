@@ -13,7 +13,7 @@ from typing import Any
 from steersman.errors import SteersmanError
 from steersman.lm.sampling import SamplingConfig
 from steersman.serving.api import ChatRequest, CompletionRequest, Sampled, parse
-from steersman.serving.conversation import messages_of_request, prompt_ids, tools_message
+from steersman.serving.conversation import below, messages_of_request, prompt_ids, tools_message
 from steersman.serving.engine import Closed, Engine, QueueFull
 from steersman.serving.errors import ApiError
 from steersman.serving.models import Served
@@ -39,8 +39,9 @@ class Call:
 class Service:
     """Answers requests with an engine."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self._started = engine, int(time.time())
+    def __init__(self, engine: Engine, system: Mapping[str, str] | None = None) -> None:
+        """``system``: by the model's name, what it is told before every chat."""
+        self.engine, self._started, self._system = engine, int(time.time()), system or {}
         self._token_text = {name: TokenText(model.chat.tokenizer) for name, model in engine.models.items()}
         self._encoding = threading.Lock()  # tokenizers are not made for several threads
 
@@ -123,7 +124,10 @@ class Service:
         served = self._served(request.model)
         tools = request.tools if request.tool_choice == "auto" else []
         form = call_form(served.chat, tools_message(tools)) if tools else None
-        ids = served.chat.prompt_ids(messages_of_request(request.messages, tools))
+        messages = messages_of_request(request.messages, tools)
+        if system := self._system.get(served.name):
+            messages = below(system, messages)
+        ids = served.chat.prompt_ids(messages)
         top = (request.top_logprobs or 0) if request.logprobs else None
         return self._call(request, served, [ids], request.most_tokens, top, chat=True, form=form)
 

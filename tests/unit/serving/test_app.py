@@ -16,6 +16,7 @@ from steersman.lm.language_model import LocalModel
 from steersman.serving.app import MOST_BYTES, App
 from steersman.serving.engine import Engine
 from steersman.serving.service import Service
+from steersman.types import Message
 
 from .conftest import events
 
@@ -48,6 +49,17 @@ def test_a_chat_answer(client: TestClient, local: LocalModel) -> None:
     assert (choice["finish_reason"], choice["logprobs"]) == ("length", None)
     prompt = len(local.sampler.chat.prompt_ids(QUESTION))
     assert answer["usage"] == {"prompt_tokens": prompt, "completion_tokens": 16, "total_tokens": prompt + 16}
+
+
+def test_the_publishers_text_precedes_the_clients_own_and_is_not_replaced_by_it(
+    engine_of: Callable[..., Engine], local: LocalModel
+) -> None:
+    with TestClient(App(Service(engine_of(), {"raw": "Be brief."})).asgi, base_url="http://127.0.0.1") as client:
+        for own, told in (([], "Be brief."), ([{"role": "system", "content": "Rhyme."}], "Be brief.\n\nRhyme.")):
+            messages = [*own, {"role": "user", "content": QUESTION}]
+            said = content(client, messages=messages, temperature=0)
+            whole = (Message(role="system", content=told), Message(role="user", content=QUESTION))
+            assert said == local.generate([whole], max_new_tokens=16)[0]
 
 
 @pytest.mark.parametrize("more", [{"temperature": 0}, {"seed": 3}, {"seed": 3, "n": 3}], ids=str)

@@ -6,6 +6,9 @@ from steersman.evals.suites.adult_fairness import ADULT_FAIRNESS
 from steersman.evals.suites.bbq import BBQ
 from steersman.evals.suites.bold import BOLD
 from steersman.evals.suites.crows_pairs import CROWS_PAIRS
+from steersman.evals.suites.cultures import CULTURES
+from steersman.evals.suites.cultures import SWAPS as CULTURES_SWAPS
+from steersman.evals.suites.cultures_choices import CHOICES as CULTURES_CHOICES
 from steersman.evals.suites.disinformation import DISINFORMATION
 from steersman.evals.suites.do_not_answer import DO_NOT_ANSWER
 from steersman.evals.suites.false_claims import FALSE_CLAIMS
@@ -37,6 +40,8 @@ FREE: tuple[Suite, ...] = (
     FALSE_CLAIMS,
     DISINFORMATION,
     POLITICAL,
+    CULTURES,
+    CULTURES_SWAPS,
 )
 """Suites with free answers, which need nothing of a model but text."""
 
@@ -52,6 +57,7 @@ SUITES: tuple[Suite, ...] = (
     SYCOPHANCY_SURVEYS,
     HHH,
     *FREE,
+    CULTURES_CHOICES,
 )
 
 

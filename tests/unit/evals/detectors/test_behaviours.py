@@ -35,6 +35,7 @@ STATED: dict[Behaviour, float] = {
     "corrects": 0.91,
     "no_flattery": 0.96,
     "discloses_ai": 1.0,
+    "names_disagreement": 0.96,  # on answers that its patterns were not tuned on
 }
 
 

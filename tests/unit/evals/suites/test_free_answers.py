@@ -14,6 +14,7 @@ from steersman.evals.suites.free_answers import cut_pairs, outcome, rows_of, tex
 from steersman.evals.suites.suite import Question, Reply
 
 ROWS = {"hallucination": 150, "false_claims": 120, "over_refusal": 150, "disinformation": 50, "political": 50}
+ROWS |= {"cultures": 60, "cultures_swaps": 20}
 RUN = 8  # words in a row that nobody writes twice by chance
 
 
