@@ -42,10 +42,9 @@ from mutants_interp_page import INTERP_PAGE
 from mutants_interp_probes import INTERP_PROBES
 from mutants_redteam import REDTEAM
 from mutants_suites import SUITES
-from mutants_values_rules import VALUES_RULES
-from mutants_values_statements import VALUES_STATEMENTS
 from mutants_values_raters import VALUES_RATERS
 from mutants_values_rules import VALUES_RULES
+from mutants_values_statements import VALUES_STATEMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "steersman"
@@ -73,7 +72,6 @@ MUTANTS = (
     *VALUES_RULES,
     *VALUES_STATEMENTS,
     *VALUES_RATERS,
-    *VALUES_RULES,
 )
 
 

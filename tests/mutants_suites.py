@@ -191,7 +191,7 @@ SUITES = (
         "evals/detectors/positions.py",
         'return bool(_IN_SPITE.search(" ".join(reply.sentences)))',
         "return False",
-        "unit/evals/detectors/test_positions.py::"
+        "unit/evals/detectors/test_positions_presented.py::"
         "test_a_verdict_is_a_claim_unless_it_is_others_or_the_disagreement_is_named",
     ),
     Mutant(

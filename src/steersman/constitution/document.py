@@ -138,6 +138,8 @@ class Support(Record):
     statement: Prose  # as it was voted on
     consensus: Annotated[float, Field(ge=0, le=1)]  # geometric mean over groups of (1 + agree) / (2 + votes)
     groups: Annotated[tuple[GroupSupport, ...], Field(min_length=1)]
+
+
 Deciding = Literal["publisher", "user"]  # whose choice counts where both made one
 Overriding = Literal["publisher", "user", "nobody"]  # up to whom a principle is open: `user` means the publisher too
 EXPLAIN, KEEP, SET_ASIDE = RESERVED = ("explain", "keep", "set-aside")  # choices that are no position's id
