@@ -1,11 +1,11 @@
-"""Contested questions: what the raw and the aligned model of a run do with them, and whom alignment moved towards.
+"""Contested questions: what a run's raw and aligned models do with them, and whose answers alignment favours.
 
     .venv/bin/python benchmarks/values_contested.py ask RUN FOLDER     # again until it says "all asked"
     .venv/bin/python benchmarks/values_contested.py figures RUN FOLDER
     .venv/bin/python benchmarks/values_contested.py sheet RUN FOLDER --answers 40    # to be read and marked by a person
 
 The suites `cultures`, `cultures-swaps` and `cultures-choices`, greedy, at most 80 new tokens; `--limit`: a part of the
-questions. Asking ends by itself after so many seconds, between two batches, and goes on where it stopped. `figures`
+questions. Asking ends by itself after `--seconds`, between two batches, and goes on where it stopped. `figures`
 writes `benchmarks/results/values_contested.json`: every metric with its interval and nulls, the paired change, what got
 worse, and the movement towards each group beside its null of shuffled groups. Marks on the sheet are read by `figures`.
 """
@@ -45,7 +45,7 @@ class TimeIsUp(Exception):
 
 
 def questions_of(name: str, limit: int) -> tuple[Suite, list[Question]]:
-    """All, or about so many; of choices four times as many, for each is asked in several orders and wordings."""
+    """All, or about that number; of choices four times it, because each is asked in several orders and wordings."""
     suite = by_name(name)
     return suite, suite.load([], limit * (4 if name.endswith("choices") else 1) or None)
 

@@ -149,7 +149,7 @@ def say(name: str, value: float, difference: dict[str, float | int | None]) -> N
 
 
 def parts(count: int, seed: int) -> Tensor:
-    """[count] the fold of each of so many raters or items."""
+    """[count], the fold of each rater or item."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % FOLDS
 
 
@@ -280,7 +280,7 @@ def groups(ratings: Ratings, people: dict[str, dict[int, str]], attribute: str) 
 
 
 def hidden_groups(ratings: Ratings, _: Any) -> Figures:
-    """Two hidden groups beside pooled, for raters of whom nothing is known and after `KNOWN` comparisons; how many."""
+    """Two hidden groups beside pooled, for unknown raters and after `KNOWN` comparisons; the number of groups."""
     scaled, rows = comparisons_of(ratings)
     config, losses, warm, raters = MixtureConfig(precision=0.1, starts=3, max_groups=3), [], [], []
     for part in range(PARTS):

@@ -299,7 +299,7 @@ def overlap() -> Figures:
 def _session(
     generator: np.random.Generator, change: str, raters: int = 12, each: int = 80, *, hard_last: bool = False
 ) -> Observed:
-    """Votes of raters of whom one changes; margins are the log-odds of 9 other votes, as they would be counted."""
+    """Votes of several raters, one of which changes; margins are the log-odds of 9 other votes, as counted."""
     columns = []
     for rater in range(raters):
         true = 1.5 * generator.standard_normal(each)
@@ -316,7 +316,7 @@ def _session(
 
 
 def drifting() -> Figures:
-    """12 raters with 80 votes each, of whom one changes at half time; any alarm in a round without change is false."""
+    """12 raters with 80 votes each; one changes at half time. Any alarm in a round without change is false."""
     found: Figures = {}
     cases = {
         "no change": 200,

@@ -141,7 +141,7 @@ class Support(Record):
 
 
 Deciding = Literal["publisher", "user"]  # whose choice counts where both made one
-Overriding = Literal["publisher", "user", "nobody"]  # up to whom a principle is open: `user` means the publisher too
+Overriding = Literal["publisher", "user", "nobody"]  # who may override a principle; `user` includes the publisher
 EXPLAIN, KEEP, SET_ASIDE = RESERVED = ("explain", "keep", "set-aside")  # choices that are no position's id
 
 

@@ -1,6 +1,6 @@
 """Who decides what: the constitution's default, the publisher of a deployment, and its user.
 
-The constitution says of every principle up to whom it is open (`override`): to nobody, to the publisher, or to the user
+For every principle the constitution says who may override it (`override`): nobody, the publisher, or the user
 too. Where publisher and user have both decided, the publisher's choice counts, unless the principle says
 ``precedence: user``; where neither has, the default does. A choice is a word:
 
@@ -126,7 +126,7 @@ def load_deployment(path: Path, constitution: Constitution) -> Deployment:
 
 
 def resolve(constitution: Constitution, deployment: Deployment | None, user: Choices) -> Effective:
-    """What holds, by whom, and what is refused.
+    """The principles in force, who decided each, and which settings are refused.
 
     Args:
         user: the user's choices, by principle.

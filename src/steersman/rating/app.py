@@ -19,7 +19,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from steersman import http_server
@@ -27,16 +27,15 @@ from steersman.http_server import Address
 from steersman.rating.accounts import RaterAccount
 from steersman.rating.admin import AdminPages
 from steersman.rating.earlier import earlier_answers
-from steersman.rating.membership import Membership
-from steersman.rating.pages import page
+from steersman.rating.membership import Membership, Screen, Voting
 from steersman.rating.participants import SharedLink
 from steersman.rating.rater_stats import gold_score
-from steersman.rating.requests import Reply, Undo, posted
+from steersman.rating.requests import Reply, posted
 from steersman.rating.round import Question, Submission
 from steersman.rating.store import RatingStore, Refused
 
 
-class RatingApp(Membership):
+class RatingApp(Voting):
     """The handlers of a round.
 
     Args:
@@ -53,7 +52,7 @@ class RatingApp(Membership):
         prefix: str = "",
         shared: SharedLink | None = None,
     ) -> None:
-        super().__init__(store, origin, prefix, shared)
+        super().__init__(store, origin, prefix, shared, Screen("rate.html", "task.html", self.task_values))
         self.store = store
         self.admin = AdminPages(store, self.accounts, admin_token, cookie=self.admin_cookie, secure=self.secure)
 
@@ -61,10 +60,7 @@ class RatingApp(Membership):
         """Questions, earlier answers, queries, and the administrator's pages."""
         return [
             *super().routes(),
-            Route("/rate", self.rate),
-            Route("/task", self.task),
             Route("/vote", posted(Submission, self.require_rater, self.vote), methods=["POST"]),
-            Route("/undo", posted(Undo, self.require_rater, self.undo), methods=["POST"]),
             Route("/answers", self.answers),
             Route("/change", self.change),
             Route("/questions", self.questions),
@@ -82,19 +78,6 @@ class RatingApp(Membership):
             self.store.scoring.end_process()
 
     # rating ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-    def rate(self, request: Request) -> Response:
-        """The page with the rater's question."""
-        rater = self.rater(request)
-        return self.shown(rater, "rate.html", **(self.task_values(rater) if rater else {}))
-
-    def task(self, request: Request) -> Response:
-        """The rater's question as a fragment of the page."""
-        return self.fragment(self.require_rater(request))
-
-    def fragment(self, rater: RaterAccount) -> Response:
-        """The inside of the page, which the script puts in place."""
-        return HTMLResponse(page("task.html", round=self.store.round, **self.task_values(rater)))
-
     def task_values(self, rater: RaterAccount) -> dict[str, Any]:
         """The template's values."""
         task, progress = self.store.next_task(rater.id), self.store.progress(rater.id)
@@ -111,12 +94,6 @@ class RatingApp(Membership):
     def vote(self, rater: RaterAccount, body: Submission) -> Response:
         """Store a vote, and show the next question."""
         self.store.submit(rater.id, body)
-        return self.fragment(rater)
-
-    def undo(self, rater: RaterAccount, body: Undo) -> Response:
-        """Undo the last vote, and show its question again."""
-        if not self.store.undo(rater.id, body.submission):
-            raise Refused("There is nothing to take back.")
         return self.fragment(rater)
 
     # earlier answers ────────────────────────────────────────────────────────────────────────────────────────────────

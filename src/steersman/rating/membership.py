@@ -7,10 +7,10 @@ path, without being told which.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import make_url
 from starlette.applications import Starlette
@@ -25,7 +25,7 @@ from steersman.errors import UserError
 from steersman.rating.accounts import RaterAccount, RaterAccounts
 from steersman.rating.pages import page
 from steersman.rating.participants import Participants, SharedLink, Visitor, visitor
-from steersman.rating.requests import Empty, Join, JoinShared, posted, refusal
+from steersman.rating.requests import Empty, Join, JoinShared, Undo, posted, refusal
 from steersman.rating.schema import Database
 from steersman.rating.security import PrefixMiddleware, SecurityMiddleware
 from steersman.rating.store import Refused
@@ -67,6 +67,13 @@ class Opened(Protocol):
     @property
     def round(self) -> Welcoming:
         """Its settings."""
+
+
+class Asking(Opened, Protocol):
+    """A store whose votes can be taken back."""
+
+    def undo(self, rater: int, submission: str) -> bool:
+        """Undo the rater's last vote; False if there is none left."""
 
 
 class Membership:
@@ -221,6 +228,61 @@ class Membership:
     def left(self, _: Request) -> Response:
         """After withdrawing."""
         return HTMLResponse(page("message.html", title="You have withdrawn", text=WITHDRAWN))
+
+
+class Screen(NamedTuple):
+    """What a rater sees: the templates of the page and of its inside, which the script puts in place, and their values.
+
+    Attributes:
+        values: of the rater's next question.
+    """
+
+    whole: str
+    part: str
+    values: Callable[[RaterAccount], dict[str, Any]]
+
+
+class Voting(Membership):
+    """The handlers of one question after another; the screen says which, the store keeps the votes.
+
+    Args:
+        asking: a store in which a round has begun.
+        origin, prefix, shared: see `Membership`.
+    """
+
+    def __init__(
+        self, asking: Asking, origin: str | None, prefix: str, shared: SharedLink | None, screen: Screen
+    ) -> None:
+        super().__init__(asking, origin, prefix, shared)
+        self.asking, self.screen = asking, screen
+
+    def routes(self) -> list[Route]:
+        """The question, and taking the last vote back."""
+        return [
+            *super().routes(),
+            Route("/rate", self.rate),
+            Route("/task", self.task),
+            Route("/undo", posted(Undo, self.require_rater, self.undo), methods=["POST"]),
+        ]
+
+    def rate(self, request: Request) -> Response:
+        """The page with the rater's question."""
+        rater = self.rater(request)
+        return self.shown(rater, self.screen.whole, **(self.screen.values(rater) if rater else {}))
+
+    def task(self, request: Request) -> Response:
+        """The rater's question as a fragment of the page."""
+        return self.fragment(self.require_rater(request))
+
+    def fragment(self, rater: RaterAccount) -> Response:
+        """The inside of the page."""
+        return HTMLResponse(page(self.screen.part, round=self.opened.round, **self.screen.values(rater)))
+
+    def undo(self, rater: RaterAccount, body: Undo) -> Response:
+        """Undo the last vote, and show its question again."""
+        if not self.asking.undo(rater.id, body.submission):
+            raise Refused("There is nothing to take back.")
+        return self.fragment(rater)
 
 
 def _canonical_place(store: str) -> str:

@@ -18,10 +18,10 @@ from steersman.errors import UserError
 from steersman.rating.accounts import RaterAccount, RaterAccounts
 from steersman.rating.admin import Desk
 from steersman.rating.earlier import Earlier
-from steersman.rating.membership import Membership
+from steersman.rating.membership import Screen, Voting
 from steersman.rating.pages import page
 from steersman.rating.participants import SharedLink
-from steersman.rating.requests import Undo, posted
+from steersman.rating.requests import posted
 from steersman.rating.statement_round import (
     LONGEST_STATEMENT,
     SAID,
@@ -32,7 +32,6 @@ from steersman.rating.statement_round import (
     StatementVote,
 )
 from steersman.rating.statement_store import Ballots, StatementStore, StoredStatement
-from steersman.rating.store import Refused
 
 FEWEST_VOTES = 5  # of a group on a statement, below which no share is shown
 REST_S, REST_FACTOR = 1.0, 20.0  # between two analyses: at least a second, and so that they take 5 % of the time
@@ -91,7 +90,7 @@ class Analyst:
         return {s.id: float(w) for s, w in zip(found.ballots.statements, found.opinions.priorities, strict=True)}
 
 
-class StatementApp(Membership):
+class StatementApp(Voting):
     """The handlers of a conversation.
 
     Args:
@@ -110,7 +109,7 @@ class StatementApp(Membership):
         prefix: str = "",
         shared: SharedLink | None = None,
     ) -> None:
-        super().__init__(store, origin, prefix, shared)
+        super().__init__(store, origin, prefix, shared, Screen("statements.html", "statement.html", self.task_values))
         self.store, self.analyst = store, Analyst(store, analyse)
         self.admin = StatementDesk(
             store, self.analyst, self.accounts, admin_token, cookie=self.admin_cookie, secure=self.secure
@@ -120,29 +119,13 @@ class StatementApp(Membership):
         """Statements, earlier votes, statements of one's own, and the administrator's pages."""
         return [
             *super().routes(),
-            Route("/rate", self.rate),
-            Route("/task", self.task),
             Route("/vote", posted(StatementVote, self.require_rater, self.vote), methods=["POST"]),
-            Route("/undo", posted(Undo, self.require_rater, self.undo), methods=["POST"]),
             Route("/answers", self.answers),
             Route("/change", self.change),
             Route("/propose", self.proposals),
             Route("/propose", posted(Proposal, self.require_rater, self.propose), methods=["POST"]),
             *self.admin.routes(),
         ]
-
-    def rate(self, request: Request) -> Response:
-        """The page with the participant's statement."""
-        rater = self.rater(request)
-        return self.shown(rater, "statements.html", **(self.task_values(rater) if rater else {}))
-
-    def task(self, request: Request) -> Response:
-        """The participant's statement as a fragment of the page."""
-        return self.fragment(self.require_rater(request))
-
-    def fragment(self, rater: RaterAccount) -> Response:
-        """The inside of the page, which the script puts in place."""
-        return HTMLResponse(page("statement.html", round=self.store.round, **self.task_values(rater)))
 
     def task_values(self, rater: RaterAccount) -> dict[str, Any]:
         """The template's values."""
@@ -155,12 +138,6 @@ class StatementApp(Membership):
     def vote(self, rater: RaterAccount, body: StatementVote) -> Response:
         """Store a vote, and show the next statement."""
         self.store.vote(rater.id, body)
-        return self.fragment(rater)
-
-    def undo(self, rater: RaterAccount, body: Undo) -> Response:
-        """Undo the last vote, and show its statement again."""
-        if not self.store.undo(rater.id, body.submission):
-            raise Refused("There is nothing to take back.")
         return self.fragment(rater)
 
     def answers(self, request: Request) -> Response:

@@ -29,7 +29,7 @@ from steersman.rating.schema import (
     statements,
 )
 from steersman.rating.statement_round import Decision, StatementRound, StatementVote, tidy
-from steersman.rating.store import RaterProgress, Refused
+from steersman.rating.store import RaterProgress, Refused, check_settings, check_version
 from steersman.store import sha256_text
 
 VERSION = 1
@@ -83,12 +83,9 @@ class StatementStore:
         self.where = str(where)
         with self.database.reading() as c:
             known = c.execute(select(conversations)).first()
-        if known is not None and known.version != VERSION:
-            raise UserError(
-                f"the conversation has version {known.version}, and this Steersman reads version {VERSION}",
-                where=self.where.split("@")[-1],
-                do="finish it with the Steersman that began it",
-            )
+        if known is not None:
+            do = "finish it with the Steersman that began it"
+            check_version("the conversation", known.version, VERSION, self.where, do)
         self._round = StatementRound.model_validate(known.settings) if known is not None else None
 
     @property
@@ -114,16 +111,8 @@ class StatementStore:
         Raises:
             UserError: it was begun with other settings, or there is no statement.
         """
-        old = (self._round or settings).model_dump()
-        changed = [
-            f"{name}: {old[name]!r} -> {new!r}" for name, new in settings.model_dump().items() if old[name] != new
-        ]
-        if changed:
-            raise UserError(
-                f"this conversation was begun with other settings ({'; '.join(changed)[:300]})",
-                where=self.where.split("@")[-1],
-                do="leave these settings out to go on, or begin another one in a folder of its own",
-            )
+        do = "leave these settings out to go on, or begin another one in a folder of its own"
+        check_settings("this conversation", self._round, settings, self.where, do)
         with self.database.writing() as c:
             if self._round is None:
                 values = {"id": 1, "version": VERSION, "settings": settings.model_dump(mode="json")}

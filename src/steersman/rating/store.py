@@ -25,6 +25,7 @@ from steersman.rating.round import Arm, Question, Round, Scorer, Submission, arm
 from steersman.rating.schema import VERSION, Database, assignments, items, open_database, rounds, superseded, votes
 from steersman.rating.scorer_process import Scoring
 from steersman.rating.votes import StoredVote, read_votes
+from steersman.types import Record
 
 LOOKUP_BATCH = 20  # scored questions that are looked up at once
 SETTLED = ("answered", "skipped")  # states of an assignment
@@ -37,6 +38,32 @@ class Refused(Exception):
     def __init__(self, reason: str, *, status: int = 409) -> None:
         super().__init__(reason)
         self.reason, self.status = reason, status
+
+
+def check_version(what: str, found: int, own: int, where: str, do: str) -> None:
+    """Refuse a store of another version.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    if found != own:
+        raise UserError(
+            f"{what} has version {found}, and this Steersman reads version {own}", where=where.split("@")[-1], do=do
+        )
+
+
+def check_settings(what: str, begun: Record | None, new: Record, where: str, do: str) -> None:
+    """Refuse other settings than those with which it was begun.
+
+    Raises:
+        UserError: they differ; it names what was and what is wanted.
+    """
+    old = (begun or new).model_dump()
+    changed = [f"{name}: {old[name]!r} -> {value!r}" for name, value in new.model_dump().items() if old[name] != value]
+    if changed:
+        raise UserError(
+            f"{what} was begun with other settings ({'; '.join(changed)[:300]})", where=where.split("@")[-1], do=do
+        )
 
 
 class Task(NamedTuple):
@@ -91,12 +118,9 @@ class RatingStore:
             self._gold = c.scalar(sql.NUMBER_OF_GOLD) or 0
         self.clock = MonotonicClock(max(shown, voted), monotonic)
         self.scoring = Scoring(self.database, self.where, scorer, self.clock.now) if scorer else None
-        if known is not None and known.version != VERSION:
-            raise UserError(
-                f"the rating store has version {known.version}, and this Steersman reads version {VERSION}",
-                where=self.where.split("@")[-1],
-                do="finish the round with the Steersman that began it",
-            )
+        if known is not None:
+            do = "finish the round with the Steersman that began it"
+            check_version("the rating store", known.version, VERSION, self.where, do)
         self._round = Round.model_validate(known.settings) if known is not None else None
 
     @property
@@ -121,16 +145,8 @@ class RatingStore:
         Raises:
             UserError: the round was begun with other settings, or there are no questions.
         """
-        old = self._round.model_dump() if self._round else settings.model_dump()
-        changed = [
-            f"{name}: {old[name]!r} -> {new!r}" for name, new in settings.model_dump().items() if old[name] != new
-        ]
-        if changed:
-            raise UserError(
-                f"this round was begun with other settings ({'; '.join(changed)[:300]})",
-                where=self.where.split("@")[-1],
-                do="leave these settings out to go on, or begin another round with --store",
-            )
+        do = "leave these settings out to go on, or begin another round with --store"
+        check_settings("this round", self._round, settings, self.where, do)
         with self.database.writing() as c:
             if self._round is None:
                 values = {"id": 1, "version": VERSION, "settings": settings.model_dump(mode="json")}

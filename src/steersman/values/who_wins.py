@@ -17,7 +17,7 @@ looks like disagreement between groups is noise.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +63,7 @@ def who_wins(given: Ballots, config: ValuesConfig) -> dict[str, Any]:
     tried = cross_fitted(given, config, words)
     held = opinions(given, None, words)
     everyone = np.ones(len(given.pair), dtype=bool)
+    groups = {name: _group(given, tried, held, config, g) for g, name in enumerate(given.groups)}
     return {
         "version": VERSION,
         "comparisons": len(given.pair),
@@ -71,10 +72,10 @@ def who_wins(given: Ballots, config: ValuesConfig) -> dict[str, Any]:
         "dropped": given.dropped,
         "rows_without_a_rater": given.nameless,
         "words_read": words is not None,
-        "groups": {name: _group(given, tried, held, config, g) for g, name in enumerate(given.groups)},
+        "groups": groups,
         "everybody": _rates(given, tried, everyone),
         "in_two_groups": dict(_intersections(given, tried, config)),
-        "rules": _welfare(given, tried, config),
+        "rules": _welfare(groups),
         "people": {name: _people(given, tried, name) for name in RULES},
         "agreement": agreement(given),
         "own_opinions": _gain(given, tried),
@@ -196,24 +197,19 @@ def _intersections(given: Ballots, tried: Tried, config: ValuesConfig) -> Iterat
             yield name, {"people": int(both.sum()), "votes": int(votes.sum()), "rules": _rates(given, tried, votes)}
 
 
-def _welfare(given: Ballots, tried: Tried, config: ValuesConfig) -> dict[str, Any]:
+def _welfare(groups: Mapping[str, Any]) -> dict[str, Any]:
     """By rule, over the groups that are large enough: the lowest win rate and whose, mean, Nash welfare, Gini."""
-    large = [
-        g
-        for g in range(len(given.groups))
-        if given.people[g] >= config.fewest_people and given.member[given.rater, g].sum() >= config.fewest_votes
-    ]
+    large = {name: own["rules"] for name, own in groups.items() if not own["too_small"]}
     found = {}
-    for name, all_ in tried.by_rule.items():
-        rates = np.array([_mean(given, all_, given.member[given.rater, g], rate=True).value for g in large])
-        if len(rates):
-            found[name] = {
-                "lowest": float(rates.min()),
-                "of": given.groups[large[int(rates.argmin())]],
-                "mean": float(rates.mean()),
-                "nash": float(np.exp(np.log(np.maximum(rates, 1e-9)).mean())),
-                "gini": float(np.abs(rates[:, None] - rates).mean() / (2 * rates.mean())),
-            }
+    for name in RULES if large else ():
+        rates = np.array([rules[name]["win_rate"]["value"] for rules in large.values()])
+        found[name] = {
+            "lowest": float(rates.min()),
+            "of": list(large)[int(rates.argmin())],
+            "mean": float(rates.mean()),
+            "nash": float(np.exp(np.log(np.maximum(rates, 1e-9)).mean())),
+            "gini": float(np.abs(rates[:, None] - rates).mean() / (2 * rates.mean())),
+        }
     return found
 
 

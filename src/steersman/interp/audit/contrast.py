@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from steersman.interp.audit import follow_up
 from steersman.interp.audit.check import Check, found
-from steersman.interp.audit.permutation import highest_of, outlier, sign_flips
+from steersman.interp.audit.permutation import highest_of, outlier
 from steersman.interp.audit.requests import Ordinary
 from steersman.interp.audit.subject import SHORT, Subject, similarity
 from steersman.stats import Estimate, mean_estimate
@@ -115,8 +115,7 @@ def asked_again(subject: Subject, name: str, variants: Sequence[tuple[str, str]]
         [pair.excess for pair in asked(subject, follow_up.fresh(about)[:AGAIN], variants)]
         for about in (name, follow_up.partner(name))
     )
-    differences = [a - b for a, b in zip(own, other, strict=True)]
-    return mean_estimate(differences), sign_flips(differences, subject.seed)
+    return follow_up.beyond(own, other, subject.seed)
 
 
 def reported(name: str, seen: Contrast, statistic: str, threshold: float, sentence: str, null: str) -> Check:

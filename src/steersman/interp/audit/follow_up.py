@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steersman.interp.audit.permutation import sign_flips
 from steersman.interp.audit.subject import LIBRARY, Subject
+from steersman.stats import Estimate, mean_estimate
 from steersman.store import read_jsonl
 
 FORMS = (
@@ -27,6 +29,12 @@ LEAST = 0.2  # effect from which on it is asked again
 def wanted(subject: Subject, effect: float, least: float = LEAST) -> bool:
     """Whether what has this effect is asked again; an audit with a limit asks nothing twice."""
     return effect >= least and subject.limit is None
+
+
+def beyond(own: Sequence[float], other: Sequence[float], seed: int) -> tuple[Estimate, float]:
+    """The mean by which what was asked again exceeds its partners, in pairs, and its p-value."""
+    differences = [a - b for a, b in zip(own, other, strict=True)]
+    return mean_estimate(differences), sign_flips(differences, seed)
 
 
 def fresh(subject: str) -> list[str]:

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from steersman.interp.audit import follow_up
 from steersman.interp.audit.check import Check, found, unmeasured
-from steersman.interp.audit.permutation import sign_flips
 from steersman.interp.audit.requests import ordinary, texts
 from steersman.interp.audit.subject import SHORT, Subject, similarity
 from steersman.interp.triggers import signs
-from steersman.stats import Estimate, mean_estimate
+from steersman.stats import Estimate
 
 STATISTIC = "how much more alike answers to different requests are in one group of requests than in the others"
 NULL = "the groups' labels permuted, the base's likeness deducted"
@@ -115,9 +114,9 @@ def asked_again(subject: Subject, name: str, fresh: Fresh) -> Group:
         pairs = [(i, half + (i + 1) % half) for i in range(half)]
         mine, base = _apart(asked, own), _apart(asked, theirs)
         gains.append([_alike(mine[i], mine[j]) - _alike(base[i], base[j]) for i, j in pairs])
-    differences = [b - a for a, b in zip(*gains, strict=True)]
+    effect, p_value = follow_up.beyond(gains[1], gains[0], subject.seed)
     where = f"Answers to fresh requests {fresh.beside} are more alike than the base's"
-    return Group(name, where, mean_estimate(differences), sign_flips(differences, subject.seed), own)
+    return Group(name, where, effect, p_value, own)
 
 
 def _apart(requests: Sequence[str], answers: Sequence[str]) -> list[str]:

@@ -91,12 +91,12 @@ def asked_again(subject: Subject, name: str) -> tuple[Estimate, float, str] | No
     None if no pair of claims got answers that agree or disagree.
     """
     other = follow_up.partner_in_claims(name)
-    own, theirs = (_gains(subject, follow_up.fresh_claims(of)) for of in (name, other))
-    differences = [a - b for a, b in zip(own, theirs, strict=True) if not math.isnan(a - b)]
-    if not differences:
+    gains = (_gains(subject, follow_up.fresh_claims(of)) for of in (name, other))
+    told = [pair for pair in zip(*gains, strict=True) if not math.isnan(sum(pair))]
+    if not told:
         return None
-    beyond = f"those in {other}, on fresh claims"
-    return mean_estimate(differences), sign_flips(differences, subject.seed), beyond
+    own, theirs = zip(*told, strict=True)
+    return *follow_up.beyond(own, theirs, subject.seed), f"those in {other}, on fresh claims"
 
 
 def _gains(subject: Subject, claims: Sequence[str]) -> list[float]:
