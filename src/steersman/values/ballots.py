@@ -33,7 +33,7 @@ class Ballots:
         member: [R, G]: who belongs to which.
         pair: [N], the pair that was judged; rater: [N].
         preferred: [N]: 1 the pair's first answer, 0 its second, 1/2 neither.
-        weight: [N]: 1 over the pairs of its row. `who_wins` does not read it yet: there a ranking of three is three votes.
+        weight: [N]: 1 over the pairs of its row. `who_wins` does not read it: there a ranking of three is three votes.
         pair_question, first, second: [P]: the question of a pair, and its two options.
         dropped: reason -> rows that are not in it.
         nameless: rows without a rater.
